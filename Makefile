@@ -1,0 +1,39 @@
+# Everything a fresh clone needs: `make demo` and `make test` set themselves up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-out
+
+.PHONY: demo test test-slow lint types lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/depers demo $(OUT)
+
+test: lint types
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+# The lock is complete, so it is installed as it stands: resolving again would bring back opencv-python.
+$(VENV)/installed: requirements.lock pyproject.toml
+	sh .ci/venv "$(PYTHON)" $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -r requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# Names and versions only, for Python 3.11 and 3.12.
+lock: $(VENV)/installed
+	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --group dev --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) $(OUT)
