@@ -1,0 +1,255 @@
+"""The only importer of yolov5: build, load safely and save its models, and hand out its training parts.
+
+The package's modules import plotting, table, hub and drawing libraries (about 12 s of them) that neither a
+detector nor a training loop touches, one of which needs an old setuptools. They are imported here with inert
+stand-ins in those libraries' places; the stand-ins are gone again when this module's import has ended.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import io
+import logging
+import os
+import pickle
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import packaging.version
+import torch
+import yaml
+from torch import nn
+
+from depers.options import UserError
+
+MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
+_MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
+
+_NOT_NEEDED = frozenset(
+    "IPython huggingface_hub matplotlib pandas pkg_resources requests seaborn thop torchvision ultralytics".split()
+)
+
+
+class _StandIn(ModuleType):
+    """A module that has every attribute, callable as a function or a decorator that changes nothing."""
+
+    __path__: list[str] = []  # noqa: RUF012 (a module attribute: it makes the stand-in a package)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _StandIn(f"{self.__name__}.{name}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return args[0] if args and callable(args[0]) else self
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return (object,)  # as a base class
+
+
+class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a stand-in for every library in `_NOT_NEEDED` that has not really been imported already."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        top = name.split(".")[0]
+        real = top in sys.modules and not isinstance(sys.modules[top], _StandIn)
+        if top not in _NOT_NEEDED or real:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module = _StandIn(spec.name)
+        if spec.name == "pkg_resources":
+            module.parse_version = packaging.version.parse  # type: ignore[attr-defined]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Stand-ins while yolov5 is imported; its changes to the path, the environment and numpy's printing undone."""
+    path, environment, printing = list(sys.path), dict(os.environ), np.get_printoptions()
+    finder = _StandInFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]:
+            del sys.modules[name]
+        sys.path[:] = path
+        os.environ.clear()
+        os.environ.update(environment)
+        np.set_printoptions(**printing)
+
+
+@lru_cache(maxsize=1)
+def _yolov5() -> SimpleNamespace:
+    """The package's modules that depers uses, by their last name."""
+    with _stand_ins():
+        names = ["models.yolo", "models.common", "models.experimental"]
+        names += [f"utils.{name}" for name in ("loss", "torch_utils", "autoanchor", "augmentations")]
+        modules = {name.split(".")[-1]: importlib.import_module(f"yolov5.{name}") for name in names}
+    modules["yolo"].LOGGER.setLevel(logging.WARNING)  # it prints every layer of every model
+    return SimpleNamespace(**modules, folder=Path(str(modules["yolo"].__file__)).parents[1])
+
+
+def build(model: str, names: Sequence[str], anchors: Sequence[Sequence[float]] | None = None) -> nn.Module:
+    """A YOLOv5 model with fresh weights, float32, in training mode.
+
+    `model` is a name (`yolov5n` … `yolov5x`, `yolov5n6` … `yolov5x6`) or the path of a model YAML, `names` the
+    classes by id, `anchors` widths and heights in pixels, flat per level, in place of the model's own.
+    Raises UserError for an unknown model.
+    """
+    parts = _yolov5()
+    if model in MODEL_NAMES:
+        path = parts.folder / "models" / f"{model}.yaml"
+    elif model in _MODEL_NAMES_P6:
+        path = parts.folder / "models" / "hub" / f"{model}.yaml"
+    elif model.endswith((".yaml", ".yml")) and Path(model).is_file():
+        path = Path(model)
+    else:
+        allowed = ", ".join(MODEL_NAMES + _MODEL_NAMES_P6)
+        raise UserError(f"--model must be one of {allowed} or a model YAML file, but got {model!r}")
+    architecture = yaml.safe_load(path.read_text(encoding="utf-8"))
+    architecture["nc"] = len(names)
+    if anchors is not None:
+        architecture["anchors"] = [list(level) for level in anchors]
+    built: nn.Module = parts.yolo.DetectionModel(architecture)
+    built.names, built.nc = dict(enumerate(names)), len(names)  # type: ignore[assignment]
+    return built
+
+
+def training_parts() -> SimpleNamespace:
+    """YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, check_anchors, kmean_anchors."""
+    parts = _yolov5()
+    return SimpleNamespace(
+        ComputeLoss=parts.loss.ComputeLoss,
+        ModelEMA=parts.torch_utils.ModelEMA,
+        smart_optimizer=parts.torch_utils.smart_optimizer,
+        check_anchors=parts.autoanchor.check_anchors,
+        kmean_anchors=parts.autoanchor.kmean_anchors,
+        augment_hsv=parts.augmentations.augment_hsv,
+        random_perspective=parts.augmentations.random_perspective,
+    )
+
+
+def hyperparameters(name: str = "scratch-low") -> dict[str, float]:
+    """Hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file."""
+    path = _yolov5().folder / "data" / "hyps" / f"hyp.{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        raise UserError(f"{name}: no such hyperparameter file")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {key: float(value) for key, value in values.items()}
+
+
+def _allowed_classes() -> list[Any]:
+    """What a YOLOv5 pickle may name: the package's modules under both of their names, and torch's layers."""
+    parts = _yolov5()
+    allowed: list[Any] = [set, torch.Size]
+    for module, source in (
+        ("yolo", parts.yolo),
+        ("common", parts.common),
+        ("experimental", parts.experimental),
+    ):
+        for name, item in vars(source).items():
+            if isinstance(item, type) and issubclass(item, nn.Module) and item.__module__.startswith("yolov5."):
+                allowed += [(item, f"models.{module}.{name}"), (item, f"yolov5.models.{module}.{name}")]
+    for layers in (nn.modules.activation, nn.modules.batchnorm, nn.modules.container, nn.modules.conv):
+        allowed += _layers(layers)
+    for layers in (nn.modules.pooling, nn.modules.upsampling, nn.modules.linear, nn.modules.dropout):
+        allowed += _layers(layers)
+    return allowed
+
+
+def _layers(module: ModuleType) -> list[type]:
+    items = vars(module).values()
+    return [item for item in items if isinstance(item, type) and issubclass(item, nn.Module)]
+
+
+def load(source: str, data: bytes) -> nn.Module:
+    """The detection model in a YOLOv5 `.pt`, float32, in evaluation mode, with `names` as a dict by class id.
+
+    `data` are the file's bytes, `source` its name for messages. Only YOLOv5's and torch's own classes are
+    unpickled (`weights_only=True`), and nothing of the file is evaluated. Raises UserError where the file is
+    empty, is no checkpoint, names a foreign global, or holds something else than a detection model.
+    """
+    if not data:
+        raise UserError(f"{source}: must be a YOLOv5 checkpoint, but the file is empty")
+    allowed = _allowed_classes()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{source}: {_refusal(str(error))}") from None
+    except Exception as error:  # a damaged file fails in as many ways as there are readers inside torch.load
+        line = (str(error).splitlines() or [""])[0].split(". ")[0]
+        raise UserError(f"{source}: must be a YOLOv5 checkpoint, but it cannot be read ({line})") from None
+    model = checkpoint
+    if isinstance(checkpoint, dict):
+        model = checkpoint.get("ema") if checkpoint.get("ema") is not None else checkpoint.get("model")
+    parts = _yolov5()
+    head = model.model[-1] if isinstance(model, parts.yolo.DetectionModel) else None
+    if type(head) is not parts.yolo.Detect:
+        raise UserError(f"{source}: must hold a YOLOv5 detection model, but holds {type(head or model).__name__}")
+    return _repair(model.float().eval())
+
+
+def _refusal(message: str) -> str:
+    """The reason why a pickle was refused, with the global it names, out of torch's long message."""
+    match = re.search(
+        r"(?:GLOBAL|class|function|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+(?:\.[\w]+)+)`?", message
+    )
+    if match:
+        return f"refused: its pickle names {match[1]}, which is not a part of a YOLOv5 model"
+    detail = re.search(r"WeightsUnpickler error:\s*(\S[^\n]*)", message)
+    return f"refused: not a pickle of tensors and YOLOv5 classes ({detail[1] if detail else message.splitlines()[0]})"
+
+
+def _repair(model: Any) -> nn.Module:
+    """Brings a model that an older torch or YOLOv5 saved up to what the current ones expect."""
+    if isinstance(model.names, (list, tuple)):
+        model.names = dict(enumerate(model.names))
+    for module in model.modules():
+        if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None
+    head = model.model[-1]
+    if not isinstance(head.anchor_grid, list):  # before YOLOv5 6.0 it was a buffer
+        del head.anchor_grid
+    head.anchor_grid = [torch.empty(0) for _ in range(head.nl)]
+    head.grid = [torch.empty(0) for _ in range(head.nl)]
+    head.inplace = False
+    return model  # type: ignore[no-any-return]
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """The same model with batch normalization folded into the convolutions; changes `model` in place."""
+    return model.fuse()  # type: ignore[operator, no-any-return]
+
+
+def save(model: nn.Module, path: Path, epoch: int = -1) -> None:
+    """Writes an ordinary YOLOv5 checkpoint (float16, as the package's own `strip_optimizer` leaves it), whole."""
+    half = deepcopy(model).half().eval()
+    for name in ("hyp", "_hooks"):
+        if name in vars(half):
+            delattr(half, name)
+    for parameter in half.parameters():
+        parameter.requires_grad = False
+    checkpoint = {"epoch": epoch, "best_fitness": None, "model": half, "ema": None, "updates": None}
+    checkpoint |= {"optimizer": None, "opt": None, "date": None}
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint, part)
+    part.replace(path)
