@@ -34,7 +34,8 @@ MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
 _MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
 
 _NOT_NEEDED = frozenset(
-    "IPython huggingface_hub matplotlib pandas pkg_resources requests seaborn thop torchvision ultralytics".split()
+    ("IPython", "huggingface_hub", "matplotlib", "pandas", "pkg_resources", "requests", "seaborn", "thop")
+    + ("torchvision", "ultralytics")
 )
 
 

@@ -1,0 +1,63 @@
+"""Detections, the contract between finding and everything that follows; in memory and as Parquet."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+class Detections(NamedTuple):
+    """What a detector found in one picture, highest confidence first.
+
+    `boxes_xyxy` float32 (N, 4) in pixels of the upright full-size picture, `confidences` float32 (N,), `class_ids`
+    int64 (N,), `models` int64 (N,): the index of the weights that found the box.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    confidences: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    models: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> "Detections":
+        """No detections."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+BOX = pa.struct(
+    [("class", pa.string()), ("confidence", pa.float32())]
+    + [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
+    + [("model", pa.string())]
+)
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("boxes", pa.list_(BOX)),
+    ]
+)
+"""One row per picture: `path` relative to the input, `status` `ok` or `failed` with a `reason`, boxes in pixels."""
+
+
+def to_rows(detections: Detections, class_names: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
+    """The detections as the rows of the `boxes` column."""
+    return [
+        dict(zip(BOX.names, (class_names[class_id], confidence, *box, models[model]), strict=True))
+        for box, confidence, class_id, model in zip(
+            detections.boxes_xyxy.tolist(),
+            detections.confidences.tolist(),
+            detections.class_ids.tolist(),
+            detections.models.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def parquet_text(path: str) -> str:
+    """`path` as text that Parquet can hold: bytes of a file name that are not UTF-8 are written as `\\xNN`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

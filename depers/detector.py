@@ -1,0 +1,217 @@
+"""Prediction with one or more YOLOv5 models on letterboxed images; no yolov5 import beyond loading."""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from depers import yolo
+from depers.detections import Detections
+from depers.options import UserError
+
+MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
+
+
+class Weights(NamedTuple):
+    """One `--weights` value: where the checkpoint is, and which of its classes mean what (empty: all, as named)."""
+
+    uri: str
+    class_map: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The file name, which the manifest records with every box."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parse_weights(text: str) -> Weights:
+    """`PATH_OR_URI[:model_class=class,…]`. Raises UserError for a malformed class map."""
+    uri, separator, tail = text.rpartition(":")
+    if not separator or "=" not in tail or "/" in tail:
+        return Weights(text, {})
+    class_map = {}
+    for pair in tail.split(","):
+        match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]+?)\s*", pair)
+        if not match:
+            raise UserError(f"--weights {text}: a class map must be model_class=class,…, but got {pair!r}")
+        class_map[match[1]] = match[2]
+    return Weights(uri, class_map)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`)."""
+
+    imgsz: int = 640
+    confidence: float = 0.15
+    iou_threshold: float = 0.5
+    max_detections: int = 1000
+    multi_label: bool = False
+    device: str = "cpu"
+    precision: str = "auto"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself (AVX512-BF16 or AMX); emulated, it is slower than float32."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+class _Network:
+    """One model, ready to predict: layers up to the head in the fast arithmetic, boxes decoded in float32."""
+
+    def __init__(self, model: nn.Module, class_ids: dict[int, int], device: torch.device, dtype: torch.dtype) -> None:
+        layers: Any = yolo.fuse(model).model
+        self.head: Any = layers[-1].float().to(device)
+        self.body = [layer.to(device, dtype, memory_format=torch.channels_last) for layer in layers[:-1]]
+        self.dtype, self.device = dtype, device
+        self.kept = torch.tensor(sorted(class_ids), dtype=torch.int64, device=device)
+        self.targets = np.array([class_ids[index] for index in sorted(class_ids)], np.int64)
+        self.stride = int(self.head.stride.max())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images float (B, 3, H, W) in 0…1 → predictions float32 (B, N, 5 + kept classes): cx, cy, w, h, scores."""
+        x: Any = images.to(self.dtype, memory_format=torch.channels_last)
+        outputs: list[Any] = []
+        with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
+            for layer in self.body:
+                if layer.f != -1:
+                    source = layer.f
+                    x = outputs[source] if isinstance(source, int) else [x if j == -1 else outputs[j] for j in source]
+                x = layer(x)
+                outputs.append(x)
+        return torch.cat([self._decode(level, outputs[j]) for level, j in enumerate(self.head.f)], dim=1)
+
+    def _decode(self, level: int, features: Tensor) -> Tensor:
+        """One level of the head (YOLOv5 6.0): offsets relative to grid and anchors → pixels."""
+        head = self.head
+        raw = head.m[level](features.float())  # in float32: 8 bits of mantissa do not hold a pixel coordinate
+        batch, _, rows, columns = raw.shape
+        raw = raw.view(batch, head.na, head.no, rows, columns).permute(0, 1, 3, 4, 2)
+        y, x = torch.meshgrid(
+            torch.arange(rows, device=raw.device), torch.arange(columns, device=raw.device), indexing="ij"
+        )
+        grid = torch.stack((x, y), dim=2).float() - 0.5
+        stride = head.stride[level]
+        box = raw[..., :4].sigmoid() * 2
+        centre = (box[..., :2] + grid) * stride
+        size = box[..., 2:] ** 2 * (head.anchors[level] * stride).view(1, head.na, 1, 1, 2)
+        scores = raw[..., 4:5].sigmoid()
+        classes = raw[..., 5:][..., self.kept].sigmoid()
+        return torch.cat((centre, size, scores, classes), dim=4).reshape(batch, -1, 5 + len(self.kept))
+
+
+class Detector:
+    """One or more models that answer as one: classes united by name, boxes of all models suppressed together."""
+
+    def __init__(
+        self, weights: Sequence[Weights], checkpoints: Sequence[bytes], classes: Sequence[str], how: Prediction
+    ) -> None:
+        """`checkpoints` are the bytes of each `weights`; `classes` the names wanted (empty: all). Raises UserError."""
+        models = [yolo.load(one.uri, data) for one, data in zip(weights, checkpoints, strict=True)]
+        maps = [_class_map(one, model.names) for one, model in zip(weights, models, strict=True)]  # type: ignore[arg-type]
+        known = list(dict.fromkeys(name for mapping in maps for name in mapping.values()))
+        for name in classes:
+            if name not in known:
+                raise UserError(f"--classes must be among those of the weights ({', '.join(known)}), but got {name!r}")
+        self.class_names = [name for name in known if not classes or name in classes]
+        self.model_names = [one.name for one in weights]
+        self.how = how
+        device = torch.device(how.device)
+        fast = how.precision == "bfloat16" or (how.precision == "auto" and cpu_has_bfloat16())
+        dtype = torch.bfloat16 if fast and device.type == "cpu" else torch.float32
+        ids = {name: index for index, name in enumerate(self.class_names)}
+        self._networks = [
+            _Network(model, {i: ids[name] for i, name in mapping.items() if name in ids}, device, dtype)
+            for model, mapping in zip(models, maps, strict=True)
+        ]
+        self.stride = max(network.stride for network in self._networks)
+        if how.imgsz % self.stride:
+            raise UserError(f"--imgsz must be a multiple of {self.stride}, but got {how.imgsz}")
+
+    def __call__(self, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detections in canvas pixels for letterboxed uint8 RGB images (H, W, 3), grouped by shape into batches."""
+        results: list[Detections | None] = [None] * len(canvases)
+        shapes = sorted({canvas.shape for canvas in canvases})
+        for shape in shapes:
+            indices = [i for i, canvas in enumerate(canvases) if canvas.shape == shape]
+            batch = np.stack([canvases[i] for i in indices])
+            for i, found in zip(indices, self._predict(batch), strict=True):
+                results[i] = found
+        return [found if found is not None else Detections.none() for found in results]
+
+    @torch.inference_mode()
+    def _predict(self, batch: NDArray[np.uint8]) -> list[Detections]:
+        device = self._networks[0].device
+        images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).to(self._networks[0].dtype) / 255
+        found: list[list[Tensor]] = [[] for _ in batch]
+        for index, network in enumerate(self._networks):
+            if not len(network.kept):
+                continue
+            targets = torch.from_numpy(network.targets).to(device)
+            for image, rows in enumerate(candidates(network(images), targets, self.how)):
+                found[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
+        return [_as_detections(suppress(torch.cat(rows), self.how)) if rows else Detections.none() for rows in found]
+
+
+def _class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
+    """Class id of the model → the name it stands for. Raises UserError for a class that the model does not have."""
+    for name in weights.class_map:
+        if name not in names.values():
+            raise UserError(
+                f"{weights.uri}: the class map names {name!r}, but the model's classes are {', '.join(names.values())}"
+            )
+    if not weights.class_map:
+        return dict(names)
+    return {index: weights.class_map[name] for index, name in names.items() if name in weights.class_map}
+
+
+def candidates(predictions: Tensor, targets: Tensor, how: Prediction) -> list[Tensor]:
+    """Per image the rows above the confidence threshold, float32 (N, 6): x0, y0, x1, y1, confidence, class.
+
+    `predictions` float32 (B, N, 5 + C); a box counts for its best class, or with `multi_label` for each class.
+    """
+    scores = predictions[..., 5:] * predictions[..., 4:5]
+    if how.multi_label:
+        image, row, column = (scores > how.confidence).nonzero(as_tuple=True)
+        confidence = scores[image, row, column]
+    else:
+        best, which = scores.max(dim=2)
+        image, row = (best > how.confidence).nonzero(as_tuple=True)
+        confidence, column = best[image, row], which[image, row]
+    centre, half = predictions[image, row, :2], predictions[image, row, 2:4] / 2
+    rows = torch.cat((centre - half, centre + half, confidence[:, None], targets[column][:, None].float()), dim=1)
+    return list(rows.split(torch.bincount(image, minlength=len(predictions)).tolist()))
+
+
+def suppress(rows: Tensor, how: Prediction) -> Tensor:
+    """Greedy non-maximum suppression per class; rows as `candidates` gives them (any further columns follow along)."""
+    rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
+    if not len(rows):
+        return rows
+    _, compact = rows[:, 5].unique(return_inverse=True)
+    span = rows[:, :4].max() - rows[:, :4].min() + 1  # boxes of different classes are moved apart by this
+    boxes = rows[:, :4] + (compact * span)[:, None]
+    kept: Tensor = _nms()(boxes, rows[:, 4], how.iou_threshold)
+    return rows[kept[: how.max_detections]]
+
+
+def _nms() -> Any:
+    """torchvision's operator from its library file: importing the package itself would take 5 s."""
+    if not hasattr(torch.ops.torchvision, "nms"):
+        spec = importlib.util.find_spec("torchvision")
+        assert spec is not None and spec.origin is not None
+        torch.ops.load_library(Path(spec.origin).with_name("_C.so"))
+    return torch.ops.torchvision.nms
+
+
+def _as_detections(rows: Tensor) -> Detections:
+    array = rows.float().cpu().numpy()
+    return Detections(array[:, :4], array[:, 4], array[:, 5].astype(np.int64), array[:, 6].astype(np.int64))
