@@ -30,9 +30,7 @@ def argument(help: str) -> Any:
     return dataclasses.field(metadata={"positional": True, "help": help})
 
 
-def option(
-    default: Any, help: str, *, choices: Sequence[Any] | None = None, metavar: str | None = None
-) -> Any:
+def option(default: Any, help: str, *, choices: Sequence[Any] | None = None, metavar: str | None = None) -> Any:
     """A dataclass field that is `--kebab-case` on the command line.
 
     `default` may be `REQUIRED` (such fields must precede those with a default). `choices` are checked by
@@ -49,12 +47,10 @@ def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
     SystemExit(0) after `--help` and `--version`. `--debug` is accepted everywhere and left to the caller.
     """
     doc = options_type.__doc__ or ""
-    generated = doc.startswith(
-        f"{options_type.__name__}("
-    )  # a dataclass without a docstring gets its signature
+    generated = doc.startswith(f"{options_type.__name__}(")  # a dataclass without a docstring gets its signature
     parser = _Parser(
         prog=prog,
-        description=None if generated else doc.split("\n\n")[0].replace("%", "%%"),
+        description=None if generated else doc.split("\n\n")[0],
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
@@ -89,9 +85,7 @@ def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]", hint:
     required = default is REQUIRED
     notes = [f"one of {_listed(choices)}"] if choices else []
     notes += ["repeatable"] if repeatable else []
-    notes += (
-        ["required"] if required else [f"default: {_shown(default)}"] if default not in (None, ()) else []
-    )
+    notes += ["required"] if required else [f"default: {_shown(default)}"] if default not in (None, ()) else []
     text += f" ({'; '.join(notes)})".replace("%", "%%") if notes else ""
     common: dict[str, Any] = {"dest": field.name, "required": required, "help": text}
     if not required:
@@ -111,9 +105,7 @@ def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]", hint:
 class _Append(argparse.Action):
     """Appends; unlike argparse's own, what the user gives replaces the default instead of following it."""
 
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
-    ) -> None:
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
         so_far = getattr(namespace, self.dest)
         setattr(namespace, self.dest, [*(so_far if isinstance(so_far, list) else []), values])
 
@@ -154,14 +146,10 @@ def _reader(flag: str, value_type: type, choices: Sequence[Any] | None) -> Calla
 
 def _describe_unknown(found: str, parser: argparse.ArgumentParser) -> str:
     if not found.startswith("-"):
-        return (
-            f"unexpected argument {found!r}; an option that takes several values is repeated for each of them"
-        )
+        return f"unexpected argument {found!r}; an option that takes several values is repeated for each of them"
     known = [flag for action in parser._actions for flag in action.option_strings]
     near = difflib.get_close_matches(found.partition("=")[0], known, n=1)
-    return f"unknown option {found!r}" + (
-        f"; did you mean {near[0]}?" if near else f" (see {parser.prog} --help)"
-    )
+    return f"unknown option {found!r}" + (f"; did you mean {near[0]}?" if near else f" (see {parser.prog} --help)")
 
 
 def _listed(values: Sequence[Any]) -> str:
