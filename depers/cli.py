@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 
 from depers import __version__
@@ -52,12 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(prog, "interrupted; the same command takes up the work again", INTERRUPTED)
     except Exception as error:
         if debug:
-            logging.getLogger("depers").error("", exc_info=error)
+            traceback.print_exception(error)
         if (wrong := user_error(error)) is not None:
             return _fail(prog, f"error: {one_line(wrong)}", WRONG_USE)
-        cause = root_cause(error)
         hint = "" if debug else " (--debug shows the traceback)"
-        return _fail(prog, f"unexpected error: {type(cause).__name__}: {one_line(cause)}{hint}", FAILED)
+        return _fail(prog, f"unexpected error: {describe(error)}{hint}", FAILED)
 
 
 def usage() -> str:
@@ -77,17 +77,18 @@ def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
     options = parse(module.Options, argv, prog)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # to stderr
     log.setLevel(logging.DEBUG if debug else logging.INFO)
+    started = start_ray(debug)
     try:
-        start_ray(debug)
         return int(module.run(options))
     finally:
-        if "ray" in sys.modules:
+        if started:
             sys.modules["ray"].shutdown()
 
 
-def start_ray(debug: bool = False) -> None:
+def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
     """Join the cluster at RAY_ADDRESS (`ray job submit` sets it), else start one that ends with this process.
 
+    `cpus` bounds a local Ray (default: all). Returns whether this call did it: False where Ray runs already.
     Only RAY_ADDRESS counts: a cluster that happens to run on this machine may be someone else's, or dead.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
@@ -100,17 +101,24 @@ def start_ray(debug: bool = False) -> None:
     import ray
 
     if ray.is_initialized():
-        return
+        return False
     quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address != "local":
         ray.init(address=address, **quiet)
-        return
+        return True
     # Ray takes its own minimal start, 2 s shorter, where the dashboard's dependencies cannot be imported.
     sys.modules["ray.dashboard.optional_deps"] = None  # type: ignore[assignment]
     try:
-        ray.init(address="local", include_dashboard=False, object_store_memory=object_store_bytes(), **quiet)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes(),
+            **quiet,
+        )
     finally:
         del sys.modules["ray.dashboard.optional_deps"]
+    return True
 
 
 def object_store_bytes() -> int:
@@ -133,9 +141,13 @@ def user_error(error: BaseException) -> UserError | None:
     return UserError(texts[-1]) if texts else None
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The first of the causes that Ray did not make: what the task itself raised."""
-    return next((e for e in _causes(error) if not _is_wrapper(e)), error)
+def describe(error: BaseException) -> str:
+    """`Type: message` of what a task raised in the first place, on one line."""
+    # The text of Ray's errors is the worker's traceback, which begins with the first of a chain of exceptions.
+    raised = re.search(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
+    if raised and (_is_wrapper(error) or type(error).__module__.startswith("ray.")):
+        return raised[1]
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:

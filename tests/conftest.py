@@ -63,19 +63,13 @@ def s3_bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def ray_local(s3_endpoint: str) -> Iterator[None]:
-    """A local Ray with 2 CPUs. It follows the S3 server, because workers inherit the environment they start in."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    """A local Ray with 2 CPUs. It follows the S3 server: workers inherit the environment they start in."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=512 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-    )
+    from depers.cli import start_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)  # never a cluster that someone works with
+        assert start_ray(cpus=2)
     yield
     ray.shutdown()

@@ -38,7 +38,7 @@ class Undocumented:
 
 @dataclass(frozen=True)
 class Wrong:
-    table: dict[str, str] = option(None, "cannot be read from text")
+    table: bytes = option(b"", "cannot be read from text")
 
 
 LEAST = ("in", "out", "--weights", "a.pt")

@@ -1,0 +1,212 @@
+"""depers.cli: exit codes, one line per error, and what Ray wraps around a UserError."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from depers import __version__, cli
+from depers.options import UserError, argument, option
+
+BAD_WEIGHTS = "weights.pt must be a YOLOv5 model, but is empty"
+
+
+@dataclass(frozen=True)
+class Options:
+    out: str = argument("where")
+    count: int = option(1, "how many")
+
+
+def depers(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "depers.cli", *argv]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=120)
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], int]], None]:
+    """Installs `depers probe`, a verb that runs the given function."""
+
+    def install(run: Callable[[Options], int]) -> None:
+        module = types.ModuleType("depers.probe")
+        module.__dict__.update(Options=Options, run=run)
+        monkeypatch.setitem(sys.modules, "depers.probe", module)
+        monkeypatch.setitem(cli.VERBS, "probe", "a verb of the tests")
+
+    return install
+
+
+def test_help_and_version_are_quick_and_import_neither_ray_nor_torch() -> None:
+    code = "import sys; from depers.cli import main; main(['--help']); print(sorted(sys.modules))"
+    start = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert time.monotonic() - start < 2
+    for verb in cli.VERBS:
+        assert f"  {verb} " in result.stdout
+    for module in ("'ray'", "'torch'", "'numpy'", "'cv2'"):
+        assert module not in result.stdout
+    assert depers("--version").stdout == f"depers {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "usage: depers VERB"),
+        (["nonsense"], "depers: error: VERB must be one of normalize, train, "),
+        (["--mode"], "depers: error: VERB must be one of "),
+        (["normalize", "raw"], "depers normalize: error: the following arguments are required: OUT"),
+        (["normalize", "raw", "out", "--seed", "x"], "depers normalize: error: --seed must be a whole number"),
+    ],
+)
+def test_wrong_use_is_one_line_and_starts_no_ray(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "start_ray", lambda debug: pytest.fail("Ray was started"))
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(message)
+    assert not out
+    assert not argv or err.count("\n") == 1
+
+
+def test_the_job_server_is_not_an_address_to_join(
+    verb: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb(lambda options: 0)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    assert cli.main(["probe", "out"]) == 2
+    assert "RAY_ADDRESS must be auto or HOST:PORT, but is the job server" in capsys.readouterr().err
+
+
+def test_object_store_is_bounded() -> None:
+    assert 256 * 2**20 <= cli.object_store_bytes() <= 2048 * 2**20
+
+
+def in_task(error: Exception) -> None:
+    import ray
+
+    @ray.remote(max_retries=0)
+    def task() -> None:
+        raise error
+
+    ray.get(task.remote())
+
+
+def in_constructor(error: Exception) -> None:
+    import ray
+
+    @ray.remote
+    class Actor:
+        def __init__(self) -> None:
+            raise error
+
+        def method(self) -> None: ...
+
+    actor = Actor.remote()
+    ray.get(actor.method.remote())
+
+
+def in_ray_data(error: Exception) -> None:
+    import ray.data
+
+    def work(batch: object) -> object:
+        raise error
+
+    ray.data.range(2).map_batches(work).take_all()
+
+
+def in_ray_train(error: Exception) -> None:
+    from ray.train import WorkerGroupError
+
+    raise WorkerGroupError("workers failed", {0: ValueError("other"), 1: error})
+
+
+def in_driver(error: Exception) -> None:
+    raise error
+
+
+PLACES = [in_driver, in_task, in_constructor, in_ray_data, in_ray_train]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_user_errors_are_one_line_wherever_they_are_raised(
+    place: Callable[[Exception], None],
+    verb: Callable[..., None],
+    ray_local: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb(lambda options: place(UserError(BAD_WEIGHTS)))
+    capsys.readouterr()
+    assert cli.main(["probe", "out"]) == 2
+    assert f"depers probe: error: {BAD_WEIGHTS}\n" == capsys.readouterr().err.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("place", PLACES[:4])
+def test_unexpected_errors_are_one_line_and_debug_shows_the_traceback(
+    place: Callable[[Exception], None],
+    verb: Callable[..., None],
+    ray_local: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb(lambda options: place(ZeroDivisionError("by zero")))
+    assert cli.main(["probe", "out"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "depers probe: unexpected error: ZeroDivisionError: by zero (--debug shows the traceback)"
+    assert cli.main(["probe", "out", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1] == "depers probe: unexpected error: ZeroDivisionError: by zero"
+
+
+def test_exit_code_of_the_verb_and_its_options_pass_through(verb: Callable[..., None], ray_local: None) -> None:
+    seen: list[Options] = []
+    verb(lambda options: seen.append(options) or cli.SOME_ITEMS_FAILED)
+    assert cli.main(["--debug", "probe", "out", "--count", "5"]) == 3
+    assert seen == [Options("out", 5)]
+
+
+def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
+    """A real Ctrl-C at a real local Ray, in a process of its own."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+            import sys, time, types
+            from dataclasses import dataclass
+            from depers import cli
+
+            @dataclass(frozen=True)
+            class Options: ...
+
+            def run(options):
+                import ray
+                address = ray.get_runtime_context().gcs_address
+                task = ray.remote(time.sleep).remote(60)
+                print(address, flush=True)
+                ray.get(task)
+
+            sys.modules["depers.probe"] = types.ModuleType("depers.probe")
+            sys.modules["depers.probe"].__dict__.update(Options=Options, run=run)
+            cli.VERBS["probe"] = "a verb of the tests"
+            sys.exit(cli.main(["probe"]))
+        """)
+    )
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert err.splitlines() == ["depers probe: interrupted; the same command takes up the work again"]
+    commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert address not in commands, "processes of its Ray are left"
