@@ -187,7 +187,7 @@ def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
             def run(options):
                 import ray
                 address = ray.get_runtime_context().gcs_address
-                task = ray.remote(time.sleep).remote(60)
+                task = ray.remote(lambda: time.sleep(60)).remote()
                 print(address, flush=True)
                 ray.get(task)
 

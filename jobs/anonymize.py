@@ -1,0 +1,14 @@
+"""Mirror an archive of images without personal data, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/anonymize.py s3://BUCKET/photos s3://BUCKET/safe --weights s3://BUCKET/best.pt
+
+With RAY_API_SERVER_ADDRESS, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment. Without a cluster,
+`python jobs/anonymize.py …` is `depers anonymize …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["anonymize", *sys.argv[1:]]))

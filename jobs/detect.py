@@ -1,0 +1,14 @@
+"""Write the boxes that a detector finds in images, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/detect.py s3://BUCKET/photos s3://BUCKET/found --weights s3://BUCKET/best.pt
+
+With RAY_API_SERVER_ADDRESS, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment. Without a cluster,
+`python jobs/detect.py …` is `depers detect …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["detect", *sys.argv[1:]]))

@@ -1,0 +1,14 @@
+"""Measure a detector on a dataset, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/evaluate.py s3://BUCKET/dataset s3://BUCKET/report --weights s3://BUCKET/best.pt
+
+With RAY_API_SERVER_ADDRESS, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment. Without a cluster,
+`python jobs/evaluate.py …` is `depers evaluate …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

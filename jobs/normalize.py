@@ -1,0 +1,14 @@
+"""Merge raw per-class label files into a dataset, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/normalize.py s3://BUCKET/raw s3://BUCKET/dataset
+
+With RAY_API_SERVER_ADDRESS, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment. Without a cluster,
+`python jobs/normalize.py …` is `depers normalize …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["normalize", *sys.argv[1:]]))

@@ -1,0 +1,14 @@
+"""Train a detector on a dataset, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/train.py s3://BUCKET/dataset s3://BUCKET/run --model yolov5s
+
+With RAY_API_SERVER_ADDRESS, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment. Without a cluster,
+`python jobs/train.py …` is `depers train …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

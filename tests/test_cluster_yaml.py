@@ -1,0 +1,115 @@
+"""cluster.yaml: what Ray's launcher and EC2 would refuse is refused here, without a cloud account."""
+
+import copy
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+import yaml
+from botocore.validate import ParamValidator
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "cluster.yaml").read_text()
+CLUSTER: dict[str, Any] = yaml.safe_load(TEXT)
+NODE_TYPES: dict[str, Any] = CLUSTER["available_node_types"]
+COMMANDS = [
+    *CLUSTER["initialization_commands"],
+    *CLUSTER["setup_commands"],
+    *CLUSTER["head_start_ray_commands"],
+    *CLUSTER["worker_start_ray_commands"],
+]
+
+
+def lock() -> dict[str, str]:
+    """Package → version, of the lines of the lock without markers."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and ";" not in line)
+
+
+def ec2_report(node_config: dict[str, Any]) -> str:
+    """What botocore finds wrong with the RunInstances call that Ray makes of a node_config ("" if nothing)."""
+    added = {
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": "subnet-0",
+        "SecurityGroupIds": ["sg-0"],
+        "KeyName": "ray-autoscaler_1",
+        "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "ray-node-type", "Value": "worker"}]}],
+    }
+    service = botocore.session.get_session().get_service_model("ec2")
+    shape = service.operation_model("RunInstances").input_shape
+    report: str = ParamValidator().validate({**node_config, **added}, shape).generate_report()
+    return report
+
+
+def test_ray_accepts_it() -> None:
+    validate_config(prepare_config(copy.deepcopy(CLUSTER)))
+
+
+def test_ray_refuses_a_misspelt_key() -> None:
+    with pytest.raises(Exception, match="idle_timeout"):
+        validate_config(prepare_config({**copy.deepcopy(CLUSTER), "idle_timeout": 5}))
+
+
+@pytest.mark.parametrize("name", NODE_TYPES)
+def test_ec2_accepts_the_node_config(name: str) -> None:
+    assert ec2_report(NODE_TYPES[name]["node_config"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"InstanceTyp": "m7i.large"}, "Unknown parameter in input"),
+        ({"BlockDeviceMappings": [{"Ebs": {"VolumeSize": "50 GB"}}]}, "Invalid type for parameter"),
+        ({"InstanceMarketOptions": {"Market": "spot"}}, "Unknown parameter in InstanceMarketOptions"),
+    ],
+)
+def test_ec2_refuses_mistakes(wrong: dict[str, Any], message: str) -> None:
+    assert message in ec2_report({**NODE_TYPES["cpu"]["node_config"], **wrong})
+
+
+@pytest.mark.parametrize("name", NODE_TYPES)
+def test_instance_types_and_markets_are_ones_that_ec2_has(name: str) -> None:
+    service = botocore.session.get_session().get_service_model("ec2")
+    config = NODE_TYPES[name]["node_config"]
+    assert config["InstanceType"] in service.shape_for("InstanceType").enum
+    assert config["BlockDeviceMappings"][0]["Ebs"]["VolumeType"] in service.shape_for("VolumeType").enum
+    market = config.get("InstanceMarketOptions", {}).get("MarketType")
+    assert market == (None if name == CLUSTER["head_node_type"] else "spot")
+
+
+def test_the_head_does_no_work_and_workers_may_all_go() -> None:
+    assert NODE_TYPES["head"]["resources"] == {"CPU": 0}
+    (start,) = (command for command in CLUSTER["head_start_ray_commands"] if "ray start" in command)
+    assert "--num-cpus=0" in shlex.split(start)
+    workers = {name: kind for name, kind in NODE_TYPES.items() if name != "head"}
+    assert {name for name, kind in workers.items() if kind["resources"].get("GPU")} == {"gpu"}
+    assert all(kind["min_workers"] == 0 for kind in workers.values())
+    assert CLUSTER["max_workers"] == sum(kind["max_workers"] for kind in workers.values())
+
+
+def test_versions_are_those_of_the_lock() -> None:
+    assert re.findall(r"ray==(\S+)", TEXT) == [lock()["ray"]]
+    (python,) = set(re.findall(r"python(\d+\.\d+)", TEXT))
+    assert python in ("3.11", "3.12")
+    installs = [command for command in COMMANDS if "uv pip install" in command]
+    assert all("--no-deps" in command for command in installs)
+    assert sum("requirements.lock" in command for command in installs) == 1
+
+
+def test_no_path_of_one_machine_and_no_secret() -> None:
+    assert CLUSTER["file_mounts"] == {
+        "/home/ubuntu/depers": ".",
+        "/home/ubuntu/.ray/auth_token": "~/.ray/auth_token",
+    }
+    assert not re.search(r"/(?:root|Users|work)/|AKIA|RAY_AUTH_TOKEN=", TEXT)
+
+
+def test_every_start_uses_the_token() -> None:
+    starts = [command for command in COMMANDS if "ray start" in command]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in command for command in starts)
