@@ -23,10 +23,11 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 # The lock is complete, so it is installed as it stands: resolving again would bring back opencv-python.
+# Compiled once here: Ray starts many Python processes, each of which would compile it again.
 $(VENV)/installed: requirements.lock pyproject.toml
 	sh .ci/venv "$(PYTHON)" $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -r requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --compile-bytecode -r requirements.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
