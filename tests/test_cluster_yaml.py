@@ -50,6 +50,13 @@ def test_ray_accepts_it() -> None:
     validate_config(prepare_config(copy.deepcopy(CLUSTER)))
 
 
+def test_ray_adds_no_default_of_its_own() -> None:
+    prepared = prepare_config(copy.deepcopy(CLUSTER))
+    assert prepared["provider"] == CLUSTER["provider"]  # by default the zones of another region
+    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == CLUSTER["setup_commands"]
+    assert set(prepared["available_node_types"]) == set(NODE_TYPES)
+
+
 def test_ray_refuses_a_misspelt_key() -> None:
     with pytest.raises(Exception, match="idle_timeout"):
         validate_config(prepare_config({**copy.deepcopy(CLUSTER), "idle_timeout": 5}))
