@@ -1,11 +1,9 @@
 """Prediction with one or more YOLOv5 models on letterboxed images; no yolov5 import beyond loading."""
 
 import importlib.util
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,47 +13,9 @@ from torch import Tensor, nn
 from depers import yolo
 from depers.detections import Detections
 from depers.options import UserError
+from depers.prediction import Prediction, Weights
 
 MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
-
-
-class Weights(NamedTuple):
-    """One `--weights` value: where the checkpoint is, and which of its classes mean what (empty: all, as named)."""
-
-    uri: str
-    class_map: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """The file name, which the manifest records with every box."""
-        return self.uri.rstrip("/").rsplit("/", 1)[-1]
-
-
-def parse_weights(text: str) -> Weights:
-    """`PATH_OR_URI[:model_class=class,…]`. Raises UserError for a malformed class map."""
-    uri, separator, tail = text.rpartition(":")
-    if not separator or "=" not in tail or "/" in tail:
-        return Weights(text, {})
-    class_map = {}
-    for pair in tail.split(","):
-        match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]+?)\s*", pair)
-        if not match:
-            raise UserError(f"--weights {text}: a class map must be model_class=class,…, but got {pair!r}")
-        class_map[match[1]] = match[2]
-    return Weights(uri, class_map)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`)."""
-
-    imgsz: int = 640
-    confidence: float = 0.15
-    iou_threshold: float = 0.5
-    max_detections: int = 1000
-    multi_label: bool = False
-    device: str = "cpu"
-    precision: str = "auto"
 
 
 def cpu_has_bfloat16() -> bool:

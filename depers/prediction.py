@@ -1,0 +1,49 @@
+"""What to predict with and how: the light part of the detector, which drivers read without importing torch."""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from depers.options import UserError
+
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class Weights(NamedTuple):
+    """One `--weights` value: where the checkpoint is, and which of its classes mean what (empty: all, as named)."""
+
+    uri: str
+    class_map: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The file name, which the manifest records with every box."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parse_weights(text: str) -> Weights:
+    """`PATH_OR_URI[:model_class=class,…]`. Raises UserError for a malformed class map."""
+    uri, separator, tail = text.rpartition(":")
+    if not separator or "=" not in tail or "/" in tail:
+        return Weights(text, {})
+    class_map = {}
+    for pair in tail.split(","):
+        match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]+?)\s*", pair)
+        if not match:
+            raise UserError(f"--weights {text}: a class map must be model_class=class,…, but got {pair!r}")
+        class_map[match[1]] = match[2]
+    return Weights(uri, class_map)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`)."""
+
+    imgsz: int = 640
+    confidence: float = 0.15
+    iou_threshold: float = 0.5
+    max_detections: int = 1000
+    multi_label: bool = False
+    device: str = "cpu"
+    precision: str = "auto"
