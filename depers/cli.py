@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 
 from depers import __version__
@@ -79,7 +80,10 @@ def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     started = start_ray(debug)
     try:
-        return int(module.run(options))
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
+            return int(module.run(options))
     finally:
         if started:
             sys.modules["ray"].shutdown()
@@ -98,6 +102,8 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
         )
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each 0-GPU task warns
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    if not debug:
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # verbs report progress themselves
     import ray
 
     if ray.is_initialized():

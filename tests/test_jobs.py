@@ -1,5 +1,6 @@
 """jobs/*.py: run directly, and under `ray job submit` to a Ray head with token authentication."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -49,15 +50,16 @@ def run(command: list[str | Path], env: dict[str, str], **options: object) -> su
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and those that it started, by their ids."""
-    started = [process, *psutil.Process(process.pid).children(recursive=True)]
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    _, alive = psutil.wait_procs(started[1:], timeout=5)
-    for child in alive:
-        child.kill()
+    parent = psutil.Process(process.pid)
+    started = [parent, *parent.children(recursive=True)]
+    for each in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, alive = psutil.wait_procs(started, timeout=5)
+    for each in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="module")
