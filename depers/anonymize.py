@@ -74,11 +74,10 @@ def write_redacted(
 
 def run(options: Options) -> int:
     """Anonymizes; 3 where some inputs failed. Raises UserError for wrong options, weights or folders."""
-    job = pipeline.make_job(options, SCHEMA, write_redacted)
-    job = job._replace(finish=partial(write_redacted, out=job.out, mode=options.mode, margin=options.margin))
-    decisive = ("weights", "classes", "confidence", "iou_threshold", "imgsz", "precision", "max_megapixels")
-    decisive += ("batch_size", "mode", "margin")
-    summary = pipeline.run(job, {name: getattr(options, name) for name in decisive}, options.topology, options.workers)
+    job = pipeline.make_job(
+        options, SCHEMA, lambda out: partial(write_redacted, out=out, mode=options.mode, margin=options.margin)
+    )
+    summary = pipeline.run(job, options)
     manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
     storage.write_table(manifest, summary.table)
     report = storage.join(job.out, units.FOLDER, "report.html")

@@ -57,13 +57,13 @@ def run(options: Options) -> int:
         if doubles := [name for name, count in stems.items() if count > 1]:
             raise UserError(f"{options.input}: --format yolo needs distinct names, but pictures share {doubles[0]}")
     job = pipeline.make_job(
-        options, SCHEMA, write_boxes, multi_label=options.multi_label, half_stride_pad=options.half_stride_pad
+        options,
+        SCHEMA,
+        lambda out: partial(write_boxes, labels_root=out if yolo else None),
+        multi_label=options.multi_label,
+        half_stride_pad=options.half_stride_pad,
     )
-    if yolo:
-        job = job._replace(finish=partial(write_boxes, labels_root=job.out))
-    decisive = ("weights", "classes", "confidence", "iou_threshold", "imgsz", "precision", "max_megapixels", "format")
-    decisive += ("multi_label", "half_stride_pad", "batch_size")
-    summary = pipeline.run(job, {name: getattr(options, name) for name in decisive}, options.topology, options.workers)
+    summary = pipeline.run(job, options)
     target = storage.join(job.out, "detections.parquet")
     storage.write_table(target, summary.table)
     if yolo:

@@ -148,7 +148,8 @@ def candidates(predictions: Tensor, targets: Tensor, how: Prediction) -> list[Te
         confidence, column = best[image, row], which[image, row]
     centre, half = predictions[image, row, :2], predictions[image, row, 2:4] / 2
     rows = torch.cat((centre - half, centre + half, confidence[:, None], targets[column][:, None].float()), dim=1)
-    return list(rows.split(torch.bincount(image, minlength=len(predictions)).tolist()))
+    counts = torch.bincount(image, minlength=len(predictions)).tolist()
+    return list(torch.split(rows, counts))
 
 
 def suppress(rows: Tensor, how: Prediction) -> Tensor:
@@ -156,7 +157,7 @@ def suppress(rows: Tensor, how: Prediction) -> Tensor:
     rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
     if not len(rows):
         return rows
-    _, compact = rows[:, 5].unique(return_inverse=True)
+    _, compact = torch.unique(rows[:, 5], return_inverse=True)
     span = rows[:, :4].max() - rows[:, :4].min() + 1  # boxes of different classes are moved apart by this
     boxes = rows[:, :4] + (compact * span)[:, None]
     kept: Tensor = _nms()(boxes, rows[:, 4], how.iou_threshold)
@@ -168,7 +169,7 @@ def _nms() -> Any:
     if not hasattr(torch.ops.torchvision, "nms"):
         spec = importlib.util.find_spec("torchvision")
         assert spec is not None and spec.origin is not None
-        torch.ops.load_library(Path(spec.origin).with_name("_C.so"))
+        torch.ops.load_library(Path(spec.origin).with_name("_C.so"))  # type: ignore[no-untyped-call]
     return torch.ops.torchvision.nms
 
 

@@ -24,6 +24,11 @@ _MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
 _ORIENTATION = 0x0112
 
 
+# Our own limit is checked on every header; Pillow's would only warn, as it does of oddities in metadata.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 class ImageError(Exception):
     """Why a picture cannot be processed, in one line."""
 
@@ -62,17 +67,15 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
     if not data:
         raise ImageError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
+        frames = getattr(image, "n_frames", 1)
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise ImageError(f"not an image that can be identified ({reason})") from None
     name = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures behind it: the first counts
     if name not in FORMATS:
         raise ImageError(f"format must be one of {', '.join(FORMATS)}, but is {image.format}")
-    frames = getattr(image, "n_frames", 1) if name != "JPEG" else 1
-    if frames > 1:
+    if frames > 1 and name != "JPEG":
         raise ImageError(f"must hold one frame, but holds {frames}")
     if image.width * image.height > max_megapixels * 1e6:
         size = f"{image.width}x{image.height}"
@@ -83,28 +86,32 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
 def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
     """The whole picture, upright. Raises ImageError where it is not an allowed image or not whole."""
     image = open_header(data, max_megapixels)
-    if image.format in ("JPEG", "MPO"):
-        return _decode_jpeg(data, image)
-    mode = {"1": "L", "P": "RGBA" if "transparency" in image.info else "RGB", "I;16B": "I;16"}.get(
-        image.mode, image.mode
-    )
-    mode = "RGBA" if mode == "PA" else mode
-    if image.format == "PNG" and mode == "I":
-        mode = "I;16"  # older Pillow names 16-bit gray so
+    try:
+        return _decode_jpeg(data, image) if image.format in ("JPEG", "MPO") else _decode_other(image)
+    except ImageError:
+        raise
+    except Exception as error:  # as above
+        raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from None
+
+
+def _decode_other(image: Image.Image) -> Picture:
+    transparent = "transparency" in image.info
+    simpler = {"1": "L", "P": "RGBA" if transparent else "RGB", "PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
+    mode = simpler.get(image.mode, image.mode)
+    if transparent and mode in ("L", "RGB"):  # one colour means transparent, which no pixel could say afterwards
+        mode += "A"
     if mode not in _MODES:
         raise ImageError(f"pixel mode must be one of {', '.join(_MODES)}, but is {image.mode}")
     pixels = np.asarray(_loaded(image, mode))
-    return Picture(_upright(pixels, _orientation(image)), mode, str(image.format), _profile(image), None, "")
+    return Picture(_upright(pixels, orientation_of(image)), mode, str(image.format), _profile(image), None, "")
 
 
 def _loaded(image: Image.Image, mode: str) -> Image.Image:
     """The decoded image, converted; a truncated file is an error."""
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            return image if image.mode == mode else image.convert(mode)
+        image.load()
+        return image if image.mode == mode else image.convert(mode)
     except MemoryError:
         raise ImageError("too large for this machine's memory") from None
     except Exception as error:
@@ -116,7 +123,7 @@ def _decode_jpeg(data: bytes, image: Any) -> Picture:
     sampling_name = {0: "444", 1: "422", 2: "420"}.get(sampling, "444")
     mode = image.mode
     tables = {key: list(table) for key, table in image.quantization.items()}
-    orientation, profile = _orientation(image), _profile(image)
+    orientation, profile = orientation_of(image), _profile(image)
     if mode in ("RGB", "L"):
         try:
             pixels = simplejpeg.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", strict=True)
@@ -130,7 +137,7 @@ def _decode_jpeg(data: bytes, image: Any) -> Picture:
     return Picture(_upright(pixels, orientation), mode, "JPEG", profile, tables, sampling_name)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1…8; 1 where there is none or where it cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)

@@ -10,9 +10,9 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from depers.storage import Entry
 if TYPE_CHECKING:
     from depers.detector import Detector
 
+_NOT_DECISIVE = ("input", "out", "device", "topology", "workers")
 _THREADS = 8  # per worker, for what waits for storage
 
 
@@ -44,6 +45,7 @@ class PassOptions:
     classes: tuple[str, ...] = option((), "only these classes (default: all that the weights give)", metavar="CLASS")
     confidence: float = option(0.15, "least confidence of a box, 0…1; low, so that rather too much is found")
     iou_threshold: float = option(0.5, "boxes of one class that overlap more than this are one, 0…1")
+    max_detections: int = option(1000, "most boxes of one picture")
     imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
     batch_size: int = option(8, "pictures per inference")
     max_megapixels: float = option(MAX_MEGAPIXELS, "pictures that declare more pixels fail")
@@ -60,7 +62,7 @@ class PassOptions:
                 raise UserError(f"--{kebab} must be between 0 and 1, but got {getattr(self, name):g}")
         if self.imgsz < 32 or self.imgsz % 32:
             raise UserError(f"--imgsz must be a positive multiple of 32, but got {self.imgsz}")
-        for name in ("batch_size", "workers", "max_megapixels"):
+        for name in ("batch_size", "workers", "max_megapixels", "max_detections"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"--{name.replace('_', '-')} must be positive, but got {value}")
@@ -69,11 +71,23 @@ class PassOptions:
         storage.check(self.input, "INPUT")
         storage.check(self.out, "OUT")
 
+    def decisive(self) -> dict[str, Any]:
+        """The options that decide the bytes written; a run is only resumed with the same ones."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+
 
 def make_job(
-    options: PassOptions, schema: pa.Schema, last: Finish, *, multi_label: bool = False, half_stride_pad: bool = False
+    options: PassOptions,
+    schema: pa.Schema,
+    last: Callable[[str], Finish],
+    *,
+    multi_label: bool = False,
+    half_stride_pad: bool = False,
 ) -> Job:
-    """The options as a job for the workers. Raises UserError for a malformed class map, or where there is no GPU."""
+    """The options as a job for the workers; `last` makes the last step, given OUT.
+
+    Raises UserError for a malformed class map, or where there is no GPU.
+    """
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)
@@ -84,6 +98,7 @@ def make_job(
         imgsz=options.imgsz,
         confidence=options.confidence,
         iou_threshold=options.iou_threshold,
+        max_detections=options.max_detections,
         multi_label=multi_label,
         device=device,
         precision=options.precision,
@@ -98,7 +113,7 @@ def make_job(
         max_megapixels=options.max_megapixels,
         half_stride_pad=half_stride_pad,
         schema=schema,
-        finish=last,
+        finish=last(_absolute(options.out)),
     )
 
 
@@ -181,8 +196,11 @@ class FinishStage:
     def __call__(self, row: Row) -> Row:
         unit, results = pickle.loads(row["unit"]), pickle.loads(row["results"])
         with ThreadPoolExecutor(_THREADS) as pool:
-            rows = list(pool.map(lambda result: finish(self.job, *result, self.names, self.models), results))
+            rows = list(pool.map(self._finish, results))
         return record(self.job, unit, rows)
+
+    def _finish(self, result: tuple[Item, Detections]) -> Row:
+        return finish(self.job, *result, self.names, self.models)
 
 
 def _get(reference: Any) -> Any:
@@ -227,8 +245,8 @@ class Summary(NamedTuple):
         return f"{self.handled / self.seconds:.1f} images/s" if self.handled else "all done before"
 
 
-def run(job: Job, options: dict[str, Any], topology: str, workers: int | None) -> Summary:
-    """Runs the job on the Ray cluster, resuming what OUT already holds; `options` are what decides its bytes.
+def run(job: Job, options: PassOptions) -> Summary:
+    """Runs the job on the Ray cluster, resuming what OUT already holds.
 
     Raises UserError for a wrong INPUT, OUT, weights or classes.
     """
@@ -239,7 +257,7 @@ def run(job: Job, options: dict[str, Any], topology: str, workers: int | None) -
     checkpoints = read_checkpoints(job.weights)
     # Every worker imports torch for some seconds: let all of them begin while the input is listed.
     reference = ray.put(checkpoints)
-    warm = [ray.remote(inspect).remote(job, reference) for _ in range(max(1, _cpus(workers)))]
+    warm = [ray.remote(inspect).remote(job, reference) for _ in range(max(1, _cpus(options.workers)))]
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     everything = units.cut(storage.list_files(job.input))
     if not everything:
@@ -249,22 +267,22 @@ def run(job: Job, options: dict[str, Any], topology: str, workers: int | None) -
     import ray.data  # 3 s, while the workers start
 
     class_names, stride = ray.get(warm[0])
-    units.claim(job.out, options | {"weights_sha256": digests, "depers": __version__})
+    units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
     finished = units.recorded(job.out)
     todo = [unit for unit in everything if unit.name not in finished]
     total = sum(len(unit.entries) for unit in todo)
     skipped = sum(len(unit.entries) for unit in everything) - total
-    topology = _topology(topology, job.how.device)
+    topology = _topology(options.topology, job.how.device)
     device = f"{job.how.device}, {'one actor per core' if topology == 'fused' else 'CPU tasks around GPU actors'}"
     print(f"{total + skipped} inputs, {skipped} done before; {topology} ({device})", file=sys.stderr)
     started = time.monotonic()
     if todo:
         ray.data.DataContext.get_current().enable_progress_bars = False  # they count blocks; `_follow` counts pictures
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
         rows = [{"unit": pickle.dumps(unit)} for unit in todo]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up
         plan = _fused if topology == "fused" else _staged
-        _follow(plan(dataset, job, reference, class_names, stride, workers).iter_rows(), total)
+        _follow(plan(dataset, job, reference, class_names, stride, options.workers).iter_rows(), total)
     seconds = time.monotonic() - started
     return Summary(units.collect(job.out, everything, job.schema), class_names, total, seconds, topology)
 

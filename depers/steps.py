@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from depers import storage, units
 from depers.boxes import Letterbox, clip, letterbox
 from depers.detections import Detections, parquet_text
-from depers.images import ImageError, Picture, decode, open_header, resize_rgb
+from depers.images import ImageError, Picture, decode, open_header, orientation_of, resize_rgb
 from depers.prediction import Prediction, Weights
 from depers.units import Unit
 
@@ -85,8 +85,8 @@ def _decode_for_detection(
 ) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
     """RGB for the detector, the upright full size, and the full picture where it was decoded anyway."""
     header = open_header(data, max_megapixels)
-    upright = header.getexif().get(0x0112, 1) == 1 if header.format == "JPEG" else False
-    if header.format == "JPEG" and header.mode == "RGB" and upright and max(header.size) >= 4 * imgsz:
+    plain = header.format == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
+    if plain and max(header.size) >= 4 * imgsz:
         need = 2 * imgsz / max(header.size)
         height, width = int(header.height * need), int(header.width * need)
         try:

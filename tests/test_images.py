@@ -1,0 +1,121 @@
+"""Decoding and encoding: upright, same format, no metadata, nothing half decoded."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from depers.images import ImageError, decode, encode, standard_quality
+
+
+def picture_bytes(kind: str, mode: str = "RGB", size_wh: tuple[int, int] = (64, 48), **options: object) -> bytes:
+    rng = np.random.default_rng(0)
+    base = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8)).resize(size_wh, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    base.convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P")]
+    + [("PNG", "1"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("TIFF", "RGB"), ("TIFF", "CMYK"), ("BMP", "RGB"), ("BMP", "P")],
+)
+def test_same_format_out_and_nearly_the_same_pixels(kind: str, mode: str) -> None:
+    data = picture_bytes(kind, mode)
+    picture = decode(data)
+    again = encode(picture, picture.pixels)
+    assert Image.open(io.BytesIO(again)).format == kind
+    assert np.abs(decode(again).rgb().astype(int) - picture.rgb().astype(int)).mean() < 3
+    assert picture.rgb().shape == (48, 64, 3)
+    assert picture.size_wh == (64, 48)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = picture_bytes("PNG", exif=exif)
+    from PIL import ImageOps
+
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    picture = decode(data)
+    assert (picture.pixels == expected).all()
+    again = Image.open(io.BytesIO(encode(picture, picture.pixels)))
+    assert not again.getexif()
+
+
+def test_metadata_goes_and_the_colour_profile_stays() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET description"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        extra = {"comment": b"SECRET comment"} if kind == "JPEG" else {}
+        data = picture_bytes(kind, exif=exif, icc_profile=profile, **extra)
+        assert b"SECRET" in data
+        picture = decode(data + b"SECRET trailer")
+        again = encode(picture, picture.pixels)
+        assert b"SECRET" not in again, kind
+        assert Image.open(io.BytesIO(again)).info["icc_profile"] == profile, kind
+
+
+@pytest.mark.parametrize("quality", [10, 50, 75, 90, 95, 100])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpeg_keeps_tables_and_sampling(quality: int, subsampling: int) -> None:
+    data = picture_bytes("JPEG", quality=quality, subsampling=subsampling)
+    picture = decode(data)
+    assert standard_quality(picture.jpeg_tables or {}) == quality
+    again = Image.open(io.BytesIO(encode(picture, picture.pixels)))
+    assert again.quantization == Image.open(io.BytesIO(data)).quantization  # type: ignore[attr-defined]
+    assert decode(encode(picture, picture.pixels)).jpeg_sampling == picture.jpeg_sampling
+
+
+def test_sixteen_bit_gray_keeps_its_depth() -> None:
+    gray = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20
+    buffer = io.BytesIO()
+    Image.fromarray(gray).save(buffer, "PNG")
+    picture = decode(buffer.getvalue())
+    assert (decode(encode(picture, picture.pixels)).pixels == gray).all()
+    assert picture.rgb().dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"just some text", "not an image"),
+        (picture_bytes("JPEG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
+        (picture_bytes("PNG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
+        (picture_bytes("GIF", "P"), "format must be one of JPEG, PNG, WEBP, TIFF, BMP, but is GIF"),
+        (picture_bytes("TIFF", "F"), "pixel mode must be one of"),
+    ],
+)
+def test_what_is_not_whole_fails_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        decode(data)
+
+
+def test_several_frames_fail() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for kind in ("WEBP", "PNG", "TIFF"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+        with pytest.raises(ImageError, match="one frame, but holds 2"):
+            decode(buffer.getvalue())
+
+
+def test_too_many_pixels_fail_before_decoding() -> None:
+    with pytest.raises(ImageError, match="at most 0.001 megapixels, but declares 64x48"):
+        decode(picture_bytes("PNG"), max_megapixels=0.001)
+
+
+def test_every_bad_image_is_a_picture_or_an_image_error(data: Path) -> None:
+    for path in sorted((data / "badimages").rglob("*")):
+        if path.is_file():
+            try:
+                picture = decode(path.read_bytes())
+                decode(encode(picture, picture.pixels))
+            except ImageError as error:
+                assert str(error), path

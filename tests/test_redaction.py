@@ -1,0 +1,67 @@
+"""Redaction leaves at most 6 cells across a box, and nothing of the original."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depers.images import Picture, decode, encode
+from depers.redaction import CELLS_ACROSS, MODES, covering, redact
+
+
+def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    high = np.iinfo(dtype).max + 1
+    return np.random.default_rng(seed).integers(0, high, shape, dtype)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(60, 80, 3), (60, 80), (60, 80, 4), (60, 80, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_only_the_box_changes_and_it_does(mode: str, shape: tuple[int, ...], dtype: type) -> None:
+    pixels = noise(shape, dtype)
+    before = pixels.copy()
+    redacted = redact(pixels, np.array([[10.5, 20.2, 50, 44.1]], np.float32), mode)
+    assert (pixels == before).all()
+    inside = np.zeros(shape[:2], bool)
+    inside[20:45, 10:50] = True
+    assert (redacted[~inside] == pixels[~inside]).all()
+    assert redacted.dtype == dtype
+    assert (redacted[inside] != pixels[inside]).mean() > 0.9
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["pixelate", "blur"]))
+def test_at_most_six_cells_across_whatever_the_size(width: int, height: int, mode: str) -> None:
+    pixels = noise((height, width))
+    redacted = redact(pixels, np.array([[0, 0, width, height]], np.float32), mode)
+    if mode == "pixelate":
+        assert len(np.unique(redacted, axis=1).T) <= CELLS_ACROSS
+        assert len(np.unique(redacted, axis=0)) <= CELLS_ACROSS
+    # Interpolating 6 × 6 means gives a matrix of rank 6; what is above it is rounding.
+    beyond = np.linalg.svd(redacted.astype(float), compute_uv=False)[CELLS_ACROSS:]
+    assert (beyond < np.sqrt(width) + np.sqrt(height)).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_planted_pattern_leaves_no_trace(mode: str) -> None:
+    """A checkerboard under a box: gone from pixels and bytes, after the lossy and the lossless encoders."""
+    rows, columns = np.indices((240, 320))
+    checker = (((rows + columns) % 2) * 255).astype(np.uint8)
+    pixels = np.repeat(np.full((240, 320, 1), 90, np.uint8), 3, axis=2)
+    pixels[64:160, 96:224] = checker[64:160, 96:224, None]
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
+        tables = {0: [2] * 64, 1: [2] * 64} if kind == "JPEG" else None
+        picture = Picture(pixels, "RGB", kind, None, tables, "420")
+        data = encode(picture, redact(pixels, np.array([[96, 64, 224, 160]], np.float32), mode))
+        found = decode(data).pixels[64:160, 96:224].astype(float)
+        pattern = checker[64:160, 96:224].astype(float) - 127.5
+        assert abs((found.mean(axis=2) * pattern).mean()) < 0.02 * (pattern**2).mean(), kind
+        assert checker[64, 96:224].tobytes() not in data
+        assert pixels[64, 96:224].tobytes() not in data
+
+
+def test_boxes_are_ordered_by_size_and_cover_whole_pixels() -> None:
+    boxes = np.array([[5, 5, 6, 6], [0.4, 0.6, 9.2, 9.1], [20, 20, 30, 30], [4, 4, 4, 9]], np.float32)
+    assert covering(boxes, (10, 10)).tolist() == [[0, 0, 10, 10], [5, 5, 6, 6]]
+    order = np.array([2, 1, 0, 3])
+    assert covering(boxes[order], (10, 10)).tolist() == covering(boxes, (10, 10)).tolist()
