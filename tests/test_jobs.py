@@ -185,11 +185,10 @@ def test_anonymize_submitted(head: Head, data: Path, tmp_path: Path) -> None:
 
 
 def test_a_failing_job_fails_with_the_one_line(head: Head, tmp_path: Path) -> None:
-    result = submit(head, "normalize", tmp_path / "missing", tmp_path / "out")
+    result = submit(head, "detect", tmp_path / "in", tmp_path / "out", "--weights", tmp_path / "missing.pt")
     assert result.returncode != 0
-    lines = [line for line in result.stdout.splitlines() if line.startswith("depers normalize: error: ")]
-    assert len(lines) == 1
-    assert str(tmp_path / "missing") in lines[0]
+    (line,) = {line for line in result.stdout.splitlines() if line.startswith("depers detect: error: ")}
+    assert str(tmp_path) in line
     assert "Traceback" not in result.stdout
 
 
