@@ -1,0 +1,172 @@
+"""How good detections are: YOLOv5's matching, precision, recall and average precision, in plain numpy.
+
+The same input gives the same figures as `yolov5 val`: interpolation at 101 points, IoU 0.50:0.05:0.95, precision and
+recall at the confidence where the mean F1 of the classes, smoothed, is best.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depers.boxes import intersection_over_union
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
+_CONFIDENCES = np.linspace(0, 1, 1000)  # where precision and recall are compared between classes
+_RECALLS = np.linspace(0, 1, 101)
+_EPS = 1e-16
+
+
+class Picture(NamedTuple):
+    """The matched detections of one picture: `correct` bool (N, 10), one column per IoU threshold, `confidences`
+    float32 (N,), `class_ids` int64 (N,), and the classes of its labels, int64 (M,)."""
+
+    correct: NDArray[np.bool_]
+    confidences: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    label_ids: NDArray[np.int64]
+
+
+class Curves(NamedTuple):
+    """Figures per class that has labels: `class_ids` int64 (C,), `precisions` and `recalls` float64 (C,) at
+    `confidence`, where F1 is best, and average precision float64 (C, 10), one column per IoU threshold."""
+
+    class_ids: NDArray[np.int64]
+    precisions: NDArray[np.float64]
+    recalls: NDArray[np.float64]
+    average_precisions: NDArray[np.float64]
+    confidence: float
+
+
+class Row(NamedTuple):
+    """One line of the table: `map50` at IoU 0.5, `map50_95` the mean over the thresholds; a class's own or the mean."""
+
+    name: str
+    images: int
+    labels: int
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+
+
+class Metrics(NamedTuple):
+    """The mean over the classes that have labels and could be detected, those classes, and the labelled rest.
+
+    `confidence` is the threshold that the precisions and recalls belong to.
+    """
+
+    mean: Row
+    classes: tuple[Row, ...]
+    undetectable: tuple[tuple[str, int], ...]
+    confidence: float
+
+    def text(self) -> str:
+        """The table as `yolov5 val` prints it, and a line on what these weights cannot find."""
+        heads = ("Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+        lines = [f"{'Class':>22}" + "".join(f"{head:>11}" for head in heads)]
+        for row in (self.mean, *self.classes):
+            figures = "".join(f"{value:11.3g}" for value in row[3:])
+            lines.append(f"{row.name:>22}{row.images:11}{row.labels:11}{figures}")
+        if self.undetectable:
+            named = ", ".join(f"{name} ({count})" for name, count in self.undetectable)
+            lines.append(f"not detectable with these weights, so left out of the mean: {named}")
+        return "\n".join(lines)
+
+
+def match(
+    boxes_xyxy: NDArray[np.float32],
+    class_ids: NDArray[np.int64],
+    label_boxes_xyxy: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    thresholds: NDArray[np.float32] = IOU_THRESHOLDS,
+) -> NDArray[np.bool_]:
+    """Which detections of one picture are correct, bool (N, T), one column per IoU threshold.
+
+    The boxes (N, 4) come with falling confidence, in the same units as the labels (M, 4). Every detection goes for
+    the label of its class that it overlaps most; of several that go for one label, the most confident is correct.
+    """
+    correct = np.zeros((len(boxes_xyxy), len(thresholds)), np.bool_)
+    if not len(boxes_xyxy) or not len(label_boxes_xyxy):
+        return correct
+    overlaps = intersection_over_union(boxes_xyxy, label_boxes_xyxy)
+    overlaps = np.where(class_ids[:, None] == label_ids[None], overlaps, np.float32(-1))
+    best = overlaps.shape[1] - 1 - overlaps[:, ::-1].argmax(1)  # of equals the last, as YOLOv5
+    overlap = overlaps[np.arange(len(best)), best]
+    for column, threshold in enumerate(thresholds):
+        candidates = np.flatnonzero(overlap >= threshold)
+        _, first = np.unique(best[candidates], return_index=True)
+        correct[candidates[first], column] = True
+    return correct
+
+
+def average_precision(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
+    """The area below the precision envelope over recall, interpolated at 101 points (the way of COCO)."""
+    recall = np.concatenate(([0.0], recall, [1.0]))
+    envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
+    return float(np.trapezoid(np.interp(_RECALLS, recall, envelope), _RECALLS))
+
+
+def ap_per_class(
+    correct: NDArray[np.bool_],
+    confidences: NDArray[np.float32],
+    class_ids: NDArray[np.int64],
+    label_ids: NDArray[np.int64],
+) -> Curves:
+    """The figures of all detections (N of them, in any order) against all labels' classes (M,), as YOLOv5's.
+
+    Classes without labels do not count.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    correct, confidences, class_ids = correct[order], confidences[order], class_ids[order]
+    classes, label_counts = np.unique(label_ids, return_counts=True)
+    precisions, recalls = np.zeros((2, len(classes), len(_CONFIDENCES)))
+    average = np.zeros((len(classes), correct.shape[1]))
+    for index, (class_id, labels) in enumerate(zip(classes, label_counts, strict=True)):
+        own = class_ids == class_id
+        if not own.any():
+            continue
+        true, false = correct[own].cumsum(0), (~correct[own]).cumsum(0)
+        recall, precision = true / (labels + _EPS), true / (true + false)
+        at = -confidences[own]  # np.interp wants rising x
+        recalls[index] = np.interp(-_CONFIDENCES, at, recall[:, 0], left=0)
+        precisions[index] = np.interp(-_CONFIDENCES, at, precision[:, 0], left=1)
+        for column in range(correct.shape[1]):
+            average[index, column] = average_precision(recall[:, column], precision[:, column])
+    if not len(classes):
+        return Curves(classes, np.zeros(0), np.zeros(0), average, 0.0)
+    f1 = 2 * precisions * recalls / (precisions + recalls + _EPS)
+    best = int(_smooth(f1.mean(0)).argmax())
+    return Curves(classes, precisions[:, best], recalls[:, best], average, float(_CONFIDENCES[best]))
+
+
+def _smooth(values: NDArray[np.float64], fraction: float = 0.1) -> NDArray[np.float64]:
+    """A mean over a window of `fraction` of the values, the ends padded with the end values."""
+    size = round(len(values) * fraction * 2) // 2 + 1
+    ends = np.ones(size // 2)
+    padded = np.concatenate((ends * values[0], values, ends * values[-1]))
+    return np.convolve(padded, np.ones(size) / size, mode="valid")
+
+
+def measure(pictures: Sequence[Picture], names: Sequence[str], detectable: Sequence[bool] | None = None) -> Metrics:
+    """The table over all pictures; class ids index `names`, and `detectable` says which of them the weights know."""
+    known = np.ones(len(names), np.bool_) if detectable is None else np.asarray(detectable, np.bool_)
+    columns = [np.concatenate([picture[column] for picture in pictures] or [_EMPTY[column]]) for column in range(4)]
+    correct, confidences, class_ids, label_ids = columns
+    counts = np.bincount(label_ids, minlength=len(names))
+    curves = ap_per_class(correct, confidences, class_ids, label_ids[known[label_ids]])
+    images = len(pictures)
+    rows = []
+    for index, class_id in enumerate(curves.class_ids):
+        average = curves.average_precisions[index]
+        figures = (curves.precisions[index], curves.recalls[index], average[0], average.mean())
+        rows.append(Row(names[int(class_id)], images, int(counts[class_id]), *(float(value) for value in figures)))
+    means = np.array([row[3:] for row in rows]).mean(0).tolist() if rows else [0.0] * 4
+    rest = tuple((names[index], int(counts[index])) for index in np.flatnonzero((counts > 0) & ~known).tolist())
+    return Metrics(Row("all", images, sum(row.labels for row in rows), *means), tuple(rows), rest, curves.confidence)
+
+
+_EMPTY = Picture(
+    np.zeros((0, len(IOU_THRESHOLDS)), np.bool_), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
+)
