@@ -12,10 +12,10 @@ from functools import partial
 
 import pyarrow as pa
 
-from depers import pipeline, storage, units
+from depers import pipeline, report, storage, units
 from depers.boxes import grow
 from depers.detections import BOX, Detections, to_rows
-from depers.images import decode, encode
+from depers.images import ImageError, decode, encode
 from depers.labels import CLASSES
 from depers.options import UserError, option
 from depers.prediction import parse_weights
@@ -29,6 +29,7 @@ _COLUMNS |= {"output_bytes": pa.int64(), "output_sha256": pa.string()}
 SCHEMA = pa.schema(_COLUMNS)
 """The manifest: one row per input, path relative to INPUT; boxes as detected, before the margin, in upright pixels."""
 
+STATUSES = ("redacted", "clean", "failed")
 _PICTURES_IN_REPORT = 24
 
 
@@ -80,12 +81,12 @@ def run(options: Options) -> int:
     summary = pipeline.run(job, options)
     manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
     storage.write_table(manifest, summary.table)
-    report = storage.join(job.out, units.FOLDER, "report.html")
-    storage.write_bytes(report, _report(job.out, summary.table).encode())
+    overview = storage.join(job.out, units.FOLDER, "report.html")
+    storage.write_bytes(overview, _report(job.out, summary.table).encode())
     pipeline.print_failures(summary.table)
     counts = Counter(summary.table["status"].to_pylist())
-    outcome = ", ".join(f"{counts[status]} {status}" for status in ("redacted", "clean", "failed"))
-    print(f"{len(summary.table)} inputs: {outcome}; {summary.rate}; manifest {manifest}; report {report}")
+    outcome = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+    print(f"{len(summary.table)} inputs: {outcome}; {summary.rate}; manifest {manifest}; report {overview}")
     return 3 if counts["failed"] else 0
 
 
@@ -93,10 +94,25 @@ def _report(out: str, table: pa.Table) -> str:
     """The report: counts, failures by reason, and pictures of results (never of originals)."""
     rows = table.to_pylist()
     counts = Counter(row["status"] for row in rows)
-    classes = Counter(box["class"] for row in rows for box in row["boxes"] if row["status"] == "redacted")
+    redacted = [row for row in rows if row["status"] == "redacted"]
+    classes = Counter(box["class"] for row in redacted for box in row["boxes"])
     reasons = Counter(row["reason"] for row in rows if row["status"] == "failed")
-    shown = [row["path"] for row in rows if row["status"] == "redacted"]
-    shown = shown[:: max(1, len(shown) // _PICTURES_IN_REPORT)][:_PICTURES_IN_REPORT]
-    pictures = [decode(storage.read_bytes(storage.join(out, path)), float("inf")).rgb() for path in shown]
-    sections: list[tuple[str, str]] = []
-    return ""
+    sections = [
+        ("Inputs", report.table(("status", "inputs"), [(name, counts[name]) for name in STATUSES])),
+        ("Boxes", report.table(("class", "boxes"), sorted(classes.items()))),
+    ]
+    if reasons:
+        sections.append(("Failures", report.table(("reason", "inputs"), reasons.most_common(50))))
+    shown = redacted[:: max(1, len(redacted) // _PICTURES_IN_REPORT)][:_PICTURES_IN_REPORT]
+    figures = [_figure(out, row) for row in shown]
+    sections.append(("Results, a sample", report.gallery([figure for figure in figures if figure])))
+    return report.page("Anonymized pictures", f"{len(rows)} inputs, one manifest row each.", sections)
+
+
+def _figure(out: str, row: Row) -> str:
+    """One result; empty where its name is not text, which alone the manifest keeps."""
+    try:
+        pixels = decode(storage.read_bytes(storage.join(out, row["path"])), float("inf")).rgb()
+    except (OSError, ImageError):
+        return ""
+    return report.picture(pixels, f"{row['path']}: {len(row['boxes'])} boxes", max_side=480)

@@ -189,6 +189,8 @@ def load(source: str, data: bytes) -> nn.Module:
     """
     if not data:
         raise UserError(f"{source}: must be a YOLOv5 checkpoint, but the file is empty")
+    if not data.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as torch wrote before 1.6
+        raise UserError(f"{source}: must be a YOLOv5 checkpoint, but is neither a zip archive nor a pickle")
     allowed = _allowed_classes()
     try:
         with torch.serialization.safe_globals(allowed):

@@ -1,0 +1,218 @@
+"""`depers anonymize` for real: real Ray, real JPEGs, real S3 protocol, a real kill."""
+
+import hashlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depers import anonymize, storage, yolo
+from depers.anonymize import Options
+from depers.images import decode
+from depers.options import UserError
+from depers.streets import draw_scene
+
+NAMES = ["plain.jpg", "24-11-2021_05-31-51_AM.jpg", "a b/c=d#1.png", "a b/ü/straße.webp", "deep/e.r/x.bmp", "y.tif"]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small detector that finds boxes everywhere: what it finds does not matter here, what becomes of it does."""
+    import torch
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "any.pt"
+    yolo.save(yolo.build("yolov5n", ["human", "car"]), path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Street scenes in every format below odd names, and two files that are no pictures."""
+    root = tmp_path_factory.mktemp("input")
+    for index, name in enumerate(NAMES * 3):
+        path = root / str(index // len(NAMES)) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_scene(index, 7, (320, 192)).image).save(path)
+    (root / "notes.jpg").write_text("these are notes")
+    (root / "empty.png").touch()
+    return root
+
+
+def options(folder: Path | str, out: Path | str, weights: str, **more: object) -> Options:
+    return Options(
+        input=str(folder), out=str(out), weights=(weights,), imgsz=320, confidence=0.003, max_detections=5, **more
+    )
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every file below `root` with its digest; the report and job.json name no paths, so they count too."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="session")
+def done(ray_local: None, folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One undisturbed run."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    assert anonymize.run(options(folder, out, weights)) == 3
+    return out
+
+
+def test_every_input_has_one_row_and_its_mirror(done: Path, folder: Path) -> None:
+    rows = storage.read_table(str(done / "_depers/manifest.parquet")).to_pylist()
+    inputs = sorted(entry.path for entry in storage.list_files(str(folder)))
+    assert [row["path"] for row in rows] == inputs
+    for row in rows:
+        target = done / row["path"]
+        if row["path"] in ("notes.jpg", "empty.png"):
+            assert row["status"] == "failed" and row["reason"] and not target.exists()
+            continue
+        assert row["status"] == "redacted"
+        source, output = (folder / row["path"]).read_bytes(), target.read_bytes()
+        assert row["input_sha256"] == hashlib.sha256(source).hexdigest()
+        assert row["output_sha256"] == hashlib.sha256(output).hexdigest()
+        assert Image.open(io.BytesIO(output)).format == Image.open(io.BytesIO(source)).format == row["format"]
+        assert (row["width"], row["height"]) == Image.open(io.BytesIO(output)).size
+
+
+def test_boxes_and_their_margin_are_redacted(done: Path, folder: Path) -> None:
+    for row in storage.read_table(str(done / "_depers/manifest.parquet")).to_pylist():
+        if row["status"] != "redacted" or not row["path"].endswith((".png", ".bmp")):
+            continue
+        before, after = (decode((root / row["path"]).read_bytes()).pixels for root in (folder, done))
+        touched = np.zeros(before.shape[:2], bool)
+        for box in row["boxes"]:
+            grow_x, grow_y = 0.1 * (box["x_max"] - box["x_min"]), 0.1 * (box["y_max"] - box["y_min"])
+            x0, y0 = max(0, int(box["x_min"] - grow_x)), max(0, int(box["y_min"] - grow_y))
+            x1, y1 = int(np.ceil(box["x_max"] + grow_x)), int(np.ceil(box["y_max"] + grow_y))
+            touched[y0:y1, x0:x1] = True
+        assert (before[~touched] == after[~touched]).all()
+        assert (before[touched] != after[touched]).any(axis=1).mean() > 0.5
+
+
+def test_s3_on_both_sides_gives_the_same_bytes(
+    done: Path, folder: Path, weights: str, s3_bucket: str, tmp_path: Path
+) -> None:
+    for entry in storage.list_files(str(folder)):
+        storage.write_bytes(f"{s3_bucket}/in put/{entry.path}", (folder / entry.path).read_bytes())
+    assert anonymize.run(options(f"{s3_bucket}/in put", f"{s3_bucket}/out=1#ö", weights)) == 3
+    for entry in storage.list_files(f"{s3_bucket}/out=1#ö"):
+        target = tmp_path / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(storage.read_bytes(f"{s3_bucket}/out=1#ö/{entry.path}"))
+    expected = {name: digest for name, digest in tree(done).items() if "_depers/units" not in name}
+    assert {name: digest for name, digest in tree(tmp_path).items() if "_depers/units" not in name} == expected
+
+
+def test_staged_gives_the_same_pictures_as_fused(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
+    assert anonymize.run(options(folder, tmp_path / "out", weights, topology="staged")) == 3
+    assert tree(tmp_path / "out").keys() == tree(done).keys()
+    same = {name for name, digest in tree(tmp_path / "out").items() if tree(done)[name] == digest}
+    assert same >= {name for name in tree(done) if not name.startswith("_depers")}
+
+
+def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "depers.cli", "anonymize", str(folder), str(out), "--weights", weights]
+    command += ["--imgsz", "320", "--confidence", "0.003", "--max-detections", "5", "--workers", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    units = out / "_depers/units"
+    deadline = time.monotonic() + 120
+    while not (units.is_dir() and any(units.glob("*.parquet"))):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(2)  # its workers end with it
+    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.parquet")}
+    assert 0 < len(before) < len(list((done / "_depers/units").glob("*.parquet")))
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 3, second.stderr
+    assert {name: (units / name).stat().st_mtime_ns for name in before} == before
+    assert tree(out) == tree(done)
+
+
+def test_a_picture_that_fails_later_loses_its_old_output(
+    ray_local: None, folder: Path, weights: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(folder / "0/plain.jpg", source / "one.jpg")
+    shutil.copy(folder / "1/plain.jpg", source / "two.jpg")
+    assert anonymize.run(options(source, out, weights)) == 0
+    (source / "one.jpg").write_bytes((source / "one.jpg").read_bytes()[:500])
+    assert anonymize.run(options(source, out, weights)) == 3
+    assert not (out / "one.jpg").exists() and (out / "two.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "missing"}, "no such folder"),
+        ({"input": "empty"}, "must hold at least one file"),
+        ({"input": "file.jpg"}, "must be a folder"),
+        ({"out": "input"}, "OUT must lie outside INPUT"),
+        ({"out": "input/out"}, "OUT must lie outside INPUT"),
+        ({"out": "."}, "OUT must lie outside INPUT"),
+        ({"out": "full"}, "must be absent, an empty folder or an earlier run"),
+        ({"weights": ("none.pt",)}, "no such weights file"),
+        ({"weights": ("zero.pt",)}, "the file is empty"),
+        ({"weights": ("text.pt",)}, "must be a YOLOv5 checkpoint"),
+        ({"weights": ("any.pt:person=human",)}, "the class map names 'person', but the model's classes are human, car"),
+        ({"classes": ("dog",)}, "--classes must be among those of the weights"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    ray_local: None, folder: Path, weights: str, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    (tmp_path / "input").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    for name in ("input/a.jpg", "file.jpg", "full/precious.jpg"):
+        shutil.copy(folder / "0/plain.jpg", tmp_path / name)
+    (tmp_path / "zero.pt").touch()
+    (tmp_path / "text.pt").write_text("no weights")
+    shutil.copy(weights, tmp_path / "any.pt")
+    values: dict[str, object] = {"input": "input", "out": "out", "weights": ("any.pt",)} | change
+    here = {name: f"{tmp_path}/{values[name]}" for name in ("input", "out")}
+    all_weights = tuple(f"{tmp_path}/{one}" for one in values["weights"])  # type: ignore[attr-defined]
+    classes = values.get("classes", ())
+    before = tree(tmp_path)
+    with pytest.raises(Exception, match=r".") as caught:
+        anonymize.run(Options(**here, weights=all_weights, classes=classes))  # type: ignore[arg-type]
+    from depers.cli import user_error
+
+    wrong = user_error(caught.value)
+    assert isinstance(wrong, UserError) and message in str(wrong)
+    assert "\n" not in str(wrong)
+    assert tree(tmp_path) == before
+
+
+def test_another_run_with_other_options_is_refused(done: Path, folder: Path, weights: str) -> None:
+    with pytest.raises(UserError, match="holds a run with mode 'pixelate', but now it is 'fill'"):
+        anonymize.run(options(folder, done, weights, mode="fill"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"confidence": 2.0}, "--confidence must be between 0 and 1, but got 2"),
+        ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
+        ({"margin": -1.0}, "--margin must be between 0 and 2, but got -1"),
+        ({"weights": ("w.pt:person=dog",)}, "a class must be one of car, head, face, human, carplate, but got 'dog'"),
+        ({"input": "http://x"}, "INPUT must be a path or an s3:// URI"),
+    ],
+)
+def test_wrong_options_fail_before_ray_starts(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Options(**({"input": "in", "out": "out", "weights": ("w.pt",)} | wrong))  # type: ignore[arg-type]

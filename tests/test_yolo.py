@@ -1,0 +1,128 @@
+"""Weights are code: what is loaded, what is refused, and that predictions do not depend on the batch."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from depers import yolo
+from depers.boxes import letterbox
+from depers.detector import Detector
+from depers.images import decode
+from depers.options import UserError
+from depers.prediction import Prediction, Weights, parse_weights
+from depers.steps import draw_canvas
+
+
+class Foreign:
+    """Runs a command when unpickled without care."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/depers-was-here",)
+
+
+def checkpoint(tmp_path: Path, content: object) -> bytes:
+    torch.save(content, tmp_path / "x.pt")
+    return (tmp_path / "x.pt").read_bytes()
+
+
+def test_a_foreign_global_is_refused_by_name(tmp_path: Path) -> None:
+    for content in ({"model": Foreign()}, {"ema": None, "model": [1, Foreign()]}):
+        with pytest.raises(UserError, match=r"evil.pt: refused: its pickle names posix.system"):
+            yolo.load("evil.pt", checkpoint(tmp_path, content))
+    assert not Path("/tmp/depers-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"text", "neither a zip archive nor a pickle"),
+        (b"PK\x03\x04 broken", "cannot be read"),
+        (pickle.dumps(Foreign()), "refused: not a pickle of tensors and YOLOv5 classes"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_in_one_line(data: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        yolo.load("w.pt", data)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_contents_are_no_detection_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must hold a YOLOv5 detection model, but holds"):
+        yolo.load("w.pt", checkpoint(tmp_path, {"model": torch.nn.Linear(2, 2)}))
+
+
+def test_saved_weights_load_again_and_predict_the_same(tmp_path: Path) -> None:
+    model = yolo.build("yolov5n", ["a", "b"])
+    yolo.save(model, tmp_path / "w.pt")
+    again = yolo.load("w.pt", (tmp_path / "w.pt").read_bytes())
+    assert again.names == {0: "a", 1: "b"}
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.half().float().eval()(image)[0]
+        assert torch.allclose(again(image)[0], expected, atol=1e-4)
+
+
+def test_unknown_model_and_classes() -> None:
+    with pytest.raises(UserError, match=r"--model must be one of yolov5n, .*, but got 'yolov9'"):
+        yolo.build("yolov9", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("w.pt", Weights("w.pt", {})),
+        ("w.pt:person=human,car=car", Weights("w.pt", {"person": "human", "car": "car"})),
+        ("s3://b/k=1/w.pt", Weights("s3://b/k=1/w.pt", {})),
+        ("s3://b/w.pt:license plate=carplate", Weights("s3://b/w.pt", {"license plate": "carplate"})),
+        ("a=b/w.pt", Weights("a=b/w.pt", {})),
+    ],
+)
+def test_parse_weights(text: str, expected: Weights) -> None:
+    assert parse_weights(text) == expected
+
+
+def test_malformed_class_map() -> None:
+    with pytest.raises(UserError, match="a class map must be model_class=class"):
+        parse_weights("w.pt:person=human,car")
+
+
+def real_detector(data: Path, precision: str) -> Detector:
+    weights = [parse_weights(f"{data}/weights/yolov5n.pt:person=human,car=car")]
+    weights.append(parse_weights(f"{data}/weights/LP_detector_nano_61.pt:license_plate=carplate"))
+    checkpoints = [Path(one.uri).read_bytes() for one in weights]
+    return Detector(weights, checkpoints, (), Prediction(precision=precision))
+
+
+def canvases(data: Path, count: int) -> list[np.ndarray]:
+    pictures = [decode(path.read_bytes()) for path in sorted((data / "coco_val/images").iterdir())[:count]]
+    return [draw_canvas(one.rgb(), letterbox(one.size_wh, 640)) for one in pictures]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_results_do_not_depend_on_the_batch(data: Path, precision: str) -> None:
+    detector = real_detector(data, precision)
+    assert detector.class_names == ["human", "car", "carplate"]
+    images = canvases(data, 8)
+    together = detector(images)
+    assert sum(len(found.confidences) for found in together) > 10
+    for image, found in zip(images, together, strict=True):
+        (alone,) = detector([image])
+        assert len(alone.confidences) == len(found.confidences)
+        assert np.abs(alone.boxes_xyxy - found.boxes_xyxy).max(initial=0) <= 1
+        assert np.abs(alone.confidences - found.confidences).max(initial=0) <= 0.01
+        assert (alone.class_ids == found.class_ids).all()
+
+
+def test_decoding_equals_the_package(data: Path) -> None:
+    """Boxes decoded here from the same features as by YOLOv5's own head."""
+    path = data / "weights/yolov5n.pt"
+    theirs = yolo.fuse(yolo.load(str(path), path.read_bytes()))
+    detector = Detector([Weights(str(path), {})], [path.read_bytes()], (), Prediction(precision="float32"))
+    image = torch.rand(2, 3, 128, 192)
+    with torch.no_grad():
+        assert torch.allclose(detector._networks[0](image), theirs(image)[0], atol=1e-2, rtol=1e-4)
