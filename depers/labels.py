@@ -1,0 +1,190 @@
+"""The only reader and writer of YOLO text and of the dataset folder.
+
+ROOT/data.yaml                      names, and where the splits are
+ROOT/images/{train,val}/NAME.jpg
+ROOT/labels/{train,val}/NAME.txt    a line per box: class id, centre x, centre y, width, height, as fractions
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from depers import storage
+from depers.options import UserError
+
+CLASSES = ("car", "head", "face", "human", "carplate")
+"""The classes in the order of their ids."""
+SPLITS = ("train", "val")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What a picture's name in a dataset ends with, in lower case."""
+_EDGE = 1e-3  # how far a box may reach over the picture's edge: annotation tools round
+
+
+class Labels(NamedTuple):
+    """The boxes of one picture: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1."""
+
+    class_ids: NDArray[np.int64]
+    boxes_xywh: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, class_ids: Sequence[int], boxes_xywh: Sequence[Sequence[float]]) -> "Labels":
+        """Labels from plain lists, which may be empty."""
+        return cls(np.array(class_ids, np.int64), np.array(boxes_xywh, np.float64).reshape(-1, 4))
+
+
+class Dataset(NamedTuple):
+    """A dataset folder: class names in the order of their ids, and the picture folders of its splits, if any."""
+
+    root: Path
+    names: tuple[str, ...]
+    train: Path | None
+    val: Path | None
+
+
+def parse_yolo(text: str, class_count: int, source: str) -> Labels:
+    """The labels of YOLO text; blank lines are skipped, either kind of line end is read.
+
+    Raises UserError, which names `source`, the line, the value and what is allowed, for anything but five finite
+    numbers per line: a class id below `class_count`, a centre in 0…1, and a size in 0…1 that is more than 0.
+    """
+    class_ids: list[int] = []
+    boxes: list[list[float]] = []
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{source}, line {number}"
+        if len(fields) != 5:
+            raise UserError(f"{where}: must be five numbers (class, cx, cy, w, h), but got {line.strip()[:80]!r}")
+        class_id = read_number(fields[0])
+        if class_id not in range(class_count):
+            raise UserError(f"{where}: the class id must be a whole number 0…{class_count - 1}, but got {fields[0]!r}")
+        box = [read_number(field) for field in fields[1:]]
+        for name, field, value in zip(("centre x", "centre y", "width", "height"), fields[1:], box, strict=True):
+            if not 0 <= value <= 1 + _EDGE:
+                raise UserError(f"{where}: the {name} must be a number in 0…1, but got {field!r}")
+        if min(box[2:]) == 0:
+            raise UserError(f"{where}: width and height must be more than 0, but got {fields[3]} and {fields[4]}")
+        class_ids.append(int(class_id))
+        boxes.append(box)
+    return Labels.of(class_ids, boxes)
+
+
+def read_number(field: str) -> float:
+    """A number as YOLO text writes it; NaN for all else, such as `1_0`, `0,5`, and infinity."""
+    try:
+        value = math.nan if "_" in field else float(field)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
+    """YOLO text, a line per box with six decimals; with `confidences` (N,), those in four decimals as sixth field."""
+    lines = [
+        f"{class_id} " + " ".join(f"{value:.6f}" for value in box)
+        for class_id, box in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
+    ]
+    if confidences is not None:
+        lines = [f"{line} {value:.4f}" for line, value in zip(lines, confidences.tolist(), strict=True)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of a picture are: the last folder `images` becomes `labels`, the suffix `.txt`.
+
+    Raises UserError where no folder of that name is above it.
+    """
+    parts = list(image.parts)
+    above = [index for index, part in enumerate(parts[:-1]) if part == "images"]
+    if not above:
+        raise UserError(f"{image}: a dataset's pictures must be in a folder named images, or below one")
+    parts[above[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """The pictures of a split's folder, also in folders below it, in order, each with its label file.
+
+    The label file may be missing: then the picture has no boxes. Raises UserError where the folder is missing.
+    """
+    names = [PurePosixPath(entry.path) for entry in storage.list_files(str(folder))]
+    pictures = [folder / name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
+    return [(picture, label_path(picture)) for picture in pictures]
+
+
+def read_labels(path: Path, class_count: int) -> Labels:
+    """The labels in a file, none where there is no file. Raises UserError as `parse_yolo` does."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return Labels.of([], [])
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: must be YOLO text, but holds other bytes than UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from None
+    return parse_yolo(text, class_count, str(path))
+
+
+def read_dataset(path: Path | str) -> Dataset:
+    """The dataset in a folder with a data.yaml, or of a YAML file in YOLOv5's format.
+
+    A split that the file does not name, or whose value is empty, is None. Raises UserError naming what is wrong.
+    """
+    path = Path(path)
+    file = path / "data.yaml" if path.is_dir() else path
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except FileNotFoundError:
+        wanted = "a dataset folder, but it has no data.yaml" if path.is_dir() else "a dataset folder or its data.yaml"
+        raise UserError(f"{path}: must be {wanted}" + ("" if path.is_dir() else ", but nothing is there")) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must be a mapping with names, train and val, but is {type(content).__name__}")
+    given = content.get("path")
+    if given is not None and not isinstance(given, str):
+        raise UserError(f"{file}: path must be the path of a folder, but is {given!r}")
+    root = file.parent / (given or "")
+    train, val = (_read_split(file, root, content.get(split), split) for split in SPLITS)
+    return Dataset(root, _read_names(file, content), train, val)
+
+
+def _read_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise UserError(f"{file}: names must be numbered from 0 without a gap, but the numbers are {list(names)}")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{file}: names must be a list of class names, but is {names!r}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{file}: names must differ, but are {', '.join(names)}")
+    count = content.get("nc", len(names))
+    if count != len(names):
+        raise UserError(f"{file}: nc must be the number of names, {len(names)}, but is {count!r}")
+    return tuple(names)
+
+
+def _read_split(file: Path, root: Path, value: object, split: str) -> Path | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{file}: {split} must be the path of one folder, but is {value!r}")
+    folder = root / value
+    if not folder.is_dir():
+        raise UserError(f"{file}: {split} must be a folder of pictures, but {folder} is none")
+    return folder
+
+
+def write_data_yaml(root: str | Path, names: Sequence[str], splits: Sequence[str] = SPLITS) -> None:
+    """Writes ROOT/data.yaml (ROOT may be an `s3://` URI), which names the folders of those `splits` that exist."""
+    folders = {split: f"images/{split}" if split in splits else "" for split in SPLITS}
+    content = {**folders, "nc": len(names), "names": list(names)}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    storage.write_bytes(storage.join(str(root), "data.yaml"), text.encode())
