@@ -1,0 +1,100 @@
+"""Geometry of boxes: float32 (N, 4) arrays of x_min, y_min, x_max, y_max in pixels, the origin at the top left.
+
+Sizes are (width, height). A box that is turned inside out counts as empty.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.float32]
+
+_EPS = np.float32(1e-7)  # YOLOv5's: empty boxes overlap by 0 instead of 0/0
+
+
+def area(boxes: Boxes) -> NDArray[np.float32]:
+    """The area of every box in square pixels, float32 (N,)."""
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    return np.asarray(sides[:, 0] * sides[:, 1], np.float32)
+
+
+def intersection_over_union(first: Boxes, second: Boxes) -> NDArray[np.float32]:
+    """How much each of `first` (N, 4) and each of `second` (M, 4) are one, float32 (N, M) in 0…1."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    shared = sides[..., 0] * sides[..., 1]
+    return np.asarray(shared / (area(first)[:, None] + area(second)[None] - shared + _EPS), np.float32)
+
+
+def clip(boxes: Boxes, size_wh: tuple[int, int]) -> Boxes:
+    """The parts of the boxes that lie inside a picture; a box outside of it is left empty, on its edge."""
+    return np.clip(boxes, np.float32(0), np.array([*size_wh, *size_wh], np.float32))
+
+
+def grow(boxes: Boxes, margin: float, size_wh: tuple[int, int]) -> Boxes:
+    """The boxes, with `margin` times their width and height added on each side, inside a picture."""
+    added = (boxes[:, 2:] - boxes[:, :2]) * np.float32(margin)
+    return clip(np.concatenate([boxes[:, :2] - added, boxes[:, 2:] + added], axis=1), size_wh)
+
+
+def to_normalized_xywh(boxes: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float64]:
+    """Centre and size of the boxes as shares of the picture's: float64 (N, 4) cx, cy, w, h in 0…1."""
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
+    return np.concatenate([(low + high) / 2, high - low], axis=1) / [*size_wh, *size_wh]
+
+
+def from_normalized_xywh(boxes_xywh: NDArray[np.float64], size_wh: tuple[int, int]) -> Boxes:
+    """Boxes in pixels, float32 (N, 4), from cx, cy, w, h in 0…1: the inverse of `to_normalized_xywh`."""
+    scaled = np.asarray(boxes_xywh, np.float64) * [*size_wh, *size_wh]
+    half = scaled[:, 2:] / 2
+    return np.concatenate([scaled[:, :2] - half, scaled[:, :2] + half], axis=1).astype(np.float32)
+
+
+class Letterbox(NamedTuple):
+    """How a picture lies on the detector's canvas: scaled to `resized_wh`, its top left corner at `pad_xy`.
+
+    `scale` is the longer side's; rounding to whole pixels can make the shorter side's differ, which `apply` and
+    `invert` respect.
+    """
+
+    scale: float
+    pad_xy: tuple[int, int]
+    resized_wh: tuple[int, int]
+    canvas_wh: tuple[int, int]
+    size_wh: tuple[int, int]
+
+    def apply(self, boxes: Boxes) -> Boxes:
+        """Boxes in pixels of the picture as boxes in pixels of the canvas."""
+        scales = np.divide(self.resized_wh * 2, self.size_wh * 2)
+        return (boxes * scales + self.pad_xy * 2).astype(np.float32)
+
+    def invert(self, boxes: Boxes) -> Boxes:
+        """Boxes in pixels of the canvas as boxes in pixels of the picture, not clipped to it."""
+        scales = np.divide(self.size_wh * 2, self.resized_wh * 2)
+        return ((boxes - np.array(self.pad_xy * 2, np.float64)) * scales).astype(np.float32)
+
+
+def letterbox(
+    size_wh: tuple[int, int], imgsz: int, stride: int = 32, square: bool = False, half_stride_pad: bool = False
+) -> Letterbox:
+    """Where a picture goes so that its longer side is `imgsz`, small ones enlarged, as YOLOv5 does it.
+
+    The canvas is the smallest with sides that are multiples of `stride`, or `imgsz` × `imgsz` if `square`.
+    `half_stride_pad` leaves at least half a stride of border in each direction, as `yolov5 val` does.
+    Raises ValueError for a picture without pixels, or `imgsz` below 1.
+    """
+    if min(*size_wh, imgsz, stride) < 1:
+        raise ValueError(f"sizes must be at least 1, but got {size_wh}, imgsz {imgsz}, stride {stride}")
+    scale = imgsz / max(size_wh)
+    width, height = (max(1, round(side * scale)) for side in size_wh)
+    if square:
+        canvas_wh = (imgsz, imgsz)
+    else:
+        border = 0.5 if half_stride_pad else 0.0
+        canvas_wh = (math.ceil(width / stride + border) * stride, math.ceil(height / stride + border) * stride)
+    # YOLOv5 puts the odd pixel to the right and below.
+    pad_xy = (round((canvas_wh[0] - width) / 2 - 0.1), round((canvas_wh[1] - height) / 2 - 0.1))
+    return Letterbox(scale, pad_xy, (width, height), canvas_wh, size_wh)
