@@ -86,7 +86,7 @@ def run(options: Options) -> int:
     pipeline.print_failures(summary.table)
     counts = Counter(summary.table["status"].to_pylist())
     outcome = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
-    print(f"{len(summary.table)} inputs: {outcome}; {summary.rate}; manifest {manifest}; report {overview}")
+    print(f"{len(summary.table)} inputs: {outcome}; {summary.speed}; manifest {manifest}; report {overview}")
     return 3 if counts["failed"] else 0
 
 

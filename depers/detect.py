@@ -72,5 +72,5 @@ def run(options: Options) -> int:
     failed = summary.table["status"].to_pylist().count("failed")
     pipeline.print_failures(summary.table)
     boxes = sum(len(row) for row in summary.table["boxes"].to_pylist())
-    print(f"{len(summary.table)} inputs: {boxes} boxes, {failed} failed; {summary.rate}; {target}")
+    print(f"{len(summary.table)} inputs: {boxes} boxes, {failed} failed; {summary.speed}; {target}")
     return 3 if failed else 0

@@ -231,18 +231,17 @@ def read_checkpoints(weights: Sequence[Weights]) -> list[bytes]:
 
 
 class Summary(NamedTuple):
-    """What a pass did: all rows, the class names, images handled now, and seconds from the first to the last unit."""
+    """What a pass did: the rows of all inputs, the class names, and how fast it went."""
 
     table: pa.Table
     class_names: list[str]
-    handled: int
-    seconds: float
-    topology: str
+    rate: float | None
+    """Images per second of this run, from its first unit to its last, so without start-up; None if none were left."""
 
     @property
-    def rate(self) -> str:
-        """Images per second of this run, start-up left out."""
-        return f"{self.handled / self.seconds:.1f} images/s" if self.handled else "all done before"
+    def speed(self) -> str:
+        """The rate as text."""
+        return f"{self.rate:.1f} images/s" if self.rate else "all done before"
 
 
 def run(job: Job, options: PassOptions) -> Summary:
@@ -255,18 +254,17 @@ def run(job: Job, options: PassOptions) -> Summary:
     if storage.overlap(job.input, job.out):
         raise UserError(f"OUT must lie outside INPUT and INPUT outside OUT, but got {job.input} and {job.out}")
     checkpoints = read_checkpoints(job.weights)
-    # Every worker imports torch for some seconds: let all of them begin while the input is listed.
     reference = ray.put(checkpoints)
-    warm = [ray.remote(inspect).remote(job, reference) for _ in range(max(1, _cpus(options.workers)))]
+    inspection = ray.remote(inspect).remote(job, reference)  # importing torch there, while the input is listed here
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     everything = units.cut(storage.list_files(job.input))
     if not everything:
         raise UserError(f"{job.input}: must hold at least one file, but is empty")
     if any(entry.path.split("/")[0] == units.FOLDER for unit in everything for entry in unit.entries):
         raise UserError(f"{job.input}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
-    import ray.data  # 3 s, while the workers start
+    import ray.data  # some seconds, while the inspection runs
 
-    class_names, stride = ray.get(warm[0])
+    class_names, stride = ray.get(inspection)
     units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
     finished = units.recorded(job.out)
     todo = [unit for unit in everything if unit.name not in finished]
@@ -275,16 +273,15 @@ def run(job: Job, options: PassOptions) -> Summary:
     topology = _topology(options.topology, job.how.device)
     device = f"{job.how.device}, {'one actor per core' if topology == 'fused' else 'CPU tasks around GPU actors'}"
     print(f"{total + skipped} inputs, {skipped} done before; {topology} ({device})", file=sys.stderr)
-    started = time.monotonic()
+    rate = None
     if todo:
         ray.data.DataContext.get_current().enable_progress_bars = False  # they count blocks; `_follow` counts pictures
         rows = [{"unit": pickle.dumps(unit)} for unit in todo]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up
         plan = _fused if topology == "fused" else _staged
-        _follow(plan(dataset, job, reference, class_names, stride, options.workers).iter_rows(), total)
-    seconds = time.monotonic() - started
-    return Summary(units.collect(job.out, everything, job.schema), class_names, total, seconds, topology)
+        rate = _follow(plan(dataset, job, reference, class_names, stride, options.workers).iter_rows(), total)
+    return Summary(units.collect(job.out, everything, job.schema), class_names, rate)
 
 
 def print_failures(table: pa.Table, most: int = 10) -> None:
@@ -326,14 +323,18 @@ def _staged(dataset: Any, job: Job, checkpoints: Any, names: list[str], stride: 
     return detected.map(FinishStage(job, names).__call__, num_cpus=0.5)
 
 
-def _follow(rows: Iterable[Row], total: int) -> None:
-    """A progress bar over the images, with what became of them."""
+def _follow(rows: Iterable[Row], total: int) -> float:
+    """A progress bar over the images, with what became of them. Gives images per second after the first unit."""
     from tqdm import tqdm
 
     counts: dict[str, int] = {}
+    started, first = time.monotonic(), 0
     with tqdm(total=total, unit="image", smoothing=0.1, file=sys.stderr, mininterval=0.5) as bar:
         for row in rows:
             for status in row["statuses"]:
                 counts[status] = counts.get(status, 0) + 1
             bar.set_postfix(counts, refresh=False)
             bar.update(len(row["statuses"]))
+            if not first and len(row["statuses"]) < total:
+                started, first = time.monotonic(), len(row["statuses"])
+    return (total - first) / max(time.monotonic() - started, 1e-9)

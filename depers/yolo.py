@@ -33,10 +33,9 @@ from depers.options import UserError
 MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
 _MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
 
-_NOT_NEEDED = frozenset(
-    ("IPython", "huggingface_hub", "matplotlib", "pandas", "pkg_resources", "requests", "seaborn", "thop")
-    + ("torchvision", "ultralytics")
-)
+_PLOTS_AND_TABLES = ("matplotlib", "pandas", "seaborn", "IPython")
+_NETWORK_AND_REST = ("huggingface_hub", "pkg_resources", "requests", "thop", "torchvision", "ultralytics")
+_NOT_NEEDED = frozenset((*_PLOTS_AND_TABLES, *_NETWORK_AND_REST))
 
 
 class _StandIn(ModuleType):

@@ -1,0 +1,132 @@
+"""End-to-end speed on 1080p street JPEGs against `yolov5 detect` and `deface`, and the share of pure inference.
+
+    python bench/speed.py --weights yolov5n.pt [--deface PATH_OF_THE_COMMAND] [--images 160] [--repeats 3]
+
+Every tool writes its pictures. Start-up is left out of all alike: each is timed on few and on many images, and the rate
+is the difference. Rounds alternate between the tools, medians are compared, so that a noisy machine hits all of them.
+`deface` (an environment of its own: `pip install deface onnxruntime`) is left out where its command is not given.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from depers.streets import draw_scene
+
+FEW = 32
+PURE = """
+import sys, time, torch
+from pathlib import Path
+from depers.detector import Detector
+from depers.prediction import Prediction, Weights
+torch.set_num_threads(1)
+path = sys.argv[1]
+detector = Detector([Weights(path, {})], [Path(path).read_bytes()], (), Prediction())
+network = detector._networks[0]
+images = torch.rand(8, 3, 384, 640)
+with torch.inference_mode():
+    for _ in range(2):
+        network(images)
+    started, count = time.monotonic(), 0
+    while time.monotonic() - started < 8:
+        network(images)
+        count += 8
+print(count / (time.monotonic() - started), network.dtype)
+"""
+
+
+def draw(folder: Path, count: int) -> None:
+    """`count` street scenes of 1920×1080, quality 90; 16 of them drawn, the others the same or mirrored."""
+    folder.mkdir(parents=True)
+    scenes = [draw_scene(index, 1, (1920, 1080)).image for index in range(min(16, count))]
+    for index in range(count):
+        scene = scenes[index % len(scenes)]
+        mirrored = np.ascontiguousarray(scene[:, ::-1] if (index // len(scenes)) % 2 else scene)
+        (folder / f"{index:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(mirrored, 90, "RGB", "420"))
+
+
+def timed(command: list[str], log: Path) -> float:
+    """Seconds of wall time that the command takes; raises where it fails."""
+    environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false"}
+    started = time.monotonic()
+    with log.open("wb") as output:
+        subprocess.run(command, check=True, stdout=output, stderr=output, env=environment)
+    return time.monotonic() - started
+
+
+def commands(weights: Path, deface: str | None, work: Path) -> dict[str, list[str]]:
+    """The tools' command lines, `IN` and `OUT` to be filled in."""
+    own = Path(sys.executable).parent
+    found = {
+        "depers": [str(own / "depers"), "anonymize", "IN", "OUT", "--weights", str(weights)],
+        "yolov5 detect": [str(own / "yolov5"), "detect", "--weights", str(weights), "--source", "IN"]
+        + ["--imgsz", "640", "--project", str(work), "--name", "OUT"],
+    }
+    if deface:
+        found["deface"] = [deface, "IN"]  # a folder; each result beside its input
+    return found
+
+
+def pure_rate(weights: Path) -> tuple[float, str]:
+    """Images per second of the bare network, one process per core as in the job; and its arithmetic."""
+    cores = os.cpu_count() or 1
+    command = [sys.executable, "-c", PURE, str(weights)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
+    outputs = [process.communicate()[0].split() for process in running]
+    return sum(float(output[0]) for output in outputs), outputs[0][1]
+
+
+def main() -> None:
+    """Runs the rounds and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--deface")
+    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="depers-speed-"))
+    draw(work / "few", FEW)
+    draw(work / "many", arguments.images)
+    tools = commands(arguments.weights.resolve(), arguments.deface, work)
+    rates: dict[str, list[float]] = {name: [] for name in tools}
+    pure = []
+    for _ in range(arguments.repeats):
+        for name, command in tools.items():
+            seconds = {}
+            for size in ("few", "many"):
+                out = work / "out"
+                places = {"IN": str(work / size), "OUT": str(out) if name == "depers" else "OUT"}
+                filled = [places.get(part, part) for part in command]
+                seconds[size] = timed(filled, work / "log")
+                for leftover in (out, work / "OUT"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                for leftover in (work / size).glob("*_anonymized.jpg"):
+                    leftover.unlink()
+            rates[name].append((arguments.images - FEW) / (seconds["many"] - seconds["few"]))
+            print(
+                f"{name}: {seconds['few']:.1f} s, {seconds['many']:.1f} s, {rates[name][-1]:.1f} images/s", flush=True
+            )
+        pure.append(pure_rate(arguments.weights))
+        print(f"pure inference: {pure[-1][0]:.1f} images/s in {pure[-1][1]}", flush=True)
+    print(f"load {os.getloadavg()[0]:.1f}; medians of {arguments.repeats}:")
+    own = statistics.median(rates["depers"])
+    for name, values in rates.items():
+        print(
+            f"{name:<16}{statistics.median(values):>8.1f} images/s   depers is {own / statistics.median(values):.2f} ×"
+        )
+    bare = statistics.median(rate for rate, _ in pure)
+    print(f"{'pure inference':<16}{bare:>8.1f} images/s   depers reaches {own / bare:.0%}")
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
