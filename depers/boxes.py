@@ -83,18 +83,23 @@ def letterbox(
     """Where a picture goes so that its longer side is `imgsz`, small ones enlarged, as YOLOv5 does it.
 
     The canvas is the smallest with sides that are multiples of `stride`, or `imgsz` × `imgsz` if `square`.
-    `half_stride_pad` leaves at least half a stride of border in each direction, as `yolov5 val` does.
+    `half_stride_pad` makes it that of `yolov5 val`: half a stride of border in each direction before the sides are
+    rounded, and the picture's own sides rounded up; without it, it is that of `yolov5 detect`.
     Raises ValueError for a picture without pixels, or `imgsz` below 1.
     """
     if min(*size_wh, imgsz, stride) < 1:
         raise ValueError(f"sizes must be at least 1, but got {size_wh}, imgsz {imgsz}, stride {stride}")
-    scale = imgsz / max(size_wh)
-    width, height = (max(1, round(side * scale)) for side in size_wh)
+    longer = max(size_wh)
+    scale = imgsz / longer
+    rounded = math.ceil if half_stride_pad else round
+    width, height = (min(imgsz, max(1, rounded(side * scale))) for side in size_wh)
     if square:
         canvas_wh = (imgsz, imgsz)
+    elif half_stride_pad:
+        wide, high = (math.ceil(side / longer * imgsz / stride + 0.5) * stride for side in size_wh)
+        canvas_wh = (wide, high)
     else:
-        border = 0.5 if half_stride_pad else 0.0
-        canvas_wh = (math.ceil(width / stride + border) * stride, math.ceil(height / stride + border) * stride)
+        canvas_wh = (math.ceil(width / stride) * stride, math.ceil(height / stride) * stride)
     # YOLOv5 puts the odd pixel to the right and below.
     pad_xy = (round((canvas_wh[0] - width) / 2 - 0.1), round((canvas_wh[1] - height) / 2 - 0.1))
     return Letterbox(scale, pad_xy, (width, height), canvas_wh, size_wh)

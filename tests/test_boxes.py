@@ -1,11 +1,14 @@
 """Geometry: tables of known answers, and properties of all boxes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from depers import boxes
 from depers.boxes import Boxes, letterbox
@@ -136,9 +139,11 @@ def test_normalized_round_trip(data: st.DataObject, size_wh: tuple[int, int]) ->
         ((320, 240), {}, (640, 480), (0, 0), (640, 480)),  # enlarged
         ((500, 333), {}, (640, 426), (0, 11), (640, 448)),  # 22 rows of border
         ((640, 425), {}, (640, 425), (0, 11), (640, 448)),  # the odd pixel lies below
+        ((425, 640), {}, (425, 640), (11, 0), (448, 640)),  # or to the right
         ((1920, 1080), {"square": True}, (640, 360), (0, 140), (640, 640)),
         ((1920, 1080), {"half_stride_pad": True}, (640, 360), (16, 12), (672, 384)),
         ((640, 480), {"half_stride_pad": True}, (640, 480), (16, 16), (672, 512)),
+        ((500, 333), {"half_stride_pad": True}, (640, 427), (16, 10), (672, 448)),  # rounded up
         ((1920, 1080), {"stride": 64}, (640, 360), (0, 12), (640, 384)),
         ((9000, 3), {}, (640, 1), (0, 15), (640, 32)),
     ],
@@ -168,6 +173,20 @@ def test_letterbox_is_yolov5s(size_wh: tuple[int, int], imgsz: int, square: bool
     frame = letterbox(size_wh, imgsz, square=square)
     assert frame.canvas_wh == canvas.shape[1::-1]
     rows, columns = (np.flatnonzero(canvas[..., 0].any(axis)) for axis in (1, 0))
+    assert (columns[0], rows[0]) == frame.pad_xy
+    assert (len(columns), len(rows)) == frame.resized_wh
+
+
+@pytest.mark.parametrize("size_wh", [(100, 75), (61, 100), (97, 33), (131, 130), (64, 64), (77, 300)])
+def test_letterbox_with_half_a_stride_is_yolov5_vals(size_wh: tuple[int, int], tmp_path: Path) -> None:
+    loaders = pytest.importorskip("yolov5.utils.dataloaders")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", size_wh, "white").save(tmp_path / "images" / "one.png")
+    loaded = loaders.LoadImagesAndLabels(str(tmp_path / "images"), 320, batch_size=1, rect=True, pad=0.5, stride=32)
+    canvas = loaded[0][0].numpy()[0]
+    frame = letterbox(size_wh, 320, half_stride_pad=True)
+    assert frame.canvas_wh == canvas.shape[::-1]
+    rows, columns = (np.flatnonzero((canvas > 200).any(axis)) for axis in (1, 0))
     assert (columns[0], rows[0]) == frame.pad_xy
     assert (len(columns), len(rows)) == frame.resized_wh
 
