@@ -144,6 +144,7 @@ def test_normalized_round_trip(data: st.DataObject, size_wh: tuple[int, int]) ->
         ((1920, 1080), {"half_stride_pad": True}, (640, 360), (16, 12), (672, 384)),
         ((640, 480), {"half_stride_pad": True}, (640, 480), (16, 16), (672, 512)),
         ((500, 333), {"half_stride_pad": True}, (640, 427), (16, 10), (672, 448)),  # rounded up
+        ((640, 434), {"half_stride_pad": True}, (640, 434), (16, 23), (672, 480)),  # 14 rows of border are too few
         ((1920, 1080), {"stride": 64}, (640, 360), (0, 12), (640, 384)),
         ((9000, 3), {}, (640, 1), (0, 15), (640, 32)),
     ],
