@@ -26,12 +26,12 @@ from depers.street_canvas import Camera, Canvas
 from depers.street_cars import BODY, PLATE, Car, draw_car
 from depers.street_people import FACE, HEAD, Person, draw_person
 
-SIZES_WH = ((960, 540), (800, 600), (640, 640), (854, 480), (600, 800), (720, 540), (1024, 576))
+SIZES_WH = ((720, 405), (640, 480), (512, 512), (640, 360), (480, 640), (576, 432), (800, 450))
 """The sizes of pictures to choose from, in pixels."""
 
 _STAGE = 1  # this module's branch of the seed tree
 _PARTS = 4  # numbers that one thing takes in the owner map: body, head, face, plate
-_MIN_SIDE = {"car": 10, "head": 6, "face": 6, "human": 10, "carplate": 5}  # px; of what is seen
+_MIN_SIDE = {"car": 14, "head": 12, "face": 12, "human": 20, "carplate": 6}  # px; of what is seen
 _MIN_SEEN = {"car": 0.3, "head": 0.4, "face": 0.5, "human": 0.3, "carplate": 0.6}  # of what would be seen alone
 
 
@@ -51,7 +51,7 @@ def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) ->
     portrait = height > width
     camera = Camera(
         (width, height),
-        focal=max(width, height) * rng.uniform(0.75, 1.5),
+        focal=max(width, height) * rng.uniform(0.8, 1.6),
         horizon=height * (rng.uniform(0.22, 0.42) if portrait else rng.uniform(0.2, 0.48)),
         height=rng.uniform(1.5, 2.2) if rng.random() < 0.5 else rng.uniform(2.2, 4.5),
     )
@@ -133,7 +133,7 @@ def _furnish(
 
     for _ in range(int(rng.integers(1, 8))):
         heading = rng.normal(0, 0.06) + (np.pi if rng.random() < 0.6 else 0)
-        z = max(nearest, 4.5) + 2 + rng.gamma(1.6, 5.5)
+        z = max(nearest, 4.5) + 2 + rng.gamma(1.5, 4.0)
         if depth is None:
             lane = rng.choice([-2.0, 2.0, -3.2, 3.2])
             x = lane + rng.normal(0, 0.2)
@@ -151,7 +151,7 @@ def _furnish(
     people = int(rng.integers(1, 8)) if rng.random() < 0.65 else int(rng.integers(8, 20))
     group: tuple[float, float] | None = None
     for _ in range(people):
-        z = nearest + rng.gamma(1.5, 3.2)
+        z = nearest + rng.gamma(1.4, 1.9)
         if z > far:
             continue
         x = rng.uniform(-wide, wide) * z
