@@ -1,0 +1,182 @@
+"""YOLO text and the dataset folder: round trips, tables of what is refused, and real label files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers import labels, storage
+from depers.labels import CLASSES, Dataset, Labels, format_yolo, label_path, pairs, parse_yolo, read_dataset
+from depers.options import UserError
+
+fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
+side = st.integers(1, 10**6).map(lambda millionths: millionths / 1e6)
+lines = st.lists(st.tuples(st.integers(0, 4), fraction, fraction, side, side), max_size=20)
+
+
+@given(lines, st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"]))
+def test_what_is_written_is_read(rows: list[tuple[int, float, float, float, float]], end: str, mark: str) -> None:
+    given_labels = Labels.of([row[0] for row in rows], [row[1:] for row in rows])
+    read = parse_yolo(mark + format_yolo(given_labels).replace("\n", end), len(CLASSES), "it")
+    np.testing.assert_array_equal(read.class_ids, given_labels.class_ids)
+    np.testing.assert_allclose(read.boxes_xywh, given_labels.boxes_xywh, rtol=0, atol=1e-12)
+    assert (read.class_ids.dtype, read.boxes_xywh.dtype) == (np.int64, np.float64)
+    assert read.boxes_xywh.shape == (len(rows), 4)
+
+
+def test_format_yolo() -> None:
+    two = Labels.of([3, 0], [[0.5, 0.25, 0.125, 1], [0, 1 / 3, 2e-6, 0.1]])
+    assert format_yolo(two) == "3 0.500000 0.250000 0.125000 1.000000\n0 0.000000 0.333333 0.000002 0.100000\n"
+    text = format_yolo(two, np.array([0.98766, 1], np.float32))
+    assert [line.split()[5] for line in text.splitlines()] == ["0.9877", "1.0000"]
+    assert format_yolo(Labels.of([], [])) == ""
+    with pytest.raises(ValueError):
+        format_yolo(two, np.array([0.5], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", r"must be five numbers .* got '0 0.5 0.5 0.1'"),
+        ("0 0.5 0.5 0.1 0.1 0.9", r"must be five numbers"),
+        ("5 0.5 0.5 0.1 0.1", r"class id must be a whole number 0…4, but got '5'"),
+        ("-1 0.5 0.5 0.1 0.1", r"class id .* got '-1'"),
+        ("0.5 0.5 0.5 0.1 0.1", r"class id .* got '0.5'"),
+        ("car 0.5 0.5 0.1 0.1", r"class id .* got 'car'"),
+        ("nan 0.5 0.5 0.1 0.1", r"class id .* got 'nan'"),
+        ("0 nan 0.5 0.1 0.1", r"centre x must be a number in 0…1, but got 'nan'"),
+        ("0 0.5 1.5 0.1 0.1", r"centre y .* got '1.5'"),
+        ("0 -0.1 0.5 0.1 0.1", r"centre x .* got '-0.1'"),
+        ("0 0.5 0.5 640 0.1", r"width .* got '640'"),
+        ("0 0.5 0.5 0.1 inf", r"height .* got 'inf'"),
+        ("0 0,5 0.5 0.1 0.1", r"centre x .* got '0,5'"),
+        ("0 0.5 0.5 0.1 1_0", r"height .* got '1_0'"),
+        ("0 0.5 0.5 0 0.1", r"width and height must be more than 0, but got 0 and 0.1"),
+    ],
+)
+def test_parse_yolo_refuses(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"labels/a.txt, line 3: .*{message}"):
+        parse_yolo(f"0 0.5 0.5 0.1 0.1\n\n{line}\n", 5, "labels/a.txt")
+
+
+@given(st.text(max_size=60) | st.text("01.-e naif\n", max_size=60))
+def test_parse_yolo_reads_or_refuses_whatever_the_text(text: str) -> None:
+    try:
+        read = parse_yolo(text, 2, "it")
+    except UserError as error:
+        assert str(error).startswith("it, line ")
+    else:
+        assert set(read.class_ids.tolist()) <= {0, 1}
+        assert (read.boxes_xywh >= 0).all() and (read.boxes_xywh[:, 2:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("d/images/train/a.jpg", "d/labels/train/a.txt"),
+        ("d/images/val/deep/a.b_c d.jpeg", "d/labels/val/deep/a.b_c d.txt"),
+        ("images/x/images/a.png", "images/x/labels/a.txt"),
+        ("/images/a.jpg", "/labels/a.txt"),
+    ],
+)
+def test_label_path(image: str, expected: str) -> None:
+    assert label_path(Path(image)) == Path(expected)
+
+
+@pytest.mark.parametrize("image", ["pictures/a.jpg", "images", "d/images.jpg"])
+def test_label_path_needs_a_folder_named_images(image: str) -> None:
+    with pytest.raises(UserError, match="folder named images"):
+        label_path(Path(image))
+
+
+def make_dataset(root: Path, names: tuple[str, ...] = CLASSES) -> Path:
+    for split in labels.SPLITS:
+        (root / "images" / split).mkdir(parents=True)
+    labels.write_data_yaml(root, names)
+    return root
+
+
+@pytest.mark.parametrize("names", [CLASSES, ("yes", "null", "1", "é: #x")])
+def test_data_yaml_is_read_as_written(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = make_dataset(tmp_path / "set", names)
+    expected = Dataset(root, names, root / "images" / "train", root / "images" / "val")
+    assert read_dataset(root) == read_dataset(str(root / "data.yaml")) == expected
+
+
+def test_data_yaml_without_a_split(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path)
+    labels.write_data_yaml(str(root), CLASSES, ["train"])
+    assert read_dataset(root)[2:] == (root / "images" / "train", None)
+
+
+def test_data_yaml_on_s3(s3_bucket: str) -> None:
+    labels.write_data_yaml(f"{s3_bucket}/set", CLASSES)
+    assert yaml.safe_load(storage.read_bytes(f"{s3_bucket}/set/data.yaml"))["names"] == list(CLASSES)
+
+
+def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
+    (tmp_path / "sub" / "images").mkdir(parents=True)
+    file = tmp_path / "x.yaml"
+    file.write_text("path: sub\ntrain: images\nval: \nnames: {1: b, 0: a}\n")
+    assert read_dataset(file) == Dataset(tmp_path / "sub", ("a", "b"), tmp_path / "sub" / "images", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [a", r"data.yaml: must be YAML, but"),
+        ("- a", r"must be a mapping .* is list"),
+        ("", r"must be a mapping .* is NoneType"),
+        ("nc: 1", r"names must be a list of class names, but is None"),
+        ("names: []", r"names must be a list .* is \[\]"),
+        ("names: [a, 3]", r"names must be a list .* 3"),
+        ("names: [a, a]", r"names must differ, but are a, a"),
+        ("names: {0: a, 2: b}", r"names must be numbered from 0 .* \[0, 2\]"),
+        ("names: [a]\nnc: 2", r"nc must be the number of names, 1, but is 2"),
+        ("names: [a]\ntrain: nowhere", r"train must be a folder of pictures, but .*nowhere is none"),
+        ("names: [a]\nval: [x, y]", r"val must be the path of one folder, but is \['x', 'y'\]"),
+        ("names: [a]\npath: 3", r"path must be the path of a folder, but is 3"),
+    ],
+)
+def test_read_dataset_refuses(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_dataset(tmp_path)
+
+
+def test_read_dataset_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no data.yaml"):
+        read_dataset(tmp_path)
+    with pytest.raises(UserError, match=r"nowhere: must be a dataset folder or its data.yaml, but nothing is there"):
+        read_dataset(tmp_path / "nowhere")
+
+
+def test_pairs_and_read_labels(tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path) / "images" / "train"
+    for name in ("b.JPG", "a.1.png", "deep/c.jpg", "notes.md"):
+        storage.write_bytes(str(folder / name), b"")
+    texts = tmp_path / "labels" / "train"
+    storage.write_bytes(str(texts / "a.1.txt"), b"1 0.5 0.5 0.1 0.1\r\n")
+    storage.write_bytes(str(texts / "b.txt"), b"\xff\xfe")
+    found = pairs(folder)
+    assert found == [
+        (folder / "a.1.png", texts / "a.1.txt"),
+        (folder / "b.JPG", texts / "b.txt"),
+        (folder / "deep/c.jpg", texts / "deep/c.txt"),
+    ]
+    assert labels.read_labels(found[0][1], 5).class_ids.tolist() == [1]
+    assert labels.read_labels(found[2][1], 5).boxes_xywh.shape == (0, 4)
+    with pytest.raises(UserError, match=r"b.txt: must be YOLO text, but holds other bytes"):
+        labels.read_labels(found[1][1], 5)
+    with pytest.raises(UserError, match=r"a.1.txt, line 1: .* 0…0"):
+        labels.read_labels(found[0][1], 1)
+
+
+def test_real_labels_are_read(data: Path) -> None:
+    read = [labels.read_labels(text, 80) for _, text in pairs(data / "coco_val" / "images")]
+    assert len(read) == 64
+    assert sum(len(each.class_ids) for each in read) > 100
+    assert all((each.boxes_xywh[:, 2:] > 0).all() for each in read)
