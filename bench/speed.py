@@ -17,10 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import simplejpeg
-
-from depers.streets import draw_scene
+from job import draw
 
 FEW = 32
 PURE = """
@@ -42,16 +39,6 @@ with torch.inference_mode():
         count += 8
 print(count / (time.monotonic() - started), network.dtype)
 """
-
-
-def draw(folder: Path, count: int) -> None:
-    """`count` street scenes of 1920×1080, quality 90; 16 of them drawn, the others the same or mirrored."""
-    folder.mkdir(parents=True)
-    scenes = [draw_scene(index, 1, (1920, 1080)).image for index in range(min(16, count))]
-    for index in range(count):
-        scene = scenes[index % len(scenes)]
-        mirrored = np.ascontiguousarray(scene[:, ::-1] if (index // len(scenes)) % 2 else scene)
-        (folder / f"{index:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(mirrored, 90, "RGB", "420"))
 
 
 def timed(command: list[str], log: Path) -> float:
