@@ -48,7 +48,7 @@ class Options:
     group_by: str | None = option(
         None, "images share a split where this regular expression finds the same in their names", metavar="REGEX"
     )
-    strict: bool = option(False, "exit with code 3 if anything was wrong with labels, not only with images")
+    strict: bool = option(False, "no data.yaml, and exit code 3, if anything was wrong, with labels too")
 
     def __post_init__(self) -> None:
         for name in self.classes:
@@ -231,6 +231,7 @@ def run(options: Options) -> int:
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     bound = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # chunks in flight: enough to keep all busy
     waiting, running = iter(chunks), {}
+    storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
     with tqdm(total=len(tasks), unit="image", file=sys.stderr, mininterval=0.5) as bar:
         for chunk in itertools.islice(waiting, bound):
             running[remote.remote(raw, out, chunk)] = len(chunk)
@@ -246,6 +247,9 @@ def run(options: Options) -> int:
     unusable = [problem for problem in total.problems if problem.kind == UNUSABLE]
     if len(unusable) == len(tasks):
         raise UserError(f"{raw}: no image can be decoded, such as {unusable[0].path}: {unusable[0].found}")
-    write_data_yaml(out, options.classes, [name for name in SPLITS if total.images[name]])
     print(summarize(total, options), flush=True)
-    return 3 if unusable or (options.strict and total.problems) else 0
+    if options.strict and total.problems:
+        print("--strict: the dataset is left without data.yaml", flush=True)
+        return 3
+    write_data_yaml(out, options.classes, [name for name in SPLITS if total.images[name]])
+    return 3 if unusable else 0

@@ -239,8 +239,10 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
     assert text.endswith(f"4 problems: {out}/problems.parquet\n")
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    assert run(Options(str(raw), str(out), val_fraction=0.25, strict=True)) == 3
+    assert run(Options(str(raw), str(out), val_fraction=0.25)) == 0
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+    assert run(Options(str(raw), str(out), val_fraction=0.25, strict=True)) == 3
+    assert not (out / "data.yaml").exists()
     with pytest.raises(UserError, match="hold the same dataset"):
         run(Options(str(raw), str(out), val_fraction=0.25, seed=1))
 
