@@ -43,9 +43,8 @@ def main() -> None:
         firsts.append(run.first_output)
         print(f"first output after {run.first_output:.1f} s, all 20 after {run.seconds:.1f} s", flush=True)
         shutil.rmtree(work / "out")
-    print(
-        f"load {os.getloadavg()[0]:.1f}; median to the first output {statistics.median(firsts):.1f} s; the parts, alone:"
-    )
+    median = statistics.median(firsts)
+    print(f"load {os.getloadavg()[0]:.1f}; median to the first output {median:.1f} s; the parts, alone:")
     for name, code in PARTS.items():
         started = time.monotonic()
         subprocess.run(
