@@ -53,7 +53,7 @@ def test_format_yolo() -> None:
         ("0 0.5 0.5 640 0.1", r"width .* got '640'"),
         ("0 0.5 0.5 0.1 inf", r"height .* got 'inf'"),
         ("0 0,5 0.5 0.1 0.1", r"centre x .* got '0,5'"),
-        ("0 0.5 0.5 0.1 1_0", r"height .* got '1_0'"),
+        ("0 0.5 0.5 0.1 0.1_0", r"height .* got '0.1_0'"),
         ("0 0.5 0.5 0 0.1", r"width and height must be more than 0, but got 0 and 0.1"),
     ],
 )
