@@ -31,7 +31,7 @@ SIZES_WH = ((720, 405), (640, 480), (512, 512), (640, 360), (480, 640), (576, 43
 
 _STAGE = 1  # this module's branch of the seed tree
 _PARTS = 4  # numbers that one thing takes in the owner map: body, head, face, plate
-_MIN_SIDE = {"car": 14, "head": 12, "face": 12, "human": 20, "carplate": 6}  # px; of what is seen
+_MIN_SIDE = {"car": 14, "head": 12, "face": 12, "human": 20, "carplate": 7}  # px; of what is seen
 _MIN_SEEN = {"car": 0.3, "head": 0.4, "face": 0.5, "human": 0.3, "carplate": 0.6}  # of what would be seen alone
 
 
@@ -89,14 +89,14 @@ def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) ->
     return Scene(canvas.develop(rng), class_ids, boxes)
 
 
-def write_raw(out: Path, count: int, seed: int) -> None:
-    """Writes `count` scenes in the competition's raw layout.
+def write_raw(out: Path, count: int, seed: int, first: int = 0) -> None:
+    """Writes `count` scenes, from number `first` on, in the competition's raw layout.
 
     `out/images/NAME.jpg` and, per image and class, `out/labels/NAME_CLASS..txt` in YOLO text with the class id 0.
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "labels").mkdir(parents=True, exist_ok=True)
-    for index in range(count):
+    for index in range(first, first + count):
         scene = draw_scene(index, seed)
         write_scene(out, f"street-{seed}-{index:05d}", scene)
 

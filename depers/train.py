@@ -123,8 +123,9 @@ def run(options: Options) -> int:
     counts = " and ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     where = f"{options.workers} worker(s) on {'GPU' if use_gpu else 'CPU'}"
     print(f"{options.model} at {options.imgsz} px on {counts} pictures, {where}", flush=True)
-    with _Follower(out, options.epochs):
-        trainer.fit()
+    if len(_rows(out)) < options.epochs:
+        with _Follower(out, options.epochs):
+            trainer.fit()
     rows = _rows(out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
     print(

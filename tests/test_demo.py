@@ -1,0 +1,39 @@
+"""The demo, on a handful of scenes: every step, its report, and what the report says."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from depers.demo import Options, run
+from depers.options import UserError
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"out": "s3://bucket/demo"}, "OUT must be a local folder"),
+        ({"scenes": 3}, "--scenes must be at least 10, but got 3"),
+        ({"epochs": 0}, "--epochs must be at least 1, but got 0"),
+        ({"imgsz": 100}, "--imgsz must be a multiple of 32, but got 100"),
+    ],
+)
+def test_wrong_options_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Options(**({"out": "x"} | values))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_demo_runs_all_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(Options(str(tmp_path), scenes=18, unseen=4, imgsz=96, epochs=1)) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == str(tmp_path / "report.html")
+    assert [f"[{number}/5]" in printed for number in range(1, 6)] == [True] * 5
+    assert len(list((tmp_path / "anonymized").glob("*.jpg"))) == 4
+    page = (tmp_path / "report.html").read_text()
+    for word in ("Evaluation on unseen scenes", "mAP@.5", "pictures", "train YOLOv5n from scratch"):
+        assert word in page
+    if "before" in page:
+        assert "data:image/jpeg;base64," in page
+    if (tmp_path / "before-after.jpg").exists():
+        assert cv2.imread(str(tmp_path / "before-after.jpg")) is not None
