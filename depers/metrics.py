@@ -4,8 +4,10 @@ The same input gives the same figures as `yolov5 val`: interpolation at 101 poin
 recall at the confidence where the mean F1 of the classes, smoothed, is best.
 """
 
+import csv
+import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +75,27 @@ class Metrics(NamedTuple):
             named = ", ".join(f"{name} ({count})" for name, count in self.undetectable)
             lines.append(f"not detectable with these weights, so left out of the mean: {named}")
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for JSON: the mean and each class, and how many labels the weights do not know."""
+        rows = {
+            row.name: {name: value for name, value in row._asdict().items() if name != "name"} for row in self.classes
+        }
+        return {
+            "best_f1_confidence": self.confidence,
+            "all": {name: value for name, value in self.mean._asdict().items() if name != "name"},
+            "classes": rows,
+            "not_detectable": dict(self.undetectable),
+        }
+
+    def csv(self) -> str:
+        """The table as CSV; classes that the weights do not know have labels but no figures."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["class", *Row._fields[1:]])
+        writer.writerows([self.mean, *self.classes])
+        writer.writerows([name, self.mean.images, labels, "", "", "", ""] for name, labels in self.undetectable)
+        return text.getvalue()
 
 
 def match(

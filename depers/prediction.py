@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from depers.options import UserError
 
-
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
