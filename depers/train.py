@@ -7,7 +7,7 @@ checkpoints) and OUT/results.csv. The same command after an interruption goes on
 import json
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,10 @@ def run(options: Options) -> int:
     from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    shown_out, options = options.out, absolute(options)
     names, splits = read_splits(options.dataset)
     storage.check(options.out, "OUT")
-    out = options.out if storage.is_s3(options.out) else str(Path(options.out).resolve())
-    _same_run(options, out)
+    _same_run(options)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     if options.device == "gpu" and gpus < options.workers:
         raise UserError(f"--device gpu needs a GPU for each of {options.workers} workers, but the cluster has {gpus}")
@@ -105,7 +105,7 @@ def run(options: Options) -> int:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     each = max(1, min(cpus // options.workers, largest))
-    config = {"options": asdict(options) | {"out": out}, "names": names, "splits": splits, "threads": each}
+    config = {"options": asdict(options), "names": names, "splits": splits, "threads": each}
 
     trainer = TorchTrainer(
         _work,
@@ -116,21 +116,21 @@ def run(options: Options) -> int:
         ),
         run_config=ray_train.RunConfig(
             name="state",
-            storage_path=storage.join(out, "run"),
+            storage_path=storage.join(options.out, "run"),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
         ),
     )
     counts = " and ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     where = f"{options.workers} worker(s) on {'GPU' if use_gpu else 'CPU'}"
     print(f"{options.model} at {options.imgsz} px on {counts} pictures, {where}", flush=True)
-    if len(_rows(out)) < options.epochs:
-        with _Follower(out, options.epochs):
+    if len(_rows(options.out)) < options.epochs:
+        with _Follower(options.out, options.epochs):
             trainer.fit()
-    rows = _rows(out)
+    rows = _rows(options.out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
     print(
         f"best epoch {best['epoch']:.0f} of {options.epochs}: mAP@.5 {best['map50']:.3f},"
-        f" mAP@.5:.95 {best['map50_95']:.3f}; {storage.join(options.out, 'weights', 'best.pt')}",
+        f" mAP@.5:.95 {best['map50_95']:.3f}; {storage.join(shown_out, 'weights', 'best.pt')}",
         flush=True,
     )
     return 0
@@ -163,10 +163,19 @@ def _work(config: dict[str, Any]) -> None:
     train(Options(**config["options"]), config["names"], config["splits"], place, state, report)
 
 
-def _same_run(options: Options, out: str) -> None:
+def absolute(options: Options) -> Options:
+    """The options with absolute paths: Ray Train's workers run in a folder of their own."""
+    paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
+    # These two may be a name as well; a file comes second, as where they are read.
+    paths |= {name: value for name in ("model", "hyperparameters") if Path(value := getattr(options, name)).is_file()}
+    local = {name: str(Path(path).resolve()) for name, path in paths.items() if path and not storage.is_s3(path)}
+    return replace(options, **local)  # type: ignore[arg-type]
+
+
+def _same_run(options: Options) -> None:
     """Notes the options of a new run in OUT; refuses to continue a run that had others."""
     wanted = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
-    note = storage.join(out, "options.json")
+    note = storage.join(options.out, "options.json")
     if storage.exists(note):
         before = json.loads(storage.read_bytes(note))
         for name, value in wanted.items():
