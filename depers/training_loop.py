@@ -93,6 +93,8 @@ def train(
     optimizer = parts.smart_optimizer(
         model, options.optimizer, options.learning_rate, strength["momentum"], strength["weight_decay"]
     )
+    for group in optimizer.param_groups:
+        group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
 
     # An average over the last twentieth of the run, but never more than YOLOv5's own.
     steps_per_epoch = len(training_data.plan_batches(canvases, options.batch_size, None))
