@@ -1,0 +1,68 @@
+"""Units of work: every input in exactly one, names that depend on content alone, and an honest account."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers import storage, units
+from depers.options import UserError
+from depers.storage import Entry
+
+SCHEMA = pa.schema([("path", pa.string())])
+LISTINGS = st.lists(st.builds(Entry, st.text(min_size=1), st.integers(0, 9), st.text()), unique_by=lambda e: e.path)
+
+
+@given(LISTINGS, st.randoms())
+def test_units_hold_every_input_once_whatever_the_order(entries: list[Entry], random: object) -> None:
+    cut = units.cut(entries)
+    assert [entry for unit in cut for entry in unit.entries] == sorted(entries)
+    random.shuffle(entries)  # type: ignore[attr-defined]
+    assert units.cut(entries) == cut
+    assert len({unit.name for unit in cut}) == len(cut)
+
+
+@pytest.mark.parametrize(("count", "largest"), [(0, 0), (1, 1), (20, 4), (640, 10), (10_000, 32)])
+def test_unit_sizes(count: int, largest: int) -> None:
+    cut = units.cut([Entry(f"{number:06}.jpg", 1, "") for number in range(count)])
+    assert max((len(unit.entries) for unit in cut), default=0) == largest
+
+
+@pytest.mark.parametrize("changed", [Entry("b.jpg", 1, "e"), Entry("a.jpg", 2, "e"), Entry("a.jpg", 1, "f")])
+def test_a_changed_input_is_another_unit(changed: Entry) -> None:
+    assert units.cut([Entry("a.jpg", 1, "e")])[0].name != units.cut([changed])[0].name
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    units.claim(out, {"mode": "blur"})
+    units.claim(out, {"mode": "blur"})
+    with pytest.raises(UserError, match="holds a run with mode 'blur', but now it is 'fill': choose another folder"):
+        units.claim(out, {"mode": "fill"})
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="must be absent, an empty folder or an earlier run to resume"):
+        units.claim(str(tmp_path), {})
+    (tmp_path / "thesis.txt").unlink()
+    units.claim(str(tmp_path), {})
+
+
+@pytest.mark.parametrize("paths", [[], ["a.jpg"], ["a.jpg", "a.jpg"], ["a.jpg", "b.jpg", "c.jpg"]])
+def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, paths: list[str]) -> None:
+    out = str(tmp_path)
+    [unit] = units.cut([Entry("b.jpg", 1, ""), Entry("a.jpg", 1, "")])
+    assert units.recorded(out) == set()
+
+    def record(paths: list[str]) -> None:
+        storage.write_table(units.record_uri(out, unit.name), pa.table({"path": paths}, SCHEMA))
+
+    record(["b.jpg", "a.jpg"])
+    assert units.recorded(out) == {unit.name}
+    assert units.collect(out, [unit], SCHEMA)["path"].to_pylist() == ["a.jpg", "b.jpg"]
+    record(paths)
+    with pytest.raises(RuntimeError, match=f"2 inputs, but {len(paths)} rows"):
+        units.collect(out, [unit], SCHEMA)
