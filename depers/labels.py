@@ -85,10 +85,15 @@ def read_number(field: str) -> float:
 
 
 def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
-    """YOLO text, a line per box with six decimals; with `confidences` (N,), those in four decimals as sixth field."""
+    """YOLO text, a line per box with six decimals; with `confidences` (N,), those in four decimals as sixth field.
+
+    A width or height is at least a millionth, since a box without area could not be read again.
+    """
+    boxes = labels.boxes_xywh.copy()
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 1e-6)
     lines = [
         f"{class_id} " + " ".join(f"{value:.6f}" for value in box)
-        for class_id, box in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
+        for class_id, box in zip(labels.class_ids.tolist(), boxes.tolist(), strict=True)
     ]
     if confidences is not None:
         lines = [f"{line} {value:.4f}" for line, value in zip(lines, confidences.tolist(), strict=True)]
