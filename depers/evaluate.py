@@ -7,8 +7,8 @@ counts as one in which nothing was found.
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from depers.options import REQUIRED, UserError, argument, option
 from depers.prediction import PRECISIONS
 
 _PICTURES_IN_REPORT = 24
+_READERS = 16  # threads that mostly wait for storage
 _FOUND, _MISSED, _FALSE = (44, 160, 44), (214, 39, 40), (255, 160, 0)
 
 
@@ -33,7 +34,7 @@ _FOUND, _MISSED, _FALSE = (44, 160, 44), (214, 39, 40), (255, 160, 0)
 class Options:
     """Write OUT/metrics.json, metrics.csv and report.html, and the detections below OUT/detect."""
 
-    dataset: str = argument("dataset folder or its data.yaml")
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
     weights: tuple[str, ...] = option(
         REQUIRED, "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; repeat to combine detectors", metavar="W"
@@ -100,7 +101,7 @@ class Verdict(NamedTuple):
     correct: NDArray[np.bool_]
 
 
-def samples(table: pa.Table, folder: Path, names: Sequence[str]) -> list[Sample]:
+def samples(table: pa.Table, folder: str, names: Sequence[str]) -> list[Sample]:
     """The rows of a detections table over `folder` with their labels; other classes than `names` are left out.
 
     Raises UserError for a label file that is not YOLO's.
@@ -113,12 +114,14 @@ def samples(table: pa.Table, folder: Path, names: Sequence[str]) -> list[Sample]
     confidences = values.field("confidence").to_numpy()
     result = []
     # A name that is not UTF-8 is escaped in the table.
-    paths = {parquet_text(entry.path): entry.path for entry in storage.list_files(str(folder))}
+    paths = {parquet_text(entry.path): entry.path for entry in storage.list_files(folder)}
     rows = table.select(["path", "width", "height"]).to_pylist()
-    for index, row in enumerate(rows):
+    with ThreadPoolExecutor(_READERS) as pool:
+        uris = [storage.join(folder, paths[row["path"]]) for row in rows]
+        labelled = list(pool.map(lambda uri: _read_labels(uri, len(names)), uris))
+    for index, (row, labels) in enumerate(zip(rows, labelled, strict=True)):
         found = np.arange(offsets[index], offsets[index + 1])
         found = found[ids[found] >= 0]
-        labels = _read_labels(folder / paths[row["path"]], len(names))
         size_wh = row["width"] or 1, row["height"] or 1  # a failed picture has no size, and no boxes to compare
         result.append(
             Sample(
@@ -133,7 +136,7 @@ def samples(table: pa.Table, folder: Path, names: Sequence[str]) -> list[Sample]
     return result
 
 
-def _read_labels(image: Path, class_count: int) -> Labels:
+def _read_labels(image: str, class_count: int) -> Labels:
     """The labels of one picture, doubles counted once (as YOLOv5 does); none where it has no label file."""
     labels = read_labels(label_path(image), class_count)
     both = np.column_stack([labels.class_ids, labels.boxes_xywh])
@@ -180,7 +183,7 @@ def draw(image: NDArray[np.uint8], verdict: Verdict, names: Sequence[str]) -> ND
 
 
 def make_report(
-    metrics: Metrics, verdicts: Sequence[Verdict], failed: Sequence[tuple[str, str]], folder: Path, names: Sequence[str]
+    metrics: Metrics, verdicts: Sequence[Verdict], failed: Sequence[tuple[str, str]], folder: str, names: Sequence[str]
 ) -> str:
     """The HTML page: figures, what could not be measured, and the pictures with the most misses."""
     header = ("Class", "Images", "Labels", "Precision", "Recall", "mAP@.5", "mAP@.5:.95")
@@ -205,16 +208,16 @@ def make_report(
     return report.page("Evaluation", lead, sections)
 
 
-def _figure(verdict: Verdict, folder: Path, names: Sequence[str]) -> str:
+def _figure(verdict: Verdict, folder: str, names: Sequence[str]) -> str:
     sample = verdict.sample
-    image = decode((folder / sample.path).read_bytes(), float("inf")).rgb()
+    image = decode(storage.read_bytes(storage.join(folder, sample.path)), float("inf")).rgb()
     counts = Counter(names[class_id] for class_id in sample.label_ids[verdict.missed].tolist())
     missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     caption = f"{sample.path}: {int(verdict.missed.sum())} of {len(verdict.missed)} missed ({missed})"
     return report.picture(draw(image, verdict, names), caption, max_side=800)
 
 
-def split_folder(dataset: Dataset, split: str, source: str) -> Path:
+def split_folder(dataset: Dataset, split: str, source: str) -> str:
     """The folder of pictures of a split. Raises UserError where the dataset has no such split."""
     folder = dataset.val if split == "val" else dataset.train
     if folder is None:
@@ -228,7 +231,7 @@ def run(options: Options) -> int:
 
     dataset = read_dataset(options.dataset)
     folder = split_folder(dataset, options.split, options.dataset)
-    job = pipeline.make_job(options.detection(str(folder)), SCHEMA, lambda out: detect.write_boxes)
+    job = pipeline.make_job(options.detection(folder), SCHEMA, lambda out: detect.write_boxes)
     checkpoints = ray.put(pipeline.read_checkpoints(job.weights))
     known, _ = ray.get(ray.remote(pipeline.inspect).remote(job, checkpoints))
     detectable = [name in known for name in dataset.names]
@@ -238,7 +241,7 @@ def run(options: Options) -> int:
         raise UserError(
             f"--weights must know a class of the dataset ({ours}), but know {theirs}; map them: W:{known[0]}=…"
         )
-    detection = options.detection(str(folder), classes)
+    detection = options.detection(folder, classes)
     code = detect.run(detection)
     table = storage.read_table(storage.join(detection.out, "detections.parquet"))
     measured = samples(table, folder, dataset.names)

@@ -3,11 +3,15 @@
 ROOT/data.yaml                      names, and where the splits are
 ROOT/images/{train,val}/NAME.jpg
 ROOT/labels/{train,val}/NAME.txt    a line per box: class id, centre x, centre y, width, height, as fractions
+
+ROOT is a folder or an `s3://` URI.
 """
 
 import math
+import os
+import posixpath
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +42,12 @@ class Labels(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A dataset folder: class names in the order of their ids, and the picture folders of its splits, if any."""
+    """A dataset: its folder, class names in the order of their ids, and the picture folders of its splits, if any."""
 
-    root: Path
+    root: str
     names: tuple[str, ...]
-    train: Path | None
-    val: Path | None
+    train: str | None
+    val: str | None
 
 
 def parse_yolo(text: str, class_count: int, source: str) -> Labels:
@@ -100,54 +104,53 @@ def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def label_path(image: Path) -> Path:
-    """Where the labels of a picture are: the last folder `images` becomes `labels`, the suffix `.txt`.
+def label_path(image: str) -> str:
+    """Where the labels of a picture are: the last folder named `images` above it is named `labels` instead.
 
     Raises UserError where no folder of that name is above it.
     """
-    parts = list(image.parts)
-    above = [index for index, part in enumerate(parts[:-1]) if part == "images"]
-    if not above:
+    above, found, below = f"/{image}".rpartition("/images/")
+    if not found:
         raise UserError(f"{image}: a dataset's pictures must be in a folder named images, or below one")
-    parts[above[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    return f"{above}/labels/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
 
 
-def pairs(folder: Path) -> list[tuple[Path, Path]]:
+def pairs(folder: str) -> list[tuple[str, str]]:
     """The pictures of a split's folder, also in folders below it, in order, each with its label file.
 
     The label file may be missing: then the picture has no boxes. Raises UserError where the folder is missing.
     """
-    names = [PurePosixPath(entry.path) for entry in storage.list_files(str(folder))]
-    pictures = [folder / name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
+    names = [entry.path for entry in storage.list_files(folder)]
+    pictures = [storage.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     return [(picture, label_path(picture)) for picture in pictures]
 
 
-def read_labels(path: Path, class_count: int) -> Labels:
+def read_labels(uri: str, class_count: int) -> Labels:
     """The labels in a file, none where there is no file. Raises UserError as `parse_yolo` does."""
     try:
-        text = path.read_text("utf-8")
+        text = storage.read_bytes(uri).decode("utf-8")
     except FileNotFoundError:
         return Labels.of([], [])
     except UnicodeDecodeError:
-        raise UserError(f"{path}: must be YOLO text, but holds other bytes than UTF-8") from None
+        raise UserError(f"{uri}: must be YOLO text, but holds other bytes than UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path}: not readable ({error.strerror})") from None
-    return parse_yolo(text, class_count, str(path))
+        raise UserError(f"{uri}: not readable ({error.strerror or error})") from None
+    return parse_yolo(text, class_count, uri)
 
 
-def read_dataset(path: Path | str) -> Dataset:
+def read_dataset(dataset: str | Path) -> Dataset:
     """The dataset in a folder with a data.yaml, or of a YAML file in YOLOv5's format.
 
     A split that the file does not name, or whose value is empty, is None. Raises UserError naming what is wrong.
     """
-    path = Path(path)
-    file = path / "data.yaml" if path.is_dir() else path
+    uri = storage.check(str(dataset), "DATASET")
+    is_folder = storage.is_dir(uri)
+    file = storage.join(uri, "data.yaml") if is_folder else uri
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
     except FileNotFoundError:
-        wanted = "a dataset folder, but it has no data.yaml" if path.is_dir() else "a dataset folder or its data.yaml"
-        raise UserError(f"{path}: must be {wanted}" + ("" if path.is_dir() else ", but nothing is there")) from None
+        wanted = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
+        raise UserError(f"{uri}: must be {wanted}" + ("" if is_folder else ", but nothing is there")) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -155,12 +158,21 @@ def read_dataset(path: Path | str) -> Dataset:
     given = content.get("path")
     if given is not None and not isinstance(given, str):
         raise UserError(f"{file}: path must be the path of a folder, but is {given!r}")
-    root = file.parent / (given or "")
+    root = _seen_from(file.rpartition("/")[0] if "/" in file else ".", given or "")
     train, val = (_read_split(file, root, content.get(split), split) for split in SPLITS)
     return Dataset(root, _read_names(file, content), train, val)
 
 
-def _read_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
+def _seen_from(folder: str, path: str) -> str:
+    """`path`, which may be absolute or an `s3://` URI, seen from `folder`."""
+    if storage.is_s3(path):
+        return path
+    if storage.is_s3(folder):
+        return "s3://" + posixpath.normpath(posixpath.join(folder[5:], path.lstrip("/")))
+    return str(Path(folder, path))
+
+
+def _read_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -176,13 +188,13 @@ def _read_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_split(file: Path, root: Path, value: object, split: str) -> Path | None:
+def _read_split(file: str, root: str, value: object, split: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
         raise UserError(f"{file}: {split} must be the path of one folder, but is {value!r}")
-    folder = root / value
-    if not folder.is_dir():
+    folder = _seen_from(root, value)
+    if not storage.is_dir(folder):
         raise UserError(f"{file}: {split} must be a folder of pictures, but {folder} is none")
     return folder
 

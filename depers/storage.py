@@ -49,6 +49,13 @@ def s3() -> Any:
     return _s3(os.getpid())
 
 
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """`uri` as pyarrow's file system and a path in it; for libraries that would read a URI in their own way."""
+    from pyarrow import fs
+
+    return (fs.PyFileSystem(fs.FSSpecHandler(s3())), uri[5:]) if is_s3(uri) else (fs.LocalFileSystem(), uri)
+
+
 def check(uri: str, what: str) -> str:
     """`uri` without a trailing slash; raises UserError for a scheme other than a path or `s3://bucket`."""
     if "://" in uri and not is_s3(uri):

@@ -7,6 +7,7 @@ checkpoints) and OUT/results.csv. The same command after an interruption goes on
 import json
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from depers.options import UserError, argument, option
 from depers.training_data import Example, read_example
 
 STRIDE = 32
+_READERS = 16  # threads that mostly wait for storage
 _MAY_CHANGE = ("out", "workers", "device", "loader_threads", "cache")  # between a run and its continuation
 
 
@@ -23,7 +25,7 @@ _MAY_CHANGE = ("out", "workers", "device", "loader_threads", "cache")  # between
 class Options:
     """Train a detector on a dataset, with Ray Train."""
 
-    dataset: str = argument("dataset folder or its data.yaml")
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
     out: str = argument("folder or s3:// URI for weights/best.pt, weights/last.pt, results.csv")
     model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file")
     weights: str | None = option(None, "checkpoint to start from; otherwise from scratch")
@@ -66,8 +68,8 @@ def read_splits(dataset: str) -> tuple[tuple[str, ...], dict[str, list[Example]]
     if found.train is None or found.val is None:
         missing = "train" if found.train is None else "val"
         raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
-    if found.train.resolve() == found.val.resolve():
-        raise UserError(f"{dataset}: train and val must be different pictures, but both are {found.train}")
+    if storage.overlap(found.train, found.val):
+        raise UserError(f"{dataset}: train and val must be different pictures, but are {found.train} and {found.val}")
     folders = {"train": found.train, "val": found.val}
     splits = {name: _read_split(found, folder) for name, folder in folders.items()}
     for name, examples in splits.items():
@@ -78,13 +80,16 @@ def read_splits(dataset: str) -> tuple[tuple[str, ...], dict[str, list[Example]]
     return tuple(found.names), splits
 
 
-def _read_split(dataset: labels.Dataset, folder: Path) -> list[Example]:
+def _read_split(dataset: labels.Dataset, folder: str) -> list[Example]:
     """The examples of one folder; a picture without a label file has no objects."""
-    examples = []
-    for path, label_file in labels.pairs(folder):
+
+    def read(pair: tuple[str, str]) -> Example:
+        picture, label_file = pair
         found = labels.read_labels(label_file, len(dataset.names))
-        examples.append(read_example(path, found.class_ids, found.boxes_xywh))
-    return examples
+        return read_example(picture, found.class_ids, found.boxes_xywh)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, labels.pairs(folder)))
 
 
 def run(options: Options) -> int:
@@ -105,6 +110,7 @@ def run(options: Options) -> int:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     each = max(1, min(cpus // options.workers, largest))
+    filesystem, path = storage.arrow_filesystem(storage.join(options.out, "run"))
     config = {"options": asdict(options), "names": names, "splits": splits, "threads": each}
 
     trainer = TorchTrainer(
@@ -116,7 +122,8 @@ def run(options: Options) -> int:
         ),
         run_config=ray_train.RunConfig(
             name="state",
-            storage_path=storage.join(options.out, "run"),
+            storage_filesystem=filesystem,
+            storage_path=path,
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
         ),
     )

@@ -8,14 +8,13 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depers import images
+from depers import images, storage
 from depers.boxes import letterbox
 from depers.options import UserError
 
@@ -26,9 +25,9 @@ RGB = NDArray[np.uint8]
 
 
 class Example(NamedTuple):
-    """A picture and its labels: `class_ids` int64 (N,), `boxes_xywh` float64 (N, 4), centre and size, 0…1."""
+    """A picture, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1."""
 
-    path: Path
+    path: str
     size_wh: tuple[int, int]
     class_ids: NDArray[np.int64]
     boxes_xywh: NDArray[np.float64]
@@ -46,10 +45,10 @@ def random_for(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, *key))))
 
 
-def read_example(path: Path, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64]) -> Example:
+def read_example(path: str, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64]) -> Example:
     """Looks at a picture's header only. Raises UserError where it is none."""
     try:
-        header = images.open_header(path.read_bytes())
+        header = images.open_header(storage.read_bytes(path))
     except (images.ImageError, OSError) as error:
         raise UserError(f"{path}: must be a readable picture, but {error}") from None
     width, height = header.size
@@ -84,7 +83,7 @@ class Pictures:
             return self._kept[index]
         path = self.examples[index].path
         try:
-            picture = images.decode(path.read_bytes()).rgb()
+            picture = images.decode(storage.read_bytes(path)).rgb()
         except (images.ImageError, OSError) as error:
             raise UserError(f"{path}: must be a picture that can be decoded, but {error}") from None
         width, height = self.sizes_wh[index]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,16 +79,18 @@ def test_parse_yolo_reads_or_refuses_whatever_the_text(text: str) -> None:
         ("d/images/val/deep/a.b_c d.jpeg", "d/labels/val/deep/a.b_c d.txt"),
         ("images/x/images/a.png", "images/x/labels/a.txt"),
         ("/images/a.jpg", "/labels/a.txt"),
+        ("/images/.jpg", "/labels/.jpg.txt"),
+        ("s3://images/images/a.x/b.jpg", "s3://images/labels/a.x/b.txt"),
     ],
 )
 def test_label_path(image: str, expected: str) -> None:
-    assert label_path(Path(image)) == Path(expected)
+    assert label_path(image) == expected
 
 
 @pytest.mark.parametrize("image", ["pictures/a.jpg", "images", "d/images.jpg"])
 def test_label_path_needs_a_folder_named_images(image: str) -> None:
     with pytest.raises(UserError, match="folder named images"):
-        label_path(Path(image))
+        label_path(image)
 
 
 def make_dataset(root: Path, names: tuple[str, ...] = CLASSES) -> Path:
@@ -102,26 +103,41 @@ def make_dataset(root: Path, names: tuple[str, ...] = CLASSES) -> Path:
 @pytest.mark.parametrize("names", [CLASSES, ("yes", "null", "1", "é: #x")])
 def test_data_yaml_is_read_as_written(tmp_path: Path, names: tuple[str, ...]) -> None:
     root = make_dataset(tmp_path / "set", names)
-    expected = Dataset(root, names, root / "images" / "train", root / "images" / "val")
+    expected = Dataset(str(root), names, f"{root}/images/train", f"{root}/images/val")
     assert read_dataset(root) == read_dataset(str(root / "data.yaml")) == expected
 
 
 def test_data_yaml_without_a_split(tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
     labels.write_data_yaml(str(root), CLASSES, ["train"])
-    assert read_dataset(root)[2:] == (root / "images" / "train", None)
+    assert read_dataset(root)[2:] == (f"{root}/images/train", None)
 
 
-def test_data_yaml_on_s3(s3_bucket: str) -> None:
-    labels.write_data_yaml(f"{s3_bucket}/set", CLASSES)
-    assert yaml.safe_load(storage.read_bytes(f"{s3_bucket}/set/data.yaml"))["names"] == list(CLASSES)
+def test_a_dataset_on_s3(s3_bucket: str) -> None:
+    root = f"{s3_bucket}/a set"
+    labels.write_data_yaml(root, CLASSES, ["train"])
+    with pytest.raises(UserError, match=r"train must be a folder of pictures, but s3://.*/a set/images/train is none"):
+        read_dataset(root)
+    storage.write_bytes(f"{root}/images/train/ü 1.jpg", b"")
+    expected = Dataset(root, CLASSES, f"{root}/images/train", None)
+    assert read_dataset(f"{root}/") == read_dataset(f"{root}/data.yaml") == expected
+    assert pairs(f"{root}/images/train") == [(f"{root}/images/train/ü 1.jpg", f"{root}/labels/train/ü 1.txt")]
+    assert len(labels.read_labels(f"{root}/labels/train/ü 1.txt", 5).class_ids) == 0
+    with pytest.raises(UserError, match=r"nowhere: must be a dataset folder or its data.yaml, but nothing is there"):
+        read_dataset(f"{s3_bucket}/nowhere")
+
+
+def test_a_path_in_data_yaml_is_seen_from_its_folder_on_s3(s3_bucket: str) -> None:
+    storage.write_bytes(f"{s3_bucket}/pictures/images/a.jpg", b"")
+    storage.write_bytes(f"{s3_bucket}/lists/x.yaml", b"path: ../pictures\ntrain: ./images\nnames: [a]\n")
+    assert read_dataset(f"{s3_bucket}/lists/x.yaml").train == f"{s3_bucket}/pictures/images"
 
 
 def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
     (tmp_path / "sub" / "images").mkdir(parents=True)
     file = tmp_path / "x.yaml"
     file.write_text("path: sub\ntrain: images\nval: \nnames: {1: b, 0: a}\n")
-    assert read_dataset(file) == Dataset(tmp_path / "sub", ("a", "b"), tmp_path / "sub" / "images", None)
+    assert read_dataset(file) == Dataset(f"{tmp_path}/sub", ("a", "b"), f"{tmp_path}/sub/images", None)
 
 
 @pytest.mark.parametrize(
@@ -155,17 +171,17 @@ def test_read_dataset_of_nothing(tmp_path: Path) -> None:
 
 
 def test_pairs_and_read_labels(tmp_path: Path) -> None:
-    folder = make_dataset(tmp_path) / "images" / "train"
+    folder = f"{make_dataset(tmp_path)}/images/train"
     for name in ("b.JPG", "a.1.png", "deep/c.jpg", "notes.md"):
-        storage.write_bytes(str(folder / name), b"")
-    texts = tmp_path / "labels" / "train"
-    storage.write_bytes(str(texts / "a.1.txt"), b"1 0.5 0.5 0.1 0.1\r\n")
-    storage.write_bytes(str(texts / "b.txt"), b"\xff\xfe")
+        storage.write_bytes(f"{folder}/{name}", b"")
+    texts = f"{tmp_path}/labels/train"
+    storage.write_bytes(f"{texts}/a.1.txt", b"1 0.5 0.5 0.1 0.1\r\n")
+    storage.write_bytes(f"{texts}/b.txt", b"\xff\xfe")
     found = pairs(folder)
     assert found == [
-        (folder / "a.1.png", texts / "a.1.txt"),
-        (folder / "b.JPG", texts / "b.txt"),
-        (folder / "deep/c.jpg", texts / "deep/c.txt"),
+        (f"{folder}/a.1.png", f"{texts}/a.1.txt"),
+        (f"{folder}/b.JPG", f"{texts}/b.txt"),
+        (f"{folder}/deep/c.jpg", f"{texts}/deep/c.txt"),
     ]
     assert labels.read_labels(found[0][1], 5).class_ids.tolist() == [1]
     assert labels.read_labels(found[2][1], 5).boxes_xywh.shape == (0, 4)
@@ -176,7 +192,7 @@ def test_pairs_and_read_labels(tmp_path: Path) -> None:
 
 
 def test_real_labels_are_read(data: Path) -> None:
-    read = [labels.read_labels(text, 80) for _, text in pairs(data / "coco_val" / "images")]
+    read = [labels.read_labels(text, 80) for _, text in pairs(str(data / "coco_val" / "images"))]
     assert len(read) == 64
     assert sum(len(each.class_ids) for each in read) > 100
     assert all((each.boxes_xywh[:, 2:] > 0).all() for each in read)

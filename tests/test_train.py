@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers import training_data, yolo
+from depers import storage, training_data, yolo
 from depers.labels import CLASSES, write_data_yaml
 from depers.options import UserError
 from depers.streets import draw_scene
@@ -88,7 +88,7 @@ def test_labels_follow_the_augmented_pixels(key: int, width: int, height: int, x
     picture = np.full((100, 128, 3), 20, np.uint8)
     picture[y : y + height, x : x + width] = 250
     box = np.array([[(x + width / 2) / 128, (y + height / 2) / 100, width / 128, height / 100]])
-    example = Example(Path("x"), (128, 100), np.array([2]), box)
+    example = Example("x", (128, 100), np.array([2]), box)
     image, labels = place(picture, example, (128, 128), training_data.random_for(key, 0), STRENGTH)
     assert image.shape == (128, 128, 3)
     bright = image[..., 0] > 185
@@ -103,7 +103,7 @@ def test_labels_follow_the_augmented_pixels(key: int, width: int, height: int, x
 
 def test_without_randomness_the_picture_is_letterboxed() -> None:
     picture = np.full((40, 64, 3), 200, np.uint8)
-    image, labels = place(picture, Example(Path("x"), (64, 40), np.array([1]), np.array([[0.5, 0.5, 1, 1]])), (64, 64))
+    image, labels = place(picture, Example("x", (64, 40), np.array([1]), np.array([[0.5, 0.5, 1, 1]])), (64, 64))
     assert (image[12:52] == 200).all() and (image[:12] == 114).all() and (image[52:] == 114).all()
     np.testing.assert_allclose(labels, [[1, 0.5, 0.5, 1, 40 / 64]])
 
@@ -168,19 +168,20 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsy
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_two_workers_share_gradients(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path / "data")
+def test_two_workers_share_gradients_from_s3_to_s3(tmp_path: Path, s3_bucket: str) -> None:
+    root, remote = write_dataset(tmp_path / "data"), f"{s3_bucket}/a b"
+    for entry in storage.list_files(str(root)):
+        storage.write_bytes(f"{remote}/data/{entry.path}", (root / entry.path).read_bytes())
     results = []
-    for workers in (1, 2):
-        out = tmp_path / f"out{workers}"
+    for workers, dataset, out in ((1, str(root), str(tmp_path / "out")), (2, f"{remote}/data", f"{remote}/out")):
         options = Options(
-            str(root), str(out), imgsz=128, epochs=1, batch_size=4, workers=workers, warmup_epochs=0.0, device="cpu"
+            dataset, out, imgsz=128, epochs=1, batch_size=4, workers=workers, warmup_epochs=0.0, device="cpu"
         )
         if workers == 1:  # the loop itself, without Ray
-            train(options, *read_splits(str(root)), Place(), None, lambda row, state: None)
+            train(options, *read_splits(dataset), Place(), None, lambda row, state: None)
         else:
             assert run(options) == 0
-        model = yolo.load("last.pt", (out / "weights" / "last.pt").read_bytes())
+        model = yolo.load("last.pt", storage.read_bytes(f"{out}/weights/last.pt"))
         results.append(np.concatenate([p.detach().numpy().ravel() for p in model.model[-1].parameters()]))  # type: ignore[index, union-attr]
     # Batch statistics differ between halves and wholes, the direction of the step does not.
     similarity = float(np.corrcoef(results[0], results[1])[0, 1])

@@ -1,0 +1,136 @@
+"""`depers evaluate`: what counts as missed and as false, and a real run on a small dataset."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_train import write_dataset
+
+from depers import evaluate, storage, yolo
+from depers.detections import SCHEMA
+from depers.evaluate import Options, Sample, judge, samples, worst
+from depers.labels import CLASSES
+from depers.options import UserError
+
+CAR, HEAD = 0, 1
+
+
+def sample(
+    found: list[tuple[int, float, list[float]]], labelled: list[tuple[int, list[float]]], path: str = "a.jpg"
+) -> Sample:
+    return Sample(
+        path,
+        np.array([box for _, _, box in found], np.float32).reshape(-1, 4),
+        np.array([confidence for _, confidence, _ in found], np.float32),
+        np.array([class_id for class_id, _, _ in found], np.int64),
+        np.array([box for _, box in labelled], np.float32).reshape(-1, 4),
+        np.array([class_id for class_id, _ in labelled], np.int64),
+    )
+
+
+BOX, NEAR, FAR = [10, 10, 50, 50], [12, 10, 52, 50], [200, 200, 240, 240]
+
+
+@pytest.mark.parametrize(
+    ("found", "labelled", "missed", "shown", "correct"),
+    [
+        ([], [], [], [], []),
+        ([], [(CAR, BOX)], [True], [], []),
+        ([(CAR, 0.9, NEAR)], [(CAR, BOX)], [False], [True], [True]),
+        ([(CAR, 0.9, FAR)], [(CAR, BOX)], [True], [True], [False]),
+        ([(HEAD, 0.9, BOX)], [(CAR, BOX)], [True], [True], [False]),  # another class
+        ([(CAR, 0.2, BOX)], [(CAR, BOX)], [True], [False], [False]),  # below the confidence
+        ([(CAR, 0.9, BOX), (CAR, 0.8, NEAR)], [(CAR, BOX)], [False], [True, True], [True, False]),  # found twice
+    ],
+)
+def test_judge(
+    found: list[tuple[int, float, list[float]]],
+    labelled: list[tuple[int, list[float]]],
+    missed: list[bool],
+    shown: list[bool],
+    correct: list[bool],
+) -> None:
+    verdict = judge(sample(found, labelled), confidence=0.5)
+    assert (verdict.missed.tolist(), verdict.shown.tolist(), verdict.correct.tolist()) == (missed, shown, correct)
+
+
+def test_worst_has_most_misses_then_most_false_alarms() -> None:
+    pictures = {
+        "none missed": sample([(CAR, 0.9, BOX), (CAR, 0.9, FAR)], [(CAR, BOX)]),
+        "one missed": sample([], [(CAR, BOX)]),
+        "one missed, one false": sample([(CAR, 0.9, FAR)], [(CAR, BOX)]),
+        "two missed": sample([], [(CAR, BOX), (HEAD, BOX)]),
+    }
+    verdicts = [judge(picture._replace(path=name), 0.5) for name, picture in pictures.items()]
+    names = [verdict.sample.path for verdict in worst(verdicts, 9)]
+    assert names == ["two missed", "one missed, one false", "one missed"]
+    assert [verdict.sample.path for verdict in worst(verdicts, 1)] == ["two missed"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Knows cars, and humans by another name; what it finds does not matter here."""
+    import torch
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "any.pt"
+    yolo.save(yolo.build("yolov5n", ["person", "car"]), path)
+    return f"{path}:person=human,car=car"
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_evaluation_of_a_small_dataset(
+    tmp_path: Path, weights: str, s3_bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_dataset(tmp_path / "data", count=1, val_count=4)
+    pictures = dataset / "images/val"
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    (pictures / "nothing.jpg").write_bytes((pictures / "100.jpg").read_bytes())  # without a label file
+    out = f"{s3_bucket}/evaluation"
+    given = Options(str(dataset), out, (weights,), imgsz=128)
+    assert evaluate.run(given) == 3
+    figures = json.loads(storage.read_bytes(f"{out}/metrics.json"))
+    labels = [line.split()[0] for file in (dataset / "labels/val").iterdir() for line in file.read_text().splitlines()]
+    counts = {name: labels.count(str(index)) for index, name in enumerate(CLASSES)}
+    assert figures["failed"] == 1 and figures["all"]["images"] == 6
+    assert {name: row["labels"] for name, row in figures["classes"].items()} == {
+        name: counts[name] for name in ("car", "human") if counts[name]
+    }
+    printed = capsys.readouterr().out
+    assert "not detectable with these weights" in printed and f"head ({counts['head']})" in printed
+    page = storage.read_bytes(f"{out}/report.html").decode()
+    assert "1 pictures failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
+
+    table = storage.read_table(f"{out}/detect/detections.parquet")
+    found = samples(table, str(pictures), CLASSES)
+    assert [one.path for one in found] == table["path"].to_pylist()
+    assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
+    assert evaluate.run(given) == 3
+    assert json.loads(storage.read_bytes(f"{out}/metrics.json")) == figures
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_weights_that_know_no_class_of_the_dataset_are_refused(tmp_path: Path, weights: str) -> None:
+    dataset = write_dataset(tmp_path / "data", count=1, val_count=1)
+    unmapped = weights.partition(":")[0]
+    (dataset / "data.yaml").write_text((dataset / "data.yaml").read_text().replace("car\n", "lorry\n"))
+    with pytest.raises(UserError, match=r"--weights must know a class of the dataset \(lorry, .*but know person, car"):
+        evaluate.run(Options(str(dataset), str(tmp_path / "out"), (unmapped,), imgsz=128))
+
+
+def test_labels_given_twice_count_once(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", count=1, val_count=1)
+    [file] = (dataset / "labels/val").iterdir()
+    line = "1 0.5 0.5 0.25 0.25\n"
+    file.write_text(line * 3)
+    row = {"path": "100.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
+    [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), CLASSES)
+    assert one.label_boxes_xyxy.tolist() == [[72, 72, 120, 120]] and one.label_ids.tolist() == [HEAD]
+
+
+def test_a_dataset_without_the_split_is_refused(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", count=1, val_count=1)
+    (dataset / "data.yaml").write_text("train: images/train\nnames: [car, head, face, human, carplate]\n")
+    with pytest.raises(UserError, match="the dataset must name a val split, but does not"):
+        evaluate.run(Options(str(dataset), str(tmp_path / "out"), ("any.pt",)))
