@@ -3,7 +3,9 @@
 `depers.pipeline` composes them; detection and anonymization differ in `finish` alone.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 PADDING = 114  # YOLOv5's letterbox gray
+_LARGE_PIXELS = 8_000_000
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Item:
     canvas: NDArray[np.uint8] | None = None
     frame: Letterbox | None = None
     size_wh: tuple[int, int] = (0, 0)
-    picture: Picture | None = None  # kept where preparing it took a full decode
+    picture: Picture | None = None  # kept where preparing it took a full decode and it is not large
 
 
 Finish = Callable[[Item, Detections, Sequence[str], Sequence[str]], Row]
@@ -94,8 +98,20 @@ def _decode_for_detection(
             return rgb, header.size, None
         except ValueError:
             pass  # the full decode decides whether it is whole
-    picture = decode(data, max_megapixels)
-    return picture.rgb(), picture.size_wh, picture
+    with _room_for(header.size):
+        picture = decode(data, max_megapixels)
+        kept = picture if header.width * header.height <= _LARGE_PIXELS else None
+        return picture.rgb(), picture.size_wh, kept
+
+
+@contextmanager
+def _room_for(size_wh: tuple[int, int]) -> Iterator[None]:
+    """A process holds one large picture in full at a time, so that its memory does not depend on what it is fed."""
+    if size_wh[0] * size_wh[1] <= _LARGE_PIXELS:
+        yield
+    else:
+        with _one_large:
+            yield
 
 
 def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
@@ -132,7 +148,8 @@ def detect(items: Sequence[Item], detector: "Detector") -> list[tuple[Item, Dete
 def finish(job: Job, item: Item, detections: Detections, names: Sequence[str], models: Sequence[str]) -> Row:
     """The item's row; whatever goes wrong in the last step is its failure, never the job's."""
     try:
-        return job.finish(item, detections, names, models)
+        with _room_for(item.size_wh):
+            return job.finish(item, detections, names, models)
     except ImageError as error:
         return job.finish(replace(item, reason=str(error)), Detections.none(), names, models)
     except Exception as error:
