@@ -8,7 +8,7 @@ import io
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,6 +141,12 @@ def _list_s3(root: str) -> list[Entry]:
 def read_bytes(uri: str) -> bytes:
     """The whole content; raises OSError."""
     return bytes(s3().cat_file(uri[5:])) if is_s3(uri) else Path(uri).read_bytes()
+
+
+def open_stream(uri: str) -> BinaryIO:
+    """A file to be read piece by piece, which can seek; raises OSError."""
+    stream: BinaryIO = s3().open(uri[5:], "rb") if is_s3(uri) else open(uri, "rb")  # noqa: PTH123, SIM115
+    return stream
 
 
 def write_bytes(uri: str, data: bytes) -> None:
