@@ -18,6 +18,7 @@ from depers.voc_labels import read_voc
 from depers.yolo_labels import read_yolo
 
 _FILES = 256  # label files per task
+_NOTED = 6  # classes
 _THREADS = 8  # for what waits for storage
 _BATCH = 10_000  # boxes that are added to the index at once
 UNREADABLE = "unreadable label file"
@@ -221,7 +222,7 @@ def class_meanings(index: LabelIndex, catalogue: Catalogue, classes: Sequence[st
     maps = {one.prefix: one.class_map for one in catalogue.sets}
     totals = {number: (boxes, pictures) for number, boxes, pictures in index.class_totals()}
     class_ids: dict[int, int] = {}
-    purpose: list[str] = []
+    purpose: list[tuple[int, str]] = []
     for (prefix, name), number in sorted(catalogue.classes.items()):
         boxes, pictures = totals.get(number, (0, 0))
         meant = target(name, maps[prefix], classes)
@@ -231,5 +232,9 @@ def class_meanings(index: LabelIndex, catalogue: Catalogue, classes: Sequence[st
             found = f"{name}: {boxes} boxes in {pictures} images"
             index.add_problems([Problem(prefix or ".", 0, "class that is not asked for", "left out", found)])
         elif boxes:
-            purpose.append(f"{prefix}{name} {boxes}")
-    return Meanings(class_ids, [f"left out on purpose: {', '.join(purpose)}"] if purpose else [])
+            purpose.append((boxes, prefix + name))
+    if not purpose:
+        return Meanings(class_ids, [])
+    shown = ", ".join(f"{name} {boxes}" for boxes, name in sorted(purpose, reverse=True)[:_NOTED])
+    more = f" and {len(purpose) - _NOTED} more classes" if len(purpose) > _NOTED else ""
+    return Meanings(class_ids, [f"left out on purpose: {sum(boxes for boxes, _ in purpose)} boxes: {shown}{more}"])

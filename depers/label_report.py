@@ -22,6 +22,7 @@ _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the picture
 _PER_CLASS, _BACKGROUNDS = 5, 2  # pictures on the sheet
 _CELL = (480, 360)
 _SERIES = 6  # classes in one plot
+_TEXTS = 12  # boxes of one picture that are named
 
 Kinds = Sequence[tuple[str, str, int, Problem]]
 
@@ -150,8 +151,10 @@ def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list
         image = report.fit(decode(data).rgb(), (960, 720))
         boxes = from_normalized_xywh(labels.boxes_xywh, (image.shape[1], image.shape[0]))
         names = [classes[class_id] for class_id in labels.class_ids.tolist()]
-        texts = names if len(names) <= 30 else [""] * len(names)
-        drawn.append((f"{split}/{name}", report.draw_boxes(image, boxes, texts, [report.colour(n) for n in names])))
+        texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
+        counts = ", ".join(f"{class_name} {count}" for class_name, count in Counter(names).items())
+        coloured = report.draw_boxes(image, boxes, texts, [report.colour(class_name) for class_name in names])
+        drawn.append((f"{counts or 'no boxes'}: {split}/{name}", coloured))
     return drawn
 
 
@@ -196,12 +199,7 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]
     objects = {split: counter for split, counter in statistics.objects.items() if counter}
-    numbers = np.array(sorted({number for counter in objects.values() for number in counter}), float)
-    edges = plots.bin_edges(numbers, 30)
-    per_picture = {
-        split: np.histogram(list(counter), edges, weights=list(counter.values()))[0]
-        for split, counter in objects.items()
-    }
+    edges, per_picture = _histogram(objects)
     made = [plots.bars("Boxes per class", classes, counts)]
     for title, all_edges, all_counts, unit in (
         ("Box sizes", _EDGES, statistics.sizes, "square root of the area, pixels"),
@@ -214,5 +212,25 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
             made.append(
                 plots.histogram_of_counts(title, all_edges[first : last + 1], series, unit, log=True, share=True)
             )
-    made.append(plots.histogram_of_counts("Objects per picture", edges, per_picture, "boxes", share=True))
+    made.append(plots.histogram_of_counts("Objects per picture", edges, per_picture, _unit(edges, objects), share=True))
     return made
+
+
+def _histogram(
+    objects: Mapping[str, Counter[int]],
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Edges and pictures per bin by split; the few pictures with the most boxes are in the last bin."""
+    numbers = np.array(sorted(n for counter in objects.values() for n in counter.elements()), np.float64)
+    most = float(np.quantile(numbers, 0.98)) if len(numbers) else 1.0
+    edges = plots.bin_edges(np.unique(np.append(np.minimum(numbers, max(most, 10)), 0)).round(), 30)
+    return edges, {
+        split: np.histogram(
+            np.minimum(list(counter), edges[-1]), edges, weights=np.array(list(counter.values()), np.float64)
+        )[0]
+        for split, counter in objects.items()
+    }
+
+
+def _unit(edges: NDArray[np.float64], objects: Mapping[str, Counter[int]]) -> str:
+    most = max((n for counter in objects.values() for n in counter), default=0)
+    return f"boxes; the last bin goes on to {most}" if most > edges[-1] else "boxes"
