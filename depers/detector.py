@@ -1,6 +1,7 @@
 """Prediction with one or more YOLOv5 models on letterboxed images; no yolov5 import beyond loading."""
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from depers import yolo
 from depers.detections import Detections
@@ -16,6 +18,11 @@ from depers.options import UserError
 from depers.prediction import Prediction, Weights
 
 MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
+_ALL = slice(None)
+# YOLOv5's `--augment`: scale, whether mirrored, and which levels of the head count: the coarsest not at full size, the
+# finest not at the smallest, where each adds little but false boxes.
+_VIEWS = ((1.0, False, slice(None, -1)), (0.83, True, _ALL), (0.67, False, slice(1, None)))
+_MEAN = 0.447  # ImageNet's, the border of scaled pictures
 
 
 def cpu_has_bfloat16() -> bool:
@@ -36,8 +43,11 @@ class _Network:
         self.targets = np.array([class_ids[index] for index in sorted(class_ids)], np.int64)
         self.stride = int(self.head.stride.max())
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images float (B, 3, H, W) in 0…1 → predictions float32 (B, N, 5 + kept classes): cx, cy, w, h, scores."""
+    def __call__(self, images: Tensor, levels: slice = _ALL) -> Tensor:
+        """Images float (B, 3, H, W) in 0…1 → predictions float32 (B, N, 5 + kept classes): cx, cy, w, h, scores.
+
+        `levels` of the head answer, from fine to coarse.
+        """
         x: Any = images.to(self.dtype, memory_format=torch.channels_last)
         outputs: list[Any] = []
         with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
@@ -47,7 +57,19 @@ class _Network:
                     x = outputs[source] if isinstance(source, int) else [x if j == -1 else outputs[j] for j in source]
                 x = layer(x)
                 outputs.append(x)
-        return torch.cat([self._decode(level, outputs[j]) for level, j in enumerate(self.head.f)], dim=1)
+        answers = list(enumerate(self.head.f))[levels]
+        return torch.cat([self._decode(level, outputs[j]) for level, j in answers], dim=1)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """The predictions of all `_VIEWS` of the images together, in pixels of `images`."""
+        found = []
+        for scale, mirrored, levels in _VIEWS:
+            predictions = self(scaled(images.flip(3) if mirrored else images, scale, self.stride), levels)
+            predictions[..., :4] /= scale
+            if mirrored:
+                predictions[..., 0] = images.shape[3] - predictions[..., 0]
+            found.append(predictions)
+        return torch.cat(found, dim=1)
 
     def _decode(self, level: int, features: Tensor) -> Tensor:
         """One level of the head (YOLOv5 6.0): offsets relative to grid and anchors → pixels."""
@@ -116,7 +138,8 @@ class Detector:
             if not len(network.kept):
                 continue
             targets = torch.from_numpy(network.targets).to(device)
-            for image, rows in enumerate(candidates(network(images), targets, self.how)):
+            predictions = network.augmented(images) if self.how.augment else network(images)
+            for image, rows in enumerate(candidates(predictions, targets, self.how)):
                 found[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
         return [_as_detections(suppress(torch.cat(rows), self.how)) if rows else Detections.none() for rows in found]
 
@@ -131,6 +154,18 @@ def _class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
     if not weights.class_map:
         return dict(names)
     return {index: weights.class_map[name] for index, name in names.items() if name in weights.class_map}
+
+
+def scaled(images: Tensor, scale: float, stride: int) -> Tensor:
+    """Images (B, 3, H, W) at `scale` of their size, a border to the right and below up to multiples of `stride`."""
+    if scale == 1:
+        return images
+    height, width = images.shape[2:]
+    small = functional.interpolate(
+        images.float(), (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False
+    )
+    wide, high = (math.ceil(side * scale / stride) * stride for side in (width, height))
+    return functional.pad(small, (0, wide - small.shape[3], 0, high - small.shape[2]), value=_MEAN)
 
 
 def candidates(predictions: Tensor, targets: Tensor, how: Prediction) -> list[Tensor]:
