@@ -238,9 +238,9 @@ def remove_partials(root: str) -> None:
                 Path(folder, name).unlink(missing_ok=True)
 
 
-def read_table(uri: str) -> pa.Table:
-    """A Parquet file as a table; raises OSError or pyarrow's error."""
-    return pq.read_table(io.BytesIO(read_bytes(uri)))
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file as a table, all of it or these columns; raises OSError or pyarrow's error."""
+    return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
