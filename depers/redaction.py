@@ -1,10 +1,13 @@
 """Boxes + pixels → redacted pixels, such that at most 6 × 6 averages of a box survive, whatever its size."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.images import Pixels
+from depers.images import Picture, Pixels, decode, encode
 
 MODES = ("pixelate", "blur", "fill")
 CELLS_ACROSS = 6
@@ -46,3 +49,31 @@ def _region(region: Pixels, mode: str) -> Pixels:
     means = cv2.resize(region, (across, down), interpolation=cv2.INTER_AREA)
     smooth = cv2.INTER_LINEAR if mode == "blur" else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(means, (width, height), interpolation=smooth)).reshape(region.shape)
+
+
+class Redacted(NamedTuple):
+    data: bytes
+    method: str
+    format: str
+    size_wh: tuple[int, int]
+    frames: int
+
+
+def redact_file(
+    data: bytes,
+    boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
+    *,
+    mode: str = "pixelate",
+    keep_metadata: Sequence[str] = (),
+    max_megapixels: float = 80,
+    decoded: Picture | None = None,
+) -> Redacted:
+    picture = decoded or decode(data, max_megapixels)
+    boxes = boxes_xyxy_by_frame[0]
+    return Redacted(
+        encode(picture, redact(picture.pixels, boxes, mode) if len(boxes) else picture.pixels),
+        "re-encoded",
+        picture.format,
+        picture.size_wh,
+        1,
+    )
