@@ -17,6 +17,7 @@ from depers.options import UserError, parse
 
 VERBS = {
     "normalize": "merge the competition's raw label files into a dataset with real class ids",
+    "extract": "cut a dataset's training pictures into backgrounds and sprites, to synthesize more from",
     "synthesize": "make new labelled pictures of extracted backgrounds and sprites",
     "train": "train a YOLOv5 detector on a dataset",
     "detect": "write the boxes that a detector finds in images",
