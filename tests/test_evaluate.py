@@ -9,8 +9,9 @@ from test_train import write_dataset
 
 from depers import evaluate, storage, yolo
 from depers.detections import SCHEMA
-from depers.evaluate import Options, Sample, judge, samples, worst
-from depers.labels import CLASSES
+from depers.evaluate import Options
+from depers.judging import Sample, judge, samples, worst
+from depers.labels import CLASSES, read_dataset
 from depers.options import UserError
 
 CAR, HEAD = 0, 1
@@ -21,11 +22,13 @@ def sample(
 ) -> Sample:
     return Sample(
         path,
+        (640, 480),
         np.array([box for _, _, box in found], np.float32).reshape(-1, 4),
         np.array([confidence for _, confidence, _ in found], np.float32),
         np.array([class_id for class_id, _, _ in found], np.int64),
         np.array([box for _, box in labelled], np.float32).reshape(-1, 4),
         np.array([class_id for class_id, _ in labelled], np.int64),
+        frozenset(range(5)),
     )
 
 
@@ -103,7 +106,7 @@ def test_evaluation_of_a_small_dataset(
     assert "1 pictures failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
 
     table = storage.read_table(f"{out}/detect/detections.parquet")
-    found = samples(table, str(pictures), CLASSES)
+    found = samples(table, str(pictures), read_dataset(dataset))
     assert [one.path for one in found] == table["path"].to_pylist()
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
     assert evaluate.run(given) == 3
@@ -125,7 +128,7 @@ def test_labels_given_twice_count_once(tmp_path: Path) -> None:
     line = "1 0.5 0.5 0.25 0.25\n"
     file.write_text(line * 3)
     row = {"path": "100.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
-    [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), CLASSES)
+    [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
     assert one.label_boxes_xyxy.tolist() == [[72, 72, 120, 120]] and one.label_ids.tolist() == [HEAD]
 
 

@@ -142,7 +142,7 @@ def test_measure_counts_and_averages() -> None:
 
 def test_text_reads_like_yolov5() -> None:
     lines = measure(pictures(), ["car", "head", "face", "human"], [True, True, True, False]).text().splitlines()
-    assert lines[0].split() == ["Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95"]
+    assert lines[0].split() == ["Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95"]
     assert [line.split()[:3] for line in lines[1:4]] == [["all", "3", "4"], ["car", "3", "3"], ["head", "3", "1"]]
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[4] == "not detectable with these weights, so left out of the mean: human (1)"
