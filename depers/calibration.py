@@ -30,7 +30,7 @@ from depers.options import UserError
 
 VERSION = 1
 """Of thresholds.json; a file of another version is refused, not guessed at."""
-_STEP = 1e-6  # thresholds have six decimals, and lie below the confidence that they shall let pass
+_STEP = 1e-6  # thresholds have six decimals and lie below the confidence that shall pass them, also in float32
 
 
 class Calibration(NamedTuple):
@@ -170,7 +170,7 @@ def _calibrate_class(
     if everything < wanted:
         share = f"{everything} of {count} labels are found with every box at hand, which shows a recall of {bound:.4f}"
         return refused._replace(reason=f"{share} only")
-    threshold = round((math.ceil(float(falling[wanted - 1]) / _STEP) - 1) * _STEP, 6)
+    threshold = round((math.floor(float(falling[wanted - 1]) / _STEP) - 1) * _STEP, 6)
     if threshold <= 0:
         return refused._replace(reason="only boxes of no confidence would reach it")
     found = int((falling > threshold).sum())
