@@ -23,6 +23,7 @@ VERBS = {
     "detect": "write the boxes that a detector finds in images",
     "evaluate": "measure a detector on a dataset: precision, recall, mAP, report",
     "anonymize": "mirror a folder of images with faces, people and plates made unrecognizable",
+    "audit": "check what anonymize wrote: digests, metadata, and what a detector still finds",
     "demo": "the whole mission on drawn street scenes, ending in report.html",
 }
 FINE, FAILED, WRONG_USE, SOME_ITEMS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
