@@ -19,7 +19,8 @@ from depers.raw_labels import Problem
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the picture's
-_PER_CLASS, _BACKGROUNDS = 5, 2  # pictures on the sheet
+_SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # pictures on the sheet: in all, at most of a class, without boxes
+_NONE, _ANY = -1, -2  # in place of a class id: no boxes, and any or none
 _CELL = (480, 360)
 _SERIES = 6  # classes in one plot
 _TEXTS = 12  # boxes of one picture that are named
@@ -39,7 +40,7 @@ class Statistics:
         self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # pictures by number of boxes
         self.sizes = np.zeros((class_count, len(_EDGES) - 1), np.int64)
         self.shares = np.zeros((class_count, len(_SHARES) - 1), np.int64)
-        self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, -1: no boxes
+        self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, _NONE, _ANY
 
     def add(self, record: pa.Table) -> None:
         """Counts a unit in (`dataset_writing.RECORD`)."""
@@ -55,7 +56,7 @@ class Statistics:
             for class_id, count in ids.items():
                 self.boxes[split, class_id] += count
                 self.with_class[split, class_id] += 1
-            self._show(row["name"], split, list(ids) or [-1])
+            self._show(row["name"], split, [*(list(ids) or [_NONE]), _ANY])
             for box in boxes:
                 side = math.sqrt(box["w"] * box["h"])
                 _count(self.sizes[box["class_id"]], _EDGES, side)
@@ -64,20 +65,22 @@ class Statistics:
     def _show(self, name: str, split: str, class_ids: Sequence[int]) -> None:
         """Keeps those with the lowest hash, so that the choice depends on nothing but the names."""
         rank = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        most = {_NONE: _BACKGROUNDS, _ANY: _SHEET}
         for class_id in class_ids:
             kept = self._shown[class_id]
             entry = (-rank, name, split)
-            if len(kept) < (_PER_CLASS if class_id >= 0 else _BACKGROUNDS):
+            if len(kept) < most.get(class_id, _PER_CLASS):
                 heapq.heappush(kept, entry)
             else:
                 heapq.heappushpop(kept, entry)
 
-    def shown(self, most: int = 24) -> list[tuple[str, str]]:
-        """(split, name) of pictures for the sheet: in turn one of every class, then backgrounds."""
-        queues = [sorted(kept, reverse=True) for _, kept in sorted(self._shown.items(), key=lambda e: e[0] % 2**32)]
-        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in queues if turn < len(queue)]
-        chosen = list(dict.fromkeys((split, name) for _, name, split in turns))
-        return chosen[:most]
+    def shown(self) -> list[tuple[str, str]]:
+        """(split, name) of pictures for the sheet: in turn one of every class and one without boxes, then any."""
+        queues = {class_id: sorted(kept, reverse=True) for class_id, kept in self._shown.items()}
+        rest = queues.pop(_ANY, [])
+        ordered = [queues[class_id] for class_id in sorted(queues, key=lambda class_id: (class_id < 0, class_id))]
+        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in ordered if turn < len(queue)]
+        return list(dict.fromkeys((split, name) for _, name, split in [*turns, *rest]))[:_SHEET]
 
 
 def _count(counts: NDArray[np.int64], edges: NDArray[np.float64], value: float) -> None:
