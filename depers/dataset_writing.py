@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import simplejpeg
 
 from depers import images, storage, units
 from depers.detections import parquet_text
@@ -85,8 +86,7 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> p
         problems: list[Problem] = []
         try:
             data = storage.read_bytes(task.source)
-            size_wh = images.decode(data).size_wh  # training would stop at an image that is not whole
-            orientation = images.orientation_of(images.open_header(data))
+            size_wh, orientation = examine(data)  # training would stop at an image that is not whole
             where = frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
         except (images.ImageError, LabelError, OSError) as error:
             kind = error.kind if isinstance(error, LabelError) else "unusable image"
@@ -107,6 +107,21 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> p
     table = pa.Table.from_pylist(rows, schema=RECORD)
     storage.write_table(units.record_uri(out, name), table)
     return table
+
+
+def examine(data: bytes) -> tuple[tuple[int, int], int]:
+    """Upright width and height, and EXIF orientation, of a picture that can be decoded whole. Raises ImageError."""
+    image = images.open_header(data)
+    orientation = images.orientation_of(image)
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        try:  # at an eighth of its size: every bit is read, little is computed
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
+        except ValueError:
+            pass  # what `decode` accepts counts
+        else:
+            width, height = image.size
+            return ((height, width) if orientation >= 5 else (width, height)), orientation
+    return images.decode(data).size_wh, orientation
 
 
 def write_problems(uri: str, problems: Iterator[Problem]) -> int:

@@ -1,0 +1,46 @@
+"""Examining pictures is quicker than decoding them, and must come to the same result."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from depers.dataset_writing import Task, examine, unit_name
+from depers.images import ImageError, decode
+from depers.raw_labels import Box
+
+
+def outcome(function: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:
+    """The size, or None for what is refused."""
+    try:
+        return function()
+    except ImageError:
+        return None
+
+
+@pytest.mark.parametrize("folder", ["badimages", "exif"])
+def test_examine_agrees_with_decode(data: Path, folder: Path) -> None:
+    good = 0
+    for path in sorted(path for path in (data / folder).rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if len(content) < 300_000:
+            for part in (content, content[: len(content) * 2 // 3]):
+                expected = outcome(lambda part=part: decode(part).size_wh)  # type: ignore[misc]
+                assert outcome(lambda part=part: examine(part)[0]) == expected, path  # type: ignore[misc]
+                good += expected is not None
+    assert good > 3
+
+
+def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
+    task = Task("in/a.jpg", "a.jpg", "a.jpg", "train", "9 1", None, (Box("a.txt", 1, 0, 0.5, 0.5, 0.1, 0.1),))
+    changed = [
+        task._replace(split="val"),
+        task._replace(stamp="9 2"),
+        task._replace(name="b.jpg"),
+        task._replace(declared_wh=(6, 4)),
+        task._replace(boxes=()),
+        task._replace(boxes=(task.boxes[0]._replace(class_id=1),)),
+    ]
+    names = [unit_name([one], "auto") for one in (task, *changed)] + [unit_name([task], "stored")]
+    assert len(set(names)) == len(names)
+    assert unit_name([task], "auto") == names[0]
