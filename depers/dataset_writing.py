@@ -1,5 +1,6 @@
 """One unit of a dataset: pictures copied, their labels mended and written, and a row of record for each."""
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -97,15 +98,17 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> p
             rows.append(_row(task, LEFT_OUT, (0, 0), [], [Problem(task.path, 0, kind, "left out", found)]))
             continue
         labels, problems = mend(task.boxes, where.size_wh, where.orientation)
-        _write(out, task.labels_uri, format_yolo(labels).encode())
-        _write(out, task.picture_uri, data)
+        with told_of(out):
+            storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
+            storage.write_bytes(storage.join(out, task.picture_uri), data)
         boxes = [
             {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
             for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
         ]
         rows.append(_row(task, USED, size_wh, boxes, where.problems + problems))
     table = pa.Table.from_pylist(rows, schema=RECORD)
-    storage.write_table(units.record_uri(out, name), table)
+    with told_of(out):
+        storage.write_table(units.record_uri(out, name), table)
     return table
 
 
@@ -152,8 +155,10 @@ def _row(
     }
 
 
-def _write(out: str, path: str, data: bytes) -> None:
+@contextlib.contextmanager
+def told_of(out: str) -> Iterator[None]:
+    """What the storage refuses to write as one line about `out`: a UserError."""
     try:
-        storage.write_bytes(storage.join(out, path), data)
+        yield
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({path}: {error.strerror or error})") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from depers.dataset_writing import Task, examine, unit_name
+from depers.dataset_writing import Task, examine, unit_name, write_unit
 from depers.images import ImageError, decode
+from depers.options import UserError
 from depers.raw_labels import Box
 
 
@@ -44,3 +45,12 @@ def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
     names = [unit_name([one], "auto") for one in (task, *changed)] + [unit_name([task], "stored")]
     assert len(set(names)) == len(names)
     assert unit_name([task], "auto") == names[0]
+
+
+def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
+    picture = next((data / "samples").glob("*.jpg"))
+    task = Task(str(picture), "a.jpg", "a.jpg", "train", "", None, ())
+    (tmp_path / "labels").write_text("a file where a folder must be")
+    with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \((Not a directory|File exists)\)$"):
+        write_unit(str(tmp_path), "unit", "auto", [task])
+    assert not (tmp_path / "images").exists()

@@ -362,7 +362,7 @@ def test_what_coco_says_of_other_pictures_is_reported(tmp_path: Path, ray_local:
     ]
 
 
-def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
+def test_own_splits_are_kept(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name in ("train/a", "valid/a", "test/b", "train/deep/c"):
         split, _, below = name.partition("/")
@@ -371,6 +371,7 @@ def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
     assert run(Options(str(raw), str(out), keep_splits=True)) == 0
     found = sorted(path.relative_to(out / "images").as_posix() for path in (out / "images").rglob("*.jpg"))
     assert found == ["train/a.jpg", "train/deep/c.jpg", "val/a.jpg"]
+    assert "left out, as --keep-splits says: 1 images in test\n" in capsys.readouterr().out
     storage.write_bytes(f"{raw}/val/images/a.jpg", jpeg())
     with pytest.raises(UserError, match=r"val/images/a.jpg and valid/images/a.jpg would be the same image"):
         run(Options(str(raw), str(out), keep_splits=True))
