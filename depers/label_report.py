@@ -21,7 +21,7 @@ _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a fa
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the picture's
 _SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # pictures on the sheet: in all, at most of a class, without boxes
 _NONE, _ANY = -1, -2  # in place of a class id: no boxes, and any or none
-_CELL = (480, 360)
+_CELL = (640, 480)  # pixels; boxes are drawn at this size, so that lines stay visible
 _SERIES = 6  # classes in one plot
 _TEXTS = 12  # boxes of one picture that are named
 
@@ -151,7 +151,7 @@ def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list
             continue
         stem = name.rpartition(".")[0]
         labels = read_labels(storage.join(out, "labels", split, f"{stem}.txt"), len(classes))
-        image = report.fit(decode(data).rgb(), (960, 720))
+        image = report.fit(decode(data).rgb(), _CELL)
         boxes = from_normalized_xywh(labels.boxes_xywh, (image.shape[1], image.shape[0]))
         names = [classes[class_id] for class_id in labels.class_ids.tolist()]
         texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
