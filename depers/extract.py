@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depers import __version__, bank, extraction_report, pipeline, storage, units
+from depers import __version__, bank, extraction_report, second_look, storage, units
 from depers.bank import FAILED, LEFT_OUT, USED
 from depers.detections import parquet_text
-from depers.extraction import load_detector, part_path, process
+from depers.extraction import part_path, process
 from depers.filling import FILLS
 from depers.images import MAX_MEGAPIXELS
 from depers.labels import read_dataset
@@ -32,6 +32,7 @@ from depers.sprites import NESTING, parse_nesting
 from depers.training_split import check_groups, list_pictures, training_folder
 from depers.units import Unit
 
+_FAILURES_SHOWN = 10
 _NOT_DECISIVE = ("dataset", "out", "device", "workers")
 
 
@@ -93,51 +94,12 @@ class Options:
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
-def prepare_weights(options: Options, names: Sequence[str]) -> tuple[Prediction, tuple[str, ...], list[bytes]]:
-    """How and for which of the dataset's classes to look again, and the checkpoints; nothing of it without weights.
-
-    Raises UserError for weights that will not do, or know none of the classes.
-    """
-    import ray
-
-    if not options.weights:
-        return Prediction(), (), []
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if options.device == "cuda" and not gpus:
-        raise UserError("--device cuda needs a GPU, but this Ray cluster has none")
-    device = options.device if options.device != "auto" else "cuda" if gpus else "cpu"
-    how = Prediction(imgsz=options.imgsz, confidence=options.confidence, device=device, precision=options.precision)
-    checkpoints = pipeline.read_checkpoints([parse_weights(text) for text in options.weights])
-    known = ray.get(_remote(how, _known).remote(options.weights, how, ray.put(checkpoints)))
-    wanted = tuple(name for name in names if name in known)
-    if not wanted:
-        theirs, ours = ", ".join(known), ", ".join(names)
-        raise UserError(
-            f"--weights must know a class of the dataset ({ours}), but know {theirs}; map them: W:{known[0]}=…"
-        )
-    return how, wanted, checkpoints
-
-
-def _known(weights: tuple[str, ...], how: Prediction, checkpoints: Sequence[bytes]) -> list[str]:
-    return load_detector(weights, (), how, tuple(checkpoints)).class_names
-
-
-def _remote(how: Prediction, function: Any) -> Any:
-    """The function as a Ray task for one core; where it detects on GPUs, with an equal part of those."""
-    import ray
-
-    if how.device != "cuda":
-        return ray.remote(function)
-    cores, gpus = (ray.cluster_resources().get(kind, 1) for kind in ("CPU", "GPU"))
-    return ray.remote(num_gpus=min(1.0, gpus / cores))(function)
-
-
 def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers: int | None) -> float | None:
     """Processes the units on the Ray cluster, with a progress bar; gives images per second after the first unit."""
     import ray
     from tqdm import tqdm
 
-    remote = _remote(job.how, process)
+    remote = second_look.as_task(process, job.look and job.look.how)
     reference = ray.put(list(checkpoints))
     bound = workers or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
     counts: Counter[str] = Counter()
@@ -168,11 +130,12 @@ def run(options: Options) -> int:
     pictures = list_pictures(folder)
     check_groups(folder, dataset.val, pictures, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
-    how, wanted, checkpoints = prepare_weights(options, dataset.names)
+    how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
+    look, checkpoints = second_look.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
     job = Job(
         pictures=folder,
         out=out,
-        class_names=dataset.names,
+        dataset=dataset,
         group_by=options.group_by,
         fill=options.fill,
         dilate=options.dilate,
@@ -183,12 +146,11 @@ def run(options: Options) -> int:
         nesting=nesting,
         seed=options.seed,
         max_megapixels=options.max_megapixels,
-        weights=options.weights,
-        wanted=wanted,
-        how=how,
+        look=look,
     )
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
+    decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
     units.claim(out, decisive | {"depers": __version__})
     everything = units.cut(pictures)
     finished = units.recorded(out)
@@ -197,7 +159,7 @@ def run(options: Options) -> int:
     print(f"{len(pictures)} training pictures, {len(pictures) - left} done before", file=sys.stderr)
     bank.withdraw(out)
     rate = follow(job, todo, checkpoints, options.workers)
-    table = units.collect(out, everything, RECORD)
+    table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no picture can be used, such as {first['path']}: {first['reason']}")
@@ -216,10 +178,13 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     statuses = Counter(table["status"].to_pylist())
     counts = {"pictures": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
     counts |= {"failed": statuses[FAILED], "sprites": len(table["sprites"].combine_chunks().flatten())}
-    counts |= {name: pc.sum(table[name]).as_py() or 0 for name in ("too_small", "truncated", "mostly_hidden")}
+    counts |= {
+        name: pc.sum(table[name]).as_py() or 0
+        for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")
+    }
     extracted = bank.Extracted(
         root=job.out,
-        class_names=job.class_names,
+        class_names=job.dataset.names,
         dataset=_absolute(options.dataset),
         options=options.decisive(),
         counts=counts,
@@ -229,7 +194,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     page = extraction_report.make_report(extracted, table, job.pictures, parts)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
-    pipeline.print_failures(table)
+    _print_failures(table.filter(pc.equal(table["status"], FAILED)))
     if not counts["backgrounds"]:
         print("no backgrounds: every picture was left out or failed, see the report for the reasons")
     if not counts["sprites"]:
@@ -239,6 +204,14 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
     print(f"{len(table)} pictures: {outcome}; {sprites}; {speed}; report {report}")
     return 3 if statuses[FAILED] else 0
+
+
+def _print_failures(failed: pa.Table) -> None:
+    """The first failures with their reasons, on stderr."""
+    for row in failed.slice(0, _FAILURES_SHOWN).to_pylist():
+        print(f"failed: {row['path']}: {row['reason']}", file=sys.stderr)
+    if len(failed) > _FAILURES_SHOWN:
+        print(f"… and {len(failed) - _FAILURES_SHOWN} more failed: see backgrounds.parquet", file=sys.stderr)
 
 
 def _absolute(uri: str) -> str:

@@ -14,14 +14,15 @@ from depers.storage import Entry
 def training_folder(dataset: Dataset, out: str, source: str) -> str:
     """The folder of the training pictures. Raises UserError where it cannot be told from val, or OUT from the dataset.
 
-    Val is not looked into: what it holds makes no difference.
+    Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training pictures:
+    those may be synthetic, and what is cut from them would be pasted for the second time.
     """
     if dataset.train is None:
         raise UserError(f"{source}: the dataset must name a train split, but does not")
     if dataset.val is not None and storage.overlap(dataset.train, dataset.val):
         found = f"but train is {dataset.train} and val {dataset.val}"
         raise UserError(f"{source}: val must lie outside train, {found}: what is cut from val must not be trained on")
-    for folder in (dataset.root, dataset.train, dataset.val):
+    for folder in (dataset.root, dataset.train, dataset.val, *dataset.added):
         if folder is not None and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {out} and {folder}")
     return dataset.train
