@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depers import __version__, bank, extraction_report, second_look, storage, units
+from depers import __version__, bank, extraction_report, pipeline, second_look, storage, units
 from depers.bank import FAILED, LEFT_OUT, USED
 from depers.detections import parquet_text
 from depers.extraction import part_path, process
@@ -32,7 +32,6 @@ from depers.sprites import NESTING, parse_nesting
 from depers.training_split import check_groups, list_pictures, training_folder
 from depers.units import Unit
 
-_FAILURES_SHOWN = 10
 _NOT_DECISIVE = ("dataset", "out", "device", "workers")
 
 
@@ -194,7 +193,9 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     page = extraction_report.make_report(extracted, table, job.pictures, parts)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
-    _print_failures(table.filter(pc.equal(table["status"], FAILED)))
+    failures = pipeline.Failures()
+    failures.see(table)
+    failures.close()
     if not counts["backgrounds"]:
         print("no backgrounds: every picture was left out or failed, see the report for the reasons")
     if not counts["sprites"]:
@@ -204,14 +205,6 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
     print(f"{len(table)} pictures: {outcome}; {sprites}; {speed}; report {report}")
     return 3 if statuses[FAILED] else 0
-
-
-def _print_failures(failed: pa.Table) -> None:
-    """The first failures with their reasons, on stderr."""
-    for row in failed.slice(0, _FAILURES_SHOWN).to_pylist():
-        print(f"failed: {row['path']}: {row['reason']}", file=sys.stderr)
-    if len(failed) > _FAILURES_SHOWN:
-        print(f"… and {len(failed) - _FAILURES_SHOWN} more failed: see backgrounds.parquet", file=sys.stderr)
 
 
 def _absolute(uri: str) -> str:

@@ -106,12 +106,17 @@ def clip(box: Box, size_wh: tuple[int, int]) -> Box:
     return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)
 
 
+def whole(box: Box) -> Box:
+    """The pixels whose centres lie in a box."""
+    return round(box[0]), round(box[1]), round(box[2]), round(box[3])
+
+
 def visible(box: Box, covers: Sequence[Box]) -> tuple[Box, float]:
     """The box around what of `box` the `covers` leave, and its area as a share of the box's; share 0: nothing."""
     covers = [cover for cover in covers if intersection(box, cover) > 0]
-    whole = area(box)
-    if not covers or not whole:
-        return box, 1.0 if whole else 0.0
+    all_of_it = area(box)
+    if not covers or not all_of_it:
+        return box, 1.0 if all_of_it else 0.0
     x0, y0, x1, y1 = box
     xs = sorted({x0, x1, *(x for c in covers for x in (c[0], c[2]) if x0 < x < x1)})
     ys = sorted({y0, y1, *(y for c in covers for y in (c[1], c[3]) if y0 < y < y1)})
@@ -122,7 +127,7 @@ def visible(box: Box, covers: Sequence[Box]) -> tuple[Box, float]:
             if not any(c[0] < x < c[2] and c[1] < y < c[3] for c in covers):
                 left, top, right, bottom = min(left, low_x), min(top, low_y), max(right, high_x), max(bottom, high_y)
                 seen += (high_x - low_x) * (high_y - low_y)
-    return ((left, top, right, bottom), seen / whole) if seen else (box, 0.0)
+    return ((left, top, right, bottom), seen / all_of_it) if seen else (box, 0.0)
 
 
 def inside(box: Box, outer: Box) -> bool:
@@ -216,11 +221,11 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
     """Whether every label of a thing is well visible or gone, its outer one visible, under these covers."""
     if not covers:
         return True
-    regions = [cover.widest for cover in covers]
+    regions = [whole(cover.widest) for cover in covers]
     for number, (_, box) in enumerate(thing.labels):
-        _, share = visible(box, regions)
+        _, share = visible(whole(box), regions)
         hidden = number > 0 and any(inside(box, cover.outer) for cover in covers)
-        if share < rules.min_visible and not hidden:
+        if (share < rules.min_visible or not share) and not hidden:
             return False
     return True
 
@@ -255,10 +260,15 @@ def labels_of(thing: Thing, softness: Mapping[Thing, float], size_wh: tuple[int,
     """What of a thing's labels can be seen, its boxes shrunk to that; `softness` of the seams of all things."""
     if not thing.covers:
         return [(class_id, clip(box, size_wh)) for class_id, box in thing.labels]
-    regions = [cover.region(softness[cover]) for cover in thing.covers]
+    regions = [whole(cover.region(softness[cover])) for cover in thing.covers]
     found = []
     for class_id, box in thing.labels:
-        seen, share = visible(clip(box, size_wh), regions)
+        pixels = whole(clip(box, size_wh))
+        seen, share = visible(pixels, regions)
         if share > 0 and not any(inside(box, cover.outer) for cover in thing.covers):
-            found.append((class_id, seen))
+            x0, y0, x1, y1 = (
+                edge if seen_edge == old_edge else seen_edge
+                for edge, old_edge, seen_edge in zip(clip(box, size_wh), pixels, seen, strict=True)
+            )
+            found.append((class_id, (x0, y0, x1, y1)))
     return found

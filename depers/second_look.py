@@ -13,7 +13,7 @@ from depers.options import UserError
 from depers.parts import Look, Parts
 from depers.prediction import Prediction, parse_weights
 from depers.sprites import shares_inside
-from depers.steps import line
+from depers.steps import answers
 from depers.tiling import View
 
 if TYPE_CHECKING:
@@ -37,24 +37,13 @@ def load_detector(
 
 def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
     """Leaves out the backgrounds in which the detector still finds something, or fails."""
-    shown = [parts.view for parts in batch if parts.view is not None]
-    answers = iter(_answers(shown, detector))
-    return [_judged(parts, next(answers), detector.class_names) if parts.view else parts for parts in batch]
+    found = iter(answers([parts.view.canvas for parts in batch if parts.view], detector))
+    return [_judged(parts, parts.view, next(found), detector) if parts.view else parts for parts in batch]
 
 
-def _answers(views: Sequence[View], detector: "Detector") -> list[Detections | str]:
-    """What is found in each background, or why that is unknown; a batch that fails is tried again one by one."""
-    try:
-        found = detector([view.canvas for view in views]) if views else []
-        return [view.locate(one) for view, one in zip(views, found, strict=True)]
-    except Exception as error:
-        if len(views) > 1:
-            return [answer for view in views for answer in _answers([view], detector)]
-        return [f"detection failed ({type(error).__name__}: {line(error)})"]
-
-
-def _judged(parts: Parts, answer: Detections | str, names: Sequence[str]) -> Parts:
-    reason = answer if isinstance(answer, str) else _still_there(answer, parts.kept, names)
+def _judged(parts: Parts, view: View, answer: Detections | str, detector: "Detector") -> Parts:
+    names = detector.class_names
+    reason = answer if isinstance(answer, str) else _still_there(view.locate(answer), parts.kept, names)
     if not reason:
         return replace(parts, view=None)
     row = parts.row | {"status": LEFT_OUT, "reason": reason, "background": None, "labels": []}

@@ -137,6 +137,15 @@ def read(uri: str, class_count: int) -> Submission:
     return parse(text, class_count, uri)
 
 
+def select(found: Submission, kept: NDArray[np.bool_]) -> Submission:
+    """The detections of which the mask (N,) is true."""
+    indices = np.flatnonzero(kept)
+    rows = tuple(found.rows[index] for index in indices) if found.rows else ()
+    images = tuple(found.image_ids[index] for index in indices)
+    arrays = (found.class_ids[kept], found.confidences[kept], found.boxes_xyxy[kept])
+    return Submission(rows, images, *arrays, found.line_end)
+
+
 def check_images(submission: Submission, known: Mapping[str, object], source: str, folder: str) -> None:
     """Raises UserError, which names the line, for a detection on a picture that the dataset does not have."""
     for number, image_id in enumerate(submission.image_ids, 2):

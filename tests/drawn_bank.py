@@ -41,7 +41,8 @@ def sprite(
     wide, high = size_wh
     labels = [label(class_id, (margin, margin, margin + wide, margin + high))]
     for part, (x0, y0, x1, y1) in PARTS.get(class_id, []) if parts is None else parts:
-        labels.append(label(part, (margin + x0 * wide, margin + y0 * high, margin + x1 * wide, margin + y1 * high)))
+        box = margin + round(x0 * wide), margin + round(y0 * high), margin + round(x1 * wide), margin + round(y1 * high)
+        labels.append(label(part, box))
     row = {"id": f"{number:032x}", "class_id": class_id, "labels": labels, "split": "train", "hidden": 0.0}
     row |= {"width": wide + 2 * margin, "height": high + 2 * margin, "source": source or f"{number % 5}.jpg"}
     row |= {"source_width": source_wh[0], "source_height": source_wh[1], "truncated": False}
