@@ -254,6 +254,19 @@ def labelled(*labels: tuple[int, tuple[float, float, float, float]], shade: int 
     return Scene(np.full((100, 200, 3), shade, np.uint8), np.array([i for i, _ in labels], np.int64), boxes)
 
 
+def test_what_a_picture_gave_before_is_gone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root = one(tmp_path / "dataset", labelled((CAR, (10, 10, 60, 60))))
+    one(root, labelled(), "b.png")
+    assert extract.run(Options(str(root), str(out))) == 0
+    assert list(out.glob("sprites/*"))
+    (root / "labels/train/a.txt").write_text("")
+    (root / "images/train/b.png").write_bytes(b"")
+    assert extract.run(Options(str(root), str(out))) == 3
+    assert [row["status"] for row in read(out)[1]] == ["used", "failed"]
+    assert not list(out.glob("sprites/*")) and [path.name for path in out.glob("backgrounds/*")] == ["a.png.jpg"]
+
+
 def test_coverage_size_and_marks_are_counted(tmp_path: Path) -> None:
     root = one(tmp_path / "dataset", labelled((CAR, (0, 0, 200, 70)), (HUMAN, (50, 10, 59, 60))))
     one(root, labelled((CAR, (10, 10, 60, 60)), (CAR, (10, 10, 60, 60)), (FACE, (90, 10, 99, 30))), "b.png")
