@@ -172,8 +172,9 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     storage.write_table(storage.join(job.out, "backgrounds.parquet"), backgrounds)
     cut = pc.greater(pc.list_value_length(table["sprites"]), 0)
     sources = set(table.filter(cut)["path"].to_pylist())
-    parts = {part_path(unit): {parquet_text(entry.path) for entry in unit.entries} & sources for unit in everything}
-    parts = {part: inside for part, inside in parts.items() if inside}
+    parts = {
+        part_path(unit) for unit in everything if any(parquet_text(entry.path) in sources for entry in unit.entries)
+    }
     statuses = Counter(table["status"].to_pylist())
     counts = {"pictures": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
     counts |= {"failed": statuses[FAILED], "sprites": len(table["sprites"].combine_chunks().flatten())}
@@ -190,7 +191,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
         parts=tuple(sorted(parts)),
     )
     report = storage.join(job.out, "report.html")
-    page = extraction_report.make_report(extracted, table, job.pictures, parts)
+    page = extraction_report.make_report(extracted, table, job.pictures, everything)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
     failures = pipeline.Failures()
