@@ -127,7 +127,7 @@ def run(options: Options) -> int:
     out = _absolute(options.out)
     folder = _absolute(training_folder(dataset, out, options.dataset))
     pictures = list_pictures(folder)
-    check_groups(folder, dataset.val, pictures, options.group_by)
+    check_groups(dataset.val, pictures, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
     how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
     look, checkpoints = second_look.prepare(options.weights, dataset.names, how) if options.weights else (None, [])

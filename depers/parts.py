@@ -1,7 +1,6 @@
 """Take a picture apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from depers.images import ImageError, Picture, decode
 from depers.labels import Dataset, Labels, labelled_classes, parse_yolo
 from depers.options import UserError
 from depers.prediction import Prediction
+from depers.splits import group_names
 from depers.sprites import Nesting, Sprite, covered, group, sprite_id
 from depers.steps import line
 from depers.tiling import View, whole
@@ -89,26 +89,10 @@ def background_path(path: str) -> str:
     return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
 
 
-def group_of(path: str, group_by: str | None) -> str:
-    """What `group_by` finds in a path (its first bracket, if it has one); without it, the path itself.
-
-    Raises UserError where it finds nothing.
-    """
-    if group_by is None:
-        return path
-    found = re.search(group_by, path)
-    part = found and (found[1] if found.re.groups else found[0])
-    if not part:
-        raise UserError(
-            f"--group-by must find something in every picture's path, but {group_by!r} does not in {path!r}"
-        )
-    return part
-
-
 def take_apart(job: Job, path: str, data: bytes | str, label_text: bytes) -> Parts:
     """A picture's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
     row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": FAILED, "labels": [], "sprites": []}
-    row |= {"group": parquet_text(group_of(path, job.group_by))}
+    row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
     if isinstance(data, str):
         return Parts(row | {"reason": data}, again=True)
     try:

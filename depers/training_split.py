@@ -1,13 +1,13 @@
 """The training pictures of a dataset, and what makes sure that nothing of val is among them."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 from depers import storage
 from depers.labels import IMAGE_SUFFIXES, Dataset, label_path
 from depers.options import UserError
-from depers.parts import background_path, group_of
+from depers.parts import background_path
+from depers.splits import group_names
 from depers.storage import Entry
 
 
@@ -52,12 +52,12 @@ def list_pictures(folder: str) -> list[Entry]:
     return found
 
 
-def check_groups(folder: str, val: str | None, pictures: Sequence[Entry], group_by: str | None) -> None:
+def check_groups(val: str | None, pictures: Sequence[Entry], group_by: str | None) -> None:
     """Raises UserError where `group_by` finds nothing, or the same in a training picture as in one of val.
 
     Of val only the names are read, and only if that is possible.
     """
-    groups = {group_of(entry.path, group_by) for entry in pictures}
+    groups = set(group_names([entry.path for entry in pictures], group_by))
     if val is None or group_by is None:
         return
     try:
@@ -65,9 +65,11 @@ def check_groups(folder: str, val: str | None, pictures: Sequence[Entry], group_
     except (UserError, OSError):
         return
     for path in others:
-        found = re.search(group_by, path)
-        if found and group_of(path, group_by) in groups:
-            shared = group_of(path, group_by)
+        try:
+            (group,) = group_names([path], group_by)
+        except UserError:  # it is of no group, so of none that is in train
+            continue
+        if group in groups:
             raise UserError(
-                f"--group-by finds {shared!r} in both splits, such as {val}/{path}: split by it, or the sprites leak"
+                f"--group-by finds {group!r} in both splits, such as {val}/{path}: split by it, or the sprites leak"
             )

@@ -421,7 +421,7 @@ def write_yaml(root: Path, **content: Any) -> None:
         ({}, {"out": "full"}, "must be absent, an empty folder or an earlier run"),
         ({}, {"out": "/proc/none"}, "cannot be written"),
         ({}, {"dataset": "nowhere"}, "nothing is there"),
-        ({}, {"group_by": "^dash"}, "--group-by must find something in every picture's path, but '^dash' does not in"),
+        ({}, {"group_by": "^dash"}, "--group-by must find something in every image's name, but '^dash' does not in"),
         ({}, {"group_by": r"(\d)\.jpg"}, "--group-by finds '1' in both splits"),
         ({}, {"nest": ("bus=car",)}, "--nest bus=car: must name classes of the dataset"),
     ],
