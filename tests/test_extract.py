@@ -267,6 +267,18 @@ def test_what_a_picture_gave_before_is_gone(tmp_path: Path) -> None:
     assert not list(out.glob("sprites/*")) and [path.name for path in out.glob("backgrounds/*")] == ["a.png.jpg"]
 
 
+def test_what_storage_failed_is_tried_again(tmp_path: Path) -> None:
+    root, out = one(tmp_path / "dataset", labelled((CAR, (10, 10, 60, 60)))), tmp_path / "out"
+    one(root, labelled(), "b.png")
+    (root / "labels/train/b.txt").unlink()
+    (root / "labels/train/b.txt").mkdir()
+    assert extract.run(Options(str(root), str(out))) == 3
+    assert read(out)[1][1]["reason"] == "its labels cannot be read (Is a directory)"
+    (root / "labels/train/b.txt").rmdir()
+    assert extract.run(Options(str(root), str(out))) == 0
+    assert [row["status"] for row in read(out)[1]] == ["used", "used"]
+
+
 def test_coverage_size_and_marks_are_counted(tmp_path: Path) -> None:
     root = one(tmp_path / "dataset", labelled((CAR, (0, 0, 200, 70)), (HUMAN, (50, 10, 59, 60))))
     one(root, labelled((CAR, (10, 10, 60, 60)), (CAR, (10, 10, 60, 60)), (FACE, (90, 10, 99, 30))), "b.png")
