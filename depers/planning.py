@@ -255,6 +255,22 @@ def _effects(recipe: Recipe, uniform: Uniform) -> dict[str, Any]:
     return {"blur": blur, "noise": noise, "noise_x": x, "noise_y": y}
 
 
+def _shape(thing: Thing, alone: bool, chance: float) -> str:
+    """The shape of a thing's edge: a box unless it stands alone, and where a corner holds one of its labels."""
+    shape = plan.SHAPES[int(chance * len(plan.SHAPES))]
+    power = {"rounded": 4, "oval": 2}.get(shape)
+    if power is None or not alone:
+        return "box"
+    x0, y0, x1, y1 = thing.outer
+    middle_x, middle_y, half_x, half_y = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+    for _, box in thing.labels[1:]:
+        out_x = max(abs(box[0] - middle_x), abs(box[2] - middle_x)) / half_x
+        out_y = max(abs(box[1] - middle_y), abs(box[3] - middle_y)) / half_y
+        if out_x**power + out_y**power > 1:
+            return "box"
+    return shape
+
+
 def _seams(
     recipe: Recipe,
     index: int,
@@ -268,9 +284,10 @@ def _seams(
     uniform = uniforms(random_for(recipe.seed, _SEAMS, index, variant))
     blendings = {thing: recipe.blendings[int(uniform() * len(recipe.blendings))] for thing in things}
     softness = {thing: _SOFTNESS[name] for thing, name in blendings.items()}
+    touching = {each for thing in things if thing.covers for each in (thing, *thing.covers)}
     objects, labels = [], [label | {"object": -1} for label in scene.labels]
     for number, thing in enumerate(things):
-        blending = blendings[thing]
+        blending, shape = blendings[thing], _shape(thing, thing not in touching, uniform())
         edge = thing.region(softness[thing])
         patch = patches.get(thing) or (0, 0, *thing.sprite.size_wh)
         match = 0.4 + 0.6 * uniform()
@@ -283,6 +300,7 @@ def _seams(
                 **{"x": thing.corner_xy[0], "y": thing.corner_xy[1]},
                 **{"width": thing.size_wh[0], "height": thing.size_wh[1]},
                 **{"x_min": edge[0], "y_min": edge[1], "x_max": edge[2], "y_max": edge[3]},
+                "shape": shape,
                 "reach": thing.reach if blending in ("feathered", "gaussian") else 0.0,
                 "blending": blending,
                 "match": match,
