@@ -197,7 +197,7 @@ def run(options: Options) -> int:
     print(f"{len(pictures)} training pictures, {len(pictures) - left} done before", file=sys.stderr)
     bank.withdraw(out)
     rate = follow(job, todo, checkpoints, options.workers)
-    table = units.collect(out, everything, RECORD)
+    table = pa.concat_tables(units.collect(out, everything, RECORD))
     if table["status"].to_pylist().count(FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no picture can be used, such as {first['path']}: {first['reason']}")
@@ -229,7 +229,9 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     page = extraction_report.make_report(extracted, table, job.pictures, parts)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
-    pipeline.print_failures(table)
+    failures = pipeline.Failures()
+    failures.see(table)
+    failures.close()
     if not counts["backgrounds"]:
         print("no backgrounds: every picture was left out or failed, see the report for the reasons")
     if not counts["sprites"]:

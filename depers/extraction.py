@@ -21,7 +21,7 @@ from depers.labels import label_path
 from depers.parts import RECORD, Job, Parts, Row, background_path, one_line, take_apart
 from depers.prediction import Prediction, parse_weights
 from depers.sprites import shares_inside
-from depers.steps import detect
+from depers.steps import answers
 from depers.units import Unit
 
 if TYPE_CHECKING:
@@ -94,11 +94,12 @@ def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
 
 def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
     """Leaves out the backgrounds in which the detector still finds something."""
-    shown = [index for index, parts in enumerate(batch) if parts.canvas is not None]
-    answers = detect([parts.canvas for parts in batch if parts.canvas is not None], detector)
     result = list(batch)
-    for index, (item, found) in zip(shown, answers, strict=True):
-        reason = item.reason or _still_there(found, batch[index].kept, detector.class_names)
+    shown = [(index, parts.view) for index, parts in enumerate(batch) if parts.view is not None]
+    found = answers([view.canvas for _, view in shown], detector)
+    for (index, view), answer in zip(shown, found, strict=True):
+        kept, names = batch[index].kept, detector.class_names
+        reason = answer if isinstance(answer, str) else _still_there(view.locate(answer), kept, names)
         if reason:
             row = batch[index].row | {"status": LEFT_OUT, "reason": reason, "background": None, "labels": []}
             result[index] = replace(batch[index], row=row, background=b"")

@@ -49,7 +49,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def _pairs(extracted: Extracted, record: pa.Table, pictures: str) -> str:
-    """Pictures with their boxes, each beside the background made of it; those with objects come first."""
+    """Pictures, each beside the background made of it; those with objects come first."""
     used = record.filter(pc.equal(record["status"], bank.USED))
     with_objects = used.filter(pc.greater(used["objects"], 0))
     table = with_objects if len(with_objects) else used
@@ -93,4 +93,4 @@ def _draw(row: Row, names: tuple[str, ...]) -> NDArray[np.uint8]:
 
 def _caption(row: Row) -> str:
     marks = ["cut"] * row["truncated"] + [f"{row['hidden']:.0%} hidden"] * (row["hidden"] > 0)
-    return ", ".join([f"{row['width']}×{row['height']}", *marks])
+    return ", ".join([f"{row['width']} x {row['height']}", *marks])

@@ -24,7 +24,7 @@ Rects = NDArray[np.int64]
 
 _REACH = 4  # px beyond a block that a decoder's interpolation of chroma (2) and the noise measure (1) look at
 _NEARBY = 9  # cells, within which the plainest place gives the grain
-_STRONGEST = 3.0  # gray levels; stronger grain is texture, which noise does not resemble
+_STRONGEST = 2.0  # gray levels; stronger grain is texture, which noise does not resemble
 _SWEEPS = 4  # of relaxation on every level of the pyramid
 _TILE = 512  # px, side of the noise tiles
 _SQUARES = (6, 24)  # px, sides of the confetti
@@ -85,9 +85,8 @@ def _means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _fill_smooth(rgb: RGB, rects: Rects, known: NDArray[np.bool_], rng: np.random.Generator) -> None:
     """Interpolates the colour and the strength of the grain at the scale of cells, and draws the grain anew."""
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    strength = np.minimum(_grain_strength(gray, known), _STRONGEST)
-    cells = interpolate(np.dstack([_means(rgb), strength]), known)
-    colours, strengths = np.rint(cells[..., :3]).astype(np.uint8), np.ascontiguousarray(cells[..., 3])
+    cells = interpolate(np.dstack([_means(rgb), _grain_strength(gray, known)]), known)
+    colours, strengths = np.rint(cells[..., :3]).astype(np.uint8), np.minimum(cells[..., 3], _STRONGEST)
     offset = rng.integers(0, _TILE, 2)
     for rect in rects.tolist():
         x0, y0, x1, y1 = (CELL * edge for edge in rect)
@@ -115,7 +114,8 @@ def _grain_strength(gray: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArra
 
     The least of the known cells nearby: that of the plainest place is grain, whereas a mean would be that of edges.
     """
-    strength = np.where(known, _means(cv2.absdiff(gray, cv2.blur(gray, (3, 3)))), np.float32(255))
+    strays = cv2.convertScaleAbs(cv2.absdiff(gray, cv2.blur(gray, (3, 3))), alpha=16)  # means are whole numbers
+    strength = np.where(known, _means(strays) / 16, np.float32(16))
     return np.asarray(cv2.erode(strength, np.ones((_NEARBY, _NEARBY), np.uint8)))
 
 
@@ -155,8 +155,8 @@ def _pull(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[
 def _grain() -> NDArray[np.float32]:
     """A tile of grain, float32 (512, 512), that wraps around, of strength 1 as `_grain_strength` measures it."""
     white = np.random.Generator(np.random.Philox(0)).standard_normal((_TILE, _TILE)).astype(np.float32)
-    grain = cv2.GaussianBlur(np.pad(white, CELL, mode="wrap"), (0, 0), 0.8)  # a pixel's noise spreads in demosaicing
-    scale = np.float32(8 / grain.std())  # it is measured in whole steps of 8 bits
+    grain = cv2.GaussianBlur(np.pad(white, CELL, mode="wrap"), (0, 0), 0.6)  # a pixel's noise spreads in demosaicing
+    scale = np.float32(4 / grain.std())  # it is measured in whole steps of 8 bits, up to 16 of them
     known = np.ones((len(grain) // CELL, len(grain) // CELL), np.bool_)
     strength = _grain_strength(np.rint(grain * scale + 128).clip(0, 255).astype(np.uint8), known).mean()
     return np.asarray(grain[CELL:-CELL, CELL:-CELL] * scale / strength)

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from depers import bank, filling
 from depers.bank import FAILED, LEFT_OUT, USED
-from depers.boxes import Boxes, clip, from_normalized_xywh, letterbox
+from depers.boxes import Boxes, clip, from_normalized_xywh
 from depers.detections import parquet_text
 from depers.images import ImageError, Picture, decode
 from depers.labels import Labels, parse_yolo
 from depers.options import UserError
 from depers.prediction import Prediction
 from depers.sprites import Nesting, Sprite, covered, group, sprite_id
-from depers.steps import Item, draw_canvas
+from depers.tiling import View, whole
 
 Row = dict[str, Any]
 QUALITY = 95
 HIDDEN = 0.5
 """A sprite of which other objects cover more than this counts as mostly hidden."""
 
+_STRIDE = 32  # of the detector
 _STAGE = 3  # this module's branch of the seed tree
 _UNCOMPRESSED = ("PNG", "BMP")  # nothing spreads beyond a pixel in these
 
@@ -63,13 +64,13 @@ class Job(NamedTuple):
 class Parts:
     """A picture taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
 
-    `canvas` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
+    `view` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
     """
 
     row: Row
     sprites: list[Row] = field(default_factory=list)
     background: bytes = b""
-    canvas: Item | None = None
+    view: View | None = None
     kept: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
 
 
@@ -134,7 +135,7 @@ def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels)
         rgb = filling.remove(rgb, rects, job.fill, _rng(job.seed, path))
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
     kept = boxes if job.keep_labels else boxes[:0]
-    return Parts(row, sprites, jpeg, _canvas(job, path, rgb) if job.weights else None, kept)
+    return Parts(row, sprites, jpeg, _view(job, rgb) if job.weights else None, kept)
 
 
 def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
@@ -188,11 +189,9 @@ def _sprite_row(
     }
 
 
-def _canvas(job: Job, path: str, rgb: NDArray[np.uint8]) -> Item:
+def _view(job: Job, rgb: NDArray[np.uint8]) -> View:
     """The background, ready for detection."""
-    size_wh = rgb.shape[1], rgb.shape[0]
-    frame = letterbox(size_wh, job.how.imgsz)
-    return Item(path, canvas=draw_canvas(rgb, frame), frame=frame, size_wh=size_wh)
+    return whole(rgb, (rgb.shape[1], rgb.shape[0]), job.how.imgsz, _STRIDE, half_stride_pad=False)
 
 
 def one_line(error: BaseException) -> str:
