@@ -45,7 +45,8 @@ class Dataset(NamedTuple):
     """A dataset: its folder, class names in the order of their ids, and the picture folders of its splits, if any.
 
     `labelled`: (prefix, class ids), longest prefix first. A picture whose path in its split's folder begins with the
-    prefix is labelled for those classes only: of the others it may show objects without a label.
+    prefix is labelled for those classes only: of the others it may show objects without a label. `more_train`: where
+    data.yaml lists several folders for train, those after the first, such as synthetic pictures.
     """
 
     root: str
@@ -53,6 +54,7 @@ class Dataset(NamedTuple):
     train: str | None
     val: str | None
     labelled: tuple[tuple[str, frozenset[int]], ...] = ()
+    more_train: tuple[str, ...] = ()
 
 
 def parse_yolo(text: str, class_count: int, source: str) -> Labels:
@@ -175,9 +177,12 @@ def read_dataset(dataset: str | Path) -> Dataset:
     if given is not None and not isinstance(given, str):
         raise UserError(f"{file}: path must be the path of a folder, but is {given!r}")
     root = _seen_from(file.rpartition("/")[0] if "/" in file else ".", given or "")
-    train, val = (_read_split(file, root, content.get(split), split) for split in SPLITS)
+    listed = content.get("train") if isinstance(content.get("train"), list) else [content.get("train")]
+    train, *more = (_read_split(file, root, value, "train") for value in listed or [None])
+    val = _read_split(file, root, content.get("val"), "val")
     names = _read_names(file, content)
-    return Dataset(root, names, train, val, _read_labelled(file, content.get("labelled"), names))
+    labelled = _read_labelled(file, content.get("labelled"), names)
+    return Dataset(root, names, train, val, labelled, tuple(folder for folder in more if folder))
 
 
 def _seen_from(folder: str, path: str) -> str:
