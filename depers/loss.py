@@ -30,8 +30,8 @@ SAME_PLACE = (("face", "head"),)
 class Loss:
     """Box, objectness and class loss of a model with YOLOv5's gains in `model.hyp`."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str], total: Callable[[Tensor], Tensor] = lambda x: x) -> None:
-        """`total` sums a tensor over the workers."""
+    def __init__(self, model: nn.Module, names: Sequence[str], total: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`total` sums a tensor over the workers, if there are several."""
         parts = yolo.training_parts()
         self._base: Any = parts.ComputeLoss(model)
         self._base.BCEcls.reduction = self._base.BCEobj.reduction = "none"
@@ -49,12 +49,14 @@ class Loss:
         """This worker's share of the loss, times the whole batch's size, and its box, objectness and class part (3,).
 
         `predictions` float32 per level (B, anchors, rows, columns, 5 + C), `targets` (N, 6): image, class, cx, cy, w,
-        h in 0…1, `unlabelled` bool (B, C): classes that the picture has no labels for.
+        h in 0…1, `unlabelled` bool (B, C): classes that the picture has no labels for, if any.
         """
         base = self._base
         classes, boxes, places, anchors = base.build_targets(predictions, targets)
-        counts = torch.tensor([len(predictions[0]), *map(len, classes)], dtype=torch.float64, device=base.device)
-        whole, *found = self._total(counts).tolist()
+        whole, *found = float(len(predictions[0])), *map(len, classes)
+        if self._total:
+            counts = torch.tensor([whole, *found], dtype=torch.float64, device=base.device)
+            whole, *found = self._total(counts).tolist()
         losses = torch.zeros(3, device=base.device)
         for level, predicted in enumerate(predictions):
             at = places[level]
@@ -75,7 +77,7 @@ class Loss:
                         each = each.masked_fill(unlabelled[image] & self._alike[classes[level]], 0)
                     losses[2] += each.sum() / (found[level] * base.nc)
             each = base.BCEobj(predicted[..., 4], wanted)
-            if unlabelled is not None and bool(unlabelled.any()):
+            if unlabelled is not None:
                 unknown = perhaps_unlabelled(predicted.detach(), unlabelled)
                 unknown[at] = False
                 each = each.masked_fill(unknown, 0)

@@ -148,7 +148,7 @@ def train(
     trained = model
     if here.world > 1:
         trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    compute_loss = Loss(model, data.names, here.total)
+    compute_loss = Loss(model, data.names, here.total if here.world > 1 else None)
     unlabelled = training_data.unlabelled_mask(data.train, len(data.names))
     maker = Maker(train_pictures, data.train, strength, options.seed, rectangular)
     canvases = [_canvas(example, options.imgsz, stride, rectangular) for example in data.train]
@@ -195,7 +195,8 @@ def train(
             with contextlib.nullcontext() if stepping or here.world == 1 else trained.no_sync():
                 with torch.autocast(device.type, mixed, enabled=mixed is not torch.float32):
                     predictions = trained(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
-                targets, hidden = (torch.from_numpy(part).to(device) for part in (batch.targets, batch.unlabelled))
+                targets = torch.from_numpy(batch.targets).to(device)
+                hidden = torch.from_numpy(batch.unlabelled).to(device) if batch.unlabelled.any() else None
                 loss: Any
                 loss, items = compute_loss([level.float() for level in predictions], targets, hidden)
                 scaler.scale(loss * here.world).backward()  # the workers' losses add up, sharing gradients averages
