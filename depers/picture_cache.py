@@ -17,9 +17,9 @@ import numpy as np
 from depers import images, memory, storage
 from depers.augmentation import RGB
 from depers.boxes import letterbox
+from depers.collective import Place
 from depers.options import UserError
 
-CHOICES = ("auto", "ram", "disk", "none")
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.8  # of what is free; the rest is for the training itself, and for others
 
 
@@ -110,3 +110,34 @@ def allocate(file: str, size: int) -> None:
         raise UserError(f"{file}: cannot take {memory.shown(size)} of disk ({error.strerror})") from None
     finally:
         os.close(descriptor)
+
+
+def prepare(
+    paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]], wanted: str, here: Place, disk: str, threads: int
+) -> tuple[Pictures, str]:
+    """All pictures of a split, decoded once and kept where they fit on every node; and a line on that.
+
+    `disk`: the file that the workers of a node share, if they do. Raises UserError, the same on all workers.
+    """
+    size = sum(3 * width * height for width, height in sizes_wh)
+    problem: UserError | None = None
+    free = here.gather((memory.free_memory(), memory.free_disk(Path(disk).parent)))
+    try:
+        planned = plan(wanted, size, here.local_world, min(free)[0], min(room for _, room in free))
+        if planned.kind == "disk" and here.local_rank == 0:
+            allocate(disk, size)
+    except UserError as error:
+        problem = error
+    here.agree(problem)
+    pictures = Pictures(paths, sizes_wh, planned.kind, disk)
+    here.gather(None)  # every worker of the node has the file
+    if planned.kind == "disk" and here.local_rank == 0:
+        Path(disk).unlink()  # it lasts as long as a worker has it
+    everything = range(len(paths))
+    mine = {"ram": everything, "disk": everything[here.local_rank :: here.local_world]}
+    try:
+        pictures.fill(mine.get(planned.kind, everything[here.rank :: here.world]), threads)
+    except UserError as error:
+        problem = error
+    here.agree(problem)
+    return pictures, f"pictures kept: {planned.kind} ({planned.reason})"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depers import labels, memory, picture_cache, storage
+from depers import labels, memory, storage
 from depers.options import UserError, argument, option
 
 STRIDE = 32
@@ -77,7 +77,9 @@ class Options:
     autoanchor: bool = option(True, "fit anchors to the labels")
     patience: int = option(100, "epochs without improvement after which training stops; 0: never")
     loader_threads: int = option(4, "threads per worker that prepare pictures")
-    cache: str = option("auto", "where decoded pictures are kept; auto: what fits", choices=picture_cache.CHOICES)
+    cache: str = option(
+        "auto", "where decoded pictures are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
+    )
     cache_folder: str = option(
         memory.default_cache_folder(), "folder of each node for datasets from S3 and decoded pictures"
     )

@@ -1,24 +1,17 @@
-"""From labelled datasets to training batches: checked examples, the order of an epoch, batches made ahead.
+"""From labelled datasets to checked examples for training: joined, weighted, labelled for all classes or for some."""
 
-Everything random is a function of (seed, what, number), so a resumed run, a run with more threads and a run with more
-workers see the same pictures.
-"""
-
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depers import images, labels, storage
-from depers.augmentation import RGB, Labelled, augmented, mosaic
 from depers.options import UserError
 
-_STAGE = 2  # this module's branch of the seed tree
+_STAGE, _NOISE = 2, 0  # training's branch of the seed tree, and of it this module's
 _READERS = 16  # threads that mostly wait for storage
-_NOISE, _PASS, _PARTNERS, _PICTURE = range(4)
 
 Place = Callable[[Sequence[str]], Mapping[str, str]]
 """Where folders are on this node: those on S3 are brought here."""
@@ -47,17 +40,6 @@ class Splits(NamedTuple):
     train: list[Example]
     val: list[Example]
     parts: tuple[tuple[int, float], ...]
-
-
-class Batch(NamedTuple):
-    """`images` uint8 RGB (B, H, W, 3); `targets` float32 (N, 6): image in the batch, class, cx, cy, w, h in 0…1.
-
-    `unlabelled` bool (B, C): the classes that a picture has no labels for.
-    """
-
-    images: RGB
-    targets: NDArray[np.float32]
-    unlabelled: NDArray[np.bool_]
 
 
 def random_for(seed: int, *key: int) -> np.random.Generator:
@@ -178,137 +160,3 @@ def anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], most
     """The share of box sizes (N, 2) whose sides are within a factor `most` of an anchor's (A, 2)."""
     ratio = sizes[:, None] / anchors[None]
     return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < most).mean())
-
-
-def order_of_pass(
-    parts: Sequence[tuple[int, float]], seed: int, number: int, chances: NDArray[np.float64] | None = None
-) -> NDArray[np.int64]:
-    """Indices of the pictures of pass `number`, shuffled: of every dataset exactly weight × its size.
-
-    A dataset goes through its pictures in random order, one round after the other, whatever falls into a pass. With
-    `chances` (N,), pictures are drawn by them instead, with replacement, each dataset's share still exact.
-    """
-    chosen, first = [], 0
-    for part, (size, weight) in enumerate(parts):
-        count = max(1, round(size * weight))
-        if chances is not None:
-            own = chances[first : first + size]
-            share = own / own.sum() if own.sum() else np.full(size, 1 / size)
-            picked = random_for(seed, _PASS, part, 1, number).choice(size, count, p=share)
-        else:
-            rounds = range(number * count // size, ((number + 1) * count - 1) // size + 1)
-            stream = np.concatenate([random_for(seed, _PASS, part, 0, one).permutation(size) for one in rounds])
-            skipped = number * count - rounds[0] * size
-            picked = stream[skipped : skipped + count]
-        chosen.append(picked + first)
-        first += size
-    return np.asarray(random_for(seed, _PASS, len(parts), number).permutation(np.concatenate(chosen)), np.int64)
-
-
-def partners_of_pass(
-    order: NDArray[np.int64], groups: Sequence[object], count: int, seed: int, number: int
-) -> NDArray[np.int64]:
-    """For each picture of a pass the `count` others that share its mosaics, int64 (N, count).
-
-    They are permutations of the pass itself, so every picture comes up equally often; and of pictures of the same
-    group only: a mosaic's labels are complete for the same classes everywhere.
-    """
-    partners = np.empty((len(order), count), np.int64)
-    rows: dict[object, list[int]] = defaultdict(list)
-    for row, index in enumerate(order.tolist()):
-        rows[groups[index]].append(row)
-    for group, (_, members) in enumerate(sorted(rows.items(), key=lambda item: item[1][0])):
-        for column in range(count):
-            rng = random_for(seed, _PARTNERS, number, group, column)
-            partners[members, column] = order[rng.permutation(members)]
-    return partners
-
-
-def plan_batches(
-    order: Sequence[int],
-    canvases_wh: Sequence[tuple[int, int]],
-    batch_size: int,
-    rng: np.random.Generator | None = None,
-) -> list[tuple[tuple[int, int], list[int]]]:
-    """Batches of pictures of like shape: the canvas that fits all of them, and their rows in `order`.
-
-    There are as many batches as the number of pictures needs, whatever their shapes; all are full but one. In the
-    order given among equals; batches shuffled if `rng`.
-    """
-    shapes = [canvases_wh[index] for index in order]
-    rows = sorted(range(len(order)), key=lambda row: (shapes[row][0] / shapes[row][1], shapes[row]))
-    batches = []
-    for start in range(0, len(rows), batch_size):
-        members = rows[start : start + batch_size]
-        width, height = (max(shapes[row][axis] for row in members) for axis in range(2))
-        batches.append(((width, height), members))
-    return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
-
-
-def labelled_picture(image: RGB, example: Example) -> Labelled:
-    """A scaled picture with its example's labels in its pixels."""
-    height, width = image.shape[:2]
-    boxes = example.boxes_xywh * [width, height, width, height]
-    half = boxes[:, 2:] / 2
-    return Labelled(image, np.column_stack([example.class_ids, boxes[:, :2] - half, boxes[:, :2] + half]))
-
-
-def normalized(picture: Labelled) -> NDArray[np.float32]:
-    """The labels as a loss wants them, float32 (N, 5): class, cx, cy, w, h in 0…1."""
-    height, width = picture.image.shape[:2]
-    low, high = picture.labels[:, 1:3], picture.labels[:, 3:]
-    return np.column_stack(
-        [picture.labels[:, 0], (low + high) / 2 / [width, height], (high - low) / [width, height]]
-    ).astype(np.float32)
-
-
-class Maker:
-    """Makes pictures for training out of `pictures` and their `examples`, augmented by `strength`."""
-
-    def __init__(
-        self,
-        pictures: Callable[[int], RGB],
-        examples: Sequence[Example],
-        strength: Mapping[str, float],
-        seed: int,
-        rectangular: bool,
-    ) -> None:
-        self._pictures, self._examples = pictures, examples
-        self._strength, self._seed, self._rectangular = strength, seed, rectangular
-
-    def __call__(self, number: int, row: int, indices: Sequence[int], canvas_wh: tuple[int, int]) -> Labelled:
-        """The picture in `row` of pass `number`: the first of `indices` (8,), perhaps in a mosaic with the others."""
-        rng = random_for(self._seed, _PICTURE, number, row)
-        if self._rectangular or rng.random() >= self._strength["mosaic"]:
-            return augmented(self._load(indices[0]), canvas_wh, rng, self._strength)
-        others = [self._load(index) for index in indices[4:]] if rng.random() < self._strength["mixup"] else []
-        return mosaic([self._load(index) for index in indices[:4]], canvas_wh[0], rng, self._strength, others)
-
-    def _load(self, index: int) -> Labelled:
-        return labelled_picture(self._pictures(index), self._examples[index])
-
-
-Making = Sequence[tuple[Callable[[], Labelled], NDArray[np.bool_]]]
-"""What makes each picture of a batch, and the mask of its unlabelled classes."""
-
-
-def batches(plan: Sequence[Making], threads: int) -> Iterator[Batch]:
-    """The batches of a plan, made `threads` pictures at a time, two batches ahead of the one in use."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending: list[tuple[Making, list[Any]]] = []
-        for members in [*plan, (), ()]:
-            pending.append((members, [pool.submit(make) for make, _ in members]))
-            if len(pending) > 2:
-                ready, futures = pending.pop(0)
-                if ready:
-                    yield collate([future.result() for future in futures], [mask for _, mask in ready])
-
-
-def collate(made: Sequence[Labelled], unlabelled: Sequence[NDArray[np.bool_]]) -> Batch:
-    """Pictures of one shape and their labels as one batch."""
-    numbered = [np.insert(normalized(picture), 0, number, axis=1) for number, picture in enumerate(made)]
-    return Batch(
-        np.stack([picture.image for picture in made]),
-        np.concatenate(numbered).astype(np.float32),
-        np.stack(unlabelled),
-    )

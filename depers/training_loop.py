@@ -17,35 +17,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from depers import (
     checkpoints,
-    memory,
     metrics,
     picture_cache,
     storage,
-    training_data,
+    training_batches,
     training_model,
     training_report,
     validation,
     yolo,
 )
-from depers.boxes import letterbox
 from depers.checkpoints import Writer
 from depers.collective import Place, synchronize
 from depers.detector import cpu_has_bfloat16
 from depers.loss import Loss
 from depers.options import UserError
-from depers.picture_cache import Pictures
 from depers.schedule import Schedule, make_schedule
-from depers.training_data import Example, Maker, Making, Splits
+from depers.training_batches import Batches
+from depers.training_data import Splits, random_for
 
 if TYPE_CHECKING:
     from depers.train import Options
 
-_SHUFFLE, _SCALE = 8, 9  # branches of the seed tree, beside those of `training_data`
+_SCALE = 5  # a branch of the seed tree, beside those of `training_batches`
 _MIXED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -93,41 +90,55 @@ def train(
     device = torch.device(here.device)
     if here.threads:
         torch.set_num_threads(here.threads)
+    mixed = _MIXED[precision(options.precision, device)]
     strength = yolo.hyperparameters(options.hyperparameters)
     if options.learning_rate is not None:
         strength["lr0"] = options.learning_rate
-    rectangular = strength["mosaic"] == 0 if options.rectangular is None else options.rectangular
 
     # The model, the same on every worker; then the pictures, all of which are decoded once before the first epoch.
     lines: list[str] = []
     sizes_wh = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in data.train]
     boxes = training_model.box_sizes(data.train, sizes_wh)
     model = training_model.prepare(options, data.names, boxes, strength, lines)
-    train_pictures = _pictures(options, data.train, here, f"{disk}-train", lines)
-    val_pictures = _pictures(options, data.val, here, f"{disk}-val", lines)
+    pictures = []
+    for name, split in (("train", data.train), ("val", data.val)):
+        scaled = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in split]
+        paths, file = [example.path for example in split], f"{disk}-{name}.rgb"
+        own, line = picture_cache.prepare(paths, scaled, options.cache, here, file, options.loader_threads)
+        pictures.append(own)
+        lines.append(f"{name} {line}")
     stride = max(int(model.stride.max()), 32)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
 
     # The course of the training, and the average over its last twentieth, but never over more than YOLOv5's own.
     nominal = options.nominal_batch or (options.batch_size if options.steps else 64)
-    pictures_per_pass = len(training_data.order_of_pass(data.parts, options.seed, 0))
+    batches = Batches(
+        data,
+        pictures[0],
+        strength,
+        imgsz=options.imgsz,
+        stride=stride,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        rectangular=strength["mosaic"] == 0 if options.rectangular is None else options.rectangular,
+    )
+    accumulate = max(round(nominal / options.batch_size), 1)
     schedule = make_schedule(
         epochs=options.epochs,
-        batches_per_pass=-(-pictures_per_pass // options.batch_size),
-        accumulate=max(round(nominal / options.batch_size), 1),
+        batches_per_pass=batches.per_pass,
+        accumulate=accumulate,
         strength=strength,
         steps=options.steps,
         warmup_epochs=options.warmup_epochs,
         cosine=options.schedule == "cosine",
     )
     parts = yolo.training_parts()
-    decay = strength["weight_decay"] * max(options.batch_size / nominal, 1)
+    decay = strength["weight_decay"] * options.batch_size * accumulate / nominal
     optimizer = parts.smart_optimizer(model, options.optimizer, strength["lr0"], strength["momentum"], decay)
     for group in optimizer.param_groups:
         group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
     steps = schedule.steps
     ema = parts.ModelEMA(model, decay=min(0.9999, 1 - 1 / max(0.05 * steps, 10)), tau=min(2000, max(steps / 10, 1)))
-    mixed = _MIXED[precision(options.precision, device)]
     scaler: Any = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)  # type: ignore[attr-defined]
     done, best, best_epoch, rows = 0, -1.0, 0, []
     found = [0.0] * len(data.names)  # average precision per class, for image weights
@@ -149,27 +160,23 @@ def train(
     if here.world > 1:
         trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     compute_loss = Loss(model, data.names, here.total if here.world > 1 else None)
-    unlabelled = training_data.unlabelled_mask(data.train, len(data.names))
-    maker = Maker(train_pictures, data.train, strength, options.seed, rectangular)
-    canvases = [_canvas(example, options.imgsz, stride, rectangular) for example in data.train]
-    batches = _Batches(options, data, canvases, maker, unlabelled)
     val_canvases = validation.canvases(data.val, options.imgsz, stride)
 
     def validate(checkpoint: bytes) -> list[validation.Found]:
         """What a checkpoint finds in all validation pictures; every worker looks at its share."""
         members = list(range(len(data.val)))[here.rank :: here.world]
-        args = (val_pictures, data.val, val_canvases, options.batch_size, options.imgsz, here.device)
+        args = (pictures[1], data.val, val_canvases, options.batch_size, options.imgsz, here.device)
         shares = here.gather(validation.predict(checkpoint, members, *args))
         return sorted((one for share in shares for one in share), key=lambda one: one.number)
 
     if here.rank == 0:
-        counts = f"{pictures_per_pass} pictures per epoch of {len(data.train)}, {len(data.val)} for validation"
+        counts = f"{batches.pictures_per_pass} pictures per epoch of {len(data.train)}, {len(data.val)} for validation"
         how = f"{here.world} worker(s) on {device.type}, {str(mixed).removeprefix('torch.')}"
         watch.say(f"{counts}; {steps} optimizer steps; {how}")
         for line in lines:
             watch.say(line)
         if writer and not done:
-            writer.put({"train_batch.jpg": training_report.labelled_batch(batches.first(), data.names)})
+            writer.put({"train_batch.jpg": training_report.labelled_batch(batches.plan(0), data.names)})
     best_checkpoint = b""
     if done and here.rank == 0:
         best_checkpoint = storage.read_bytes(storage.join(options.out, "weights", "best.pt"))
@@ -186,11 +193,11 @@ def train(
         model.train()
         losses = torch.zeros(3, device=device)
         mine = [here.share(members) for members in plan]
-        for number, batch in enumerate(training_data.batches(mine, options.loader_threads), first):
+        for number, batch in enumerate(training_batches.batches(mine, options.loader_threads), first):
             _set_rates(optimizer, schedule, number)
             pixels = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
             if options.multi_scale:
-                pixels = _resized(pixels, training_data.random_for(options.seed, _SCALE, number), options.imgsz, stride)
+                pixels = _resized(pixels, random_for(options.seed, _SCALE, number), options.imgsz, stride)
             stepping = bool(schedule.ends[number])
             with contextlib.nullcontext() if stepping or here.world == 1 else trained.no_sync():
                 with torch.autocast(device.type, mixed, enabled=mixed is not torch.float32):
@@ -223,6 +230,8 @@ def train(
         found = [average.get(name, 0.0) for name in data.names]
         fitness = validation.fitness(measured.mean)
         better = fitness > best
+        if fitness == 0:
+            best_epoch = epoch + 1  # patience begins with the first thing found
         if better:
             best, best_epoch, best_checkpoint = fitness, epoch + 1, checkpoint
         row = {"epoch": epoch + 1.0, **dict(zip(("box", "obj", "cls"), means, strict=True))}
@@ -241,9 +250,7 @@ def train(
     # The best weights once more, on all validation pictures, for the report.
     shown = validate(here.gather(best_checkpoint)[0])
     if writer:
-        writer.put(
-            {"report.html": training_report.make(rows, data, shown, val_pictures, val_canvases, batches.first())}
-        )
+        writer.put({"report.html": training_report.make(rows, data, shown, pictures[1], val_canvases, batches.plan(0))})
 
 
 def precision(wanted: str, device: torch.device) -> str:
@@ -254,89 +261,6 @@ def precision(wanted: str, device: torch.device) -> str:
         return wanted
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
     return "bfloat16" if native else "float16" if device.type == "cuda" else "float32"
-
-
-def _pictures(options: "Options", examples: Sequence[Example], here: Place, disk: str, lines: list[str]) -> Pictures:
-    """All pictures of a split, decoded once and kept where they fit. Raises UserError on all workers."""
-    paths = [example.path for example in examples]
-    sizes_wh = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in examples]
-    size = sum(3 * width * height for width, height in sizes_wh)
-    problem, pictures = None, None
-    free = here.gather((memory.free_memory(), memory.free_disk(Path(disk).parent)))
-    try:
-        planned = picture_cache.plan(
-            options.cache, size, here.local_world, min(memory for memory, _ in free), min(disk for _, disk in free)
-        )
-        if planned.kind == "disk" and here.local_rank == 0:
-            picture_cache.allocate(f"{disk}.rgb", size)
-    except UserError as error:
-        problem = error
-    here.agree(problem)
-    lines.append(f"pictures kept: {planned.kind} ({planned.reason})")
-    pictures = Pictures(paths, sizes_wh, planned.kind, f"{disk}.rgb")
-    here.gather(None)  # every worker of the node has the file
-    if planned.kind == "disk" and here.local_rank == 0:
-        Path(f"{disk}.rgb").unlink()  # it lasts as long as a worker has it
-    everything = range(len(paths))
-    mine = {"ram": everything, "disk": everything[here.local_rank :: here.local_world]}
-    try:
-        pictures.fill(mine.get(planned.kind, everything[here.rank :: here.world]), options.loader_threads)
-    except UserError as error:
-        problem = error
-    here.agree(problem)
-    return pictures
-
-
-class _Batches:
-    """What makes the batches of a training, by their number; those of one pass are planned together."""
-
-    def __init__(
-        self,
-        options: "Options",
-        data: Splits,
-        canvases_wh: Sequence[tuple[int, int]],
-        maker: Maker,
-        unlabelled: NDArray[np.bool_],
-    ) -> None:
-        self._options, self._data, self._canvases, self._maker = options, data, canvases_wh, maker
-        self._unlabelled = unlabelled
-        self._groups = [example.labelled for example in data.train]
-        self._pass = -1
-        self._planned: list[tuple[tuple[int, int], list[int]]] = []
-        self._indices: NDArray[np.int64] = np.zeros((0, 8), np.int64)
-
-    def plan(self, number: int, chances: NDArray[np.float64] | None = None) -> Making:
-        """Batch `number` of the training. `chances`: of the pictures, where a pass begins."""
-        per_pass = len(self._planned)
-        if self._pass < 0 or number // per_pass != self._pass:
-            self._begin(number // per_pass if per_pass else 0, chances)
-            if number // len(self._planned) != self._pass:  # the first pass has told how long a pass is
-                self._begin(number // len(self._planned), chances)
-        number_in_pass = number % len(self._planned)
-        canvas, rows = self._planned[number_in_pass]
-        return [
-            (partial(self._maker, self._pass, row, self._indices[row].tolist(), canvas), self._unlabelled[index])
-            for row in rows
-            for index in self._indices[row, :1]
-        ]
-
-    def first(self) -> Making:
-        """The training's first batch."""
-        self._pass = -1
-        return self.plan(0)
-
-    def _begin(self, number: int, chances: NDArray[np.float64] | None) -> None:
-        seed = self._options.seed
-        order = training_data.order_of_pass(self._data.parts, seed, number, chances)
-        partners = training_data.partners_of_pass(order, self._groups, 7, seed, number)
-        self._indices = np.column_stack([order, partners])
-        rng = training_data.random_for(seed, _SHUFFLE, number)
-        self._planned = training_data.plan_batches(order.tolist(), self._canvases, self._options.batch_size, rng)
-        self._pass = number
-
-
-def _canvas(example: Example, imgsz: int, stride: int, rectangular: bool) -> tuple[int, int]:
-    return letterbox(example.size_wh, imgsz, stride).canvas_wh if rectangular else (imgsz, imgsz)
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, number: int) -> None:

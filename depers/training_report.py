@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from depers import metrics, plots, report
 from depers.augmentation import RGB, letterboxed
 from depers.metrics import Picture
-from depers.training_data import Batch, Making, Splits, collate, labelled_picture
+from depers.training_batches import Batch, Making, collate, labelled_picture
+from depers.training_data import Splits
 from depers.validation import Found
 
 EVENTS = "tensorboard/events.out.tfevents.training"

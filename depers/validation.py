@@ -15,7 +15,8 @@ from depers.boxes import letterbox
 from depers.detector import Detector
 from depers.metrics import Picture
 from depers.prediction import Prediction, Weights
-from depers.training_data import Example, labelled_picture
+from depers.training_batches import labelled_picture
+from depers.training_data import Example
 
 
 class Found(NamedTuple):
