@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from depers import plots, report, results
+from depers import archives, plots, report, results
 from depers.images import ImageError, decode
 from depers.steps import Row
 
@@ -34,7 +34,7 @@ class Tally:
     def see(self, table: pa.Table) -> None:
         """Adds the rows of one table."""
         for row in table.to_pylist():
-            is_archive = row["number"] is None and row["status"] in ("complete", "incomplete")
+            is_archive = row["number"] is None and archives.kind_of(row["path"]) is not None
             (self.archives if is_archive else self.files)[row["status"]] += 1
             if row["status"] in ("failed", "incomplete", "left out"):
                 self.reasons[f"{row['status']}: {row['reason']}"] += 1

@@ -25,8 +25,8 @@ class Heading(NamedTuple):
     """What the driver needs to know of a slice; the slice itself goes to a worker without passing through it."""
 
     number: int
-    first: int
-    members: int
+    files: tuple[int, ...]
+    """The numbers of its members that are files."""
     layout: bytes
 
 
@@ -40,14 +40,11 @@ def read_slices(job: Job, unit: Unit, finished: frozenset[int]) -> Iterator[Head
         return
     try:
         with storage.open_entry(job.input, entry) as file:
-            first, layout = 0, archives.format_of(kind).layout_of(file)
+            layout = archives.format_of(kind).layout_of(file)
             for piece in archives.format_of(kind).read(file, entry.size, job.rules):
                 if isinstance(piece, Slice) and piece.number not in finished:
-                    yield Heading(piece.number, first, len(piece.members), layout)
-                    yield piece
-                if isinstance(piece, Slice):
-                    first += len(piece.members)
-                else:
+                    yield Heading(piece.number, tuple(one.number for one in piece.members if one.number >= 0), layout)
+                if isinstance(piece, End) or piece.number not in finished:
                     yield piece
     except Exception as error:  # storage's own kinds
         yield End(0, 0, f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", b"", True)

@@ -21,9 +21,10 @@ _SUFFIXES = {
 
 
 class Member(NamedTuple):
-    """One file of an archive, by its number among all. `data` is None where nothing needs to be done with it.
+    """One file of an archive, by its number among its files. `data` is None where nothing needs to be done with it.
 
-    `status` is empty for a picture to process, else `kept`, `left out`, `failed`, or `folder`.
+    `status` is empty for a picture to process, else `kept`, `left out`, `failed`, or `folder`, which
+    has no number of its own.
     """
 
     number: int

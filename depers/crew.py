@@ -194,12 +194,10 @@ class Crew:
             return True
         archive.open += 1
         archive.seen, archive.layout = heading.number + 1, heading.layout
-        archive.members = heading.first + heading.members
+        archive.members += len(heading.files)
         path = archive.unit.entries[0].path
         rows = self.given.of(path) if self.given else {}
-        mine: dict[int | None, Row] = {
-            number: rows[number] for number in range(heading.first, archive.members) if number in rows
-        }
+        mine: dict[int | None, Row] = {number: rows[number] for number in heading.files if number in rows}
         work = Work(archive.unit, heading.number, heading.layout, {path: mine} if self.given else {})
         self._start(_Task(work, piece, archive=archive))
         return True

@@ -4,7 +4,7 @@ A picture that they say nothing about fails: an empty list of boxes must be said
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.boxes import from_normalized_xywh
+from depers.detections import parquet_text
 from depers.images import ImageError
 from depers.labels import read_dataset, read_labels
 from depers.options import UserError
@@ -21,7 +22,19 @@ from depers.units import FOLDER
 
 Row = dict[str, Any]
 _NEEDED = ("path", "boxes")
-_USED = ("path", "number", "status", "reason", "boxes", "input_sha256")
+_USED = (
+    "path",
+    "member",
+    "number",
+    "status",
+    "reason",
+    "boxes",
+    "input_sha256",
+    "margin",
+    "output_sha256",
+    "output_bytes",
+    "output_offset",
+)
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
 
 
@@ -84,7 +97,7 @@ class Rows:
             raise UserError(f"{uri}: must have the columns path and boxes, but has no {missing[0]}")
         if table.schema.field("boxes").type.value_type.get_field_index("x_min") < 0:
             raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(_EDGES)}")
-        table = table.select([name for name in table.schema.names if name in _USED or name.startswith("output")])
+        table = table.select([name for name in table.schema.names if name in _USED])
         self._table = table.sort_by("path").combine_chunks()
         paths = pc.run_end_encode(self._table["path"].combine_chunks()) if len(table) else None
         self._spans: dict[str, tuple[int, int]] = {}
@@ -94,9 +107,12 @@ class Rows:
                 self._spans[path] = (start, stop)
                 start = stop
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
     def of(self, path: str) -> dict[int | None, Row]:
         """The rows of one input by their numbers in it; of a loose file by None."""
-        start, stop = self._spans.get(path, (0, 0))
+        start, stop = self._spans.get(parquet_text(path), (0, 0))
         rows = self._table.slice(start, stop - start).to_pylist()
         return {row.get("number"): row for row in rows}
 

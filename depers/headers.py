@@ -95,10 +95,12 @@ def frame_count(data: bytes) -> int:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1…8; 1 where there is none, where it cannot be read or where the decoder applies it."""
-    if image.format in ("AVIF", "HEIF"):
+    """The EXIF orientation, 1…8; 1 where there is none, where it cannot be read or where the decoder applied it."""
+    if image.format == "HEIF":
         return 1
     try:
+        for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would look there too; viewers do not
+            image.info.pop(name, None)
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF: viewers ignore it too
         return 1

@@ -21,6 +21,7 @@ _SPAN = 255.0
 _HUFFMAN = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ZIGZAG = np.array(sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8))))
+_BAND = 16  # rows of blocks painted at a time
 _RING = 1  # MCUs around a region that give it its colours
 
 
@@ -119,35 +120,41 @@ def _write(
     (h, v), (left, above) = scale, region.bounds[:2]
     width, rows = component.size_wh[0], len(component.addresses)
     for x0, y0, x1, y1 in region.parts:
-        for y in range(y0 * v, min(y1 * v, rows)):
-            start, stop = x0 * h, min(x1 * h, width)
-            if start >= stop:
-                continue
-            blocks = component.row(y)[start:stop]
-            offset = start - left * h
-            if mode == "blur":
-                top = 8 * (y - above * v)
-                pixels = paint.rows(top, top + 8)[:, 8 * offset : 8 * (offset + len(blocks)), 0]
-                blocks[:] = _quantized(pixels, table)
-            else:
-                row = paint.rows(y - above * v, y - above * v + 1)[0, offset : offset + len(blocks), 0]
-                blocks[:] = 0
-                blocks[:, 0] = np.clip(np.round(row * 8 / table[0]), -1024 // table[0], 1023 // table[0])
+        start, stop, last = x0 * h, min(x1 * h, width), min(y1 * v, rows)
+        for top in range(y0 * v, last, _BAND):
+            bottom = min(last, top + _BAND)
+            painted = _blocks(paint, top - above * v, bottom - above * v, table, mode)[:, start - left * h :]
+            for y in range(top, bottom):
+                component.row(y)[start:stop] = painted[y - top, : stop - start]
+
+
+def _blocks(paint: Paint, top: int, bottom: int, zigzag_table: NDArray[np.float64], mode: str) -> NDArray[np.int16]:
+    """Rows of painted blocks as quantized coefficients int16 (rows, columns, 64)."""
+    if mode == "blur":
+        return _quantized(paint.rows(8 * top, 8 * bottom)[:, :, 0], zigzag_table)
+    means = paint.rows(top, bottom)[:, :, 0]
+    blocks = np.zeros((*means.shape, 64), np.int16)
+    step = zigzag_table[0]
+    blocks[:, :, 0] = np.clip(np.round(means * (8 / step)), -1024 // step, 1023 // step)
+    return blocks
 
 
 def _quantized(pixels: NDArray[np.float32], zigzag_table: NDArray[np.float64]) -> NDArray[np.int16]:
-    """Pixels (8, 8 N) about 0 → quantized DCT coefficients int16 (N, 64) in row order."""
-    table = np.empty(64)
-    table[_ZIGZAG] = zigzag_table
-    blocks = np.clip(pixels, -128, 127).reshape(8, -1, 8).transpose(1, 0, 2)
-    coefficients = _DCT @ blocks @ _DCT.T
-    return np.asarray(np.round(coefficients.reshape(-1, 64) / table), np.int16)
+    """Pixels (8 R, 8 N) about 0 → quantized DCT coefficients int16 (R, N, 64) in row order."""
+    factors = np.empty(64, np.float32)
+    factors[_ZIGZAG] = 1 / zigzag_table
+    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
+    # The two-dimensional DCT as one matrix on 64 samples, of which a smooth picture needs only single precision.
+    samples = np.clip(pixels, -128, 127).reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 64)
+    coefficients = samples @ (_DCT * factors[:, None]).T
+    return np.rint(coefficients, out=coefficients).astype(np.int16).reshape(rows, columns, 64)
 
 
-def _dct() -> NDArray[np.float64]:
-    """The orthonormal DCT-II of 8 samples (T.81, A.3.3)."""
+def _dct() -> NDArray[np.float32]:
+    """The orthonormal DCT-II of 8 × 8 samples (T.81, A.3.3), float32 (64, 64): frequencies by samples."""
     k, n = np.arange(8)[:, None], np.arange(8)[None]
-    return np.asarray(np.cos((2 * n + 1) * k * np.pi / 16) / 2 * np.where(k == 0, np.sqrt(0.5), 1))
+    one = np.cos((2 * n + 1) * k * np.pi / 16) / 2 * np.where(k == 0, np.sqrt(0.5), 1)
+    return np.kron(one, one).astype(np.float32)
 
 
 _DCT = _dct()

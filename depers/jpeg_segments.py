@@ -1,5 +1,6 @@
 """A JPEG's marker segments (ITU-T T.81 annex B): what its frame says, and the stream rebuilt from what is needed."""
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE
 PICTURE = FRAMES | {DQT, DHT, DRI, DAC, SOS}
 """What is needed to decode the picture; whatever else is found is not copied."""
 _ICC_CHUNK = 65519
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # The lengths of the standard tables' segments K.3–K.6 contents, as libjpeg writes them: counts of codes by length.
 _STANDARD_COUNTS = {
     bytes.fromhex("00010501010101010100000000000000"),
@@ -86,17 +88,10 @@ def segments(data: bytes) -> Iterator[Segment]:
 
 def _scan_end(data: bytes, position: int) -> int:
     """Where the entropy-coded data ends: at a marker that is neither a stuffed byte nor a restart."""
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(data):
-            raise ValueError("ends within a scan")
-        following = data[position + 1]
-        if following == 0xFF:
-            position += 1
-        elif following == 0 or following in _RESTARTS:
-            position += 2
-        else:
-            return position
+    found = _MARKER.search(data, position)
+    if not found:
+        raise ValueError("ends within a scan")
+    return found.start()
 
 
 def frame(data: bytes) -> Frame:

@@ -45,7 +45,7 @@ class Dataset(NamedTuple):
     """A dataset: its folder, class names in the order of their ids, and the picture folders of its splits, if any.
 
     `labelled`: (prefix, class ids), longest prefix first. A picture whose path in its split's folder begins with the
-    prefix is labelled for those classes only: of the others it may show objects without a label.
+    prefix ("": every picture) is labelled for those classes only: of the others it may show objects without a label.
 
     `added`: where data.yaml lists several folders of training pictures, those after the first, such as synthetic ones.
     Training sees them too; sprites are cut and figures measured in the first alone.
@@ -183,7 +183,7 @@ def read_dataset(dataset: str | Path) -> Dataset:
     if isinstance(given, list) and given:
         given, *added = given
     train, *others = (_read_split(file, root, value, "train") for value in (given, *added))
-    val, names = _read_split(file, root, content.get("val"), "val"), _read_names(file, content)
+    val, names = _read_split(file, root, content.get("val"), "val"), class_names(file, content)
     labelled = _read_labelled(file, content.get("labelled"), names)
     return Dataset(root, names, train, val, labelled, tuple(folder for folder in others if folder))
 
@@ -197,7 +197,8 @@ def _seen_from(folder: str, path: str) -> str:
     return str(Path(folder, path))
 
 
-def _read_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
+def class_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
+    """The `names` of a data.yaml with this content, a list or numbered. Raises UserError, which names `file`."""
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -228,7 +229,7 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
 def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tuple[str, frozenset[int]], ...]:
     if value is None:
         return ()
-    if not isinstance(value, dict) or not all(isinstance(prefix, str) and prefix for prefix in value):
+    if not isinstance(value, dict) or not all(isinstance(prefix, str) for prefix in value):
         raise UserError(f"{file}: labelled must map prefixes of pictures' paths to class names, but is {value!r}")
     found = []
     for prefix, classes in value.items():

@@ -19,6 +19,7 @@ from depers.images import MAX_MEGAPIXELS
 from depers.options import UserError, argument, option
 from depers.prediction import PRECISIONS, Prediction, Weights, parse_weights
 from depers.steps import Finish, Item, Job, Outcome, Row
+from depers.storage import Entry
 from depers.units import Unit
 from depers.workers import inspect as inspect
 
@@ -189,11 +190,11 @@ class Summary(NamedTuple):
         return units.collect(self.job.out, self.units, self.job.schema)
 
 
-def run(job: Job, options: PassOptions, *, claim: dict[str, Any] | None = None, rows: Rows | None = None) -> Summary:
+def run(job: Job, options: PassOptions, entries: Sequence[Entry] | None = None, rows: Rows | None = None) -> Summary:
     """Runs the job on the Ray cluster, resuming what OUT already holds.
 
-    `claim` are the options that decide what is written, where they are not all decisive ones; `rows` go to the units
-    that they are about. Raises UserError for a wrong INPUT, OUT, weights or classes.
+    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raises
+    UserError for a wrong INPUT, OUT, weights or classes.
     """
     import ray
 
@@ -201,10 +202,9 @@ def run(job: Job, options: PassOptions, *, claim: dict[str, Any] | None = None, 
     reference = ray.put(checkpoints)
     inspection = ray.remote(inspect).options(num_cpus=0.05).remote(job, reference)  # imports torch; we list meanwhile
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
-    everything = plan(job.input)
+    everything = plan(job.input) if entries is None else units.cut(entries)
     class_names, stride = ray.get(inspection)
-    wanted = options.decisive() if claim is None else claim
-    units.claim(job.out, wanted | {"weights_sha256": digests, "depers": __version__})
+    units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
     recorded, parts = units.recorded(job.out), units.parts(job.out)
     todo = [unit for unit in everything if unit.name not in recorded]
     for name in parts.keys() - {unit.name for unit in todo}:

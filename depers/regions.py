@@ -157,8 +157,10 @@ class Paint:
         noise = _generator(bounds, 0).standard_normal(values.shape[:2]) * NOISE * span
         self.values[:, :, list(noisy)] += noise[:, :, None]
         self.noisy = list(noisy)
-        self._fine = _generator(bounds, 1)
-        self._tile = self._fine.normal(0, FINE_NOISE * span, (_TILE, _TILE, 1)).astype(np.float32)
+        if mode == "blur":
+            self._columns = _interpolation(self.across, np.arange(int(self.across[-1])))
+            self._tile = _generator(bounds, 1).standard_normal((_TILE, _TILE), np.float32)
+            self._tile *= np.float32(FINE_NOISE * span)
 
     def rows(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows of the painted region, float32 (bottom - top, W, C)."""
@@ -167,19 +169,24 @@ class Paint:
             row = np.searchsorted(self.down, positions, side="right") - 1
             return np.repeat(self.values[row].astype(np.float32), np.diff(self.across), axis=1)
         width, channels = int(self.across[-1]), self.values.shape[2]
-        lines = _interpolation(self.down, positions) @ self.values.reshape(len(self.down) - 1, -1)
-        lines = lines.reshape(len(positions), -1, channels)
-        band = (_interpolation(self.across, np.arange(width)) @ lines).astype(np.float32)
+        lines = _interpolation(self.down, positions) @ self.values.reshape(len(self.down) - 1, -1).astype(np.float32)
+        lines = lines.reshape(len(positions), -1, channels).swapaxes(1, 2)
+        band = (lines.reshape(len(positions) * channels, -1) @ self._columns.T).reshape(len(positions), channels, width)
         repeats = -(-width // _TILE)
-        band[:, :, self.noisy] += np.tile(self._tile[positions % _TILE], (1, repeats, 1))[:, :width]
-        step = BLUR_STEP * self.span
-        return np.asarray(np.round(band / step) * step, np.float32)
+        for channel in self.noisy:
+            band[:, channel] += np.tile(self._tile[positions % _TILE], (1, repeats))[:, :width]
+        step = np.float32(BLUR_STEP * self.span)
+        band /= step
+        np.rint(band, out=band)
+        band *= step
+        return np.asarray(band.swapaxes(1, 2))
 
 
-def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
+def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float32]:
     """Weights (positions, cells) that interpolate linearly between the cells' centres."""
     centres = (edges[1:] + edges[:-1]) / 2
-    return np.stack([np.interp(positions + 0.5, centres, unit) for unit in np.eye(len(centres))], axis=1)
+    weights = [np.interp(positions + 0.5, centres, unit) for unit in np.eye(len(centres))]
+    return np.stack(weights, axis=1).astype(np.float32)
 
 
 def _generator(bounds: Rectangle, stage: int) -> Generator:

@@ -106,8 +106,9 @@ def _members(stream: _Unpacked, rules: Rules) -> Iterator[Member]:
             while (header := _next(archive)) is not None:
                 setattr(archive, "members", [])  # noqa: B010  # else it remembers every one
                 name = header.name
-                yield _member(archive, header, index, rules)
-                index += 1
+                member = _member(archive, header, index, rules)
+                yield member
+                index += member.status != "folder"
                 name = ""
     except UnavailableError:
         raise
@@ -148,7 +149,7 @@ def _next(archive: Any) -> tarfile.TarInfo | None:
 
 def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules: Rules) -> Member:
     if header.isdir():
-        return Member(index, header.name, 0, None, "folder")
+        return Member(-1, header.name, 0, None, "folder")
     if header.islnk() or header.issym():
         kind = "hard" if header.islnk() else "symbolic"
         return Member(index, header.name, 0, None, "left out", f"a {kind} link to {header.linkname}")

@@ -52,8 +52,8 @@ class Coefficients:
     def row(self, index: int) -> NDArray[np.int16]:
         """One row of blocks, int16 (width, 64), row order within a block; writing to it changes the picture."""
         width = self.size_wh[0]
-        raw = (ctypes.c_int16 * (width * 64)).from_address(self.addresses[index])
-        return np.ctypeslib.as_array(raw).reshape(width, 64)
+        raw: Any = (ctypes.c_int16 * (width * 64)).from_address(self.addresses[index])
+        return np.frombuffer(raw, np.int16).reshape(width, 64)
 
 
 def transform(

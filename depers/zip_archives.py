@@ -46,8 +46,11 @@ def _members(file: BinaryIO, size: int, rules: Rules) -> Iterator[Member]:
     with archive:
         entries = archive.infolist()
         overlapping = _overlapping(entries)
-        for index, entry in enumerate(entries):
-            yield _member(archive, entry, index, rules, entry.header_offset in overlapping)
+        index = 0
+        for entry in entries:
+            member = _member(archive, entry, index, rules, entry.header_offset in overlapping)
+            yield member
+            index += member.status != "folder"
 
 
 def _overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
@@ -63,7 +66,7 @@ def _overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: Rules, overlaps: bool) -> Member:
     name, size = entry.filename, entry.file_size
     if entry.is_dir():
-        return Member(index, name, 0, None, "folder")
+        return Member(-1, name, 0, None, "folder")
     if stat.S_ISLNK(entry.external_attr >> 16):
         return Member(index, name, size, None, "left out", "a symbolic link")
     reason = "encrypted" if entry.flag_bits & _ENCRYPTED else "shares its bytes with another member" if overlaps else ""
@@ -91,7 +94,8 @@ def _without_directory(file: BinaryIO, size: int, rules: Rules) -> Iterator[Memb
         name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace")
         offset += _LOCAL.size + name_length + extra_length
         if name.endswith("/") and not packed:
-            yield Member(index, name, 0, None, "folder")
+            index -= 1
+            yield Member(-1, name, 0, None, "folder")
         elif flags & (_ENCRYPTED | _SIZE_FOLLOWS) or method not in (0, 8) or 0xFFFFFFFF in (packed, unpacked):
             yield Member(index, name, -1, None, "failed", "lost: only the archive's directory could tell where it ends")
             return
