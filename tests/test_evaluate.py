@@ -1,13 +1,14 @@
 """`depers evaluate`: what counts as missed and as false, and a real run on a small dataset."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_train import write_dataset
 
-from depers import calibration, evaluate, storage, submission, yolo
+from depers import calibration, detect, evaluate, pipeline, storage, submission, yolo
 from depers.detections import SCHEMA
 from depers.evaluate import Options
 from depers.judging import Sample, judge, samples, worst
@@ -186,3 +187,14 @@ def test_a_dataset_without_the_split_is_refused(tmp_path: Path) -> None:
     (dataset / "data.yaml").write_text("train: images/train\nnames: [car, head, face, human, carplate]\n")
     with pytest.raises(UserError, match="the dataset must name a val split, but does not"):
         evaluate.run(Options(str(dataset), str(tmp_path / "out"), ("any.pt",)))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_class_without_a_threshold_is_not_looked_for_less(tmp_path: Path) -> None:
+    """Where the data could not support one, --confidence stays, however high the other classes' thresholds are."""
+    file = tmp_path / "thresholds.json"
+    for face, expected in ((0.6, 0.15), (0.05, 0.05)):
+        file.write_text(json.dumps({"version": 1, "thresholds": {"face": face, "car": None}, "details": {}}))
+        options = detect.Options("in", "out", ("w.pt",), thresholds=str(file))
+        job = pipeline.make_job(options, SCHEMA, lambda out: partial(detect.write_boxes))
+        assert job.how.confidence == expected and job.thresholds == {"face": face}
