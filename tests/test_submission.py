@@ -210,5 +210,18 @@ def test_score_by_hand(found: Submission, expected: float, uncounted: int) -> No
     assert score(labels, found) == (pytest.approx(expected), {0: (pytest.approx(expected), 1)}, uncounted)
 
 
+def test_rounding_decides_as_in_the_package() -> None:
+    """Boxes that are half of their label: in float32, as the definition rounds, some reach the threshold, some not."""
+    rng = np.random.default_rng(0)
+    results = []
+    for _ in range(60):
+        x, y, width, height = rng.uniform(0.1, 0.4, 4).round(3)
+        labels = {"a.jpg": (np.array([0]), np.array([[x, y, x + width, y + height]]))}
+        found = one((0.9, [x, y, x + width / 2, y + height]))
+        compare(labels, found)
+        results.append(score(labels, found).mean)
+    assert set(results) == {0.0, 1.0}
+
+
 def test_nothing_to_score() -> None:
     assert score({}, one((0.9, BOX))) == (0.0, {}, 1)
