@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,6 +166,7 @@ def copy_part(dataset: Dataset, paths: Sequence[str], root: str) -> None:
 
 def run(options: Options) -> int:
     """Runs what is not done yet, cell by cell. Raises UserError for a wrong dataset or option."""
+    shown_out, options = options.out, _absolute(options)
     dataset = read_dataset(options.dataset)
     for name, folder in (("train", dataset.train), ("val", dataset.val)):
         if folder is None:
@@ -193,8 +194,15 @@ def run(options: Options) -> int:
             )
         _write(options, results)
     print(table_text(compare(results)))
-    print(f"report {storage.join(options.out, 'report.html')}")
+    print(f"report {storage.join(shown_out, 'report.html')}")
     return 0
+
+
+def _absolute(options: Options) -> Options:
+    """The options with absolute paths: workers run in folders of their own, and cells name one another."""
+    paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
+    local = {name: str(Path(path).absolute()) for name, path in paths.items() if path and not storage.is_s3(path)}
+    return replace(options, **local)  # type: ignore[arg-type]
 
 
 def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> Result:
