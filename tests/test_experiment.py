@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -154,12 +155,15 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
         experiment.run(given)
     record = out / f"cells/3-0/runs/{REAL}.json"
     before = record.stat().st_mtime_ns
+    capsys.readouterr()
     assert experiment.run(given) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\b6 (train|pictures per epoch)\b", printed)  # the other arm sees both kinds
+    assert "one seed says nothing" in printed
     assert record.stat().st_mtime_ns == before
     content = json.loads((out / "experiment.json").read_text())
     [row] = content["sizes"]
     assert (row["real_pictures"], row["synthetic_pictures"], row["seeds"]) == (3, 3, 1)
-    assert "one seed says nothing" in capsys.readouterr().out
     assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 2
     joined = read_dataset(out / "cells/3-0/synthetic")
     assert len(joined.added) == 1 and joined.val == str(dataset / "images/val")
