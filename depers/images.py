@@ -57,6 +57,7 @@ class Picture:
     """A decoded picture: upright `pixels` (H, W) or (H, W, C), uint8 or uint16, in `mode`'s channel order.
 
     Modes are Pillow's, and RGB;16 and RGBA;16. In modes P and 1 pixels are indices into `palette`, uint8 (N, 3 or 4).
+    `lossless` says whether the file kept every pixel, and is to be written so; `duration_ms` how long a frame is shown.
     """
 
     pixels: Pixels
@@ -66,6 +67,8 @@ class Picture:
     jpeg_tables: dict[int, list[int]] | None
     jpeg_sampling: str
     palette: NDArray[np.uint8] | None = None
+    lossless: bool = True
+    duration_ms: float = 0
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -161,8 +164,9 @@ def _decode(data: bytes, image: Image.Image) -> Picture:
         palette, pixels = _BILEVEL, np.asarray(loaded).astype(np.uint8)
     else:
         pixels = np.asarray(loaded)
-    pixels = upright(pixels, orientation_of(image))
-    return Picture(pixels, mode, format_of(image), profile_of(image), None, "", palette)
+    pixels, name = upright(pixels, orientation_of(image)), format_of(image)
+    duration = float(image.info.get("duration") or 0)
+    return Picture(pixels, mode, name, profile_of(image), None, "", palette, keeps_pixels(data, name), duration)
 
 
 def _palette(image: Image.Image) -> NDArray[np.uint8]:
@@ -203,7 +207,7 @@ def _decode_jpeg(data: bytes, image: Any) -> Picture:
         pixels = np.asarray(_loaded(image, mode))
     else:
         raise ImageError(f"pixel mode must be one of L, RGB, CMYK, but is {mode}")
-    return Picture(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling)
+    return Picture(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling, lossless=False)
 
 
 def encode(picture: Picture, pixels: Pixels, kept: dict[int, dict[int, Any]] | None = None) -> bytes:
@@ -223,7 +227,7 @@ def encode(picture: Picture, pixels: Pixels, kept: dict[int, dict[int, Any]] | N
                 return deep.tiff([deep.Page(pixels, picture.mode, picture.icc_profile)])
             return deep.png(pixels, picture.icc_profile, block)
         image = as_image(picture, pixels)
-        options = encoder_options(picture.format)
+        options = encoder_options(picture.format, picture.lossless)
         if picture.icc_profile:
             options["icc_profile"] = picture.icc_profile
         if block:
@@ -239,11 +243,16 @@ def encode(picture: Picture, pixels: Pixels, kept: dict[int, dict[int, Any]] | N
     return buffer.getvalue()
 
 
-def encoder_options(name: str) -> dict[str, Any]:
+def keeps_pixels(data: bytes, name: str) -> bool:
+    """Whether a file of the format `name` was written such that no pixel changed."""
+    return name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data)
+
+
+def encoder_options(name: str, lossless: bool) -> dict[str, Any]:
     """How Pillow is to write a format."""
     options: dict[str, dict[str, Any]] = {
         "PNG": {"compress_level": 3},
-        "WEBP": {"quality": 90, "method": 2, "exact": True},
+        "WEBP": {"quality": 50 if lossless else 90, "lossless": lossless, "method": 2, "exact": True},
         "TIFF": {"compression": "tiff_deflate" if features.check("libtiff") else None},
         "AVIF": {"quality": 85, "speed": 9},
         "HEIF": {"quality": 88, "enc_params": {"preset": "ultrafast"}},  # the default is slower tenfold
