@@ -62,6 +62,8 @@ def _written(pictures: list[Picture], name: str, timing: dict[str, Any], block: 
         options["icc_profile"] = pictures[0].icc_profile
     if block:
         options["exif"] = block
+        if name == "TIFF":
+            options["compression"] = None  # as in `images.encode`
     if name == "WEBP":
         options["minimize_size"] = False
     if name == "PNG":

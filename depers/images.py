@@ -232,6 +232,8 @@ def encode(picture: Picture, pixels: Pixels, kept: dict[int, dict[int, Any]] | N
             options["icc_profile"] = picture.icc_profile
         if block:
             options["exif"] = block
+            if picture.format == "TIFF":
+                options["compression"] = None  # libtiff writes no directories within directories for Pillow
         if picture.format == "BMP" and picture.mode not in ("1", "P", "L", "RGB", "RGBA"):
             image = image.convert("RGB")
         buffer = io.BytesIO()
