@@ -31,6 +31,9 @@ class Options:
     weights: str | None = option(None, "checkpoint to start from; otherwise from scratch")
     imgsz: int = option(640, "longer side of the pictures in training, pixels, a multiple of 32")
     epochs: int = option(100, "how often every picture is seen")
+    steps: int | None = option(
+        None, "optimizer steps in all, instead of passes over the pictures; an epoch is then an equal part of them"
+    )
     batch_size: int = option(16, "pictures per step, over all workers")
     workers: int = option(1, "processes that train together and share gradients")
     device: str = option(
@@ -52,6 +55,8 @@ class Options:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
         if self.batch_size % self.workers:
             raise UserError(f"--batch-size must be a multiple of --workers ({self.workers}), but got {self.batch_size}")
+        if self.steps is not None and self.steps < self.epochs:
+            raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
         if not 0 < self.learning_rate < 10:
             raise UserError(f"--learning-rate must be between 0 and 10, but got {self.learning_rate}")
         if self.warmup_epochs < 0:
@@ -68,10 +73,13 @@ def read_splits(dataset: str) -> tuple[tuple[str, ...], dict[str, list[Example]]
     if found.train is None or found.val is None:
         missing = "train" if found.train is None else "val"
         raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
-    if storage.overlap(found.train, found.val):
-        raise UserError(f"{dataset}: train and val must be different pictures, but are {found.train} and {found.val}")
+    for folder in (found.train, *found.added):
+        if storage.overlap(folder, found.val):
+            raise UserError(f"{dataset}: train and val must be different pictures, but are {folder} and {found.val}")
     folders = {"train": found.train, "val": found.val}
     splits = {name: _read_split(found, folder) for name, folder in folders.items()}
+    for folder in found.added:
+        splits["train"] += _read_split(found, folder)
     for name, examples in splits.items():
         if not examples:
             raise UserError(f"{dataset}: {name} must hold pictures, but {folders[name]} has none")

@@ -97,8 +97,10 @@ def train(
         group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
 
     # An average over the last twentieth of the run, but never more than YOLOv5's own.
-    steps_per_epoch = len(training_data.plan_batches(canvases, options.batch_size, None))
-    steps, warmup = options.epochs * steps_per_epoch, round(options.warmup_epochs * steps_per_epoch)
+    per_pass = len(training_data.plan_batches(canvases, options.batch_size, None))
+    steps = options.steps or options.epochs * per_pass
+    starts = [steps * epoch // options.epochs for epoch in range(options.epochs + 1)]
+    warmup = round(options.warmup_epochs * steps / options.epochs)
     ema = parts.ModelEMA(model, decay=min(0.9999, 1 - 1 / max(0.05 * steps, 10)), tau=min(2000, max(steps / 10, 1)))
     first, best, rows = 0, -1.0, []
     if state:
@@ -114,9 +116,11 @@ def train(
 
     for epoch in range(first, options.epochs):
         started = time.perf_counter()
-        plan = training_data.plan_batches(
-            canvases, options.batch_size, training_data.random_for(options.seed, 1, epoch)
-        )
+        plan: list[list[int]] = []  # this epoch's part of endless passes over all pictures
+        for number in range(starts[epoch] // per_pass, (starts[epoch + 1] - 1) // per_pass + 1):
+            rng = training_data.random_for(options.seed, 1, number)
+            one = training_data.plan_batches(canvases, options.batch_size, rng)
+            plan += one[max(starts[epoch] - number * per_pass, 0) : starts[epoch + 1] - number * per_pass]
         mine = [_share(members, here) for members in plan]
 
         def make(index: int, epoch: int = epoch) -> tuple[Any, Any]:
@@ -126,7 +130,7 @@ def train(
         model.train()
         losses = torch.zeros(3, device=device)
         for number, batch in enumerate(training_data.batches(mine, make, options.loader_threads)):
-            step = epoch * steps_per_epoch + number
+            step = starts[epoch] + number
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * learning_rate(step, steps, warmup)
             pixels = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
@@ -150,7 +154,7 @@ def train(
             data = _checkpoint_bytes(ema.ema, epoch)
             mean = validate(data, val_set, names, options.imgsz, options.batch_size).mean
             row = {"epoch": epoch + 1, **row, "map50": mean.map50, "map50_95": mean.map50_95}
-            row |= {"images_per_s": len(canvases) / seconds, "seconds": time.perf_counter() - started}
+            row |= {"images_per_s": sum(map(len, plan)) / seconds, "seconds": time.perf_counter() - started}
             rows.append(row)
             fitness = 0.1 * mean.map50 + 0.9 * mean.map50_95  # as YOLOv5 weighs them
             if fitness > best:

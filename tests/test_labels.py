@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers import labels, storage
-from depers.labels import CLASSES, Dataset, Labels, format_yolo, label_path, pairs, parse_yolo, read_dataset
+from depers.labels import (
+    CLASSES,
+    Dataset,
+    Labels,
+    format_yolo,
+    label_path,
+    labelled_classes,
+    pairs,
+    parse_yolo,
+    read_dataset,
+)
 from depers.options import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
@@ -110,7 +120,22 @@ def test_data_yaml_is_read_as_written(tmp_path: Path, names: tuple[str, ...]) ->
 def test_data_yaml_without_a_split(tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
     labels.write_data_yaml(str(root), CLASSES, ["train"])
-    assert read_dataset(root)[2:] == (f"{root}/images/train", None)
+    assert read_dataset(root)[2:4] == (f"{root}/images/train", None)
+
+
+def test_pictures_may_be_labelled_for_some_classes_only(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path)
+    every = frozenset(range(5))
+    assert read_dataset(root).labelled == ()
+    assert labelled_classes(read_dataset(root), "heads/a.jpg") == every
+    labelled = {"heads/": ["head"], "heads/cars/": ["car", "carplate"], "unlabelled/": []}
+    labels.write_data_yaml(root, CLASSES, labelled=labelled)
+    dataset = read_dataset(root)
+    paths = {"heads/a.jpg": {1}, "heads/cars/a.jpg": {0, 4}, "unlabelled/x/a.jpg": set(), "heads.jpg": every}
+    assert {path: labelled_classes(dataset, path) for path in paths} == paths
+    labels.write_data_yaml(root, CLASSES, labelled={"": ["face"], "all/": list(CLASSES)})
+    assert labelled_classes(read_dataset(root), "x/a.jpg") == {2}
+    assert labelled_classes(read_dataset(root), "all/a.jpg") == every
 
 
 def test_a_dataset_on_s3(s3_bucket: str) -> None:
@@ -154,6 +179,9 @@ def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
         ("names: [a]\nnc: 2", r"nc must be the number of names, 1, but is 2"),
         ("names: [a]\ntrain: nowhere", r"train must be a folder of pictures, but .*nowhere is none"),
         ("names: [a]\nval: [x, y]", r"val must be the path of one folder, but is \['x', 'y'\]"),
+        ("names: [a]\nlabelled: [a]", r"labelled must map prefixes .* to class names, but is \['a'\]"),
+        ("names: [a]\nlabelled: {x/: a}", r"labelled 'x/' must be a list of classes \(a\), but is 'a'"),
+        ("names: [a]\nlabelled: {x/: [b]}", r"labelled 'x/' must be a list of classes \(a\), but is \['b'\]"),
         ("names: [a]\npath: 3", r"path must be the path of a folder, but is 3"),
     ],
 )
