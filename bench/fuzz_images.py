@@ -16,6 +16,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import NDArray
 from PIL import Image
 
+from depers.headers import learn_heif
 from depers.images import ImageError, decode_frames
 from depers.metadata import residue
 from depers.redaction import MODES, redact_file
@@ -74,7 +76,10 @@ def drawn() -> list[bytes]:
         ("TIFF", {}),
         ("GIF", {}),
     ]
-    kinds += [("AVIF", {"speed": 10}), ("HEIF", {"enc_params": {"preset": "ultrafast"}})]
+    kinds += [("AVIF", {"speed": 10})]
+    if find_spec("pillow_heif"):
+        learn_heif()
+        kinds += [("HEIF", {"enc_params": {"preset": "ultrafast"}})]
     kinds += [
         (kind, {"save_all": True, "append_images": [image.rotate(180)]}) for kind in ("GIF", "WEBP", "PNG", "TIFF")
     ]

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from depers import animation, exif, jpeg, regions
+from depers import animation, exif, jpeg, png_chunks, regions
 from depers.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
 from depers.images import Picture, Pixels, decode, encode, keeps_pixels
 from depers.regions import CELLS_ACROSS, MODES, Paint, Region
@@ -58,6 +59,24 @@ def redact_file(
     if len(boxes_xyxy_by_frame) != count:
         raise ImageError(f"holds {count} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
     kept = exif.kept(image, keep_metadata)
+    result = _redacted(data, image, boxes_xyxy_by_frame, mode, kept, max_megapixels, decoded)
+    if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
+        chunks = png_chunks.colour_chunks(data)
+        return result._replace(data=png_chunks.inserted(result.data, chunks))
+    return result
+
+
+def _redacted(
+    data: bytes,
+    image: Image.Image,
+    boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
+    mode: str,
+    kept: dict[int, dict[int, Any]],
+    max_megapixels: float,
+    decoded: Picture | None,
+) -> Redacted:
+    """`redact_file` by the way that the format allows, `image` its header."""
+    count = len(boxes_xyxy_by_frame)
     name, method = format_of(image), "lossless" if keeps_pixels(data, format_of(image)) else "re-encoded"
     if count > 1:
         return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_picture))

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from depers.headers import stored_boxes, upright
+from depers import png_chunks
+from depers.headers import learn_heif, stored_boxes, upright
 from depers.images import ImageError, decode, decode_frames, frame_count
 from depers.metadata import residue
 from depers.redaction import MODES, redact_file
@@ -251,6 +252,7 @@ def _gif(image: Image.Image) -> bytes:
 
 def test_heic_is_read_and_written() -> None:
     pytest.importorskip("pillow_heif")
+    learn_heif()
     data = saved(scene(1), "HEIF", enc_params={"preset": "ultrafast"})
     result = redact_file(data, [np.array([BOX], np.float32)])
     assert (result.format, result.method, result.size_wh) == ("HEIF", "re-encoded", SIZE_WH)
@@ -288,6 +290,16 @@ def test_a_profile_keeps_its_colours_and_loses_its_texts() -> None:
         )
         assert (first == second).all()
         assert residue(result.data) == []
+
+
+def test_a_png_keeps_its_gamma() -> None:
+    plain = saved(scene(1), "PNG")
+    gamma = png_chunks.chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+    data = png_chunks.inserted(plain, gamma)
+    result = redact_file(data, [np.array([BOX], np.float32)])
+    assert Image.open(io.BytesIO(result.data)).info["gamma"] == 1.0
+    assert result.data.count(b"gAMA") == 1
+    assert png_chunks.colour_chunks(png_chunks.inserted(plain, png_chunks.chunk(b"cHRM", b"too short"))) == b""
 
 
 @pytest.mark.parametrize(
