@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers import deep, exif
+from depers.encoding import as_image, encoder_options
 from depers.headers import ImageError, format_of, open_header
-from depers.images import Picture, as_image, encoder_options, frames, keeps_pixels
+from depers.images import Picture, frames, keeps_pixels
 
 RedactPicture = Callable[[Picture, NDArray[np.float32], str], Picture]
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
@@ -63,7 +64,7 @@ def _written(pictures: list[Picture], name: str, timing: dict[str, Any], block: 
     if block:
         options["exif"] = block
         if name == "TIFF":
-            options["compression"] = None  # as in `images.encode`
+            options["compression"] = None  # as in `encoding.encode`
     if name == "WEBP":
         options["minimize_size"] = False
     if name == "PNG":

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers import animation, exif, jpeg, png_chunks, regions
+from depers.encoding import encode
 from depers.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
-from depers.images import Picture, Pixels, decode, encode, keeps_pixels
+from depers.images import Picture, Pixels, decode, keeps_pixels
 from depers.regions import CELLS_ACROSS, MODES, Paint, Region
 
 __all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_picture")

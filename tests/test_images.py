@@ -7,7 +7,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from depers import icc
-from depers.images import ImageError, decode, encode, standard_quality
+from depers.encoding import encode
+from depers.images import ImageError, decode
+from depers.jpeg_encoding import standard_quality
 
 KINDS = (
     "JPEG RGB, JPEG L, JPEG CMYK, PNG RGB, PNG RGBA, PNG LA, PNG P, PNG 1, WEBP RGB, WEBP RGBA, TIFF RGB, TIFF CMYK, "
