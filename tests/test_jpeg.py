@@ -168,6 +168,15 @@ def test_rows_in_an_order_that_is_not_known_are_refused() -> None:
         turbojpeg.transform(data, lambda components: None, [2, 1, 4], progressive=False, optimize=False)
 
 
+def test_a_library_that_forgets_what_is_written_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = turbojpeg._library()
+    assert library is not None
+    assert turbojpeg._keeps_its_word(library)
+    row = turbojpeg.Coefficients.row
+    monkeypatch.setattr(turbojpeg.Coefficients, "row", lambda self, index: row(self, index).copy())
+    assert not turbojpeg._keeps_its_word(library)
+
+
 @pytest.mark.parametrize("cut", [0.3, 0.7, 0.98])
 def test_a_truncated_file_fails(cut: float) -> None:
     data = simplejpeg.encode_jpeg(pixels((333, 217)), 88, "RGB", "420")
