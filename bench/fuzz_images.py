@@ -11,11 +11,13 @@ import argparse
 import io
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -46,7 +48,8 @@ SUFFIXES = {
     ".mpo",
 }
 MAX_BYTES = 120_000  # of a source; larger ones teach the same more slowly
-HANG_SECONDS = 20
+HANG_SECONDS = 20  # of CPU
+DEADLOCK_SECONDS = 900  # of silence
 MAX_MEGAPIXELS = 4
 _BOX = (0.25, 0.25, 0.75, 0.75)
 
@@ -185,13 +188,41 @@ def _texture(rgb: NDArray[np.uint8]) -> float:
 def _work(pipe: Connection, data: Path | None, seed: int, first: int, last: int) -> None:
     files = sources(data)
     for index in range(first, last):
-        pipe.send((index, ""))
-        pipe.send((index, check(mutated(files, seed, index), MODES[index % len(MODES)])))
-    pipe.send((last, "end"))
+        pipe.send((index, "", 0.0, 0))
+        signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)  # SIGPROF ends the process, whatever code it is in
+        started = time.process_time()
+        outcome = check(mutated(files, seed, index), MODES[index % len(MODES)])
+        seconds, peak_mib = time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        pipe.send((index, outcome, seconds, peak_mib))
+
+
+def outcomes(data: Path | None, seed: int, first: int, last: int) -> Iterator[tuple[int, str, float, int]]:
+    """For each image: what became of it, the CPU seconds, and the worker's highest RSS in MiB so far."""
+    context, index = multiprocessing.get_context("spawn"), first
+    while index < last:
+        here, there = context.Pipe(duplex=False)
+        worker = context.Process(target=_work, args=(there, data, seed, index, last), daemon=True)
+        worker.start()
+        there.close()
+        while index < last:
+            if not here.poll(DEADLOCK_SECONDS):
+                worker.kill()
+            try:
+                index, outcome, seconds, peak_mib = here.recv()
+            except EOFError:
+                worker.join()
+                hung = worker.exitcode in (-signal.SIGPROF, -signal.SIGKILL)
+                yield index, "HANG" if hung else f"CRASH {worker.exitcode}", HANG_SECONDS, 0
+                index += 1
+                break
+            if outcome:
+                yield index, outcome, seconds, peak_mib
+                index += 1
+        worker.kill()
 
 
 def main() -> int:
-    """Runs the worker, starts it again after each death, and prints what became of the files."""
+    """Goes through the images and prints what became of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--first", type=int, default=0)
@@ -200,43 +231,26 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long; says where")
     parser.add_argument("--keep", type=Path, help="folder for the files that something is wrong with")
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    outcomes, index, last, started = Counter[str](), options.first, options.first + options.count, time.monotonic()
-    slowest, wrong = 0.0, []
-    while index < last and time.monotonic() - started < options.seconds:
-        here, there = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(there, options.data, options.seed, index, last), daemon=True)
-        worker.start()
-        there.close()
-        outcome, since, limit = "", time.monotonic(), 120.0  # it must first start and draw
-        while time.monotonic() - started < options.seconds:
-            try:
-                index, outcome = here.recv() if here.poll(limit) else (index, "HANG")
-            except EOFError:
-                worker.join()
-                outcome = f"CRASH {worker.exitcode}"
-            limit = HANG_SECONDS
-            if outcome == "end":
-                break
-            if outcome:
-                slowest = max(slowest, time.monotonic() - since)
-                outcomes[outcome.split(":")[0]] += 1
-                if outcome.startswith(("WRONG", "HANG", "CRASH")):
-                    wrong.append((index, outcome))
-                    print(f"seed {options.seed} image {index}: {outcome}", flush=True)
-                index += 1
-                if outcome.startswith(("HANG", "CRASH")):
-                    break
-            since = time.monotonic()
-        worker.kill()
+    counts, slowest, peak, wrong, index = Counter[str](), 0.0, 0, list[int](), options.first
+    started = time.monotonic()
+    for index, outcome, seconds, peak_mib in outcomes(
+        options.data, options.seed, options.first, options.first + options.count
+    ):
+        counts[outcome.split(":")[0]] += 1
+        slowest, peak = max(slowest, seconds), max(peak, peak_mib)
+        if outcome.startswith(("WRONG", "HANG", "CRASH")):
+            wrong.append(index)
+            print(f"seed {options.seed} image {index}: {outcome}", flush=True)
+        if time.monotonic() - started > options.seconds:
+            break
     if options.keep and wrong:
         options.keep.mkdir(parents=True, exist_ok=True)
         files = sources(options.data)
-        for number, _ in wrong:
+        for number in wrong:
             (options.keep / f"{options.seed}-{number}").write_bytes(mutated(files, options.seed, number))
     print(
-        f"{options.first}…{index - 1} of seed {options.seed}: {dict(outcomes)}; slowest {slowest:.1f} s; "
-        f"load {os.getloadavg()[0]:.1f}"
+        f"{options.first}…{index} of seed {options.seed}: {dict(counts)}; slowest {slowest:.1f} s of CPU, "
+        f"peak {peak} MiB; load {os.getloadavg()[0]:.1f}"
     )
     return 1 if wrong else 0
 
