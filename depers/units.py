@@ -20,7 +20,7 @@ from depers.options import UserError
 from depers.storage import Entry
 
 FOLDER = "_depers"
-_JOB = f"{FOLDER}/job.json"
+JOB = f"{FOLDER}/job.json"
 _AGAIN = ".again"  # in the name of a record with failures that were storage's: the next run tries again
 _READERS = 32  # records that are read ahead
 
@@ -69,7 +69,7 @@ def claim(out: str, options: dict[str, Any]) -> None:
     Raises UserError where OUT holds something else, or the work of a job with other options.
     """
     text = json.dumps(options, indent=1, sort_keys=True)
-    job = storage.join(out, _JOB)
+    job = storage.join(out, JOB)
     if storage.exists(job):
         earlier = json.loads(storage.read_bytes(job))
         for name, value in json.loads(text).items():
