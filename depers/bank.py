@@ -80,7 +80,7 @@ class Extracted(NamedTuple):
     options: dict[str, Any]
     """Those that decided what was written, by their names."""
     counts: dict[str, int]
-    """Pictures by status, `backgrounds`, `sprites`."""
+    """`pictures` = `backgrounds` + `left_out` + `failed`; `sprites`, and of these `truncated` and `mostly_hidden`."""
     parts: tuple[str, ...]
     """The tables of sprites, below the root, in order."""
 

@@ -16,7 +16,9 @@ from depers import __version__
 from depers.options import UserError, parse
 
 VERBS = {
-    "normalize": "merge the competition's raw label files into a dataset with real class ids",
+    "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
+    "extract": "cut a dataset's training pictures into backgrounds and sprites, to synthesize more from",
+    "synthesize": "make new labelled pictures of extracted backgrounds and sprites",
     "train": "train a YOLOv5 detector on a dataset",
     "detect": "write the boxes that a detector finds in images",
     "evaluate": "measure a detector on a dataset: precision, recall, mAP, report",

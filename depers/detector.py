@@ -19,6 +19,7 @@ from depers.prediction import Prediction, Weights
 
 MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
 _ALL = slice(None)
+_CLASS_STEP = 7680.0  # pixels, YOLOv5's
 # YOLOv5's `--augment`: scale, whether mirrored, and which levels of the head count: the coarsest not at full size, the
 # finest not at the smallest, where each adds little but false boxes.
 _VIEWS = ((1.0, False, slice(None, -1)), (0.83, True, _ALL), (0.67, False, slice(1, None)))
@@ -210,9 +211,9 @@ def suppress(rows: Tensor, how: Prediction) -> Tensor:
     rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
     if not len(rows):
         return rows
-    _, compact = torch.unique(rows[:, 5], return_inverse=True)
-    span = rows[:, :4].max() - rows[:, :4].min() + 1  # boxes of different classes are moved apart by this
-    boxes = rows[:, :4] + (compact * span)[:, None]
+    # Boxes of different classes are moved apart by as much as in YOLOv5, so that rounding decides ties as there.
+    step = (rows[:, :4].max() - rows[:, :4].min() + 1).clamp(min=_CLASS_STEP)
+    boxes = rows[:, :4] + rows[:, 5:6] * step
     kept: Tensor = _nms()(boxes, rows[:, 4], how.iou_threshold)
     return rows[kept[: how.max_detections]]
 

@@ -253,11 +253,12 @@ class Failures:
 
     def see(self, table: pa.Table) -> None:
         """Adds the rows of a table."""
-        for row in table.select(["path", "member", "status", "reason"]).to_pylist():
+        columns = {"path", "member", "status", "reason"} & set(table.schema.names)
+        for row in table.select(sorted(columns)).to_pylist():
             if row["status"] in ("failed", "incomplete"):
                 self.count += 1
                 if self.count <= _FAILURES_SHOWN:
-                    place = row["path"] if row["member"] is None else f"{row['path']}: {row['member']}"
+                    place = row["path"] if row.get("member") is None else f"{row['path']}: {row['member']}"
                     print(f"{row['status']}: {place}: {row['reason']}", file=sys.stderr)
 
     def close(self) -> None:

@@ -188,17 +188,17 @@ Found = tuple[Item, list[Row]]
 def detect(job: Job, items: Sequence[Item], detector: "Detector | None") -> list[Found]:
     """What is found in each item; what has one view goes through the detector together."""
     ready = [item.view.canvas for item in items if item.view is not None]
-    answers = iter(_answers(ready, detector) if detector else ())
-    return [_detected(job, item, next(answers) if item.view else None, detector) for item in items]
+    found = iter(answers(ready, detector) if detector else ())
+    return [_detected(job, item, next(found) if item.view else None, detector) for item in items]
 
 
-def _answers(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:
+def answers(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:
     """The detections in each canvas, or why there are none; a batch that fails is tried again one by one."""
     try:
         return list(detector(canvases)) if canvases else []
     except Exception as error:
         if len(canvases) > 1:
-            return [answer for canvas in canvases for answer in _answers([canvas], detector)]
+            return [answer for canvas in canvases for answer in answers([canvas], detector)]
         return [f"detection failed ({type(error).__name__}: {line(error)})"]
 
 

@@ -177,6 +177,12 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
     return file
 
 
+def open_stream(uri: str) -> BinaryIO:
+    """A file to be read piece by piece, which can seek; raises OSError."""
+    stream: BinaryIO = s3().open(uri[5:], "rb") if is_s3(uri) else open(uri, "rb")  # noqa: PTH123, SIM115
+    return stream
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes whole or not at all: one upload, or a neighbour that is renamed into place. Makes folders."""
     if is_s3(uri):

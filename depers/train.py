@@ -73,10 +73,13 @@ def read_splits(dataset: str) -> tuple[tuple[str, ...], dict[str, list[Example]]
     if found.train is None or found.val is None:
         missing = "train" if found.train is None else "val"
         raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
-    if storage.overlap(found.train, found.val):
-        raise UserError(f"{dataset}: train and val must be different pictures, but are {found.train} and {found.val}")
+    for folder in (found.train, *found.added):
+        if storage.overlap(folder, found.val):
+            raise UserError(f"{dataset}: train and val must be different pictures, but are {folder} and {found.val}")
     folders = {"train": found.train, "val": found.val}
     splits = {name: _read_split(found, folder) for name, folder in folders.items()}
+    for folder in found.added:
+        splits["train"] += _read_split(found, folder)
     for name, examples in splits.items():
         if not examples:
             raise UserError(f"{dataset}: {name} must hold pictures, but {folders[name]} has none")

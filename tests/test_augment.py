@@ -58,7 +58,7 @@ def test_what_is_found_stays_where_it_is(data: Path) -> None:
     """Of the confident boxes of a plain look, nearly all are found by the augmented one, at the same place."""
     from depers.boxes import letterbox
     from depers.images import decode
-    from depers.steps import draw_canvas
+    from depers.tiling import draw_canvas
 
     path = data / "weights/yolov5n.pt"
     plain, augmented = detector(path), detector(path, augment=True)

@@ -133,6 +133,9 @@ def test_pictures_may_be_labelled_for_some_classes_only(tmp_path: Path) -> None:
     dataset = read_dataset(root)
     paths = {"heads/a.jpg": {1}, "heads/cars/a.jpg": {0, 4}, "unlabelled/x/a.jpg": set(), "heads.jpg": every}
     assert {path: labelled_classes(dataset, path) for path in paths} == paths
+    labels.write_data_yaml(root, CLASSES, labelled={"": ["face"], "all/": list(CLASSES)})
+    assert labelled_classes(read_dataset(root), "x/a.jpg") == {2}
+    assert labelled_classes(read_dataset(root), "all/a.jpg") == every
 
 
 def test_a_dataset_on_s3(s3_bucket: str) -> None:

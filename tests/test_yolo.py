@@ -14,7 +14,7 @@ from depers.detector import Detector
 from depers.images import decode
 from depers.options import UserError
 from depers.prediction import Prediction, Weights, parse_weights
-from depers.steps import draw_canvas
+from depers.tiling import draw_canvas
 
 
 class Foreign:
