@@ -50,16 +50,18 @@ def paint(canvas: RGB, placed: Mapping[str, Any], picture: RGB) -> None:
     if how != "poisson":
         inner = _whole(edge, -reach / 2, (x0, y0, x1, y1))
         difference = blending.ring_difference(patch, ground, inner) * placed["match"]
-        patch = blending.shift(patch, difference + [placed["red"], placed["green"], placed["blue"]])
+        added = difference + [placed["red"], placed["green"], placed["blue"]]
     # Nothing outside of the seam changes, and the solver's domain is what is painted.
     a, b, c, d = _whole(edge, reach / 2, (x0, y0, x1, y1))
     if c <= a or d <= b:
         return
     patch, ground = patch[b:d, a:c], ground[b:d, a:c]
-    share = blending.shares(edge, (x0 + a, y0 + b, x0 + c, y0 + d), placed["shape"], reach, how == "gaussian")
+    pixels = x0 + a, y0 + b, x0 + c, y0 + d
     if how == "poisson":
-        patch = blending.poisson(patch, ground, share)
-    ground[:] = blending.mix(patch, ground, share)
+        patch = blending.poisson(patch, ground, blending.shares(edge, pixels, placed["shape"], 0.0))
+    else:
+        patch = blending.shift(patch, added)
+    blending.lay(patch, ground, edge, pixels, placed["shape"], reach, how == "gaussian")
 
 
 def _whole(
