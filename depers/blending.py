@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RGB = NDArray[np.uint8]
-_MEMBRANE_SIDE = 48  # Poisson's correction is smooth: it is solved at most this large, and enlarged
+_MEMBRANE_SIDE = 40  # Poisson's correction is smooth: it is solved at most this large, and enlarged
 _MOST_SHIFT = 48.0  # gray levels; more would make a ghost of the object
 
 
@@ -126,6 +126,8 @@ def poisson(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
     if not width_in:
         return patch
     cloned = cv2.seamlessClone(source, target, mask, (x + width_in // 2, y + height_in // 2), cv2.NORMAL_CLONE)
-    added = np.clip(cloned.astype(np.int16) - source, -_MOST_SHIFT, _MOST_SHIFT).astype(np.int16)
-    membrane = cv2.resize(added, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.add(patch, membrane, dtype=cv2.CV_8U))
+    lighter, darker = (
+        cv2.resize(np.minimum(part, np.uint8(_MOST_SHIFT)), (width, height), interpolation=cv2.INTER_LINEAR)
+        for part in (cv2.subtract(cloned, source), cv2.subtract(source, cloned))
+    )
+    return np.asarray(cv2.subtract(cv2.add(patch, lighter), darker))

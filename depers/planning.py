@@ -263,7 +263,7 @@ def _patch(decoy: Thing, other: Scene, uniform: Uniform) -> tuple[int, int, int,
 
 def _effects(recipe: Recipe, uniform: Uniform) -> dict[str, Any]:
     """What is done to the whole picture in the end: some are a little soft, most are a little noisy."""
-    blur = 0.4 + 0.5 * uniform() if uniform() < 0.25 else 0.0
+    blur = 0.4 + 0.5 * uniform() if uniform() < 0.15 else 0.0
     noise = (0, 0, 1, 1, 2, 3)[int(uniform() * 6)]
     x, y = int(uniform() * 1024), int(uniform() * 1024)
     if not recipe.effects:
