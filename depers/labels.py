@@ -255,7 +255,7 @@ def write_data_yaml(
     content: dict[str, Any] = {**folders, "nc": len(names), "names": list(names)}
     if labelled:
         content["labelled"] = {prefix: list(classes) for prefix, classes in labelled.items()}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     storage.write_bytes(storage.join(str(root), "data.yaml"), text.encode())
 
 
@@ -279,6 +279,16 @@ def write_joined_yaml(
             content["labelled"] = {p: [real.names[i] for i in sorted(ids)] for p, ids in everywhere.items()}
     if shards:
         content |= {"train": "", "shards": shards}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    storage.write_bytes(storage.join(root, "data.yaml"), text.encode())
+
+
+def write_subset_yaml(root: str, dataset: Dataset) -> None:
+    """Writes ROOT/data.yaml for a part of a dataset: training pictures in ROOT/images/train, its own for validation."""
+    content: dict[str, Any] = {"train": "images/train", "val": _absolute(dataset.val) if dataset.val else ""}
+    content |= {"nc": len(dataset.names), "names": list(dataset.names)}
+    if dataset.labelled:
+        content["labelled"] = {p: [dataset.names[i] for i in sorted(ids)] for p, ids in dataset.labelled}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(root, "data.yaml"), text.encode())
 
