@@ -32,10 +32,10 @@ network = detector._networks[0]
 images = torch.rand(8, 3, 384, 640)
 with torch.inference_mode():
     for _ in range(2):
-        network(images)
+        network(images, 0.15)
     started, count = time.monotonic(), 0
     while time.monotonic() - started < 8:
-        network(images)
+        network(images, 0.15)
         count += 8
 print(count / (time.monotonic() - started), network.dtype)
 """

@@ -57,7 +57,7 @@ class Letterbox(NamedTuple):
     """How a picture lies on the detector's canvas: scaled to `resized_wh`, its top left corner at `pad_xy`.
 
     `scale` is the longer side's; rounding to whole pixels can make the shorter side's differ, which `apply` and
-    `invert` respect.
+    `invert` respect. They count from `origin_xy`: the corner, or half a pixel beside it as `yolov5 val` does.
     """
 
     scale: float
@@ -65,16 +65,17 @@ class Letterbox(NamedTuple):
     resized_wh: tuple[int, int]
     canvas_wh: tuple[int, int]
     size_wh: tuple[int, int]
+    origin_xy: tuple[float, float]
 
     def apply(self, boxes: Boxes) -> Boxes:
         """Boxes in pixels of the picture as boxes in pixels of the canvas."""
         scales = np.divide(self.resized_wh * 2, self.size_wh * 2)
-        return (boxes * scales + self.pad_xy * 2).astype(np.float32)
+        return (boxes * scales + self.origin_xy * 2).astype(np.float32)
 
     def invert(self, boxes: Boxes) -> Boxes:
         """Boxes in pixels of the canvas as boxes in pixels of the picture, not clipped to it."""
         scales = np.divide(self.size_wh * 2, self.resized_wh * 2)
-        return ((boxes - np.array(self.pad_xy * 2, np.float64)) * scales).astype(np.float32)
+        return ((boxes - np.array(self.origin_xy * 2, np.float64)) * scales).astype(np.float32)
 
 
 def letterbox(
@@ -84,7 +85,8 @@ def letterbox(
 
     The canvas is the smallest with sides that are multiples of `stride`, or `imgsz` × `imgsz` if `square`.
     `half_stride_pad` makes it that of `yolov5 val`: half a stride of border in each direction before the sides are
-    rounded, and the picture's own sides rounded up; without it, it is that of `yolov5 detect`.
+    rounded, the picture's own sides rounded up, and boxes counted from the middle of an odd border though the picture
+    lies on whole pixels: half a pixel off, but the figures are the same. Without it, it is that of `yolov5 detect`.
     Raises ValueError for a picture without pixels, or `imgsz` below 1.
     """
     if min(*size_wh, imgsz, stride) < 1:
@@ -101,5 +103,6 @@ def letterbox(
     else:
         canvas_wh = (math.ceil(width / stride) * stride, math.ceil(height / stride) * stride)
     # YOLOv5 puts the odd pixel to the right and below.
-    pad_xy = (round((canvas_wh[0] - width) / 2 - 0.1), round((canvas_wh[1] - height) / 2 - 0.1))
-    return Letterbox(scale, pad_xy, (width, height), canvas_wh, size_wh)
+    border_xy = ((canvas_wh[0] - width) / 2, (canvas_wh[1] - height) / 2)
+    pad_xy = (round(border_xy[0] - 0.1), round(border_xy[1] - 0.1))
+    return Letterbox(scale, pad_xy, (width, height), canvas_wh, size_wh, border_xy if half_stride_pad else pad_xy)

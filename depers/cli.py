@@ -16,11 +16,14 @@ from depers import __version__
 from depers.options import UserError, parse
 
 VERBS = {
-    "normalize": "merge the competition's raw label files into a dataset with real class ids",
+    "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
+    "extract": "cut a dataset's training pictures into backgrounds and sprites, to synthesize more from",
+    "synthesize": "make new labelled pictures of extracted backgrounds and sprites",
     "train": "train a YOLOv5 detector on a dataset",
     "detect": "write the boxes that a detector finds in images",
     "evaluate": "measure a detector on a dataset: precision, recall, mAP, report",
     "anonymize": "mirror a folder of images with faces, people and plates made unrecognizable",
+    "audit": "check what anonymize wrote: digests, metadata, and what a detector still finds",
     "demo": "the whole mission on drawn street scenes, ending in report.html",
 }
 FINE, FAILED, WRONG_USE, SOME_ITEMS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130

@@ -29,11 +29,13 @@ class Detections(NamedTuple):
 BOX = pa.struct(
     [("class", pa.string()), ("confidence", pa.float32())]
     + [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
-    + [("model", pa.string())]
+    + [("model", pa.string()), ("frame", pa.int32())]
 )
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
+        ("member", pa.string()),
+        ("number", pa.int64()),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("width", pa.int32()),
@@ -41,13 +43,19 @@ SCHEMA = pa.schema(
         ("boxes", pa.list_(BOX)),
     ]
 )
-"""One row per picture: `path` relative to the input, `status` `ok` or `failed` with a `reason`, boxes in pixels."""
+"""One row per file: `path` relative to the input, in an archive also the `member` and its `number`.
+
+`status` is `ok`, `left out` (no picture) or `failed` with a `reason`, an archive's own `complete`, `incomplete` or
+`failed`; boxes are in pixels of their frame, of which most pictures have one, number 0.
+"""
 
 
-def to_rows(detections: Detections, class_names: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
-    """The detections as the rows of the `boxes` column."""
+def to_rows(
+    detections: Detections, class_names: Sequence[str], models: Sequence[str], frame: int = 0
+) -> list[dict[str, Any]]:
+    """The detections in one frame of a picture as the rows of the `boxes` column."""
     return [
-        dict(zip(BOX.names, (class_names[class_id], confidence, *box, models[model]), strict=True))
+        dict(zip(BOX.names, (class_names[class_id], confidence, *box, models[model], frame), strict=True))
         for box, confidence, class_id, model in zip(
             detections.boxes_xyxy.tolist(),
             detections.confidences.tolist(),

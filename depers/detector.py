@@ -1,6 +1,7 @@
 """Prediction with one or more YOLOv5 models on letterboxed images; no yolov5 import beyond loading."""
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from depers import yolo
 from depers.detections import Detections
@@ -16,6 +18,12 @@ from depers.options import UserError
 from depers.prediction import Prediction, Weights
 
 MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
+_ALL = slice(None)
+_CLASS_STEP = 7680.0  # pixels, YOLOv5's
+# YOLOv5's `--augment`: scale, whether mirrored, and which levels of the head count: the coarsest not at full size, the
+# finest not at the smallest, where each adds little but false boxes.
+_VIEWS = ((1.0, False, slice(None, -1)), (0.83, True, _ALL), (0.67, False, slice(1, None)))
+_MEAN = 0.447  # ImageNet's, the border of scaled pictures
 
 
 def cpu_has_bfloat16() -> bool:
@@ -29,15 +37,20 @@ class _Network:
 
     def __init__(self, model: nn.Module, class_ids: dict[int, int], device: torch.device, dtype: torch.dtype) -> None:
         layers: Any = yolo.fuse(model).model
-        self.head: Any = layers[-1].float().to(device)
+        head = layers[-1].float().to(device)
         self.body = [layer.to(device, dtype, memory_format=torch.channels_last) for layer in layers[:-1]]
         self.dtype, self.device = dtype, device
-        self.kept = torch.tensor(sorted(class_ids), dtype=torch.int64, device=device)
-        self.targets = np.array([class_ids[index] for index in sorted(class_ids)], np.int64)
-        self.stride = int(self.head.stride.max())
+        kept = sorted(class_ids)
+        self.targets = torch.tensor([class_ids[index] for index in kept], dtype=torch.int64, device=device)
+        self.stride = int(head.stride.max())
+        self.levels = [_Level(head, index, kept) for index in range(head.nl)]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images float (B, 3, H, W) in 0…1 → predictions float32 (B, N, 5 + kept classes): cx, cy, w, h, scores."""
+    def __call__(self, images: Tensor, confidence: float, levels: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """Images float (B, 3, H, W) in 0…1 → which image, int64 (N,), and float32 (N, 5 + kept classes): cx, cy, w, h
+        in pixels, objectness, classes; where the objectness is above `confidence`, since no score can be higher.
+
+        `levels` of the head answer, from fine to coarse.
+        """
         x: Any = images.to(self.dtype, memory_format=torch.channels_last)
         outputs: list[Any] = []
         with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
@@ -47,25 +60,50 @@ class _Network:
                     x = outputs[source] if isinstance(source, int) else [x if j == -1 else outputs[j] for j in source]
                 x = layer(x)
                 outputs.append(x)
-        return torch.cat([self._decode(level, outputs[j]) for level, j in enumerate(self.head.f)], dim=1)
+        found = [level(outputs[level.source], confidence) for level in self.levels[levels]]
+        return torch.cat([image for image, _ in found]), torch.cat([rows for _, rows in found])
 
-    def _decode(self, level: int, features: Tensor) -> Tensor:
-        """One level of the head (YOLOv5 6.0): offsets relative to grid and anchors → pixels."""
-        head = self.head
-        raw = head.m[level](features.float())  # in float32: 8 bits of mantissa do not hold a pixel coordinate
-        batch, _, rows, columns = raw.shape
-        raw = raw.view(batch, head.na, head.no, rows, columns).permute(0, 1, 3, 4, 2)
-        y, x = torch.meshgrid(
-            torch.arange(rows, device=raw.device), torch.arange(columns, device=raw.device), indexing="ij"
-        )
-        grid = torch.stack((x, y), dim=2).float() - 0.5
-        stride = head.stride[level]
-        box = raw[..., :4].sigmoid() * 2
-        centre = (box[..., :2] + grid) * stride
-        size = box[..., 2:] ** 2 * (head.anchors[level] * stride).view(1, head.na, 1, 1, 2)
-        scores = raw[..., 4:5].sigmoid()
-        classes = raw[..., 5:][..., self.kept].sigmoid()
-        return torch.cat((centre, size, scores, classes), dim=4).reshape(batch, -1, 5 + len(self.kept))
+    def augmented(self, images: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+        """The predictions of all `_VIEWS` of the images together, in pixels of `images`."""
+        found = []
+        for scale, mirrored, levels in _VIEWS:
+            view = scaled(images.flip(3) if mirrored else images, scale, self.stride)
+            image, rows = self(view, confidence, levels)
+            rows[:, :4] /= scale
+            if mirrored:
+                rows[:, 0] = images.shape[3] - rows[:, 0]
+            found.append((image, rows))
+        return torch.cat([image for image, _ in found]), torch.cat([rows for _, rows in found])
+
+
+class _Level:
+    """One level of the head (YOLOv5 6.0), in float32, since 8 bits of mantissa do not hold a pixel coordinate.
+
+    The objectness is computed everywhere, all else only where that is high enough: with 80 classes the rest of the
+    head costs as much as the network below it.
+    """
+
+    def __init__(self, head: Any, index: int, kept: Sequence[int]) -> None:
+        outputs = [0, 1, 2, 3, 4, *(5 + class_id for class_id in kept)]
+        convolution, self.source = head.m[index], head.f[index]  # 1 × 1: a product with every pixel's features
+        self.weight = convolution.weight.detach().reshape(head.na, head.no, -1)[:, outputs]  # (anchors, outputs, C)
+        self.bias = convolution.bias.detach().reshape(head.na, head.no)[:, outputs]
+        self.stride = head.stride[index]
+        self.anchors_wh = head.anchors[index] * self.stride
+
+    def __call__(self, features: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+        """Features (B, C, H, W) → which image, and its row as `_Network` gives them."""
+        pixels = features.permute(0, 2, 3, 1).float()
+        likely = functional.linear(pixels, self.weight[:, 4], self.bias[:, 4]).sigmoid() > confidence
+        images, rows = [], []
+        for anchor, anchor_wh in enumerate(self.anchors_wh):
+            image, y, x = likely[..., anchor].nonzero(as_tuple=True)
+            raw = functional.linear(pixels[image, y, x], self.weight[anchor], self.bias[anchor]).sigmoid()
+            centre = (raw[:, :2] * 2 - 0.5 + torch.stack((x, y), dim=1)) * self.stride
+            size = (raw[:, 2:4] * 2) ** 2 * anchor_wh
+            images.append(image)
+            rows.append(torch.cat((centre, size, raw[:, 4:]), dim=1))
+        return torch.cat(images), torch.cat(rows)
 
 
 class Detector:
@@ -113,10 +151,12 @@ class Detector:
         images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).to(self._networks[0].dtype) / 255
         found: list[list[Tensor]] = [[] for _ in batch]
         for index, network in enumerate(self._networks):
-            if not len(network.kept):
+            if not len(network.targets):
                 continue
-            targets = torch.from_numpy(network.targets).to(device)
-            for image, rows in enumerate(candidates(network(images), targets, self.how)):
+            predict = network.augmented if self.how.augment else network
+            images_of, predictions = predict(images, self.how.confidence)
+            split = candidates(images_of, predictions, len(batch), network.targets, self.how)
+            for image, rows in enumerate(split):
                 found[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
         return [_as_detections(suppress(torch.cat(rows), self.how)) if rows else Detections.none() for rows in found]
 
@@ -133,23 +173,37 @@ def _class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
     return {index: weights.class_map[name] for index, name in names.items() if name in weights.class_map}
 
 
-def candidates(predictions: Tensor, targets: Tensor, how: Prediction) -> list[Tensor]:
+def scaled(images: Tensor, scale: float, stride: int) -> Tensor:
+    """Images (B, 3, H, W) at `scale` of their size, a border to the right and below up to multiples of `stride`."""
+    if scale == 1:
+        return images
+    height, width = images.shape[2:]
+    small = functional.interpolate(
+        images.float(), (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False
+    )
+    wide, high = (math.ceil(side * scale / stride) * stride for side in (width, height))
+    return functional.pad(small, (0, wide - small.shape[3], 0, high - small.shape[2]), value=_MEAN)
+
+
+def candidates(image: Tensor, predictions: Tensor, count: int, targets: Tensor, how: Prediction) -> list[Tensor]:
     """Per image the rows above the confidence threshold, float32 (N, 6): x0, y0, x1, y1, confidence, class.
 
-    `predictions` float32 (B, N, 5 + C); a box counts for its best class, or with `multi_label` for each class.
+    `image` int64 (M,) says which of `count` images each row of `predictions` float32 (M, 5 + C) belongs to; a box
+    counts for its best class, or with `multi_label` for each class.
     """
-    scores = predictions[..., 5:] * predictions[..., 4:5]
+    order = image.argsort(stable=True)
+    image, predictions = image[order], predictions[order]
+    scores = predictions[:, 5:] * predictions[:, 4:5]
     if how.multi_label:
-        image, row, column = (scores > how.confidence).nonzero(as_tuple=True)
-        confidence = scores[image, row, column]
+        row, column = (scores > how.confidence).nonzero(as_tuple=True)
+        confidence = scores[row, column]
     else:
-        best, which = scores.max(dim=2)
-        image, row = (best > how.confidence).nonzero(as_tuple=True)
-        confidence, column = best[image, row], which[image, row]
-    centre, half = predictions[image, row, :2], predictions[image, row, 2:4] / 2
+        best, which = scores.max(dim=1)
+        (row,) = (best > how.confidence).nonzero(as_tuple=True)
+        confidence, column = best[row], which[row]
+    centre, half = predictions[row, :2], predictions[row, 2:4] / 2
     rows = torch.cat((centre - half, centre + half, confidence[:, None], targets[column][:, None].float()), dim=1)
-    counts = torch.bincount(image, minlength=len(predictions)).tolist()
-    return list(torch.split(rows, counts))
+    return list(torch.split(rows, torch.bincount(image[row], minlength=count).tolist()))
 
 
 def suppress(rows: Tensor, how: Prediction) -> Tensor:
@@ -157,9 +211,9 @@ def suppress(rows: Tensor, how: Prediction) -> Tensor:
     rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
     if not len(rows):
         return rows
-    _, compact = torch.unique(rows[:, 5], return_inverse=True)
-    span = rows[:, :4].max() - rows[:, :4].min() + 1  # boxes of different classes are moved apart by this
-    boxes = rows[:, :4] + (compact * span)[:, None]
+    # Boxes of different classes are moved apart by as much as in YOLOv5, so that rounding decides ties as there.
+    step = (rows[:, :4].max() - rows[:, :4].min() + 1).clamp(min=_CLASS_STEP)
+    boxes = rows[:, :4] + rows[:, 5:6] * step
     kept: Tensor = _nms()(boxes, rows[:, 4], how.iou_threshold)
     return rows[kept[: how.max_detections]]
 

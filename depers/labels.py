@@ -45,8 +45,10 @@ class Dataset(NamedTuple):
     """A dataset: its folder, class names in the order of their ids, and the picture folders of its splits, if any.
 
     `labelled`: (prefix, class ids), longest prefix first. A picture whose path in its split's folder begins with the
-    prefix is labelled for those classes only: of the others it may show objects without a label. `more_train`: where
-    data.yaml lists several folders for train, those after the first, such as synthetic pictures.
+    prefix ("": every picture) is labelled for those classes only: of the others it may show objects without a label.
+
+    `added`: where data.yaml lists several folders of training pictures, those after the first, such as synthetic ones.
+    Training sees them too; sprites are cut and figures measured in the first alone.
     """
 
     root: str
@@ -54,7 +56,7 @@ class Dataset(NamedTuple):
     train: str | None
     val: str | None
     labelled: tuple[tuple[str, frozenset[int]], ...] = ()
-    more_train: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 def parse_yolo(text: str, class_count: int, source: str) -> Labels:
@@ -177,12 +179,13 @@ def read_dataset(dataset: str | Path) -> Dataset:
     if given is not None and not isinstance(given, str):
         raise UserError(f"{file}: path must be the path of a folder, but is {given!r}")
     root = _seen_from(file.rpartition("/")[0] if "/" in file else ".", given or "")
-    listed = content.get("train") if isinstance(content.get("train"), list) else [content.get("train")]
-    train, *more = (_read_split(file, root, value, "train") for value in listed or [None])
-    val = _read_split(file, root, content.get("val"), "val")
-    names = _read_names(file, content)
+    given, added = content.get("train"), []
+    if isinstance(given, list) and given:
+        given, *added = given
+    train, *others = (_read_split(file, root, value, "train") for value in (given, *added))
+    val, names = _read_split(file, root, content.get("val"), "val"), class_names(file, content)
     labelled = _read_labelled(file, content.get("labelled"), names)
-    return Dataset(root, names, train, val, labelled, tuple(folder for folder in more if folder))
+    return Dataset(root, names, train, val, labelled, tuple(folder for folder in others if folder))
 
 
 def _seen_from(folder: str, path: str) -> str:
@@ -194,7 +197,8 @@ def _seen_from(folder: str, path: str) -> str:
     return str(Path(folder, path))
 
 
-def _read_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
+def class_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
+    """The `names` of a data.yaml with this content, a list or numbered. Raises UserError, which names `file`."""
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -214,7 +218,8 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise UserError(f"{file}: {split} must be the path of one folder, but is {value!r}")
+        wanted = "the path of a folder or a list of them" if split == "train" else "the path of one folder"
+        raise UserError(f"{file}: {split} must be {wanted}, but is {value!r}")
     folder = _seen_from(root, value)
     if not storage.is_dir(folder):
         raise UserError(f"{file}: {split} must be a folder of pictures, but {folder} is none")
@@ -224,7 +229,7 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
 def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tuple[str, frozenset[int]], ...]:
     if value is None:
         return ()
-    if not isinstance(value, dict) or not all(isinstance(prefix, str) and prefix for prefix in value):
+    if not isinstance(value, dict) or not all(isinstance(prefix, str) for prefix in value):
         raise UserError(f"{file}: labelled must map prefixes of pictures' paths to class names, but is {value!r}")
     found = []
     for prefix, classes in value.items():
@@ -250,5 +255,33 @@ def write_data_yaml(
     content: dict[str, Any] = {**folders, "nc": len(names), "names": list(names)}
     if labelled:
         content["labelled"] = {prefix: list(classes) for prefix, classes in labelled.items()}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     storage.write_bytes(storage.join(str(root), "data.yaml"), text.encode())
+
+
+def write_joined_yaml(
+    root: str, names: Sequence[str], real: Dataset | None, prefix: str, shards: str | None = None
+) -> None:
+    """Writes ROOT/data.yaml, which adds the pictures in ROOT/images/train, below `prefix`, to those of a dataset.
+
+    Training pictures are the dataset's and these, validation pictures the dataset's alone. Folders are absolute, as
+    YOLOv5 needs them where they are not below one. Where the dataset is labelled for some classes only, pictures made
+    of it are labelled for no more than all of it is. Where the pictures are in tars (`shards`), the file names those,
+    and no folder to train on, since it could not name both.
+    """
+    content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
+    if real:
+        content["train"] = [*(_absolute(f) for f in (real.train, *real.added) if f), _absolute(f"{root}/images/train")]
+        content["val"] = _absolute(real.val) if real.val else ""
+        if real.labelled:
+            common = frozenset.intersection(*(class_ids for _, class_ids in real.labelled))
+            everywhere = {**dict(real.labelled), f"{prefix}/": common}
+            content["labelled"] = {p: [real.names[i] for i in sorted(ids)] for p, ids in everywhere.items()}
+    if shards:
+        content |= {"train": "", "shards": shards}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    storage.write_bytes(storage.join(root, "data.yaml"), text.encode())
+
+
+def _absolute(folder: str) -> str:
+    return folder if storage.is_s3(folder) else str(Path(folder).absolute())

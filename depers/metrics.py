@@ -22,12 +22,16 @@ _EPS = 1e-16
 
 class Picture(NamedTuple):
     """The matched detections of one picture: `correct` bool (N, 10), one column per IoU threshold, `confidences`
-    float32 (N,), `class_ids` int64 (N,), and the classes of its labels, int64 (M,)."""
+    float32 (N,), `class_ids` int64 (N,), and the classes of its labels, int64 (M,).
+
+    `labelled` are the classes that it is labelled for (None: all); only of those can a detection be false.
+    """
 
     correct: NDArray[np.bool_]
     confidences: NDArray[np.float32]
     class_ids: NDArray[np.int64]
     label_ids: NDArray[np.int64]
+    labelled: frozenset[int] | None = None
 
 
 class Curves(NamedTuple):
@@ -42,7 +46,10 @@ class Curves(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the table: `map50` at IoU 0.5, `map50_95` the mean over the thresholds; a class's own or the mean."""
+    """One line of the table: `map50` at IoU 0.5, `map50_95` the mean over the thresholds; a class's own or the mean.
+
+    `images` are those labelled for the class, whether it is there or not.
+    """
 
     name: str
     images: int
@@ -66,7 +73,7 @@ class Metrics(NamedTuple):
 
     def text(self) -> str:
         """The table as `yolov5 val` prints it, and a line on what these weights cannot find."""
-        heads = ("Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+        heads = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
         lines = [f"{'Class':>22}" + "".join(f"{head:>11}" for head in heads)]
         for row in (self.mean, *self.classes):
             figures = "".join(f"{value:11.3g}" for value in row[3:])
@@ -110,18 +117,29 @@ def match(
     The boxes (N, 4) come with falling confidence, in the same units as the labels (M, 4). Every detection goes for
     the label of its class that it overlaps most; of several that go for one label, the most confident is correct.
     """
-    correct = np.zeros((len(boxes_xyxy), len(thresholds)), np.bool_)
+    return match_labels(boxes_xyxy, class_ids, label_boxes_xyxy, label_ids, thresholds) >= 0
+
+
+def match_labels(
+    boxes_xyxy: NDArray[np.float32],
+    class_ids: NDArray[np.int64],
+    label_boxes_xyxy: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    thresholds: NDArray[np.float32] = IOU_THRESHOLDS,
+) -> NDArray[np.int64]:
+    """Which label each detection has found, as `match` decides: int64 (N, T), −1 where it has found none."""
+    matched = np.full((len(boxes_xyxy), len(thresholds)), -1, np.int64)
     if not len(boxes_xyxy) or not len(label_boxes_xyxy):
-        return correct
+        return matched
     overlaps = intersection_over_union(boxes_xyxy, label_boxes_xyxy)
     overlaps = np.where(class_ids[:, None] == label_ids[None], overlaps, np.float32(-1))
     best = overlaps.shape[1] - 1 - overlaps[:, ::-1].argmax(1)  # of equals the last, as YOLOv5
     overlap = overlaps[np.arange(len(best)), best]
     for column, threshold in enumerate(thresholds):
         candidates = np.flatnonzero(overlap >= threshold)
-        _, first = np.unique(best[candidates], return_index=True)
-        correct[candidates[first], column] = True
-    return correct
+        found, first = np.unique(best[candidates], return_index=True)
+        matched[candidates[first], column] = found
+    return matched
 
 
 def average_precision(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
@@ -175,19 +193,36 @@ def _smooth(values: NDArray[np.float64], fraction: float = 0.1) -> NDArray[np.fl
 def measure(pictures: Sequence[Picture], names: Sequence[str], detectable: Sequence[bool] | None = None) -> Metrics:
     """The table over all pictures; class ids index `names`, and `detectable` says which of them the weights know."""
     known = np.ones(len(names), np.bool_) if detectable is None else np.asarray(detectable, np.bool_)
-    columns = [np.concatenate([picture[column] for picture in pictures] or [_EMPTY[column]]) for column in range(4)]
-    correct, confidences, class_ids, label_ids = columns
+    kept = [_labelled_only(picture) for picture in pictures]
+    correct = np.concatenate([_EMPTY.correct, *(picture.correct for picture in kept)])
+    confidences = np.concatenate([_EMPTY.confidences, *(picture.confidences for picture in kept)])
+    class_ids = np.concatenate([_EMPTY.class_ids, *(picture.class_ids for picture in kept)])
+    label_ids = np.concatenate([_EMPTY.label_ids, *(picture.label_ids for picture in kept)])
     counts = np.bincount(label_ids, minlength=len(names))
     curves = ap_per_class(correct, confidences, class_ids, label_ids[known[label_ids]])
-    images = len(pictures)
+    images = [sum(each.labelled is None or index in each.labelled for each in kept) for index in range(len(names))]
     rows = []
     for index, class_id in enumerate(curves.class_ids):
         average = curves.average_precisions[index]
         figures = (curves.precisions[index], curves.recalls[index], average[0], average.mean())
-        rows.append(Row(names[int(class_id)], images, int(counts[class_id]), *(float(value) for value in figures)))
+        rows.append(
+            Row(names[int(class_id)], images[class_id], int(counts[class_id]), *(float(value) for value in figures))
+        )
     means = np.array([row[3:] for row in rows]).mean(0).tolist() if rows else [0.0] * 4
     rest = tuple((names[index], int(counts[index])) for index in np.flatnonzero((counts > 0) & ~known).tolist())
-    return Metrics(Row("all", images, sum(row.labels for row in rows), *means), tuple(rows), rest, curves.confidence)
+    return Metrics(
+        Row("all", len(pictures), sum(row.labels for row in rows), *means), tuple(rows), rest, curves.confidence
+    )
+
+
+def _labelled_only(picture: Picture) -> Picture:
+    """The picture without the detections of classes that it is not labelled for."""
+    if picture.labelled is None:
+        return picture
+    kept = np.isin(picture.class_ids, list(picture.labelled))
+    return picture._replace(
+        correct=picture.correct[kept], confidences=picture.confidences[kept], class_ids=picture.class_ids[kept]
+    )
 
 
 _EMPTY = Picture(

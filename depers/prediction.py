@@ -37,7 +37,10 @@ def parse_weights(text: str) -> Weights:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`)."""
+    """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`).
+
+    `augment` looks at every picture three times, at scales 1, 0.83 (mirrored) and 0.67, as YOLOv5's `--augment`.
+    """
 
     imgsz: int = 640
     confidence: float = 0.15
@@ -46,3 +49,4 @@ class Prediction:
     multi_label: bool = False
     device: str = "cpu"
     precision: str = "auto"
+    augment: bool = False

@@ -1,48 +1,150 @@
-"""Boxes + pixels → redacted pixels, such that at most 6 × 6 averages of a box survive, whatever its size."""
+"""Boxes + the bytes of a picture → the bytes of a redacted picture of the same format, without metadata."""
 
-import cv2
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.images import Pixels
+from depers import animation, exif, jpeg, regions
+from depers.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
+from depers.images import Picture, Pixels, decode, encode
+from depers.regions import CELLS_ACROSS, MODES, Paint, Region
 
-MODES = ("pixelate", "blur", "fill")
-CELLS_ACROSS = 6
+__all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_picture")
 
-
-def covering(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[np.int64]:
-    """Whole-pixel boxes (N, 4) that cover the given ones inside the picture, largest first, empty ones left out."""
-    width, height = size_wh
-    low = np.floor(boxes_xyxy[:, :2]).clip(0, (width, height)).astype(np.int64)
-    high = np.ceil(boxes_xyxy[:, 2:]).clip(0, (width, height)).astype(np.int64)
-    boxes = np.concatenate([low, high], axis=1)[(high > low).all(axis=1)]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # Largest first, ties by coordinates: the result does not depend on the order in which they were found.
-    return boxes[np.lexsort((*boxes.T[::-1], -areas))]
+_RING = 8  # pixels around a region that give it its colours
+_BAND = 256  # rows painted at a time, which bounds the memory of a blur
 
 
-def redact(pixels: Pixels, boxes_xyxy: NDArray[np.float32], mode: str = "pixelate") -> Pixels:
-    """A copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, with every box made unrecognizable.
+class Redacted(NamedTuple):
+    """A redacted file, and how it came about.
 
-    `pixelate` replaces a box by at most 6 cells across (fewer than one cell per 2 pixels in small boxes), `blur` by
-    the same averages interpolated smoothly, `fill` by mid gray. Boxes are worked on one after another, so what
-    overlaps is averaged again, never brought back.
+    `method` is "lossless" where nothing but the redacted regions was changed (in a JPEG the coefficients, elsewhere the
+    pixels), "re-encoded" where the format has no such way, "re-encoded: REASON" where this file did not allow it.
+    """
+
+    data: bytes
+    method: str
+    format: str
+    size_wh: tuple[int, int]
+    frames: int
+
+
+def redact_file(
+    data: bytes,
+    boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
+    *,
+    mode: str = "pixelate",
+    keep_metadata: Sequence[str] = (),
+    max_megapixels: float = MAX_MEGAPIXELS,
+    decoded: Picture | None = None,
+) -> Redacted:
+    """The whole file anew: every box unrecognizable, and nothing in it but picture, orientation and colour profile.
+
+    Boxes are float32 (N, 4) in pixels of the upright picture, already grown by their margin, one array per frame or
+    page; a file without boxes is rewritten all the same. `keep_metadata` names groups of `exif.GROUPS` to keep.
+    `decoded` spares decoding a picture again that is not redacted losslessly. Raises ImageError.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
+    image = open_header(data, max_megapixels)
+    try:
+        count = len(pages(image))
+    except Exception as error:
+        raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
+    if len(boxes_xyxy_by_frame) != count:
+        raise ImageError(f"holds {count} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
+    kept = exif.kept(image, keep_metadata)
+    name, method = format_of(image), "lossless" if _keeps_pixels(data, format_of(image)) else "re-encoded"
+    if count > 1:
+        return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_picture))
+    if name == "JPEG":
+        try:
+            lossless = jpeg.redact(data, image, boxes_xyxy_by_frame[0], mode, kept)
+            return Redacted(lossless.data, "lossless", name, lossless.size_wh, 1)
+        except jpeg.NotLosslessError as error:
+            method = f"re-encoded: {error}"
+    picture = decoded or decode(data, max_megapixels)
+    result = redact_picture(picture, boxes_xyxy_by_frame[0], mode)
+    return Redacted(encode(result, result.pixels, kept), method, name, picture.size_wh, 1)
+
+
+def _keeps_pixels(data: bytes, name: str) -> bool:
+    """Whether the format is written such that pixels outside the boxes stay as they were."""
+    return name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data[:64])
+
+
+def redact_picture(picture: Picture, boxes_xyxy: NDArray[np.float32], mode: str) -> Picture:
+    """The picture with every box redacted, and without colours where it is fully transparent."""
+    palette, pixels = picture.palette, redact(picture.pixels, boxes_xyxy, mode, picture.palette, picture.mode)
+    if palette is not None and palette.shape[1] == 4:
+        palette = palette * (palette[:, 3:] > 0)
+    elif picture.mode in ("LA", "RGBA", "RGBA;16") and not pixels[..., -1].all():
+        pixels[pixels[..., -1] == 0] = 0
+    return replace(picture, pixels=pixels, palette=palette)
+
+
+def redact(
+    pixels: Pixels,
+    boxes_xyxy: NDArray[np.float32],
+    mode: str = "pixelate",
+    palette: NDArray[np.uint8] | None = None,
+    pixel_mode: str = "",
+) -> Pixels:
+    """A copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, of whose boxes nothing is left.
+
+    Boxes that overlap are one region. `pixelate` replaces it by at most 6 cells across in the colours around it,
+    `blur` by the same interpolated smoothly, `fill` by mid gray. `pixels` may be indices into a `palette` (N, 3 or 4).
     """
     redacted = pixels.copy()
-    for x0, y0, x1, y1 in covering(boxes_xyxy, (pixels.shape[1], pixels.shape[0])).tolist():
-        redacted[y0:y1, x0:x1] = _region(redacted[y0:y1, x0:x1], mode)
+    size_wh = (pixels.shape[1], pixels.shape[0])
+    found = regions.find(boxes_xyxy, size_wh)
+    for region in found:
+        paint = _paint(pixels, found, region, mode, palette, pixel_mode)
+        left, above = region.bounds[:2]
+        for x0, y0, x1, y1 in region.parts:
+            for top in range(y0, y1, _BAND):
+                bottom = min(y1, top + _BAND)
+                band = paint.rows(top - above, bottom - above)[:, x0 - left : x1 - left]
+                redacted[top:bottom, x0:x1] = _as_pixels(band, pixels, palette)
     return redacted
 
 
-def _region(region: Pixels, mode: str) -> Pixels:
-    height, width = region.shape[:2]
+def _paint(
+    pixels: Pixels, found: list[Region], region: Region, mode: str, palette: NDArray[np.uint8] | None, pixel_mode: str
+) -> Paint:
+    """The paint for one region of a picture, its colours taken from the pixels around it."""
+    x0, y0, x1, y1 = frame = regions.ring(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
+    patch = pixels[y0:y1, x0:x1]
+    patch = patch[:, :, None] if patch.ndim == 2 else patch
+    span = 255.0 if palette is not None else float(np.iinfo(pixels.dtype).max)
+    channels = patch.shape[2] if palette is None else palette.shape[1]
+    opacity = channels in (2, 4) and pixel_mode != "CMYK"
+    edges = regions.grid(region.bounds)
     if mode == "fill":
-        filled = np.full_like(region, (np.iinfo(region.dtype).max + 1) // 2)
-        if region.ndim == 3 and region.shape[2] in (2, 4):  # the last channel is opacity (or CMYK's black)
-            filled[:, :, -1] = np.iinfo(region.dtype).max
-        return filled
-    side = max(width, height) / CELLS_ACROSS  # cells are about square
-    across, down = (max(1, min(CELLS_ACROSS, round(length / side), length // 2)) for length in (width, height))
-    means = cv2.resize(region, (across, down), interpolation=cv2.INTER_AREA)
-    smooth = cv2.INTER_LINEAR if mode == "blur" else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(means, (width, height), interpolation=smooth)).reshape(region.shape)
+        values = np.full((len(edges[1]) - 1, len(edges[0]) - 1, channels), (span + 1) / 2)
+        if opacity or pixel_mode == "CMYK":
+            values[:, :, -1] = span if opacity else 0
+        return Paint(values, edges, region.bounds, mode, span, ())
+    free = regions.outside(found, frame, region.bounds)
+    inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
+    values = regions.colours(patch, free, inner, edges, span / 2, palette)
+    noisy = range(channels - 1) if opacity else range(channels)
+    return Paint(values, edges, region.bounds, mode, span, noisy)
+
+
+def _as_pixels(band: NDArray[np.float32], like: Pixels, palette: NDArray[np.uint8] | None) -> Pixels:
+    """Painted colours (H, W, C) in the form of the picture `like`."""
+    if palette is not None:
+        return _nearest(band, palette)
+    values = np.clip(np.round(band), 0, np.iinfo(like.dtype).max).astype(like.dtype)
+    return values if like.ndim == 3 else values[:, :, 0]
+
+
+def _nearest(colours: NDArray[np.float32], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The index of the nearest palette entry for each colour (H, W, C)."""
+    distinct, which = np.unique(np.round(colours).reshape(-1, colours.shape[2]), axis=0, return_inverse=True)
+    squares = ((distinct[:, None] - palette[None].astype(np.float32)) ** 2).sum(axis=2)
+    return np.asarray(squares.argmin(axis=1).astype(np.uint8)[which].reshape(colours.shape[:2]))

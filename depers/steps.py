@@ -1,12 +1,13 @@
 """The steps of one pass over pictures, read → prepare → detect → finish → record, as plain functions.
 
-`depers.pipeline` composes them; detection and anonymization differ in `finish` alone.
+`depers.pipeline` composes them; detection, anonymization and audit differ in `finish` alone.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,37 +15,60 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers import storage, units
-from depers.boxes import Letterbox, clip, letterbox
-from depers.detections import Detections, parquet_text
-from depers.images import ImageError, Picture, decode, open_header, orientation_of, resize_rgb
+from depers import contents, storage, tiling
+from depers.archives import Member, Rules
+from depers.detections import Detections, to_rows
+from depers.given import BoxSource, boxes_of
+from depers.images import ImageError, Picture, decode, decode_frames, frame_count, open_header, orientation_of
 from depers.prediction import Prediction, Weights
-from depers.units import Unit
+from depers.storage import Entry
+from depers.tiling import View
 
 if TYPE_CHECKING:
     from depers.detector import Detector
 
 Row = dict[str, Any]
-PADDING = 114  # YOLOv5's letterbox gray
 _LARGE_PIXELS = 8_000_000
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on its way: its bytes, and after `prepare` the canvas for the detector, or why it failed."""
+    """One file on its way: its bytes, and after `prepare` what the detector looks at, or why it failed.
+
+    `member` and `number` say which one of the archive `path` it is. `status` is empty for a picture, else `kept` or
+    `left out`; `again` that storage failed, not the file. `given` is its row in an earlier manifest or table of boxes.
+    """
 
     path: str
     data: bytes = b""
+    member: str | None = None
+    number: int | None = None
+    size: int = 0
+    status: str = ""
     reason: str = ""
-    canvas: NDArray[np.uint8] | None = None
-    frame: Letterbox | None = None
+    again: bool = False
+    view: View | None = None  # None also for what is looked at in several views, made only while it is
     size_wh: tuple[int, int] = (0, 0)
+    frames: int = 1
     picture: Picture | None = None  # kept where preparing it took a full decode and it is not large
+    given: Row | None = None
+
+    @property
+    def place(self) -> str:
+        """Its path, with its name in the archive: where it would lie if archives were folders."""
+        return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
-Finish = Callable[[Item, Detections, Sequence[str], Sequence[str]], Row]
-"""The last step: item, detections in full-size pixels, class names, model names → the item's row."""
+class Outcome(NamedTuple):
+    """What the last step makes of an item: its row, and the bytes to put in its place, if any."""
+
+    row: Row
+    data: bytes | None = None
+
+
+Finish = Callable[[Item, Sequence[Row]], Outcome]
+"""The last step: an item and its boxes, as rows of `detections.BOX` in upright pixels of their frames."""
 
 
 class Job(NamedTuple):
@@ -60,28 +84,70 @@ class Job(NamedTuple):
     half_stride_pad: bool
     schema: pa.Schema
     finish: Finish
+    mirrors: bool = False
+    """Whether what `finish` gives is written to OUT, in the place of the input; else only its rows are."""
+    keep: tuple[str, ...] = ()
+    tile: int | None = None
+    thresholds: Mapping[str, float] = {}
+    boxes: BoxSource | None = None
+    """Where boxes come from instead of a detector."""
+
+    @property
+    def rules(self) -> Rules:
+        """What is read of archives: no picture that is allowed has more than 8 bytes per pixel, and some around it."""
+        return Rules(self.keep, int(self.max_megapixels * 8e6) + 64 * 2**20)
 
 
-def read(job: Job, path: str) -> Item:
-    """The file's bytes, or an item with the reason why they cannot be had."""
+def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
+    """A loose file, or an item with the reason why it cannot be had."""
+    item = Item(entry.path, size=max(0, entry.size), given=given)
     try:
-        return Item(path, storage.read_bytes(storage.join(job.input, path)))
+        data = storage.read_entry(job.input, entry, job.rules.most_bytes)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return Item(path, reason=f"cannot be read ({getattr(error, 'strerror', None) or _line(error)})")
+        return replace(item, reason=f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", again=True)
+    what, reason = contents.classify(entry.path, data[: contents.HEAD], job.keep)
+    if what == contents.LEFT_OUT:
+        return replace(item, status=what, reason=reason)
+    if len(data) < entry.size:
+        return replace(item, reason=f"must have at most {job.rules.most_bytes} bytes, but has {entry.size}")
+    return replace(item, data=data, status=what if what == contents.KEPT else "")
+
+
+def unpack(path: str, member: Member, given: Row | None = None) -> Item:
+    """A member of the archive at `path`."""
+    status = "" if member.status == "failed" else member.status
+    return Item(
+        path,
+        data=member.data or b"",
+        member=member.name,
+        number=member.number,
+        size=max(0, member.size),
+        status=status,
+        reason=member.reason,
+        given=given,
+    )
 
 
 def prepare(job: Job, item: Item, stride: int) -> Item:
-    """Decodes and letterboxes; JPEGs of 4 × `imgsz` and more are decoded at a fraction of their size."""
-    if item.reason:
+    """Decodes and letterboxes; JPEGs are decoded at a fraction of their size where that is enough.
+
+    What has several frames, or is cut into tiles, is only checked: its views are made while they are looked at.
+    """
+    if item.reason or item.status:
         return item
     try:
+        header = open_header(item.data, job.max_megapixels)
+        frames = frame_count(item.data)
+        if not job.weights or frames > 1 or (job.tile is not None and max(header.size) > job.tile):
+            swapped = orientation_of(header) > 4
+            return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
         rgb, size_wh, picture = _decode_for_detection(item.data, job.how.imgsz, job.max_megapixels)
-        frame = letterbox(size_wh, job.how.imgsz, stride=stride, half_stride_pad=job.half_stride_pad)
-        return replace(item, canvas=draw_canvas(rgb, frame), frame=frame, size_wh=size_wh, picture=picture)
+        view = tiling.whole(rgb, size_wh, job.how.imgsz, stride, job.half_stride_pad)
+        return replace(item, view=view, size_wh=size_wh, picture=picture)
     except ImageError as error:
         return replace(item, reason=str(error))
     except Exception as error:
-        return replace(item, reason=f"cannot be prepared ({type(error).__name__}: {_line(error)})")
+        return replace(item, reason=f"cannot be prepared ({type(error).__name__}: {line(error)})")
 
 
 def _decode_for_detection(
@@ -89,9 +155,9 @@ def _decode_for_detection(
 ) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
     """RGB for the detector, the upright full size, and the full picture where it was decoded anyway."""
     header = open_header(data, max_megapixels)
-    plain = header.format == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
-    if plain and max(header.size) >= 4 * imgsz:
-        need = 2 * imgsz / max(header.size)
+    plain = header.format in ("JPEG", "MPO") and header.mode == "RGB" and orientation_of(header) == 1
+    if plain and max(header.size) >= 2 * imgsz:
+        need = imgsz / max(header.size)
         height, width = int(header.height * need), int(header.width * need)
         try:
             rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=True)
@@ -114,55 +180,94 @@ def _room_for(size_wh: tuple[int, int]) -> Iterator[None]:
             yield
 
 
-def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
-    """The letterboxed picture, uint8 RGB (H, W, 3), gray around it."""
-    width, height = frame.canvas_wh
-    canvas = np.full((height, width, 3), PADDING, np.uint8)
-    x, y = frame.pad_xy
-    resized = resize_rgb(rgb, frame.resized_wh)
-    canvas[y : y + resized.shape[0], x : x + resized.shape[1]] = resized
-    return canvas
+Found = tuple[Item, list[Row]]
+"""An item after detection, without its view, and its boxes as rows of `detections.BOX`."""
 
 
-def detect(items: Sequence[Item], detector: "Detector") -> list[tuple[Item, Detections]]:
-    """Detections in full-size pixels for each item; a batch that fails is tried again one by one."""
-    ready = [item for item in items if item.canvas is not None]
-    found: dict[str, Detections] = {}
-    reasons: dict[str, str] = {}
+def detect(job: Job, items: Sequence[Item], detector: "Detector | None") -> list[Found]:
+    """What is found in each item; what has one view goes through the detector together."""
+    ready = [item.view.canvas for item in items if item.view is not None]
+    found = iter(answers(ready, detector) if detector else ())
+    return [_detected(job, item, next(found) if item.view else None, detector) for item in items]
+
+
+def answers(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:
+    """The detections in each canvas, or why there are none; a batch that fails is tried again one by one."""
     try:
-        answers = detector([item.canvas for item in ready if item.canvas is not None])
-        found = {item.path: answer for item, answer in zip(ready, answers, strict=True)}
+        return list(detector(canvases)) if canvases else []
     except Exception as error:
-        if len(ready) > 1:
-            return [answer for item in items for answer in detect([item], detector)]
-        reasons = {item.path: f"detection failed ({type(error).__name__}: {_line(error)})" for item in ready}
-    results = []
-    for item in items:
-        answer = found.get(item.path, Detections.none())
-        if item.frame is not None:
-            answer = answer._replace(boxes_xyxy=clip(item.frame.invert(answer.boxes_xyxy), item.size_wh))
-        results.append((replace(item, canvas=None, reason=reasons.get(item.path, item.reason)), answer))
-    return results
+        if len(canvases) > 1:
+            return [answer for canvas in canvases for answer in answers([canvas], detector)]
+        return [f"detection failed ({type(error).__name__}: {line(error)})"]
 
 
-def finish(job: Job, item: Item, detections: Detections, names: Sequence[str], models: Sequence[str]) -> Row:
-    """The item's row; whatever goes wrong in the last step is its failure, never the job's."""
+def _detected(job: Job, item: Item, answer: Detections | str | None, detector: "Detector | None") -> Found:
+    if item.reason or item.status:
+        return item, []
+    without = replace(item, view=None)
+    if isinstance(answer, str):
+        return replace(without, reason=answer), []
+    try:
+        if job.boxes is not None:
+            return without, boxes_of(job.boxes, item.given, item.data, item.place, item.size_wh, job.classes)
+        if detector is None:
+            return without, []
+        if item.view is not None and answer is not None:
+            return without, _rows(job, tiling.merge([item.view.locate(answer)], job.how, item.size_wh), detector, 0)
+        return without, _look_everywhere(job, item, detector)
+    except ImageError as error:
+        return replace(without, reason=str(error)), []
+    except Exception as error:
+        return replace(without, reason=f"detection failed ({type(error).__name__}: {line(error)})"), []
+
+
+def _look_everywhere(job: Job, item: Item, detector: "Detector") -> list[Row]:
+    """Boxes of every frame, each seen whole and in tiles, a batch at a time."""
+    rows = []
+    with _room_for(item.size_wh):
+        for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels)):
+            found: list[Detections] = []
+            looks = tiling.views(rgb, job.how.imgsz, detector.stride, job.half_stride_pad, job.tile)
+            while some := list(islice(looks, job.batch_size)):
+                answers = detector([view.canvas for view in some])
+                found += [view.locate(answer) for view, answer in zip(some, answers, strict=True)]
+            rows += _rows(job, tiling.merge(found, job.how, (rgb.shape[1], rgb.shape[0])), detector, number)
+    return rows
+
+
+def _rows(job: Job, found: Detections, detector: "Detector", frame: int) -> list[Row]:
+    rows = to_rows(found, detector.class_names, detector.model_names, frame)
+    return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
+
+
+def finish(job: Job, item: Item, boxes: Sequence[Row]) -> Outcome:
+    """The item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
     try:
         with _room_for(item.size_wh):
-            return job.finish(item, detections, names, models)
+            return job.finish(item, boxes)
     except ImageError as error:
-        return job.finish(replace(item, reason=str(error)), Detections.none(), names, models)
+        return job.finish(replace(item, reason=str(error)), [])
     except Exception as error:
-        reason = f"cannot be finished ({type(error).__name__}: {_line(error)})"
-        return job.finish(replace(item, reason=reason), Detections.none(), names, models)
+        reason = f"cannot be finished ({type(error).__name__}: {line(error)})"
+        return job.finish(replace(item, reason=reason), [])
 
 
-def record(job: Job, unit: Unit, rows: Sequence[Row]) -> Row:
-    """Writes the unit's record, which marks it done; gives the number of rows by status."""
-    table = pa.Table.from_pylist([row | {"path": parquet_text(row["path"])} for row in rows], schema=job.schema)
-    storage.write_table(units.record_uri(job.out, unit.name), table)
-    return {"statuses": [row["status"] for row in rows]}
+def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
+    """Puts the result of a loose file in its place, or makes sure that nothing is there."""
+    if not job.mirrors:
+        return outcome
+    target = storage.join(job.out, item.path)
+    try:
+        if outcome.data is None:
+            storage.delete(target)  # an earlier version of this input may have succeeded
+        else:
+            storage.write_bytes(target, outcome.data)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or line(error)})"
+        return job.finish(replace(item, reason=reason, again=True), [])
+    return outcome
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """The error's message on one line."""
     return " ".join(str(error).split())[:200]

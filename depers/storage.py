@@ -6,13 +6,16 @@ are never parsed as patterns or URLs.
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depers import s3 as objects
 from depers.options import UserError
 
 _PARTIAL = ".depers-partial"  # the suffix of a local file that is still being written
@@ -83,12 +86,12 @@ def overlap(first: str, second: str) -> bool:
 
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
-    return bool(s3().exists(uri[5:])) if is_s3(uri) else Path(uri).exists()
+    return objects.size_of(uri) is not None or objects.holds(uri) if is_s3(uri) else Path(uri).exists()
 
 
 def is_dir(uri: str) -> bool:
     """Whether a folder (on S3: a key below the prefix) is there."""
-    return bool(s3().isdir(uri[5:])) if is_s3(uri) else Path(uri).is_dir()
+    return objects.holds(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
 def list_files(root: str) -> list[Entry]:
@@ -126,58 +129,124 @@ def _list_local(root: str) -> list[Entry]:
 
 
 def _list_s3(root: str) -> list[Entry]:
-    prefix = root[5:].rstrip("/") + "/"
-    found = s3().find(prefix, detail=True)
-    entries = [
-        Entry(key[len(prefix) :], int(info["size"]), str(info.get("ETag", "")).strip('"'))
-        for key, info in found.items()
-        if not key.endswith("/")
-    ]
-    if not entries and not s3().exists(prefix):
+    entries = [Entry(*one) for one in objects.list_keys(root)]
+    if not entries and not objects.holds(root):
         raise FileNotFoundError(root)
     return entries
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole content; raises OSError."""
-    return bytes(s3().cat_file(uri[5:])) if is_s3(uri) else Path(uri).read_bytes()
+    return objects.read(uri) if is_s3(uri) else Path(uri).read_bytes()
+
+
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """`size` bytes from `start` on; raises OSError."""
+    if is_s3(uri):
+        return objects.read(uri, None, start, start + size)
+    with open(uri, "rb") as file:  # noqa: PTH123 (bytes that are no text)
+        file.seek(start)
+        return file.read(size)
+
+
+def read_entry(root: str, entry: Entry, most: int) -> bytes:
+    """The content of a listed file, of a larger one than `most` bytes only the first 4096; raises OSError.
+
+    What is no longer what was listed is an error: a unit's name stands for the content that it had.
+    """
+    uri, stop = join(root, entry.path), None if entry.size <= most else 4096
+    if is_s3(uri):
+        return objects.read(uri, entry.etag, 0, stop)
+    with open(uri, "rb") as file:  # noqa: PTH123 (bytes that are no text)
+        _check_unchanged(os.fstat(file.fileno()), entry)
+        return file.read() if stop is None else file.read(stop)
+
+
+def _check_unchanged(status: os.stat_result, entry: Entry) -> None:
+    if (status.st_size, str(status.st_mtime_ns)) != (entry.size, entry.etag):
+        raise OSError("changed since it was listed")
+
+
+def open_entry(root: str, entry: Entry) -> BinaryIO:
+    """A listed file, open for reading and seeking; raises OSError, on reading UnavailableError where storage fails."""
+    uri = join(root, entry.path)
+    if is_s3(uri):
+        return cast(BinaryIO, io.BufferedReader(objects.Reader(uri, entry.size, entry.etag), objects.MIB))
+    file = open(uri, "rb")  # noqa: PTH123, SIM115
+    _check_unchanged(os.fstat(file.fileno()), entry)
+    return file
+
+
+def open_stream(uri: str) -> BinaryIO:
+    """A file to be read piece by piece, which can seek; raises OSError."""
+    stream: BinaryIO = s3().open(uri[5:], "rb") if is_s3(uri) else open(uri, "rb")  # noqa: PTH123, SIM115
+    return stream
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes whole or not at all: one upload, or a neighbour that is renamed into place. Makes folders."""
     if is_s3(uri):
-        s3().pipe_file(uri[5:], data)
+        objects.write(uri, data)
         return
-    path = Path(uri)
-    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}{_PARTIAL}")
+    partial = _partial(uri)
     try:
         partial.write_bytes(data)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
-    partial.replace(path)
+    partial.replace(uri)
+
+
+def _partial(uri: str) -> Path:
+    path = Path(uri)
+    return path.with_name(f".{path.name[:200]}.{os.getpid()}{_PARTIAL}")
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[BinaryIO]:
+    """A file to write from front to back, whatever its size, that appears whole where the block ends well."""
+    if is_s3(uri):
+        upload = objects.Writer(uri)
+        try:
+            yield cast(BinaryIO, upload)
+            upload.commit()
+        except BaseException:
+            upload.abort()
+            raise
+        return
+    partial = _partial(uri)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(uri)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def delete(uri: str) -> None:
     """Removes one file; no error where it is absent."""
-    if not is_s3(uri):
+    if is_s3(uri):
+        objects.delete(uri)
+    else:
         Path(uri).unlink(missing_ok=True)
-    elif s3().exists(uri[5:]):
-        s3().rm_file(uri[5:])
 
 
 def remove_partials(root: str) -> None:
-    """Removes what a killed process left half written below a local `root` (uploads to S3 leave nothing)."""
-    if not is_s3(root):
-        for folder, _, names in os.walk(root):
-            for name in names:
-                if name.endswith(_PARTIAL):
-                    Path(folder, name).unlink(missing_ok=True)
+    """Removes what a killed process left half written below `root`."""
+    if is_s3(root):
+        objects.abort_uploads(root)
+        return
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.endswith(_PARTIAL):
+                Path(folder, name).unlink(missing_ok=True)
 
 
-def read_table(uri: str) -> pa.Table:
-    """A Parquet file as a table; raises OSError or pyarrow's error."""
-    return pq.read_table(io.BytesIO(read_bytes(uri)))
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file as a table, all of it or these columns; raises OSError or pyarrow's error."""
+    return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
@@ -185,3 +254,47 @@ def write_table(uri: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_bytes(uri, buffer.getvalue())
+
+
+def remove_empty_folders(root: str, path: str) -> None:
+    """Removes the folder `path` below a local `root`, and those above it below `root`, as far as they are empty."""
+    folder = Path(root, path)
+    while folder != Path(root):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+class TableWriter:
+    """A Parquet file written table by table, in row groups of some size, that appears whole at the end of the block."""
+
+    _ROWS = 65_536
+
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self._schema, self._writing = schema, writing(uri)
+        self._held: list[pa.Table] = []
+        self._rows = 0
+
+    def __enter__(self) -> "TableWriter":
+        self._parquet = pq.ParquetWriter(self._writing.__enter__(), self._schema, compression="zstd")
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Adds rows."""
+        self._held.append(table.select(self._schema.names).cast(self._schema))
+        self._rows += len(table)
+        if self._rows >= self._ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._parquet.write_table(pa.concat_tables(self._held), row_group_size=self._rows or 1)
+        self._held, self._rows = [], 0
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._flush()
+            self._parquet.close()
+        self._writing.__exit__(*error)

@@ -6,34 +6,56 @@ Everything a job keeps for itself lies in `OUT/_depers/`.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from depers import storage
+from depers import archives, storage
 from depers.detections import parquet_text
 from depers.options import UserError
 from depers.storage import Entry
 
 FOLDER = "_depers"
 _JOB = f"{FOLDER}/job.json"
+_AGAIN = ".again"  # in the name of a record with failures that were storage's: the next run tries again
+_READERS = 32  # records that are read ahead
 
 
 class Unit(NamedTuple):
-    """A sorted slice of the input, named by a hash of its paths, sizes and tags."""
+    """A sorted slice of loose files, or one archive, named by a hash of its paths, sizes and tags."""
 
     name: str
     entries: tuple[Entry, ...]
 
+    @property
+    def archive(self) -> str | None:
+        """The kind of archive that it is, if it is one."""
+        return archives.kind_of(self.entries[0].path)
+
 
 def cut(entries: Sequence[Entry]) -> list[Unit]:
-    """The listing in units of 4 to 32 files: small ones where there are few files, so that every core has work."""
-    ordered = sorted(entries)
-    size = max(4, min(32, len(ordered) // 64))
-    slices = [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
-    return [Unit(_name(part), part) for part in slices]
+    """The listing in units in the order of their first paths: each archive one, loose files 4 to 256 at a time.
+
+    Units are small where there are few files, so that every core has work, and large where there are millions, so
+    that their records stay few.
+    """
+    loose: list[Entry] = []
+    units = []
+    for entry in sorted(entries):
+        if archives.kind_of(entry.path) is None:
+            loose.append(entry)
+        else:
+            units.append(Unit(_name((entry,)), (entry,)))
+    size = max(4, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
+    for start in range(0, len(loose), size):
+        part = tuple(loose[start : start + size])
+        units.append(Unit(_name(part), part))
+    units.sort(key=lambda unit: unit.entries[0].path)
+    return units
 
 
 def _name(entries: Sequence[Entry]) -> str:
@@ -64,25 +86,72 @@ def claim(out: str, options: dict[str, Any]) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
-def record_uri(out: str, name: str) -> str:
+def record_uri(out: str, name: str, again: bool = False) -> str:
     """Where the record of a unit is: Parquet, one row per input."""
-    return storage.join(out, FOLDER, "units", f"{name}.parquet")
+    return storage.join(out, FOLDER, "units", f"{name}{_AGAIN if again else ''}.parquet")
 
 
 def recorded(out: str) -> set[str]:
-    """The names of the finished units."""
-    folder = storage.join(out, FOLDER, "units")
-    if not storage.is_dir(folder):
-        return set()
-    return {entry.path.removesuffix(".parquet") for entry in storage.list_files(folder)}
+    """The names of the finished units; those that storage failed are not."""
+    return {name for name in _names(out, "units") if not name.endswith(_AGAIN)}
 
 
-def collect(out: str, units: Sequence[Unit], schema: pa.Schema) -> pa.Table:
-    """All records as one table sorted by path. Raises RuntimeError unless every input has exactly one row."""
-    with ThreadPoolExecutor(16) as pool:
-        tables = list(pool.map(lambda unit: storage.read_table(record_uri(out, unit.name)), units))
-    table = pa.concat_tables(tables).sort_by("path") if tables else schema.empty_table()
-    expected = sorted(parquet_text(entry.path) for unit in units for entry in unit.entries)
-    if sorted(table["path"].to_pylist()) != expected:
+def _names(out: str, folder: str) -> list[str]:
+    uri = storage.join(out, FOLDER, folder)
+    if not storage.is_dir(uri):
+        return []
+    return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri)]
+
+
+def part_uri(out: str, name: str, number: int) -> str:
+    """Where a finished slice of an archive waits for the others: its rows and its part of the new archive."""
+    return storage.join(out, FOLDER, "parts", name, f"{number:06}.part")
+
+
+def parts(out: str) -> dict[str, set[int]]:
+    """The numbers of the finished slices of every archive in work, by the name of its unit."""
+    found: dict[str, set[int]] = {}
+    for name in _names(out, "parts"):
+        unit, _, number = name.partition("/")
+        found.setdefault(unit, set()).add(int(number))
+    return found
+
+
+def remove_parts(out: str, name: str, numbers: Iterable[int]) -> None:
+    """Removes the parts of an archive that is put together."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda number: storage.delete(part_uri(out, name, number)), numbers))
+    if not storage.is_s3(out):
+        storage.remove_empty_folders(storage.join(out, FOLDER), storage.join("parts", name))
+
+
+def collect(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The records of all units, one after another, their rows sorted by path and number.
+
+    Raises RuntimeError unless every input has exactly one row.
+    """
+    again = {name.removesuffix(_AGAIN) for name in _names(out, "units") if name.endswith(_AGAIN)}
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting: deque[tuple[Unit, Future[pa.Table]]] = deque()
+        for unit in units:
+            uri = record_uri(out, unit.name, unit.name in again)
+            waiting.append((unit, pool.submit(storage.read_table, uri)))
+            if len(waiting) > _READERS:
+                yield _accounted(out, *waiting.popleft())
+        while waiting:
+            yield _accounted(out, *waiting.popleft())
+
+
+def _accounted(out: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:
+    table = record.result()
+    by = ["path", "number"] if "number" in table.schema.names else ["path"]
+    table = table.sort_by([(name, "ascending") for name in by])
+    expected = sorted(parquet_text(entry.path) for entry in unit.entries)
+    if unit.archive:  # one row for itself, and one for each member
+        numbers = table["number"].drop_null().to_pylist()
+        paths = pc.unique(table["path"]).to_pylist()
+        if paths != expected or len(set(numbers)) != len(numbers) or len(numbers) != len(table) - 1:
+            raise RuntimeError(f"{out}: {expected[0]} is an archive with {len(table)} rows that do not account for it")
+    elif sorted(table["path"].to_pylist()) != expected:
         raise RuntimeError(f"{out}: {len(expected)} inputs, but {len(table)} rows that account for them")
     return table

@@ -1,4 +1,4 @@
-"""Merge raw per-class label files into a dataset, as a Ray job.
+"""Make one dataset of raw labelled sets, as a Ray job.
 
     ray job submit --working-dir . -- python jobs/normalize.py s3://BUCKET/raw s3://BUCKET/dataset
 

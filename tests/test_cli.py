@@ -59,9 +59,9 @@ def test_help_and_version_are_quick_and_import_neither_ray_nor_torch() -> None:
     ("argv", "message"),
     [
         ([], "usage: depers VERB"),
-        (["nonsense"], "depers: error: VERB must be one of normalize, train, "),
+        (["nonsense"], "depers: error: VERB must be one of normalize, extract, "),
         (["--mode"], "depers: error: VERB must be one of "),
-        (["detect", "in"], "depers detect: error: the following arguments are required: OUT, --weights"),
+        (["detect", "in"], "depers detect: error: the following arguments are required: OUT (see"),
         (["detect", "in", "out", "--imgsz", "x"], "depers detect: error: --imgsz must be a whole number"),
     ],
 )

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from test_train import write_dataset
 
-from depers import evaluate, storage, yolo
+from depers import calibration, evaluate, storage, submission, yolo
 from depers.detections import SCHEMA
-from depers.evaluate import Options, Sample, judge, samples, worst
-from depers.labels import CLASSES
+from depers.evaluate import Options
+from depers.judging import Sample, judge, samples, worst
+from depers.labels import CLASSES, read_dataset
 from depers.options import UserError
+from depers.scoring import label_fractions, score_file
 
 CAR, HEAD = 0, 1
 
@@ -21,11 +23,13 @@ def sample(
 ) -> Sample:
     return Sample(
         path,
+        (640, 480),
         np.array([box for _, _, box in found], np.float32).reshape(-1, 4),
         np.array([confidence for _, confidence, _ in found], np.float32),
         np.array([class_id for class_id, _, _ in found], np.int64),
         np.array([box for _, box in labelled], np.float32).reshape(-1, 4),
         np.array([class_id for class_id, _ in labelled], np.int64),
+        frozenset(range(5)),
     )
 
 
@@ -87,8 +91,8 @@ def test_evaluation_of_a_small_dataset(
     pictures = dataset / "images/val"
     (pictures / "broken.jpg").write_bytes(b"no picture")
     (pictures / "nothing.jpg").write_bytes((pictures / "100.jpg").read_bytes())  # without a label file
-    out = f"{s3_bucket}/evaluation"
-    given = Options(str(dataset), out, (weights,), imgsz=128)
+    out, file = f"{s3_bucket}/evaluation", str(tmp_path / "submission.csv")
+    given = Options(str(dataset), out, (weights,), submission=file, target_recall=("0.9",), imgsz=128)
     assert evaluate.run(given) == 3
     figures = json.loads(storage.read_bytes(f"{out}/metrics.json"))
     labels = [line.split()[0] for file in (dataset / "labels/val").iterdir() for line in file.read_text().splitlines()]
@@ -100,14 +104,62 @@ def test_evaluation_of_a_small_dataset(
     printed = capsys.readouterr().out
     assert "not detectable with these weights" in printed and f"head ({counts['head']})" in printed
     page = storage.read_bytes(f"{out}/report.html").decode()
+    assert figures["sizes"] and {row["name"] for row in figures["sizes"]} <= {"all", *figures["classes"]}
+    thresholds = json.loads(storage.read_bytes(f"{out}/thresholds.json"))
+    assert thresholds["thresholds"] == dict.fromkeys(CLASSES)  # a handful of labels shows nothing
+    assert thresholds["details"]["pictures"] == 5  # the broken one is withheld anyway
+    assert "labels are needed" in thresholds["details"]["classes"]["car"]["reason"]
+    assert calibration.read_thresholds(f"{out}/thresholds.json") == {}
     assert "1 pictures failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
 
     table = storage.read_table(f"{out}/detect/detections.parquet")
-    found = samples(table, str(pictures), CLASSES)
+    found = samples(table, str(pictures), read_dataset(dataset))
     assert [one.path for one in found] == table["path"].to_pylist()
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
     assert evaluate.run(given) == 3
     assert json.loads(storage.read_bytes(f"{out}/metrics.json")) == figures
+
+    capsys.readouterr()
+    assert evaluate.run(Options(str(dataset), f"{out}/score", score=file)) == 0
+    scored = json.loads(storage.read_bytes(f"{out}/score/score.json"))
+    assert {name: scored[name] for name in figures["competition"]} == figures["competition"]
+    assert f"competition's score (mean): {scored['score']:.6f}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"submission.csv, line 2: ImageID must be one of the 1 pictures in .*train"):
+        evaluate.run(Options(str(dataset), f"{out}/score", score=file, split="train"))
+
+
+def test_classes_that_a_picture_is_not_labelled_for_do_not_count(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", count=1, val_count=2)
+    text = (dataset / "data.yaml").read_text()
+    (dataset / "data.yaml").write_text(text + 'labelled: {"100": [head]}\n')
+    box = {"class": "car", "confidence": 0.5, "x_min": 0, "y_min": 0, "x_max": 9, "y_max": 9, "model": "m", "frame": 0}
+    row = {"status": "ok", "reason": "", "width": 192, "height": 192, "boxes": [box, {**box, "class": "head"}]}
+    rows = [{**row, "path": "100.jpg"}, {**row, "path": "101.jpg"}]
+    found = samples(SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
+    assert [one.class_ids.tolist() for one in found] == [[HEAD], [CAR, HEAD]]
+    assert [len(one.picture().labelled or ()) for one in found] == [1, 5]
+    lines = [f"{name};{class_id};0.5;0.1;0.2;0.1;0.2" for name in ("100.jpg", "101.jpg") for class_id in (CAR, HEAD)]
+    submitted = submission.parse("\n".join([submission.HEADER, *lines]), 5, "a.csv")
+    labels = label_fractions(str(dataset / "images/val"), read_dataset(dataset))
+    expected = submission.score(labels, submission.select(submitted, np.array([False, True, True, True])))
+    assert score_file(submitted, "a.csv", str(dataset / "images/val"), read_dataset(dataset)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": ()}, "--weights must be given at least once, or --score FILE"),
+        ({"score": "a.csv"}, "--score reads detections from a file: it must not go with --weights"),
+        ({"weights": (), "score": "a.csv", "target_recall": ("0.9",)}, "--score reads detections"),
+        ({"coverage": 1.0}, "--coverage must be between 0 and 1, but got 1"),
+        ({"certainty": 0.0}, "--certainty must be between 0 and 1, but got 0"),
+        ({"margin": -0.1}, r"--margin must be between 0 and 2, but got -0\.1"),
+        ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
+    ],
+)
+def test_wrong_options_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Options("data", "out", **({"weights": ("w.pt",)} | values))  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -125,7 +177,7 @@ def test_labels_given_twice_count_once(tmp_path: Path) -> None:
     line = "1 0.5 0.5 0.25 0.25\n"
     file.write_text(line * 3)
     row = {"path": "100.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
-    [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), CLASSES)
+    [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
     assert one.label_boxes_xyxy.tolist() == [[72, 72, 120, 120]] and one.label_ids.tolist() == [HEAD]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from depers import icc
 from depers.images import ImageError, decode, encode, standard_quality
 
 KINDS = (
@@ -54,7 +55,7 @@ def test_orientation_is_applied(orientation: int) -> None:
 def test_metadata_goes_and_the_colour_profile_stays() -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = icc.sanitized(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "RGB")
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         extra = {"comment": b"SECRET comment"} if kind == "JPEG" else {}
         data = picture_bytes(kind, exif=exif, icc_profile=profile, **extra)
@@ -92,7 +93,7 @@ def test_sixteen_bit_gray_keeps_its_depth() -> None:
         (b"just some text", "not an image"),
         (picture_bytes("JPEG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
         (picture_bytes("PNG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
-        (picture_bytes("GIF", "P"), "format must be one of JPEG, PNG, WEBP, TIFF, BMP, but is GIF"),
+        (picture_bytes("ICO"), "format must be one of JPEG, PNG, WEBP, TIFF, BMP, GIF, AVIF, HEIF, but is ICO"),
         (picture_bytes("TIFF", "F"), "pixel mode must be one of"),
     ],
 )

@@ -140,9 +140,21 @@ def test_measure_counts_and_averages() -> None:
     assert measure(pictures(), ["car", "head", "face", "human"]).mean.map50 == pytest.approx(metrics.mean.map50 * 2 / 3)
 
 
+def test_pictures_count_for_the_classes_they_are_labelled_for() -> None:
+    """A face found where faces are not labelled is neither right nor false."""
+    none = np.zeros((1, 10), np.bool_)
+    heads_only = Picture(none, np.float32([0.95]), np.array([2]), np.array([], np.int64), frozenset([1]))
+    face = Picture(~none, np.float32([0.5]), np.array([2]), np.array([2]), frozenset([2]))
+    [row] = measure([heads_only, face], ["car", "head", "face"]).classes
+    assert (row.name, row.images, row.labels) == ("face", 1, 1)
+    assert row.map50 == pytest.approx(0.995, abs=1e-9) and row.precision == pytest.approx(1)
+    [everywhere] = measure([heads_only._replace(labelled=None), face], ["car", "head", "face"]).classes
+    assert (everywhere.images, everywhere.map50) == (2, pytest.approx(0.4975, abs=1e-3))
+
+
 def test_text_reads_like_yolov5() -> None:
     lines = measure(pictures(), ["car", "head", "face", "human"], [True, True, True, False]).text().splitlines()
-    assert lines[0].split() == ["Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95"]
+    assert lines[0].split() == ["Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95"]
     assert [line.split()[:3] for line in lines[1:4]] == [["all", "3", "4"], ["car", "3", "3"], ["head", "3", "1"]]
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[4] == "not detectable with these weights, so left out of the mean: human (1)"

@@ -1,21 +1,24 @@
-"""Merging raw label files: the pure parts by tables, the whole verb on a real local Ray, over folders and S3."""
+"""From raw labels to a dataset: the whole verb on a real local Ray, in every format, over folders and S3."""
 
 import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from depers import storage
-from depers.labels import CLASSES, format_yolo, pairs, parse_yolo, read_dataset, read_labels
-from depers.normalize import Options, plan, run, split
+from depers.labels import CLASSES, labelled_classes, pairs, read_dataset, read_labels
+from depers.normalize import Options, open_sets, run
 from depers.options import UserError
-from depers.raw_labels import label_target, match_files, merge
 
 BOX = "0 0.5 0.5 0.2 0.2\n"
 
@@ -40,128 +43,6 @@ def problems_of(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a_car..txt", ("a", "car")),
-        ("a_car.txt", ("a", "car")),
-        ("a_car.TXT", ("a", "car")),
-        ("cam.1 - 2022_01.05_head..txt", ("cam.1 - 2022_01.05", "head")),
-        ("x_face_car..txt", ("x_face", "car")),
-        ("deep/er/a_carplate..txt", ("deep/er/a", "carplate")),
-        ("missing_car..txt", ("", "car")),
-        ("a_bus..txt", None),
-        ("a..txt", None),
-        ("a_car...txt", None),
-        ("a_car", None),
-        ("classes.txt", None),
-    ],
-)
-def test_label_target(name: str, expected: tuple[str, str] | None) -> None:
-    stems = dict.fromkeys(["a", "cam.1 - 2022_01.05", "x_face", "x", "deep/er/a"], "")
-    assert label_target(name, stems, CLASSES) == expected
-
-
-def test_label_target_of_classes_that_end_alike() -> None:
-    classes = ("plate", "licence_plate")
-    assert label_target("a_licence_plate..txt", {"a": ""}, classes) == ("a", "licence_plate")
-    assert label_target("a_licence_plate..txt", {"a_licence": ""}, classes) == ("a_licence", "plate")
-    assert label_target("a_licence_plate..txt", {"a": "", "a_licence": ""}, classes) == ("a", "licence_plate")
-
-
-def test_match_files_reports_all_that_belongs_nowhere() -> None:
-    files, problems = match_files(
-        ["b.jpg", "a.png", "a.jpg", "Thumbs.db"], ["a_face..txt", "a_car..txt", "c_car..txt", "notes.txt"], CLASSES
-    )
-    assert files == {"a.jpg": [("a_car..txt", 0), ("a_face..txt", 2)], "b.jpg": []}
-    assert {(p.path, p.kind, p.action) for p in problems} == {
-        ("images/Thumbs.db", "not an image name", "left out"),
-        ("images/a.png", "same name as another image", "left out"),
-        ("labels/c_car..txt", "label without image", "left out"),
-        ("labels/notes.txt", "not a label name", "left out"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("line", "boxes", "kind"),
-    [
-        ("0 0.5 0.5 0.2 0.2", [[0.5, 0.5, 0.2, 0.2]], ""),
-        ("  0\t0.5 5e-1 .2 0.2  ", [[0.5, 0.5, 0.2, 0.2]], ""),
-        ("0.0 0.5 0.5 1 1.000002", [[0.5, 0.5, 1, 1]], ""),
-        ("0 0 0.5 0.2 0.2", [[0.05, 0.5, 0.1, 0.2]], "box outside the image"),
-        ("0 0.5 0.5 3 3", [[0.5, 0.5, 1, 1]], "box outside the image"),
-        ("0 1.5 0.5 0.2 0.2", [], "box outside the image"),
-        ("0 320 240 64 48", [], "box outside the image"),
-        ("0 0.5 0.5 0 0.2", [], "box without area"),
-        ("0 0.5 0.5 -0.2 0.2", [], "box without area"),
-        ("0 0.5 0.5 0.2 1e-9", [], "box without area"),
-        ("0 nan 0.5 0.2 0.2", [], "not a finite number"),
-        ("0 0.5 0.5 inf 0.2", [], "not a finite number"),
-        ("0 0,5 0.5 0.2 0.2", [], "not a finite number"),
-        ("car 0.5 0.5 0.2 0.2", [], "not a finite number"),
-        ("0 0.5 0.5 0.2", [], "not five fields"),
-        ("0 0.5 0.5 0.2 0.2 0.9", [], "not five fields"),
-        ("3 0.5 0.5 0.2 0.2", [[0.5, 0.5, 0.2, 0.2]], "class id is not 0"),
-        ("0 0.5 0.5 0.2 0.2\n0 0.5000001 0.5 0.2 0.2", [[0.5, 0.5, 0.2, 0.2]], "duplicate"),
-    ],
-)
-def test_merge_lines(line: str, boxes: list[list[float]], kind: str) -> None:
-    labels, problems = merge([("labels/a_face..txt", 2, line)])
-    assert labels.class_ids.tolist() == [2] * len(boxes)
-    np.testing.assert_allclose(labels.boxes_xywh, np.array(boxes).reshape(-1, 4), atol=2e-6)
-    assert [problem.kind for problem in problems] == ([kind] if kind else [])
-
-
-def test_merge_tells_lines_and_actions() -> None:
-    text = "\ufeff0 0.5 0.5 0.2 0.2\r\n\r\n0 0 0 0.2 0.2\r\n0 0.5 0.5\r\n4 0.1 0.1 0.1 0.1\r\n0 0.5 0.5 0.2 0.2\r\n"
-    labels, problems = merge([("labels/a_car..txt", 0, text), ("labels/a_head..txt", 1, "0 0.5 0.5 0.2 0.2")])
-    assert labels.class_ids.tolist() == [0, 0, 0, 1]  # the same box of two classes is no duplicate
-    assert [(problem.line, problem.action) for problem in problems] == [
-        (3, "clipped"),
-        (4, "dropped"),
-        (5, "kept"),
-        (6, "dropped"),
-    ]
-
-
-@given(st.text(alphabet="01.,-e naif_\n\r\t\x00x", max_size=80))
-def test_merge_gives_valid_labels_whatever_the_text(text: str) -> None:
-    labels, problems = merge([("labels/a_car..txt", 0, text)])
-    assert len(parse_yolo(format_yolo(labels), 1, "it").class_ids) == len(labels.class_ids)
-    lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
-    lost = [problem for problem in problems if problem.action == "dropped"]
-    assert len(labels.class_ids) + len(lost) == len(lines)  # every line is a box or a problem
-
-
-names = st.lists(st.text("abc019_. ", min_size=1, max_size=8), min_size=2, max_size=40, unique=True)
-
-
-@given(names, st.floats(0, 0.99), st.integers(0, 5), st.randoms())
-def test_split(paths: list[str], fraction: float, seed: int, random: Any) -> None:
-    result = split(paths, fraction, seed)
-    assert set(result) == set(paths)
-    count = list(result.values()).count("val")
-    assert abs(count - fraction * len(paths)) <= 1
-    assert count < len(paths)
-    assert (count > 0) == (fraction > 0)
-    shuffled = random.sample(paths, len(paths))
-    assert split(shuffled, fraction, seed) == result
-
-
-def test_split_follows_the_seed_and_keeps_groups_whole() -> None:
-    paths = [f"cam{camera}_{index:02}.jpg" for camera in range(8) for index in range(5)]
-    assert split(paths, 0.25, 0) != split(paths, 0.25, 1)
-    for pattern in (r"^cam\d", r"^cam(\d)_"):
-        result = split(paths, 0.25, 0, pattern)
-        cameras = {name: {path[3] for path in paths if result[path] == name} for name in ("train", "val")}
-        assert not cameras["train"] & cameras["val"]
-        assert len(cameras["val"]) == 2
-    lopsided = ["a1", "a2", "a3", "a4", "b1", "b2", "b3"]
-    assert set(split(lopsided, 0.01, 0, "^[ab]").values()) == {"train", "val"}
-    with pytest.raises(UserError, match=r"--group-by .* 'cam0_00.jpg'"):
-        split(paths, 0.25, 0, r"^dash")
-
-
-@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"val_fraction": 1.0}, r"--val-fraction must be .* got 1"),
@@ -169,6 +50,11 @@ def test_split_follows_the_seed_and_keeps_groups_whole() -> None:
         ({"group_by": "("}, r"--group-by must be a regular expression"),
         ({"classes": ("car", "car")}, r"--classes must be different"),
         ({"classes": ("a/b",)}, r"--classes must be names without '/'"),
+        ({"class_map": ("person",)}, r"--class-map must be source_class=class,…, but got 'person'"),
+        ({"class_map": ("person=bus",)}, r"--class-map person=bus: the class must be one of car, .*, but is 'bus'"),
+        ({"class_map": ("a=car", "a=face")}, r"--class-map must give one class for 'a', but gives 'car' and 'face'"),
+        ({"add": ("other:a=bus",)}, r"--add a=bus: the class must be one of"),
+        ({"add": ("http://x/y",)}, r"--add must be a path or an s3:// URI"),
     ],
 )
 def test_options_are_checked(wrong: dict[str, Any], message: str) -> None:
@@ -176,27 +62,31 @@ def test_options_are_checked(wrong: dict[str, Any], message: str) -> None:
         Options("raw", "out", **wrong)
 
 
-def test_plan_refuses_what_gives_no_dataset(tmp_path: Path) -> None:
+def test_what_gives_no_dataset_is_refused(tmp_path: Path) -> None:
     raw, out = str(tmp_path / "raw"), str(tmp_path / "out")
     with pytest.raises(UserError, match="raw: no such folder"):
-        plan(Options(raw, out))
+        open_sets(Options(raw, out))
     write_raw(raw, [], {"a.txt": BOX})
-    with pytest.raises(UserError, match="raw/images: no such folder"):
-        plan(Options(raw, out))
-    storage.write_bytes(f"{raw}/images/readme.md", b"")
-    with pytest.raises(UserError, match=r"must hold images .* none of 1"):
-        plan(Options(raw, out))
-    write_raw(raw, ["a.jpg"], {})
-    with pytest.raises(UserError, match=r"IMAGE_CLASS..txt .* 'a.txt'"):
-        plan(Options(raw, out))
-    write_raw(raw, [], {"a_car..txt": BOX})
+    with pytest.raises(UserError, match=r"raw: must hold images .* none of 1"):
+        open_sets(Options(raw, out))
+    write_raw(raw, ["b.jpg"], {})
+    with pytest.raises(UserError, match=r"raw: must hold labels .* such as 'labels/a.txt'"):
+        open_sets(Options(raw, out))
+    for kind, wanted in (
+        ("competition", r"IMAGE_CLASS\.\.txt"),
+        ("yolo", "NAME.txt"),
+        ("voc", "XML"),
+        ("coco", "JSON"),
+    ):
+        with pytest.raises(UserError, match=rf"raw: must hold .*{wanted}.* none of 1 label files does"):
+            open_sets(Options(raw, out, format=kind))
+    write_raw(raw, [], {"b_car..txt": BOX})
+    assert [one.format for one in open_sets(Options(raw, out))] == ["competition"]
     for inside in (raw, f"{raw}/out", str(tmp_path)):
         with pytest.raises(UserError, match="OUT must lie outside RAW"):
-            plan(Options(raw, inside))
-    assert len(plan(Options(raw, out))[0]) == 1
-    storage.write_bytes(f"{out}/images/val/old.jpg", jpeg())
-    with pytest.raises(UserError, match=r"holds images/val/old.jpg"):
-        plan(Options(raw, out))
+            open_sets(Options(raw, inside))
+    with pytest.raises(UserError, match=r"RAW and --add must differ"):
+        open_sets(Options(raw, out, add=(raw,)))
 
 
 def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,8 +117,13 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
     assert labels["plain7.jpg"].class_ids.tolist() == []
     assert all(Path(text).is_file() for text in found.values())  # a background has an empty file
     rows = [(row["path"], row["line"], row["kind"], row["action"]) for row in problems_of(out)]
+    bare = [
+        (f"images/{name}", 0, "image without label", "kept as background") for name in sorted(names) if "plain" in name
+    ]
     assert rows == [
+        *bare,
         ("labels/nobody_car..txt", 0, "label without image", "left out"),
+        ("labels/street no.0_carplate..txt", 0, "Windows line ends", "mended"),
         ("labels/street no.0_carplate..txt", 2, "box outside the image", "clipped"),
         ("labels/street_1.x_face.txt", 2, "duplicate", "dropped"),
         ("labels/sub/street 2_head..txt", 1, "not five fields", "dropped"),
@@ -236,20 +131,21 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert "32 images in train" in text and "11 images in val" in text
     assert "4 boxes: car 1, head 0, face 1, human 0, carplate 2" in text
-    assert text.endswith(f"4 problems: {out}/problems.parquet\n")
+    assert "40 image without label kept as background images/plain0.jpg" in " ".join(text.split())
+    assert text.endswith(f"45 problems: {out}/problems.parquet\n")
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     assert run(Options(str(raw), str(out), val_fraction=0.25)) == 0
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
     assert run(Options(str(raw), str(out), val_fraction=0.25, strict=True)) == 3
     assert not (out / "data.yaml").exists()
-    with pytest.raises(UserError, match="hold the same dataset"):
+    with pytest.raises(UserError, match="holds a run with seed 0, but now it is 1"):
         run(Options(str(raw), str(out), val_fraction=0.25, seed=1))
 
 
 def test_run_without_val_and_with_unusable_images(tmp_path: Path, ray_local: None) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
-    write_raw(str(raw), ["a.jpg", "b.jpg", "c.jpg"], {"a_car..txt": BOX, "b_car..txt": BOX})
+    write_raw(str(raw), ["a.jpg", "b.jpg", "c.jpg"], {"a_car..txt": BOX, "b_car..txt": BOX, "c_car..txt": BOX})
     (raw / "images" / "b.jpg").write_bytes(jpeg()[:-200])
     (raw / "images" / "c.jpg").write_bytes(b"")
     assert run(Options(str(raw), str(out), val_fraction=0)) == 3
@@ -261,21 +157,319 @@ def test_run_without_val_and_with_unusable_images(tmp_path: Path, ray_local: Non
         ("images/c.jpg", "unusable image"),
     ]
     (raw / "images" / "a.jpg").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"no image can be decoded, such as images/a.jpg: not an image"):
+    with pytest.raises(UserError, match=r"no image can be used, such as images/a.jpg: not an image"):
         run(Options(str(raw), str(tmp_path / "none")))
 
 
+PICTURES = {"a.jpg": (60, 40), "deep/b c.png": (80, 80), "d.jpg": (64, 48)}
+OBJECTS = {
+    "a.jpg": [("person", 6, 4, 30, 20), ("dog", 0, 0, 60, 40)],
+    "deep/b c.png": [("car", 8, 16, 72, 80)],
+    "d.jpg": [],
+}
+
+
+def picture(name: str, size_wh: tuple[int, int], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size_wh, "gray").save(buffer, "PNG" if name.endswith("png") else "JPEG", **options)
+    return buffer.getvalue()
+
+
+def yolo_lines(name: str, classes: list[str]) -> str:
+    wide, high = PICTURES[name]
+    return "".join(
+        f"{classes.index(c)} {(x0 + x1) / 2 / wide} {(y0 + y1) / 2 / high} {(x1 - x0) / wide} {(y1 - y0) / high}\n"
+        for c, x0, y0, x1, y1 in OBJECTS[name]
+    )
+
+
+def write_set(root: str, kind: str) -> str:
+    """The same labelled pictures in one of the layouts."""
+    folder = {"yolo": "images/", "roboflow": "train/images/", "flat": "", "voc": "JPEGImages/", "coco": "val2017/"}[
+        kind
+    ]
+    names, files = ["dog", "person", "car"], {}
+    for name, size in PICTURES.items():
+        files[folder + name] = picture(name, size)
+        stem = name.rpartition(".")[0]
+        text = folder.replace("images", "labels") + f"{stem}.txt"
+        if kind == "voc":
+            objects = "".join(
+                f"<object><name>{c}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+                "</bndbox></object>"
+                for c, x0, y0, x1, y1 in OBJECTS[name]
+            )
+            head = f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+            files[f"Annotations/{stem}.xml"] = f"{head}{objects}</annotation>".encode()
+        elif kind != "coco":
+            files[text] = yolo_lines(name, names).encode()
+    if kind in ("yolo", "roboflow"):
+        files["data.yaml"] = json.dumps({"names": names, "train": "../train/images"}).encode()
+    elif kind == "flat":
+        files["classes.txt"] = "\n".join(names).encode()
+    elif kind == "coco":
+        images = [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, (w, h)) in enumerate(PICTURES.items())]
+        boxes = [
+            {"image_id": i, "category_id": names.index(c) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            for i, name in enumerate(PICTURES)
+            for c, x0, y0, x1, y1 in OBJECTS[name]
+        ]
+        categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+        content = {"annotations": boxes, "images": images, "categories": categories}
+        files["annotations/instances_val2017.json"] = json.dumps(content).encode()
+    for path, data in files.items():
+        storage.write_bytes(storage.join(root, path), data)
+    return root
+
+
+def contents(root: str, but: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Every file below a folder, but for the job's own records."""
+    entries = [entry.path for entry in storage.list_files(root) if not entry.path.startswith("_depers/")]
+    return {path: storage.read_bytes(storage.join(root, path)) for path in entries if path not in but}
+
+
+def test_every_format_gives_the_same_dataset(tmp_path: Path, ray_local: None) -> None:
+    found = {}
+    for kind in ("yolo", "roboflow", "flat", "voc", "coco"):
+        raw, out = write_set(str(tmp_path / kind), kind), str(tmp_path / f"{kind}-out")
+        assert run(Options(raw, out, class_map=("person=human",), val_fraction=0)) == 0
+        [row] = problems_of(Path(out))
+        assert (row["kind"], row["found"]) == ("class that is not asked for", "dog: 1 boxes in 1 images")
+        prefix = {"roboflow": "train/", "coco": "val2017/"}.get(kind, "")  # the folders that say more than the layout
+        found[kind] = {
+            path.replace(f"train/{prefix}", "train/"): data for path, data in contents(out).items() if "/train/" in path
+        }
+        assert read_dataset(out).labelled == (("", frozenset((0, 3))),)
+    first = found["yolo"]
+    assert {path: text for path, text in first.items() if path.endswith(".txt")} == {
+        "labels/train/a.txt": b"3 0.300000 0.300000 0.400000 0.400000\n",
+        "labels/train/deep/b c.txt": b"0 0.500000 0.600000 0.800000 0.800000\n",
+        "labels/train/d.txt": b"",
+    }
+    assert all(other == first for other in found.values())
+
+
 def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_local: None) -> None:
-    names = ["a #1=é.jpg", "b c.jpg", "d.jpg"]
-    labels: dict[str, str | bytes] = {"a #1=é_car..txt": BOX, "b c_face..txt": BOX, "d_head..txt": "0 0 0 1 1"}
+    """Sets of three formats joined, of which two know only some classes."""
     roots = {}
     for kind, base in (("local", str(tmp_path)), ("s3", s3_bucket)):
-        raw = write_raw(storage.join(base, "raw"), names, labels)
-        roots[kind] = storage.join(base, "out")
-        assert run(Options(raw, roots[kind])) == 0
-    local, remote = (
-        {entry.path: storage.read_bytes(storage.join(root, entry.path)) for entry in storage.list_files(root)}
-        for root in roots.values()
-    )
-    assert len(local) == 8
+        raw = write_raw(
+            storage.join(base, "raw"),
+            ["a #1=é.jpg", "b c.jpg", "d.jpg"],
+            {"a #1=é_car..txt": BOX, "b c_face..txt": BOX, "d_head..txt": "0 0 0 1 1"},
+        )
+        plates = storage.join(base, "plates")
+        for index in range(3):
+            storage.write_bytes(f"{plates}/images/p{index}.jpg", jpeg(index))
+            storage.write_bytes(f"{plates}/labels/p{index}.txt", BOX.encode())
+        crowd, roots[kind] = write_set(storage.join(base, "more/raw"), "coco"), storage.join(base, "out")
+        options = Options(raw, roots[kind], add=(f"{plates}:0=carplate", f"{crowd}:person=human,*="))
+        assert run(options) == 0
+    local, remote = contents(roots["local"]), contents(roots["s3"])
+    assert len(local) == 2 * 9 + 4
     assert remote == local
+    dataset = read_dataset(roots["s3"])
+    assert dataset.train is not None and dataset.val is not None
+    known = {prefix: labelled_classes(dataset, f"{prefix}x.jpg") for prefix in ("raw/", "plates/", "raw-2/")}
+    assert known == {"raw/": set(range(5)), "plates/": {4}, "raw-2/": {0, 3}}
+    paths = [image.removeprefix(f"{folder}/") for folder in (dataset.train, dataset.val) for image, _ in pairs(folder)]
+    assert sorted(path.partition("/")[0] for path in paths) == ["plates"] * 3 + ["raw"] * 3 + ["raw-2"] * 3
+
+
+def test_wrong_sizes_and_turned_pictures(tmp_path: Path, ray_local: None) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    box = "<object><name>car</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>30</xmax><ymax>10</ymax></bndbox></object>"
+    sizes = {
+        "right": (60, 40),
+        "double": (120, 80),
+        "none": (0, 0),
+        "another": (40, 60),
+        "stored": (60, 40),
+        "seen": (40, 60),
+    }
+    for name, (wide, high) in sizes.items():
+        turned = {"exif": exif} if name in ("stored", "seen") else {}
+        storage.write_bytes(f"{raw}/{name}.jpg", picture("x.jpg", (60, 40), **turned))
+        size = f"<size><width>{wide}</width><height>{high}</height></size>" if wide else ""
+        storage.write_bytes(f"{raw}/{name}.xml", f"<annotation>{size}{box}</annotation>".encode())
+    assert run(Options(str(raw), str(out), val_fraction=0)) == 3
+    texts = {path.stem: path.read_text() for path in (out / "labels").rglob("*.txt")}
+    whole = {name: [float(value) for value in text.split()[1:]] for name, text in texts.items()}
+    assert whole == {
+        "right": [0.25, 0.125, 0.5, 0.25],
+        "double": [0.125, 0.0625, 0.25, 0.125],
+        "none": [0.25, 0.125, 0.5, 0.25],
+        "stored": [0.875, 0.25, 0.25, 0.5],  # the top left of what is stored is seen at the top right
+        "seen": [0.375, 0.083333, 0.75, 0.166667],
+    }
+    assert [(row["path"], row["kind"], row["action"]) for row in problems_of(out)] == [
+        ("another.jpg", "wrong image size", "left out"),
+        ("double.jpg", "wrong image size", "scaled"),
+        ("none.jpg", "wrong image size", "taken from the image"),
+        ("seen.jpg", "EXIF-rotated image", "labels taken as upright"),
+        ("stored.jpg", "EXIF-rotated image", "labels turned upright"),
+    ]
+    copied = (out / "images" / "train" / "stored.jpg").read_bytes()
+    assert copied == (raw / "stored.jpg").read_bytes()  # readers turn it, as `images.decode` does
+
+
+def test_unreadable_labels_cost_their_picture_and_json_that_is_none_everything(tmp_path: Path, ray_local: None) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_set(str(raw), "voc")
+    (raw / "Annotations" / "d.xml").write_bytes(b"<annotation>")
+    (raw / "Annotations" / "a.xml").write_bytes(b'<!DOCTYPE a [<!ENTITY a "aa">]><annotation>&a;</annotation>')
+    assert run(Options(str(raw), str(out), val_fraction=0)) == 3
+    assert [Path(image).name for image, _ in pairs(str(out / "images" / "train"))] == ["b c.png"]
+    assert [(row["path"], row["kind"], row["action"]) for row in problems_of(out)] == [
+        ("Annotations/a.xml", "unsafe XML", "left out with its image"),
+        ("Annotations/d.xml", "broken XML", "left out with its image"),
+    ]
+    write_set(str(tmp_path / "coco"), "coco")
+    file = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"coco/annotations/instances_val2017.json: must be JSON, but at its end"):
+        run(Options(str(tmp_path / "coco"), str(tmp_path / "none")))
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_coco_says_of_other_pictures_is_reported(tmp_path: Path, ray_local: None) -> None:
+    raw, out = write_set(str(tmp_path / "raw"), "coco"), tmp_path / "out"
+    file = tmp_path / "raw" / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_bytes())
+    content["images"].append({"id": "gone", "file_name": "gone.jpg", "width": 9, "height": 9})
+    content["annotations"] += [
+        {"image_id": "gone", "category_id": 3, "bbox": [1, 1, 2, 2]},
+        {"image_id": 99, "category_id": 3, "bbox": [1, 1, 2, 2]},
+        {"image_id": 0, "category_id": 3, "bbox": [1, 1, 2, 2], "iscrowd": 1},
+    ]
+    file.write_text(json.dumps(content))
+    storage.write_bytes(f"{raw}/val2017/extra.jpg", jpeg())
+    arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0, "unlabelled": "leave-out"}
+    assert run(Options(raw, str(out), **arguments)) == 0
+    assert sorted(Path(image).name for image, _ in pairs(str(out / "images" / "train"))) == [
+        "a.jpg",
+        "b c.png",
+        "d.jpg",
+    ]
+    where = "annotations/instances_val2017.json"
+    assert [(row["path"], row["line"], row["kind"], row["found"]) for row in problems_of(out)] == [
+        (where, 0, "label without image", "gone.jpg, 1 boxes"),
+        (where, 5, "label without image", "image_id 99 is that of no image"),
+        (where, 6, "crowd instead of one object", "[1, 1, 2, 2]"),
+        ("val2017/extra.jpg", 0, "image without label", ""),
+    ]
+
+
+def test_own_splits_are_kept(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("train/a", "valid/a", "test/b", "train/deep/c"):
+        split, _, below = name.partition("/")
+        storage.write_bytes(f"{raw}/{split}/images/{below}.jpg", jpeg())
+        storage.write_bytes(f"{raw}/{split}/labels/{below}.txt", BOX.encode())
+    assert run(Options(str(raw), str(out), keep_splits=True)) == 0
+    found = sorted(path.relative_to(out / "images").as_posix() for path in (out / "images").rglob("*.jpg"))
+    assert found == ["train/a.jpg", "train/deep/c.jpg", "val/a.jpg"]
+    assert "left out, as --keep-splits says: 1 images in test\n" in capsys.readouterr().out
+    storage.write_bytes(f"{raw}/val/images/a.jpg", jpeg())
+    with pytest.raises(UserError, match=r"val/images/a.jpg and valid/images/a.jpg would be the same image"):
+        run(Options(str(raw), str(out), keep_splits=True))
+    storage.write_bytes(f"{raw}/images/other.jpg", jpeg())
+    with pytest.raises(UserError, match=r"--keep-splits needs folders named train, .* 'other.jpg' lies in none"):
+        run(Options(str(raw), str(out), keep_splits=True))
+
+
+def test_an_output_that_cannot_be_written_or_is_not_ours(tmp_path: Path, ray_local: None) -> None:
+    raw = write_raw(str(tmp_path / "raw"), ["a.jpg"], {"a_car..txt": BOX})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/out: cannot be written \(Not a directory\)"):
+        run(Options(raw, str(tmp_path / "file" / "out")))
+    storage.write_bytes(f"{tmp_path}/used/images/val/old.jpg", jpeg())
+    with pytest.raises(UserError, match=r"used: must be absent, an empty folder or an earlier run"):
+        run(Options(raw, str(tmp_path / "used")))
+    assert run(Options(raw, str(tmp_path / "out"))) == 0
+    storage.write_bytes(f"{tmp_path}/out/images/val/old.jpg", jpeg())
+    with pytest.raises(UserError, match=r"out: must be empty or hold the same dataset, but holds images/val/old.jpg"):
+        run(Options(raw, str(tmp_path / "out")))
+
+
+def test_a_run_that_was_cut_off_is_taken_up(tmp_path: Path, ray_local: None) -> None:
+    names = [f"{index:03}.jpg" for index in range(70)]
+    raw = write_raw(str(tmp_path / "raw"), names, {f"{index:03}_car..txt": BOX for index in range(70)})
+    assert run(Options(raw, str(tmp_path / "whole"))) == 0
+    assert run(Options(raw, str(tmp_path / "cut"))) == 0
+    records = sorted((tmp_path / "cut" / "_depers" / "units").iterdir())
+    assert len(records) == 3
+    half_done = [row["name"] for row in pq.read_table(records[0]).to_pylist()]
+    records[0].unlink()  # as if the run had ended before, with files missing and others half done
+    (tmp_path / "cut" / "data.yaml").unlink()
+    for number, name in enumerate(half_done):
+        for path in (tmp_path / "cut" / "images").rglob(name):
+            path.unlink() if number % 2 else path.write_bytes(b"half")
+    stamps = {path: path.stat().st_mtime_ns for path in records[1:]}
+    assert run(Options(raw, str(tmp_path / "cut"))) == 0
+    assert contents(str(tmp_path / "cut")) == contents(str(tmp_path / "whole"))
+    assert {path: path.stat().st_mtime_ns for path in records[1:]} == stamps
+
+
+def test_a_set_whose_classes_nobody_asked_for_is_refused(
+    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_set(str(tmp_path / "raw"), "coco")
+    with pytest.raises(UserError, match=r"a box must be of head, but all are of person 1, dog 1, car 1: .* person="):
+        run(Options(raw, str(tmp_path / "out"), classes=("head",)))
+    assert not (tmp_path / "out").exists()
+    assert run(Options(raw, str(tmp_path / "out"), class_map=("person=human,pigeon=car,*=",))) == 0
+    text = capsys.readouterr().out
+    assert "left out on purpose: 1 boxes: dog 1\nRAW: no box is of pigeon, which the class map names\n" in text
+
+
+def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> None:
+    """PNGs named .jpg, names with # and =, transparent pictures, ids without names."""
+    out = tmp_path / "out"
+    added = (f"{data}/faces_mask:0=face",)
+    options = Options(
+        str(data / "plates_romanian"), str(out), class_map=("0=carplate",), add=added, group_by=r"^[^_.]+"
+    )
+    assert run(options) == 0
+    dataset = read_dataset(out)
+    assert dataset.train is not None and dataset.val is not None
+    found = [
+        (image.removeprefix(f"{folder}/"), read_labels(text, 5))
+        for folder in (dataset.train, dataset.val)
+        for image, text in pairs(folder)
+    ]
+    assert len(found) == 16 + 12
+    for prefix, class_id, boxes in (("plates_romanian/", 4, 19), ("faces_mask/", 2, 42)):
+        ids = [class_id for path, labels in found if path.startswith(prefix) for class_id in labels.class_ids.tolist()]
+        assert ids == [class_id] * boxes
+        assert labelled_classes(dataset, f"{prefix}x") == {class_id}
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    data = picture("a.jpg", (1800, 1200), quality=95)
+    for index in range(480):
+        storage.write_bytes(f"{raw}/images/{index:03}.jpg", data)
+        storage.write_bytes(f"{raw}/labels/{index:03}_car..txt", BOX.encode())
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+    def command(folder: Path) -> list[str]:
+        return [sys.executable, "-m", "depers.cli", "normalize", str(raw), str(folder)]
+
+    first = subprocess.Popen(command(out), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    units, deadline = out / "_depers" / "units", time.monotonic() + 120
+    while not (units.is_dir() and any(units.glob("*.parquet"))):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(2)  # its workers end with it
+    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.parquet")}
+    assert 0 < len(before) < 15 and not (out / "data.yaml").exists()
+    for folder in (out, tmp_path / "clean"):
+        assert subprocess.run(command(folder), env=environment, capture_output=True, check=False).returncode == 0
+    assert {name: (units / name).stat().st_mtime_ns for name in before} == before
+    assert contents(str(out)) == contents(str(tmp_path / "clean"))

@@ -14,7 +14,7 @@ from depers.detector import Detector
 from depers.images import decode
 from depers.options import UserError
 from depers.prediction import Prediction, Weights, parse_weights
-from depers.steps import draw_canvas
+from depers.tiling import draw_canvas
 
 
 class Foreign:
@@ -118,11 +118,18 @@ def test_results_do_not_depend_on_the_batch(data: Path, precision: str) -> None:
         assert (alone.class_ids == found.class_ids).all()
 
 
-def test_decoding_equals_the_package(data: Path) -> None:
-    """Boxes decoded here from the same features as by YOLOv5's own head."""
+@pytest.mark.parametrize("confidence", [-1, 0.001, 0.01])
+def test_decoding_equals_the_package(data: Path, confidence: float) -> None:
+    """Boxes decoded here from the same features as by YOLOv5's own head, which decodes the unlikely ones too."""
     path = data / "weights/yolov5n.pt"
     theirs = yolo.fuse(yolo.load(str(path), path.read_bytes()))
     detector = Detector([Weights(str(path), {})], [path.read_bytes()], (), Prediction(precision="float32"))
-    image = torch.rand(2, 3, 128, 192)
+    images = torch.from_numpy(np.random.default_rng(0).random((2, 3, 128, 192), np.float32))
     with torch.no_grad():
-        assert torch.allclose(detector._networks[0](image), theirs(image)[0], atol=1e-2, rtol=1e-4)
+        image, rows = detector._networks[0](images, confidence)
+        expected = theirs(images)[0]
+    likely = expected[..., 4] > confidence
+    assert int(likely.sum()) > 0 and (confidence < 0 or not likely.all())
+    order = image.argsort(stable=True)
+    assert image[order].tolist() == likely.nonzero()[:, 0].tolist()
+    assert torch.allclose(rows[order], expected[likely], atol=1e-2, rtol=1e-4)

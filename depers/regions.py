@@ -1,0 +1,193 @@
+"""Where boxes are redacted, and with what: cells that take their colours from around them, never from inside.
+
+Averages of what is under a box would let anyone who has candidates (a list of plates, a gallery of faces) average those
+alike and compare: 6 × 6 averages pick the right one of hundreds. So a cell's colour is interpolated from the pixels
+around the region, which the picture shows anyway, and noise that hangs on the box alone makes it look like the mosaic
+that people take for redacted.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.random import Generator, Philox, SeedSequence
+from numpy.typing import NDArray
+
+MODES = ("pixelate", "blur", "fill")
+CELLS_ACROSS = 6
+NOISE = 12 / 255
+"""Standard deviation of a cell's brightness about its surroundings', as a share of the range of values."""
+BLUR_STEP = 4 / 255
+"""Blurred values are rounded to multiples of this share of the range, after the noise."""
+FINE_NOISE = 2 / 255
+_TILE = 256  # the fine noise repeats after so many pixels
+
+Rectangle = tuple[int, int, int, int]
+
+
+class Region(NamedTuple):
+    """Boxes that overlap or touch, as one: whole-unit rectangles (x0, y0, x1, y1) and the rectangle about them."""
+
+    bounds: Rectangle
+    parts: tuple[Rectangle, ...]
+
+
+def find(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], unit_wh: tuple[int, int] = (1, 1)) -> list[Region]:
+    """The regions that cover the boxes inside a picture, in units of `unit_wh` pixels; empty boxes are left out."""
+    unit = np.array(unit_wh * 2, np.float64)
+    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+    if not np.isfinite(boxes).all():
+        raise ValueError("boxes must be finite")
+    low = np.floor(np.clip(boxes[:, :2], 0, size_wh) / unit[:2])
+    high = np.ceil(np.clip(boxes[:, 2:], 0, size_wh) / unit[2:])
+    rectangles = np.unique(np.concatenate([low, high], axis=1)[(high > low).all(axis=1)].astype(np.int64), axis=0)
+    regions = []
+    for group in _groups(rectangles):
+        members = rectangles[group]
+        bounds = (*members[:, :2].min(axis=0).tolist(), *members[:, 2:].max(axis=0).tolist())
+        regions.append(Region(bounds, tuple(tuple(part) for part in members.tolist())))
+    return regions
+
+
+def _groups(rectangles: NDArray[np.int64]) -> list[list[int]]:
+    """Indices of rectangles that are connected by overlapping or touching, in order of the first of each group."""
+    low, high = rectangles[:, :2], rectangles[:, 2:]
+    left, groups = list(range(len(rectangles))), []
+    while left:
+        group, frontier = [], [left.pop(0)]
+        while frontier:
+            index = frontier.pop()
+            group.append(index)
+            near = ((low[left] <= high[index]) & (high[left] >= low[index])).all(axis=1) if left else np.zeros(0, bool)
+            frontier += [other for other, is_near in zip(left, near, strict=True) if is_near]
+            left = [other for other, is_near in zip(left, near, strict=True) if not is_near]
+        groups.append(sorted(group))
+    return groups
+
+
+def grid(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the cells' edges are, from 0 to the width and from 0 to the height: about square, at most 6 across."""
+    lengths = (bounds[2] - bounds[0], bounds[3] - bounds[1])
+    side = max(lengths) / CELLS_ACROSS
+    counts = [max(1, min(CELLS_ACROSS, round(length / side), length)) for length in lengths]
+    across, down = (
+        np.linspace(0, length, count + 1).round().astype(np.int64)
+        for length, count in zip(lengths, counts, strict=True)
+    )
+    return across, down
+
+
+def ring(bounds: Rectangle, size_wh: tuple[int, int], thickness: int) -> Rectangle:
+    """The bounds grown by `thickness` on each side, inside the picture."""
+    x0, y0, x1, y1 = bounds
+    low = (max(0, x0 - thickness), max(0, y0 - thickness))
+    return (*low, min(size_wh[0], x1 + thickness), min(size_wh[1], y1 + thickness))
+
+
+def outside(regions: list[Region], frame: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
+    """Which units of `frame` (H, W) lie outside `bounds` and outside of every region."""
+    x0, y0, x1, y1 = frame
+    free = np.ones((y1 - y0, x1 - x0), bool)
+    rectangles = [part for region in regions for part in region.parts] + [bounds]
+    for left, top, right, bottom in rectangles:
+        free[max(0, top - y0) : max(0, bottom - y0), max(0, left - x0) : max(0, right - x0)] = False
+    return free
+
+
+def colours(
+    patch: NDArray[Any],
+    free: NDArray[np.bool_],
+    inner: Rectangle,
+    edges: tuple[NDArray[np.int64], NDArray[np.int64]],
+    middle: float,
+    palette: NDArray[np.uint8] | None = None,
+) -> NDArray[np.float64]:
+    """The cells' colours, float64 (rows, columns, C), from the free pixels of `patch` (H, W, C) around `inner`.
+
+    `patch` may hold indices into a `palette` (N, C).
+    Each stretch of the surroundings beside a cell is averaged; a cell weighs these averages by the inverse square of
+    their distance (Shepard 1968). `middle` where nothing is free.
+    """
+    (x0, y0, x1, y1), (across, down) = inner, edges
+    columns = [0, *(across[1:-1] + x0).tolist(), patch.shape[1]]
+    rows = [0, *(down[1:-1] + y0).tolist(), patch.shape[0]]
+    stretches = [(slice(a, b), s) for a, b in pairwise(columns) for s in (slice(0, y0), slice(y1, None))]
+    stretches += [(s, slice(a, b)) for a, b in pairwise(rows) for s in (slice(0, x0), slice(x1, None))]
+    points, values = [], []
+    for horizontal, vertical in stretches:
+        mask = free[vertical, horizontal]
+        if mask.any():
+            rows_free, columns_free = np.nonzero(mask)
+            points.append(
+                (columns_free.mean() + (horizontal.start or 0) - x0, rows_free.mean() + (vertical.start or 0) - y0)
+            )
+            seen = patch[vertical, horizontal][mask]
+            values.append((seen if palette is None else palette[seen[:, 0]]).mean(axis=0, dtype=np.float64))
+    centres_x, centres_y = (across[1:] + across[:-1]) / 2, (down[1:] + down[:-1]) / 2
+    if not points:
+        channels = patch.shape[2] if palette is None else palette.shape[1]
+        return np.full((len(centres_y), len(centres_x), channels), middle, np.float64)
+    point = np.array(points)
+    squares = (centres_x[None, :, None] - point[:, 0]) ** 2 + (centres_y[:, None, None] - point[:, 1]) ** 2
+    weights = 1 / (squares + 1)
+    weights /= weights.sum(axis=2, keepdims=True)
+    return np.asarray(weights @ np.array(values))
+
+
+class Paint:
+    """What a region is painted with, at any scale; given out in bands of rows, so that no region costs much memory."""
+
+    def __init__(
+        self,
+        values: NDArray[np.float64],
+        edges: tuple[NDArray[np.int64], NDArray[np.int64]],
+        bounds: Rectangle,
+        mode: str,
+        span: float,
+        noisy: Sequence[int],
+    ) -> None:
+        """`values` (rows, columns, C) are the cells' colours, `edges` their edges as `grid` gives them (or scaled).
+
+        `span` is the range of values; the channels `noisy` get noise, which hangs on the region's place alone, so that
+        a rerun gives the same bytes.
+        """
+        self.across, self.down, self.mode, self.span = *edges, mode, span
+        self.values = values.copy()
+        noise = _generator(bounds, 0).standard_normal(values.shape[:2]) * NOISE * span
+        self.values[:, :, list(noisy)] += noise[:, :, None]
+        self.noisy = list(noisy)
+        if mode == "blur":
+            self._columns = _interpolation(self.across, np.arange(int(self.across[-1])))
+            self._tile = _generator(bounds, 1).standard_normal((_TILE, _TILE), np.float32)
+            self._tile *= np.float32(FINE_NOISE * span)
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Rows of the painted region, float32 (bottom - top, W, C)."""
+        positions = np.arange(top, bottom)
+        if self.mode != "blur":
+            row = np.searchsorted(self.down, positions, side="right") - 1
+            return np.repeat(self.values[row].astype(np.float32), np.diff(self.across), axis=1)
+        width, channels = int(self.across[-1]), self.values.shape[2]
+        lines = _interpolation(self.down, positions) @ self.values.reshape(len(self.down) - 1, -1).astype(np.float32)
+        lines = lines.reshape(len(positions), -1, channels).swapaxes(1, 2)
+        band = (lines.reshape(len(positions) * channels, -1) @ self._columns.T).reshape(len(positions), channels, width)
+        repeats = -(-width // _TILE)
+        for channel in self.noisy:
+            band[:, channel] += np.tile(self._tile[positions % _TILE], (1, repeats))[:, :width]
+        step = np.float32(BLUR_STEP * self.span)
+        band /= step
+        np.rint(band, out=band)
+        band *= step
+        return np.asarray(band.swapaxes(1, 2))
+
+
+def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Weights (positions, cells) that interpolate linearly between the cells' centres."""
+    centres = (edges[1:] + edges[:-1]) / 2
+    weights = [np.interp(positions + 0.5, centres, unit) for unit in np.eye(len(centres))]
+    return np.stack(weights, axis=1).astype(np.float32)
+
+
+def _generator(bounds: Rectangle, stage: int) -> Generator:
+    return Generator(Philox(SeedSequence(bounds, spawn_key=(stage,))))

@@ -1,0 +1,151 @@
+"""TurboJPEG's lossless transform by ctypes: hands out a JPEG's quantized DCT coefficients and writes them back.
+
+Only libjpeg-turbo 3's API (`tj3Transform`) is used; the wheel `turbojpeg` ships the library.
+"""
+
+import ctypes
+import ctypes.util
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_INIT_TRANSFORM = 2
+_STOP_ON_WARNING, _SCAN_LIMIT = 0, 13
+_PROGRESSIVE, _COPY_NONE, _OPTIMIZE = 32, 64, 256
+MAX_SCANS = 100
+
+
+class TransformError(Exception):
+    """What the library says of a file that it does not transform, in one line."""
+
+
+class _Area(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_int), ("y", ctypes.c_int), ("w", ctypes.c_int), ("h", ctypes.c_int))
+
+
+_FILTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, _Area, _Area, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+
+
+class _Transform(ctypes.Structure):
+    _fields_ = (
+        ("r", _Area),
+        ("op", ctypes.c_int),
+        ("options", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("customFilter", _FILTER),
+    )
+
+
+class Coefficients:
+    """The quantized coefficients of one component, in memory of the library: valid while `edit` runs."""
+
+    def __init__(self, width: int, height: int) -> None:
+        """`width` and `height` in blocks; rows of whole MCUs may run past the height."""
+        self.size_wh = (width, height)
+        self.addresses: list[int] = []
+
+    def row(self, index: int) -> NDArray[np.int16]:
+        """One row of blocks, int16 (width, 64), row order within a block; writing to it changes the picture."""
+        width = self.size_wh[0]
+        raw: Any = (ctypes.c_int16 * (width * 64)).from_address(self.addresses[index])
+        return np.frombuffer(raw, np.int16).reshape(width, 64)
+
+
+def transform(
+    jpeg: bytes,
+    edit: Callable[[list[Coefficients]], None],
+    rows_per_mcu: list[int],
+    *,
+    progressive: bool,
+    optimize: bool,
+) -> bytes:
+    """The JPEG with its coefficients edited and entropy-coded anew, most of its metadata gone.
+
+    `rows_per_mcu` are the vertical sampling factors of the components. libjpeg-turbo 3 holds the coefficients of all
+    components in memory until it writes them (it is built without a backing store), and hands out one row of blocks at
+    a time; the rows are collected, and `edit` is called once, when all are known. `available` tries that out.
+    Raises TransformError, and whatever `edit` raises; then nothing is given out.
+    """
+    library = _library()
+    if library is None:
+        raise TransformError("there is no TurboJPEG library 3")
+    components = [Coefficients(0, 0) for _ in rows_per_mcu]
+    failure: list[BaseException] = []
+    edited: list[bool] = []
+
+    def collect(address: int, area: _Area, plane: _Area, index: int, _: int, __: int) -> int:
+        try:  # an exception would be printed and forgotten here, and the picture written as it was
+            component = components[index]
+            if area.y == 0:
+                components[index] = component = Coefficients(plane.w // 8, plane.h // 8)
+            if area.x or area.w != plane.w or area.h != 8 or area.y != 8 * len(component.addresses):
+                raise TransformError("coefficients come in an order that is not known")
+            component.addresses.append(address)
+            rows = rows_per_mcu[index]
+            last = index == len(components) - 1
+            if last and len(component.addresses) == -(-component.size_wh[1] // rows) * rows:
+                edit(components)
+                edited.append(True)
+        except BaseException as error:
+            failure.append(error)
+            return -1
+        return 0
+
+    handle = library.tj3Init(_INIT_TRANSFORM)  # a new one each time: settings and errors outlive a transform
+    if not handle:
+        raise TransformError("the TurboJPEG library cannot start")
+    out, size = ctypes.c_void_p(), ctypes.c_size_t()
+    try:
+        library.tj3Set(handle, _STOP_ON_WARNING, 1)
+        library.tj3Set(handle, _SCAN_LIMIT, MAX_SCANS)
+        options = _COPY_NONE | (_PROGRESSIVE if progressive else 0) | (_OPTIMIZE if optimize else 0)
+        task = _Transform(_Area(0, 0, 0, 0), 0, options, None, _FILTER(collect))
+        status = library.tj3Transform(
+            handle, jpeg, len(jpeg), 1, ctypes.byref(out), ctypes.byref(size), ctypes.byref(task)
+        )
+        if failure:
+            raise failure[0]
+        if status:
+            raise TransformError(" ".join(library.tj3GetErrorStr(handle).decode("latin-1").split()))
+        if len(edited) != 1:
+            raise TransformError("not all coefficients were seen")
+        return ctypes.string_at(out, size.value)
+    finally:
+        if out:
+            library.tj3Free(out)
+        library.tj3Destroy(handle)
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    """The wheel's library, or the system's where it is new enough, or None."""
+    for name in _candidates():
+        try:
+            library = ctypes.CDLL(name)
+            library.tj3Init.restype = ctypes.c_void_p
+            library.tj3Init.argtypes = [ctypes.c_int]
+            library.tj3Set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+            library.tj3GetErrorStr.restype = ctypes.c_char_p
+            library.tj3GetErrorStr.argtypes = [ctypes.c_void_p]
+            library.tj3Free.argtypes = library.tj3Destroy.argtypes = [ctypes.c_void_p]
+            library.tj3Free.restype = library.tj3Destroy.restype = None
+            library.tj3Transform.argtypes = [
+                *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int),
+                *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+            ]
+        except (OSError, AttributeError):  # absent, or older than 3
+            continue
+        return library
+    return None
+
+
+def _candidates() -> list[str]:
+    spec = find_spec("turbojpeg")
+    shipped = sorted(Path(spec.origin).parent.glob("turbojpeg.libs/libturbojpeg*")) if spec and spec.origin else []
+    system = ctypes.util.find_library("turbojpeg")
+    return [str(path) for path in shipped] + ([system] if system else [])

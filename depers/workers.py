@@ -1,0 +1,170 @@
+"""What runs on the cluster's machines: all steps in one process per core, or three stages around a GPU."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from depers import archive_steps, storage, units
+from depers.archives import Slice
+from depers.steps import Found, Item, Job, Outcome, Row, detect, finish, prepare, read, unpack, write
+from depers.units import Unit
+
+if TYPE_CHECKING:
+    from depers.detector import Detector
+
+_THREADS = 8  # per worker, for what waits for storage
+Given = dict[str, dict[int | None, Row]]
+"""Rows of an earlier table, by path and number."""
+_NOTHING: Given = {}
+
+
+class Work(NamedTuple):
+    """What a worker does at once: a unit of loose files, or the slice of an archive that comes with it.
+
+    `condemned` are the places, in the unit or slice, of files that ended the process that worked on them.
+    """
+
+    unit: Unit
+    number: int | None = None
+    layout: bytes = b""
+    given: Given = _NOTHING
+    condemned: frozenset[int] = frozenset()
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """Its name."""
+        return self.unit.name, self.number
+
+    def given_for(self, path: str, number: int | None) -> Row | None:
+        """The row about one file."""
+        return self.given.get(path, {}).get(number)
+
+
+def make_detector(job: Job, checkpoints: Sequence[bytes]) -> "Detector | None":
+    """The job's detector, None where it needs none. Raises UserError for weights or classes that will not do."""
+    if not job.weights:
+        return None
+    from depers.detector import Detector
+
+    return Detector(job.weights, checkpoints, job.classes, job.how)
+
+
+def inspect(job: Job, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
+    """The detector's class names and stride; raises UserError as `make_detector`."""
+    detector = make_detector(job, checkpoints)
+    return (detector.class_names, detector.stride) if detector else ([], 32)
+
+
+def _reads(job: Job, work: Work, piece: Slice | None, pool: ThreadPoolExecutor) -> list[Callable[[], Item]]:
+    """How each item is had, in order; the reading of loose files begins at once."""
+    path = work.unit.entries[0].path
+    found: list[Callable[[], Item]] = []
+    for place in range(len(work.unit.entries if piece is None else piece.members)):
+        if piece is not None:
+            member = piece.members[place]
+            item = unpack(path, member, work.given_for(path, member.number))
+            found.append(partial(_unless_condemned, work, place, item))
+        else:
+            entry = work.unit.entries[place]
+            if place in work.condemned:
+                found.append(partial(_unless_condemned, work, place, Item(entry.path, size=entry.size)))
+            else:
+                found.append(pool.submit(read, job, entry, work.given_for(entry.path, None)).result)
+    return found
+
+
+def _unless_condemned(work: Work, place: int, item: Item) -> Item:
+    if place not in work.condemned:
+        return item
+    return replace(item, data=b"", status="", reason="ends the process that works on it")
+
+
+def _close(job: Job, work: Work, piece: Slice | None, outcomes: Sequence[Outcome]) -> Row:
+    """Writes the record of a unit, or the part that a slice makes; gives the statuses of its rows."""
+    if piece is not None:
+        rows = archive_steps.write_part(job, work.unit, piece, outcomes, work.layout)
+    else:
+        rows = [outcome.row for outcome in outcomes]
+        again = any(row.get("again") for row in rows)
+        storage.write_table(units.record_uri(job.out, work.unit.name, again), archive_steps.to_table(job, rows))
+        if not again:
+            storage.delete(units.record_uri(job.out, work.unit.name, again=True))
+    return {"statuses": [row["status"] for row in rows]}
+
+
+def _finish(job: Job, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
+    outcome = finish(job, item, boxes)
+    return write(job, item, outcome) if alone else outcome
+
+
+class FusedWorker:
+    """All steps in one process, on one core; two calls at a time overlap what waits for storage with computing."""
+
+    def __init__(self, job: Job, checkpoints: Any) -> None:
+        self.job = job
+        if job.weights:
+            import torch
+
+            torch.set_num_threads(1)  # one actor per core
+        self.detector = make_detector(job, _get(checkpoints))
+        self.stride = self.detector.stride if self.detector else 32
+        self.pool = ThreadPoolExecutor(2 * _THREADS)
+        self.computing = threading.Lock()
+
+    def work(self, work: Work, piece: Slice | None = None) -> Row:
+        reads = _reads(self.job, work, piece, self.pool)
+        done: list[Outcome] = []
+        finishing: list[Future[Outcome]] = []
+        for start in range(0, len(reads), self.job.batch_size):
+            items = [get() for get in reads[start : start + self.job.batch_size]]
+            with self.computing:
+                found = detect(self.job, [prepare(self.job, item, self.stride) for item in items], self.detector)
+            done += [future.result() for future in finishing]  # the batch before: it was finished meanwhile
+            finishing = [self.pool.submit(_finish, self.job, piece is None, *one) for one in found]
+        done += [future.result() for future in finishing]
+        return _close(self.job, work, piece, done)
+
+    def carefully(self, work: Work, piece: Slice | None, note: Callable[[int], None]) -> Row:
+        """One file after another, each noted down first: where the process ends, the note says which one did it."""
+        done = []
+        for place, get in enumerate(_reads(self.job, work, piece, ThreadPoolExecutor(1))):
+            if place not in work.condemned:
+                note(place)
+            (found,) = detect(self.job, [prepare(self.job, get(), self.stride)], self.detector)
+            done.append(_finish(self.job, piece is None, *found))
+        return _close(self.job, work, piece, done)
+
+
+def prepare_stage(job: Job, stride: int, work: Work, piece: Slice | None = None) -> list[Item]:
+    """Staged, first: a CPU task that reads, decodes and letterboxes."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        items = [prepare(job, get(), stride) for get in _reads(job, work, piece, pool)]
+    return [replace(item, picture=None) for item in items]  # the store carries canvases, not full frames
+
+
+class DetectStage:
+    """Staged, second: an actor per GPU."""
+
+    def __init__(self, job: Job, checkpoints: Any) -> None:
+        self.job, self.detector = job, make_detector(job, _get(checkpoints))
+
+    def look(self, items: list[Item]) -> list[Found]:
+        size = self.job.batch_size
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        return [found for batch in batches for found in detect(self.job, batch, self.detector)]
+
+
+def finish_stage(job: Job, found: list[Found], work: Work, piece: Slice | None = None) -> Row:
+    """Staged, third: a CPU task that finishes and records."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        outcomes = list(pool.map(lambda one: _finish(job, piece is None, *one), found))
+    return _close(job, work, piece, outcomes)
+
+
+def _get(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference[0])

@@ -1,0 +1,15 @@
+"""Check what an anonymization wrote, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/audit.py s3://BUCKET/safe --weights s3://BUCKET/best.pt
+
+With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in
+RAY_AUTH_TOKEN or ~/.ray/auth_token. Without a cluster,
+`python jobs/audit.py …` is `depers audit …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["audit", *sys.argv[1:]]))

@@ -1,0 +1,15 @@
+"""Cut a dataset into backgrounds and sprites, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/extract.py s3://BUCKET/dataset s3://BUCKET/extracted
+
+With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in
+RAY_AUTH_TOKEN or ~/.ray/auth_token. Without a cluster,
+`python jobs/extract.py …` is `depers extract …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["extract", *sys.argv[1:]]))

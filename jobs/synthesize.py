@@ -1,0 +1,15 @@
+"""Make new labelled pictures of extracted backgrounds and sprites, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/synthesize.py s3://BUCKET/parts s3://BUCKET/more --count 100000
+
+With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in
+RAY_AUTH_TOKEN or ~/.ray/auth_token. Without a cluster,
+`python jobs/synthesize.py …` is `depers synthesize …`: a local Ray on this machine.
+"""
+
+import sys
+
+from depers.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["synthesize", *sys.argv[1:]]))

@@ -1,0 +1,339 @@
+"""Archives read in slices and put together again: what is whole comes back in order, what is not is told."""
+
+import bz2
+import gzip
+import io
+import lzma
+import random
+import shutil
+import struct
+import subprocess
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depers import archives
+from depers.archives import End, Member, Rules, Slice
+
+RULES = Rules(("*.txt",), 1 << 20)
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
+}  # fmt: skip
+
+
+def picture(number: int) -> bytes:
+    """Bytes that begin as a JPEG, of a size of their own."""
+    return b"\xff\xd8\xff" + random.Random(number).randbytes(1000 + number)
+
+
+def make_tar(names: dict[str, bytes] | list[tuple[str, bytes]], layout: str = "plain") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in names.items() if isinstance(names, dict) else names:
+            header = tarfile.TarInfo(name)
+            header.size, header.uname, header.mtime = len(data), "joe", 1.5
+            archive.addfile(header, io.BytesIO(data))
+    return COMPRESS[layout](buffer.getvalue())
+
+
+def make_zip(names: dict[str, bytes] | list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", method) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # doubles are meant
+        for name, data in names.items() if isinstance(names, dict) else names:
+            archive.writestr(name, data)
+        archive.comment = b"packed by joe"
+    return buffer.getvalue()
+
+
+def read(kind: str, data: bytes, rules: Rules = RULES) -> tuple[list[Slice], End]:
+    *slices, end = archives.format_of(kind).read(io.BytesIO(data), len(data), rules)
+    assert isinstance(end, End) and all(isinstance(piece, Slice) for piece in slices)
+    assert end.slices == len(slices) and [piece.number for piece in slices] == list(range(len(slices)))  # type: ignore[union-attr]
+    return slices, end  # type: ignore[return-value]
+
+
+def members(slices: list[Slice]) -> list[Member]:
+    found = [member for piece in slices for member in piece.members]
+    numbers = [member.number for member in found if member.status != "folder"]
+    assert numbers == list(range(len(numbers)))
+    return found
+
+
+def rebuild(kind: str, data: bytes, change: Callable[[Member], bytes | None] = lambda member: member.data) -> bytes:
+    """The archive with every member changed."""
+    form, (slices, end) = archives.format_of(kind), read(kind, data)
+    parts, offsets = [], []
+    for piece in slices:
+        part, places = form.make_part(piece, [change(member) for member in piece.members], end.layout)
+        parts.append(part)
+        offsets.append(places)
+    out = io.BytesIO()
+    starts = form.assemble(iter(parts), end.layout, out)
+    for piece, places, start in zip(slices, offsets, starts, strict=False):
+        for member, place in zip(piece.members, places, strict=True):
+            content = change(member)
+            if place is not None and content is not None:
+                assert out.getvalue()[start + place : start + place + len(content)] == content
+    return out.getvalue()
+
+
+def untar(data: bytes) -> list[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return [(one.name, archive.extractfile(one).read()) for one in archive if one.isreg()]  # type: ignore[union-attr]
+
+
+def unzip(data: bytes) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        return [(one.filename, archive.read(one)) for one in archive.infolist()]
+
+
+NAMES = [f"d/IMG.{number:03}.jpg" for number in range(70)] + ["ü/" + "x" * 150 + ".jpg", "d/IMG.001.jpg", "a b#.png"]
+CONTENT = [(name, picture(number)) for number, name in enumerate(NAMES)]
+
+
+@pytest.mark.parametrize("layout", COMPRESS)
+def test_tar_keeps_order_names_and_doubles(layout: str) -> None:
+    data = make_tar(CONTENT, layout)
+    slices, end = read("tar", data)
+    assert not end.reason and len(slices) == 3 and end.members == len(NAMES)
+    result = rebuild("tar", data)
+    assert untar(result) == CONTENT
+    assert rebuild("tar", data) == result and b"joe" not in result
+    assert result[:2] == {"gz": b"\x1f\x8b", "bz2": b"BZ", "xz": b"\xfd7"}.get(layout, b"d/")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_keeps_order_names_and_doubles(method: int) -> None:
+    data = make_zip(CONTENT, method)
+    result = rebuild("zip", data)
+    assert unzip(result) == CONTENT
+    assert rebuild("zip", data) == result and b"joe" not in result
+
+
+def test_what_else_is_in_an_archive_follows_the_rules() -> None:
+    content = [("a.jpg", picture(1)), ("n.txt", b"note"), ("n.csv", b"1,2"), ("in.zip", make_zip(CONTENT[:1]))]
+    content += [("/abs.jpg", picture(2)), ("../up.jpg", picture(3)), ("big.jpg", picture(4) + bytes(1 << 20))]
+    expected = {"a.jpg": "", "n.txt": "kept", "n.csv": "left out", "in.zip": "left out", "/abs.jpg": "failed"}
+    expected |= {"../up.jpg": "failed", "big.jpg": "failed"}
+    for kind, data in (("tar", make_tar(content)), ("zip", make_zip(content))):
+        slices, end = read(kind, data)
+        found = {member.name: member for member in members(slices)}
+        assert {name: member.status for name, member in found.items()} == expected and not end.reason
+        assert all(bool(one.reason) == (one.status in ("failed", "left out")) for one in found.values())
+        assert {name for name, one in found.items() if one.data is not None} == {"a.jpg", "n.txt"}
+        result = rebuild(kind, data)
+        assert [name for name, _ in (untar if kind == "tar" else unzip)(result)] == ["a.jpg", "n.txt"]
+
+
+def test_links_and_devices_are_left_out_and_folders_stay() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, kind in (
+            ("d", tarfile.DIRTYPE),
+            ("s", tarfile.SYMTYPE),
+            ("h", tarfile.LNKTYPE),
+            ("c", tarfile.CHRTYPE),
+        ):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, "/etc/passwd"
+            archive.addfile(header)
+    slices, end = read("tar", buffer.getvalue())
+    assert [one.status for one in members(slices)] == ["folder", "left out", "left out", "left out"] and not end.reason
+    with tarfile.open(fileobj=io.BytesIO(rebuild("tar", buffer.getvalue()))) as archive:
+        assert [(one.name, one.isdir()) for one in archive] == [("d", True)]
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as packed:
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/passwd")
+    assert members(read("zip", data.getvalue())[0])[0].status == "left out"
+
+
+def test_encrypted_and_overlapping_members_of_a_zip_fail() -> None:
+    data = bytearray(make_zip(CONTENT[:2], zipfile.ZIP_STORED))
+    directory = data.index(b"PK\1\2")
+    data[directory + 8] |= 1
+    assert [(one.status, one.reason) for one in members(read("zip", bytes(data))[0])] == [
+        ("failed", "encrypted"),
+        ("", ""),
+    ]
+    data = bytearray(make_zip(CONTENT[:2], zipfile.ZIP_STORED))
+    second = data.index(b"PK\1\2", data.index(b"PK\1\2") + 4)
+    data[second + 42 : second + 46] = struct.pack("<L", 4)  # its header is said to lie within the first member
+    assert {one.reason for one in members(read("zip", bytes(data))[0])} == {"shares its bytes with another member"}
+
+
+def test_a_truncated_tar_gives_what_is_whole() -> None:
+    data = make_tar(CONTENT)
+    slices, end = read("tar", data[: len(data) // 2])
+    *whole, last = members(slices)
+    assert all(one.data == dict(CONTENT[2:] + CONTENT[:1])[one.name] for one in whole if one.name != "d/IMG.001.jpg")
+    assert len(whole) > 30 and last.status == "failed" and last.reason.startswith("lost") and end.reason
+    assert len(untar(rebuild("tar", data[: len(data) // 2]))) == len(whole)
+
+
+def test_a_tar_without_its_end_mark_is_incomplete() -> None:
+    data = make_tar([("a.jpg", picture(0)[:512])])
+    end = data.index(picture(0)[:512]) + 512
+    assert read("tar", data[:end])[1].reason.startswith("ends after 1 members without its end mark")
+    assert not read("tar", data[: end + 1024])[1].reason
+
+
+def test_a_damaged_header_loses_one_member_alone() -> None:
+    data = bytearray(make_tar([(f"{number}.jpg", picture(number)) for number in range(9)]))
+    start = data.rindex(b"4.jpg")  # before it, the name comes in a pax header
+    data[start : start + 512] = bytes(range(256)) * 2
+    slices, end = read("tar", bytes(data))
+    assert [one.name for one in members(slices)] == [f"{number}.jpg" for number in range(9) if number != 4]
+    assert end.reason == "1 damaged headers: what they described is lost"
+
+
+@pytest.mark.parametrize("layout", ["gz", "xz"])
+def test_a_truncated_compressed_tar_gives_what_is_whole(layout: str) -> None:
+    data = make_tar(CONTENT, layout)
+    slices, end = read("tar", data[: len(data) * 3 // 4])
+    assert "cut off" in end.reason and (layout == "xz" or len(members(slices)) > 30)
+
+
+def test_a_zip_without_its_directory_gives_what_is_whole() -> None:
+    data = make_zip(CONTENT)
+    slices, end = read("zip", data[: len(data) // 2])
+    *whole, last = members(slices)
+    assert [(one.name, one.data) for one in whole] == CONTENT[: len(whole)] and len(whole) > 30
+    assert last.status == "failed" and "directory cannot be read" in end.reason
+
+
+def test_a_bad_checksum_costs_one_member_of_a_zip() -> None:
+    data = bytearray(make_zip(CONTENT[:5], zipfile.ZIP_STORED))
+    data[data.index(CONTENT[2][1]) + 500] ^= 1
+    assert [one.status for one in members(read("zip", bytes(data))[0])] == ["", "", "failed", "", ""]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "parquet"])
+@pytest.mark.parametrize("data", [b"", b"junk", random.Random(1).randbytes(20_000), picture(1)])
+def test_what_is_no_archive_has_no_members(kind: str, data: bytes) -> None:
+    slices, end = read(kind, data)
+    assert not slices and end.reason
+
+
+def test_long_headers_that_claim_too_much_are_refused() -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
+    data = header.tobuf(tarfile.GNU_FORMAT) + make_tar(CONTENT[:2])
+    slices, end = read("tar", data)
+    assert [one.name for one in members(slices)] == NAMES[:2] and end.reason
+
+
+def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from depers import tar_archives
+
+    monkeypatch.setattr(tar_archives, "_FREE_BYTES", 1 << 20)
+    data = make_tar([("a.jpg", picture(0)), ("zero.jpg", b"\xff\xd8\xff" + bytes(20 << 20))], "gz")
+    slices, end = read("tar", data, Rules((), 1 << 30))
+    assert members(slices)[0].data == picture(0) and "unpacks to more than 200 times its size" in end.reason
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), st.binary()), max_size=8)
+)
+def test_any_names_and_contents_come_back(content: list[tuple[str, bytes]]) -> None:
+    safe = [
+        (name + ".jpg", data) for name, data in content if ".." not in name and name[0] not in "/\\" and ":" not in name
+    ]
+    safe = [(name, data) for name, data in safe if "\\" not in name]
+    kept = [one for one in safe if archives.take(0, *(one[0], len(one[1])), io.BytesIO(one[1]), RULES).status == ""]
+    assert untar(rebuild("tar", make_tar(safe))) == kept
+    assert unzip(rebuild("zip", make_zip(safe))) == kept
+
+
+def parquet(table: pa.Table, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, **options)
+    return buffer.getvalue()
+
+
+def table() -> pa.Table:
+    rows = range(100)
+    columns = {
+        "id": list(rows),
+        "image": pa.array(
+            [{"bytes": picture(row), "path": f"{row}.jpg"} if row % 7 else None for row in rows],
+            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        ),
+        "raw": pa.array([picture(row) for row in rows], pa.large_binary()),
+        "many": [[picture(row)] * (row % 3) for row in rows],
+        "hash": [b"abc%d" % row for row in rows],
+        "when": pa.array(rows, pa.timestamp("ns", "Europe/Berlin")),
+        "label": pa.array(["cat", "dog"] * 50).dictionary_encode(),
+    }
+    return pa.table(columns).replace_schema_metadata({"about": "street"})
+
+
+def test_parquet_keeps_all_else() -> None:
+    data = parquet(table(), row_group_size=40, compression="zstd")
+    result = rebuild("parquet", data)
+    assert pq.read_table(io.BytesIO(result)).equals(pq.read_table(io.BytesIO(data)), check_metadata=True)
+    about = pq.ParquetFile(io.BytesIO(result)).metadata
+    assert [about.row_group(number).num_rows for number in range(about.num_row_groups)] == [40, 40, 20]
+    assert about.row_group(0).column(1).compression == "ZSTD"
+    assert about.row_group(0).column(1).statistics is None  # they would hold the least and the greatest picture
+
+
+def test_parquet_replaces_pictures_and_nulls_what_failed() -> None:
+    data = parquet(table())
+    slices, _ = read("parquet", data)
+    names = [one.name for one in members(slices)]
+    assert len(names) == 85 + 100 + 99 and len(set(names)) == len(names)
+    assert {"image[1]", "raw[99]", "many[2][1]", "many[1]"} <= set(names)
+
+    def change(member: Member) -> bytes | None:
+        return None if member.name in ("image[3]", "raw[4]", "many[5][0]") else b"new " + (member.data or b"")[:9]
+
+    result = pq.read_table(io.BytesIO(rebuild("parquet", data, change)))
+    assert result.schema.equals(pq.read_schema(io.BytesIO(data)), check_metadata=True)
+    for name in ("id", "hash", "when", "label"):
+        assert result[name].equals(table()[name])
+    image = result["image"].to_pylist()
+    assert image[3] is None and image[0] is None and image[4] == {"bytes": b"new " + picture(4)[:9], "path": "4.jpg"}
+    assert result["raw"][4].as_py() is None and result["raw"][5].as_py() == b"new " + picture(5)[:9]
+    assert result["many"][5].as_py() == [None, b"new " + picture(5)[:9]]
+
+
+def test_a_column_of_pictures_holds_nothing_else() -> None:
+    data = parquet(pa.table({"x": [picture(1), b"broken", None] * 20, "y": [b"word"] * 59 + [picture(2)]}))
+    names = [one.name for one in members(read("parquet", data)[0])]
+    assert {"x[0]", "x[1]", "y[59]"} < set(names) and len(names) == 41
+    result = pq.read_table(io.BytesIO(rebuild("parquet", data, lambda member: None)))
+    assert result.to_pydict() == {"x": [None] * 60, "y": [b"word"] * 59 + [None]}
+
+
+def test_a_broken_row_group_loses_its_rows_alone() -> None:
+    data = bytearray(parquet(table(), row_group_size=25, compression="zstd", use_dictionary=False))
+    about = pq.ParquetFile(io.BytesIO(bytes(data))).metadata
+    start = about.row_group(2).column(1).data_page_offset
+    data[start : start + 64] = bytes(64)
+    _, end = read("parquet", bytes(data))
+    assert "of row group 2" in end.reason and "25 rows" in end.reason
+    result = pq.read_table(io.BytesIO(rebuild("parquet", bytes(data))))
+    assert result["id"].to_pylist() == [row for row in range(100) if not 50 <= row < 75]
+
+
+@pytest.mark.skipif(not shutil.which("unzip"), reason="no unzip on this machine")
+def test_other_programs_read_them(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(rebuild("zip", make_zip(CONTENT[:40])))
+    (tmp_path / "a.tar.gz").write_bytes(rebuild("tar", make_tar(CONTENT[:40], "gz")))
+    subprocess.run(["unzip", "-tq", tmp_path / "a.zip"], check=True, capture_output=True)
+    listed = subprocess.run(["tar", "-tzf", tmp_path / "a.tar.gz"], check=True, capture_output=True, text=True)
+    assert listed.stdout.split() == NAMES[:40]

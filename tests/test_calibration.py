@@ -1,0 +1,232 @@
+"""Calibration for privacy: what is covered, what a sample can show, and thresholds.json read back or refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers.calibration import (
+    Calibration,
+    calibrate,
+    covered_from,
+    format_thresholds,
+    least_found,
+    least_labels,
+    lower_bound,
+    parse_targets,
+    read_thresholds,
+    table_text,
+)
+from depers.judging import Sample
+from depers.options import UserError
+
+
+def test_thresholds_are_read_and_unsupported_classes_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "thresholds.json"
+    content = {"version": 1, "thresholds": {"face": 0.0625, "car": None, "human": 0.3}, "details": {"anything": 1}}
+    file.write_text(json.dumps(content))
+    assert read_thresholds(str(file)) == {"face": 0.0625, "human": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file of thresholds"),
+        ("", "must be JSON as `depers evaluate` writes it, but Expecting value"),
+        ("\udcff", "must be JSON"),
+        ("[0.5]", r"must be an object with version and thresholds, but is \[0.5\]"),
+        ('{"version": 1}', "must be an object with version and thresholds"),
+        ('{"version": 2, "thresholds": {}}', "version must be 1, but is 2"),
+        ('{"thresholds": {}}', "version must be 1, but is null"),
+        (
+            '{"version": 1, "thresholds": {"car": 1.5}}',
+            "the threshold of car must be between 0 and 1 or null, but is 1.5",
+        ),
+        ('{"version": 1, "thresholds": {"car": 0}}', "the threshold of car must be between 0 and 1 or null, but is 0"),
+        (
+            '{"version": 1, "thresholds": {"car": NaN}}',
+            "the threshold of car must be between 0 and 1 or null, but is NaN",
+        ),
+        ('{"version": 1, "thresholds": {"car": true}}', "the threshold of car must .* but is true"),
+        ('{"version": 1, "thresholds": {"car": "0.5"}}', 'the threshold of car must .* but is "0.5"'),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "thresholds.json"
+    if text is not None:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=f"{file}: {message}"):
+        read_thresholds(str(file))
+
+
+LEFT, RIGHT, WHOLE = [0, 0, 50, 100], [50, 0, 100, 100], [0, 0, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "share", "expected"),
+    [
+        ([], 0.9, 0.0),
+        ([(WHOLE, 0.7)], 0.9, 0.7),
+        ([([200, 200, 300, 300], 0.7)], 0.9, 0.0),
+        ([(LEFT, 0.7), (WHOLE, 0.4)], 0.9, 0.4),
+        ([(LEFT, 0.7), (RIGHT, 0.4), (WHOLE, 0.2)], 0.9, 0.4),  # two halves are a whole
+        ([(LEFT, 0.7), (LEFT, 0.4)], 0.9, 0.0),  # the same half twice is not
+        ([(LEFT, 0.7)], 0.5, 0.7),
+        ([([-50, -50, 150, 150], 0.3)], 1.0, 0.3),
+        ([([0, 0, 100, 89], 0.7)], 0.9, 0.0),
+    ],
+)
+def test_covered_from(boxes: list[tuple[list[float], float]], share: float, expected: float) -> None:
+    xyxy = np.array([box for box, _ in boxes], np.float32).reshape(-1, 4)
+    confidences = np.array([confidence for _, confidence in boxes], np.float32)
+    found = covered_from(np.array([WHOLE], np.float32), xyxy, confidences, share)
+    assert found.tolist() == [pytest.approx(expected)]
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 8), share=st.sampled_from([0.3, 0.6, 0.9, 1.0]))
+def test_covered_from_equals_painting(seed: int, count: int, share: float) -> None:
+    """On whole pixels, against a mask that is painted box by box."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 12, (count, 2))
+    boxes = np.concatenate([low, low + rng.integers(0, 9, (count, 2))], 1).astype(np.float32)
+    confidences = np.sort(rng.random(count).astype(np.float32))[::-1]
+    label = np.array([[3, 4, 11, 9]], np.float32)
+    mask, expected = np.zeros((24, 24), np.bool_), np.float32(0)
+    for (x0, y0, x1, y1), confidence in zip(boxes.astype(int), confidences, strict=True):
+        mask[y0:y1, x0:x1] = True
+        if mask[4:9, 3:11].mean() >= share - 1e-9:
+            expected = confidence
+            break
+    assert covered_from(label, boxes, confidences, share).tolist() == [expected]
+
+
+@pytest.mark.parametrize(("target", "least"), [(0.99, 299), (0.95, 59), (0.9, 29), (0.999, 2995)])
+def test_how_many_labels_it_takes(target: float, least: int) -> None:
+    """The numbers of the classic tolerance tables (95 % certain, none missed)."""
+    assert least_labels(target, 0.95) == least
+    assert least_found(least, target, 0.95) == least and least_found(least - 1, target, 0.95) is None
+
+
+def test_lower_bound_is_clopper_and_pearsons() -> None:
+    from scipy.stats import binomtest
+
+    for found, labels in ((0, 5), (5, 5), (18, 20), (590, 600)):
+        expected = binomtest(found, labels, alternative="greater").proportion_ci(0.95, "exact").low
+        assert lower_bound(found, labels, 0.95) == pytest.approx(expected, abs=1e-9)
+
+
+@given(labels=st.integers(1, 3000), target=st.sampled_from([0.5, 0.9, 0.99]))
+def test_least_found_is_the_least(labels: int, target: float) -> None:
+    found = least_found(labels, target, 0.95)
+    if found is None:
+        assert lower_bound(labels, labels, 0.95) < target
+    else:
+        assert lower_bound(found - 1, labels, 0.95) < target <= lower_bound(found, labels, 0.95)
+
+
+def test_the_promise_holds() -> None:
+    """Of many calibrations on fresh samples, about 95 % reach the target on the whole population, not fewer."""
+    rng = np.random.default_rng(0)
+    wanted = least_found(400, 0.9, 0.95)
+    assert wanted is not None
+    reached = []
+    for _ in range(2000):
+        confidences = np.sort(rng.beta(4, 2, 400))[::-1]  # from where each label is found; the population is known
+        threshold = confidences[wanted - 1]
+        from scipy.stats import beta
+
+        reached.append(beta.sf(threshold, 4, 2) >= 0.9)
+    assert 0.94 <= np.mean(reached) <= 0.97
+
+
+BOX = [10.0, 10.0, 50.0, 50.0]
+
+
+def one_picture(confidence: float | None, false: float | None = None, labelled: tuple[int, ...] = (0, 1)) -> Sample:
+    """A picture with one label of class 0, found at a confidence, and perhaps a false box."""
+    boxes = [(BOX, confidence)] * (confidence is not None) + [([200, 200, 250, 250], false)] * (false is not None)
+    boxes.sort(key=lambda each: -float(each[1] or 0))
+    return Sample(
+        "a.jpg",
+        (640, 480),
+        np.array([box for box, _ in boxes], np.float32).reshape(-1, 4),
+        np.array([confidence for _, confidence in boxes], np.float32),
+        np.zeros(len(boxes), np.int64),
+        np.array([BOX], np.float32),
+        np.zeros(1, np.int64),
+        frozenset(labelled),
+    )
+
+
+def calibrated(samples: list[Sample], target: float = 0.9, known: tuple[str, ...] = ("face",)) -> Calibration:
+    how = {"margin": 0.1, "coverage": 0.9, "certainty": 0.95}
+    [found] = calibrate(samples, ["face", "car"], known, {"face": target}, **how)
+    return found
+
+
+def test_a_threshold_is_the_highest_that_shows_the_target() -> None:
+    samples = [one_picture(0.9 - 0.001 * n, false=0.4 if n % 4 == 0 else None) for n in range(100)]
+    found = calibrated(samples)
+    wanted = least_found(100, 0.9, 0.95)
+    assert wanted == 96
+    assert found.threshold == pytest.approx(0.9 - 0.001 * (wanted - 1), abs=3e-6)
+    assert found.threshold < samples[wanted - 1].confidences[0]
+    assert (found.found, found.labels, found.precision, found.false_per_picture) == (96, 100, 1.0, 0.0)
+    assert found.bound >= 0.9
+    lower = calibrated([one_picture(0.3, false=0.4)] * 100)
+    assert (lower.threshold, lower.precision, lower.false_per_picture) == (pytest.approx(0.3, abs=3e-6), 0.5, 1.0)
+
+
+def test_what_cannot_be_supported_is_refused_with_the_reason() -> None:
+    assert calibrated([one_picture(0.9)] * 28).threshold is None
+    assert calibrated([one_picture(0.9)] * 28).reason == "at least 29 labels are needed to show it, but there are 28"
+    assert calibrated([one_picture(0.9)] * 29).threshold == pytest.approx(0.9, abs=3e-6)
+    poor = calibrated([one_picture(0.9)] * 60 + [one_picture(None)] * 40)
+    assert poor.threshold is None and "60 of 100 labels are found with every box at hand" in poor.reason
+    assert calibrated([one_picture(0.9)] * 99, known=()).reason == "these weights do not know the class"
+    assert calibrated([]).threshold is None
+    elsewhere = one_picture(0.9, labelled=(1,))
+    assert calibrated([elsewhere] * 99).labels == 0  # not labelled for faces: it says nothing about them
+
+
+def test_calibrations_are_written_as_they_are_read(tmp_path: Path) -> None:
+    found = [calibrated([one_picture(0.25)] * 40), calibrated([one_picture(0.9)] * 3)._replace(name="car")]
+    file = tmp_path / "thresholds.json"
+    file.write_text(format_thresholds(found, {"margin": 0.1}), encoding="utf-8")
+    assert read_thresholds(str(file)) == {"face": found[0].threshold}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["thresholds"]["car"] is None and "29 labels" in content["details"]["classes"]["car"]["reason"]
+    assert content["details"]["margin"] == 0.1
+    lines = table_text(found).splitlines()
+    assert lines[1].split()[:4] == ["face", "40", "0.9", "0.25"]
+    assert "none: at least 29 labels are needed" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ((), {}),
+        (("0.99",), {"face": 0.99, "car": 0.99}),
+        (("car=0.9", "0.99"), {"face": 0.99, "car": 0.9}),
+        (("face=0.5",), {"face": 0.5}),
+    ],
+)
+def test_targets(texts: tuple[str, ...], expected: dict[str, float]) -> None:
+    assert parse_targets(texts, ["face", "car"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1", "must be a number between 0 and 1, or CLASS=NUMBER, but got '1'"),
+        ("nan", "must be a number between 0 and 1"),
+        ("car=high", "must be a number between 0 and 1"),
+        ("lorry=0.9", "lorry=0.9: the class must be one of face, car, but is 'lorry'"),
+    ],
+)
+def test_wrong_targets_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"--target-recall {message}"):
+        parse_targets([text], ["face", "car"])

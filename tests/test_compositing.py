@@ -1,0 +1,117 @@
+"""Rendering: seams change what they may and nothing else, and a picture is a function of its row."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depers import blending, compositing, plan
+
+PLACED: dict[str, Any] = {
+    "sprite": "s", "picture": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,
+    "x": 40, "y": 30, "width": 60, "height": 50,
+    "x_min": 48.0, "y_min": 38.0, "x_max": 92.0, "y_max": 72.0, "reach": 6.0,
+    "blending": "feathered", "shape": "box", "match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0,
+}  # fmt: skip
+
+
+def textured(size_wh: tuple[int, int], seed: int, low: int = 0, high: int = 256) -> np.ndarray:
+    return np.random.default_rng(seed).integers(low, high, (size_wh[1], size_wh[0], 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", plan.BLENDINGS)
+def test_only_the_region_of_the_seam_changes(name: str) -> None:
+    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
+    reach = 6.0 if name in ("feathered", "gaussian") else 0.0
+    made = compositing.compose([PLACED | {"blending": name, "reach": reach}], ground, [picture])
+    changed = (made != ground).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    half = reach / 2
+    assert columns[0] >= 48 - half and columns[-1] < 92 + half
+    assert rows[0] >= 38 - half and rows[-1] < 72 + half
+    if name != "poisson":  # inside, all is the object's
+        np.testing.assert_array_equal(made[42:68, 52:88], picture[12:38, 12:48])
+
+
+@pytest.mark.parametrize("shape", plan.SHAPES)
+def test_shares_are_half_at_the_edge_and_whole_inside(shape: str) -> None:
+    for gaussian in (False, True):
+        share = blending.shares((10.0, 20.0, 50.0, 60.0), (0, 0, 60, 80), shape, 8.0, gaussian)
+        assert share.shape == (80, 60) and share.dtype == np.float32
+        for line in (share[40, :], share[10:70, 30]):  # through the middle
+            np.testing.assert_allclose(line, line[::-1], atol=1e-5)
+            assert (np.diff(line[:30]) >= 0).all()
+            assert line[9] + line[10] == pytest.approx(1, abs=0.02)
+            assert (line[:6] == 0).all() and (line[15:45] == 1).all()
+    step = blending.shares((10.0, 20.0, 50.0, 60.0), (0, 0, 60, 80), shape, 0.0)
+    assert step[:, 30].sum() == step[40].sum() == 40  # as wide and as high as the box
+    expected = {"box": 1600, "oval": np.pi * 400, "rounded": 1483}[shape]  # 4 Γ(5/4)² / Γ(3/2) × 400
+    assert step.sum() == pytest.approx(expected, rel=0.01)
+
+
+def test_colours_meet_those_around() -> None:
+    ground = np.full((120, 160, 3), (100, 150, 90), np.uint8)
+    picture = np.full((50, 60, 3), (120, 120, 120), np.uint8)
+    picture[8:42, 8:52] = (200, 40, 60)  # the object is not what is compared
+    made = compositing.compose([PLACED | {"match": 1.0, "blending": "hard", "reach": 0.0}], ground, [picture])
+    assert made[50, 70].tolist() == [180, 70, 30]
+    made = compositing.compose(
+        [PLACED | {"match": 0.5, "blending": "hard", "reach": 0.0, "blue": 4.0}], ground, [picture]
+    )
+    assert made[50, 70].tolist() == [190, 55, 49]
+
+
+def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
+    ground = np.full((120, 160, 3), 100, np.uint8)
+    picture = textured((60, 50), 1, 120, 150)
+    made = compositing.compose([PLACED | {"blending": "poisson", "reach": 0.0}], ground, [picture])
+    inside, source = made[40:70, 50:90].astype(int), picture[10:40, 10:50].astype(int)
+    assert abs(np.median(inside) - 100) < 8
+    assert np.corrcoef(np.diff(inside[:, :, 0]).ravel(), np.diff(source[:, :, 0]).ravel())[0, 1] > 0.85
+
+
+@pytest.mark.parametrize("name", plan.BLENDINGS)
+@pytest.mark.parametrize("corner", [(-20, -10), (130, 100), (-58, 0), (500, 500)])
+def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -> None:
+    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
+    moved = {"x": corner[0], "y": corner[1], "x_min": corner[0] + 8.0, "x_max": corner[0] + 52.0}
+    moved |= {"y_min": corner[1] + 8.0, "y_max": corner[1] + 42.0, "blending": name, "match": 0.7}
+    made = compositing.compose([PLACED | moved], ground, [picture])
+    assert made.shape == ground.shape
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.05, 1.5), st.integers(20, 90), st.integers(20, 90))
+def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
+    slope = np.linspace(0, 255, 90)[None, :, None].repeat(90, 0).repeat(3, 2).astype(np.uint8)
+    size = {"width": max(1, int(wide * scale)), "height": max(1, int(high * scale))}
+    made = compositing.scaled(slope, {"source_x": 0, "source_y": 0, "source_width": wide, "source_height": high} | size)
+    assert made.shape == (size["height"], size["width"], 3)
+    assert abs(made.mean() - slope[:high, :wide].mean()) < 4
+
+
+def test_noise_and_blur_are_what_the_row_says() -> None:
+    flat = np.full((1100, 700, 3), 128, np.uint8)
+    row = {"blur": 0.0, "noise": 0, "noise_x": 0, "noise_y": 0}
+    np.testing.assert_array_equal(compositing.finish(flat.copy(), row), flat)
+    noisy = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 1000, "noise_y": 17})
+    assert noisy.astype(int).std() == pytest.approx(3, rel=0.05)
+    assert noisy.mean() == pytest.approx(128, abs=0.1)
+    moved = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 999, "noise_y": 17})
+    np.testing.assert_array_equal(noisy[:, :-1], moved[:, 1:])
+    edge = flat.copy()
+    edge[:, 350:] = 0
+    assert set(np.unique(compositing.finish(edge, row | {"blur": 0.6})[5, :, 0])) > {0, 128}
+
+
+def test_render_is_a_jpeg_of_the_wanted_quality() -> None:
+    row = {"objects": [PLACED], "blur": 0.5, "noise": 1, "noise_x": 3, "noise_y": 4, "quality": 60}
+    ground, picture = textured((160, 120), 0, 100, 140), textured((60, 50), 1)
+    data = compositing.render(row, ground, [picture])
+    assert data == compositing.render(row, ground, [picture])
+    assert len(data) < len(compositing.render(row | {"quality": 95}, ground, [picture]))
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (120, 160, 3)
+    np.testing.assert_array_equal(ground, textured((160, 120), 0, 100, 140))  # not changed

@@ -1,0 +1,51 @@
+"""What a file is and what becomes of it: pictures whatever their names, nothing else unless it is named."""
+
+import pytest
+
+from depers import contents
+
+JPEG, PNG, TEXT = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"hello, world, these are some words"
+BITMAP = b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "keep", "expected"),
+    [
+        ("a.jpg", JPEG, (), "picture"),
+        ("a", JPEG, (), "picture"),
+        ("a.txt", PNG, ("*.txt",), "picture"),
+        ("a.bin", BITMAP, ("*",), "picture"),
+        ("a.bin", b"RIFF\0\0\0\0WEBPVP8 ", (), "picture"),
+        ("a.bin", b"\0\0\0\x18ftypheic", ("*",), "picture"),
+        ("a.mp4", b"\0\0\0\x18ftypisom", (), "left out"),
+        ("a.jpg", TEXT, (), "picture"),
+        ("a.JPG", b"", (), "picture"),
+        ("a.txt", b"BM is how this text begins", ("*.txt",), "kept"),
+        ("a.txt", TEXT, (), "left out"),
+        ("d/a.txt", TEXT, ("*.txt",), "kept"),
+        ("d/a.txt", TEXT, ("d/*",), "kept"),
+        ("d/a.txt", TEXT, ("e/*", "*.json"), "left out"),
+        ("d/a.json", b"{}", ("*.json",), "kept"),
+        ("a.zip", b"PK\3\4", ("*",), "left out"),
+        ("a.bin", b"PK\3\4", ("*",), "left out"),
+        ("a.tar", b"", ("*",), "left out"),
+        ("a.bin", bytes(257) + b"ustar\0", ("*",), "left out"),
+        ("a.jpg", b"\x1f\x8b\x08", ("*",), "left out"),
+    ],
+)
+def test_what_becomes_of_a_file(name: str, head: bytes, keep: tuple[str, ...], expected: str) -> None:
+    what, reason = contents.classify(name, head, keep)
+    assert what == expected
+    assert bool(reason) == (expected == "left out")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a.jpg", True), ("./a/b.jpg", True), ("a..b/c..jpg", True), ("C.jpg", True), ("a:b.jpg", True),
+        ("/etc/a.jpg", False), ("../a.jpg", False), ("a/../../b.jpg", False), ("a\\..\\b.jpg", False),
+        ("C:\\a.jpg", False), ("\\\\host\\a.jpg", False), ("", False), ("a\0.jpg", False), ("..", False),
+    ],
+)  # fmt: skip
+def test_names_that_reach_outside(name: str, safe: bool) -> None:
+    assert (not contents.unsafe(name)) is safe

@@ -1,0 +1,138 @@
+"""Which files are pictures and labels of which layout: tables of names, and folders that cannot be told."""
+
+import pytest
+
+from depers.label_formats import LabelFile, PictureFinder, dataset_name, label_target, match, recognise
+from depers.labels import CLASSES
+from depers.options import UserError
+
+COCO = b'{"images": []'
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a_car..txt", ("a", "car")),
+        ("a_car.txt", ("a", "car")),
+        ("a_car.TXT", ("a", "car")),
+        ("cam.1 - 2022_01.05_head..txt", ("cam.1 - 2022_01.05", "head")),
+        ("x_face_car..txt", ("x_face", "car")),
+        ("deep/er/a_carplate..txt", ("deep/er/a", "carplate")),
+        ("missing_car..txt", ("", "car")),
+        ("a_bus..txt", None),
+        ("a..txt", None),
+        ("a_car...txt", None),
+        ("a_car", None),
+        ("classes.txt", None),
+    ],
+)
+def test_label_target(name: str, expected: tuple[str, str] | None) -> None:
+    stems = dict.fromkeys(["a", "cam.1 - 2022_01.05", "x_face", "x", "deep/er/a"], "")
+    assert label_target(name, stems, CLASSES) == expected
+
+
+def test_label_target_of_classes_that_end_alike() -> None:
+    classes = ("plate", "licence_plate")
+    assert label_target("a_licence_plate..txt", {"a": ""}, classes) == ("a", "licence_plate")
+    assert label_target("a_licence_plate..txt", {"a_licence": ""}, classes) == ("a_licence", "plate")
+    assert label_target("a_licence_plate..txt", {"a": "", "a_licence": ""}, classes) == ("a", "licence_plate")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("images/a.jpg", "a.jpg"),
+        ("images/train/a.jpg", "train/a.jpg"),
+        ("train/images/a.jpg", "train/a.jpg"),
+        ("VOC2007/JPEGImages/a.b c.jpg", "VOC2007/a.b c.jpg"),
+        ("VOC2007/Annotations/a.b c.xml", "VOC2007/a.b c.xml"),
+        ("a.jpg", "a.jpg"),
+        ("images/labels.jpg", "labels.jpg"),
+    ],
+)
+def test_dataset_name(path: str, name: str) -> None:
+    assert dataset_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["images/a.jpg", "labels/a_car..txt", "labels/a_face..txt"], "competition"),
+        (["images/a_car.jpg", "images/a.jpg", "labels/a_car.txt", "labels/a.txt"], "yolo"),
+        (["images/a.jpg", "labels/a_car.txt", "labels/nobody.txt"], "competition"),
+        (["images/train/a.jpg", "labels/train/a.txt", "data.yaml"], "yolo"),
+        (["train/images/a.jpg", "train/labels/a.txt", "README.roboflow.txt"], "yolo"),
+        (["a.jpg", "a.txt", "classes.txt"], "yolo"),
+        (["photos/a.jpg", "texts/a.txt"], "yolo"),
+        (["JPEGImages/a.jpg", "Annotations/a.xml", "ImageSets/Main/train.txt"], "voc"),
+        (["val2017/a.jpg", "annotations/instances_val2017.json"], "coco"),
+    ],
+)
+def test_recognise(paths: list[str], expected: str) -> None:
+    assert recognise("raw", paths, CLASSES, lambda path: COCO) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["a.jpg"], r"raw: must hold labels .*, but there is none; name the format"),
+        (["a.jpg", "b.txt", "c.txt"], r"of 2 text files none does, such as 'b.txt'"),
+        (["a.jpg", "via.json"], r"of 1 text files none does, such as 'via.json'"),
+        (["a.jpg", "a.txt", "a.xml"], r"holds several \(1 yolo, 1 voc\): name one with --format"),
+    ],
+)
+def test_recognise_refuses(paths: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recognise("raw", paths, CLASSES, lambda path: b'{"_via_settings": {}}')
+
+
+def test_match_reports_all_that_belongs_nowhere() -> None:
+    paths = ["images/b.jpg", "images/a.png", "images/a.jpg", "images/Thumbs.db", "images/.hidden.jpg", "readme.txt"]
+    paths += [
+        "labels/a_face..txt",
+        "labels/a_car..txt",
+        "labels/c_car..txt",
+        "labels/notes.txt",
+        "old/a.xml",
+        "old/b.xml",
+    ]
+    matched = match("competition", paths, CLASSES)
+    assert [(p.path, p.name, p.label_files) for p in matched.pictures] == [
+        ("images/a.jpg", "a.jpg", (LabelFile("labels/a_car..txt", "car"), LabelFile("labels/a_face..txt", "face"))),
+        ("images/b.jpg", "b.jpg", ()),
+    ]
+    assert {problem[:1] + problem[2:] for problem in matched.problems} == {
+        ("images/Thumbs.db", "not an image name", "left out", ".db"),
+        ("images/a.png", "same name as another image", "left out", "images/a.jpg"),
+        ("labels/c_car..txt", "label without image", "left out", "car"),
+        (
+            "labels/notes.txt",
+            "not a label name",
+            "left out",
+            f"must end in _CLASS..txt with CLASS one of {', '.join(CLASSES)}",
+        ),
+        ("old/a.xml", "label files of another format", "left out", "2 × .xml"),
+    }
+
+
+def test_match_finds_the_only_picture_of_that_name() -> None:
+    matched = match("yolo", ["photos/a.jpg", "x/b.jpg", "y/b.jpg", "texts/a.txt", "texts/b.txt"], CLASSES)
+    assert [picture.label_files for picture in matched.pictures] == [(LabelFile("texts/a.txt", ""),), (), ()]
+    assert [problem[:3] for problem in matched.problems] == [("texts/b.txt", 0, "label without image")]
+
+
+@pytest.mark.parametrize(
+    ("file_name", "json_path", "expected"),
+    [
+        ("a.jpg", "annotations/instances_val2017.json", ["val2017/a.jpg"]),
+        ("a.jpg", "annotations/other.json", ["train2017/a.jpg", "val2017/a.jpg"]),
+        ("a.jpg", "train2017/_annotations.coco.json", ["train2017/a.jpg"]),
+        ("val2017/a.jpg", "x.json", ["val2017/a.jpg"]),
+        ("./train2017\\b.jpg", "x.json", ["train2017/b.jpg"]),
+        ("/home/someone/set/train2017/b.jpg", "x.json", ["train2017/b.jpg"]),
+        ("c.jpg", "x.json", []),
+    ],
+)
+def test_picture_finder(file_name: str, json_path: str, expected: list[str]) -> None:
+    finder = PictureFinder(["train2017/a.jpg", "val2017/a.jpg", "train2017/b.jpg"])
+    assert finder.find(file_name, json_path) == expected

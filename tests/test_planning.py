@@ -1,0 +1,292 @@
+"""Plans against pixels: what a plan says of a picture is what rendering it shows, whatever bank and options."""
+
+from typing import Any
+
+import drawn_bank as drawn
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from depers import bank, compositing, plan, planning
+from depers.placement import Box, Rules, accept, put, visible
+from depers.planning import Material, Recipe, background_number, plan_block, sprite_weights
+
+RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
+RECIPE = Recipe(3, 1, 4, None, 0.3, False, plan.BLENDINGS, True, 90, RULES)
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+
+
+def material(
+    sprites: list[dict[str, Any]], backgrounds: list[dict[str, Any]], parts: int = 3, balance: float = 0.5
+) -> Material:
+    names = [f"sprites/{number:03d}.parquet" for number in range(parts)]
+    schema = pa.schema([bank.SPRITES.field(name) for name in bank.METADATA]).append(pa.field("part", pa.string()))
+    rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
+    scenes = np.array([row["objects"] for row in backgrounds], np.int64)
+    table = pa.Table.from_pylist(backgrounds, schema=bank.BACKGROUNDS)
+    return planning.make_material(table, pa.Table.from_pylist(rows, schema=schema), scenes, balance)
+
+
+def usual() -> Material:
+    return material(drawn.some_sprites(), [drawn.background(number) for number in range(5)])
+
+
+boxes = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20)).map(
+    lambda b: (float(b[0]), float(b[1]), float(b[0] + b[2]), float(b[1] + b[3]))
+)
+
+
+@given(boxes, st.lists(boxes, max_size=5))
+def test_visible_is_what_pixels_say(box: Box, covers: list[Box]) -> None:
+    canvas = np.zeros((40, 40), np.bool_)
+    x0, y0, x1, y1 = map(int, box)
+    canvas[y0:y1, x0:x1] = True
+    for cover in covers:
+        a, b, c, d = map(int, cover)
+        canvas[b:d, a:c] = False
+    seen, share = visible(box, covers)
+    assert share == pytest.approx(canvas.sum() / ((x1 - x0) * (y1 - y0)))
+    if canvas.any():
+        columns, rows = np.flatnonzero(canvas.any(0)), np.flatnonzero(canvas.any(1))
+        assert seen == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+
+
+@st.composite
+def banks(draw: st.DrawFn) -> Material:
+    """Sprites of all kinds, also larger than the pictures, cut by their frames, without a margin."""
+    rows = []
+    for number in range(draw(st.integers(1, 6))):
+        class_id = draw(st.sampled_from([0, 1, 3]))
+        size = draw(st.integers(20, 260)), draw(st.integers(20, 260))
+        margin = draw(st.integers(0, 20))
+        corner = draw(st.integers(margin, 200)), draw(st.integers(margin, 200))
+        row = drawn.sprite(number, class_id, size, margin=margin, corner=corner, source_wh=(400, 300))
+        edge = draw(st.sampled_from(["none", "left", "bottom"]))
+        if edge != "none":  # no margin on that side
+            axis, extent = ("x", 0) if edge == "left" else ("y", 1)
+            for each in row["labels"]:
+                each[f"{axis}_min"] -= margin * (edge == "left")
+                each[f"{axis}_max"] -= margin * (edge == "left")
+            row["width" if extent == 0 else "height"] -= margin
+            row["source_x" if extent == 0 else "source_y"] = 0 if edge == "left" else 300 - size[1] - margin
+            row["truncated"] = True
+        rows.append(row)
+    size = draw(st.integers(60, 240)), draw(st.integers(60, 240))
+    real = [drawn.label(0, (5.0, 5.0, 30.0, 25.0))] if draw(st.booleans()) else []
+    objects = draw(st.integers(0, 7))
+    grounds = [drawn.background(n, size, labels=real if n else [], objects=objects) for n in range(3)]
+    return material(rows, grounds, parts=1)
+
+
+recipes = st.builds(
+    lambda seed, uniform, overlap, least, blendings: RECIPE._replace(
+        seed=seed, uniform=uniform, blendings=tuple(blendings), rules=Rules(0.3, overlap, least)
+    ),
+    st.integers(0, 99),
+    st.booleans(),
+    st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    st.sampled_from([0.1, 0.5, 0.9]),
+    st.lists(st.sampled_from(plan.BLENDINGS), min_size=1, unique=True),
+)
+
+
+def shown(
+    row: dict[str, Any], sizes: dict[str, dict[str, Any]], number: int, part: dict[str, Any], soft: bool
+) -> NDArray[np.float64]:
+    """The share, 0…1, that one labelled part of object `number` has in each pixel of the picture.
+
+    A seam counts as its edge, where what is in front gives half, unless `soft`.
+    """
+    pictures = []
+    for index, placed in enumerate(row["objects"]):
+        bank_row = sizes.get(placed["sprite"])
+        size = (bank_row["height"], bank_row["width"]) if bank_row else (row["height"], row["width"])
+        pictures.append(np.zeros((*size, 3), np.uint8))
+        if index == number:
+            x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
+            pictures[-1][y0:y1, x0:x1] = 255
+    # Colours must not be matched here, and cloning keeps gradients, not values.
+    plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
+    hard = {"blending": "hard", "reach": 0.0}
+    objects = [o | plain | ({} if soft and o["blending"] != "poisson" else hard) for o in row["objects"]]
+    ground = np.zeros((row["height"], row["width"], 3), np.uint8)
+    return np.asarray(compositing.compose(objects, ground, pictures)[:, :, 0] / 255)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(banks(), recipes)
+def test_labels_are_where_the_pixels_are(found: Material, recipe: Recipe) -> None:
+    sprites = {row["id"]: row for row in found.sprites.to_pylist()}
+    for row in plan_block(found, recipe, 0, 3).to_pylist():
+        for label in row["labels"]:  # nothing outside the picture
+            assert 0 <= label["x_min"] < label["x_max"] <= row["width"]
+            assert 0 <= label["y_min"] < label["y_max"] <= row["height"]
+        kept = [label for label in row["labels"] if label["object"] < 0]
+        background = next(b for b in found.backgrounds.to_pylist() if b["path"] == row["background"])
+        assert [{k: v for k, v in label.items() if k != "object"} for label in kept] == background["labels"]
+        for number, placed in enumerate(row["objects"]):
+            mine = [label for label in row["labels"] if label["object"] == number]
+            if placed["sprite"] is None:
+                assert not mine
+                continue
+            parts = sprites[placed["sprite"]]["labels"]
+            assert mine and mine[0]["class_id"] == parts[0]["class_id"]  # the outer one is never lost
+            for part in parts:
+                mask = shown(row, sprites, number, part, soft=False) > 0.5
+                label = next((each for each in mine if each["class_id"] == part["class_id"]), None)
+                if label is None:  # no pixels without label
+                    assert not mask.any() and shown(row, sprites, number, part, soft=True).max() < 0.5
+                    continue
+                columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+                box = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1  # no label without pixels
+                np.testing.assert_allclose(box, [label[name] for name in CORNERS], atol=1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(banks(), recipes)
+def test_nothing_covers_what_was_labelled_before(found: Material, recipe: Recipe) -> None:
+    for row in plan_block(found, recipe, 0, 3).to_pylist():
+        for label in (label for label in row["labels"] if label["object"] < 0):
+            for placed in row["objects"]:
+                apart = placed["x_min"] >= label["x_max"] or placed["x_max"] <= label["x_min"]
+                assert apart or placed["y_min"] >= label["y_max"] or placed["y_max"] <= label["y_min"]
+        for placed in row["objects"]:
+            if placed["sprite"] is None:  # a decoy shows nothing labelled
+                other = next(b for b in found.backgrounds.to_pylist() if b["path"] == placed["picture"])
+                x0, y0 = placed["source_x"], placed["source_y"]
+                assert x0 >= 0 and x0 + placed["source_width"] <= other["width"]
+                assert y0 >= 0 and y0 + placed["source_height"] <= other["height"]
+                for label in other["labels"]:
+                    assert x0 >= label["x_max"] or y0 >= label["y_max"] or x0 + placed["source_width"] <= label["x_min"]
+
+
+def test_picture_does_not_depend_on_how_many_there_are() -> None:
+    found = usual()
+    few, many = plan_block(found, RECIPE, 1, 70).to_pylist(), plan_block(found, RECIPE, 1, 100_000).to_pylist()
+    assert len(few) == 6 and few == many[:6]
+    assert few != plan_block(found, RECIPE._replace(seed=4), 1, 70).to_pylist()
+    assert few == plan_block(usual(), RECIPE, 1, 70).to_pylist()
+
+
+def test_variants_differ_in_their_seams_only() -> None:
+    rows = plan_block(usual(), RECIPE._replace(variants=3), 0, 8).to_pylist()
+    assert [(row["index"], row["variant"]) for row in rows[:4]] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    seams = ("blending", "shape", "reach", "match", "red", "green", "blue", *CORNERS)
+
+    def rest(row: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in placed.items() if k not in seams} for placed in row["objects"]]
+
+    assert rest(rows[0]) == rest(rows[1]) == rest(rows[2])
+    blendings = [[placed["blending"] for row in rows[v::3] for placed in row["objects"]] for v in range(3)]
+    assert blendings[0] != blendings[1]
+    assert set(blendings[0]) == set(plan.BLENDINGS)
+    assert rows[0::3] == [row | {"variant": 0} for row in plan_block(usual(), RECIPE, 0, 8).to_pylist()]
+
+
+def test_many_objects_in_a_picture_each_with_labels_of_its_class() -> None:
+    found = usual()
+    sprites = {row["id"]: row for row in found.sprites.to_pylist()}
+    rows = plan_block(found, RECIPE._replace(objects=6, decoys=0.0), 0, 40).to_pylist()
+    counts = [len(row["objects"]) for row in rows]
+    assert max(counts) == 6 and np.mean(counts) > 5.5
+    assert {row["wanted"] for row in rows} == {6}
+    for row in rows:
+        outer: dict[int, int] = {}
+        for label in row["labels"]:
+            outer.setdefault(label["object"], label["class_id"])
+        for number, placed in enumerate(row["objects"]):
+            assert outer[number] == sprites[placed["sprite"]]["class_id"]
+    assert len({label["class_id"] for row in rows for label in row["labels"]}) == 5
+
+
+def test_scenes_are_as_full_as_real_ones() -> None:
+    grounds = [drawn.background(number, objects=(0, 1, 5)[number % 3]) for number in range(6)]
+    rows = [
+        row
+        for block in range(3)
+        for row in plan_block(material(drawn.some_sprites(), grounds), RECIPE, block, 999).to_pylist()
+    ]
+    wanted = np.bincount([row["wanted"] for row in rows], minlength=6) / len(rows)
+    np.testing.assert_allclose(wanted[[0, 1, 5]], 1 / 3, atol=0.1)
+    assert wanted[[2, 3, 4]].sum() == 0
+
+
+def test_large_sprites_are_scaled_not_dropped() -> None:
+    huge = [drawn.sprite(number, 0, (900, 500), source_wh=(1920, 1080)) for number in range(3)]
+    for uniform in (False, True):
+        recipe = RECIPE._replace(objects=1, decoys=0.0, uniform=uniform)
+        rows = plan_block(material(huge, [drawn.background(0)]), recipe, 0, 30).to_pylist()
+        assert all(len(row["objects"]) == 1 for row in rows)
+        assert all(placed["width"] <= 340 for row in rows for placed in row["objects"])
+
+
+def test_crowded_things_are_left_out_and_counted() -> None:
+    rows = plan_block(usual(), RECIPE._replace(objects=60, decoys=0.0, rules=Rules(0.0, 0.0, 0.9)), 0, 3).to_pylist()
+    assert all(row["wanted"] == 60 and 5 < len(row["objects"]) < 60 for row in rows)
+
+
+def test_things_stand_where_their_class_does() -> None:
+    sprites = [drawn.sprite(n, 0, (40, 20), corner=(30 + n, 180)) for n in range(10)]
+    sprites += [drawn.sprite(10 + n, 1, (20, 20), corner=(250 - n, 20)) for n in range(10)]
+    found = material(sprites, [drawn.background(number + 50) for number in range(4)])
+    rows = plan_block(found, RECIPE._replace(objects=4, decoys=0.0), 0, 64).to_pylist()
+    feet = {c: [b["y_max"] for row in rows for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
+    assert np.mean(feet[0]) > 180 and np.mean(feet[1]) < 60
+    anywhere = plan_block(found, RECIPE._replace(objects=4, decoys=0.0, uniform=True), 0, 64).to_pylist()
+    feet = {c: [b["y_max"] for row in anywhere for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
+    assert abs(np.mean(feet[0]) - np.mean(feet[1])) < 25
+
+
+def test_cut_sprites_stay_at_their_edge() -> None:
+    cut = drawn.sprite(0, 0, (60, 30), margin=0, corner=(0, 100), truncated=True)
+    rows = plan_block(material([cut], [drawn.background(0)], parts=1), RECIPE._replace(objects=1, decoys=0.0), 0, 20)
+    assert {label["x_min"] for row in rows.to_pylist() for label in row["labels"] if label["class_id"] == 0} == {0.0}
+
+
+def test_balance() -> None:
+    labels = [[0]] * 90 + [[3, 1]] * 9 + [[3, 1, 2]]
+    even = sprite_weights(labels, 0.0)
+    assert set(even) == {1.0}
+    full = sprite_weights(labels, 1.0)
+    shares = [full[:90].sum(), full[90:99].sum(), full[99:].sum()]
+    np.testing.assert_allclose(shares, [1, 0.9, 1])
+    half = sprite_weights(labels, 0.5)
+    assert half[0] < half[90] < half[99]
+
+
+def test_balance_pastes_rare_classes_more_often() -> None:
+    sprites = [drawn.sprite(n, 0, (40, 20), corner=(30 + n, 150)) for n in range(57)]
+    sprites += [drawn.sprite(57 + n, 1, (20, 20), corner=(250 - n, 90)) for n in range(3)]
+    heads = []
+    for balance in (0.0, 0.5, 1.0):
+        found = material(sprites, [drawn.background(0)], balance=balance)
+        rows = plan_block(found, RECIPE._replace(objects=5, decoys=0.0), 0, 64).to_pylist()
+        ids = [label["class_id"] for row in rows for label in row["labels"] if label["class_id"] in (0, 1)]
+        heads.append(ids.count(1) / len(ids))
+    assert heads[0] < 0.12 and 0.12 < heads[1] < 0.33 and 0.36 < heads[2] < 0.64
+
+
+def test_backgrounds_take_turns() -> None:
+    for turn in range(3):
+        assert sorted(background_number(7, 11, turn * 11 + n) for n in range(11)) == list(range(11))
+    assert [background_number(7, 11, n) for n in range(11)] != [background_number(8, 11, n) for n in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "second", "expected"),
+    [
+        (Rules(0, 1.0, 0.5), (0.5, 0.65, 0.25), True),  # stands before the lower part, not the head
+        (Rules(0, 0.3, 0.5), (0.5, 0.65, 0.25), False),  # overlaps by more
+        (Rules(0, 1.0, 0.9), (0.5, 0.65, 0.25), False),  # leaves too little
+        (Rules(0, 0.0, 0.9), (0.9, 0.65, 0.25), True),  # beside
+    ],
+)
+def test_accept(rules: Rules, second: tuple[float, float, float], expected: bool) -> None:
+    human = planning.to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
+    first = put(human, planning.Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
+    other = put(human, planning.Place(*second), 1.0, (320, 240), 0.0)
+    assert accept(other, [first], [], rules) == expected
+    assert (first.covers == [other]) == (expected and second[0] == 0.5)
