@@ -93,6 +93,7 @@ def work(rank: int, port: int, wanted: Options, disk: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
     root, disk = write_dataset(tmp_path / "data", count=13), str(tmp_path / "decoded")  # an odd batch is among them
     how = {"nominal_batch": 16, "cache": "disk", "sync_batch_norm": True}
