@@ -43,6 +43,7 @@ def test_arms_differ_in_their_pictures_alone() -> None:
         k: v for k, v in vars(second).items() if k not in different
     }
     assert (first.steps, first.seed, first.optimizer, first.weights, first.imgsz) == (70, 3, "AdamW", "w.pt", 320)
+    assert first.patience == 0  # stopping early would part the arms
     made = Options("data", "out", synthetic=2.5, synthesize_with=("objects=1", "effects=no")).synthesis(Cell(10, 3))
     assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, None)
     assert Options("data", "out", extract_with=("fill=mean",)).extraction(Cell(1, 0)).fill == "mean"
