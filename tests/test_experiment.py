@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import write_dataset
+from training_sets import write_dataset
 
 from depers import experiment, storage
 from depers.experiment import Cell, Options, choose, copy_part, plan_cells
@@ -84,7 +84,7 @@ def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
     assert [Path(text).read_bytes() for _, text in pairs(part.train)] == [
         (tmp_path / f"data/labels/train/{number}.txt").read_bytes() for number in (0, 2)
     ]
-    assert [Path(picture).name for picture, _ in pairs(part.val)] == ["100.jpg", "101.jpg"]
+    assert [Path(picture).name for picture, _ in pairs(part.val)] == ["100000.jpg", "100001.jpg"]
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
