@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from depers import __version__, pipeline, storage, units
+from depers import __version__, exif, pipeline, storage, units
 from depers.anonymize_report import Tally, make_report
 from depers.boxes import grow
 from depers.detections import BOX
@@ -37,6 +37,8 @@ SCHEMA = pa.schema(_COLUMNS)
 """The manifest. `path` is relative to INPUT; of what lies in an archive, `member` is the name in it and `number` its
 place among all members. Boxes are as detected, before the margin, in upright pixels of their frame. `method` says how
 the file was redacted. `output_offset` is where the result's bytes begin in an archive that holds them as they are."""
+
+_FAR = 1 << 24  # pixels; beyond any picture
 
 STATUSES = ("redacted", "clean", "failed", "kept", "left out")
 ARCHIVE_STATUSES = ("complete", "incomplete", "failed")
@@ -62,7 +64,7 @@ class Options(pipeline.PassOptions):
         (), "keep files that are no pictures and match this pattern, as they are (default: none)", metavar="GLOB"
     )
     keep_metadata: tuple[str, ...] = option(
-        (), "metadata to keep, such as date, camera or gps (default: only what is needed to look right)", metavar="NAME"
+        (), "metadata to keep: date, camera, gps (default: only what is needed to look right)", metavar="NAME"
     )
 
     def __post_init__(self) -> None:
@@ -70,6 +72,9 @@ class Options(pipeline.PassOptions):
         super().__post_init__()
         if not 0 <= self.margin <= 2:
             raise UserError(f"--margin must be between 0 and 2, but got {self.margin:g}")
+        for name in self.keep_metadata:
+            if name not in exif.GROUPS:
+                raise UserError(f"--keep-metadata must be one of {', '.join(exif.GROUPS)}, but got {name!r}")
         for text in self.weights:
             for name in parse_weights(text).class_map.values():
                 if name not in CLASSES:
@@ -97,12 +102,16 @@ class Options(pipeline.PassOptions):
         return None
 
 
-def by_frame(boxes: Sequence[Row], frames: int, margin: float, size_wh: tuple[int, int]) -> list[NDArray[np.float32]]:
-    """Boxes as float32 (N, 4) xyxy pixels for each frame, grown by the margin."""
+def by_frame(boxes: Sequence[Row], frames: int, margin: float) -> list[NDArray[np.float32]]:
+    """Boxes as float32 (N, 4) xyxy pixels for each frame, grown by the margin. Raises ImageError for further frames.
+
+    They may reach outside their frames, which differ in size.
+    """
     edges = np.array([[box[name] for name in ("x_min", "y_min", "x_max", "y_max")] for box in boxes], np.float32)
     numbers = np.array([box["frame"] for box in boxes], np.int64)
-    frames = max([frames, *(numbers + 1).tolist()])
-    grown = grow(edges.reshape(-1, 4), margin, size_wh)
+    if (numbers >= frames).any():
+        raise ImageError(f"holds {frames} frames, but has boxes in frame {numbers.max()}, counted from 0")
+    grown = grow(edges.reshape(-1, 4), margin, (_FAR, _FAR))
     return [grown[numbers == frame] for frame in range(frames)]
 
 
@@ -125,14 +134,12 @@ def redact_item(
         return Outcome(row)
     result = redact_file(
         item.data,
-        by_frame(boxes, item.frames, margin, item.size_wh),
+        by_frame(boxes, item.frames, margin),
         mode=mode,
         keep_metadata=keep_metadata,
         max_megapixels=max_megapixels,
         decoded=item.picture,
     )
-    if any(box["frame"] >= result.frames for box in boxes):
-        raise ImageError(f"has {result.frames} frames, but boxes in further ones")
     row |= {"status": "redacted" if boxes else "clean", "format": result.format, "method": result.method}
     row |= {"frames": result.frames, "output_bytes": len(result.data)}
     return Outcome(row | {"output_sha256": hashlib.sha256(result.data).hexdigest()}, result.data)

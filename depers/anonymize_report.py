@@ -1,5 +1,6 @@
 """The report of an anonymization: what became of the inputs, and results to look at; never an original."""
 
+import hashlib
 import heapq
 from collections import Counter
 from typing import Any
@@ -11,7 +12,6 @@ from depers.images import ImageError, decode
 from depers.steps import Row
 
 _SAMPLES, _DOUBTFUL, _REASONS = 24, 24, 50
-_SAMPLES_HELD = 4 * _SAMPLES
 _AROUND = 1.5  # how much of a doubtful box's surroundings is shown, in its own sizes
 _BINS = 24
 
@@ -27,9 +27,13 @@ class Tally:
         self.classes: Counter[str] = Counter()
         self.confidences = Counter[int]()
         self.counts = Counter[int]()
-        self.samples: list[Row] = []
+        self._samples: list[tuple[int, str, Row]] = []
         self.doubtful: list[tuple[float, str, int, Row, Row]] = []
-        self._stride, self._seen = 1, 0
+
+    @property
+    def samples(self) -> list[Row]:
+        """Some results, drawn by the digests of their places: alike in every run, and no camera's turn."""
+        return [row for *_, row in sorted(self._samples, key=lambda one: one[1])]
 
     def see(self, table: pa.Table) -> None:
         """Adds the rows of one table."""
@@ -54,24 +58,24 @@ class Tally:
             self.reasons["other reasons"] += others
 
     def _see_redacted(self, row: Row) -> None:
-        """Every n-th result is a sample, n doubling as there are more; the least confident boxes are kept apart."""
-        if self._seen % self._stride == 0:
-            self.samples.append(row)
-            if len(self.samples) > _SAMPLES_HELD:
-                self.samples, self._stride = self.samples[::2], 2 * self._stride
-        self._seen += 1
+        """Keeps a fixed number of samples, and the boxes that are least certain."""
+        place = f"{row['path']}\0{row['number']}"
+        digest = int.from_bytes(hashlib.sha256(place.encode()).digest()[:8])
+        _keep(self._samples, (-digest, place, row), _SAMPLES)
         for index, box in enumerate(row["boxes"]):
             self.classes[box["class"]] += 1
             if box["confidence"] is None:
                 continue
             self.confidences[min(_BINS - 1, int(box["confidence"] * _BINS))] += 1
-            place = f"{row['path']}\0{row['number']}"
-            # A heap of the least confident has the most confident of them on top.
-            entry = (-box["confidence"], place, index, row, box)
-            if len(self.doubtful) < _DOUBTFUL:
-                heapq.heappush(self.doubtful, entry)
-            elif entry[:3] > self.doubtful[0][:3]:
-                heapq.heapreplace(self.doubtful, entry)
+            _keep(self.doubtful, (-box["confidence"], place, index, row, box), _DOUBTFUL)
+
+
+def _keep(heap: list[Any], entry: tuple[Any, ...], most: int) -> None:
+    """Adds an entry to a heap of the `most` largest; entries differ before their rows, which have no order."""
+    if len(heap) < most:
+        heapq.heappush(heap, entry)
+    elif entry > heap[0]:
+        heapq.heapreplace(heap, entry)
 
 
 def make_report(out: str, tally: Tally) -> str:
@@ -88,8 +92,7 @@ def make_report(out: str, tally: Tally) -> str:
         sections.append(("Boxes", report.table(("class", "boxes"), sorted(tally.classes.items())) + _figures(tally)))
     if tally.methods:
         sections.append(("Methods", report.table(("method", "files"), sorted(tally.methods.items()))))
-    shown = tally.samples[:: max(1, len(tally.samples) // _SAMPLES)][:_SAMPLES]
-    figures = [_sample(out, row) for row in shown]
+    figures = [_sample(out, row) for row in tally.samples]
     sections.append(("Results, a sample", report.gallery([figure for figure in figures if figure])))
     if tally.doubtful:
         note = "Where the detector was least certain: what looks like nothing shows that the threshold is low enough."
@@ -120,7 +123,7 @@ def _scaled(count: int, counts: Counter[int]) -> int:
 
 def _sample(out: str, row: Row) -> str:
     pixels = _pixels(out, row)
-    return "" if pixels is None else report.picture(pixels, f"{_place(row)}: {len(row['boxes'])} boxes", max_side=480)
+    return "" if pixels is None else report.picture(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
 
 
 def _crop(out: str, row: Row, box: Row) -> str:

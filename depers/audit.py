@@ -5,12 +5,14 @@ bytes after its end; and with weights, a detector looks at the redacted pictures
 """
 
 import hashlib
+import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -106,8 +108,8 @@ class Written(Rows):
         return row if row is not None and row["status"] in ("complete", "incomplete") else None
 
 
-def check_item(item: Item, boxes: Sequence[Row]) -> Outcome:
-    """What is wrong with one object or member of OUT, given its manifest row."""
+def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = ()) -> Outcome:
+    """What is wrong with one object or member of OUT, given its manifest row and the metadata that may be there."""
     problems, uncovered = [], []
     given = item.given
     if given is None:
@@ -121,7 +123,7 @@ def check_item(item: Item, boxes: Sequence[Row]) -> Outcome:
             problems.append("its digest is not that in the manifest")
         if given["status"] != "kept":
             problems += [item.reason] if item.reason else []
-            problems += [f"holds {what}" for what in residue(item.data)]
+            problems += [f"holds {what}" for what in residue(item.data, keep_metadata)]
             uncovered = [box for box in boxes if covered(box, given, item.size_wh) < _COVERED]
             names = Counter(box["class"] for box in uncovered)
             problems += [f"still shows {count} × {name}" for name, count in sorted(names.items())]
@@ -281,7 +283,9 @@ def run(options: Options) -> int:
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     listed = storage.list_files(reading.input)
     entries = [entry for entry in listed if not entry.path.startswith(f"{units.FOLDER}/")]
-    job = pipeline.make_job(reading, SCHEMA, lambda _: check_item, keep=("*",))
+    allowed = json.loads(storage.read_bytes(storage.join(reading.input, units.JOB))).get("keep_metadata", ())
+    last = partial(check_item, keep_metadata=tuple(allowed))
+    job = pipeline.make_job(reading, SCHEMA, lambda _: last, keep=("*",))
     check = ray.remote(check_archive).options(num_cpus=0.05)
     whole = {entry: rows.archive_row(entry.path) for entry in entries if archives.kind_of(entry.path)}
     checking = {

@@ -16,7 +16,7 @@ from depers import storage
 from depers.boxes import from_normalized_xywh
 from depers.detections import parquet_text
 from depers.images import ImageError
-from depers.labels import read_dataset, read_labels
+from depers.labels import parse_yolo, read_dataset
 from depers.options import UserError
 from depers.units import FOLDER
 
@@ -127,11 +127,13 @@ def boxes_of(
 
 def _labelled(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[Row]:
     name = storage.join(source.labels, str(PurePosixPath(place).with_suffix(".txt")))
-    if not storage.exists(name):
-        raise ImageError(f"has no labels at {name}; a picture without boxes must have an empty text")
     try:
-        labels = read_labels(name, len(source.names))
-    except UserError as error:
+        lines = storage.read_bytes(name).decode("utf-8-sig").splitlines()
+        five = "\n".join(" ".join(line.split()[:5]) if len(line.split()) == 6 else line for line in lines)
+        labels = parse_yolo(five, len(source.names), name)  # a sixth number is a confidence, as `depers detect` writes
+    except FileNotFoundError:
+        raise ImageError(f"has no labels at {name}; a picture without boxes must have an empty text") from None
+    except (UserError, UnicodeDecodeError) as error:
         raise ImageError(f"has labels that cannot be read ({error})") from None
     boxes = from_normalized_xywh(labels.boxes_xywh, size_wh)
     return [

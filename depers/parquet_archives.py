@@ -43,7 +43,7 @@ def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
     about = layout_of(file)
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        schema = parquet.schema_arrow
+        schema, _ = parquet.schema_arrow, _codecs(parquet.metadata)
     except UnavailableError:
         raise
     except Exception as error:

@@ -60,7 +60,7 @@ def split(uri: str) -> tuple[str, str]:
 
 def persistent(transfer: Callable[[], T], uri: str) -> T:
     """What `transfer` gives, tried again with growing pauses where it may pass. Raises OSError, FileNotFoundError, …"""
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
     from urllib3.exceptions import HTTPError
 
     for attempt in range(1, _ATTEMPTS + 1):
@@ -72,7 +72,13 @@ def persistent(transfer: Callable[[], T], uri: str) -> T:
             if status < 500 and code not in ("SlowDown", "RequestTimeout", "Throttling"):
                 raise _as_os_error(uri, code, status, error) from None
             problem: Exception = _as_os_error(uri, code, status, error)
-        except (HTTPClientError, HTTPError, ConnectionError, TimeoutError) as error:  # also in the middle of a body
+        except (
+            HTTPClientError,
+            IncompleteReadError,
+            HTTPError,
+            ConnectionError,
+            TimeoutError,
+        ) as error:  # also in the middle of a body
             problem = OSError(f"connection lost ({type(error).__name__})")
         except BotoCoreError as error:  # no credentials, no region, …
             raise OSError(" ".join(str(error).split())) from None

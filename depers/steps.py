@@ -19,6 +19,7 @@ from depers import contents, storage, tiling
 from depers.archives import Member, Rules
 from depers.detections import Detections, to_rows
 from depers.given import BoxSource, boxes_of
+from depers.headers import format_of
 from depers.images import ImageError, Picture, decode, decode_frames, frame_count, open_header, orientation_of
 from depers.prediction import Prediction, Weights
 from depers.storage import Entry
@@ -137,7 +138,7 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
         return item
     try:
         header = open_header(item.data, job.max_megapixels)
-        frames = frame_count(item.data)
+        frames = 1 if format_of(header) == "JPEG" else frame_count(item.data)
         if not job.weights or frames > 1 or (job.tile is not None and max(header.size) > job.tile):
             swapped = orientation_of(header) > 4
             return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
@@ -155,7 +156,7 @@ def _decode_for_detection(
 ) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
     """RGB for the detector, the upright full size, and the full picture where it was decoded anyway."""
     header = open_header(data, max_megapixels)
-    plain = header.format in ("JPEG", "MPO") and header.mode == "RGB" and orientation_of(header) == 1
+    plain = format_of(header) == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
     if plain and max(header.size) >= 2 * imgsz:
         need = imgsz / max(header.size)
         height, width = int(header.height * need), int(header.width * need)

@@ -20,8 +20,9 @@ from depers.options import UserError
 from depers.storage import Entry
 
 FOLDER = "_depers"
-_JOB = f"{FOLDER}/job.json"
+JOB = f"{FOLDER}/job.json"
 _AGAIN = ".again"  # in the name of a record with failures that were storage's: the next run tries again
+_UNIT_BYTES = 128 * 2**20
 _READERS = 32  # records that are read ahead
 
 
@@ -40,8 +41,8 @@ class Unit(NamedTuple):
 def cut(entries: Sequence[Entry]) -> list[Unit]:
     """The listing in units in the order of their first paths: each archive one, loose files 4 to 256 at a time.
 
-    Units are small where there are few files, so that every core has work, and large where there are millions, so
-    that their records stay few.
+    Units are small where there are few files, so that every core has work, and larger where there are millions, so
+    that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has.
     """
     loose: list[Entry] = []
     units = []
@@ -51,9 +52,16 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
         else:
             units.append(Unit(_name((entry,)), (entry,)))
     size = max(4, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
-    for start in range(0, len(loose), size):
-        part = tuple(loose[start : start + size])
-        units.append(Unit(_name(part), part))
+    held: list[Entry] = []
+    total = 0
+    for entry in loose:
+        if held and (len(held) == size or total + entry.size > _UNIT_BYTES):
+            units.append(Unit(_name(held), tuple(held)))
+            held, total = [], 0
+        held.append(entry)
+        total += entry.size
+    if held:
+        units.append(Unit(_name(held), tuple(held)))
     units.sort(key=lambda unit: unit.entries[0].path)
     return units
 
@@ -69,7 +77,7 @@ def claim(out: str, options: dict[str, Any]) -> None:
     Raises UserError where OUT holds something else, or the work of a job with other options.
     """
     text = json.dumps(options, indent=1, sort_keys=True)
-    job = storage.join(out, _JOB)
+    job = storage.join(out, JOB)
     if storage.exists(job):
         earlier = json.loads(storage.read_bytes(job))
         for name, value in json.loads(text).items():

@@ -1,10 +1,11 @@
 """What runs on the cluster's machines: all steps in one process per core, or three stages around a GPU."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from depers import archive_steps, storage, units
@@ -58,22 +59,23 @@ def inspect(job: Job, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
     return (detector.class_names, detector.stride) if detector else ([], 32)
 
 
-def _reads(job: Job, work: Work, piece: Slice | None, pool: ThreadPoolExecutor) -> list[Callable[[], Item]]:
-    """How each item is had, in order; the reading of loose files begins at once."""
-    path = work.unit.entries[0].path
-    found: list[Callable[[], Item]] = []
-    for place in range(len(work.unit.entries if piece is None else piece.members)):
-        if piece is not None:
-            member = piece.members[place]
-            item = unpack(path, member, work.given_for(path, member.number))
-            found.append(partial(_unless_condemned, work, place, item))
+def _items(job: Job, work: Work, piece: Slice | None, pool: ThreadPoolExecutor) -> Iterator[Item]:
+    """The files in order; loose ones are read a few ahead, however many the unit has."""
+    if piece is not None:
+        path = work.unit.entries[0].path
+        for place, member in enumerate(piece.members):
+            yield _unless_condemned(work, place, unpack(path, member, work.given_for(path, member.number)))
+        return
+    waiting: deque[Future[Item]] = deque()
+    for place, entry in enumerate(work.unit.entries):
+        if place in work.condemned:
+            waiting.append(pool.submit(_unless_condemned, work, place, Item(entry.path, size=entry.size)))
         else:
-            entry = work.unit.entries[place]
-            if place in work.condemned:
-                found.append(partial(_unless_condemned, work, place, Item(entry.path, size=entry.size)))
-            else:
-                found.append(pool.submit(read, job, entry, work.given_for(entry.path, None)).result)
-    return found
+            waiting.append(pool.submit(read, job, entry, work.given_for(entry.path, None)))
+        if len(waiting) > 2 * _THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _unless_condemned(work: Work, place: int, item: Item) -> Item:
@@ -115,11 +117,10 @@ class FusedWorker:
         self.computing = threading.Lock()
 
     def work(self, work: Work, piece: Slice | None = None) -> Row:
-        reads = _reads(self.job, work, piece, self.pool)
+        files = _items(self.job, work, piece, self.pool)
         done: list[Outcome] = []
         finishing: list[Future[Outcome]] = []
-        for start in range(0, len(reads), self.job.batch_size):
-            items = [get() for get in reads[start : start + self.job.batch_size]]
+        while items := list(islice(files, self.job.batch_size)):
             with self.computing:
                 found = detect(self.job, [prepare(self.job, item, self.stride) for item in items], self.detector)
             done += [future.result() for future in finishing]  # the batch before: it was finished meanwhile
@@ -130,18 +131,18 @@ class FusedWorker:
     def carefully(self, work: Work, piece: Slice | None, note: Callable[[int], None]) -> Row:
         """One file after another, each noted down first: where the process ends, the note says which one did it."""
         done = []
-        for place, get in enumerate(_reads(self.job, work, piece, ThreadPoolExecutor(1))):
+        for place, item in enumerate(_items(self.job, work, piece, self.pool)):
             if place not in work.condemned:
                 note(place)
-            (found,) = detect(self.job, [prepare(self.job, get(), self.stride)], self.detector)
+            (found,) = detect(self.job, [prepare(self.job, item, self.stride)], self.detector)
             done.append(_finish(self.job, piece is None, *found))
         return _close(self.job, work, piece, done)
 
 
 def prepare_stage(job: Job, stride: int, work: Work, piece: Slice | None = None) -> list[Item]:
     """Staged, first: a CPU task that reads, decodes and letterboxes."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        items = [prepare(job, get(), stride) for get in _reads(job, work, piece, pool)]
+    with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as pool:
+        items = list(pool.map(lambda item: prepare(job, item, stride), _items(job, work, piece, readers)))
     return [replace(item, picture=None) for item in items]  # the store carries canvases, not full frames
 
 

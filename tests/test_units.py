@@ -25,10 +25,15 @@ def test_units_hold_every_input_once_whatever_the_order(entries: list[Entry], ra
     assert len({unit.name for unit in cut}) == len(cut)
 
 
-@pytest.mark.parametrize(("count", "largest"), [(0, 0), (1, 1), (20, 4), (640, 10), (10_000, 32), (1_000_000, 100)])
+@pytest.mark.parametrize(("count", "largest"), [(0, 0), (1, 1), (20, 4), (640, 10), (10_000, 32), (400_000, 40)])
 def test_unit_sizes(count: int, largest: int) -> None:
     cut = units.cut([Entry(f"{number:07}.jpg", 1, "") for number in range(count)])
     assert max((len(unit.entries) for unit in cut), default=0) == largest
+
+
+def test_units_of_large_files_are_small() -> None:
+    cut = units.cut([Entry(f"{number:03}.tif", size << 20, "") for number, size in enumerate([50, 50, 50, 300, 1, 1])])
+    assert [len(unit.entries) for unit in cut] == [2, 1, 1, 2]
 
 
 @pytest.mark.parametrize("changed", [Entry("b.jpg", 1, "e"), Entry("a.jpg", 2, "e"), Entry("a.jpg", 1, "f")])
@@ -68,3 +73,39 @@ def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, pa
     record(paths)
     with pytest.raises(RuntimeError, match=f"2 inputs, but {len(paths)} rows"):
         list(units.collect(out, [unit], SCHEMA))
+
+
+def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    [unit] = units.cut([Entry("a.jpg", 1, "")])
+    storage.write_table(units.record_uri(out, unit.name, again=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
+    assert units.recorded(out) == set()
+    assert [table["path"].to_pylist() for table in units.collect(out, [unit], SCHEMA)] == [["a.jpg"]]
+
+
+def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
+    out, schema = str(tmp_path), pa.schema([("path", pa.string()), ("number", pa.int64())])
+    cut = units.cut(
+        [Entry(name, 1, "") for name in ("a.jpg", "b.tar", "b.tgz", "c.jpg", "d.ZIP", "e.parquet", "f.rar")]
+    )
+    assert [(unit.entries[0].path, len(unit.entries), unit.archive) for unit in cut] == [
+        ("a.jpg", 3, None), ("b.tar", 1, "tar"), ("b.tgz", 1, "tar"), ("d.ZIP", 1, "zip"), ("e.parquet", 1, "parquet"),
+    ]  # fmt: skip
+    tar = cut[1]
+    for numbers, whole in (([0, 1, None], True), ([0, 0, None], False), ([0, 1], False), ([None, None], False)):
+        rows = pa.table({"path": ["b.tar"] * len(numbers), "number": numbers}, schema)
+        storage.write_table(units.record_uri(out, tar.name), rows)
+        if whole:
+            assert len(next(units.collect(out, [tar], schema))) == 3
+        else:
+            with pytest.raises(RuntimeError, match=r"b\.tar is an archive with"):
+                list(units.collect(out, [tar], schema))
+
+
+def test_parts_are_known_and_removed(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    for number in (0, 2):
+        storage.write_bytes(units.part_uri(out, "name", number), b"part")
+    assert units.parts(out) == {"name": {0, 2}}
+    units.remove_parts(out, "name", range(3))
+    assert units.parts(out) == {} and not (tmp_path / "_depers/parts").exists()

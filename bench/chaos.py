@@ -1,0 +1,152 @@
+"""Kill −9 of workers, the driver and nodes at random moments: the final tree must be that of an undisturbed run.
+
+    python bench/chaos.py --weights yolov5n.pt [--kills 20] [--seed 1]
+
+A cluster of a head without CPUs and two nodes runs on this machine; the job is a process of its own. A mixture of loose
+pictures, a tar, a zip and a Parquet file is anonymized again and again until enough was killed.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from depers.streets import draw_scene
+
+
+def make_input(root: Path) -> None:
+    """Loose pictures and three archives."""
+    scenes = []
+    for number in range(12):
+        buffer = io.BytesIO()
+        Image.fromarray(draw_scene(number, 3, (640, 360)).image).save(buffer, "JPEG")
+        scenes.append(buffer.getvalue())
+    (root / "loose").mkdir(parents=True)
+    for number in range(60):
+        (root / f"loose/{number:03}.jpg").write_bytes(scenes[number % 12])
+    with tarfile.open(root / "a.tar", "w") as archive:
+        for number in range(200):
+            header = tarfile.TarInfo(f"{number:03}.jpg")
+            header.size = len(scenes[number % 12])
+            archive.addfile(header, io.BytesIO(scenes[number % 12]))
+    with zipfile.ZipFile(root / "b.zip", "w") as packed:
+        for number in range(100):
+            packed.writestr(f"{number:03}.jpg", scenes[number % 12])
+    image = [{"bytes": scenes[number % 12], "path": str(number)} for number in range(100)]
+    pq.write_table(pa.table({"image": image}), root / "c.parquet")
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every file and its digest."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def start(source: Path, out: Path, weights: str, address: str) -> "subprocess.Popen[bytes]":
+    """The job, in a process of its own."""
+    command = [sys.executable, "-m", "depers.cli", "anonymize", str(source), str(out), "--weights", weights]
+    log = (out.parent / "job.log").open("ab")
+    return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address}, stdout=log, stderr=log)
+
+
+def workers(name: str) -> list[psutil.Process]:
+    """The cluster's processes that work on something of this name."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(name in part for part in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def main() -> None:
+    """Runs undisturbed, then with kills, and compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    from ray.cluster_utils import Cluster
+
+    chance = random.Random(arguments.seed)
+    work = Path(tempfile.mkdtemp(prefix="depers-chaos-"))
+    make_input(work / "in")
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+    nodes = [cluster.add_node(**node) for _ in range(2)]
+    started = time.monotonic()
+    undisturbed = start(work / "in", work / "expected", arguments.weights, cluster.address)
+    assert undisturbed.wait() == 0, (work / "job.log").read_text()
+    seconds = time.monotonic() - started
+    expected = tree(work / "expected")
+    print(f"undisturbed: {len(expected)} files in {seconds:.0f} s", flush=True)
+    killed: Counter[str] = Counter()
+    rounds = same = 0
+    while killed.total() < arguments.kills:
+        rounds += 1
+        out = work / f"out{rounds}"
+        job = start(work / "in", out, arguments.weights, cluster.address)
+        until = time.monotonic() + chance.uniform(0.3, 0.9) * seconds
+        while True:
+            while job.poll() is None and time.monotonic() < until:
+                time.sleep(0.05)
+            if job.poll() is not None and job.returncode == 0:
+                break
+            what = (
+                chance.choice(("driver", "worker", "worker", "task", "node"))
+                if killed.total() < arguments.kills
+                else ""
+            )
+            if what == "driver" and job.poll() is None:
+                job.send_signal(signal.SIGKILL)
+                job.wait()
+                killed[what] += 1
+            elif what in ("worker", "task"):
+                victims = workers("ray::FusedWorker" if what == "worker" else "ray::read_slices") + (
+                    workers("ray::assemble") if what == "task" else []
+                )
+                for victim in victims[:1]:
+                    victim.kill()
+                    killed[what] += 1
+            elif what == "node":
+                number = chance.randrange(len(nodes))
+                cluster.remove_node(nodes[number], allow_graceful=False)
+                killed[what] += 1
+                nodes[number] = cluster.add_node(**node)
+            if job.poll() is not None and job.returncode != 0:
+                job = start(work / "in", out, arguments.weights, cluster.address)
+            until = time.monotonic() + (chance.uniform(0.1, 0.7) * seconds if what else 5)
+        result = tree(out)
+        same += result == expected
+        different = [name for name in expected.keys() | result.keys() if expected.get(name) != result.get(name)]
+        print(f"round {rounds}: {dict(killed)} so far; {'the same' if not different else different[:5]}", flush=True)
+        shutil.rmtree(out)
+    print(f"{killed.total()} kills ({dict(killed)}) in {rounds} rounds, {same} of them byte-identical")
+    print(f"load {os.getloadavg()[0]:.1f}")
+    cluster.shutdown()
+    shutil.rmtree(work)
+    sys.exit(same != rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Mutated archives: no crash, no hang, every member accounted for, and nothing in the output that was not redacted.
+
+    python bench/fuzz_archives.py [--count 2000] [--seed 1]
+
+Each archive is read in a process of its own kind (so that a crash in a library is seen, not suffered), its pictures
+replaced by a marker, and written anew: of the planted pictures' bytes none may come through.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import random
+import tarfile
+import time
+import zipfile
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depers import archives
+from depers.archives import End, Slice
+
+SECRET = b"\xff\xd8\xff" + b"SECRET-PICTURE" * 40
+LIMIT_SECONDS = 20
+KINDS = ("tar", "tar.gz", "zip", "parquet")
+
+
+def planted(kind: str) -> bytes:
+    """A small archive with pictures, texts and folders."""
+    buffer = io.BytesIO()
+    names = [f"d/{number}.{'txt' if number % 4 == 0 else 'jpg'}" for number in range(12)]
+    content = {name: b"text" if name.endswith("txt") else SECRET + bytes([number]) for number, name in enumerate(names)}
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as packed:
+            for name, data in content.items():
+                packed.writestr(name, data, zipfile.ZIP_DEFLATED if "1" in name else zipfile.ZIP_STORED)
+    elif kind == "parquet":
+        image = [{"bytes": data, "path": name} for name, data in content.items() if name.endswith("jpg")]
+        table = pa.table({"id": range(len(image)), "image": image, "raw": [one["bytes"] for one in image]})
+        pq.write_table(table, buffer, row_group_size=4, compression="none", use_dictionary=False)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz" if kind == "tar.gz" else "w") as archive:
+            for name, data in content.items():
+                header = tarfile.TarInfo(name)
+                header.size = len(data)
+                archive.addfile(header, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Bits turned, bytes overwritten, parts cut out, doubled, moved, or the end lost."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4, 16))):
+        place = chance.randrange(len(changed))
+        length = min(chance.choice((1, 4, 64, 512)), len(changed) - place)
+        what = chance.randrange(6)
+        if what == 0:
+            changed[place] ^= 1 << chance.randrange(8)
+        elif what == 1:
+            changed[place : place + length] = chance.randbytes(length)
+        elif what == 2:
+            del changed[place : place + length]
+        elif what == 3:
+            changed[place:place] = changed[place : place + length]
+        elif what == 4:
+            changed[place : place + length] = bytes([chance.choice((0, 255))]) * length
+        else:
+            del changed[max(1, place) :]
+        if not changed:
+            changed = bytearray(b"\0")
+    return bytes(changed)
+
+
+def process(kind: str, data: bytes) -> str:
+    """What became of one archive, in a word. Raises AssertionError where something came through."""
+    form = archives.format_of("tar" if kind.startswith("tar") else kind)
+    *slices, end = form.read(io.BytesIO(data), len(data), archives.Rules((), 1 << 22))
+    assert isinstance(end, End) and all(isinstance(piece, Slice) for piece in slices)
+    members = [member for piece in slices if isinstance(piece, Slice) for member in piece.members]
+    files = [member for member in members if member.status != "folder"]
+    assert [member.number for member in files] == list(range(len(files))) and end.members == len(members)
+    assert all(member.reason for member in files if member.status in ("failed", "left out"))
+    if end.reason and not slices:
+        return "failed"
+    parts = []
+    for piece in slices:
+        assert isinstance(piece, Slice)
+        results = [None if member.data is None or member.status else b"redacted" for member in piece.members]
+        parts.append(form.make_part(piece, results, end.layout)[0])
+    out = io.BytesIO()
+    form.assemble(iter(parts), end.layout, out)
+    written = out.getvalue()
+    if kind == "tar.gz":
+        import gzip
+
+        written = gzip.decompress(written)
+    elif kind == "parquet":
+        table = pq.read_table(io.BytesIO(written))
+        written += b"".join(str(column.to_pylist()).encode() for column in table.columns)
+    elif kind == "zip":
+        with zipfile.ZipFile(io.BytesIO(written)) as packed:
+            written += b"".join(packed.read(one) for one in packed.infolist())
+    assert b"SECRET-PICTURE" not in written, "a picture came through"
+    return "incomplete" if end.reason else "complete"
+
+
+def work(
+    tasks: "multiprocessing.Queue[tuple[int, str, bytes] | None]", results: "multiprocessing.Queue[object]"
+) -> None:
+    """One process: takes archives until there are no more."""
+    while (task := tasks.get()) is not None:
+        number, kind, data = task
+        results.put((number, "began"))
+        try:
+            results.put((number, process(kind, data)))
+        except Exception as error:
+            results.put((number, f"ERROR {type(error).__name__}: {error}"))
+
+
+def main() -> None:
+    """Mutates, processes and counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    originals = {kind: planted(kind) for kind in KINDS}
+    context = multiprocessing.get_context("spawn")
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    started, slowest = time.monotonic(), 0.0
+    worker, tasks, results = None, context.Queue(), context.Queue()
+    for number in range(arguments.count):
+        kind = KINDS[number % len(KINDS)]
+        data = mutated(originals[kind], random.Random(f"{arguments.seed}/{number}"))
+        if worker is None or not worker.is_alive():
+            tasks, results = context.Queue(), context.Queue()
+            worker = context.Process(target=work, args=(tasks, results), daemon=True)
+            worker.start()
+        tasks.put((number, kind, data))
+        assert results.get(timeout=120) == (number, "began")
+        begun, outcome = time.monotonic(), ""
+        while not outcome:
+            try:
+                outcome = str(results.get(timeout=0.5)[1])  # type: ignore[index]
+            except Exception:
+                if not worker.is_alive():
+                    outcome = f"CRASH {worker.exitcode}"
+                elif time.monotonic() - begun > LIMIT_SECONDS:
+                    worker.kill()
+                    outcome = "HANG"
+        slowest = max(slowest, time.monotonic() - begun)
+        outcomes[kind][outcome] += 1
+        if outcome.split()[0] in ("ERROR", "CRASH", "HANG"):
+            print(f"{number} {kind}: {outcome}", flush=True)
+            outcomes[kind]["BAD"] += 1
+    tasks.put(None)
+    for kind, counts in outcomes.items():
+        print(kind, dict(counts))
+    bad = sum(counts["BAD"] for counts in outcomes.values())
+    print(f"{arguments.count} archives in {time.monotonic() - started:.0f} s, the slowest {slowest:.2f} s, {bad} bad")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

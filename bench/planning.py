@@ -1,0 +1,50 @@
+"""How long a listing of a million keys takes to be planned, and in how much memory: a fake S3 client, no network.
+
+python bench/planning.py [--keys 1000000]
+"""
+
+import argparse
+import os
+import resource
+import time
+from typing import Any
+from unittest.mock import patch
+
+from depers import s3, storage, units
+
+
+class FakeClient:
+    """Answers list_objects_v2 with pages of a thousand keys, every thousandth of them an archive."""
+
+    def __init__(self, keys: int) -> None:
+        self.keys = keys
+
+    def list_objects_v2(self, *, ContinuationToken: str = "0", **_: Any) -> dict[str, Any]:  # noqa: N803
+        """One page."""
+        first = int(ContinuationToken)
+        numbers = range(first, min(self.keys, first + 1000))
+        names = (f"photos/2024/{n // 5000:05}/IMG_{n:09}.{'tar' if n % 1000 == 0 else 'jpg'}" for n in numbers)
+        contents = [{"Key": name, "Size": 500_000, "ETag": f'"{hash(name) & (2**128 - 1):032x}"'} for name in names]
+        more = numbers.stop < self.keys
+        return {"Contents": contents, "IsTruncated": more, "NextContinuationToken": str(numbers.stop)}
+
+
+def main() -> None:
+    """Lists and cuts; prints seconds and the peak of RSS."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    keys = parser.parse_args().keys
+    with patch.object(s3, "client", lambda: FakeClient(keys)):
+        started, cpu = time.monotonic(), time.process_time()
+        entries = storage.list_files("s3://bucket/photos")
+        listed = time.monotonic() - started
+        cut = units.cut(entries)
+        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    assert sum(len(unit.entries) for unit in cut) == keys
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"{keys} keys: listed in {listed:.1f} s, planned as {len(cut)} units in {seconds:.1f} s ({cpu:.1f} s of CPU)")
+    print(f"peak RSS {peak:.0f} MiB; load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""S3 that waits, throttles, breaks off and refuses: what passes is outlasted, what does not is an error."""
+
+import io
+import os
+import random
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from faulty_s3 import BROKEN, DENIED, RESET, THROTTLE, Fault, FaultyS3
+
+from depers import archives, s3, storage
+from depers.archives import End
+from depers.storage import Entry
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses as in life would take minutes."""
+    monkeypatch.setattr(s3, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01)
+
+
+@pytest.fixture
+def proxied(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Starts a proxy with faults in front of the server; from then on all requests go through it."""
+    started: list[FaultyS3] = []
+
+    def start(fault: Fault) -> FaultyS3:
+        proxy = FaultyS3(s3_endpoint, fault).__enter__()
+        started.append(proxy)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        return proxy
+
+    yield start
+    for proxy in started:
+        proxy.__exit__()
+
+
+@pytest.mark.parametrize("fault", [THROTTLE, BROKEN, RESET])
+def test_what_passes_is_outlasted(s3_bucket: str, proxied: Any, fault: str) -> None:
+    data = random.Random(1).randbytes(3_000_000)
+    storage.write_bytes(f"{s3_bucket}/in/a.jpg", data)
+    proxy = proxied(lambda method, place, time: fault if time <= 3 else "")
+    [entry] = storage.list_files(f"{s3_bucket}/in")
+    assert storage.read_entry(f"{s3_bucket}/in", entry, 1 << 30) == data
+    storage.write_bytes(f"{s3_bucket}/out/a.jpg", data)
+    assert storage.read_bytes(f"{s3_bucket}/out/a.jpg") == data
+    assert proxy.faults[fault] >= 9
+
+
+def test_a_broken_body_goes_on_where_it_broke(s3_bucket: str, proxied: Any) -> None:
+    data = random.Random(1).randbytes(20_000_000)
+    storage.write_bytes(f"{s3_bucket}/a.tar", data)
+    [entry] = storage.list_files(s3_bucket)
+    proxy = proxied(lambda method, place, time: RESET if method == "GET" and time % 2 else "")
+    with storage.open_entry(s3_bucket, entry) as file:
+        assert file.read(5) == data[:5]
+        file.seek(15_000_000)
+        assert file.read() == data[15_000_000:]
+        file.seek(3)
+        assert file.read(7) == data[3:10]
+    assert proxy.faults[RESET] >= 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [(THROTTLE, "SlowDown, 6 times"), (RESET, "connection lost .*, 6 times"), (DENIED, "denied")]
+)
+def test_what_does_not_pass_is_told(s3_bucket: str, proxied: Any, fault: str, message: str) -> None:
+    storage.write_bytes(f"{s3_bucket}/a.jpg", b"abcdef")
+    proxied(lambda method, place, time: fault)
+    with pytest.raises(OSError, match=message):
+        storage.read_bytes(f"{s3_bucket}/a.jpg")
+
+
+def test_what_changed_or_went_since_it_was_listed_is_an_error(s3_bucket: str) -> None:
+    storage.write_bytes(f"{s3_bucket}/in/a.jpg", b"one")
+    [entry] = storage.list_files(f"{s3_bucket}/in")
+    storage.write_bytes(f"{s3_bucket}/in/a.jpg", b"two")
+    with pytest.raises(OSError, match="changed since it was listed"):
+        storage.read_entry(f"{s3_bucket}/in", entry, 100)
+    storage.delete(f"{s3_bucket}/in/a.jpg")
+    with pytest.raises(FileNotFoundError):
+        storage.read_entry(f"{s3_bucket}/in", entry, 100)
+
+
+def test_a_local_file_that_changed_is_an_error(tmp_path: Any) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    [entry] = storage.list_files(str(tmp_path))
+    (tmp_path / "a.jpg").write_bytes(b"three")
+    with pytest.raises(OSError, match="changed since it was listed"):
+        storage.read_entry(str(tmp_path), entry, 100)
+    with pytest.raises(OSError, match="changed since it was listed"):
+        storage.open_entry(str(tmp_path), entry)
+
+
+@pytest.mark.parametrize("fault", ["", THROTTLE, BROKEN])
+def test_large_objects_are_written_in_parts(s3_bucket: str, proxied: Any, fault: str) -> None:
+    block = random.Random(1).randbytes(5_000_000)
+    proxied(lambda method, place, time: fault if method in ("PUT", "POST") and time <= 2 else "")
+    with storage.writing(f"{s3_bucket}/big.tar") as file:
+        for _ in range(9):
+            file.write(block)
+    assert storage.read_bytes(f"{s3_bucket}/big.tar") == 9 * block
+
+
+def test_an_unfinished_upload_leaves_nothing(s3_bucket: str) -> None:
+    with pytest.raises(RuntimeError), storage.writing(f"{s3_bucket}/big.tar") as file:
+        for _ in range(5):
+            file.write(bytes(5_000_000))
+        raise RuntimeError
+    assert not storage.exists(f"{s3_bucket}/big.tar")
+    bucket = s3_bucket.removeprefix("s3://")
+    assert not s3.client().list_multipart_uploads(Bucket=bucket).get("Uploads")
+    s3.client().create_multipart_upload(Bucket=bucket, Key="killed.tar")
+    storage.remove_partials(s3_bucket)
+    assert not s3.client().list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
+def test_an_archive_that_cannot_be_read_on_keeps_what_was_read(s3_bucket: str, proxied: Any) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number in range(40):
+            header = tarfile.TarInfo(f"{number}.jpg")
+            header.size = 1_000_000
+            archive.addfile(header, io.BytesIO(b"\xff\xd8\xff" + os.urandom(999_997)))
+    storage.write_bytes(f"{s3_bucket}/a.tar", buffer.getvalue())
+    [entry] = storage.list_files(s3_bucket)
+    start = s3._BLOCK * 3
+    blocks: list[str] = []
+
+    def fault(method: str, place: str, time: int) -> str:
+        blocks.append(method)
+        return DENIED if len(blocks) > 3 else ""
+
+    proxied(fault)
+    with storage.open_entry(s3_bucket, entry) as file:
+        *slices, end = archives.format_of("tar").read(file, entry.size, archives.Rules((), 1 << 30))
+    assert isinstance(end, End) and end.again and "access denied" in end.reason.lower()
+    assert 15 <= end.members <= start // 1_000_000 and slices
+
+
+def test_an_object_of_no_bytes(s3_bucket: str) -> None:
+    storage.write_bytes(f"{s3_bucket}/a", b"")
+    assert storage.read_entry(s3_bucket, Entry("a", 0, ""), 10) == b""
+    with storage.open_entry(s3_bucket, storage.list_files(s3_bucket)[0]) as file:
+        assert file.read() == b""

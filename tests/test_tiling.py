@@ -1,0 +1,65 @@
+"""Tiles cover a picture, boxes found in them come back to their places, doubles and fragments go."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers import tiling
+from depers.detections import Detections
+from depers.prediction import Prediction
+
+
+@given(st.integers(1, 5000), st.integers(64, 1500))
+def test_tiles_cover_and_overlap(length: int, tile: int) -> None:
+    starts = tiling.starts(length, tile)
+    assert starts[0] == 0 and (starts[-1] + tile == length or length <= tile)
+    steps = np.diff(starts)
+    assert (steps > 0).all() and (steps <= np.ceil(tile * (1 - tiling.OVERLAP))).all()
+
+
+def found(boxes: list[list[float]], confidences: list[float], classes: list[int]) -> Detections:
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(confidences, np.float32),
+        np.array(classes, np.int64),
+        np.zeros(len(classes), np.int64),
+    )
+
+
+def test_every_pixel_is_seen_and_located() -> None:
+    rgb = np.zeros((700, 1000, 3), np.uint8)
+    looks = list(tiling.views(rgb, 320, 32, False, 400))
+    assert len(looks) == 1 + len(tiling.starts(700, 400)) * len(tiling.starts(1000, 400))
+    seen = np.zeros((700, 1000), bool)
+    for view in looks[1:]:
+        width, height = view.frame.size_wh
+        canvas = view.frame.apply(np.array([[0, 0, width, height]], np.float32))
+        [box] = view.locate(found(canvas.tolist(), [0.5], [0])).boxes_xyxy
+        left, top = view.origin_xy
+        np.testing.assert_allclose(box, [left, top, left + width, top + height], atol=0.01)
+        seen[top : top + height, left : left + width] = True
+    assert seen.all()
+
+
+def test_small_pictures_have_no_tiles() -> None:
+    assert len(list(tiling.views(np.zeros((300, 400, 3), np.uint8), 320, 32, False, 400))) == 1
+    assert len(list(tiling.views(np.zeros((300, 900, 3), np.uint8), 320, 32, False, None))) == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        ([([[0, 0, 100, 100]], [0.5], [0]), ([[2, 2, 100, 100]], [0.8], [0])], [(0.8, 0)]),
+        ([([[0, 0, 100, 100]], [0.5], [0]), ([[2, 2, 100, 100]], [0.8], [1])], [(0.8, 1), (0.5, 0)]),
+        ([([[0, 0, 100, 100]], [0.5], [0]), ([[60, 0, 100, 100]], [0.8], [0])], [(0.5, 0)]),  # a fragment at a border
+        ([([[0, 0, 100, 100]], [0.5], [0]), ([[80, 0, 180, 100]], [0.8], [0])], [(0.8, 0), (0.5, 0)]),
+        ([([], [], []), ([], [], [])], []),
+        ([([[-5, -5, 9, 9]], [0.5], [0])], [(0.5, 0)]),
+    ],
+)
+def test_merging(parts: list[tuple[list[list[float]], list[float], list[int]]], kept: list[tuple[float, int]]) -> None:
+    merged = tiling.merge([found(*part) for part in parts], Prediction(), (500, 400))
+    pairs = zip(merged.confidences.tolist(), merged.class_ids.tolist(), strict=True)
+    assert [(round(confidence, 3), name) for confidence, name in pairs] == kept
+    assert (merged.boxes_xyxy >= 0).all()

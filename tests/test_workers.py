@@ -1,0 +1,141 @@
+"""The whole chain of a pass in one process, without Ray: read, redact, keep the parts, put together, account."""
+
+import hashlib
+import io
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from depers import anonymize, archive_steps, storage, units, workers
+from depers.archives import End, Slice
+from depers.given import BoxSource
+from depers.prediction import Prediction
+from depers.steps import Job
+from depers.units import Unit
+from depers.workers import FusedWorker, Work
+
+PICTURES = 40
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 50 + number).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A tar and loose pictures, all with a label but the first of each."""
+    monkeypatch.setattr(workers, "_get", lambda reference: reference[0])
+    root, labels = tmp_path / "in", tmp_path / "boxes/labels"
+    root.mkdir()
+    pictures = {f"{number:02}.png": png(number) for number in range(PICTURES)}
+    with tarfile.open(root / "a.tar", "w") as archive:
+        for name, data in pictures.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    for number, (name, data) in enumerate(pictures.items()):
+        for place in (name, f"a.tar/{name}"):
+            (labels / place).parent.mkdir(parents=True, exist_ok=True)
+            if number:
+                (labels / place).with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n" if number % 2 else "")
+        (root / name).write_bytes(data)
+    last = partial(anonymize.redact_item, mode="fill", margin=0.0, keep_metadata=(), max_megapixels=1.0)
+    return Job(
+        input=str(root), out=str(tmp_path / "out"), weights=(), classes=(), how=Prediction(), batch_size=8,
+        max_megapixels=1.0, half_stride_pad=False, schema=anonymize.SCHEMA, finish=last, mirrors=True,
+        boxes=BoxSource("boxes", ("car",), str(labels)),
+    )  # fmt: skip
+
+
+def run_archive(job: Job, unit: Unit, finished: frozenset[int] = frozenset(), **more: Any) -> None:
+    worker = FusedWorker(job, [[]])
+    layout, end = b"", None
+    for piece in archive_steps.read_slices(job, unit, finished):
+        if isinstance(piece, archive_steps.Heading):
+            layout = piece.layout
+        elif isinstance(piece, Slice):
+            assert piece.number not in finished
+            worker.work(Work(unit, piece.number, layout, **more), piece)
+        else:
+            end = piece
+    assert isinstance(end, End)
+    archive_steps.assemble(job, unit, end)
+
+
+def test_an_archive_and_its_loose_files_become_the_same(job: Job) -> None:
+    everything = units.cut(storage.list_files(job.input))
+    for unit in everything:
+        if unit.archive:
+            run_archive(job, unit)
+        else:
+            FusedWorker(job, [[]]).work(Work(unit))
+    rows = [row for table in units.collect(job.out, everything, job.schema) for row in table.to_pylist()]
+    members = {row["member"]: row for row in rows if row["member"]}
+    loose = {row["path"]: row for row in rows if row["path"] != "a.tar"}
+    assert len(members) == len(loose) == PICTURES
+    for name in members:
+        for column in ("status", "input_sha256", "output_sha256", "boxes", "width", "method"):
+            assert members[name][column] == loose[name][column]
+    statuses = [row["status"] for row in loose.values()]
+    assert (statuses.count("failed"), statuses.count("redacted"), statuses.count("clean")) == (1, 20, 19)
+    whole = Path(job.out, "a.tar").read_bytes()
+    for row in members.values():
+        if row["status"] != "failed":
+            part = whole[row["output_offset"] :][: row["output_bytes"]]
+            assert hashlib.sha256(part).hexdigest() == row["output_sha256"]
+    assert not Path(job.out, "00.png").exists() and not Path(job.out, "_depers/parts").exists()
+
+
+def test_finished_slices_are_not_done_again(job: Job) -> None:
+    [unit] = [one for one in units.cut(storage.list_files(job.input)) if one.archive]
+    run_archive(job, unit)
+    expected = Path(job.out, "a.tar").read_bytes()
+    first = next(piece for piece in archive_steps.read_slices(job, unit, frozenset()) if isinstance(piece, Slice))
+    FusedWorker(job, [[]]).work(Work(unit, 0), first)
+    before = Path(units.part_uri(job.out, unit.name, 0)).stat().st_mtime_ns
+    assert units.parts(job.out) == {unit.name: {0}}
+    stamp = Path(units.part_uri(job.out, unit.name, 0))
+    Path(job.out, "a.tar").unlink()
+    kept = stamp.read_bytes()
+    run_archive(job, unit, frozenset({0}))
+    assert Path(job.out, "a.tar").read_bytes() == expected and kept and before
+
+
+def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
+    unit = next(one for one in units.cut(storage.list_files(job.input)) if not one.archive)
+    place = 2
+    FusedWorker(job, [[]]).carefully(Work(unit, condemned=frozenset({place})))
+    [table] = units.collect(job.out, [unit], job.schema)
+    rows = table.to_pylist()
+    assert rows[place]["reason"] == "ends the process that works on it"
+    assert not Path(job.out, unit.entries[place].path).exists()
+    assert sum(row["status"] == "failed" for row in rows) == 2  # and the one without labels
+    assert not list(Path(job.out).rglob("notes/*"))
+
+
+def test_a_file_that_changed_fails_and_is_tried_again(job: Job) -> None:
+    everything = units.cut(storage.list_files(job.input))
+    unit = next(one for one in everything if not one.archive)
+    name = unit.entries[1].path
+    Path(job.input, name).write_bytes(png(99))
+    FusedWorker(job, [[]]).work(Work(unit))
+    [table] = units.collect(job.out, [unit], job.schema)
+    row = table.to_pylist()[1]
+    assert row["status"] == "failed" and "changed since it was listed" in row["reason"]
+    assert units.recorded(job.out) == set()
+
+
+def test_an_archive_that_went_is_one_failed_row(job: Job) -> None:
+    [unit] = [one for one in units.cut(storage.list_files(job.input)) if one.archive]
+    Path(job.input, "a.tar").unlink()
+    run_archive(job, unit)
+    [table] = units.collect(job.out, [unit], job.schema)
+    [row] = table.to_pylist()
+    assert row["status"] == "failed" and "cannot be read" in row["reason"] and not Path(job.out, "a.tar").exists()
+    assert units.recorded(job.out) == set()
