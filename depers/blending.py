@@ -13,30 +13,50 @@ from numpy.typing import NDArray
 RGB = NDArray[np.uint8]
 _MEMBRANE_SIDE = 48  # Poisson's correction is smooth: it is solved at most this large, and enlarged
 _MOST_SHIFT = 48.0  # gray levels; more would make a ghost of the object
-_SIGMAS = 4.0  # of a Gaussian seam, across its reach
 
 
-def profile(low: float, high: float, start: int, stop: int, reach: float, gaussian: bool) -> NDArray[np.float32]:
-    """The patch's share, 0…1, in the pixels `start`…`stop` along one axis: half at the edges `low` and `high`.
+def shares(
+    edge: tuple[float, float, float, float],
+    pixels: tuple[int, int, int, int],
+    shape: str,
+    reach: float,
+    gaussian: bool = False,
+) -> NDArray[np.float32]:
+    """The patch's share, 0…1, in each of the `pixels` (x_min, y_min, x_max, y_max), float32 (H, W): half at the edge.
 
-    It rises over `reach` pixels across an edge, in a line or as the integral of a Gaussian; reach 0 is a step.
+    The edge is the box `edge`, or the oval or rounded box that fits into it. The share rises over `reach` pixels across
+    it, in a line or as the integral of a Gaussian; reach 0 is a step.
     """
-    centres = np.arange(start, stop, dtype=np.float64) + 0.5
-    depth = np.minimum(centres - low, high - centres)
+    x, y = (np.arange(pixels[i], pixels[i + 2], dtype=np.float32) + np.float32(0.5) for i in (0, 1))
+    if shape == "box":
+        across = rise(np.minimum(x - edge[0], edge[2] - x), reach, gaussian)
+        down = rise(np.minimum(y - edge[1], edge[3] - y), reach, gaussian)
+        return down[:, None] * across[None]
+    half_x, half_y = (edge[2] - edge[0]) / 2, (edge[3] - edge[1]) / 2
+    u, v = ((x - (edge[0] + half_x)) / half_x) ** 2, ((y - (edge[1] + half_y)) / half_y) ** 2
+    if shape == "rounded":  # a superellipse of the fourth degree
+        u, v = u**2, v**2
+    radius = (v[:, None] + u[None]) ** np.float32(0.25 if shape == "rounded" else 0.5)
+    return rise((1 - radius) * np.float32(min(half_x, half_y)), reach, gaussian)
+
+
+def rise(depth: NDArray[np.float32], reach: float, gaussian: bool) -> NDArray[np.float32]:
+    """The share at a depth of so many pixels inside the edge, float32 of the same shape."""
     if reach <= 0:
         return (depth >= 0).astype(np.float32)
-    if not gaussian:
-        return np.clip(depth / reach + 0.5, 0, 1).astype(np.float32)
-    sigma = reach / _SIGMAS
-    share = np.array([0.5 * math.erfc(-d / (sigma * math.sqrt(2))) for d in depth.tolist()])
-    # Cut off at the ends of the reach, so that inside all is the object's.
-    share[depth >= reach / 2], share[depth <= -reach / 2] = 1, 0
-    return share.astype(np.float32)
+    along = np.clip(depth / np.float32(reach) + np.float32(0.5), 0, 1)
+    if gaussian:
+        along = _GAUSSIAN[(along * (len(_GAUSSIAN) - 1) + 0.5).astype(np.int32)]
+    return np.asarray(along, np.float32)
 
 
-def mix(patch: RGB, ground: RGB, across: NDArray[np.float32], down: NDArray[np.float32]) -> RGB:
-    """`patch` over `ground` (H, W, 3), by the product of its shares `across` (W,) and `down` (H,)."""
-    share = down[:, None] * across[None]
+# The integral of a Gaussian over its middle four standard deviations, from 0 to 1, so that a seam has ends.
+_GAUSSIAN = np.array([math.erf(t) for t in np.linspace(-2 / 2**0.5, 2 / 2**0.5, 257)], np.float32)
+_GAUSSIAN = ((_GAUSSIAN / _GAUSSIAN[-1] + 1) / 2).astype(np.float32)
+
+
+def mix(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
+    """`patch` over `ground` (H, W, 3), by its share (H, W) in each pixel."""
     return np.asarray(cv2.blendLinear(patch, ground, share, 1 - share))
 
 
@@ -64,8 +84,8 @@ def shift(patch: RGB, rgb: NDArray[np.float64]) -> RGB:
     return np.asarray(cv2.add(patch, (*rgb.tolist(), 0.0)))
 
 
-def poisson(patch: RGB, ground: RGB) -> RGB:
-    """The patch's gradients between the ground's edges (both (H, W, 3)): OpenCV's seamless cloning.
+def poisson(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
+    """The patch's gradients where its share (H, W) is more than half, the ground's colours around: seamless cloning.
 
     What cloning adds to a patch is smooth, so it is found in a small copy and added to the full one.
     """
@@ -75,9 +95,12 @@ def poisson(patch: RGB, ground: RGB) -> RGB:
     if min(small_wh) < 4:
         return patch
     source, target = (cv2.resize(each, small_wh, interpolation=cv2.INTER_AREA) for each in (patch, ground))
-    mask = np.zeros(small_wh[::-1], np.uint8)
-    mask[1:-1, 1:-1] = 255
-    cloned = cv2.seamlessClone(source, target, mask, (small_wh[0] // 2, small_wh[1] // 2), cv2.NORMAL_CLONE)
-    added = np.clip(cloned.astype(np.int16) - source, -2 * _MOST_SHIFT, 2 * _MOST_SHIFT).astype(np.int16)
+    mask = (cv2.resize(share, small_wh, interpolation=cv2.INTER_AREA) > 0.5).astype(np.uint8) * 255
+    mask[[0, -1]], mask[:, [0, -1]] = 0, 0
+    x, y, width_in, height_in = cv2.boundingRect(mask)
+    if not width_in:
+        return patch
+    cloned = cv2.seamlessClone(source, target, mask, (x + width_in // 2, y + height_in // 2), cv2.NORMAL_CLONE)
+    added = np.clip(cloned.astype(np.int16) - source, -_MOST_SHIFT, _MOST_SHIFT).astype(np.int16)
     membrane = cv2.resize(added, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.add(patch, membrane, dtype=cv2.CV_8U))

@@ -56,14 +56,10 @@ def paint(canvas: RGB, placed: Mapping[str, Any], picture: RGB) -> None:
     if c <= a or d <= b:
         return
     patch, ground = patch[b:d, a:c], ground[b:d, a:c]
+    share = blending.shares(edge, (x0 + a, y0 + b, x0 + c, y0 + d), placed["shape"], reach, how == "gaussian")
     if how == "poisson":
-        patch = blending.poisson(patch, ground)
-    if how in ("hard", "poisson"):
-        ground[:] = patch
-        return
-    across = blending.profile(edge[0], edge[2], x0 + a, x0 + c, reach, how == "gaussian")
-    down = blending.profile(edge[1], edge[3], y0 + b, y0 + d, reach, how == "gaussian")
-    ground[:] = blending.mix(patch, ground, across, down)
+        patch = blending.poisson(patch, ground, share)
+    ground[:] = blending.mix(patch, ground, share)
 
 
 def _whole(

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from depers import storage
 from depers.dataset_writing import Task
+from depers.label_catalogue import Catalogue
 from depers.label_index import LabelIndex
-from depers.label_reading import Catalogue
 from depers.options import UserError
 from depers.raw_labels import Box
 from depers.splits import Strata, group_names, split

@@ -1,14 +1,17 @@
 """One unit of a dataset: pictures copied, their labels mended and written, and a row of record for each."""
 
+import contextlib
 import hashlib
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import simplejpeg
 
 from depers import images, storage, units
 from depers.detections import parquet_text
@@ -18,6 +21,8 @@ from depers.raw_labels import Box, LabelError, Problem, frame, mend
 
 _VERSION = "1"  # of what is written for the same labels
 USED, LEFT_OUT = "used", "left out"
+UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
+_THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once
 
 PROBLEMS = pa.schema(
@@ -77,36 +82,62 @@ def unit_name(tasks: Sequence[Task], exif_frame: str) -> str:
 def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> pa.Table:
     """Writes pictures, labels and last the record of a unit, which it gives, too.
 
-    A picture that cannot be decoded whole is left out, as is one whose labels are about another picture. Raises
-    UserError where the output cannot be written.
+    A picture that cannot be decoded whole is left out, as is one whose labels are about another picture. Where one
+    could not be read, the unit is not recorded: the next run tries again. Raises UserError where the output cannot be
+    written.
     """
-    rows = []
-    for task in tasks:
-        problems: list[Problem] = []
-        try:
-            data = storage.read_bytes(task.source)
-            size_wh = images.decode(data).size_wh  # training would stop at an image that is not whole
-            orientation = images.orientation_of(images.open_header(data))
-            where = frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
-        except (images.ImageError, LabelError, OSError) as error:
-            kind = error.kind if isinstance(error, LabelError) else "unusable image"
-            found = error.found if isinstance(error, LabelError) else str(error)
-            found = (error.strerror or found) if isinstance(error, OSError) else found
-            for path in (task.picture_uri, task.labels_uri):  # of an earlier run, when it was still usable
-                storage.delete(storage.join(out, path))
-            rows.append(_row(task, LEFT_OUT, (0, 0), [], [Problem(task.path, 0, kind, "left out", found)]))
-            continue
-        labels, problems = mend(task.boxes, where.size_wh, where.orientation)
-        _write(out, task.labels_uri, format_yolo(labels).encode())
-        _write(out, task.picture_uri, data)
-        boxes = [
-            {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
-            for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
-        ]
-        rows.append(_row(task, USED, size_wh, boxes, where.problems + problems))
+    waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
+    with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
+        rows = list(pool.map(lambda task: _write_picture(out, exif_frame, task), tasks))
     table = pa.Table.from_pylist(rows, schema=RECORD)
-    storage.write_table(units.record_uri(out, name), table)
+    if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
+        with told_of(out):
+            storage.write_table(units.record_uri(out, name), table)
     return table
+
+
+def _write_picture(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
+    """Writes a picture and its labels, or leaves them out; gives its row of the record."""
+    try:
+        data = storage.read_bytes(task.source)
+        size_wh, orientation = examine(data)  # training would stop at an image that is not whole
+        where = frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
+    except LabelError as error:
+        return _leave_out(out, task, error.kind, error.found)
+    except images.ImageError as error:
+        return _leave_out(out, task, UNUSABLE, str(error))
+    except OSError as error:
+        return _leave_out(out, task, UNREADABLE, error.strerror or str(error))
+    labels, problems = mend(task.boxes, where.size_wh, where.orientation)
+    with told_of(out):
+        storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
+        storage.write_bytes(storage.join(out, task.picture_uri), data)
+    boxes = [
+        {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
+        for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
+    ]
+    return _row(task, USED, size_wh, boxes, where.problems + problems)
+
+
+def _leave_out(out: str, task: Task, kind: str, found: str) -> dict[str, Any]:
+    for path in (task.picture_uri, task.labels_uri):  # of an earlier run, when it was still usable
+        storage.delete(storage.join(out, path))
+    return _row(task, LEFT_OUT, (0, 0), [], [Problem(task.path, 0, kind, "left out", found)])
+
+
+def examine(data: bytes) -> tuple[tuple[int, int], int]:
+    """Upright width and height, and EXIF orientation, of a picture that can be decoded whole. Raises ImageError."""
+    image = images.open_header(data)
+    orientation = images.orientation_of(image)
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        try:  # at an eighth of its size: every bit is read, little is computed
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
+        except ValueError:
+            pass  # what `decode` accepts counts
+        else:
+            width, height = image.size
+            return ((height, width) if orientation >= 5 else (width, height)), orientation
+    return images.decode(data).size_wh, orientation
 
 
 def write_problems(uri: str, problems: Iterator[Problem]) -> int:
@@ -122,7 +153,7 @@ def write_problems(uri: str, problems: Iterator[Problem]) -> int:
 
 def _row(
     task: Task, status: str, size_wh: tuple[int, int], boxes: list[dict[str, float]], problems: list[Problem]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     return {
         "name": parquet_text(task.name),
         "split": task.split,
@@ -137,8 +168,10 @@ def _row(
     }
 
 
-def _write(out: str, path: str, data: bytes) -> None:
+@contextlib.contextmanager
+def told_of(out: str) -> Iterator[None]:
+    """What the storage refuses to write as one line about `out`: a UserError."""
     try:
-        storage.write_bytes(storage.join(out, path), data)
+        yield
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({path}: {error.strerror or error})") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None

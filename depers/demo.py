@@ -1,7 +1,8 @@
 """`depers demo`: the whole mission on drawn street scenes, from raw labels to anonymized pictures and a report.
 
-Draws scenes in the competition's raw layout, normalizes them, trains YOLOv5n from scratch, evaluates it on scenes that
-it has not seen, anonymizes those, and shows all of it in OUT/report.html. Every step is a verb's own `run`.
+Draws scenes in the competition's raw layout, normalizes them, cuts them into backgrounds and sprites, makes synthetic
+scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those, and
+shows all of it in OUT/report.html. Every step is a verb's own `run`.
 """
 
 import json
@@ -18,7 +19,7 @@ import simplejpeg
 import yaml
 from numpy.typing import NDArray
 
-from depers import anonymize, evaluate, normalize, report, storage, streets, train, units
+from depers import anonymize, bank, evaluate, extract, normalize, report, storage, streets, synthesize, train, units
 from depers.images import decode
 from depers.options import UserError, argument, option
 
@@ -40,16 +41,17 @@ class Options:
 
     out: str = argument("folder for everything that the demo makes")
     scenes: int = option(360, "scenes to draw for training and validation")
+    synthetic: int = option(160, "scenes to make of those for training, or 0")
     unseen: int = option(60, "scenes to draw for evaluation and anonymization")
     imgsz: int = option(
         320, "longer side of the pictures in training, pixels, a multiple of 32; a fifth more afterwards"
     )
-    epochs: int = option(18, "how often training sees every scene")
+    epochs: int = option(12, "how often training sees every scene")
 
     def __post_init__(self) -> None:
         if storage.is_s3(self.out):
             raise UserError(f"OUT must be a local folder for the demo, but got {self.out}")
-        for name, least in (("scenes", 10), ("unseen", 1), ("epochs", 1)):
+        for name, least in (("scenes", 10), ("synthetic", 0), ("unseen", 1), ("epochs", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} must be at least {least}, but got {getattr(self, name)}")
         self.training()
@@ -66,7 +68,7 @@ class Options:
         """The options of the training step."""
         out = Path(self.out)
         return train.Options(
-            dataset=str(out / "dataset"),
+            dataset=str(out / ("synthetic" if self.synthetic else "dataset")),
             out=str(out / "training"),
             imgsz=self.imgsz,
             epochs=self.epochs,
@@ -96,6 +98,7 @@ def run(options: Options) -> int:
                 normalize.run(normalize.Options(str(out / "unseen"), str(out / "unseen-dataset"), val_fraction=0.0)),
             ),
         ),
+        *(_synthesis(out, options) if options.synthetic else []),
         ("train YOLOv5n from scratch", lambda: train.run(options.training())),
         (
             "evaluate on unseen scenes",
@@ -124,6 +127,16 @@ def run(options: Options) -> int:
         flush=True,
     )
     return code
+
+
+def _synthesis(out: Path, options: Options) -> list[tuple[str, Callable[[], int]]]:
+    """The steps that make more scenes of those that training sees."""
+    cutting = extract.Options(str(out / "dataset"), str(out / "extracted"))
+    making = synthesize.Options(str(out / "extracted"), str(out / "synthetic"), count=options.synthetic)
+    return [
+        ("extract backgrounds and sprites", lambda: extract.run(cutting)),
+        ("synthesize scenes", lambda: synthesize.run(making)),
+    ]
 
 
 def _draw(out: Path, options: Options) -> int:
@@ -171,12 +184,29 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
         for name, before, after in pictures
     )
     lead = (
-        "Drawn street scenes, a YOLOv5n detector trained on them from scratch on this machine, and scenes that it has"
-        " never seen, anonymized with it."
+        "Drawn street scenes, more scenes made of those, a YOLOv5n detector trained on both from scratch on this"
+        " machine, and scenes that it has never seen, anonymized with it."
     )
     sections = [("Before and after", pairs), ("Evaluation on unseen scenes", table)]
+    if (out / "synthetic" / "data.yaml").exists():
+        sections.append(("Scenes made of scenes", _made(out)))
     sections += [("Counts", report.table(["what", "how many"], counts)), ("Time", times)]
     return report.page("depers: the demo", lead, sections)
+
+
+def _made(out: Path) -> str:
+    """Backgrounds, their objects removed, and synthetic pictures, each side by side."""
+    backgrounds = bank.read_backgrounds(bank.open_extracted(str(out / "extracted")))
+    paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
+    pictures = sorted((out / "synthetic" / "images").rglob("*.jpg"))
+    made = pictures[:: max(1, len(pictures) // _SHOWN)][:_SHOWN]
+    sheets = [
+        report.contact_sheet([decode(path.read_bytes()).rgb() for path in shown], columns=4, cell_wh=(320, 220))
+        for shown in (paths, made)
+        if shown
+    ]
+    captions = "backgrounds: scenes without their objects", "synthetic scenes"
+    return "".join(report.picture(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
 
 
 def _interest(row: dict[str, Any]) -> tuple[int, int]:

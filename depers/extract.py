@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depers import __version__, bank, extraction_report, pipeline, storage, units
+from depers import __version__, bank, extraction_report, pipeline, second_look, storage, units
 from depers.bank import FAILED, LEFT_OUT, USED
 from depers.detections import parquet_text
-from depers.extraction import load_detector, part_path, process
+from depers.extraction import part_path, process
 from depers.filling import FILLS
 from depers.images import MAX_MEGAPIXELS
 from depers.labels import read_dataset
@@ -93,51 +93,12 @@ class Options:
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
-def prepare_weights(options: Options, names: Sequence[str]) -> tuple[Prediction, tuple[str, ...], list[bytes]]:
-    """How and for which of the dataset's classes to look again, and the checkpoints; nothing of it without weights.
-
-    Raises UserError for weights that will not do, or know none of the classes.
-    """
-    import ray
-
-    if not options.weights:
-        return Prediction(), (), []
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if options.device == "cuda" and not gpus:
-        raise UserError("--device cuda needs a GPU, but this Ray cluster has none")
-    device = options.device if options.device != "auto" else "cuda" if gpus else "cpu"
-    how = Prediction(imgsz=options.imgsz, confidence=options.confidence, device=device, precision=options.precision)
-    checkpoints = pipeline.read_checkpoints([parse_weights(text) for text in options.weights])
-    known = ray.get(_remote(how, _known).remote(options.weights, how, ray.put(checkpoints)))
-    wanted = tuple(name for name in names if name in known)
-    if not wanted:
-        theirs, ours = ", ".join(known), ", ".join(names)
-        raise UserError(
-            f"--weights must know a class of the dataset ({ours}), but know {theirs}; map them: W:{known[0]}=…"
-        )
-    return how, wanted, checkpoints
-
-
-def _known(weights: tuple[str, ...], how: Prediction, checkpoints: Sequence[bytes]) -> list[str]:
-    return load_detector(weights, (), how, tuple(checkpoints)).class_names
-
-
-def _remote(how: Prediction, function: Any) -> Any:
-    """The function as a Ray task for one core; where it detects on GPUs, with an equal part of those."""
-    import ray
-
-    if how.device != "cuda":
-        return ray.remote(function)
-    cores, gpus = (ray.cluster_resources().get(kind, 1) for kind in ("CPU", "GPU"))
-    return ray.remote(num_gpus=min(1.0, gpus / cores))(function)
-
-
 def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers: int | None) -> float | None:
     """Processes the units on the Ray cluster, with a progress bar; gives images per second after the first unit."""
     import ray
     from tqdm import tqdm
 
-    remote = _remote(job.how, process)
+    remote = second_look.as_task(process, job.look and job.look.how)
     reference = ray.put(list(checkpoints))
     bound = workers or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
     counts: Counter[str] = Counter()
@@ -166,13 +127,14 @@ def run(options: Options) -> int:
     out = _absolute(options.out)
     folder = _absolute(training_folder(dataset, out, options.dataset))
     pictures = list_pictures(folder)
-    check_groups(folder, dataset.val, pictures, options.group_by)
+    check_groups(dataset.val, pictures, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
-    how, wanted, checkpoints = prepare_weights(options, dataset.names)
+    how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
+    look, checkpoints = second_look.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
     job = Job(
         pictures=folder,
         out=out,
-        class_names=dataset.names,
+        dataset=dataset,
         group_by=options.group_by,
         fill=options.fill,
         dilate=options.dilate,
@@ -183,12 +145,11 @@ def run(options: Options) -> int:
         nesting=nesting,
         seed=options.seed,
         max_megapixels=options.max_megapixels,
-        weights=options.weights,
-        wanted=wanted,
-        how=how,
+        look=look,
     )
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
+    decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
     units.claim(out, decisive | {"depers": __version__})
     everything = units.cut(pictures)
     finished = units.recorded(out)
@@ -197,7 +158,7 @@ def run(options: Options) -> int:
     print(f"{len(pictures)} training pictures, {len(pictures) - left} done before", file=sys.stderr)
     bank.withdraw(out)
     rate = follow(job, todo, checkpoints, options.workers)
-    table = pa.concat_tables(units.collect(out, everything, RECORD))
+    table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no picture can be used, such as {first['path']}: {first['reason']}")
@@ -211,22 +172,26 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     storage.write_table(storage.join(job.out, "backgrounds.parquet"), backgrounds)
     cut = pc.greater(pc.list_value_length(table["sprites"]), 0)
     sources = set(table.filter(cut)["path"].to_pylist())
-    parts = {part_path(unit): {parquet_text(entry.path) for entry in unit.entries} & sources for unit in everything}
-    parts = {part: inside for part, inside in parts.items() if inside}
+    parts = {
+        part_path(unit) for unit in everything if any(parquet_text(entry.path) in sources for entry in unit.entries)
+    }
     statuses = Counter(table["status"].to_pylist())
     counts = {"pictures": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
     counts |= {"failed": statuses[FAILED], "sprites": len(table["sprites"].combine_chunks().flatten())}
-    counts |= {name: pc.sum(table[name]).as_py() or 0 for name in ("too_small", "truncated", "mostly_hidden")}
+    counts |= {
+        name: pc.sum(table[name]).as_py() or 0
+        for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")
+    }
     extracted = bank.Extracted(
         root=job.out,
-        class_names=job.class_names,
+        class_names=job.dataset.names,
         dataset=_absolute(options.dataset),
         options=options.decisive(),
         counts=counts,
         parts=tuple(sorted(parts)),
     )
     report = storage.join(job.out, "report.html")
-    page = extraction_report.make_report(extracted, table, job.pictures, parts)
+    page = extraction_report.make_report(extracted, table, job.pictures, everything)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
     failures = pipeline.Failures()

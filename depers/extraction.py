@@ -6,30 +6,24 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
 import pyarrow as pa
 
 from depers import bank, storage, units
-from depers.bank import LEFT_OUT
-from depers.boxes import Boxes
-from depers.detections import Detections, parquet_text
+from depers.detections import parquet_text
 from depers.labels import label_path
-from depers.parts import RECORD, Job, Parts, Row, background_path, one_line, take_apart
-from depers.prediction import Prediction, parse_weights
-from depers.sprites import shares_inside
-from depers.steps import answers
+from depers.parts import RECORD, Job, Parts, Row, background_path, take_apart
+from depers.second_look import load_detector, look_again
+from depers.steps import line
 from depers.units import Unit
 
 if TYPE_CHECKING:
-    from depers.detector import Detector
+    pass
 
 _THREADS = 4  # per task, for what waits for storage
 _BATCH = 8  # pictures per inference
-_SAME = 0.5  # a finding of which that much lies in an object that was kept is that object
 
 
 def part_path(unit: Unit) -> str:
@@ -39,11 +33,13 @@ def part_path(unit: Unit) -> str:
 
 
 def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str]:
-    """Extracts a unit's pictures and records it; gives the status of each. The checkpoints are those of `weights`."""
+    """Extracts a unit's pictures and records it; gives the status of each. The checkpoints are those of `job.look`."""
     cv2.setNumThreads(1)  # one task per core
-    detector = load_detector(job.weights, job.wanted, job.how, tuple(checkpoints)) if job.weights else None
+    look = job.look
+    detector = load_detector(look.weights, look.wanted, look.how, tuple(checkpoints)) if look else None
     rows: list[Row] = []
     sprites: list[Row] = []
+    again = False
     with ThreadPoolExecutor(_THREADS) as pool:
         reads = [pool.submit(_read, job, entry.path) for entry in unit.entries]
         writes = []
@@ -53,6 +49,7 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
                 writes.append(pool.submit(_write_background, job, parts))
                 rows.append(parts.row)
                 sprites += parts.sprites
+                again |= parts.again
         for write in writes:
             write.result()
     part = storage.join(job.out, part_path(unit))
@@ -60,21 +57,10 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
         storage.write_table(part, pa.Table.from_pylist(sprites, bank.SPRITES))
     else:
         storage.delete(part)  # an earlier version of these pictures may have had some
-    storage.write_table(units.record_uri(job.out, unit.name), pa.Table.from_pylist(rows, RECORD))
+    storage.write_table(units.record_uri(job.out, unit.name, again), pa.Table.from_pylist(rows, RECORD))
+    if not again:
+        storage.delete(units.record_uri(job.out, unit.name, again=True))
     return [row["status"] for row in rows]
-
-
-@lru_cache(maxsize=1)
-def load_detector(
-    weights: tuple[str, ...], wanted: tuple[str, ...], how: Prediction, checkpoints: tuple[bytes, ...]
-) -> "Detector":
-    """The detector of these `--weights`, loaded once in a process. Raises UserError as `Detector` does."""
-    import torch
-
-    from depers.detector import Detector
-
-    torch.set_num_threads(1)
-    return Detector([parse_weights(text) for text in weights], checkpoints, wanted, how)
 
 
 def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
@@ -83,34 +69,13 @@ def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
     try:
         data = storage.read_bytes(picture)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return path, f"cannot be read ({one_line(error)})", b""
+        return path, f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", b""
     try:
         return path, data, storage.read_bytes(label_path(picture))
     except FileNotFoundError:
         return path, data, b""
     except Exception as error:
-        return path, f"its labels cannot be read ({one_line(error)})", b""
-
-
-def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
-    """Leaves out the backgrounds in which the detector still finds something."""
-    result = list(batch)
-    shown = [(index, parts.view) for index, parts in enumerate(batch) if parts.view is not None]
-    found = answers([view.canvas for _, view in shown], detector)
-    for (index, view), answer in zip(shown, found, strict=True):
-        kept, names = batch[index].kept, detector.class_names
-        reason = answer if isinstance(answer, str) else _still_there(view.locate(answer), kept, names)
-        if reason:
-            row = batch[index].row | {"status": LEFT_OUT, "reason": reason, "background": None, "labels": []}
-            result[index] = replace(batch[index], row=row, background=b"")
-    return result
-
-
-def _still_there(found: Detections, kept: Boxes, names: Sequence[str]) -> str:
-    """What is found beside the objects that were kept; empty if nothing is."""
-    known = (shares_inside(found.boxes_xyxy, kept) >= _SAME).any(axis=1)
-    classes = sorted({names[class_id] for class_id in found.class_ids[~known].tolist()})
-    return f"the detector still finds {', '.join(classes)}" if classes else ""
+        return path, f"its labels cannot be read ({getattr(error, 'strerror', None) or line(error)})", b""
 
 
 def _write_background(job: Job, parts: Parts) -> None:

@@ -1,6 +1,6 @@
 """The report of an extraction: what there is, why the rest is not, and how it looks: before, after, sprites."""
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from depers import bank, report, storage
 from depers.bank import Extracted
 from depers.detections import parquet_text
+from depers.extraction import part_path
 from depers.images import ImageError, decode
 from depers.parts import Row
+from depers.units import Unit
 
 _PAIRS = 12
 _SPRITES = 24  # of a class
@@ -19,8 +21,8 @@ _CLASSES = 12  # with sprites in the report, the most frequent ones
 _SIDE = 640  # px, of a picture in the report
 
 
-def make_report(extracted: Extracted, record: pa.Table, pictures: str, parts: Mapping[str, Set[str]]) -> str:
-    """The HTML page. `record` as `depers.parts.RECORD`, `pictures` the training folder, `parts` with their sources."""
+def make_report(extracted: Extracted, record: pa.Table, pictures: str, everything: Sequence[Unit]) -> str:
+    """The HTML page. `record` as `depers.parts.RECORD`, `pictures` the training folder, cut into `everything`."""
     counts, names = extracted.counts, extracted.class_names
     sprites = pc.value_counts(record["sprites"].combine_chunks().flatten()).to_pylist()
     by_class = {int(count["values"]): int(count["counts"]) for count in sprites}
@@ -33,9 +35,9 @@ def make_report(extracted: Extracted, record: pa.Table, pictures: str, parts: Ma
     ]
     if rows:
         sections.append(("Left out and failed", report.table(("reason", "pictures"), rows[:50])))
-    sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, pictures)))
+    sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, pictures, everything)))
     for class_id in ordered[:_CLASSES]:
-        cells = list(_sample(extracted, record, parts, class_id))
+        cells = list(_sample(extracted, record, everything, class_id))
         images, captions = [image for image, _ in cells], [caption for _, caption in cells]
         sheet = report.contact_sheet(images, captions, columns=6, cell_wh=(200, 200))
         sections.append((f"Sprites: {names[class_id]}", report.picture(sheet, max_side=max(sheet.shape))))
@@ -48,12 +50,12 @@ def _evenly(count: int, most: int) -> list[int]:
     return sorted({index * count // min(count, most) for index in range(min(count, most))})
 
 
-def _pairs(extracted: Extracted, record: pa.Table, pictures: str) -> str:
+def _pairs(extracted: Extracted, record: pa.Table, pictures: str, everything: Sequence[Unit]) -> str:
     """Pictures, each beside the background made of it; those with objects come first."""
     used = record.filter(pc.equal(record["status"], bank.USED))
     with_objects = used.filter(pc.greater(used["objects"], 0))
     table = with_objects if len(with_objects) else used
-    sources = {parquet_text(entry.path): entry.path for entry in storage.list_files(pictures)}
+    sources = {parquet_text(entry.path): entry.path for unit in everything for entry in unit.entries}
     figures = []
     for index in _evenly(len(table), _PAIRS):
         (row,) = table.slice(index, 1).to_pylist()
@@ -68,15 +70,17 @@ def _pairs(extracted: Extracted, record: pa.Table, pictures: str) -> str:
 
 
 def _sample(
-    extracted: Extracted, record: pa.Table, parts: Mapping[str, Set[str]], class_id: int
-) -> Iterable[tuple[NDArray[np.uint8], str]]:
+    extracted: Extracted, record: pa.Table, everything: Sequence[Unit], class_id: int
+) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """Sprites of a class with their labels drawn, each from another picture, and a caption."""
     lists = record["sprites"].combine_chunks()
     holders = pc.list_parent_indices(lists).filter(pc.equal(lists.flatten(), class_id)).unique()
-    sources = record["path"].take(holders.take(pa.array(_evenly(len(holders), _SPRITES)))).to_pylist()
-    for part in [part for part, inside in parts.items() if inside & set(sources)]:
-        table = bank.read_part(extracted, part)
-        chosen = pc.and_(pc.equal(table["class_id"], class_id), pc.is_in(table["source"], pa.array(sources)))
+    sources = set(record["path"].take(holders.take(pa.array(_evenly(len(holders), _SPRITES)))).to_pylist())
+    for unit in everything:
+        if sources.isdisjoint(parquet_text(entry.path) for entry in unit.entries):
+            continue
+        table = bank.read_part(extracted, part_path(unit))
+        chosen = pc.and_(pc.equal(table["class_id"], class_id), pc.is_in(table["source"], pa.array(sorted(sources))))
         seen = set()
         for row in table.filter(chosen).to_pylist():
             if row["source"] not in seen:

@@ -78,8 +78,10 @@ def _pad(rgb: RGB) -> RGB:
 
 def _means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The mean of every cell, float32."""
-    size = pixels.shape[1] // CELL, pixels.shape[0] // CELL
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.float32)
+    height, width = pixels.shape[:2]
+    for halves in (2, 4):  # twice by half is four times as fast as once by a quarter
+        pixels = cv2.resize(pixels, (width // halves, height // halves), interpolation=cv2.INTER_AREA)
+    return np.asarray(pixels, np.float32)
 
 
 def _fill_smooth(rgb: RGB, rects: Rects, known: NDArray[np.bool_], rng: np.random.Generator) -> None:
@@ -87,15 +89,13 @@ def _fill_smooth(rgb: RGB, rects: Rects, known: NDArray[np.bool_], rng: np.rando
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     cells = interpolate(np.dstack([_means(rgb), _grain_strength(gray, known)]), known)
     colours, strengths = np.rint(cells[..., :3]).astype(np.uint8), np.minimum(cells[..., 3], _STRONGEST)
-    offset = rng.integers(0, _TILE, 2)
+    tile = np.roll(_grain(), rng.integers(0, _TILE, 2), axis=(0, 1))
     for rect in rects.tolist():
         x0, y0, x1, y1 = (CELL * edge for edge in rect)
-        rows, columns = (np.arange(y0, y1) + offset[0]) % _TILE, (np.arange(x0, x1) + offset[1]) % _TILE
-        grain = cv2.multiply(_enlarge(strengths, rect), _grain()[rows][:, columns])
-        lighter, darker = (
-            cv2.cvtColor(cv2.convertScaleAbs(cv2.max(sign * grain, 0)), cv2.COLOR_GRAY2RGB) for sign in (1, -1)
-        )
-        rgb[y0:y1, x0:x1] = cv2.subtract(cv2.add(_enlarge(colours, rect), lighter), darker)
+        beyond = max(y1 - y0 - _TILE, 0), max(x1 - x0 - _TILE, 0)
+        wrapped = cv2.copyMakeBorder(tile, 0, beyond[0], 0, beyond[1], cv2.BORDER_WRAP) if any(beyond) else tile
+        grain = cv2.multiply(_enlarge(strengths, rect), wrapped[: y1 - y0, : x1 - x0], dtype=cv2.CV_16S)
+        cv2.add(_enlarge(colours, rect), cv2.merge([grain] * 3), rgb[y0:y1, x0:x1], dtype=cv2.CV_8U)
 
 
 def _enlarge(cells: NDArray[Any], rect: list[int]) -> NDArray[Any]:

@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from depers import storage
 from depers.coco_labels import CocoFile
-from depers.label_formats import LabelFile, PictureFinder, SetPicture
+from depers.label_catalogue import Catalogue, FileTask
+from depers.label_formats import PictureFinder
 from depers.label_index import IndexedBox, LabelIndex
-from depers.label_sets import LabelSet, labelled_classes, target
-from depers.raw_labels import FileLabels, LabelError, Problem, RawBox
+from depers.label_sets import LabelSet
+from depers.raw_labels import FileLabels, LabelError, Problem
 from depers.voc_labels import read_voc
 from depers.yolo_labels import read_yolo
 
@@ -35,58 +36,12 @@ class Spread(Protocol):
         """As above."""
 
 
-class FileTask(NamedTuple):
-    """A label file to read: the numbers of its picture and of itself."""
-
-    picture: int
-    number: int
-    file: LabelFile
-
-
 class FileResult(NamedTuple):
     """What a label file says, or why it says nothing."""
 
     task: FileTask
     labels: FileLabels
     failure: Problem | None
-
-
-class Catalogue:
-    """The pictures of all sets, their label files, and the classes that occur, all by number."""
-
-    def __init__(self, sets: Sequence[LabelSet]) -> None:
-        self.sets = sets
-        self.pictures: list[tuple[LabelSet, SetPicture]] = [(one, p) for one in sets for p in one.pictures]
-        self.files: list[str] = []  # with the set's prefix, as problems name them
-        self.classes: dict[tuple[str, str], int] = {}  # of (set's prefix, name)
-        self.tasks: dict[str, list[FileTask]] = {}  # by the set's prefix
-        for number, (one, picture) in enumerate(self.pictures):
-            tasks = self.tasks.setdefault(one.prefix, [])
-            for file in picture.label_files:
-                tasks.append(FileTask(number, self.add_file(one, file.path), file))
-
-    def add_file(self, one: LabelSet, path: str) -> int:
-        """The number of a label file of a set."""
-        self.files.append(one.prefix + path)
-        return len(self.files) - 1
-
-    def class_number(self, prefix: str, name: str) -> int:
-        """The number of a set's class."""
-        return self.classes.setdefault((prefix, name), len(self.classes))
-
-    def found_names(self, prefix: str) -> list[str]:
-        """The classes of a set that occur."""
-        return [name for where, name in self.classes if where == prefix]
-
-    def labelled(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """The classes that each set labels, by the prefix of its pictures; only sets that do not label all."""
-        found = {one.prefix: labelled_classes(one, self.found_names(one.prefix), classes) for one in self.sets}
-        return {prefix: names for prefix, names in found.items() if len(names) < len(classes)}
-
-    def indexed(self, prefix: str, picture: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
-        """Boxes of one file with numbers instead of names."""
-        for line, name, *numbers in boxes:
-            yield IndexedBox(picture, file, line, self.class_number(prefix, name), *numbers)
 
 
 def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence[FileTask]) -> list[FileResult]:
@@ -207,29 +162,3 @@ def read_labels(index: LabelIndex, catalogue: Catalogue, spread: Spread, unlabel
         read.left_out.update(() if unlabelled == BACKGROUND else bare)
     index.sort()
     return read
-
-
-class Meanings(NamedTuple):
-    """The dataset's class ids by the catalogue's class numbers; `notes` say what was left out on purpose."""
-
-    class_ids: dict[int, int]
-    notes: list[str]
-
-
-def class_meanings(index: LabelIndex, catalogue: Catalogue, classes: Sequence[str]) -> Meanings:
-    """What the classes that occur mean. One that nobody asked for is a problem."""
-    maps = {one.prefix: one.class_map for one in catalogue.sets}
-    totals = {number: (boxes, pictures) for number, boxes, pictures in index.class_totals()}
-    class_ids: dict[int, int] = {}
-    purpose: list[str] = []
-    for (prefix, name), number in sorted(catalogue.classes.items()):
-        boxes, pictures = totals.get(number, (0, 0))
-        meant = target(name, maps[prefix], classes)
-        if meant:
-            class_ids[number] = classes.index(meant)
-        elif meant is None and boxes:
-            found = f"{name}: {boxes} boxes in {pictures} images"
-            index.add_problems([Problem(prefix or ".", 0, "class that is not asked for", "left out", found)])
-        elif boxes:
-            purpose.append(f"{prefix}{name} {boxes}")
-    return Meanings(class_ids, [f"left out on purpose: {', '.join(purpose)}"] if purpose else [])

@@ -19,9 +19,11 @@ from depers.raw_labels import Problem
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the picture's
-_PER_CLASS, _BACKGROUNDS = 5, 2  # pictures on the sheet
-_CELL = (480, 360)
+_SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # pictures on the sheet: in all, at most of a class, without boxes
+_NONE, _ANY = -1, -2  # in place of a class id: no boxes, and any or none
+_CELL = (640, 480)  # pixels; boxes are drawn at this size, so that lines stay visible
 _SERIES = 6  # classes in one plot
+_TEXTS = 12  # boxes of one picture that are named
 
 Kinds = Sequence[tuple[str, str, int, Problem]]
 
@@ -38,7 +40,7 @@ class Statistics:
         self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # pictures by number of boxes
         self.sizes = np.zeros((class_count, len(_EDGES) - 1), np.int64)
         self.shares = np.zeros((class_count, len(_SHARES) - 1), np.int64)
-        self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, -1: no boxes
+        self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, _NONE, _ANY
 
     def add(self, record: pa.Table) -> None:
         """Counts a unit in (`dataset_writing.RECORD`)."""
@@ -54,7 +56,7 @@ class Statistics:
             for class_id, count in ids.items():
                 self.boxes[split, class_id] += count
                 self.with_class[split, class_id] += 1
-            self._show(row["name"], split, list(ids) or [-1])
+            self._show(row["name"], split, [*(list(ids) or [_NONE]), _ANY])
             for box in boxes:
                 side = math.sqrt(box["w"] * box["h"])
                 _count(self.sizes[box["class_id"]], _EDGES, side)
@@ -63,20 +65,22 @@ class Statistics:
     def _show(self, name: str, split: str, class_ids: Sequence[int]) -> None:
         """Keeps those with the lowest hash, so that the choice depends on nothing but the names."""
         rank = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        most = {_NONE: _BACKGROUNDS, _ANY: _SHEET}
         for class_id in class_ids:
             kept = self._shown[class_id]
             entry = (-rank, name, split)
-            if len(kept) < (_PER_CLASS if class_id >= 0 else _BACKGROUNDS):
+            if len(kept) < most.get(class_id, _PER_CLASS):
                 heapq.heappush(kept, entry)
             else:
                 heapq.heappushpop(kept, entry)
 
-    def shown(self, most: int = 24) -> list[tuple[str, str]]:
-        """(split, name) of pictures for the sheet: in turn one of every class, then backgrounds."""
-        queues = [sorted(kept, reverse=True) for _, kept in sorted(self._shown.items(), key=lambda e: e[0] % 2**32)]
-        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in queues if turn < len(queue)]
-        chosen = list(dict.fromkeys((split, name) for _, name, split in turns))
-        return chosen[:most]
+    def shown(self) -> list[tuple[str, str]]:
+        """(split, name) of pictures for the sheet: in turn one of every class and one without boxes, then any."""
+        queues = {class_id: sorted(kept, reverse=True) for class_id, kept in self._shown.items()}
+        rest = queues.pop(_ANY, [])
+        ordered = [queues[class_id] for class_id in sorted(queues, key=lambda class_id: (class_id < 0, class_id))]
+        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in ordered if turn < len(queue)]
+        return list(dict.fromkeys((split, name) for _, name, split in [*turns, *rest]))[:_SHEET]
 
 
 def _count(counts: NDArray[np.int64], edges: NDArray[np.float64], value: float) -> None:
@@ -147,11 +151,13 @@ def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list
             continue
         stem = name.rpartition(".")[0]
         labels = read_labels(storage.join(out, "labels", split, f"{stem}.txt"), len(classes))
-        image = report.fit(decode(data).rgb(), (960, 720))
+        image = report.fit(decode(data).rgb(), _CELL)
         boxes = from_normalized_xywh(labels.boxes_xywh, (image.shape[1], image.shape[0]))
         names = [classes[class_id] for class_id in labels.class_ids.tolist()]
-        texts = names if len(names) <= 30 else [""] * len(names)
-        drawn.append((f"{split}/{name}", report.draw_boxes(image, boxes, texts, [report.colour(n) for n in names])))
+        texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
+        counts = ", ".join(f"{class_name} {count}" for class_name, count in Counter(names).items())
+        coloured = report.draw_boxes(image, boxes, texts, [report.colour(class_name) for class_name in names])
+        drawn.append((f"{counts or 'no boxes'}: {split}/{name}", coloured))
     return drawn
 
 
@@ -196,12 +202,7 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]
     objects = {split: counter for split, counter in statistics.objects.items() if counter}
-    numbers = np.array(sorted({number for counter in objects.values() for number in counter}), float)
-    edges = plots.bin_edges(numbers, 30)
-    per_picture = {
-        split: np.histogram(list(counter), edges, weights=list(counter.values()))[0]
-        for split, counter in objects.items()
-    }
+    edges, per_picture = _histogram(objects)
     made = [plots.bars("Boxes per class", classes, counts)]
     for title, all_edges, all_counts, unit in (
         ("Box sizes", _EDGES, statistics.sizes, "square root of the area, pixels"),
@@ -214,5 +215,25 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
             made.append(
                 plots.histogram_of_counts(title, all_edges[first : last + 1], series, unit, log=True, share=True)
             )
-    made.append(plots.histogram_of_counts("Objects per picture", edges, per_picture, "boxes", share=True))
+    made.append(plots.histogram_of_counts("Objects per picture", edges, per_picture, _unit(edges, objects), share=True))
     return made
+
+
+def _histogram(
+    objects: Mapping[str, Counter[int]],
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Edges and pictures per bin by split; the few pictures with the most boxes are in the last bin."""
+    numbers = np.array(sorted(n for counter in objects.values() for n in counter.elements()), np.float64)
+    most = float(np.quantile(numbers, 0.98)) if len(numbers) else 1.0
+    edges = plots.bin_edges(np.unique(np.append(np.minimum(numbers, max(most, 10)), 0)).round(), 30)
+    return edges, {
+        split: np.histogram(
+            np.minimum(list(counter), edges[-1]), edges, weights=np.array(list(counter.values()), np.float64)
+        )[0]
+        for split, counter in objects.items()
+    }
+
+
+def _unit(edges: NDArray[np.float64], objects: Mapping[str, Counter[int]]) -> str:
+    most = max((n for counter in objects.values() for n in counter), default=0)
+    return f"boxes; the last bin goes on to {most}" if most > edges[-1] else "boxes"

@@ -76,8 +76,8 @@ def prefixes(uris: Sequence[str]) -> list[str]:
     found: list[str] = []
     for uri in uris:
         name = re.sub(r"^s3://", "", uri.rstrip("/")).rpartition("/")[2].strip(".") or "set"
-        taken = sum(other == f"{name}/" or bool(re.fullmatch(rf"{re.escape(name)}-\d+/", other)) for other in found)
-        found.append(f"{name}-{taken + 1}/" if taken else f"{name}/")
+        free = (f"{name}{number}/" for number in ("", *(f"-{n}" for n in range(2, len(uris) + 2))))
+        found.append(next(prefix for prefix in free if prefix not in found))
     return found
 
 

@@ -255,7 +255,7 @@ def write_data_yaml(
     content: dict[str, Any] = {**folders, "nc": len(names), "names": list(names)}
     if labelled:
         content["labelled"] = {prefix: list(classes) for prefix, classes in labelled.items()}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     storage.write_bytes(storage.join(str(root), "data.yaml"), text.encode())
 
 

@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from depers import label_report, storage, units
 from depers.dataset_planning import Plan, refuse_leftovers, split_anew, split_as_found, tasks_of
-from depers.dataset_writing import Task, unit_name, write_problems, write_unit
+from depers.dataset_writing import Task, told_of, unit_name, write_problems, write_unit
+from depers.label_catalogue import Catalogue, class_meanings
 from depers.label_formats import FORMATS
 from depers.label_index import LabelIndex
-from depers.label_reading import BACKGROUND, UNLABELLED, Catalogue, Spread, class_meanings, read_labels
+from depers.label_reading import BACKGROUND, UNLABELLED, Spread, read_labels
 from depers.label_sets import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
 from depers.labels import CLASSES, SPLITS, write_data_yaml
 from depers.options import UserError, argument, option
@@ -152,14 +153,18 @@ def run(options: Options) -> int:
         tasks = tasks_of(catalogue, plan, meanings.class_ids, index)
         statistics = _write(out, options, tasks, plan.total, index, spread)
         kinds = index.problem_kinds()
-        problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
+        with told_of(out):
+            problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
     if not statistics.pictures.total():
         first = min((first for _, _, _, first in kinds), default=Problem("", 0, "", ""))
         raise UserError(f"{options.raw}: no image can be used, such as {first.path}: {first.found or first.kind}")
     labelled = catalogue.labelled(options.classes)
-    _report(out, options.classes, statistics, labelled, kinds)
+    with told_of(out):
+        _report(out, options.classes, statistics, labelled, kinds)
     print(label_report.summary(statistics, options.classes, labelled))
-    for line in (*meanings.notes, label_report.problem_text(kinds)):
+    tested = len(catalogue.pictures) - plan.total - len(read.unread | read.left_out)
+    notes = [*meanings.notes, *([f"left out, as --keep-splits says: {tested} images in test"] if tested else [])]
+    for line in (*notes, label_report.problem_text(kinds)):
         print(line, end="\n" if line else "")
     print(f"report: {storage.join(options.out, 'report.html')}")
     print(f"{problems} problems: {storage.join(options.out, 'problems.parquet')}", flush=True)

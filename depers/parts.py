@@ -1,7 +1,6 @@
 """Take a picture apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,10 +14,12 @@ from depers.bank import FAILED, LEFT_OUT, USED
 from depers.boxes import Boxes, clip, from_normalized_xywh
 from depers.detections import parquet_text
 from depers.images import ImageError, Picture, decode
-from depers.labels import Labels, parse_yolo
+from depers.labels import Dataset, Labels, labelled_classes, parse_yolo
 from depers.options import UserError
 from depers.prediction import Prediction
+from depers.splits import group_names
 from depers.sprites import Nesting, Sprite, covered, group, sprite_id
+from depers.steps import line
 from depers.tiling import View, whole
 
 Row = dict[str, Any]
@@ -26,7 +27,6 @@ QUALITY = 95
 HIDDEN = 0.5
 """A sprite of which other objects cover more than this counts as mostly hidden."""
 
-_STRIDE = 32  # of the detector
 _STAGE = 3  # this module's branch of the seed tree
 _UNCOMPRESSED = ("PNG", "BMP")  # nothing spreads beyond a pixel in these
 
@@ -34,9 +34,18 @@ RECORD = pa.schema(
     [("path", pa.string()), ("background", pa.string())]
     + [field for field in bank.BACKGROUNDS if field.name not in ("source", "path")]
     + [("sprites", pa.list_(pa.int32()))]  # the class id of each
-    + [(name, pa.int32()) for name in ("too_small", "truncated", "mostly_hidden")]
+    + [(name, pa.int32()) for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")]
 )
 """A unit's record: one row per picture, `path` in the folder of training pictures."""
+
+
+class Look(NamedTuple):
+    """How to look again: `--weights`, the classes that a background must not show, and the detector's stride."""
+
+    weights: tuple[str, ...]
+    wanted: tuple[str, ...]
+    how: Prediction
+    stride: int
 
 
 class Job(NamedTuple):
@@ -44,7 +53,7 @@ class Job(NamedTuple):
 
     pictures: str
     out: str
-    class_names: tuple[str, ...]
+    dataset: Dataset
     group_by: str | None
     fill: str
     dilate: float
@@ -55,9 +64,7 @@ class Job(NamedTuple):
     nesting: Nesting
     seed: int
     max_megapixels: float
-    weights: tuple[str, ...] = ()
-    wanted: tuple[str, ...] = ()  # classes that a background must not show
-    how: Prediction = Prediction()
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Parts:
     """A picture taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
 
     `view` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
+    `again` says that storage failed, not the picture.
     """
 
     row: Row
@@ -72,6 +80,7 @@ class Parts:
     background: bytes = b""
     view: View | None = None
     kept: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    again: bool = False
 
 
 def background_path(path: str) -> str:
@@ -80,35 +89,19 @@ def background_path(path: str) -> str:
     return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
 
 
-def group_of(path: str, group_by: str | None) -> str:
-    """What `group_by` finds in a path (its first bracket, if it has one); without it, the path itself.
-
-    Raises UserError where it finds nothing.
-    """
-    if group_by is None:
-        return path
-    found = re.search(group_by, path)
-    part = found and (found[1] if found.re.groups else found[0])
-    if not part:
-        raise UserError(
-            f"--group-by must find something in every picture's path, but {group_by!r} does not in {path!r}"
-        )
-    return part
-
-
 def take_apart(job: Job, path: str, data: bytes | str, label_text: bytes) -> Parts:
     """A picture's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
     row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": FAILED, "labels": [], "sprites": []}
-    row |= {"group": parquet_text(group_of(path, job.group_by))}
+    row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
     if isinstance(data, str):
-        return Parts(row | {"reason": data})
+        return Parts(row | {"reason": data}, again=True)
     try:
         picture = decode(data, job.max_megapixels)
-        return _take_apart(job, path, row, picture, parse_yolo(label_text.decode(), len(job.class_names), "labels"))
+        return _take_apart(job, path, row, picture, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
     except (ImageError, UserError) as error:
         return Parts(row | {"reason": str(error)})
     except Exception as error:
-        return Parts(row | {"reason": f"cannot be taken apart ({type(error).__name__}: {one_line(error)})"})
+        return Parts(row | {"reason": f"cannot be taken apart ({type(error).__name__}: {line(error)})"})
 
 
 def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels) -> Parts:
@@ -116,15 +109,17 @@ def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels)
     class_ids, boxes = _whole_boxes(labels, size_wh)
     everything = group(class_ids, boxes, size_wh, job.nesting, job.margin)
     coverage = covered((0.0, 0.0, *size_wh), boxes)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    large = [sprite for sprite in everything if sides[sprite.outer].min() >= job.min_size]
-    sprites = [_sprite_row(job, row, path, rgb, class_ids, boxes, sprite) for sprite in large]
+    shorter = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    large = [sprite for sprite in everything if shorter[sprite.outer] >= job.min_size]
+    labelled = labelled_classes(job.dataset, path)
+    known = [one for one in large if job.nesting.get(int(class_ids[one.outer]), frozenset()) <= labelled]
+    sprites = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in known]
     row |= {"status": USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
     row |= {"objects": len(everything), "sprites": [sprite["class_id"] for sprite in sprites]}
-    row |= {"too_small": len(everything) - len(large), "truncated": sum(sprite.truncated for sprite in large)}
-    row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in large)}
-    if coverage > job.max_coverage:
-        reason = f"labelled boxes cover more than {job.max_coverage:.0%}"
+    row |= {"too_small": len(everything) - len(large), "unlabelled_inside": len(large) - len(known)}
+    row |= {"truncated": sum(sprite.truncated for sprite in known)}
+    row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in known)}
+    if reason := _unfit(job, coverage, labelled):
         return Parts(row | {"status": LEFT_OUT, "reason": reason}, sprites)
     row["background"] = background_path(path)
     if job.keep_labels:
@@ -135,7 +130,16 @@ def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels)
         rgb = filling.remove(rgb, rects, job.fill, _rng(job.seed, path))
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
     kept = boxes if job.keep_labels else boxes[:0]
-    return Parts(row, sprites, jpeg, _view(job, rgb) if job.weights else None, kept)
+    view = whole(rgb, size_wh, job.look.how.imgsz, job.look.stride, half_stride_pad=False) if job.look else None
+    return Parts(row, sprites, jpeg, view, kept)
+
+
+def _unfit(job: Job, coverage: float, labelled: frozenset[int]) -> str:
+    """Why a picture cannot be a background; empty if it can."""
+    if coverage > job.max_coverage:
+        return f"labelled boxes cover more than {job.max_coverage:.0%}"
+    unknown = [name for class_id, name in enumerate(job.dataset.names) if class_id not in labelled]
+    return f"not labelled for {', '.join(unknown)}, of which it may show some" if unknown else ""
 
 
 def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
@@ -158,9 +162,7 @@ def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:
     return dict(zip(("class_id", "x_min", "y_min", "x_max", "y_max"), (class_id, *box_xyxy.tolist()), strict=True))
 
 
-def _sprite_row(
-    job: Job, row: Row, path: str, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: Sprite
-) -> Row:
+def _sprite_row(row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: Sprite) -> Row:
     """A row of `bank.SPRITES`."""
     x0, y0, x1, y1 = sprite.frame
     height, width = rgb.shape[:2]
@@ -168,7 +170,7 @@ def _sprite_row(
     members = list(sprite.members)
     inside = clip(boxes[members] - np.array([x0, y0, x0, y0], np.float32), (x1 - x0, y1 - y0))
     return {
-        "id": sprite_id(parquet_text(path), class_id, outer),
+        "id": sprite_id(row["path"], class_id, outer),
         "class_id": class_id,
         "labels": [_label(int(class_ids[member]), box) for member, box in zip(members, inside, strict=True)],
         "picture": simplejpeg.encode_jpeg(np.ascontiguousarray(rgb[y0:y1, x0:x1]), QUALITY, "RGB", "444"),
@@ -187,13 +189,3 @@ def _sprite_row(
         "truncated": sprite.truncated,
         "hidden": sprite.hidden,
     }
-
-
-def _view(job: Job, rgb: NDArray[np.uint8]) -> View:
-    """The background, ready for detection."""
-    return whole(rgb, (rgb.shape[1], rgb.shape[0]), job.how.imgsz, _STRIDE, half_stride_pad=False)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, as a reason in a table."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from depers import __version__, storage, units
+from depers import __version__, dataflow, storage, units
 from depers.calibration import read_thresholds
-from depers.crew import Crew
+from depers.dataflow import Pass
 from depers.given import BoxSource, Rows
 from depers.images import MAX_MEGAPIXELS
 from depers.options import UserError, argument, option
@@ -217,9 +217,9 @@ def run(job: Job, options: PassOptions, entries: Sequence[Entry] | None = None, 
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:
             rows = Rows(job.boxes.uri)
-        crew = Crew(job, reference, stride, staged, options.workers, rows, parts)
+        work = dataflow.run(Pass(job, reference, stride, staged, options.workers, rows, parts), todo)
         total = sum(len(unit.entries) for unit in todo)
-        rate = _follow(crew.run(todo), None if any(unit.archive for unit in todo) else total)
+        rate = _follow(work, None if any(unit.archive for unit in todo) else total)
     return Summary(job, everything, class_names, rate)
 
 

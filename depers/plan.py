@@ -23,6 +23,7 @@ BLOCKS_PER_PART = 64
 FOLDER = "synthetic"
 """Where the pictures are, below the folder of their split."""
 BLENDINGS = ("hard", "feathered", "gaussian", "poisson")
+SHAPES = ("box", "rounded", "oval")
 
 _BOX = [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
 OBJECT = pa.struct(
@@ -31,7 +32,8 @@ OBJECT = pa.struct(
         ("picture", pa.string()),  # below EXTRACTED: the sprite's part, or the decoy's background
         *((name, pa.int32()) for name in ("source_x", "source_y", "source_width", "source_height")),  # a decoy's patch
         *((name, pa.int32()) for name in ("x", "y", "width", "height")),  # where the whole picture goes, scaled
-        *_BOX,  # the edge: inside of it the object gives more than half of each pixel, outside less
+        *_BOX,  # the box of the edge: inside of it the object gives more than half of each pixel, outside less
+        ("shape", pa.string()),  # of the edge in that box, one of SHAPES
         ("reach", pa.float32()),  # the seam's width across the edge, pixels
         ("blending", pa.string()),  # one of BLENDINGS
         ("match", pa.float32()),  # share of the difference to the surroundings' colour that is taken over, 0…1

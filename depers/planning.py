@@ -5,7 +5,7 @@ of sprites) on the seed and the block's number: never on how many pictures there
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,15 +15,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from depers import plan
-from depers.placement import Box, Place, Rules, Sprite, Thing, Uniform, anywhere, intersection, labels_of, near
-from depers.placement import place_all as place
+from depers.placement import (
+    Box,
+    Place,
+    Rules,
+    Sprite,
+    Thing,
+    Uniform,
+    anywhere,
+    intersection,
+    labels_of,
+    near,
+    place_all,
+)
 
 _BACKGROUNDS, _POOL, _IMAGE, _SEAMS = range(10, 14)  # branches of the seed tree
 _POOL_SIZE = 256  # sprites that the pictures of a block choose from
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _OWN_CAMERA = 0.7  # how often a place is taken from the background's own group, where its camera is the same
 _MAX_PLACES = 200
+_WHERE = ["class_id", "truncated", "centre_x", "foot_y", "scene_height"]
 _TRIES = 8
+_TINT = 10.0  # gray levels: how far apart the colours added to an object may be
 _SOFTNESS = {"hard": 0.0, "feathered": 1.0, "gaussian": 1.0, "poisson": 1.0}
 
 
@@ -108,7 +121,10 @@ def make_material(backgrounds: pa.Table, sprites: pa.Table, scenes: NDArray[np.i
     for row, group in enumerate(sprites["group"].to_pylist()):
         rows[group].append(row)
     by_group = {group: np.array(found, np.int64) for group, found in rows.items()}
-    return Material(backgrounds, sprites, scenes, sprite_weights(labels, balance), by_group)
+    # One chunk each: rows are taken from them again and again.
+    return Material(
+        backgrounds.combine_chunks(), sprites.combine_chunks(), scenes, sprite_weights(labels, balance), by_group
+    )
 
 
 def to_sprite(row: Mapping[str, Any]) -> Sprite:
@@ -137,8 +153,8 @@ def _order(seed: int, count: int, turn: int) -> NDArray[np.int64]:
     return np.asarray(random_for(seed, _BACKGROUNDS, turn).permutation(count))
 
 
-def draw_pool(material: Material, seed: int, block: int) -> list[Sprite]:
-    """The sprites that the pictures of a block choose from, some of them more than once."""
+def draw_pool(material: Material, seed: int, block: int) -> tuple[list[Sprite], dict[int, list[Place]]]:
+    """The sprites that the pictures of a block choose from, some of them more than once, and where such things are."""
     rng = random_for(seed, _POOL, block)
     starts, weights = _parts(material.sprites), material.weights
     totals = np.add.reduceat(weights, starts[:-1])
@@ -148,8 +164,9 @@ def draw_pool(material: Material, seed: int, block: int) -> list[Sprite]:
     bounds = np.cumsum(weights[rows])
     drawn = rows[np.searchsorted(bounds, rng.random(_POOL_SIZE) * bounds[-1], side="right").clip(max=len(rows) - 1)]
     distinct, which = np.unique(drawn, return_inverse=True)
-    sprites = [to_sprite(row) for row in material.sprites.take(distinct).to_pylist()]
-    return [sprites[number] for number in which.tolist()]
+    table = material.sprites.take(distinct)
+    sprites = [to_sprite(row) for row in table.to_pylist()]
+    return [sprites[number] for number in which.tolist()], _places(table)
 
 
 def _parts(sprites: pa.Table) -> NDArray[np.int64]:
@@ -158,12 +175,12 @@ def _parts(sprites: pa.Table) -> NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]]).astype(np.int64)
 
 
-def _places(sprites: Iterable[Sprite]) -> dict[int, list[Place]]:
+def _places(sprites: pa.Table) -> dict[int, list[Place]]:
     """Where things of each class are; those that the frame cuts only where there are no others."""
     whole: dict[int, list[Place]] = defaultdict(list)
     cut: dict[int, list[Place]] = defaultdict(list)
-    for sprite in sprites:
-        (cut if any(sprite.cut) else whole)[sprite.class_id].append(sprite.place)
+    for class_id, truncated, *place in zip(*(sprites[name].to_pylist() for name in _WHERE), strict=True):
+        (cut if truncated else whole)[class_id].append(Place(*place))
     return {**cut, **whole}
 
 
@@ -172,14 +189,13 @@ def read_scene(material: Material, number: int) -> Scene:
     row = material.backgrounds.slice(number, 1).to_pylist()[0]
     rows = material.by_group.get(row["group"], np.zeros(0, np.int64))
     rows = rows[:: max(1, len(rows) // _MAX_PLACES)]
-    places = _places(to_sprite(found) for found in material.sprites.take(rows).to_pylist())
+    places = _places(material.sprites.select(_WHERE).take(rows))
     return Scene(row["path"], (row["width"], row["height"]), row["labels"] or [], places)
 
 
 def plan_block(material: Material, recipe: Recipe, block: int, count: int) -> pa.Table:
     """The rows of a block's pictures with an index below `count`, see `plan.SCHEMA`."""
-    pool = draw_pool(material, recipe.seed, block)
-    usual = _places(pool)
+    pool, usual = draw_pool(material, recipe.seed, block)
     rows: list[dict[str, Any]] = []
     scenes: dict[int, Scene] = {}
 
@@ -222,7 +238,7 @@ def plan_picture(
         return near(places[int(uniform() * len(places))], uniform)
 
     wanted = ((pool[int(uniform() * len(pool))], number >= count) for number in range(count + decoys))
-    things = place(wanted, propose, scene.real, scene.size_wh, recipe.rules, uniform)
+    things = place_all(wanted, propose, scene.real, scene.size_wh, recipe.rules, uniform)
     patches = {thing: _patch(thing, other, uniform) for thing in things if thing.decoy}
     things = [thing for thing in things if not thing.decoy or patches[thing]]
     for thing in things:
@@ -255,6 +271,22 @@ def _effects(recipe: Recipe, uniform: Uniform) -> dict[str, Any]:
     return {"blur": blur, "noise": noise, "noise_x": x, "noise_y": y}
 
 
+def _shape(thing: Thing, alone: bool, chance: float) -> str:
+    """The shape of a thing's edge: a box unless it stands alone, and where a corner holds one of its labels."""
+    shape = plan.SHAPES[int(chance * len(plan.SHAPES))]
+    power = {"rounded": 4, "oval": 2}.get(shape)
+    if power is None or not alone:
+        return "box"
+    x0, y0, x1, y1 = thing.outer
+    middle_x, middle_y, half_x, half_y = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+    for _, box in thing.labels[1:]:
+        out_x = max(abs(box[0] - middle_x), abs(box[2] - middle_x)) / half_x
+        out_y = max(abs(box[1] - middle_y), abs(box[3] - middle_y)) / half_y
+        if out_x**power + out_y**power > 1:
+            return "box"
+    return shape
+
+
 def _seams(
     recipe: Recipe,
     index: int,
@@ -268,13 +300,14 @@ def _seams(
     uniform = uniforms(random_for(recipe.seed, _SEAMS, index, variant))
     blendings = {thing: recipe.blendings[int(uniform() * len(recipe.blendings))] for thing in things}
     softness = {thing: _SOFTNESS[name] for thing, name in blendings.items()}
+    touching = {each for thing in things if thing.covers for each in (thing, *thing.covers)}
     objects, labels = [], [label | {"object": -1} for label in scene.labels]
     for number, thing in enumerate(things):
-        blending = blendings[thing]
+        blending, shape = blendings[thing], _shape(thing, thing not in touching, uniform())
         edge = thing.region(softness[thing])
         patch = patches.get(thing) or (0, 0, *thing.sprite.size_wh)
         match = 0.4 + 0.6 * uniform()
-        shifts = [6 * (uniform() + uniform() - 1) for _ in range(3)]
+        red, green, blue = uniform(), uniform(), uniform()
         objects.append(
             {
                 "sprite": None if thing.decoy else thing.sprite.id,
@@ -283,10 +316,11 @@ def _seams(
                 **{"x": thing.corner_xy[0], "y": thing.corner_xy[1]},
                 **{"width": thing.size_wh[0], "height": thing.size_wh[1]},
                 **{"x_min": edge[0], "y_min": edge[1], "x_max": edge[2], "y_max": edge[3]},
+                "shape": shape,
                 "reach": thing.reach if blending in ("feathered", "gaussian") else 0.0,
                 "blending": blending,
                 "match": match,
-                **{"red": shifts[0], "green": shifts[1], "blue": shifts[2]},
+                **{"red": _TINT * (red - 0.5), "green": _TINT * (green - 0.5), "blue": _TINT * (blue - 0.5)},
             }
         )
         for class_id, (x0, y0, x1, y1) in labels_of(thing, softness, scene.size_wh):

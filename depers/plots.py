@@ -86,12 +86,15 @@ def histogram_of_counts(
     top = max((values.max(initial=0) for values in heights.values()), default=0) or 1
     axes = svg.Axes.of(counts, (bounds[0], bounds[-1]), (0, top), log_x=log)
     xs, parts = [axes.x(edge) for edge in bounds], [axes.frame(x_label, "%" if share else "")]
+    opacity = 0.3 if len(heights) <= 3 else 0.1  # many areas over each other hide their outlines
     for index, values in enumerate(heights.values()):
         ys = [axes.y(value) for value in values]
         steps = "".join(f"V{y:.1f}H{x:.1f}" for y, x in zip(ys, xs[1:], strict=True))
         ink, dash = svg.ink_and_dash(index)
         path = f"M{xs[0]:.1f} {axes.y(0):.1f}{steps}V{axes.y(0):.1f}"
-        parts.append(f'<path d="{path}" fill="{ink}" fill-opacity=".3" stroke="{ink}" stroke-width="1.5"{dash}/>')
+        parts.append(
+            f'<path d="{path}" fill="{ink}" fill-opacity="{opacity}" stroke="{ink}" stroke-width="1.5"{dash}/>'
+        )
     for index in range(len(bounds) - 1):
         each = ", ".join(
             f"{name} {svg.number(values[index])}{'%' if share else ''}".strip() for name, values in heights.items()

@@ -179,8 +179,10 @@ def sheet(extracted: bank.Extracted, job: Job, names: Sequence[str]) -> NDArray[
     for index in indices:
         row = next(row for row in read_block(job.out, index // plan.BLOCK) if row["index"] == index)
         picture = images.decode(Renderer(extracted)(row), float("inf")).rgb()
-        texts = [names[label["class_id"]] for label in row["labels"]]
+        found = [names[label["class_id"]] for label in row["labels"]]
         boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
-        shown.append(report.draw_boxes(picture, boxes, texts, [report.colour(text) for text in texts]))
+        least = row["width"] / 16  # the names of small things would hide them; colours tell
+        texts = [name if box[2] - box[0] > least else "" for name, box in zip(found, boxes, strict=True)]
+        shown.append(report.draw_boxes(picture, boxes, texts, [report.colour(name) for name in found]))
         captions.append(f"{plan.file_name(index, 0, job.variants)}.jpg")
     return report.contact_sheet(shown, captions, columns=4, cell_wh=(480, 360))

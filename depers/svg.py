@@ -107,7 +107,7 @@ def _legend_places(series: Mapping[str, object]) -> list[tuple[float, int]]:
     places: list[tuple[float, int]] = []
     x, line = 4.0, 0
     for name in series if len(series) > 1 else ():
-        width = 34 + GLYPH * len(shorten(name, 200))
+        width = 42 + GLYPH * len(shorten(name, 200))
         if x + width > WIDTH and x > 4:
             x, line = 4.0, line + 1
         places.append((x, line))

@@ -1,27 +1,28 @@
 """The training pictures of a dataset, and what makes sure that nothing of val is among them."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 from depers import storage
 from depers.labels import IMAGE_SUFFIXES, Dataset, label_path
 from depers.options import UserError
-from depers.parts import background_path, group_of
+from depers.parts import background_path
+from depers.splits import group_names
 from depers.storage import Entry
 
 
 def training_folder(dataset: Dataset, out: str, source: str) -> str:
     """The folder of the training pictures. Raises UserError where it cannot be told from val, or OUT from the dataset.
 
-    Val is not looked into: what it holds makes no difference.
+    Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training pictures:
+    those may be synthetic, and what is cut from them would be pasted for the second time.
     """
     if dataset.train is None:
         raise UserError(f"{source}: the dataset must name a train split, but does not")
     if dataset.val is not None and storage.overlap(dataset.train, dataset.val):
         found = f"but train is {dataset.train} and val {dataset.val}"
         raise UserError(f"{source}: val must lie outside train, {found}: what is cut from val must not be trained on")
-    for folder in (dataset.root, dataset.train, dataset.val):
+    for folder in (dataset.root, dataset.train, dataset.val, *dataset.added):
         if folder is not None and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {out} and {folder}")
     return dataset.train
@@ -51,12 +52,12 @@ def list_pictures(folder: str) -> list[Entry]:
     return found
 
 
-def check_groups(folder: str, val: str | None, pictures: Sequence[Entry], group_by: str | None) -> None:
+def check_groups(val: str | None, pictures: Sequence[Entry], group_by: str | None) -> None:
     """Raises UserError where `group_by` finds nothing, or the same in a training picture as in one of val.
 
     Of val only the names are read, and only if that is possible.
     """
-    groups = {group_of(entry.path, group_by) for entry in pictures}
+    groups = set(group_names([entry.path for entry in pictures], group_by))
     if val is None or group_by is None:
         return
     try:
@@ -64,9 +65,11 @@ def check_groups(folder: str, val: str | None, pictures: Sequence[Entry], group_
     except (UserError, OSError):
         return
     for path in others:
-        found = re.search(group_by, path)
-        if found and group_of(path, group_by) in groups:
-            shared = group_of(path, group_by)
+        try:
+            (group,) = group_names([path], group_by)
+        except UserError:  # it is of no group, so of none that is in train
+            continue
+        if group in groups:
             raise UserError(
-                f"--group-by finds {shared!r} in both splits, such as {val}/{path}: split by it, or the sprites leak"
+                f"--group-by finds {group!r} in both splits, such as {val}/{path}: split by it, or the sprites leak"
             )

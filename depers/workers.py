@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -128,26 +128,15 @@ class FusedWorker:
         done += [future.result() for future in finishing]
         return _close(self.job, work, piece, done)
 
-    def carefully(self, work: Work, piece: Slice | None = None) -> Row:
+    def carefully(self, work: Work, piece: Slice | None, note: Callable[[int], None]) -> Row:
         """One file after another, each noted down first: where the process ends, the note says which one did it."""
         done = []
         for place, item in enumerate(_items(self.job, work, piece, self.pool)):
             if place not in work.condemned:
-                storage.write_bytes(note_uri(self.job.out, work), str(place).encode())
+                note(place)
             (found,) = detect(self.job, [prepare(self.job, item, self.stride)], self.detector)
             done.append(_finish(self.job, piece is None, *found))
-        storage.delete(note_uri(self.job.out, work))
         return _close(self.job, work, piece, done)
-
-
-def note_uri(out: str, work: Work) -> str:
-    """Where `carefully` notes which file it works on."""
-    return storage.join(out, units.FOLDER, "notes", f"{work.unit.name}.{work.number}")
-
-
-def work_carefully(job: Job, checkpoints: Any, work: Work, piece: Slice | None = None) -> Row:
-    """A worker for one call: a crash takes nothing else with it."""
-    return FusedWorker(job, checkpoints).carefully(work, piece)
 
 
 def prepare_stage(job: Job, stride: int, work: Work, piece: Slice | None = None) -> list[Item]:

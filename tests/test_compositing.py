@@ -14,7 +14,7 @@ PLACED: dict[str, Any] = {
     "sprite": "s", "picture": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,
     "x": 40, "y": 30, "width": 60, "height": 50,
     "x_min": 48.0, "y_min": 38.0, "x_max": 92.0, "y_max": 72.0, "reach": 6.0,
-    "blending": "feathered", "match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0,
+    "blending": "feathered", "shape": "box", "match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0,
 }  # fmt: skip
 
 
@@ -36,15 +36,20 @@ def test_only_the_region_of_the_seam_changes(name: str) -> None:
         np.testing.assert_array_equal(made[42:68, 52:88], picture[12:38, 12:48])
 
 
-def test_profiles_are_half_at_the_edge_and_whole_inside() -> None:
+@pytest.mark.parametrize("shape", plan.SHAPES)
+def test_shares_are_half_at_the_edge_and_whole_inside(shape: str) -> None:
     for gaussian in (False, True):
-        share = blending.profile(10.0, 30.0, 0, 40, 8.0, gaussian)
-        assert share.dtype == np.float32
-        np.testing.assert_allclose(share, share[::-1], atol=1e-6)
-        assert (np.diff(share[:20]) >= 0).all()
-        assert share[9] + share[10] == pytest.approx(1)
-        assert (share[:6] == 0).all() and (share[14:26] == 1).all()
-    assert blending.profile(10.0, 30.0, 0, 40, 0.0, False).sum() == 20
+        share = blending.shares((10.0, 20.0, 50.0, 60.0), (0, 0, 60, 80), shape, 8.0, gaussian)
+        assert share.shape == (80, 60) and share.dtype == np.float32
+        for line in (share[40, :], share[10:70, 30]):  # through the middle
+            np.testing.assert_allclose(line, line[::-1], atol=1e-5)
+            assert (np.diff(line[:30]) >= 0).all()
+            assert line[9] + line[10] == pytest.approx(1, abs=0.02)
+            assert (line[:6] == 0).all() and (line[15:45] == 1).all()
+    step = blending.shares((10.0, 20.0, 50.0, 60.0), (0, 0, 60, 80), shape, 0.0)
+    assert step[:, 30].sum() == step[40].sum() == 40  # as wide and as high as the box
+    expected = {"box": 1600, "oval": np.pi * 400, "rounded": 1483}[shape]  # 4 Γ(5/4)² / Γ(3/2) × 400
+    assert step.sum() == pytest.approx(expected, rel=0.01)
 
 
 def test_colours_meet_those_around() -> None:
@@ -60,11 +65,11 @@ def test_colours_meet_those_around() -> None:
 
 
 def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
-    ground = np.full((120, 160, 3), 70, np.uint8)
+    ground = np.full((120, 160, 3), 100, np.uint8)
     picture = textured((60, 50), 1, 120, 150)
     made = compositing.compose([PLACED | {"blending": "poisson", "reach": 0.0}], ground, [picture])
     inside, source = made[40:70, 50:90].astype(int), picture[10:40, 10:50].astype(int)
-    assert abs(np.median(inside) - 70) < 12
+    assert abs(np.median(inside) - 100) < 8
     assert np.corrcoef(np.diff(inside[:, :, 0]).ravel(), np.diff(source[:, :, 0]).ravel())[0, 1] > 0.85
 
 
@@ -79,19 +84,12 @@ def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 200), st.integers(1, 200), st.integers(2, 90), st.integers(2, 90))
-def test_scaled_keeps_means(width: int, height: int, wide: int, high: int) -> None:
+@given(st.floats(0.05, 1.5), st.integers(20, 90), st.integers(20, 90))
+def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
     slope = np.linspace(0, 255, 90)[None, :, None].repeat(90, 0).repeat(3, 2).astype(np.uint8)
-    placed = {
-        "source_x": 0,
-        "source_y": 0,
-        "source_width": wide,
-        "source_height": high,
-        "width": width,
-        "height": height,
-    }
-    made = compositing.scaled(slope, placed)
-    assert made.shape == (height, width, 3)
+    size = {"width": max(1, int(wide * scale)), "height": max(1, int(high * scale))}
+    made = compositing.scaled(slope, {"source_x": 0, "source_y": 0, "source_width": wide, "source_height": high} | size)
+    assert made.shape == (size["height"], size["width"], 3)
     assert abs(made.mean() - slope[:high, :wide].mean()) < 4
 
 

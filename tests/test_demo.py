@@ -14,6 +14,7 @@ from depers.options import UserError
     [
         ({"out": "s3://bucket/demo"}, "OUT must be a local folder"),
         ({"scenes": 3}, "--scenes must be at least 10, but got 3"),
+        ({"synthetic": -1}, "--synthetic must be at least 0, but got -1"),
         ({"epochs": 0}, "--epochs must be at least 1, but got 0"),
         ({"imgsz": 100}, "--imgsz must be a multiple of 32, but got 100"),
     ],
@@ -28,13 +29,13 @@ def test_demo_runs_all_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)  # OUT is a relative path, as in `make demo`, though workers run elsewhere
-    assert run(Options(tmp_path.name, scenes=18, unseen=4, imgsz=96, epochs=1)) == 0
+    assert run(Options(tmp_path.name, scenes=18, synthetic=6, unseen=4, imgsz=96, epochs=1)) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"{tmp_path.name}/report.html"
-    assert [f"[{number}/5]" in printed for number in range(1, 6)] == [True] * 5
+    assert [f"[{number}/7]" in printed for number in range(1, 8)] == [True] * 7
     assert len(list((tmp_path / "anonymized").glob("*.jpg"))) == 4
     page = (tmp_path / "report.html").read_text()
-    for word in ("Evaluation on unseen scenes", "mAP@.5", "pictures", "train YOLOv5n from scratch"):
+    for word in ("Evaluation on unseen scenes", "mAP@.5", "pictures", "train YOLOv5n from scratch", "synthetic scenes"):
         assert word in page
     if "before" in page:
         assert "data:image/jpeg;base64," in page

@@ -18,6 +18,8 @@ from depers.labels import (
     pairs,
     parse_yolo,
     read_dataset,
+    write_data_yaml,
+    write_joined_yaml,
 )
 from depers.options import UserError
 
@@ -224,3 +226,29 @@ def test_real_labels_are_read(data: Path) -> None:
     assert len(read) == 64
     assert sum(len(each.class_ids) for each in read) > 100
     assert all((each.boxes_xywh[:, 2:] > 0).all() for each in read)
+
+
+def test_several_folders_of_training_pictures(tmp_path: Path) -> None:
+    for name in ("real", "made", "val"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    file = tmp_path / "data.yaml"
+    file.write_text("train: [images/real, images/made]\nval: images/val\nnames: [a]\n")
+    found = read_dataset(tmp_path)
+    assert found.train == f"{tmp_path}/images/real" and found.added == (f"{tmp_path}/images/made",)
+    file.write_text("train: images/real\nval: [images/val]\nnames: [a]\n")
+    with pytest.raises(UserError, match=r"val must be the path of one folder, but is \['images/val'\]"):
+        read_dataset(tmp_path)
+    file.write_text("train: [images/real, images/none]\nval: images/val\nnames: [a]\n")
+    with pytest.raises(UserError, match=r"train must be a folder of pictures, but .*images/none is none"):
+        read_dataset(tmp_path)
+
+
+def test_joined_datasets_are_labelled_for_what_all_of_it_is(tmp_path: Path) -> None:
+    for name in ("real/images/train", "real/images/val", "made/images/train"):
+        (tmp_path / name).mkdir(parents=True)
+    write_data_yaml(tmp_path / "real", ("a", "b", "c"), labelled={"x/": ["a", "b"], "y/": ["b", "c"]})
+    write_joined_yaml(str(tmp_path / "made"), ("a", "b", "c"), read_dataset(tmp_path / "real"), "synthetic")
+    found = read_dataset(tmp_path / "made")
+    assert labelled_classes(found, "synthetic/1.jpg") == {1}
+    assert labelled_classes(found, "x/1.jpg") == {0, 1}
+    assert labelled_classes(found, "z/1.jpg") == {0, 1, 2}

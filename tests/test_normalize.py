@@ -2,6 +2,11 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +362,7 @@ def test_what_coco_says_of_other_pictures_is_reported(tmp_path: Path, ray_local:
     ]
 
 
-def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
+def test_own_splits_are_kept(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name in ("train/a", "valid/a", "test/b", "train/deep/c"):
         split, _, below = name.partition("/")
@@ -366,6 +371,7 @@ def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
     assert run(Options(str(raw), str(out), keep_splits=True)) == 0
     found = sorted(path.relative_to(out / "images").as_posix() for path in (out / "images").rglob("*.jpg"))
     assert found == ["train/a.jpg", "train/deep/c.jpg", "val/a.jpg"]
+    assert "left out, as --keep-splits says: 1 images in test\n" in capsys.readouterr().out
     storage.write_bytes(f"{raw}/val/images/a.jpg", jpeg())
     with pytest.raises(UserError, match=r"val/images/a.jpg and valid/images/a.jpg would be the same image"):
         run(Options(str(raw), str(out), keep_splits=True))
@@ -405,3 +411,65 @@ def test_a_run_that_was_cut_off_is_taken_up(tmp_path: Path, ray_local: None) -> 
     assert run(Options(raw, str(tmp_path / "cut"))) == 0
     assert contents(str(tmp_path / "cut")) == contents(str(tmp_path / "whole"))
     assert {path: path.stat().st_mtime_ns for path in records[1:]} == stamps
+
+
+def test_a_set_whose_classes_nobody_asked_for_is_refused(
+    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_set(str(tmp_path / "raw"), "coco")
+    with pytest.raises(UserError, match=r"a box must be of head, but all are of person 1, dog 1, car 1: .* person="):
+        run(Options(raw, str(tmp_path / "out"), classes=("head",)))
+    assert not (tmp_path / "out").exists()
+    assert run(Options(raw, str(tmp_path / "out"), class_map=("person=human,pigeon=car,*=",))) == 0
+    text = capsys.readouterr().out
+    assert "left out on purpose: 1 boxes: dog 1\nRAW: no box is of pigeon, which the class map names\n" in text
+
+
+def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> None:
+    """PNGs named .jpg, names with # and =, transparent pictures, ids without names."""
+    out = tmp_path / "out"
+    added = (f"{data}/faces_mask:0=face",)
+    options = Options(
+        str(data / "plates_romanian"), str(out), class_map=("0=carplate",), add=added, group_by=r"^[^_.]+"
+    )
+    assert run(options) == 0
+    dataset = read_dataset(out)
+    assert dataset.train is not None and dataset.val is not None
+    found = [
+        (image.removeprefix(f"{folder}/"), read_labels(text, 5))
+        for folder in (dataset.train, dataset.val)
+        for image, text in pairs(folder)
+    ]
+    assert len(found) == 16 + 12
+    for prefix, class_id, boxes in (("plates_romanian/", 4, 19), ("faces_mask/", 2, 42)):
+        ids = [class_id for path, labels in found if path.startswith(prefix) for class_id in labels.class_ids.tolist()]
+        assert ids == [class_id] * boxes
+        assert labelled_classes(dataset, f"{prefix}x") == {class_id}
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    data = picture("a.jpg", (1800, 1200), quality=95)
+    for index in range(480):
+        storage.write_bytes(f"{raw}/images/{index:03}.jpg", data)
+        storage.write_bytes(f"{raw}/labels/{index:03}_car..txt", BOX.encode())
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+    def command(folder: Path) -> list[str]:
+        return [sys.executable, "-m", "depers.cli", "normalize", str(raw), str(folder)]
+
+    first = subprocess.Popen(command(out), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    units, deadline = out / "_depers" / "units", time.monotonic() + 120
+    while not (units.is_dir() and any(units.glob("*.parquet"))):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(2)  # its workers end with it
+    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.parquet")}
+    assert 0 < len(before) < 15 and not (out / "data.yaml").exists()
+    for folder in (out, tmp_path / "clean"):
+        assert subprocess.run(command(folder), env=environment, capture_output=True, check=False).returncode == 0
+    assert {name: (units / name).stat().st_mtime_ns for name in before} == before
+    assert contents(str(out)) == contents(str(tmp_path / "clean"))

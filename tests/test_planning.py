@@ -174,7 +174,7 @@ def test_picture_does_not_depend_on_how_many_there_are() -> None:
 def test_variants_differ_in_their_seams_only() -> None:
     rows = plan_block(usual(), RECIPE._replace(variants=3), 0, 8).to_pylist()
     assert [(row["index"], row["variant"]) for row in rows[:4]] == [(0, 0), (0, 1), (0, 2), (1, 0)]
-    seams = ("blending", "reach", "match", "red", "green", "blue", *CORNERS)
+    seams = ("blending", "shape", "reach", "match", "red", "green", "blue", *CORNERS)
 
     def rest(row: dict[str, Any]) -> list[dict[str, Any]]:
         return [{k: v for k, v in placed.items() if k not in seams} for placed in row["objects"]]

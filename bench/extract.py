@@ -1,0 +1,125 @@
+"""Speed of `depers extract` on 1080p street scenes, against the same functions under multiprocessing; and its memory.
+
+    python bench/extract.py [--images 400] [--repeats 3] [--few 300] [--many 3000]
+
+Start-up is left out of both alike: the rates count from the first finished unit on. Rounds alternate between the two,
+medians are compared, so that a noisy machine hits both.
+"""
+
+import argparse
+import multiprocessing
+import os
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from job import watch
+
+from depers import units
+from depers.boxes import to_normalized_xywh
+from depers.extraction import process
+from depers.labels import CLASSES, Labels, format_yolo, read_dataset, write_data_yaml
+from depers.parts import Job
+from depers.sprites import NESTING, parse_nesting
+from depers.streets import draw_scene
+from depers.training_split import list_pictures
+from depers.units import Unit
+
+SIZE_WH = (1920, 1080)
+
+
+def draw_dataset(root: Path, count: int) -> None:
+    """`count` labelled street scenes, quality 90: 16 of them drawn, the others the same or mirrored."""
+    for kind in ("images", "labels"):
+        (root / kind / "train").mkdir(parents=True)
+    scenes = [draw_scene(index, 1, SIZE_WH) for index in range(min(16, count))]
+    for index in range(count):
+        scene = scenes[index % len(scenes)]
+        image, boxes = scene.image, scene.boxes_xyxy
+        if (index // len(scenes)) % 2:
+            image = np.ascontiguousarray(image[:, ::-1])
+            boxes = np.column_stack([SIZE_WH[0] - boxes[:, 2], boxes[:, 1], SIZE_WH[0] - boxes[:, 0], boxes[:, 3]])
+        text = format_yolo(Labels(scene.class_ids, to_normalized_xywh(boxes, SIZE_WH)))
+        (root / f"images/train/{index:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(image, 90, "RGB", "420"))
+        (root / f"labels/train/{index:05d}.txt").write_text(text)
+    write_data_yaml(root, CLASSES, ["train"])
+
+
+def make_job(root: Path, out: Path) -> Job:
+    """The job that `depers extract` makes of its default options."""
+    return Job(
+        pictures=str(root / "images/train"), out=str(out), dataset=read_dataset(root), group_by=None, fill="smooth",
+        dilate=0.05, max_coverage=0.6, keep_labels=False, min_size=10.0, margin=0.1,
+        nesting=parse_nesting(NESTING, CLASSES), seed=0, max_megapixels=80,
+    )  # fmt: skip
+
+
+def work(job: Job, waiting: "multiprocessing.Queue[Unit | None]", done: "multiprocessing.Queue[int]") -> None:
+    """A process that takes units until there are none."""
+    while (unit := waiting.get()) is not None:
+        done.put(len(process(job, unit)))
+
+
+def plain_rate(root: Path, out: Path) -> float:
+    """Images per second under multiprocessing, one process per core, from the first finished unit on."""
+    context = multiprocessing.get_context("spawn")
+    todo = units.cut(list_pictures(str(root / "images/train")))
+    cores = os.cpu_count() or 1
+    waiting, done = context.Queue(), context.Queue()
+    for unit in [*todo, *[None] * cores]:
+        waiting.put(unit)
+    processes = [context.Process(target=work, args=(make_job(root, out), waiting, done)) for _ in range(cores)]
+    for each in processes:
+        each.start()
+    done.get()
+    started, count = time.monotonic(), sum(done.get() for _ in todo[1:])
+    seconds = time.monotonic() - started
+    for each in processes:
+        each.join()
+    return count / seconds
+
+
+def main() -> None:
+    """Runs the rounds and prints the rates, their ratio and the memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--few", type=int, default=300)
+    parser.add_argument("--many", type=int, default=3000, help="0: memory is not measured")
+    options = parser.parse_args()
+    work_folder = Path(tempfile.mkdtemp(prefix="depers-extract-"))
+    draw_dataset(work_folder / "scenes", options.images)
+    plain, own = [], []
+    for _ in range(options.repeats):
+        for rates in (plain, own):
+            out = work_folder / "out"
+            if rates is plain:
+                rates.append(plain_rate(work_folder / "scenes", out))
+            else:
+                last = watch(["extract", str(work_folder / "scenes"), str(out)], out).last_line
+                rates.append(float(re.search(r"([\d.]+) images/s", last)[1]))  # type: ignore[index]
+            shutil.rmtree(out)
+        print(f"multiprocessing {plain[-1]:.1f}, depers extract {own[-1]:.1f} images/s", flush=True)
+    ratio = statistics.median(own) / statistics.median(plain)
+    print(f"load {os.getloadavg()[0]:.1f}; medians: multiprocessing {statistics.median(plain):.1f} images/s,")
+    print(f"depers extract {statistics.median(own):.1f} images/s, which is {ratio:.0%} of it")
+    peaks = []
+    for count in (options.few, options.many) if options.many else ():
+        draw_dataset(work_folder / str(count), count)
+        run = watch(["extract", str(work_folder / str(count)), str(work_folder / "out")], work_folder / "out")
+        peaks.append(run.peak_mib)
+        print(f"{count} pictures: peak {run.peak_mib:.0f} MiB in {run.seconds:.0f} s; {run.last_line}", flush=True)
+        for folder in (str(count), "out"):
+            shutil.rmtree(work_folder / folder)
+    if peaks:
+        print(f"{options.many} need {peaks[1] / peaks[0]:.3f} × the memory of {options.few}")
+    shutil.rmtree(work_folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Synthesis of 1080p pictures with 10 objects against the original algorithm, and against encoding alone.
+
+    python bench/synthesis.py [--count 640] [--repeats 3]
+    python bench/synthesis.py --plan 1000000
+    python bench/synthesis.py --memory
+
+Rates in pictures per second, without start-up: `depers synthesize` with its default options (its own figure, from the
+first unit to the last), the same functions under multiprocessing, encoding alone (the same pictures, as many
+processes), and the original in one process, as it was written: paint all boxes of a picture over, cut one box out of
+another, paste that anywhere. `--plan N` times the planning of N pictures instead; `--memory` compares the
+peaks over all processes of 1000 and of 20 000 pictures.
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import simplejpeg
+from job import watch
+from PIL import Image, ImageDraw
+
+from depers import bank, rendering
+from depers.labels import CLASSES
+from depers.streets import draw_scene, write_scene
+from depers.synthesize import Options, read_material
+
+SIZE_WH = (1920, 1080)
+SCENES = 64
+OBJECTS = ("--objects", "10", "--real", "none")
+
+
+def depers(*arguments: str) -> str:
+    """Runs the command and gives the last line that it prints. Raises where it fails."""
+    command = [sys.executable, "-m", "depers.cli", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def make_bank(work: Path) -> str:
+    """Draws street scenes in the raw layout, normalizes and extracts them below `work`; gives the extraction."""
+    for folder in ("images", "labels"):
+        (work / "raw" / folder).mkdir(parents=True)
+    for index in range(SCENES):
+        write_scene(work / "raw", f"street-{index:03d}", draw_scene(index, 1, SIZE_WH))
+    depers("normalize", str(work / "raw"), str(work / "dataset"), "--val-fraction", "0")
+    depers("extract", str(work / "dataset"), str(work / "extracted"))
+    return str(work / "extracted")
+
+
+def timed_pool(task: Callable[..., int], arguments: list[tuple[Any, ...]], processes: int) -> float:
+    """The rate of `task`, which gives numbers of pictures, under multiprocessing; the first of each is not timed."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        pool.starmap(task, arguments[:processes], chunksize=1)
+        started = time.monotonic()
+        pictures = sum(pool.starmap(task, arguments[processes:], chunksize=1))
+    return pictures / (time.monotonic() - started)
+
+
+def encode(paths: list[Path]) -> int:
+    """Encodes pictures at quality 90, again and again, and gives how many; reading them is not counted."""
+    pictures = itertools.cycle([simplejpeg.decode_jpeg(path.read_bytes(), "RGB") for path in paths])
+    until, count = time.monotonic() + 4, 0
+    while time.monotonic() < until:
+        simplejpeg.encode_jpeg(next(pictures), 90, "RGB", "420")
+        count += 1
+    return count // 4
+
+
+def encoding_alone(out: Path, processes: int) -> float:
+    """The rate at which so many processes only encode pictures of a finished run."""
+    paths = sorted(out.glob("images/train/synthetic/*/*.jpg"))[: 12 * processes]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return float(sum(pool.map(encode, [paths[number::processes] for number in range(processes)], chunksize=1)))
+
+
+def original(raw: Path, out: Path, count: int) -> float:
+    """The rate of the original algorithm of 2022 in one process: one class id for all, and its defects."""
+    out.mkdir()
+    boxes: dict[Path, list[list[float]]] = {}
+    for image in sorted((raw / "images").glob("*.jpg")):
+        texts = [file.read_text() for file in sorted((raw / "labels").glob(f"{image.stem}_*.txt"))]
+        boxes[image] = [[float(v) for v in line.split()[1:]] for text in texts for line in text.splitlines()]
+    images = [image for image, found in boxes.items() if found]
+    rng = random.Random(0)
+    started = time.monotonic()
+    for number in range(count):
+        source, donor = rng.choice(images), rng.choice(images)
+        picture = Image.open(source).convert("RGB")
+        for box in boxes[source]:
+            paint_over(ImageDraw.Draw(picture), corners(box, picture.size), rng)
+        other = Image.open(donor).convert("RGB")
+        crop = other.crop(corners(rng.choice(boxes[donor]), other.size))
+        if crop.width < picture.width and crop.height < picture.height:  # else it was dropped
+            x, y = rng.randrange(picture.width - crop.width), rng.randrange(picture.height - crop.height)
+            picture.paste(crop, (x, y))
+            centre = (x + crop.width / 2) / picture.width, (y + crop.height / 2) / picture.height
+            label = *centre, crop.width / picture.width, crop.height / picture.height
+            (out / f"{number}.txt").write_text("0 " + " ".join(f"{value:.6f}" for value in label) + "\n")
+        picture.save(out / f"{number}.jpg", quality=90)
+    return count / (time.monotonic() - started)
+
+
+def corners(box: list[float], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box of YOLO text in pixels."""
+    (cx, cy, w, h), (width, height) = box, size_wh
+    return (
+        int((cx - w / 2) * width),
+        int((cy - h / 2) * height),
+        int((cx + w / 2) * width) + 1,
+        int((cy + h / 2) * height) + 1,
+    )
+
+
+def paint_over(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], rng: random.Random, side: int = 10) -> None:
+    """Small squares of random colours over a box, and past its edges."""
+    for x in range(box[0], box[2], side):
+        for y in range(box[1], box[3], side):
+            draw.rectangle((x, y, x + side, y + side), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
+
+
+def compare(work: Path, count: int, repeats: int) -> None:
+    """Rounds of all four, then the medians and their ratios."""
+    extracted, cores = make_bank(work), os.cpu_count() or 1
+    rates: dict[str, list[float]] = {}
+    for number in range(repeats):
+        out = work / f"out{number}"
+        line = depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
+        found = re.search(r"([\d.]+) pictures/s", line)
+        assert found, line
+        opened, job = bank.open_extracted(extracted), rendering.Job(str(out), count, 1, False, len(CLASSES))
+        tasks = [(opened, job, *blocks) for blocks in job.units()]
+        this = {
+            "depers synthesize": float(found[1]),
+            "multiprocessing": timed_pool(rendering.render_blocks, tasks, cores),
+            "encoding alone": encoding_alone(out, cores),
+            "the original": original(work / "raw", work / f"original{number}", 50),
+        }
+        print(", ".join(f"{name} {rate:.1f}" for name, rate in this.items()), flush=True)
+        for name, rate in this.items():
+            rates.setdefault(name, []).append(rate)
+        shutil.rmtree(out)
+    own = statistics.median(rates["depers synthesize"])
+    print(f"load {os.getloadavg()[0]:.1f}, {cores} cores; medians of {repeats}:")
+    for name, values in rates.items():
+        middle = statistics.median(values)
+        print(f"{name:<18}{middle:>8.1f} pictures/s   depers is {own / middle:.2f} ×")
+
+
+def plan(work: Path, count: int) -> None:
+    """Seconds and peak memory of planning `count` pictures in as many processes as there are cores."""
+    options = Options(make_bank(work), str(work / "out"), count=count, objects=10)
+    opened, cores = bank.open_extracted(options.extracted), os.cpu_count() or 1
+    material, peak, started = read_material(opened, options), 0.0, time.monotonic()
+    job = rendering.Job(options.out, count, 1, False, len(CLASSES))
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        parts = [(material, options.recipe(), job, part) for part in range(len(job.parts()))]
+        done = pool.starmap_async(rendering.plan_part, parts, chunksize=1)
+        while not done.ready():
+            mine = psutil.Process()
+            peak = max(peak, sum(each.memory_info().rss for each in [mine, *mine.children(recursive=True)]) / 2**20)
+            done.wait(0.2)
+        objects = sum(tally.objects for tally in done.get())
+    seconds = time.monotonic() - started
+    size = sum(path.stat().st_size for path in (work / "out" / "plan").iterdir()) / 2**20
+    print(f"load {os.getloadavg()[0]:.1f}, {cores} cores: {count} pictures with {objects} objects planned in", end=" ")
+    print(f"{seconds:.0f} s ({seconds * cores / count * 1e3:.2f} ms each), peak {peak:.0f} MiB, {size:.0f} MiB of plan")
+
+
+def memory(work: Path, few: int = 1000, many: int = 20_000) -> None:
+    """Peak memory over all processes with few and with many pictures."""
+    extracted, peaks = make_bank(work), []
+    for count in (few, many):
+        out = work / "out"
+        run = watch(["synthesize", extracted, str(out), "--count", str(count), *OBJECTS], out)
+        peaks.append(run.peak_mib)
+        print(f"{count}: peak {run.peak_mib:.0f} MiB in {run.seconds:.0f} s; {run.last_line}", flush=True)
+        shutil.rmtree(out)
+    print(f"load {os.getloadavg()[0]:.1f}; {many} need {peaks[1] / peaks[0]:.3f} × the memory of {few}")
+
+
+def main() -> None:
+    """Parses, makes a folder to work in, and removes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--plan", type=int)
+    parser.add_argument("--memory", action="store_true")
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="depers-synthesis-"))
+    try:
+        if options.plan:
+            plan(work, options.plan)
+        elif options.memory:
+            memory(work)
+        else:
+            compare(work, options.count, options.repeats)
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

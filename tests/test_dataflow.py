@@ -1,0 +1,52 @@
+"""The pass as a Ray Data job: a file that ends the process that works on it costs one row, not the job."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import ray
+
+from depers import dataflow, pipeline, units
+from depers.dataflow import Notebook, Pass
+from depers.detections import SCHEMA
+from depers.prediction import Prediction
+from depers.steps import Item, Job, Outcome, Row
+
+
+def test_the_notebook_knows_what_ended_too_often() -> None:
+    notebook = Notebook()
+    assert notebook.begin("a") == (False, frozenset())
+    assert notebook.begin("a") == (False, frozenset())  # the first died
+    assert notebook.begin("a") == (True, frozenset())
+    notebook.at("a", 3)
+    notebook.at("a", 4)
+    assert notebook.begin("a") == (True, frozenset())  # could have been a node's death
+    notebook.at("a", 4)
+    assert notebook.begin("a") == (True, frozenset({4}))
+    assert notebook.begin("b") == (False, frozenset())
+    notebook.end("a")
+    assert notebook.begin("a")[0] is False
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_deadly_file_costs_one_row(ray_local: None, tmp_path: Path, staged: bool) -> None:
+    for name in ("a", "deadly", "e", "f", "g"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+
+    def finish(item: Item, boxes: Sequence[Row]) -> Outcome:
+        if item.path.startswith("deadly") and "ends the process" not in item.reason:
+            os._exit(1)
+        sides = {"width": 0, "height": 0, "boxes": []}
+        return Outcome({"path": item.path, "status": "failed", "reason": item.reason} | sides, None)
+
+    how = Prediction(imgsz=64)
+    job = Job(str(tmp_path / "in"), str(tmp_path / "out"), (), (), how, 8, 80, False, SCHEMA, finish)
+    everything = pipeline.plan(job.input)
+    assert list(dataflow.run(Pass(job, ray.put([]), 32, staged, 1), everything))
+    rows = [row for table in units.collect(job.out, everything, SCHEMA) for row in table.to_pylist()]
+    reasons = {row["path"]: row["reason"] for row in rows}
+    assert len(reasons) == 5
+    assert reasons.pop("deadly/x.jpg") == "ends the process that works on it"
+    assert all("ends the process" not in reason for reason in reasons.values())

@@ -1,0 +1,69 @@
+"""Examining pictures is quicker than decoding them, and must come to the same result."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from depers.dataset_writing import Task, examine, unit_name, write_unit
+from depers.images import ImageError, decode
+from depers.options import UserError
+from depers.raw_labels import Box
+
+
+def outcome(function: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:
+    """The size, or None for what is refused."""
+    try:
+        return function()
+    except ImageError:
+        return None
+
+
+@pytest.mark.parametrize("folder", ["badimages", "exif"])
+def test_examine_agrees_with_decode(data: Path, folder: Path) -> None:
+    good = 0
+    for path in sorted(path for path in (data / folder).rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if len(content) < 100_000:
+            for part in (content, content[: len(content) * 2 // 3]):
+                expected = outcome(lambda part=part: decode(part).size_wh)  # type: ignore[misc]
+                assert outcome(lambda part=part: examine(part)[0]) == expected, path  # type: ignore[misc]
+                good += expected is not None
+    assert good > 3
+
+
+def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
+    task = Task("in/a.jpg", "a.jpg", "a.jpg", "train", "9 1", None, (Box("a.txt", 1, 0, 0.5, 0.5, 0.1, 0.1),))
+    changed = [
+        task._replace(split="val"),
+        task._replace(stamp="9 2"),
+        task._replace(name="b.jpg"),
+        task._replace(declared_wh=(6, 4)),
+        task._replace(boxes=()),
+        task._replace(boxes=(task.boxes[0]._replace(class_id=1),)),
+    ]
+    names = [unit_name([one], "auto") for one in (task, *changed)] + [unit_name([task], "stored")]
+    assert len(set(names)) == len(names)
+    assert unit_name([task], "auto") == names[0]
+
+
+def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
+    picture = next((data / "samples").glob("*.jpg"))
+    task = Task(str(picture), "a.jpg", "a.jpg", "train", "", None, ())
+    (tmp_path / "labels").write_text("a file where a folder must be")
+    with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \((Not a directory|File exists)\)$"):
+        write_unit(str(tmp_path), "unit", "auto", [task])
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_unit_with_a_picture_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    task = Task(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, ())
+    record = tmp_path / "out" / "_depers" / "units" / "unit.parquet"
+    [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
+    assert (row["status"], row["problems"][0]["kind"]) == ("left out", "unreadable image")
+    assert row["problems"][0]["found"] == "No such file or directory"
+    assert not record.exists()
+    (tmp_path / "raw.png").write_bytes(b"text")
+    [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
+    assert row["problems"][0]["kind"] == "unusable image"
+    assert record.exists()

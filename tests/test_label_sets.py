@@ -1,0 +1,182 @@
+"""Raw sets: class maps, names of classes, what is labelled; the index and the plan over them."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers import storage
+from depers.dataset_planning import own_split
+from depers.label_index import IndexedBox, LabelIndex
+from depers.label_sets import LabelSet, labelled_classes, parse_added, parse_class_map, prefixes, read_names, target
+from depers.labels import CLASSES
+from depers.options import UserError
+from depers.raw_labels import Problem
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], {}),
+        (["person=human,0 = car"], {"person": "human", "0": "car"}),
+        (["a=car", "b=car", "a=car"], {"a": "car", "b": "car"}),
+        (["dog=", "*= "], {"dog": "", "*": ""}),
+        (["licence plate=carplate"], {"licence plate": "carplate"}),
+    ],
+)
+def test_parse_class_map(texts: list[str], expected: dict[str, str]) -> None:
+    assert parse_class_map(texts, CLASSES, "--class-map") == expected
+
+
+@pytest.mark.parametrize("text", ["", "car", "=car", "a=b=car", "a=car,"])
+def test_parse_class_map_refuses(text: str) -> None:
+    with pytest.raises(UserError, match=r"--class-map must be source_class=class,…, but got"):
+        parse_class_map([text], CLASSES, "--class-map")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plates:0=carplate", ("plates", {"0": "carplate"})),
+        ("s3://bucket/plates", ("s3://bucket/plates", {})),
+        ("s3://bucket/plates:a=car,*=", ("s3://bucket/plates", {"a": "car", "*": ""})),
+        ("/a=b:c/raw", ("/a=b:c/raw", {})),
+        ("a:b", ("a:b", {})),
+    ],
+)
+def test_parse_added(text: str, expected: tuple[str, dict[str, str]]) -> None:
+    assert parse_added(text, CLASSES) == expected
+
+
+def test_prefixes_differ() -> None:
+    assert prefixes(["/data/raw"]) == [""]
+    assert prefixes(["a/raw", "s3://b/raw/", "raw", "x"]) == ["raw/", "raw-2/", "raw-3/", "x/"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["raw", "raw-2", "x/raw", "s3://raw", "..", "raw-2/raw"]), min_size=2, max_size=6, unique=True
+    )
+)
+def test_prefixes_always_differ(uris: list[str]) -> None:
+    found = prefixes(uris)
+    assert len(set(found)) == len(uris)
+    assert all(prefix.endswith("/") and prefix[0] not in "./" for prefix in found)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"a.txt": ""}, None),
+        ({"data.yaml": "names: [a, b]", "classes.txt": "c"}, ("a", "b")),
+        ({"deep/data.yaml": "names: [c]", "coco.yml": "names: {0: a}"}, ("a",)),
+        ({"hyp.yaml": "lr: 1", "classes.txt": "\ufeffa\r\n b c \r\n\r\n"}, ("a", "b c")),
+        ({"x/obj.names": "a\n"}, ("a",)),
+    ],
+)
+def test_read_names(tmp_path: Path, files: dict[str, str], expected: tuple[str, ...] | None) -> None:
+    for path, text in files.items():
+        storage.write_bytes(f"{tmp_path}/{path}", text.encode())
+    assert read_names(str(tmp_path), sorted(files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("names: [a", "data.yaml: must be YAML"), ("names: [a, a]", "names must differ"), ("names: 3", "must be a list")],
+)
+def test_read_names_refuses(tmp_path: Path, text: str, message: str) -> None:
+    storage.write_bytes(f"{tmp_path}/data.yaml", text.encode())
+    with pytest.raises(UserError, match=message):
+        read_names(str(tmp_path), ["data.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("name", "class_map", "expected"),
+    [
+        ("car", {}, "car"),
+        ("person", {"person": "human"}, "human"),
+        ("car", {"car": "human"}, "human"),
+        ("dog", {}, None),
+        ("dog", {"dog": ""}, ""),
+        ("dog", {"*": ""}, ""),
+        ("car", {"*": ""}, "car"),
+        ("truck", {"*": "car"}, "car"),
+    ],
+)
+def test_target(name: str, class_map: dict[str, str], expected: str | None) -> None:
+    assert target(name, class_map, CLASSES) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "class_map", "found", "expected"),
+    [
+        (("car", "dog"), {}, [], ["car"]),
+        (("person", "bus"), {"person": "human", "*": "car"}, [], ["car", "human"]),
+        (None, {"0": "face"}, ["0"], ["face"]),
+        (None, {"0": "face", "*": ""}, [], ["face"]),
+        (None, {}, ["head", "dog"], ["head"]),
+        (CLASSES, {}, [], list(CLASSES)),
+    ],
+)
+def test_labelled_classes(
+    names: tuple[str, ...] | None, class_map: dict[str, str], found: list[str], expected: list[str]
+) -> None:
+    one = LabelSet("raw", "", "voc", names, class_map, [], [], [], {})
+    assert labelled_classes(one, found, CLASSES) == expected
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[LabelIndex]:
+    with contextlib.closing(LabelIndex(tmp_path / "labels.sqlite")) as made:
+        yield made
+
+
+def test_the_index_gives_boxes_picture_by_picture_in_the_order_of_files_and_lines(index: LabelIndex) -> None:
+    places = [(3, 1, 2, 7), (1, 0, 9, 7), (3, 0, 5, 8), (3, 1, 1, 7), (1, 0, 2, 8)]
+    index.add_boxes(IndexedBox(*place, 0.5, 0.5, 1e-300, -1.0) for place in places)
+    index.sort()
+    assert [(picture, [box[:4] for box in boxes]) for picture, boxes in index.boxes()] == [
+        (1, [(1, 0, 2, 8), (1, 0, 9, 7)]),
+        (3, [(3, 0, 5, 8), (3, 1, 1, 7), (3, 1, 2, 7)]),
+    ]
+    assert next(index.boxes())[1][0] == IndexedBox(1, 0, 2, 8, 0.5, 0.5, 1e-300, -1.0)
+    assert list(index.class_counts()) == [(1, [(7, 1), (8, 1)]), (3, [(7, 2), (8, 1)])]
+    assert index.class_totals() == [(7, 3, 2), (8, 2, 2)]
+
+
+def test_the_index_keeps_the_first_size_and_sorts_problems(index: LabelIndex) -> None:
+    index.add_sizes([(2, 60, 40), (1, 9, 9), (2, 1, 1)])
+    assert list(index.sizes()) == [(1, 9, 9), (2, 60, 40)]
+    problems = [
+        Problem("b", 2, "duplicate", "dropped"),
+        Problem("caf\udce9", 0, "unusable image", "left out", "\ud800"),
+        Problem("b", 1, "duplicate", "dropped", "x"),
+    ]
+    index.add_problems(problems)
+    shown = Problem("caf\\xe9", 0, "unusable image", "left out", "\\ud800")
+    assert list(index.problems()) == [problems[2], problems[0], shown]
+    assert index.problem_kinds() == [("dropped", "duplicate", 2, problems[2]), ("left out", "unusable image", 1, shown)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train/a.jpg", ("train", "a.jpg")),
+        ("valid/x/a.jpg", ("val", "x/a.jpg")),
+        ("set/val2017/a.jpg", ("val", "set/a.jpg")),
+        ("Validation/a.jpg", ("val", "a.jpg")),
+        ("training/test/a.jpg", ("train", "test/a.jpg")),
+        ("test_2/a.jpg", ("", "a.jpg")),
+    ],
+)
+def test_own_split(name: str, expected: tuple[str, str]) -> None:
+    assert own_split(name) == expected
+
+
+@pytest.mark.parametrize("name", ["train.jpg", "trains/a.jpg", "a/b.jpg"])
+def test_own_split_refuses(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' lies in none"):
+        own_split(name)
