@@ -11,6 +11,7 @@ from PIL import Image, ImageSequence
 from depers import deep, exif
 from depers.headers import ImageError, format_of, open_header
 from depers.images import Picture, as_image, encoder_options, frames
+from depers.iso_times import without_times
 
 RedactPicture = Callable[[Picture, NDArray[np.float32], str], Picture]
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
@@ -75,7 +76,7 @@ def _written(pictures: list[Picture], name: str, timing: dict[str, Any], block: 
     images = _images(pictures, name)
     buffer = io.BytesIO()
     next(images).save(buffer, name, save_all=True, append_images=images, **options)
-    return buffer.getvalue()
+    return without_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
 
 
 def _page(picture: Picture) -> deep.Page:
