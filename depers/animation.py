@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from depers import deep, exif
+from depers.encoding import as_image, encoder_options
 from depers.headers import ImageError, format_of, open_header
-from depers.images import Picture, as_image, encoder_options, frames
+from depers.images import Picture, frames, keeps_pixels
 from depers.iso_times import without_times
 
 RedactPicture = Callable[[Picture, NDArray[np.float32], str], Picture]
@@ -31,17 +32,17 @@ def redact(
     """
     image = open_header(data, max_megapixels)
     name = format_of(image)
-    timing = _timing(image) if name in _ANIMATED else {}
     pictures = [
         redact_picture(picture, boxes, mode)
         for picture, boxes in zip(frames(data, max_megapixels), boxes_xyxy_by_frame, strict=True)
     ]
-    lossless = name == "PNG" or name == "TIFF" or (name == "WEBP" and b"VP8 " not in data)
+    timing = _timing(image) | {"duration": [round(picture.duration_ms) for picture in pictures]}
+    lossless = name != "GIF" and keeps_pixels(data, name)
     try:
         if name == "TIFF" and any(picture.mode.endswith(";16") and picture.pixels.ndim == 3 for picture in pictures):
             written = deep.tiff([_page(picture) for picture in pictures])
         else:
-            written = _written(pictures, name, timing, exif.build(kept), lossless)
+            written = _written(pictures, name, timing if name in _ANIMATED else {}, exif.build(kept), lossless)
     except ImageError:
         raise
     except Exception as error:
@@ -50,32 +51,30 @@ def redact(
 
 
 def _timing(image: Image.Image) -> dict[str, Any]:
-    """Durations in milliseconds, loops, and whether the first frame is no part of the animation."""
-    durations = [float(frame.info.get("duration", 0) or 0) for frame in ImageSequence.Iterator(image)]
-    image.seek(0)
-    timing: dict[str, Any] = {"duration": [round(duration) for duration in durations]}
-    if "loop" in image.info:
-        timing["loop"] = image.info["loop"]
-    if image.info.get("default_image") or getattr(image, "default_image", False):
+    """Loops, and whether the first frame is no part of the animation."""
+    timing: dict[str, Any] = {"loop": image.info["loop"]} if "loop" in image.info else {}
+    if getattr(image, "default_image", False) or image.info.get("default_image"):
         timing["default_image"] = True
     return timing
 
 
 def _written(pictures: list[Picture], name: str, timing: dict[str, Any], block: bytes, lossless: bool) -> bytes:
-    options = encoder_options(name) | timing
+    options = encoder_options(name, lossless) | timing
     if pictures[0].icc_profile:
         options["icc_profile"] = pictures[0].icc_profile
     if block:
         options["exif"] = block
+        if name == "TIFF":
+            options["compression"] = None  # as in `encoding.encode`
     if name == "WEBP":
-        options |= {"lossless": lossless, "quality": 50 if lossless else 90, "minimize_size": False}
+        options["minimize_size"] = False
     if name == "PNG":
         options |= {"disposal": 0, "blend": 0}
     if name == "GIF":
         options |= {"disposal": 2, "optimize": False}
-    images = _images(pictures, name)
+    first, *others = _images(pictures, name)  # a list: some of Pillow's writers go through it twice
     buffer = io.BytesIO()
-    next(images).save(buffer, name, save_all=True, append_images=images, **options)
+    first.save(buffer, name, save_all=True, append_images=others, **options)
     return without_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
 
 

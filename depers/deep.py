@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from depers import png_chunks
 from depers.headers import ImageError
 
 _BITS_PER_SAMPLE = 258
@@ -60,13 +61,9 @@ def png(pixels: NDArray[Any], icc_profile: bytes | None, exif: bytes) -> bytes:
     if not whole:
         raise ImageError("cannot be written as PNG")
     data = encoded.tobytes()
-    chunks = _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
-    chunks += _chunk(b"eXIf", exif) if exif else b""
-    return data[:33] + chunks + data[33:]  # right behind the header
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+    chunks = png_chunks.chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
+    chunks += png_chunks.chunk(b"eXIf", exif) if exif else b""
+    return png_chunks.inserted(data, chunks)
 
 
 def tiff(pages: Sequence[Page]) -> bytes:

@@ -73,6 +73,7 @@ class Options:
             imgsz=self.imgsz,
             epochs=self.epochs,
             batch_size=8,
+            nominal_batch=8,
             optimizer="AdamW",
             learning_rate=0.004,
             warmup_epochs=1.0,

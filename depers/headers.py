@@ -1,7 +1,9 @@
 """A picture's header: its format, size, frames, orientation and colour profile, before any pixel is decoded."""
 
+import importlib
 import io
 import warnings
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,10 +24,6 @@ _SUBFILE_TYPE = 0x00FE
 # Our own limit is checked on every header; Pillow's would only warn, as it does of oddities in metadata.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
-if find_spec("pillow_heif"):  # the extra `heif`
-    import pillow_heif
-
-    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 class ImageError(Exception):
@@ -39,6 +37,8 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
     """
     if not data:
         raise ImageError("the file is empty")
+    if is_heif(data):
+        learn_heif()
     try:
         image = Image.open(io.BytesIO(data))
         frames = int(getattr(image, "n_frames", 1))
@@ -57,6 +57,13 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
         size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
         raise ImageError(f"must have at most {max_megapixels:g} megapixels, but declares {size}")
     return image
+
+
+@lru_cache(maxsize=1)
+def learn_heif() -> None:
+    """Lets Pillow read and write HEIF where the extra `heif` is installed."""
+    if find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
 
 
 def is_heif(data: bytes) -> bool:

@@ -1,10 +1,9 @@
-"""Image bytes ↔ arrays: upright pixels in, the same format without metadata out.
+"""Image bytes → arrays: upright pixels of every frame; `depers.encoding` is the way back.
 
-Orientation is applied to the pixels, so the picture looks the same without its EXIF; the colour profile is kept, all
-other metadata is left behind. What cannot be decoded whole is an ImageError, never a best effort.
+Orientation is applied to the pixels, so the picture looks the same without its EXIF; the colour profile is kept. What
+cannot be decoded whole is an ImageError, never a best effort.
 """
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile
 
-from depers import deep, exif, jpeg_encoding, jpeg_segments
+from depers import deep, jpeg_encoding
 from depers.headers import (
     FORMATS,
     MAX_MEGAPIXELS,
@@ -29,7 +28,6 @@ from depers.headers import (
     profile_of,
     upright,
 )
-from depers.jpeg_encoding import standard_quality
 
 __all__ = (
     "FORMATS",
@@ -38,13 +36,11 @@ __all__ = (
     "Picture",
     "decode",
     "decode_frames",
-    "encode",
     "frame_count",
     "frames",
     "open_header",
     "orientation_of",
     "resize_rgb",
-    "standard_quality",
 )
 
 Pixels = NDArray[Any]
@@ -57,6 +53,7 @@ class Picture:
     """A decoded picture: upright `pixels` (H, W) or (H, W, C), uint8 or uint16, in `mode`'s channel order.
 
     Modes are Pillow's, and RGB;16 and RGBA;16. In modes P and 1 pixels are indices into `palette`, uint8 (N, 3 or 4).
+    `lossless` says whether the file kept every pixel, and is to be written so; `duration_ms` how long a frame is shown.
     """
 
     pixels: Pixels
@@ -66,6 +63,8 @@ class Picture:
     jpeg_tables: dict[int, list[int]] | None
     jpeg_sampling: str
     palette: NDArray[np.uint8] | None = None
+    lossless: bool = True
+    duration_ms: float = 0
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -161,8 +160,9 @@ def _decode(data: bytes, image: Image.Image) -> Picture:
         palette, pixels = _BILEVEL, np.asarray(loaded).astype(np.uint8)
     else:
         pixels = np.asarray(loaded)
-    pixels = upright(pixels, orientation_of(image))
-    return Picture(pixels, mode, format_of(image), profile_of(image), None, "", palette)
+    pixels, name = upright(pixels, orientation_of(image)), format_of(image)
+    duration = float(image.info.get("duration") or 0)
+    return Picture(pixels, mode, name, profile_of(image), None, "", palette, keeps_pixels(data, name), duration)
 
 
 def _palette(image: Image.Image) -> NDArray[np.uint8]:
@@ -203,70 +203,12 @@ def _decode_jpeg(data: bytes, image: Any) -> Picture:
         pixels = np.asarray(_loaded(image, mode))
     else:
         raise ImageError(f"pixel mode must be one of L, RGB, CMYK, but is {mode}")
-    return Picture(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling)
+    return Picture(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling, lossless=False)
 
 
-def encode(picture: Picture, pixels: Pixels, kept: dict[int, dict[int, Any]] | None = None) -> bytes:
-    """`pixels` (of the picture's shape and dtype) in the picture's own format, with its colour profile only.
-
-    `kept` are EXIF tags by directory to be written as well, where the format has room for them. JPEG
-    keeps quantization tables and chroma subsampling. Raises ImageError.
-    """
-    block = exif.build(kept or {})
-    try:
-        if picture.format == "JPEG":
-            tables, sampling = picture.jpeg_tables or {}, picture.jpeg_sampling
-            data = jpeg_encoding.encode(pixels, picture.mode, tables, sampling)
-            return jpeg_segments.rebuilt(data, block, picture.icc_profile)
-        if picture.mode in ("RGB;16", "RGBA;16"):
-            if picture.format == "TIFF":
-                return deep.tiff([deep.Page(pixels, picture.mode, picture.icc_profile)])
-            return deep.png(pixels, picture.icc_profile, block)
-        image = as_image(picture, pixels)
-        options = encoder_options(picture.format)
-        if picture.icc_profile:
-            options["icc_profile"] = picture.icc_profile
-        if block:
-            options["exif"] = block
-        if picture.format == "BMP" and picture.mode not in ("1", "P", "L", "RGB", "RGBA"):
-            image = image.convert("RGB")
-        buffer = io.BytesIO()
-        image.save(buffer, picture.format, **options)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"cannot be written as {picture.format} ({error})") from None
-    return buffer.getvalue()
-
-
-def encoder_options(name: str) -> dict[str, Any]:
-    """How Pillow is to write a format."""
-    options: dict[str, dict[str, Any]] = {
-        "PNG": {"compress_level": 3},
-        "WEBP": {"quality": 90, "method": 2, "exact": True},
-        "TIFF": {"compression": "tiff_deflate" if features.check("libtiff") else None},
-        "AVIF": {"quality": 85, "speed": 9},
-        "HEIF": {"quality": 88, "enc_params": {"preset": "ultrafast"}},  # the default is slower tenfold
-    }
-    return options.get(name, {})
-
-
-def as_image(picture: Picture, pixels: Pixels) -> Image.Image:
-    """The pixels as Pillow's image, with a palette of the colours that occur."""
-    pixels = np.ascontiguousarray(pixels)
-    size_wh = (pixels.shape[1], pixels.shape[0])
-    if picture.mode == "I;16":
-        return Image.frombytes("I;16", size_wh, pixels.astype("<u2").tobytes())
-    if picture.mode == "1":
-        return Image.fromarray(pixels * np.uint8(255), "L").convert("1", dither=Image.Dither.NONE)
-    if picture.palette is None:
-        return Image.fromarray(pixels, picture.mode)
-    used, indices = np.unique(pixels, return_inverse=True)
-    image = Image.frombytes("P", size_wh, indices.astype(np.uint8).tobytes())
-    image.putpalette(picture.palette[used, :3].tobytes())
-    if picture.palette.shape[1] == 4 and (alpha := picture.palette[used, 3]).min() < 255:
-        image.info["transparency"] = int(alpha.argmin()) if picture.format == "GIF" else alpha.tobytes()
-    return image
+def keeps_pixels(data: bytes, name: str) -> bool:
+    """Whether a file of the format `name` was written such that no pixel changed."""
+    return name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data)
 
 
 def resize_rgb(rgb: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:

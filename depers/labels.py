@@ -283,5 +283,15 @@ def write_joined_yaml(
     storage.write_bytes(storage.join(root, "data.yaml"), text.encode())
 
 
+def write_subset_yaml(root: str, dataset: Dataset) -> None:
+    """Writes ROOT/data.yaml for a part of a dataset: training pictures in ROOT/images/train, its own for validation."""
+    content: dict[str, Any] = {"train": "images/train", "val": _absolute(dataset.val) if dataset.val else ""}
+    content |= {"nc": len(dataset.names), "names": list(dataset.names)}
+    if dataset.labelled:
+        content["labelled"] = {p: [dataset.names[i] for i in sorted(ids)] for p, ids in dataset.labelled}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    storage.write_bytes(storage.join(root, "data.yaml"), text.encode())
+
+
 def _absolute(folder: str) -> str:
     return folder if storage.is_s3(folder) else str(Path(folder).absolute())

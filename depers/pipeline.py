@@ -107,7 +107,7 @@ def make_job(
     thresholds = thresholds_of(options)
     how = Prediction(
         imgsz=options.imgsz,
-        confidence=min(thresholds.values(), default=options.confidence),
+        confidence=min([options.confidence, *thresholds.values()]),  # also for classes that have no threshold
         iou_threshold=options.iou_threshold,
         max_detections=options.max_detections,
         multi_label=multi_label,

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from depers import animation, exif, jpeg, regions
+from depers import animation, exif, jpeg, png_chunks, regions
+from depers.encoding import encode
 from depers.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
-from depers.images import Picture, Pixels, decode, encode
+from depers.images import Picture, Pixels, decode, keeps_pixels
 from depers.regions import CELLS_ACROSS, MODES, Paint, Region
 
 __all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_picture")
 
 _RING = 8  # pixels around a region that give it its colours
+_RIM = {"JPEG": 16, "WEBP": 8, "AVIF": 8, "HEIF": 8}
 _BAND = 256  # rows painted at a time, which bounds the memory of a blur
 
 
@@ -57,7 +60,25 @@ def redact_file(
     if len(boxes_xyxy_by_frame) != count:
         raise ImageError(f"holds {count} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
     kept = exif.kept(image, keep_metadata)
-    name, method = format_of(image), "lossless" if _keeps_pixels(data, format_of(image)) else "re-encoded"
+    result = _redacted(data, image, boxes_xyxy_by_frame, mode, kept, max_megapixels, decoded)
+    if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
+        chunks = png_chunks.colour_chunks(data)
+        return result._replace(data=png_chunks.inserted(result.data, chunks))
+    return result
+
+
+def _redacted(
+    data: bytes,
+    image: Image.Image,
+    boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
+    mode: str,
+    kept: dict[int, dict[int, Any]],
+    max_megapixels: float,
+    decoded: Picture | None,
+) -> Redacted:
+    """`redact_file` by the way that the format allows, `image` its header."""
+    count = len(boxes_xyxy_by_frame)
+    name, method = format_of(image), "lossless" if keeps_pixels(data, format_of(image)) else "re-encoded"
     if count > 1:
         return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_picture))
     if name == "JPEG":
@@ -71,19 +92,36 @@ def redact_file(
     return Redacted(encode(result, result.pixels, kept), method, name, picture.size_wh, 1)
 
 
-def _keeps_pixels(data: bytes, name: str) -> bool:
-    """Whether the format is written such that pixels outside the boxes stay as they were."""
-    return name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data[:64])
-
-
 def redact_picture(picture: Picture, boxes_xyxy: NDArray[np.float32], mode: str) -> Picture:
-    """The picture with every box redacted, and without colours where it is fully transparent."""
+    """The picture with every box redacted, and without colours where it is fully transparent.
+
+    In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`.
+    """
+    if picture.format in _RIM and not (picture.format == "WEBP" and picture.lossless):
+        boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[picture.format]
+    if picture.mode == "P":
+        picture = _without_colours_of_boxes(picture, boxes_xyxy)
     palette, pixels = picture.palette, redact(picture.pixels, boxes_xyxy, mode, picture.palette, picture.mode)
     if palette is not None and palette.shape[1] == 4:
         palette = palette * (palette[:, 3:] > 0)
     elif picture.mode in ("LA", "RGBA", "RGBA;16") and not pixels[..., -1].all():
         pixels[pixels[..., -1] == 0] = 0
     return replace(picture, pixels=pixels, palette=palette)
+
+
+def _without_colours_of_boxes(picture: Picture, boxes_xyxy: NDArray[np.float32]) -> Picture:
+    """A palette picture whose palette holds only what occurs outside the boxes; inside, any of it."""
+    assert picture.palette is not None
+    pixels, outside = picture.pixels.copy(), np.ones(picture.pixels.shape, bool)
+    for region in regions.find(boxes_xyxy, picture.size_wh):
+        for x0, y0, x1, y1 in region.parts:
+            outside[y0:y1, x0:x1] = False
+    used = np.unique(pixels[outside])
+    if not len(used):
+        gray = np.full((1, picture.palette.shape[1]), [128, 128, 128, 255][: picture.palette.shape[1]], np.uint8)
+        return replace(picture, pixels=np.zeros_like(pixels), palette=gray)
+    pixels[~outside] = used[0]
+    return replace(picture, pixels=np.searchsorted(used, pixels).astype(np.uint8), palette=picture.palette[used])
 
 
 def redact(
@@ -130,7 +168,12 @@ def _paint(
         return Paint(values, edges, region.bounds, mode, span, ())
     free = regions.outside(found, frame, region.bounds)
     inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
+    if opacity:
+        visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)
+        free = visible if visible.any() else free
     values = regions.colours(patch, free, inner, edges, span / 2, palette)
+    if opacity and values[:, :, -1].any():
+        values[:, :, -1] = span  # an interpolated opacity would look like an outline
     noisy = range(channels - 1) if opacity else range(channels)
     return Paint(values, edges, region.bounds, mode, span, noisy)
 

@@ -7,7 +7,6 @@ that people take for redacted.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,30 +108,26 @@ def colours(
     Each stretch of the surroundings beside a cell is averaged; a cell weighs these averages by the inverse square of
     their distance (Shepard 1968). `middle` where nothing is free.
     """
-    (x0, y0, x1, y1), (across, down) = inner, edges
-    columns = [0, *(across[1:-1] + x0).tolist(), patch.shape[1]]
-    rows = [0, *(down[1:-1] + y0).tolist(), patch.shape[0]]
-    stretches = [(slice(a, b), s) for a, b in pairwise(columns) for s in (slice(0, y0), slice(y1, None))]
-    stretches += [(s, slice(a, b)) for a, b in pairwise(rows) for s in (slice(0, x0), slice(x1, None))]
-    points, values = [], []
-    for horizontal, vertical in stretches:
-        mask = free[vertical, horizontal]
-        if mask.any():
-            rows_free, columns_free = np.nonzero(mask)
-            points.append(
-                (columns_free.mean() + (horizontal.start or 0) - x0, rows_free.mean() + (vertical.start or 0) - y0)
-            )
-            seen = patch[vertical, horizontal][mask]
-            values.append((seen if palette is None else palette[seen[:, 0]]).mean(axis=0, dtype=np.float64))
+    (x0, y0, _, y1), (across, down) = inner, edges
+    wide, high = len(across) - 1, len(down) - 1
+    rows, columns = np.nonzero(free)
+    channels = patch.shape[2] if palette is None else palette.shape[1]
+    if not len(rows):
+        return np.full((high, wide, channels), middle, np.float64)
+    beside = np.searchsorted(across[1:-1] + x0, columns, side="right")  # the cell above or below which it lies
+    level = np.searchsorted(down[1:-1] + y0, rows, side="right")
+    sides = [rows < y0, rows >= y1, columns < x0]
+    stretch = np.select(sides, [beside, wide + beside, 2 * wide + level], 2 * wide + high + level)
+    seen = patch[rows, columns] if palette is None else palette[patch[rows, columns, 0]]
+    measures = [columns + 0.5 - x0, rows + 0.5 - y0, *seen.T]
+    sums = np.stack([np.bincount(stretch, one, 2 * (wide + high)) for one in measures], axis=1)
+    counts = np.bincount(stretch, minlength=2 * (wide + high))
+    means = sums[counts > 0] / counts[counts > 0, None]
     centres_x, centres_y = (across[1:] + across[:-1]) / 2, (down[1:] + down[:-1]) / 2
-    if not points:
-        channels = patch.shape[2] if palette is None else palette.shape[1]
-        return np.full((len(centres_y), len(centres_x), channels), middle, np.float64)
-    point = np.array(points)
-    squares = (centres_x[None, :, None] - point[:, 0]) ** 2 + (centres_y[:, None, None] - point[:, 1]) ** 2
+    squares = (centres_x[None, :, None] - means[:, 0]) ** 2 + (centres_y[:, None, None] - means[:, 1]) ** 2
     weights = 1 / (squares + 1)
     weights /= weights.sum(axis=2, keepdims=True)
-    return np.asarray(weights @ np.array(values))
+    return np.asarray(weights @ means[:, 2:])
 
 
 class Paint:

@@ -1,114 +1,142 @@
 """Train a YOLOv5 detector: a loop of our own over the package's parts, spread over workers by Ray Train.
 
-Reads a dataset folder (data.yaml, images/, labels/), writes OUT/weights/best.pt and last.pt (ordinary YOLOv5
-checkpoints) and OUT/results.csv. The same command after an interruption goes on with the epoch that was cut off.
+Reads dataset folders (data.yaml, images/, labels/). Writes below OUT
+
+weights/best.pt, weights/last.pt    ordinary YOLOv5 checkpoints
+results.csv, tensorboard/           a row per epoch
+report.html, train_batch.jpg        curves, confusion matrix, labelled and predicted pictures
+state/last.pt                       everything to go on with: the same command after an interruption does
 """
 
 import json
-import tempfile
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depers import labels, storage
+from depers import labels, memory, storage
 from depers.options import UserError, argument, option
-from depers.training_data import Example, read_example
 
 STRIDE = 32
-_READERS = 16  # threads that mostly wait for storage
-_MAY_CHANGE = ("out", "workers", "device", "loader_threads", "cache")  # between a run and its continuation
+_WHERE_AND_HOW_FAST = (
+    "out", "workers", "device", "loader_threads", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
+)  # fmt: skip
+"""Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train a detector on a dataset, with Ray Train."""
+    """Train a detector on datasets, with Ray Train."""
 
-    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
-    out: str = argument("folder or s3:// URI for weights/best.pt, weights/last.pt, results.csv")
-    model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file")
-    weights: str | None = option(None, "checkpoint to start from; otherwise from scratch")
-    imgsz: int = option(640, "longer side of the pictures in training, pixels, a multiple of 32")
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
+    out: str = argument("folder or s3:// URI for weights, results and report; an earlier run there is resumed")
+    data: tuple[str, ...] = option(
+        (),
+        "further dataset for training, with how often an epoch shows each of its pictures; also DATASET's, if named",
+        metavar="DATASET=WEIGHT",
+    )
+    model: str | None = option(
+        None,
+        "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file (default: that of --weights, else yolov5n)",
+    )
+    weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
+    imgsz: int = option(640, "longer side of the pictures, pixels, a multiple of 32, with P6 models of 64")
     epochs: int = option(100, "how often every picture is seen")
     steps: int | None = option(
         None, "optimizer steps in all, instead of passes over the pictures; an epoch is then an equal part of them"
     )
-    batch_size: int = option(16, "pictures per step, over all workers")
+    batch_size: int = option(16, "pictures per batch, over all workers")
+    nominal_batch: int | None = option(
+        None, "pictures per optimizer step, over several batches (default: 64; with --steps, one batch)", metavar="N"
+    )
     workers: int = option(1, "processes that train together and share gradients")
     device: str = option(
         "auto", "gpu: one per worker; auto: gpu if the cluster has enough", choices=("auto", "cpu", "gpu")
     )
+    precision: str = option(
+        "auto",
+        "arithmetic; auto: bfloat16 where it is native",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    channels_last: bool = option(True, "memory layout with channels last, faster in mixed precision")
+    compile: bool = option(False, "compile the model (torch.compile): minutes at the start, faster epochs")
+    sync_batch_norm: bool = option(False, "normalize over the batches of all workers, as if they were one")
     optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
-    learning_rate: float = option(0.01, "its peak, after the warm-up; falls to a hundredth along a cosine")
-    warmup_epochs: float = option(3.0, "epochs of rising learning rate")
-    hyperparameters: str = option("scratch-low", "loss gains and augmentation: a name of YOLOv5's, or a YAML file")
+    learning_rate: float | None = option(None, "its peak (default: the hyperparameters' lr0)")
+    warmup_epochs: float | None = option(
+        None, "epochs of rising learning rate (default: the hyperparameters', and at least 100 batches)"
+    )
+    schedule: str = option("cosine", "how the learning rate falls after the warm-up", choices=("cosine", "linear"))
+    hyperparameters: str = option("scratch-low", "rates, gains and augmentation: a name of YOLOv5's, or a YAML file")
+    label_smoothing: float = option(0.0, "how much of a class target is spread over the others, 0…1")
+    freeze: tuple[int, ...] = option((), "one number: that many first layers stay as they are; several: these layers")
+    image_weights: bool = option(False, "draw pictures more often whose classes are rare or found badly")
+    rectangular: bool | None = option(
+        None, "batches of like-shaped pictures instead of mosaics (default: if the hyperparameters have no mosaic)"
+    )
+    multi_scale: bool = option(False, "every batch at a random size, half to one and a half times --imgsz")
+    autoanchor: bool = option(True, "fit anchors to the labels")
+    patience: int = option(100, "epochs without improvement after which training stops; 0: never")
     loader_threads: int = option(4, "threads per worker that prepare pictures")
-    cache: bool = option(True, "keep decoded pictures in memory, if they fit")
+    cache: str = option(
+        "auto", "where decoded pictures are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
+    )
+    cache_folder: str = option(
+        memory.default_cache_folder(), "folder of each node for datasets from S3 and decoded pictures"
+    )
+    cache_limit: float = option(100.0, "GiB that datasets from S3 may take there")
+    max_failures: int = option(3, "how often dead workers are replaced; -1: always")
     seed: int = option(0, "seed of weights, order and augmentation")
 
     def __post_init__(self) -> None:
-        if self.imgsz < STRIDE or self.imgsz % STRIDE:
-            raise UserError(f"--imgsz must be a multiple of {STRIDE}, but got {self.imgsz}")
-        for name in ("epochs", "batch_size", "workers", "loader_threads"):
-            if getattr(self, name) < 1:
+        stride = 2 * STRIDE if self.model and self.model.endswith("6") else STRIDE
+        if self.imgsz < stride or self.imgsz % stride:
+            of = f" for {self.model}" if stride > STRIDE else ""
+            raise UserError(f"--imgsz must be a multiple of {stride}{of}, but got {self.imgsz}")
+        for name in ("epochs", "batch_size", "workers", "loader_threads", "nominal_batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
         if self.batch_size % self.workers:
             raise UserError(f"--batch-size must be a multiple of --workers ({self.workers}), but got {self.batch_size}")
         if self.steps is not None and self.steps < self.epochs:
             raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
-        if not 0 < self.learning_rate < 10:
+        if self.learning_rate is not None and not 0 < self.learning_rate < 10:
             raise UserError(f"--learning-rate must be between 0 and 10, but got {self.learning_rate}")
-        if self.warmup_epochs < 0:
-            raise UserError(f"--warmup-epochs must not be negative, but got {self.warmup_epochs}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
+        for name in ("warmup_epochs", "patience", "cache_limit"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, but got {value}")
+        if min(self.freeze, default=0) < 0:
+            raise UserError(f"--freeze must be layers from 0, but got {min(self.freeze)}")
+        if self.image_weights and self.rectangular:
+            raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
+        self.datasets()
 
-
-def read_splits(dataset: str) -> tuple[tuple[str, ...], dict[str, list[Example]]]:
-    """The class names and the examples of `train` and `val`, all labels read and all pictures' headers seen.
-
-    Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own training
-    pictures, no labels at all, a faulty label file, a file that is no picture.
-    """
-    found = labels.read_dataset(dataset)
-    if found.train is None or found.val is None:
-        missing = "train" if found.train is None else "val"
-        raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
-    for folder in (found.train, *found.added):
-        if storage.overlap(folder, found.val):
-            raise UserError(f"{dataset}: train and val must be different pictures, but are {folder} and {found.val}")
-    folders = {"train": found.train, "val": found.val}
-    splits = {name: _read_split(found, folder) for name, folder in folders.items()}
-    for folder in found.added:
-        splits["train"] += _read_split(found, folder)
-    for name, examples in splits.items():
-        if not examples:
-            raise UserError(f"{dataset}: {name} must hold pictures, but {folders[name]} has none")
-        if not any(len(example.class_ids) for example in examples):
-            raise UserError(f"{dataset}: {name} must hold labels, but none of its {len(examples)} pictures has one")
-    return tuple(found.names), splits
-
-
-def _read_split(dataset: labels.Dataset, folder: str) -> list[Example]:
-    """The examples of one folder; a picture without a label file has no objects."""
-
-    def read(pair: tuple[str, str]) -> Example:
-        picture, label_file = pair
-        found = labels.read_labels(label_file, len(dataset.names))
-        return read_example(picture, found.class_ids, found.boxes_xywh)
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, labels.pairs(folder)))
+    def datasets(self) -> list[tuple[str, float]]:
+        """All datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
+        found = {self.dataset: 1.0}
+        for text in self.data:
+            uri, equals, value = text.rpartition("=")
+            weight = labels.read_number(value) if equals else 1.0
+            if not weight > 0:
+                raise UserError(f"--data must be DATASET=WEIGHT with a weight above 0, but got {text!r}")
+            name = uri if equals else text
+            if name in found and name != self.dataset:
+                raise UserError(f"--data names {name} twice")
+            found[name] = weight
+        return list(found.items())
 
 
 def run(options: Options) -> int:
-    """Trains on the Ray cluster, one line per epoch. Raises UserError before the first epoch for what is wrong."""
+    """Trains on the Ray cluster, a line per epoch. Raises UserError before the first epoch for what is wrong."""
     import ray
-    from ray import train as ray_train
-    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from depers.training_cluster import fit
 
     shown_out, options = options.out, absolute(options)
-    names, splits = read_splits(options.dataset)
     storage.check(options.out, "OUT")
+    for uri, _ in options.datasets():
+        labels.read_dataset(uri)
     _same_run(options)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     if options.device == "gpu" and gpus < options.workers:
@@ -118,78 +146,48 @@ def run(options: Options) -> int:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     each = max(1, min(cpus // options.workers, largest))
-    filesystem, path = storage.arrow_filesystem(storage.join(options.out, "run"))
-    config = {"options": asdict(options), "names": names, "splits": splits, "threads": each}
-
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray_train.ScalingConfig(
-            num_workers=options.workers, use_gpu=use_gpu, resources_per_worker={"CPU": each, "GPU": int(use_gpu)}
-        ),
-        run_config=ray_train.RunConfig(
-            name="state",
-            storage_filesystem=filesystem,
-            storage_path=path,
-            checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
-        ),
-    )
-    counts = " and ".join(f"{len(examples)} {name}" for name, examples in splits.items())
-    where = f"{options.workers} worker(s) on {'GPU' if use_gpu else 'CPU'}"
-    print(f"{options.model} at {options.imgsz} px on {counts} pictures, {where}", flush=True)
-    if len(_rows(options.out)) < options.epochs:
-        with _Follower(options.out, options.epochs):
-            trainer.fit()
-    rows = _rows(options.out)
+    if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
+        fit(options, options.datasets(), use_gpu, each)
+    rows = results(options.out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
     print(
-        f"best epoch {best['epoch']:.0f} of {options.epochs}: mAP@.5 {best['map50']:.3f},"
-        f" mAP@.5:.95 {best['map50_95']:.3f}; {storage.join(shown_out, 'weights', 'best.pt')}",
+        f"best epoch {best['epoch']:.0f} of {len(rows)}: mAP@.5 {best['map50']:.3f},"
+        f" mAP@.5:.95 {best['map50_95']:.3f}; {storage.join(shown_out, 'weights', 'best.pt')};"
+        f" report {storage.join(shown_out, 'report.html')}",
         flush=True,
     )
     return 0
 
 
-def _work(config: dict[str, Any]) -> None:
-    """One worker of Ray Train: finds its place and the state to go on from, and runs the loop."""
-    import torch
-    from ray import train as ray_train
-    from ray.train.torch import get_device
-
-    from depers.training_loop import Place, train
-
-    context = ray_train.get_context()
-    state = None
-    if checkpoint := ray_train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True)
-
-    def report(row: dict[str, float], state: dict[str, Any] | None) -> None:
-        """Called by every worker, since Ray waits for all of them; only rank 0 has a state to keep."""
-        if state is None:
-            ray_train.report(row)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / "state.pt")
-            ray_train.report(row, checkpoint=ray_train.Checkpoint.from_directory(folder))
-
-    place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()), config["threads"])
-    train(Options(**config["options"]), config["names"], config["splits"], place, state, report)
-
-
 def absolute(options: Options) -> Options:
     """The options with absolute paths: Ray Train's workers run in a folder of their own."""
-    paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
+
+    def resolved(path: str) -> str:
+        return path if storage.is_s3(path) else str(Path(path).resolve())
+
+    changes: dict[str, Any] = {name: resolved(getattr(options, name)) for name in ("dataset", "out", "cache_folder")}
+    if options.weights:
+        changes["weights"] = resolved(options.weights)
     # These two may be a name as well; a file comes second, as where they are read.
-    paths |= {name: value for name in ("model", "hyperparameters") if Path(value := getattr(options, name)).is_file()}
-    local = {name: str(Path(path).resolve()) for name, path in paths.items() if path and not storage.is_s3(path)}
-    return replace(options, **local)  # type: ignore[arg-type]
+    files = {name: value for name in ("model", "hyperparameters") if (value := getattr(options, name))}
+    changes |= {name: resolved(value) for name, value in files.items() if Path(value).is_file()}
+    changes["data"] = tuple(f"{resolved(uri)}={weight!r}" for uri, weight in options.datasets()) if options.data else ()
+    return replace(options, **changes)
+
+
+def results(out: str) -> list[dict[str, float]]:
+    """The rows of OUT/results.csv, one per epoch so far."""
+    path = storage.join(out, "results.csv")
+    if not storage.exists(path):
+        return []
+    header, *lines = storage.read_bytes(path).decode().splitlines()
+    return [dict(zip(header.split(","), map(float, line.split(",")), strict=True)) for line in lines]
 
 
 def _same_run(options: Options) -> None:
     """Notes the options of a new run in OUT; refuses to continue a run that had others."""
-    wanted = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
+    given = json.loads(json.dumps(asdict(options)))  # as it will be read: tuples are lists
+    wanted = {name: value for name, value in given.items() if name not in _WHERE_AND_HOW_FAST}
     note = storage.join(options.out, "options.json")
     if storage.exists(note):
         before = json.loads(storage.read_bytes(note))
@@ -200,46 +198,3 @@ def _same_run(options: Options) -> None:
                     f"{options.out} holds a run with {flag} {before.get(name)}, but got {value}: choose another OUT"
                 )
     storage.write_bytes(note, json.dumps(wanted, indent=1).encode())
-
-
-def _rows(out: str) -> list[dict[str, float]]:
-    """The rows of results.csv so far."""
-    path = storage.join(out, "results.csv")
-    if not storage.exists(path):
-        return []
-    header, *lines = storage.read_bytes(path).decode().splitlines()
-    return [dict(zip(header.split(","), map(float, line.split(",")), strict=True)) for line in lines]
-
-
-class _Follower:
-    """Prints a line for every epoch that appears in results.csv, wherever the workers run."""
-
-    def __init__(self, out: str, epochs: int) -> None:
-        self._out, self._epochs = out, epochs
-        self._seen = len(_rows(out))
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> None:
-        if self._seen:
-            print(f"going on after epoch {self._seen}", flush=True)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._print_new()
-
-    def _follow(self) -> None:
-        while not self._done.wait(1.0):
-            self._print_new()
-
-    def _print_new(self) -> None:
-        for row in _rows(self._out)[self._seen :]:
-            self._seen += 1
-            print(
-                f"epoch {row['epoch']:3.0f}/{self._epochs}  box {row['box']:.4f}  obj {row['obj']:.4f}"
-                f"  cls {row['cls']:.4f}  mAP@.5 {row['map50']:.3f}  mAP@.5:.95 {row['map50_95']:.3f}"
-                f"  {row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s",
-                flush=True,
-            )

@@ -1,43 +1,45 @@
-"""From a labelled dataset to training batches: checked examples, a cache in memory, anchors, augmentation.
+"""From labelled datasets to checked examples for training: joined, weighted, labelled for all classes or for some."""
 
-Pictures of like shape share a batch and a rectangular canvas, which saves 40 % of the work on 16:9. Everything random
-is a function of (seed, epoch, index), so a resumed run and a run with more threads see the same pictures.
-"""
-
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depers import images, storage
-from depers.boxes import letterbox
+from depers import images, labels, storage
 from depers.options import UserError
 
-_STAGE = 2  # this module's branch of the seed tree
-_GREY = 114  # YOLOv5's padding
+_STAGE, _NOISE = 2, 0  # training's branch of the seed tree, and of it this module's
+_READERS = 16  # threads that mostly wait for storage
 
-RGB = NDArray[np.uint8]
+Place = Callable[[Sequence[str]], Mapping[str, str]]
+"""Where folders are on this node: those on S3 are brought here."""
 
 
 class Example(NamedTuple):
-    """A picture, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1."""
+    """A picture, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1.
+
+    `labelled` are the classes that the picture has labels for: objects of others may be there without.
+    """
 
     path: str
     size_wh: tuple[int, int]
     class_ids: NDArray[np.int64]
     boxes_xywh: NDArray[np.float64]
+    labelled: frozenset[int]
 
 
-class Batch(NamedTuple):
-    """`images` uint8 RGB (B, H, W, 3); `targets` float32 (N, 6): image in the batch, class, cx, cy, w, h in 0…1."""
+class Splits(NamedTuple):
+    """Class names, and the examples for training and validation.
 
-    images: RGB
-    targets: NDArray[np.float32]
+    `parts`: for every dataset, how many of the training examples are its own, in their order, and its weight.
+    """
+
+    names: tuple[str, ...]
+    train: list[Example]
+    val: list[Example]
+    parts: tuple[tuple[int, float], ...]
 
 
 def random_for(seed: int, *key: int) -> np.random.Generator:
@@ -45,160 +47,116 @@ def random_for(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, *key))))
 
 
-def read_example(path: str, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64]) -> Example:
+def read_splits(
+    dataset: str, more: Sequence[tuple[str, float]] = (), weight: float = 1.0, place: Place | None = None
+) -> Splits:
+    """The class names and the examples of `train` and `val`, all labels read and all pictures' headers seen.
+
+    `more` are further datasets with their weights: they add their training pictures, for those of the classes that
+    they name. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own
+    training pictures, no labels at all, a faulty label file, a file that is no picture, an unknown class.
+    """
+    first = labels.read_dataset(dataset)
+    others = [(labels.read_dataset(uri), uri, share) for uri, share in more]
+    if first.train is None or first.val is None:
+        missing = "train" if first.train is None else "val"
+        raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
+    train: list[Example] = []
+    parts = []
+    for found, uri, share in ((first, dataset, weight), *others):
+        for name in found.names:
+            if name not in first.names:
+                raise UserError(f"{uri}: its classes must be among {', '.join(first.names)}, but it has {name!r}")
+        folders = [folder for folder in (found.train, *found.added) if folder]
+        for folder in folders:
+            if storage.overlap(folder, first.val):
+                raise UserError(f"{uri}: train and val must be different pictures, but are {folder} and {first.val}")
+        examples = [example for folder in folders for example in _read_folder(found, folder, first.names, place)]
+        _check(uri, "train", folders, examples)
+        train += examples
+        parts.append((len(examples), share))
+    val = _read_folder(first, first.val, first.names, place)
+    _check(dataset, "val", [first.val], val)
+    return Splits(first.names, train, val, tuple(parts))
+
+
+def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Example]) -> None:
+    if not examples:
+        raise UserError(f"{uri}: {split} must hold pictures, but {', '.join(folders) or 'data.yaml'} has none")
+    if not any(len(example.class_ids) for example in examples):
+        raise UserError(f"{uri}: {split} must hold labels, but none of its {len(examples)} pictures has one")
+
+
+def _read_folder(found: labels.Dataset, folder: str, names: Sequence[str], place: Place | None) -> list[Example]:
+    """The examples of one folder, with class ids that index `names`; a picture without a label file has no objects."""
+    here = folder
+    if place is not None:
+        beside = labels.label_path(storage.join(folder, "x.jpg")).removesuffix("/x.txt")
+        here = place([folder, beside])[folder]
+    ids = np.array([names.index(name) for name in found.names], np.int64)
+    known = {all_ids: frozenset(ids[sorted(all_ids)].tolist()) for _, all_ids in found.labelled}
+    everything = frozenset(ids.tolist())
+
+    def read(pair: tuple[str, str]) -> Example:
+        picture, label_file = pair
+        own = labels.read_labels(label_file, len(found.names))
+        inside = picture.removeprefix(here.rstrip("/") + "/")
+        labelled = known.get(labels.labelled_classes(found, inside), everything)
+        for class_id in ids[own.class_ids].tolist():
+            if class_id not in labelled:
+                allowed = ", ".join(names[i] for i in sorted(labelled))
+                raise UserError(
+                    f"{label_file}: data.yaml says that it holds only {allowed}, but it holds {names[class_id]}"
+                )
+        return _example(picture, ids[own.class_ids], own.boxes_xywh, labelled)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, labels.pairs(here)))
+
+
+def _example(
+    path: str, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64], labelled: frozenset[int]
+) -> Example:
     """Looks at a picture's header only. Raises UserError where it is none."""
     try:
         header = images.open_header(storage.read_bytes(path))
     except (images.ImageError, OSError) as error:
         raise UserError(f"{path}: must be a readable picture, but {error}") from None
     width, height = header.size
-    if header.getexif().get(0x0112, 1) >= 5:  # lies on its side
+    if images.orientation_of(header) >= 5:  # lies on its side
         width, height = height, width
-    return Example(path, (width, height), class_ids, boxes_xywh)
+    both = np.unique(np.column_stack([class_ids, boxes_xywh]), axis=0)  # doubles count once, as in YOLOv5
+    return Example(path, (width, height), both[:, 0].astype(np.int64), both[:, 1:], labelled)
 
 
-class Pictures:
-    """The pictures of a list of examples, decoded and scaled so that the longer side is `imgsz`.
-
-    They are kept in memory once decoded, if all of them fit into half of what is free; `cached` says so.
-    """
-
-    def __init__(self, examples: Sequence[Example], imgsz: int, cache: bool = True, copies: int = 1) -> None:
-        """`copies` is how many processes of this machine hold such a cache each."""
-        self.examples, self.imgsz = examples, imgsz
-        self.sizes_wh = [letterbox(example.size_wh, imgsz).resized_wh for example in examples]
-        needed = sum(3 * width * height for width, height in self.sizes_wh) * copies
-        self.cached = cache and needed < 0.5 * _free_bytes()
-        self._kept: dict[int, RGB] = {}
-
-    def check(self, threads: int) -> None:
-        """Decodes every picture once, into memory if they are kept. Raises UserError for the first damaged one."""
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(self, range(len(self.examples))):
-                pass
-
-    def __call__(self, index: int) -> RGB:
-        """Picture `index`, uint8 RGB. Raises UserError where it cannot be decoded."""
-        if index in self._kept:
-            return self._kept[index]
-        path = self.examples[index].path
-        try:
-            picture = images.decode(storage.read_bytes(path)).rgb()
-        except (images.ImageError, OSError) as error:
-            raise UserError(f"{path}: must be a picture that can be decoded, but {error}") from None
-        width, height = self.sizes_wh[index]
-        method = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
-        scaled = np.asarray(cv2.resize(picture, (width, height), interpolation=method), np.uint8)
-        if self.cached:
-            self._kept[index] = scaled
-        return scaled
+def unlabelled_mask(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:
+    """Bool (N, C): the classes that each picture has no labels for."""
+    mask = np.ones((len(examples), class_count), np.bool_)
+    for row, example in enumerate(examples):
+        mask[row, sorted(example.labelled)] = False
+    return mask
 
 
-def _free_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int) -> list[list[float]]:
-    """Three anchors per level for box sizes (N, 2) in pixels, flat per level: w, h, w, h, w, h, small to large.
+def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: int = 3) -> list[list[float]]:
+    """Anchors for box sizes (N, 2) in pixels, flat per level: w, h, w, h, w, h, small to large.
 
     k-means on the logarithms of width and height, since the loss compares ratios, from quantiles of the area.
     """
-    count = 3 * levels
+    count = per_level * levels
     points = np.log(np.maximum(sizes, 2.0))
     order = np.argsort(points.sum(1), kind="stable")
     centres = points[order[np.linspace(0, len(order) - 1, count).astype(int)]]
-    centres = centres + random_for(seed, 0).normal(0, 1e-3, centres.shape)  # equal boxes do not share a centre
+    centres = centres + random_for(seed, _NOISE).normal(0, 1e-3, centres.shape)  # equal boxes do not share a centre
     for _ in range(30):
         nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
         for k in range(count):
             if (nearest == k).any():
                 centres[k] = points[nearest == k].mean(0)
     anchors = np.exp(centres[np.argsort(centres.sum(1))]).round(2)
-    return [level.ravel().tolist() for level in anchors.reshape(levels, 3, 2)]
+    return [level.ravel().tolist() for level in anchors.reshape(levels, per_level, 2)]
 
 
-def plan_batches(
-    canvases_wh: Sequence[tuple[int, int]], batch_size: int, rng: np.random.Generator | None
-) -> list[list[int]]:
-    """Indices of pictures in batches of one canvas each; shuffled within a canvas and then all batches, if `rng`."""
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, canvas in enumerate(canvases_wh):
-        groups[canvas].append(index)
-    batches = []
-    for _, members in sorted(groups.items()):
-        ordered = rng.permutation(members).tolist() if rng else members
-        batches += [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    if rng:
-        batches = [batches[i] for i in rng.permutation(len(batches))]
-    return batches
-
-
-def place(
-    picture: RGB,
-    example: Example,
-    canvas_wh: tuple[int, int],
-    rng: np.random.Generator | None = None,
-    strength: Mapping[str, float] | None = None,
-) -> tuple[RGB, NDArray[np.float32]]:
-    """A picture on its canvas, uint8 RGB (H, W, 3), and its labels there, float32 (N, 5): class, cx, cy, w, h in 0…1.
-
-    Without `rng` it is letterboxed as for prediction. With it, it is also scaled, moved, mirrored and recoloured at
-    random, by YOLOv5's hyperparameters in `strength` (scale, translate, fliplr, hsv_h, hsv_s, hsv_v).
-    """
-    height, width = picture.shape[:2]
-    canvas = np.array(canvas_wh, np.float64)
-    zoom, mirrored = 1.0, False
-    corner = np.round((canvas - [width, height]) / 2 - 0.1)
-    if rng is not None and strength is not None:
-        zoom = rng.uniform(1 - strength["scale"], 1 + strength["scale"])
-        slack = canvas - zoom * np.array([width, height])
-        corner = slack / 2 + rng.uniform(-1, 1, 2) * (np.abs(slack) / 2 + strength["translate"] * canvas * 0.5)
-        mirrored = rng.random() < strength["fliplr"]
-    matrix = np.array([[zoom, 0, corner[0]], [0, zoom, corner[1]]])
-    if mirrored:
-        matrix[0] = [-zoom, 0, canvas[0] - 1 - corner[0]]
-    if zoom == 1 and not mirrored and rng is None:
-        image = np.full((canvas_wh[1], canvas_wh[0], 3), _GREY, np.uint8)
-        x, y = corner.astype(int)
-        image[y : y + height, x : x + width] = picture
-    else:
-        image = np.asarray(cv2.warpAffine(picture, matrix, canvas_wh, borderValue=(_GREY,) * 3), np.uint8)
-    if rng is not None and strength is not None:
-        image = _recolour(image, rng, strength)
-
-    centre = example.boxes_xywh[:, :2] * [width, height] * zoom + corner
-    half = example.boxes_xywh[:, 2:] * [width, height] * zoom / 2
-    if mirrored:
-        centre[:, 0] = canvas[0] - centre[:, 0]
-    low, high = np.clip(centre - half, 0, canvas), np.clip(centre + half, 0, canvas)
-    size = high - low
-    kept = (size > 2).all(1) & (size.prod(1) > 0.3 * np.maximum((2 * half).prod(1), 1e-9)) if rng else size.min(1) > 0
-    labels = np.concatenate([example.class_ids[:, None], (low + high) / 2 / canvas, size / canvas], 1)
-    return image, labels[kept].astype(np.float32)
-
-
-def _recolour(image: RGB, rng: np.random.Generator, strength: Mapping[str, float]) -> RGB:
-    """Turns hue and scales saturation and value, through one table per channel."""
-    turn, saturate, light = 1 + rng.uniform(-1, 1, 3) * [strength["hsv_h"], strength["hsv_s"], strength["hsv_v"]]
-    levels = np.arange(256)
-    tables = np.stack([levels * turn % 180, np.clip(levels * saturate, 0, 255), np.clip(levels * light, 0, 255)], -1)
-    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables.astype(np.uint8)[None])
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
-
-
-def batches(
-    plan: Sequence[Sequence[int]], make: Callable[[int], tuple[RGB, NDArray[np.float32]]], threads: int
-) -> Iterator[Batch]:
-    """The batches of a plan, made `threads` pictures at a time, two batches ahead of the one in use."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending: list[list[Any]] = []
-        for members in [*plan, [], []]:
-            pending.append([pool.submit(make, index) for index in members])
-            if len(pending) > 2 and (ready := pending.pop(0)):
-                yield collate([future.result() for future in ready])
-
-
-def collate(made: Sequence[tuple[RGB, NDArray[np.float32]]]) -> Batch:
-    """Pictures of one shape and their labels as one batch."""
-    numbered = [np.insert(labels, 0, number, axis=1) for number, (_, labels) in enumerate(made)]
-    return Batch(np.stack([image for image, _ in made]), np.concatenate(numbered).astype(np.float32))
+def anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], most: float) -> float:
+    """The share of box sizes (N, 2) whose sides are within a factor `most` of an anchor's (A, 2)."""
+    ratio = sizes[:, None] / anchors[None]
+    return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < most).mean())

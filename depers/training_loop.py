@@ -1,225 +1,297 @@
-"""The training loop: YOLOv5's model, loss and moving average, our data, one worker's view from top to bottom.
+"""The training loop: YOLOv5's model, optimizer and moving average, our data and loss, one worker's view, from top to
+bottom.
 
-It knows nothing of Ray: `train` runs alone, or as one of several processes of a torch process group, and hands its
-state to `report` after every epoch.
+It knows nothing of Ray: `train` runs alone, or as one of several processes of a torch process group. What it leaves
+goes to a `Writer`, what people want to see meanwhile to a `Watch`.
 """
 
+import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from depers import metrics, storage, training_data
-from depers.boxes import letterbox
+from depers import (
+    checkpoints,
+    metrics,
+    picture_cache,
+    storage,
+    training_batches,
+    training_model,
+    training_report,
+    validation,
+    yolo,
+)
+from depers.checkpoints import Writer
+from depers.collective import Place, synchronize
+from depers.detector import cpu_has_bfloat16
+from depers.loss import Loss
 from depers.options import UserError
-from depers.training_data import Example, Pictures
+from depers.schedule import Schedule, make_schedule
+from depers.training_batches import Batches
+from depers.training_data import Splits, random_for
 
 if TYPE_CHECKING:
     from depers.train import Options
 
-
-class Place(NamedTuple):
-    """Where a worker runs: its `rank` among `world` processes that train together, and its torch `device`."""
-
-    rank: int = 0
-    world: int = 1
-    device: str = "cpu"
-    threads: int = 0
+_SCALE = 5  # a branch of the seed tree, beside those of `training_batches`
+_MIXED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-Report = Callable[[dict[str, float], dict[str, Any] | None], None]
-"""Called by every worker after every epoch with the metrics and, from rank 0, the state to resume from."""
+class Watch(Protocol):
+    """Who follows a training; rank 0 calls it."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def batch(self, epoch: int, number: int, count: int, losses: Sequence[float]) -> None:
+        """Batch `number` of `count` of an epoch is done; the means of the losses (box, obj, cls) so far, if known."""
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """An epoch is done, with its row of results.csv."""
 
 
-def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """The share of the peak learning rate at `step` of `steps`: a straight rise, then a cosine down to 1 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    passed = (step - warmup) / max(steps - warmup, 1)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
+class Unwatched:
+    """A `Watch` that sees nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def batch(self, epoch: int, number: int, count: int, losses: Sequence[float]) -> None:
+        """Nothing."""
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Nothing."""
 
 
 def train(
     options: "Options",
-    names: Sequence[str],
-    splits: Mapping[str, Sequence[Example]],
+    data: Splits,
     here: Place,
-    state: dict[str, Any] | None,
-    report: Report,
+    state: dict[str, Any] | None = None,
+    writer: Writer | None = None,
+    watch: Watch | None = None,
+    disk: str = "",
 ) -> None:
-    """Trains in this process, as one of `here.world`; `state` is what an earlier call reported last."""
-    import torch
-    from torch.nn.parallel import DistributedDataParallel
+    """Trains in this process, as one of `here.world`; `state` is what an earlier call has written last.
 
-    from depers import yolo
-    from depers.detector import cpu_has_bfloat16
-
-    parts, strength = yolo.training_parts(), yolo.hyperparameters(options.hyperparameters)
+    `disk`: a name, without suffix, for the files of decoded pictures that all workers of the node share. Raises
+    UserError, the same on all workers, for what cannot be trained.
+    """
+    watch = watch or Unwatched()
+    device = torch.device(here.device)
     if here.threads:
         torch.set_num_threads(here.threads)
-    torch.manual_seed(options.seed)
-    device = torch.device(here.device)
+    mixed = _MIXED[precision(options.precision, device)]
+    strength = yolo.hyperparameters(options.hyperparameters)
+    if options.learning_rate is not None:
+        strength["lr0"] = options.learning_rate
 
-    # Data: pictures scaled and kept in memory, their canvases, and the anchors that fit their boxes.
-    train_set, val_set = (Pictures(splits[name], options.imgsz, options.cache, here.world) for name in ("train", "val"))
-    for pictures in (train_set, val_set):
-        pictures.check(options.loader_threads)
-    canvases = [letterbox(example.size_wh, options.imgsz).canvas_wh for example in train_set.examples]
-    model: Any = yolo.build(options.model, names)
-    sizes = [e.boxes_xywh[:, 2:] * wh for e, wh in zip(train_set.examples, train_set.sizes_wh, strict=True)]
-    if options.weights:
-        _transfer(model, yolo.load(options.weights, storage.read_bytes(options.weights)))
-    else:
-        anchors = training_data.fit_anchors(np.concatenate(sizes), model.model[-1].nl, options.seed)
-        torch.manual_seed(options.seed)
-        model = yolo.build(options.model, names, anchors)
+    # The model, the same on every worker; then the pictures, all of which are decoded once before the first epoch.
+    lines: list[str] = []
+    sizes_wh = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in data.train]
+    boxes = training_model.box_sizes(data.train, sizes_wh)
+    model = training_model.prepare(options, data.names, boxes, strength, lines)
+    pictures = []
+    for name, split in (("train", data.train), ("val", data.val)):
+        scaled = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in split]
+        paths, file = [example.path for example in split], f"{disk}-{name}.rgb"
+        own, line = picture_cache.prepare(paths, scaled, options.cache, here, file, options.loader_threads)
+        pictures.append(own)
+        lines.append(f"{name} {line}")
+    stride = max(int(model.stride.max()), 32)
+    model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
 
-    # The loss expects its gains on the model, scaled to the number of levels, classes and pixels.
-    levels = model.model[-1].nl
-    model.hyp = {
-        **strength,
-        "box": strength["box"] * 3 / levels,
-        "cls": strength["cls"] * len(names) / 80 * 3 / levels,
-        "obj": strength["obj"] * (options.imgsz / 640) ** 2 * 3 / levels,
-        "label_smoothing": 0.0,
-    }
-    model = model.to(device, memory_format=torch.channels_last)
-    compute_loss = parts.ComputeLoss(model)
-    optimizer = parts.smart_optimizer(
-        model, options.optimizer, options.learning_rate, strength["momentum"], strength["weight_decay"]
+    # The course of the training, and the average over its last twentieth, but never over more than YOLOv5's own.
+    nominal = options.nominal_batch or (options.batch_size if options.steps else 64)
+    batches = Batches(
+        data,
+        pictures[0],
+        strength,
+        imgsz=options.imgsz,
+        stride=stride,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        rectangular=strength["mosaic"] == 0 if options.rectangular is None else options.rectangular,
     )
+    accumulate = max(round(nominal / options.batch_size), 1)
+    schedule = make_schedule(
+        epochs=options.epochs,
+        batches_per_pass=batches.per_pass,
+        accumulate=accumulate,
+        strength=strength,
+        steps=options.steps,
+        warmup_epochs=options.warmup_epochs,
+        cosine=options.schedule == "cosine",
+    )
+    parts = yolo.training_parts()
+    decay = strength["weight_decay"] * options.batch_size * accumulate / nominal
+    optimizer = parts.smart_optimizer(model, options.optimizer, strength["lr0"], strength["momentum"], decay)
     for group in optimizer.param_groups:
         group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
-
-    # An average over the last twentieth of the run, but never more than YOLOv5's own.
-    per_pass = len(training_data.plan_batches(canvases, options.batch_size, None))
-    steps = options.steps or options.epochs * per_pass
-    starts = [steps * epoch // options.epochs for epoch in range(options.epochs + 1)]
-    warmup = round(options.warmup_epochs * steps / options.epochs)
+    steps = schedule.steps
     ema = parts.ModelEMA(model, decay=min(0.9999, 1 - 1 / max(0.05 * steps, 10)), tau=min(2000, max(steps / 10, 1)))
-    first, best, rows = 0, -1.0, []
+    scaler: Any = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)  # type: ignore[attr-defined]
+    done, best, best_epoch, rows = 0, -1.0, 0, []
+    found = [0.0] * len(data.names)  # average precision per class, for image weights
     if state:
         model.load_state_dict(state["model"])
         ema.ema.load_state_dict(state["ema"])
         ema.updates = state["updates"]
         optimizer.load_state_dict(state["optimizer"])
-        first, best, rows = state["epoch"] + 1, state["best"], state["rows"]
+        scaler.load_state_dict(state["scaler"])
+        checkpoints.set_random_state(state["random"])
+        done, rows, found = state["epoch"], state["rows"], state["found"]
+        best, best_epoch = state["best"], state["best_epoch"]
+        lines.append(f"going on after epoch {done}")
+    if options.sync_batch_norm and here.world > 1:
+        synchronize(model)
+    if options.compile:
+        model.compile()
     trained = model
     if here.world > 1:
         trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+    compute_loss = Loss(model, data.names, here.total if here.world > 1 else None)
+    val_canvases = validation.canvases(data.val, options.imgsz, stride)
 
-    for epoch in range(first, options.epochs):
+    def validate(checkpoint: bytes) -> list[validation.Found]:
+        """What a checkpoint finds in all validation pictures; every worker looks at its share."""
+        members = list(range(len(data.val)))[here.rank :: here.world]
+        args = (pictures[1], data.val, val_canvases, options.batch_size, options.imgsz, here.device)
+        shares = here.gather(validation.predict(checkpoint, members, *args))
+        return sorted((one for share in shares for one in share), key=lambda one: one.number)
+
+    if here.rank == 0:
+        counts = f"{batches.pictures_per_pass} pictures per epoch of {len(data.train)}, {len(data.val)} for validation"
+        how = f"{here.world} worker(s) on {device.type}, {str(mixed).removeprefix('torch.')}"
+        watch.say(f"{counts}; {steps} optimizer steps; {how}")
+        for line in lines:
+            watch.say(line)
+        if writer and not done:
+            writer.put({"train_batch.jpg": training_report.labelled_batch(batches.plan(0), data.names)})
+    best_checkpoint = b""
+    if done and here.rank == 0:
+        best_checkpoint = storage.read_bytes(storage.join(options.out, "weights", "best.pt"))
+
+    for epoch in range(done, options.epochs):
+        if epoch - best_epoch >= options.patience > 0:
+            if here.rank == 0:
+                watch.say(f"stopped: epoch {best_epoch} was better than the {options.patience} after it")
+            break
         started = time.perf_counter()
-        plan: list[list[int]] = []  # this epoch's part of endless passes over all pictures
-        for number in range(starts[epoch] // per_pass, (starts[epoch + 1] - 1) // per_pass + 1):
-            rng = training_data.random_for(options.seed, 1, number)
-            one = training_data.plan_batches(canvases, options.batch_size, rng)
-            plan += one[max(starts[epoch] - number * per_pass, 0) : starts[epoch + 1] - number * per_pass]
-        mine = [_share(members, here) for members in plan]
-
-        def make(index: int, epoch: int = epoch) -> tuple[Any, Any]:
-            rng = training_data.random_for(options.seed, 2, epoch, index)
-            return training_data.place(train_set(index), train_set.examples[index], canvases[index], rng, strength)
-
+        first, end = schedule.starts[epoch : epoch + 2]
+        chances = training_model.image_chances(data.train, len(data.names), found) if options.image_weights else None
+        plan = [batches.plan(number, chances) for number in range(first, end)]
         model.train()
         losses = torch.zeros(3, device=device)
-        for number, batch in enumerate(training_data.batches(mine, make, options.loader_threads)):
-            step = starts[epoch] + number
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * learning_rate(step, steps, warmup)
+        mine = [here.share(members) for members in plan]
+        for number, batch in enumerate(training_batches.batches(mine, options.loader_threads), first):
+            _set_rates(optimizer, schedule, number)
             pixels = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                predictions = trained(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
-            targets = torch.from_numpy(batch.targets).to(device)
-            loss, items = compute_loss([level.float() for level in predictions], targets)
-            (loss * here.world).backward()  # the loss is a sum over pictures; sharing gradients averages them
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            ema.update(model)
+            if options.multi_scale:
+                pixels = _resized(pixels, random_for(options.seed, _SCALE, number), options.imgsz, stride)
+            stepping = bool(schedule.ends[number])
+            with contextlib.nullcontext() if stepping or here.world == 1 else trained.no_sync():
+                with torch.autocast(device.type, mixed, enabled=mixed is not torch.float32):
+                    predictions = trained(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
+                targets = torch.from_numpy(batch.targets).to(device)
+                hidden = torch.from_numpy(batch.unlabelled).to(device) if batch.unlabelled.any() else None
+                loss: Any
+                loss, items = compute_loss([level.float() for level in predictions], targets, hidden)
+                scaler.scale(loss * here.world).backward()  # the workers' losses add up, sharing gradients averages
+            if stepping:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                ema.update(model)
             losses += items
+            if here.rank == 0:  # asking a GPU for its numbers at every batch would make it wait
+                means = (losses / (number - first + 1)).tolist() if device.type == "cpu" else []
+                watch.batch(epoch + 1, number - first + 1, end - first, means)
+        means = (here.total(losses) / len(plan)).tolist()
         seconds = time.perf_counter() - started
-        row = dict(zip(("box", "obj", "cls"), (losses / len(plan)).tolist(), strict=True))
-        if not np.isfinite(sum(row.values())):
+        if not np.isfinite(sum(means)):
             raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower --learning-rate")
-        checkpoint: dict[str, Any] | None = None
+
+        ema.update_attr(model, include=("yaml", "nc", "names", "stride"))
+        checkpoint = here.gather(_checkpoint_bytes(ema.ema, epoch) if here.rank == 0 else b"")[0]
+        measured = metrics.measure([one.matched() for one in validate(checkpoint)], data.names)
+        average = {row.name: row.map50_95 for row in measured.classes}
+        found = [average.get(name, 0.0) for name in data.names]
+        fitness = validation.fitness(measured.mean)
+        better = fitness > best
+        if fitness == 0:
+            best_epoch = epoch + 1  # patience begins with the first thing found
+        if better:
+            best, best_epoch, best_checkpoint = fitness, epoch + 1, checkpoint
+        row = {"epoch": epoch + 1.0, **dict(zip(("box", "obj", "cls"), means, strict=True))}
+        row |= {name: getattr(measured.mean, name) for name in ("precision", "recall", "map50", "map50_95")}
+        row |= {"learning_rate": schedule.rates(end - 1).weights, "images_per_s": sum(map(len, plan)) / seconds}
+        rows.append(row | {"seconds": time.perf_counter() - started})
         if here.rank == 0:
-            ema.update_attr(model, include=("yaml", "nc", "names", "stride"))
-            data = _checkpoint_bytes(ema.ema, epoch)
-            mean = validate(data, val_set, names, options.imgsz, options.batch_size).mean
-            row = {"epoch": epoch + 1, **row, "map50": mean.map50, "map50_95": mean.map50_95}
-            row |= {"images_per_s": sum(map(len, plan)) / seconds, "seconds": time.perf_counter() - started}
-            rows.append(row)
-            fitness = 0.1 * mean.map50 + 0.9 * mean.map50_95  # as YOLOv5 weighs them
-            if fitness > best:
-                best = fitness
-                storage.write_bytes(storage.join(options.out, "weights", "best.pt"), data)
-            storage.write_bytes(storage.join(options.out, "weights", "last.pt"), data)
-            storage.write_bytes(storage.join(options.out, "results.csv"), _csv(rows).encode())
-            checkpoint = {"epoch": epoch, "best": best, "rows": rows, "updates": ema.updates}
-            checkpoint |= {"model": model.state_dict(), "ema": ema.ema.state_dict()}
-            checkpoint["optimizer"] = optimizer.state_dict()
-        report(row, checkpoint)
+            watch.epoch(rows[-1])
+        if writer:
+            kept = {"model": model.state_dict(), "ema": ema.ema.state_dict(), "updates": ema.updates}
+            kept |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+            kept |= {"random": checkpoints.random_state(), "found": found, "rows": list(rows)}
+            kept |= {"epoch": epoch + 1, "best": best, "best_epoch": best_epoch}
+            _keep(writer, checkpoints.snapshot(kept), checkpoint, better)
+
+    # The best weights once more, on all validation pictures, for the report.
+    shown = validate(here.gather(best_checkpoint)[0])
+    if writer:
+        writer.put({"report.html": training_report.make(rows, data, shown, pictures[1], val_canvases, batches.plan(0))})
 
 
-def _share(members: list[int], here: Place) -> list[int]:
-    """This worker's part of a batch; every worker has equally many, repeating some if need be."""
-    missing = -len(members) % here.world
-    return (members + (members * missing)[:missing])[here.rank :: here.world]
+def precision(wanted: str, device: torch.device) -> str:
+    """The arithmetic: what is wanted; `auto` takes bfloat16 where it is native. Raises UserError."""
+    if wanted == "float16" and device.type == "cpu":
+        raise UserError("--precision float16 is for GPUs; a CPU has float32, and where it is native, bfloat16")
+    if wanted != "auto":
+        return wanted
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
+    return "bfloat16" if native else "float16" if device.type == "cuda" else "float32"
 
 
-def validate(
-    checkpoint: bytes, pictures: Pictures, names: Sequence[str], imgsz: int, batch_size: int
-) -> metrics.Metrics:
-    """The figures of a checkpoint on letterboxed pictures, by the detector that `depers detect` uses."""
-    from depers.detector import Detector
-    from depers.prediction import Prediction, Weights
+def _set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, number: int) -> None:
+    """Gives the optimizer's groups (the first has the biases, as YOLOv5 makes them) the rates of a batch."""
+    rates = schedule.rates(number)
+    for index, group in enumerate(optimizer.param_groups):
+        group["lr"] = rates.weights if index else rates.biases
+        if "momentum" in group:
+            group["momentum"] = rates.momentum
 
-    how = Prediction(imgsz, confidence=0.001, iou_threshold=0.6, max_detections=300, multi_label=True)
-    detector = Detector([Weights("last.pt", {})], [checkpoint], [], how)
-    canvases = [letterbox(example.size_wh, imgsz).canvas_wh for example in pictures.examples]
-    matched = []
-    for members in training_data.plan_batches(canvases, batch_size, None):
-        placed = [training_data.place(pictures(i), pictures.examples[i], canvases[i]) for i in members]
-        found = detector([image for image, _ in placed])
-        for i, (_, wanted), one in zip(members, placed, found, strict=True):
-            half = wanted[:, 3:] / 2
-            boxes = np.concatenate([wanted[:, 1:3] - half, wanted[:, 1:3] + half], 1)
-            boxes *= np.array(canvases[i] * 2, np.float32)
-            label_ids = wanted[:, 0].astype(np.int64)
-            correct = metrics.match(one.boxes_xyxy, one.class_ids, boxes, label_ids)
-            matched.append(metrics.Picture(correct, one.confidences, one.class_ids, label_ids))
-    return metrics.measure(matched, names)
+
+def _resized(pixels: torch.Tensor, rng: np.random.Generator, imgsz: int, stride: int) -> torch.Tensor:
+    """A batch at a random size from half to one and a half times `imgsz`, in multiples of the stride, as YOLOv5's."""
+    size = int(rng.integers(imgsz // 2, imgsz * 3 // 2 + stride)) // stride * stride
+    factor = size / max(pixels.shape[2:])
+    shape = [math.ceil(side * factor / stride) * stride for side in pixels.shape[2:]]
+    return torch.nn.functional.interpolate(pixels, shape, mode="bilinear", align_corners=False)
+
+
+def _keep(writer: Writer, kept: dict[str, Any], checkpoint: bytes, better: bool) -> None:
+    """Hands over what an epoch leaves: weights first, then what people read, and last the state to go on from."""
+    rows = kept["rows"]
+    files: dict[str, Any] = {"weights/best.pt": checkpoint} if better else {}
+    files |= {"weights/last.pt": checkpoint, "results.csv": training_report.csv(rows).encode()}
+    files |= {training_report.EVENTS: partial(training_report.tensorboard, rows)}
+    writer.put({**files, checkpoints.STATE: partial(checkpoints.to_bytes, kept)})
 
 
 def _checkpoint_bytes(model: Any, epoch: int) -> bytes:
-    import torch
-
-    from depers import yolo
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"
         # Laid out as YOLOv5 expects weights: its layer fusion cannot read channels_last.
         yolo.save(deepcopy(model).to(memory_format=torch.contiguous_format), path, epoch)
         return path.read_bytes()
-
-
-def _transfer(model: Any, source: Any) -> None:
-    """Takes over the weights that fit by name and shape, and the anchors, which belong to them."""
-    target, given = model.state_dict(), source.state_dict()
-    fitting = {name: value for name, value in given.items() if name in target and value.shape == target[name].shape}
-    if not any(name.endswith("conv.weight") for name in fitting):
-        raise UserError("--weights: no layer of the checkpoint fits --model; is it another size of YOLOv5?")
-    model.load_state_dict(fitting, strict=False)
-
-
-def _csv(rows: Sequence[Mapping[str, float]]) -> str:
-    lines = [",".join(rows[0])]
-    lines += [",".join(f"{value:.6g}" for value in row.values()) for row in rows]
-    return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 _INIT_TRANSFORM = 2
@@ -68,12 +69,24 @@ def transform(
 
     `rows_per_mcu` are the vertical sampling factors of the components. libjpeg-turbo 3 holds the coefficients of all
     components in memory until it writes them (it is built without a backing store), and hands out one row of blocks at
-    a time; the rows are collected, and `edit` is called once, when all are known. `available` tries that out.
-    Raises TransformError, and whatever `edit` raises; then nothing is given out.
+    a time; the rows are collected, and `edit` is called once, when all are known. Each library is tried before it is
+    used. Raises TransformError, and whatever `edit` raises; then nothing is given out.
     """
     library = _library()
     if library is None:
         raise TransformError("there is no TurboJPEG library 3")
+    return _transformed(library, jpeg, edit, rows_per_mcu, progressive=progressive, optimize=optimize)
+
+
+def _transformed(
+    library: Any,
+    jpeg: bytes,
+    edit: Callable[[list[Coefficients]], None],
+    rows_per_mcu: list[int],
+    *,
+    progressive: bool,
+    optimize: bool,
+) -> bytes:
     components = [Coefficients(0, 0) for _ in rows_per_mcu]
     failure: list[BaseException] = []
     edited: list[bool] = []
@@ -140,8 +153,33 @@ def _library() -> Any:
             ]
         except (OSError, AttributeError):  # absent, or older than 3
             continue
-        return library
+        if _keeps_its_word(library):
+            return library
     return None
+
+
+def _keeps_its_word(library: Any) -> bool:
+    """Whether what is written to coefficients when all rows are known is what comes out, in all of them."""
+    rng, written = np.random.default_rng(0), list[NDArray[np.int16]]()
+    jpeg = simplejpeg.encode_jpeg(rng.integers(0, 256, (72, 40, 3), np.uint8), 90, "RGB", "420")
+
+    def write(components: list[Coefficients]) -> None:
+        for component in components:
+            for index in range(component.size_wh[1]):
+                row = component.row(index)
+                row[:] = rng.integers(-9, 10, row.shape)
+                written.append(row.copy())
+
+    def read(components: list[Coefficients]) -> None:
+        found.extend(one.row(index).copy() for one in components for index in range(one.size_wh[1]))
+
+    found: list[NDArray[np.int16]] = []
+    try:
+        again = _transformed(library, jpeg, write, [2, 1, 1], progressive=False, optimize=False)
+        _transformed(library, again, read, [2, 1, 1], progressive=False, optimize=False)
+    except TransformError:
+        return False
+    return len(found) == len(written) > 0 and all((a == b).all() for a, b in zip(found, written, strict=True))
 
 
 def _candidates() -> list[str]:

@@ -10,11 +10,12 @@ import importlib.abc
 import importlib.machinery
 import io
 import logging
+import math
 import os
 import pickle
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache
@@ -31,7 +32,7 @@ from torch import nn
 from depers.options import UserError
 
 MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
-_MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
+MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
 
 _PLOTS_AND_TABLES = ("matplotlib", "pandas", "seaborn", "IPython")
 _NETWORK_AND_REST = ("huggingface_hub", "pkg_resources", "requests", "thop", "torchvision", "ultralytics")
@@ -98,61 +99,100 @@ def _yolov5() -> SimpleNamespace:
     """The package's modules that depers uses, by their last name."""
     with _stand_ins():
         names = ["models.yolo", "models.common", "models.experimental"]
-        names += [f"utils.{name}" for name in ("loss", "torch_utils", "autoanchor", "augmentations")]
+        names += [f"utils.{name}" for name in ("loss", "torch_utils")]
         modules = {name.split(".")[-1]: importlib.import_module(f"yolov5.{name}") for name in names}
     modules["yolo"].LOGGER.setLevel(logging.WARNING)  # it prints every layer of every model
     return SimpleNamespace(**modules, folder=Path(str(modules["yolo"].__file__)).parents[1])
 
 
-def build(model: str, names: Sequence[str], anchors: Sequence[Sequence[float]] | None = None) -> nn.Module:
+def build(
+    model: str | Mapping[str, Any],
+    names: Sequence[str],
+    anchors: Sequence[Sequence[float]] | int | None = None,
+) -> nn.Module:
     """A YOLOv5 model with fresh weights, float32, in training mode.
 
-    `model` is a name (`yolov5n` … `yolov5x`, `yolov5n6` … `yolov5x6`) or the path of a model YAML, `names` the
-    classes by id, `anchors` widths and heights in pixels, flat per level, in place of the model's own.
-    Raises UserError for an unknown model.
+    `model` is a name (`yolov5n` … `yolov5x`, `yolov5n6` … `yolov5x6`), the path of a model YAML or what is in one,
+    `names` the classes by id, `anchors` widths and heights in pixels, flat per level, in place of the model's own, or
+    how many a level has. Raises UserError for an unknown model.
     """
     parts = _yolov5()
-    if model in MODEL_NAMES:
-        path = parts.folder / "models" / f"{model}.yaml"
-    elif model in _MODEL_NAMES_P6:
-        path = parts.folder / "models" / "hub" / f"{model}.yaml"
-    elif model.endswith((".yaml", ".yml")) and Path(model).is_file():
-        path = Path(model)
-    else:
-        allowed = ", ".join(MODEL_NAMES + _MODEL_NAMES_P6)
-        raise UserError(f"--model must be one of {allowed} or a model YAML file, but got {model!r}")
-    architecture = yaml.safe_load(path.read_text(encoding="utf-8"))
+    architecture = dict(model) if isinstance(model, Mapping) else _architecture(model, parts.folder)
     architecture["nc"] = len(names)
     if anchors is not None:
-        architecture["anchors"] = [list(level) for level in anchors]
+        architecture["anchors"] = anchors if isinstance(anchors, int) else [list(level) for level in anchors]
     built: nn.Module = parts.yolo.DetectionModel(architecture)
     built.names, built.nc = dict(enumerate(names)), len(names)  # type: ignore[assignment]
     return built
 
 
+def _architecture(model: str, folder: Path) -> dict[str, Any]:
+    """The content of a model's YAML file. Raises UserError where there is none, or it is no YOLOv5 model."""
+    if model in MODEL_NAMES:
+        path = folder / "models" / f"{model}.yaml"
+    elif model in MODEL_NAMES_P6:
+        path = folder / "models" / "hub" / f"{model}.yaml"
+    elif model.endswith((".yaml", ".yml")) and Path(model).is_file():
+        path = Path(model)
+    else:
+        allowed = ", ".join(MODEL_NAMES + MODEL_NAMES_P6)
+        raise UserError(f"--model must be one of {allowed} or a model YAML file, but got {model!r}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in ("backbone", "head", "anchors", "depth_multiple", "width_multiple"):
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"{path}: must be a YOLOv5 model with {key}, but has none")
+    return dict(content)
+
+
 def training_parts() -> SimpleNamespace:
-    """YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, check_anchors, kmean_anchors."""
+    """YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, bbox_iou."""
     parts = _yolov5()
     return SimpleNamespace(
         ComputeLoss=parts.loss.ComputeLoss,
         ModelEMA=parts.torch_utils.ModelEMA,
         smart_optimizer=parts.torch_utils.smart_optimizer,
-        check_anchors=parts.autoanchor.check_anchors,
-        kmean_anchors=parts.autoanchor.kmean_anchors,
-        augment_hsv=parts.augmentations.augment_hsv,
-        random_perspective=parts.augmentations.random_perspective,
+        bbox_iou=parts.loss.bbox_iou,
     )
 
 
+_RATES_AND_GAINS = {
+    "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3.0, "warmup_momentum": 0.8,
+    "warmup_bias_lr": 0.1, "box": 0.05, "cls": 0.5, "cls_pw": 1.0, "obj": 1.0, "obj_pw": 1.0, "anchor_t": 4.0,
+    "fl_gamma": 0.0,
+}  # fmt: skip
+_AUGMENTATIONS = (
+    "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic",
+    "mixup", "copy_paste",
+)  # fmt: skip
+_NOT_USED = ("iou_t", "label_smoothing", "anchors")  # known, and either without effect in YOLOv5 too or read elsewhere
+
+
 def hyperparameters(name: str = "scratch-low") -> dict[str, float]:
-    """Hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file."""
-    path = _yolov5().folder / "data" / "hyps" / f"hyp.{name}.yaml"
+    """Hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file.
+
+    Rates and gains that a file does not name are YOLOv5's own, augmentations are off. Raises UserError for a file that
+    is missing, and for a name or a value that YOLOv5 does not know.
+    """
+    folder = Path(_yolov5().folder) / "data" / "hyps"
+    path = folder / f"hyp.{name}.yaml"
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        raise UserError(f"{name}: no such hyperparameter file")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {key: float(value) for key, value in values.items()}
+        known = ", ".join(sorted(file.stem.removeprefix("hyp.") for file in folder.glob("hyp.*.yaml")))
+        raise UserError(f"--hyperparameters must be one of {known} or a YAML file, but got {name!r}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: must be YAML, but {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must map hyperparameters to numbers, but is {type(values).__name__}")
+    allowed = (*_RATES_AND_GAINS, *_AUGMENTATIONS, *_NOT_USED)
+    for key, value in values.items():
+        if key not in allowed:
+            raise UserError(f"{path}: a hyperparameter must be one of {', '.join(allowed)}, but is {key!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UserError(f"{path}: {key} must be a number, but is {value!r}")
+    return {**_RATES_AND_GAINS, **dict.fromkeys(_AUGMENTATIONS, 0.0), **{key: float(v) for key, v in values.items()}}
 
 
 def _allowed_classes() -> list[Any]:

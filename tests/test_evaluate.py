@@ -1,19 +1,20 @@
 """`depers evaluate`: what counts as missed and as false, and a real run on a small dataset."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_train import write_dataset
 
-from depers import calibration, evaluate, storage, submission, yolo
+from depers import calibration, detect, evaluate, pipeline, storage, submission, yolo
 from depers.detections import SCHEMA
 from depers.evaluate import Options
 from depers.judging import Sample, judge, samples, worst
 from depers.labels import CLASSES, read_dataset
 from depers.options import UserError
-from depers.scoring import label_fractions, score_file
+from depers.scoring import score_file
 
 CAR, HEAD = 0, 1
 
@@ -138,11 +139,15 @@ def test_classes_that_a_picture_is_not_labelled_for_do_not_count(tmp_path: Path)
     found = samples(SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
     assert [one.class_ids.tolist() for one in found] == [[HEAD], [CAR, HEAD]]
     assert [len(one.picture().labelled or ()) for one in found] == [1, 5]
-    lines = [f"{name};{class_id};0.5;0.1;0.2;0.1;0.2" for name in ("100.jpg", "101.jpg") for class_id in (CAR, HEAD)]
+    (dataset / "labels/val/100.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    (dataset / "labels/val/101.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    lines = ["100.jpg;0;0.9;0.4;0.6;0.4;0.6", "101.jpg;0;0.5;0.4;0.6;0.4;0.6"]  # a car where cars are not labelled
     submitted = submission.parse("\n".join([submission.HEADER, *lines]), 5, "a.csv")
-    labels = label_fractions(str(dataset / "images/val"), read_dataset(dataset))
-    expected = submission.score(labels, submission.select(submitted, np.array([False, True, True, True])))
-    assert score_file(submitted, "a.csv", str(dataset / "images/val"), read_dataset(dataset)) == expected
+    scored = score_file(submitted, "a.csv", str(dataset / "images/val"), read_dataset(dataset))
+    assert scored.classes == {CAR: (1.0, 1), HEAD: (0.0, 1)}
+    (dataset / "data.yaml").write_text(text)
+    everywhere = score_file(submitted, "a.csv", str(dataset / "images/val"), read_dataset(dataset))
+    assert everywhere.classes[CAR] == (0.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -186,3 +191,14 @@ def test_a_dataset_without_the_split_is_refused(tmp_path: Path) -> None:
     (dataset / "data.yaml").write_text("train: images/train\nnames: [car, head, face, human, carplate]\n")
     with pytest.raises(UserError, match="the dataset must name a val split, but does not"):
         evaluate.run(Options(str(dataset), str(tmp_path / "out"), ("any.pt",)))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_class_without_a_threshold_is_not_looked_for_less(tmp_path: Path) -> None:
+    """Where the data could not support one, --confidence stays, however high the other classes' thresholds are."""
+    file = tmp_path / "thresholds.json"
+    for face, expected in ((0.6, 0.15), (0.05, 0.05)):
+        file.write_text(json.dumps({"version": 1, "thresholds": {"face": face, "car": None}, "details": {}}))
+        options = detect.Options("in", "out", ("w.pt",), thresholds=str(file))
+        job = pipeline.make_job(options, SCHEMA, lambda out: partial(detect.write_boxes))
+        assert job.how.confidence == expected and job.thresholds == {"face": face}

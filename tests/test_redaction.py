@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.images import Picture, decode, encode
+from depers.encoding import encode
+from depers.images import Picture, decode
 from depers.redaction import CELLS_ACROSS, MODES, redact
 
 

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.detections import SCHEMA
+from depers.boxes import clip, letterbox
+from depers.detections import SCHEMA, to_rows
+from depers.detector import Detector
+from depers.images import decode
+from depers.labels import read_labels
 from depers.options import UserError
+from depers.prediction import Prediction, Weights
 from depers.submission import HEADER, Submission, check_images, format_submission, from_table, parse, read, score
+from depers.tiling import draw_canvas
 
 Labels = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -208,6 +214,44 @@ def test_score_by_hand(found: Submission, expected: float, uncounted: int) -> No
     labels = {"a.jpg": (np.array([0]), np.array([BOX])), "empty.jpg": (np.zeros(0, np.int64), np.zeros((0, 4)))}
     compare(labels, found)
     assert score(labels, found) == (pytest.approx(expected), {0: (pytest.approx(expected), 1)}, uncounted)
+
+
+def test_rounding_decides_as_in_the_package() -> None:
+    """Boxes that are half of their label: in float32, as the definition rounds, some reach the threshold, some not."""
+    rng = np.random.default_rng(0)
+    results = []
+    for _ in range(60):
+        x, y, width, height = rng.uniform(0.1, 0.4, 4).round(3)
+        labels = {"a.jpg": (np.array([0]), np.array([[x, y, x + width, y + height]]))}
+        found = one((0.9, [x, y, x + width / 2, y + height]))
+        compare(labels, found)
+        results.append(score(labels, found).mean)
+    assert set(results) == {0.0, 1.0}
+
+
+def test_score_of_real_predictions_equals_the_package(data: Path) -> None:
+    """Persons, cars and all else that YOLOv5n finds in photographs, against their labels."""
+    weights = data / "weights/yolov5n.pt"
+    how = Prediction(imgsz=320, confidence=0.001, iou_threshold=0.6, multi_label=True, precision="float32")
+    detector = Detector([Weights(str(weights), {})], [weights.read_bytes()], (), how)
+    labels: Labels = {}
+    rows: list[dict[str, object]] = []
+    for path in sorted((data / "coco_val/images").iterdir())[:8]:
+        picture = decode(path.read_bytes())
+        given = read_labels(str(data / "coco_val/labels" / f"{path.stem}.txt"), 80)
+        half = given.boxes_xywh[:, 2:] / 2
+        corners = [given.boxes_xywh[:, :2] - half, given.boxes_xywh[:, :2] + half]
+        labels[path.name] = (given.class_ids, np.concatenate(corners, 1))
+        frame = letterbox(picture.size_wh, 320)
+        [found] = detector([draw_canvas(picture.rgb(), frame)])
+        found = found._replace(boxes_xyxy=clip(frame.invert(found.boxes_xyxy), picture.size_wh))
+        width, height = picture.size_wh
+        row = {"path": path.name, "status": "ok", "width": width, "height": height}
+        rows.append({**row, "boxes": to_rows(found, detector.class_names, detector.model_names)})
+    submission = from_table(SCHEMA.empty_table().from_pylist(rows, SCHEMA), detector.class_names)
+    assert len(submission.rows) > 500 and score(labels, submission).mean > 0.2
+    compare(labels, submission)
+    compare(labels, submission, 0.75)
 
 
 def test_nothing_to_score() -> None:

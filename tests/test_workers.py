@@ -112,12 +112,12 @@ def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
     place = 2
     noted: list[int] = []
     FusedWorker(job, [[]]).carefully(Work(unit, condemned=frozenset({place})), None, noted.append)
-    assert noted == [other for other in range(len(unit.entries)) if other != place]
     [table] = units.collect(job.out, [unit], job.schema)
     rows = table.to_pylist()
     assert rows[place]["reason"] == "ends the process that works on it"
     assert not Path(job.out, unit.entries[place].path).exists()
     assert sum(row["status"] == "failed" for row in rows) == 2  # and the one without labels
+    assert noted == [number for number in range(len(unit.entries)) if number != place]
 
 
 def test_a_file_that_changed_fails_and_is_tried_again(job: Job) -> None:

@@ -1,0 +1,182 @@
+"""Random pictures from pictures: mosaics, perspective, mixup, mirroring and colour, by YOLOv5's hyperparameters.
+
+Pure functions of pixels, boxes and a random generator. The tiles of a mosaic are warped straight to where they come
+to lie: no canvas of twice the size is ever filled. `copy_paste` has no effect: it needs outlines, and a dataset's
+labels are boxes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+GREY = 114
+"""YOLOv5's padding."""
+_LEAST_SIDE, _LEAST_AREA, _MOST_RATIO = 2, 0.1, 100  # of a box that is left of a label: px, share, sides
+
+RGB = NDArray[np.uint8]
+Strength = Mapping[str, float]
+
+
+class Labelled(NamedTuple):
+    """`image` uint8 RGB (H, W, 3), and `labels` float64 (N, 5): class id, then x_min, y_min, x_max, y_max in pixels."""
+
+    image: RGB
+    labels: NDArray[np.float64]
+
+
+def letterboxed(picture: Labelled, canvas_wh: tuple[int, int]) -> Labelled:
+    """The picture in the middle of a canvas, as for prediction."""
+    height, width = picture.image.shape[:2]
+    x, y = (round((side - own) / 2 - 0.1) for side, own in zip(canvas_wh, (width, height), strict=True))
+    image = np.full((canvas_wh[1], canvas_wh[0], 3), GREY, np.uint8)
+    image[y : y + height, x : x + width] = picture.image
+    return Labelled(image, _moved(picture.labels, x, y))
+
+
+def augmented(picture: Labelled, canvas_wh: tuple[int, int], rng: np.random.Generator, strength: Strength) -> Labelled:
+    """The picture on its canvas: rotated, sheared, scaled and moved, then mirrored and recoloured, all at random."""
+    height, width = picture.image.shape[:2]
+    x, y = (round((side - own) / 2 - 0.1) for side, own in zip(canvas_wh, (width, height), strict=True))
+    return _finished(_warped([(picture, x, y)], canvas_wh, canvas_wh, rng, strength), rng, strength)
+
+
+def mosaic(
+    tiles: Sequence[Labelled],
+    imgsz: int,
+    rng: np.random.Generator,
+    strength: Strength,
+    others: Sequence[Labelled] = (),
+) -> Labelled:
+    """Four pictures around a random point, warped to `imgsz` squared (Bochkovskiy et al. 2020, YOLOv4).
+
+    With `others`, a second mosaic of those is mixed in (Zhang et al. 2017, mixup).
+    """
+    made = _mosaic(tiles, imgsz, rng, strength)
+    if others:
+        second = _mosaic(others, imgsz, rng, strength)
+        share = rng.beta(32.0, 32.0)
+        mixed = cv2.addWeighted(made.image, share, second.image, 1 - share, 0)
+        made = Labelled(np.asarray(mixed, np.uint8), np.concatenate([made.labels, second.labels]))
+    return _finished(made, rng, strength)
+
+
+def _mosaic(tiles: Sequence[Labelled], imgsz: int, rng: np.random.Generator, strength: Strength) -> Labelled:
+    side = 2 * imgsz
+    centre_x, centre_y = (int(value) for value in rng.uniform(imgsz / 2, 3 * imgsz / 2, 2))
+    parts = []
+    for number, at in enumerate(rng.permutation(4)):
+        image, labels = tiles[at]
+        height, width = image.shape[:2]
+        x = centre_x if number % 2 else centre_x - width  # upper left, upper right, lower left, lower right
+        y = centre_y if number // 2 else centre_y - height
+        left, top = max(-x, 0), max(-y, 0)
+        cut = image[top : min(height, side - y), left : min(width, side - x)]
+        moved = _moved(labels, x, y)
+        moved[:, 1:] = moved[:, 1:].clip(0, side)
+        parts.append((Labelled(cut, moved), x + left, y + top))
+    flat = [(Labelled(part.image, _moved(part.labels, -x, -y)), x, y) for part, x, y in parts]
+    return _warped(flat, (side, side), (imgsz, imgsz), rng, strength)
+
+
+def _moved(labels: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
+    return labels + [0, x, y, x, y]
+
+
+def _warped(
+    parts: Sequence[tuple[Labelled, int, int]],
+    canvas_wh: tuple[int, int],
+    out_wh: tuple[int, int],
+    rng: np.random.Generator,
+    strength: Strength,
+) -> Labelled:
+    """Pictures that lie side by side on a canvas, each with its corner (x, y) there, seen through a random warp."""
+    matrix, zoom = random_matrix(canvas_wh, out_wh, rng, strength)
+    image = np.full((out_wh[1], out_wh[0], 3), GREY, np.uint8)
+    placed = [np.zeros((0, 5))]
+    for picture, x, y in parts:
+        height, width = picture.image.shape[:2]
+        own = matrix @ _shift(x, y)
+        corners = project(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), own)
+        low = np.floor(corners.min(0)).clip(0, out_wh).astype(int)
+        high = np.ceil(corners.max(0)).clip(0, out_wh).astype(int)
+        if (high > low).all():
+            target = image[low[1] : high[1], low[0] : high[0]]
+            size = (int(high[0] - low[0]), int(high[1] - low[1]))
+            how = {"dst": target, "flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_TRANSPARENT}
+            local = _shift(-low[0], -low[1]) @ own
+            if strength["perspective"]:
+                cv2.warpPerspective(picture.image, local, size, **how)  # type: ignore[call-overload]
+            else:
+                cv2.warpAffine(picture.image, local[:2], size, **how)  # type: ignore[call-overload]
+        placed.append(warp_labels(picture.labels, own, zoom, out_wh))
+    return Labelled(image, np.concatenate(placed))
+
+
+def random_matrix(
+    canvas_wh: tuple[int, int], out_wh: tuple[int, int], rng: np.random.Generator, strength: Strength
+) -> tuple[NDArray[np.float64], float]:
+    """A perspective matrix (3, 3) from canvas to output pixels, and its zoom, distributed as YOLOv5's."""
+    tilt = np.eye(3)
+    tilt[2, :2] = rng.uniform(-1, 1, 2) * strength["perspective"]
+    angle = rng.uniform(-1, 1) * strength["degrees"]
+    zoom = rng.uniform(1 - strength["scale"], 1 + strength["scale"])
+    turn = np.eye(3)
+    turn[:2] = cv2.getRotationMatrix2D((0, 0), angle, zoom)
+    shear = np.eye(3)
+    shear[[0, 1], [1, 0]] = np.tan(np.deg2rad(rng.uniform(-1, 1, 2) * strength["shear"]))
+    middle = (0.5 + rng.uniform(-1, 1, 2) * strength["translate"]) * out_wh
+    matrix = _shift(*middle) @ shear @ turn @ tilt @ _shift(-canvas_wh[0] / 2, -canvas_wh[1] / 2)
+    return np.asarray(matrix, np.float64), float(zoom)
+
+
+def _shift(x: float, y: float) -> NDArray[np.float64]:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def project(points: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (N, 2) through a perspective matrix (3, 3)."""
+    seen = np.column_stack([points, np.ones(len(points))]) @ matrix.T
+    flat: NDArray[np.float64] = seen[:, :2] / seen[:, 2:]
+    return flat
+
+
+def warp_labels(
+    labels: NDArray[np.float64], matrix: NDArray[np.float64], zoom: float, out_wh: tuple[int, int]
+) -> NDArray[np.float64]:
+    """The boxes around the warped boxes, cut to the output; those of which too little is left are dropped."""
+    corners = project(labels[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
+    low, high = corners.min(1).clip(0, out_wh), corners.max(1).clip(0, out_wh)
+    before, after = (labels[:, 3:] - labels[:, 1:3]) * zoom, high - low
+    ratio = np.maximum(after[:, 0] / (after[:, 1] + 1e-16), after[:, 1] / (after[:, 0] + 1e-16))
+    enough = after.prod(1) / (before.prod(1) + 1e-16) > _LEAST_AREA
+    kept = (after > _LEAST_SIDE).all(1) & enough & (ratio < _MOST_RATIO)
+    return np.asarray(np.column_stack([labels[:, 0], low, high])[kept], np.float64)
+
+
+def _finished(picture: Labelled, rng: np.random.Generator, strength: Strength) -> Labelled:
+    """Recoloured and mirrored at random."""
+    image, labels = recoloured(picture.image, rng, strength), picture.labels
+    height, width = image.shape[:2]
+    upside_down, mirrored = rng.random(2) < [strength["flipud"], strength["fliplr"]]
+    if upside_down:
+        image, labels = image[::-1], labels.copy()
+        labels[:, [2, 4]] = height - labels[:, [4, 2]]
+    if mirrored:
+        image, labels = image[:, ::-1], labels.copy()
+        labels[:, [1, 3]] = width - labels[:, [3, 1]]
+    return Labelled(image, labels)
+
+
+def recoloured(image: RGB, rng: np.random.Generator, strength: Strength) -> RGB:
+    """Hue turned, saturation and value scaled at random, through one table per channel."""
+    gains = np.array([strength["hsv_h"], strength["hsv_s"], strength["hsv_v"]])
+    turn, saturate, light = 1 + rng.uniform(-1, 1, 3) * gains
+    if not gains.any():
+        return image
+    levels = np.arange(256)
+    tables = np.stack([levels * turn % 180, np.clip(levels * saturate, 0, 255), np.clip(levels * light, 0, 255)], -1)
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables.astype(np.uint8)[None])
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)

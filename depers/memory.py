@@ -1,0 +1,63 @@
+"""How much memory and disk this process may really use: the container's limits, not only the machine's."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+GIB = 2**30
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that can still be used: the least of what the machine and every control group above leave.
+
+    Memory that the kernel would give back (page cache) counts as free. `root` stands for `/`.
+    """
+    found = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+    return min([int(found["MemAvailable"].split()[0]) * 1024, *_left_in_groups(root)])
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Limit minus use of the process's control group and its ancestors, version 2 and 1 (kernel: cgroup-v2.rst)."""
+    mount = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            base, limit, usage, cached = mount, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit, usage = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        folder = base / path.lstrip("/")  # inside a container it may not exist: then its root is the group's own
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(base):
+                break
+            most, used = _lines(group / limit), _lines(group / usage)
+            if most and used and most[0] != "max":
+                pages = dict(line.split() for line in _lines(group / "memory.stat"))
+                yield max(0, int(most[0]) - int(used[0]) + int(pages.get(cached, 0)))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that can be written in `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def shown(count: float) -> str:
+    """A number of bytes for people."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def default_cache_folder() -> str:
+    """Where nodes keep data that they can fetch again, as the XDG base directory specification has it."""
+    return os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/depers"

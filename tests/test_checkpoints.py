@@ -1,0 +1,87 @@
+"""Writing behind the training's back: nothing is lost, nothing is held up, failures are tried again."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from depers import checkpoints, storage
+from depers.checkpoints import Writer, read_state, snapshot, to_bytes
+from depers.options import UserError
+
+
+class Storage:
+    """Local files that cannot be written some times, or only slowly."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.failures, self.written = 0, list[str]()
+        self.open = threading.Event()
+        self.open.set()
+        self._write = storage.write_bytes
+        patch.setattr(storage, "write_bytes", self.write_bytes)
+        patch.setattr(checkpoints, "_PAUSES", (0.01, 0.02))
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        self.open.wait(10)
+        if self.failures:
+            self.failures -= 1
+            raise OSError("503 Slow Down")
+        self._write(uri, data)
+        self.written.append(uri.rsplit("/", 1)[1])
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    yield Storage(monkeypatch)
+
+
+def test_failures_are_tried_again_in_order(tmp_path: Path, store: Storage) -> None:
+    store.failures = 5
+    writer = Writer(str(tmp_path))
+    writer.put({"best.pt": b"best", "state/last.pt": lambda: b"state"})
+    writer.close()
+    assert store.written == ["best.pt", "last.pt"]
+    assert (tmp_path / "state" / "last.pt").read_bytes() == b"state"
+
+
+def test_training_is_not_held_up_and_the_newest_wins(tmp_path: Path, store: Storage) -> None:
+    store.open.clear()
+    writer = Writer(str(tmp_path))
+    started = time.monotonic()
+    for epoch in range(50):
+        writer.put({"last.pt": f"{epoch}".encode()})
+    writer.put({"best.pt": b"49"})
+    assert time.monotonic() - started < 1
+    store.open.set()
+    writer.close()
+    assert store.written[-2:] == ["last.pt", "best.pt"] and len(store.written) <= 3
+    assert (tmp_path / "last.pt").read_bytes() == b"49"
+
+
+def test_what_cannot_be_written_in_time_is_an_error(tmp_path: Path, store: Storage) -> None:
+    store.failures = 10**9
+    writer = Writer(str(tmp_path), patience=0.1)
+    writer.put({"last.pt": b"x"})
+    with pytest.raises(UserError, match=r"last.pt: cannot be written \(OSError: 503 Slow Down\)"):
+        writer.close()
+
+
+def test_what_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    writer = Writer(str(tmp_path))
+    writer.put({"report.html": lambda: [][0]})
+    with pytest.raises(UserError, match=r"report.html: cannot be made \(IndexError"):
+        writer.close()
+
+
+def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
+    weight = torch.ones(2)
+    kept = snapshot({"model": {"weight": weight}, "epoch": 3, "momentum": [weight]})
+    weight += 1
+    storage.write_bytes(f"{tmp_path}/state/last.pt", to_bytes(kept))
+    again = read_state(str(tmp_path))
+    assert again is not None and again["epoch"] == 3
+    assert again["model"]["weight"].tolist() == [1, 1] == again["momentum"][0].tolist()
+    assert read_state(str(tmp_path / "elsewhere")) is None

@@ -1,0 +1,173 @@
+"""The experiment: what is planned, what the numbers say, and a real run, cut off and resumed."""
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_train import write_dataset
+
+from depers import experiment, storage
+from depers.experiment import Cell, Options, choose, copy_part, plan_cells
+from depers.experiment_report import ARMS, REAL, SYNTHETIC, Result, compare, make_report, paired, runs_csv, table_text
+from depers.labels import pairs, read_dataset
+from depers.options import UserError
+
+
+@pytest.mark.parametrize(
+    ("values", "count", "sizes"),
+    [({}, 40, [10, 20, 40]), ({}, 1, [1]), ({"sizes": (30, 10)}, 40, [10, 30])],
+)
+def test_cells(values: dict[str, tuple[int, ...]], count: int, sizes: list[int]) -> None:
+    cells = plan_cells(Options("data", "out", seeds=2, **values), count)  # type: ignore[arg-type]
+    assert cells == [Cell(size, seed) for size in sizes for seed in (0, 1)]
+
+
+def test_parts_are_nested_and_differ_by_seed() -> None:
+    paths = [f"{number}.jpg" for number in range(50)]
+    small, large = choose(paths, Cell(10, 1)), choose(paths, Cell(30, 1))
+    assert len(small) == 10 and set(small) < set(large) and len(large) == 30
+    assert small != choose(paths, Cell(10, 2))
+    assert choose(paths, Cell(50, 3)) == sorted(paths)
+
+
+def test_arms_differ_in_their_pictures_alone() -> None:
+    options = Options("data", "out", imgsz=320, steps=70, weights="w.pt", train_with=("optimizer=AdamW",))
+    first, second = (options.training(Cell(10, 3), arm) for arm in ARMS)
+    assert first.dataset != second.dataset and first.out != second.out
+    different = {"dataset", "out"}
+    assert {k: v for k, v in vars(first).items() if k not in different} == {
+        k: v for k, v in vars(second).items() if k not in different
+    }
+    assert (first.steps, first.seed, first.optimizer, first.weights, first.imgsz) == (70, 3, "AdamW", "w.pt", 320)
+    made = Options("data", "out", synthetic=2.5, synthesize_with=("objects=1", "effects=no")).synthesis(Cell(10, 3))
+    assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, None)
+    assert Options("data", "out", extract_with=("fill=mean",)).extraction(Cell(1, 0)).fill == "mean"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": 0}, "--seeds must be at least 1, but got 0"),
+        ({"sizes": (5, 5)}, "--sizes must be different numbers from 1, but got 5, 5"),
+        ({"sizes": (0,)}, "--sizes must be different numbers from 1, but got 0"),
+        ({"synthetic": 0.0}, "--synthetic must be above 0 and at most 1000, but got 0"),
+        ({"steps": 5, "validations": 10}, "--steps must be at least"),
+        ({"imgsz": 100}, "--imgsz must be a multiple of 32, but got 100"),
+        ({"extract_with": ("seed",)}, "--extract-with must be NAME=VALUE with a NAME among .*fill.*, but got 'seed'"),
+        ({"synthesize_with": ("seed=3",)}, "--synthesize-with must be NAME=VALUE .* but got 'seed=3'"),
+        ({"synthesize_with": ("effects=1",)}, "--synthesize-with effects must be yes or no, but got '1'"),
+        ({"synthesize_with": ("balance=2",)}, "--balance must be between 0 and 1, but got 2"),
+        ({"train_with": ("optimizer=Lion",)}, "--optimizer must be one of SGD, Adam, AdamW, but got 'Lion'"),
+    ],
+)
+def test_wrong_options_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Options("data", "out", **values)  # type: ignore[arg-type]
+
+
+def test_sizes_beyond_the_dataset_are_refused() -> None:
+    with pytest.raises(UserError, match="--sizes must be at most 40, the dataset's training pictures, but got 41"):
+        plan_cells(Options("data", "out", sizes=(10, 41)), 40)
+
+
+def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
+    whole = read_dataset(write_dataset(tmp_path / "data", count=4, val_count=2))
+    copy_part(whole, ["0.jpg", "2.jpg"], str(tmp_path / "part"))
+    part = read_dataset(tmp_path / "part")
+    assert part.names == whole.names and part.val is not None and part.train is not None
+    assert [Path(picture).name for picture, _ in pairs(part.train)] == ["0.jpg", "2.jpg"]
+    assert [Path(text).read_bytes() for _, text in pairs(part.train)] == [
+        (tmp_path / f"data/labels/train/{number}.txt").read_bytes() for number in (0, 2)
+    ]
+    assert [Path(picture).name for picture, _ in pairs(part.val)] == ["100.jpg", "101.jpg"]
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    from scipy.stats import ttest_rel
+
+    rng = np.random.default_rng(0)
+    real = rng.normal(0.4, 0.1, 5)
+    both = real + rng.normal(0.03, 0.01, 5)
+    figure = paired(real.tolist(), both.tolist())
+    expected = ttest_rel(both, real).confidence_interval(0.95)
+    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high))
+    assert figure.difference == pytest.approx(np.mean(both - real)) and figure.verdict == "better"
+    assert figure.real_sd == pytest.approx(real.std(ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("real", "both", "verdict"),
+    [
+        ([0.5, 0.5, 0.5], [0.6, 0.61, 0.59], "better"),
+        ([0.6, 0.61, 0.59], [0.5, 0.5, 0.5], "worse"),
+        ([0.5, 0.4, 0.6], [0.6, 0.3, 0.6], "undecided"),
+        ([0.5], [0.9], "one seed says nothing"),
+    ],
+)
+def test_verdicts(real: list[float], both: list[float], verdict: str) -> None:
+    assert paired(real, both).verdict == verdict
+
+
+def results(*rows: tuple[int, int, str, float]) -> list[Result]:
+    return [Result(size, seed, arm, 50 * (arm == SYNTHETIC), value, value / 2, 60.0) for size, seed, arm, value in rows]
+
+
+def test_only_seeds_of_both_arms_are_compared() -> None:
+    found = results((10, 0, REAL, 0.4), (10, 0, SYNTHETIC, 0.5), (10, 1, REAL, 0.4), (20, 0, REAL, 0.6))
+    [row] = compare(found)
+    assert (row.size, row.synthetic, row.seeds, row.map50.difference) == (10, 50, 1, pytest.approx(0.1))
+    assert math.isnan(row.map50.low) and row.as_dict()["map50"]["low"] is None
+
+
+def test_table_and_page() -> None:
+    found = results(*((size, seed, arm, 0.4 + 0.1 * (arm == SYNTHETIC) + 0.01 * seed) for size in (10, 20)
+                      for seed in (0, 1) for arm in ARMS))  # fmt: skip
+    rows = compare(found)
+    lines = table_text(rows).splitlines()
+    assert lines[2].split()[:5] == ["10", "50", "2", "0.405", "±"]
+    assert lines[2].endswith("+0.100  +0.100 … +0.100   better")
+    page = make_report(found, rows, {"sizes": (10, 20)})
+    assert page.count("<svg") == 4 and "Every training" in page
+    assert [row["arm"] for row in csv.DictReader(runs_csv(found).splitlines())] == [*ARMS] * 4
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_is_taken_up_where_it_was_cut_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, out = write_dataset(tmp_path / "data", count=4, val_count=2), tmp_path / "out"
+    given = Options(
+        str(dataset), str(out), sizes=(3,), seeds=1, synthetic=1, steps=2, validations=1, imgsz=64, batch_size=2
+    )
+    train_run = experiment.train.run
+
+    def cut_off(options: object) -> int:
+        if SYNTHETIC in str(getattr(options, "out", "")):
+            raise KeyboardInterrupt
+        return train_run(options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiment.train, "run", cut_off)
+        experiment.run(given)
+    record = out / f"cells/3-0/runs/{REAL}.json"
+    before = record.stat().st_mtime_ns
+    capsys.readouterr()
+    assert experiment.run(given) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\b6 (train|pictures per epoch)\b", printed)  # the other arm sees both kinds
+    assert "one seed says nothing" in printed
+    assert record.stat().st_mtime_ns == before
+    content = json.loads((out / "experiment.json").read_text())
+    [row] = content["sizes"]
+    assert (row["real_pictures"], row["synthetic_pictures"], row["seeds"]) == (3, 3, 1)
+    assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 2
+    joined = read_dataset(out / "cells/3-0/synthetic")
+    assert len(joined.added) == 1 and joined.val == str(dataset / "images/val")
+    assert "<svg" in (out / "report.html").read_text()
+    with pytest.raises(UserError, match="holds a run with steps 2, but now it is 3"):
+        experiment.run(Options(**{**vars(given), "steps": 3}))
+    assert storage.exists(str(out / "report.html"))

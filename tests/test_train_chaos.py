@@ -1,0 +1,201 @@
+"""Trainings that are disturbed end as undisturbed ones: dead workers, a dead driver, an S3 that fails."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from training_sets import write_dataset
+
+from depers import checkpoints, storage, yolo
+from depers.checkpoints import Writer, read_state
+from depers.collective import Place
+from depers.train import Options, results, run
+from depers.training_data import read_splits
+from depers.training_loop import train
+
+EPOCHS = 5
+COLUMNS = ("box", "obj", "cls")
+
+
+def options(root: Path, out: str) -> Options:
+    return Options(str(root), out, imgsz=128, epochs=EPOCHS, batch_size=4, nominal_batch=4, device="cpu")
+
+
+def command(wanted: Options) -> list[str]:
+    names = ("imgsz", "epochs", "batch_size", "nominal_batch", "device")
+    flags = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(wanted, name)))]
+    return [sys.executable, "-m", "depers.cli", "train", wanted.dataset, wanted.out, *flags]
+
+
+def undisturbed(root: Path, out: Path) -> list[dict[str, float]]:
+    """The rows of the same training, done here and at once."""
+    writer = Writer(str(out))
+    train(options(root, str(out)), read_splits(str(root)), Place(), None, writer)
+    writer.close()
+    return results(str(out))
+
+
+def assert_alike(rows: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
+    assert [row["epoch"] for row in rows] == [row["epoch"] for row in wanted] == list(range(1, EPOCHS + 1))
+    for row, other in zip(rows, wanted, strict=True):
+        for name in COLUMNS:
+            assert row[name] == pytest.approx(other[name], rel=0.05), (row["epoch"], name)
+        assert row["map50"] == pytest.approx(other["map50"], abs=0.02)
+
+
+def wait_for_rows(out: str, count: int) -> None:
+    until = time.monotonic() + 240
+    while len(results(out)) < count:
+        assert time.monotonic() < until, "no epoch has ended"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_dead_worker_is_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root, out = write_dataset(tmp_path / "data", count=24), tmp_path / "out"
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for_rows(str(out), 2)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                killed.append(process.pid)
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert run(options(root, str(out))) == 0
+    killer.join()
+    assert killed
+    assert "going on after epoch" in capfd.readouterr().out
+    assert_alike(results(str(out)), undisturbed(root, tmp_path / "calm"))
+
+
+@pytest.mark.slow
+def test_a_dead_driver_is_started_again(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path / "data", count=24), tmp_path / "out"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    first = subprocess.Popen(command(options(root, str(out))), env=environment, stdout=subprocess.DEVNULL)
+    family = []
+    try:
+        wait_for_rows(str(out), 2)
+        family = psutil.Process(first.pid).children(recursive=True)
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    psutil.wait_procs(family, timeout=60)
+    done = len(results(str(out)))
+    assert 2 <= done < EPOCHS
+    again = subprocess.run(
+        command(options(root, str(out))), env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"going on after epoch {done}" in again.stdout or f"going on after epoch {done - 1}" in again.stdout
+    assert_alike(results(str(out)), undisturbed(root, tmp_path / "calm"))
+
+
+class Proxy(ThreadingHTTPServer):
+    """Stands before an S3 server; of the uploads of weights and states, the first ones end as `faults` says."""
+
+    daemon_threads = True
+
+    def __init__(self, endpoint: str, faults: list[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.endpoint, self.faults, self.lock = urlsplit(endpoint).netloc, faults, threading.Lock()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Broken connections are what this is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = ""
+        if self.command == "PUT" and self.path.split("?")[0].endswith(".pt"):
+            with self.server.lock:
+                fault = self.server.faults.pop(0) if self.server.faults else ""
+        if fault == "time-out":
+            time.sleep(20)
+        if fault in ("reset", "time-out"):
+            self.close_connection = True
+            return
+        if fault:
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        upstream = http.client.HTTPConnection(self.server.endpoint, timeout=60)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        upstream.request(self.command, self.path, body, headers)
+        answer = upstream.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        if self.command != "HEAD" and answer.getheader("Content-Length") is None:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        upstream.close()
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def faulty_s3(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Proxy]]:
+    """A bucket behind a proxy, for this process and what it starts."""
+    proxy = Proxy(s3_endpoint, [])
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+    storage._s3.cache_clear()
+    yield s3_bucket, proxy
+    proxy.shutdown()
+    proxy.server_close()
+    storage._s3.cache_clear()
+
+
+def test_weights_arrive_although_s3_fails(
+    faulty_s3: tuple[str, Proxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, proxy = faulty_s3
+    monkeypatch.setattr(checkpoints, "_PAUSES", (0.05, 0.1))
+    proxy.faults += ["500", "reset", "500"]
+    writer = Writer(f"{bucket}/out")
+    writer.put({"weights/best.pt": b"best" * 1000, checkpoints.STATE: b"state" * 1000})
+    writer.close()
+    assert not proxy.faults
+    assert storage.read_bytes(f"{bucket}/out/weights/best.pt") == b"best" * 1000
+    assert storage.read_bytes(f"{bucket}/out/{checkpoints.STATE}") == b"state" * 1000
+
+
+@pytest.mark.slow
+def test_training_completes_although_s3_fails(faulty_s3: tuple[str, Proxy], tmp_path: Path) -> None:
+    bucket, proxy = faulty_s3
+    root, out = write_dataset(tmp_path / "data", count=24), f"{bucket}/out"
+    proxy.faults += ["500"] * 3 + ["time-out"] + ["500"] * 9 + ["reset"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ran = subprocess.run(command(options(root, out)), env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert not proxy.faults
+    state = read_state(out)
+    assert state is not None and state["epoch"] == EPOCHS
+    assert yolo.load("best.pt", storage.read_bytes(f"{out}/weights/best.pt"))
+    assert_alike(results(out), undisturbed(root, tmp_path / "calm"))

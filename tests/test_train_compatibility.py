@@ -1,0 +1,102 @@
+"""What training writes is an ordinary YOLOv5 file: the package's own `detect` and `val` find the same with it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from depers import metrics, training_loop, validation, yolo
+from depers.boxes import from_normalized_xywh, letterbox
+from depers.collective import Place
+from depers.detector import Detector
+from depers.images import decode
+from depers.picture_cache import read_scaled, scaled_size
+from depers.prediction import Prediction, Weights
+from depers.training_data import read_splits
+
+IMGSZ = 320
+
+# The package calls what numpy has removed, loads pickles in the way that torch has given up, and fetches a font.
+THEIRS = """
+import json, sys
+import numpy as np, torch
+np.trapz = np.trapezoid
+load = torch.load
+torch.load = lambda *a, **k: load(*a, **(k | {"weights_only": False}))
+import yolov5.utils.general
+yolov5.utils.general.check_font = lambda *a, **k: None
+import yolov5.detect as detect, yolov5.val as val
+data, weights, source, out = sys.argv[1:]
+detect.run(weights=weights, source=source, imgsz=(320, 320), conf_thres=0.25, iou_thres=0.45, device="cpu",
+           save_txt=True, save_conf=True, nosave=True, project=out, name="detect")
+found, *_ = val.run(data=data, weights=weights, imgsz=320, batch_size=1, device="cpu", workers=0, plots=False,
+                    project=out, name="val")
+json.dump([float(x) for x in found[:4]], open(out + "/val.json", "w"))
+"""
+
+
+def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
+    model = yolo.load("yolov5n.pt", (data / "weights" / "yolov5n.pt").read_bytes())
+    trained = model.train().to(memory_format=torch.channels_last)  # as the loop holds it
+    checkpoint = training_loop._checkpoint_bytes(trained, 3)
+    weights = tmp_path / "best.pt"
+    weights.write_bytes(checkpoint)
+    pictures = sorted((data / "coco_val" / "images").glob("*.jpg"))[:8]
+    for split in ("train", "val"):
+        for picture in pictures:
+            label = data / "coco_val" / "labels" / f"{picture.stem}.txt"
+            for kind, path in (("images", picture), ("labels", label)):
+                (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+                if path.exists():
+                    shutil.copy(path, tmp_path / split / kind / path.name)
+    names = yaml.safe_load((data / "coco80.yaml").read_text())["names"]
+    given = {"path": str(tmp_path), "train": "train/images", "val": "val/images", "nc": len(names), "names": names}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(given))
+    command = [sys.executable, "-W", "ignore", "-c", THEIRS, str(tmp_path / "data.yaml"), str(weights)]
+    ran = subprocess.run(
+        [*command, str(tmp_path / "val" / "images"), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+    how = Prediction(IMGSZ, 0.25, 0.45, precision="float32")
+    detector = Detector([Weights("best.pt", {})], [checkpoint], [], how)
+    compared = 0
+    for picture in pictures:
+        text = tmp_path / "detect" / "labels" / f"{picture.stem}.txt"
+        rows = np.loadtxt(text, ndmin=2) if text.exists() else np.zeros((0, 6))
+        rgb = decode(picture.read_bytes()).rgb()
+        size_wh = (rgb.shape[1], rgb.shape[0])
+        box = letterbox(size_wh, IMGSZ)
+        canvas = np.full((box.canvas_wh[1], box.canvas_wh[0], 3), 114, np.uint8)
+        (x, y), (width, height) = box.pad_xy, box.resized_wh
+        canvas[y : y + height, x : x + width] = cv2.resize(rgb, box.resized_wh)  # linear, as the package
+        (found,) = detector([canvas])
+        sure = found.confidences > 0.35  # near the threshold one of them may miss it
+        theirs = from_normalized_xywh(rows[:, 1:5], size_wh)
+        mine = box.invert(found.boxes_xyxy[sure])
+        apart = np.abs(mine[:, None] - theirs[None]).max(2)  # the package rounds to whole pixels
+        apart[found.class_ids[sure][:, None] != rows[:, 0][None]] = np.inf
+        # Of two candidates for a large thing, one or the other may be the more confident by a hair.
+        allowed = np.maximum(1.5, 0.05 * (mine[:, 2:] - mine[:, :2]).max(1))
+        assert not sure.any() or (apart.min(1) < allowed).all(), picture
+        compared += int(sure.sum())
+    assert compared > 10
+
+    precision, recall, map50, map50_95 = json.loads((tmp_path / "val.json").read_text())
+    examples = read_splits(str(tmp_path)).val
+    sizes = [scaled_size(example.size_wh, IMGSZ) for example in examples]
+    canvases = validation.canvases(examples, IMGSZ, 32)
+    load = lambda i: read_scaled(examples[i].path, sizes[i])  # noqa: E731
+    ours = validation.predict(checkpoint, range(8), load, examples, canvases, 4, IMGSZ, Place().device)
+    mean = metrics.measure([one.matched() for one in ours], list(names.values())).mean
+    # Eight pictures, in bfloat16 where it is native: one object more or less of a rare class shows.
+    assert mean.map50 == pytest.approx(map50, abs=0.06) and map50 > 0.3
+    assert mean.map50_95 == pytest.approx(map50_95, abs=0.06)
+    assert 0 < precision <= 1 and 0 < recall <= 1

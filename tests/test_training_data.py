@@ -1,0 +1,111 @@
+"""What a training sees: examples, exact shares, partners, batches; all of it a function of the seed."""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from training_sets import write_dataset
+
+from depers import training_data
+from depers.labels import CLASSES, write_data_yaml
+from depers.options import UserError
+from depers.training_batches import order_of_pass, partners_of_pass, plan_batches
+from depers.training_data import anchor_recall, fit_anchors, read_splits, unlabelled_mask
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.sampled_from([0.1, 0.5, 1.0, 1.7, 3.0])), min_size=1, max_size=3),
+    st.integers(0, 5),
+)
+def test_shares_are_exact_and_every_picture_comes_up_equally_often(parts, number: int) -> None:  # type: ignore[no-untyped-def]
+    order = order_of_pass(parts, 0, number)
+    first = 0
+    for size, weight in parts:
+        own = order[(order >= first) & (order < first + size)]
+        assert len(own) == max(1, round(size * weight))
+        first += size
+    assert (order == order_of_pass(parts, 0, number)).all()
+    over_all = np.bincount(np.concatenate([order_of_pass(parts, 0, n) for n in range(6)]), minlength=first)
+    first = 0
+    for size, _ in parts:
+        own = over_all[first : first + size]
+        assert own.max() - own.min() <= 1
+        first += size
+
+
+def test_chances_keep_the_shares() -> None:
+    chances = np.array([0, 0, 1, 1, 5, 0.0])
+    order = order_of_pass([(4, 1.0), (2, 3.0)], 0, 2, chances)
+    assert set(order[order < 4].tolist()) <= {2, 3} and (order < 4).sum() == 4
+    assert (order[order >= 4] == 4).all() and (order >= 4).sum() == 6
+
+
+def test_partners_are_of_the_same_group_and_equally_often() -> None:
+    order = order_of_pass([(10, 1.0), (7, 1.0)], 0, 0)
+    groups = ["heads"] * 10 + ["plates"] * 7
+    partners = partners_of_pass(order, groups, 3, 0, 0)
+    for row, index in enumerate(order.tolist()):
+        assert {groups[other] for other in partners[row].tolist()} == {groups[index]}
+    assert (np.bincount(partners.ravel()) == 3).all()
+
+
+def test_batches_share_a_canvas_that_holds_them_and_hold_every_picture_once() -> None:
+    canvases = [(64, 32), (32, 64), (64, 32), (64, 64), (64, 32), (32, 64), (64, 32)]
+    order = [6, 5, 4, 3, 2, 1, 0]
+    plan = plan_batches(order, canvases, 3, training_data.random_for(0, 1))
+    assert sorted(chain(*(rows for _, rows in plan))) == list(range(7))
+    assert sorted(len(rows) for _, rows in plan) == [1, 3, 3]
+    for (width, height), rows in plan:
+        assert width == max(canvases[order[row]][0] for row in rows)
+        assert height == max(canvases[order[row]][1] for row in rows)
+    assert plan == plan_batches(order, canvases, 3, training_data.random_for(0, 1))
+
+
+def test_anchors_fit_two_kinds_of_boxes() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.concatenate([rng.normal((10, 10), 1, (200, 2)), rng.normal((150, 60), 5, (50, 2))])
+    anchors = np.array(fit_anchors(sizes, levels=3, seed=0)).reshape(-1, 2)
+    assert anchors.shape == (9, 2) and (np.diff(anchors.prod(1)) >= 0).all()
+    assert (np.abs(np.log(anchors[0] / 10)) < 0.3).all() and (np.abs(np.log(anchors[-1] / [150, 60])) < 0.3).all()
+    assert anchor_recall(sizes, anchors, 4.0) == 1
+    assert anchor_recall(sizes, anchors[-1:], 4.0) == pytest.approx(0.2)
+    assert fit_anchors(np.array([[8.0, 8.0]]), levels=3, seed=0)  # fewer boxes than anchors
+
+
+def test_joined_datasets_are_labelled_for_what_they_name(tmp_path: Path) -> None:
+    first = write_dataset(tmp_path / "first", count=3)
+    write_data_yaml(first, CLASSES, labelled={"1.": ["car"]})
+    (first / "labels" / "train" / "1.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    plates = write_dataset(tmp_path / "plates", count=2, names=["carplate", "car"])
+    more = tmp_path / "more" / "images" / "train"
+    more.mkdir(parents=True)
+    (more / "9.jpg").write_bytes((plates / "images" / "train" / "0.jpg").read_bytes())
+    (plates / "data.yaml").write_text(
+        f"names: [carplate, car]\ntrain: [images/train, {more}]\nval: images/val\n", encoding="utf-8"
+    )
+    splits = read_splits(str(first), [(str(plates), 0.5)], 2.0)
+    assert splits.names == CLASSES and splits.parts == ((3, 2.0), (3, 0.5))
+    assert [example.path.rsplit("/", 1)[1] for example in splits.train] == [
+        "0.jpg",
+        "1.jpg",
+        "2.jpg",
+        "0.jpg",
+        "1.jpg",
+        "9.jpg",
+    ]
+    everything = frozenset(range(5))
+    assert [e.labelled for e in splits.train] == [everything, frozenset({0}), everything, *[frozenset({4, 0})] * 3]
+    assert set(splits.train[3].class_ids.tolist()) <= {0, 4}
+    assert unlabelled_mask(splits.train, 5)[1].tolist() == [False, True, True, True, True]
+
+
+def test_joined_datasets_must_agree(tmp_path: Path) -> None:
+    first = write_dataset(tmp_path / "first", names=["car"])
+    with pytest.raises(UserError, match="its classes must be among car, but it has 'head'"):
+        read_splits(str(first), [(str(write_dataset(tmp_path / "second")), 1.0)])
+    write_data_yaml(first, ["car", "tree"], labelled={"0.": ["tree"]})
+    with pytest.raises(UserError, match=r"0\.txt: data.yaml says that it holds only tree, but it holds car"):
+        read_splits(str(first))
