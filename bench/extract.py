@@ -3,7 +3,7 @@
     python bench/extract.py [--images 400] [--repeats 3] [--few 300] [--many 3000]
 
 Start-up is left out of both alike: the rates count from the first finished unit on. Rounds alternate between the two,
-medians are compared, so that a noisy machine hits both.
+medians are compared, so that a noisy machine hits both; both run at the niceness of Ray's workers.
 """
 
 import argparse
@@ -61,6 +61,7 @@ def make_job(root: Path, out: Path) -> Job:
 
 def work(job: Job, waiting: "multiprocessing.Queue[Unit | None]", done: "multiprocessing.Queue[int]") -> None:
     """A process that takes units until there are none."""
+    os.nice(15)  # as Ray's workers: else whatever runs beside would slow down those alone
     while (unit := waiting.get()) is not None:
         done.put(len(process(job, unit)))
 
