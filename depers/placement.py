@@ -7,6 +7,7 @@ y_min, x_max, y_max in pixels of the picture.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ MAX_ENLARGEMENT = 1.5
 MIN_SIDE = 6.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
-_ATTEMPTS = 12
-_SHRINK = 0.9  # with every attempt: what is too large for the free space is scaled, not dropped
+_ATTEMPTS = 8
+_SHRINK = 0.85  # with every attempt: what is too large for the free space is scaled, not dropped
 _JITTER_X, _JITTER_Y = 0.08, 0.02  # shares of the picture; along the ground things move freely, in depth hardly
 
 
@@ -71,7 +72,6 @@ class Thing:
     corner_xy: tuple[int, int]
     size_wh: tuple[int, int]
     outer: Box
-    labels: list[tuple[int, Box]]
     reach: float
     decoy: bool = False
     covers: list["Thing"] = field(default_factory=list)
@@ -79,6 +79,18 @@ class Thing:
 
     def __post_init__(self) -> None:
         self.widest = self.region()  # asked for again and again
+
+    @cached_property
+    def labels(self) -> list[tuple[int, Box]]:
+        """Its labels in the scene, the outer one first; none of a decoy."""
+        if self.decoy:
+            return []
+        x, y = self.corner_xy
+        scale_x, scale_y = (a / b for a, b in zip(self.size_wh, self.sprite.size_wh, strict=True))
+        return [
+            (class_id, (x + b[0] * scale_x, y + b[1] * scale_y, x + b[2] * scale_x, y + b[3] * scale_y))
+            for class_id, b in self.sprite.labels
+        ]
 
     def region(self, softness: float = 1.0) -> Box:
         """What it paints for more than half; `softness` 0 is a hard edge around its box, 1 the widest seam."""
@@ -170,14 +182,10 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
     x = _along(x_wanted, x0 * scale_x, x1 * scale_x, width, left, right)
     y = _along(place.foot_y * height - main[3] * scale_y, y0 * scale_y, y1 * scale_y, height, top, bottom)
     x0, y0, x1, y1 = outer = (x + x0 * scale_x, y + y0 * scale_y, x + x1 * scale_x, y + y1 * scale_y)
-    labels = [
-        (class_id, (x + b[0] * scale_x, y + b[1] * scale_y, x + b[2] * scale_x, y + b[3] * scale_y))
-        for class_id, b in sprite.labels
-    ]
     margins = [x0 - x, y0 - y, x + wide - x1, y + high - y1]
     if any(cut):  # there is nothing to be seen of a seam beyond the frame
         margins = [MAX_REACH if is_cut else margin for margin, is_cut in zip(margins, cut, strict=True)]
-    return Thing(sprite, (x, y), (wide, high), outer, labels, max(0.0, min(*margins, MAX_REACH)) * reach)
+    return Thing(sprite, (x, y), (wide, high), outer, max(0.0, min(*margins, MAX_REACH)) * reach)
 
 
 def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
@@ -205,8 +213,8 @@ def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Ru
         x0, y0, x1, y1 = other.widest
         if x0 >= high_x or x1 <= low_x or y0 >= high_y or y1 <= low_y:
             continue
-        smaller = min(area(thing.outer), area(other.outer))
-        if intersection(thing.outer, other.outer) > rules.max_overlap * smaller:
+        shared = intersection(thing.outer, other.outer)
+        if shared and shared > rules.max_overlap * min(area(thing.outer), area(other.outer)):
             return False
         (behind if other.outer[3] <= thing.outer[3] else before).append(other)
     if not _all_told(thing, before, rules) or not all(_all_told(o, [*o.covers, thing], rules) for o in behind):
@@ -240,7 +248,7 @@ def place_all(
 ) -> list[Thing]:
     """The wanted (sprite, whether it is only the measure of a decoy) in their places, farthest first.
 
-    One that finds no place in a dozen attempts, each a little smaller, is left out.
+    One that finds no place in eight attempts, each a little smaller, is left out.
     """
     things: list[Thing] = []
     jitter = math.log1p(rules.scale_jitter)
@@ -248,8 +256,7 @@ def place_all(
         for attempt in range(_ATTEMPTS):
             factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK**attempt
             thing = put(sprite, propose(sprite, uniform), factor, size_wh, 0.3 + 0.7 * uniform())
-            if decoy:
-                thing.decoy, thing.labels = True, []
+            thing.decoy = decoy
             if accept(thing, things, real, rules):
                 things.append(thing)
                 break
