@@ -69,11 +69,12 @@ def start(source: Path, out: Path, weights: str, address: str) -> "subprocess.Po
     return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address}, stdout=log, stderr=log)
 
 
-def workers(name: str) -> list[psutil.Process]:
-    """The cluster's processes that work on something of this name."""
+def workers() -> list[psutil.Process]:
+    """The cluster's processes that are at work: actors, readers, those that put archives together, the notebook."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if any(name in part for part in process.info["cmdline"] or ()):
+        title = (process.info["cmdline"] or [""])[0]
+        if title.startswith("ray::") and not title.startswith("ray::IDLE"):
             found.append(process)
     return found
 
@@ -113,7 +114,7 @@ def main() -> None:
             if job.poll() is not None and job.returncode == 0:
                 break
             what = (
-                chance.choice(("driver", "worker", "worker", "task", "node"))
+                chance.choice(("driver", "worker", "worker", "worker", "node"))
                 if killed.total() < arguments.kills
                 else ""
             )
@@ -121,13 +122,14 @@ def main() -> None:
                 job.send_signal(signal.SIGKILL)
                 job.wait()
                 killed[what] += 1
-            elif what in ("worker", "task"):
-                victims = workers("ray::FusedWorker" if what == "worker" else "ray::read_slices") + (
-                    workers("ray::assemble") if what == "task" else []
-                )
-                for victim in victims[:1]:
+            elif what == "worker":
+                victims = workers()
+                if victims:
+                    victim = chance.choice(sorted(victims, key=lambda one: one.pid))
+                    title = victim.cmdline()[:1]
                     victim.kill()
                     killed[what] += 1
+                    print(f"  killed {title}", flush=True)
             elif what == "node":
                 number = chance.randrange(len(nodes))
                 cluster.remove_node(nodes[number], allow_graceful=False)

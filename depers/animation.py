@@ -12,6 +12,7 @@ from depers import deep, exif
 from depers.encoding import as_image, encoder_options
 from depers.headers import ImageError, format_of, open_header
 from depers.images import Picture, frames, keeps_pixels
+from depers.iso_times import without_times
 
 RedactPicture = Callable[[Picture, NDArray[np.float32], str], Picture]
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
@@ -74,7 +75,7 @@ def _written(pictures: list[Picture], name: str, timing: dict[str, Any], block: 
     first, *others = _images(pictures, name)  # a list: some of Pillow's writers go through it twice
     buffer = io.BytesIO()
     first.save(buffer, name, save_all=True, append_images=others, **options)
-    return buffer.getvalue()
+    return without_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
 
 
 def _page(picture: Picture) -> deep.Page:

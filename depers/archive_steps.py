@@ -129,7 +129,6 @@ def assemble(job: Job, unit: Unit, end: End) -> Row:
     table = pa.concat_tables([to_table(job, [row]), *tables])
     storage.write_table(units.record_uri(job.out, unit.name, again), table)
     if not again:
-        storage.delete(units.record_uri(job.out, unit.name, again=True))
         units.remove_parts(job.out, unit.name, range(end.slices))
     return {"statuses": [row["status"]], "rows": len(table)}
 

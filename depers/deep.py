@@ -14,6 +14,7 @@ from depers import png_chunks
 from depers.headers import ImageError
 
 _BITS_PER_SAMPLE = 258
+_PLANES = 284
 _PNG_COLOUR_TYPES = (b"\2", b"\4", b"\6")
 
 
@@ -39,6 +40,8 @@ def read(data: bytes, image: Any) -> tuple[NDArray[np.uint16], str]:
         raise ImageError("16 bits per channel with one colour that means transparent cannot be kept")
     image.load()  # OpenCV would give a part of a truncated file
     buffer = np.frombuffer(data, np.uint8)
+    if image.format == "TIFF" and image.tag_v2.get(_PLANES, 1) != 1:  # OpenCV gives memory that it never wrote to
+        raise ImageError("16 bits per channel in separate planes cannot be read")
     if image.format == "TIFF":
         page = image.tell()
         whole, found = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))

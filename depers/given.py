@@ -79,7 +79,8 @@ def previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]
         if not there:
             raise UserError(f"{uri}: must hold a manifest or detections.parquet of an earlier run, but holds neither")
         found = storage.join(uri, there[0])
-    return BoxSource(found, confidence=confidence, thresholds=thresholds, checked=True)
+    least = min([confidence, *thresholds.values()])  # for a class of which no threshold is known
+    return BoxSource(found, confidence=least, thresholds=thresholds, checked=True)
 
 
 class Rows:

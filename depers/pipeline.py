@@ -40,7 +40,7 @@ class PassOptions:
     confidence: float = option(0.15, "least confidence of a box, 0…1; low, so that rather too much is found")
     iou_threshold: float = option(0.5, "boxes of one class that overlap more than this are one, 0…1")
     thresholds: str | None = option(
-        None, "thresholds.json from `depers evaluate`: the least confidence by class, instead of --confidence"
+        None, "thresholds.json from `depers evaluate`: the least confidence by class; the lowest for all others"
     )
     max_detections: int = option(1000, "most boxes of one picture")
     imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")

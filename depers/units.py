@@ -100,8 +100,12 @@ def record_uri(out: str, name: str, again: bool = False) -> str:
 
 
 def recorded(out: str) -> set[str]:
-    """The names of the finished units; those that storage failed are not."""
-    return {name for name in _names(out, "units") if not name.endswith(_AGAIN)}
+    """The names of the finished units. The records of those that storage failed are removed: they are done again."""
+    names = _names(out, "units")
+    again = [name for name in names if name.endswith(_AGAIN)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda name: storage.delete(record_uri(out, name)), again))
+    return {name for name in names if not name.endswith(_AGAIN)}
 
 
 def _names(out: str, folder: str) -> list[str]:

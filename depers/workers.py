@@ -92,8 +92,6 @@ def _close(job: Job, work: Work, piece: Slice | None, outcomes: Sequence[Outcome
         rows = [outcome.row for outcome in outcomes]
         again = any(row.get("again") for row in rows)
         storage.write_table(units.record_uri(job.out, work.unit.name, again), archive_steps.to_table(job, rows))
-        if not again:
-            storage.delete(units.record_uri(job.out, work.unit.name, again=True))
     return {"statuses": [row["status"] for row in rows]}
 
 

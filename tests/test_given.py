@@ -60,6 +60,13 @@ def test_what_is_not_said_fails(row: dict[str, Any] | None, message: str) -> Non
         boxes_of(BoxSource("t", checked=True), row, b"data", "a.jpg", (50, 50), ())
 
 
+def test_a_class_without_a_threshold_has_the_lowest(tmp_path: Path) -> None:
+    table = write(tmp_path / "d.parquet", [])
+    assert previous_source(table, 0.3, {}).confidence == 0.3
+    assert previous_source(table, 0.3, {"face": 0.1, "car": 0.6}).confidence == 0.1
+    assert previous_source(table, 0.3, {"face": 0.5}).confidence == 0.3
+
+
 def test_yolo_texts_are_boxes_in_pixels(tmp_path: Path) -> None:
     (tmp_path / "labels/d").mkdir(parents=True)
     (tmp_path / "classes.txt").write_text("car\nface\n")

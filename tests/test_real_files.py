@@ -1,6 +1,5 @@
 """Every real file with a defect, metadata or many pixels, loose and in each kind of archive: all accounted for."""
 
-import io
 import shutil
 import subprocess
 import tarfile
@@ -65,36 +64,3 @@ def test_all_are_accounted_for_and_none_leaks(packed: tuple[Path, list[str]], da
         telling = "$GPSLatitude or $ThumbnailImage or $MakerNoteVersion"
         command = ["exiftool", "-r", "-q", "-if", telling, "-p", "$FileName", out / "loose"]
         assert not subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
-def test_one_file_that_ends_its_process_costs_that_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    for number in range(6):
-        Image.new("RGB", (64, 48), (number, 9, 9)).save(source / f"{number}.png")
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 48)).save(buffer, "PNG")
-    table = tmp_path / "boxes.parquet"
-    paths = [f"{number}.png" for number in range(6)]
-    pq.write_table(pa.table({"path": paths, "boxes": pa.array([[]] * 6, anonymize.SCHEMA.field("boxes").type)}), table)
-
-    options = anonymize.Options(str(source), str(out), boxes=str(table))
-    from depers import pipeline, steps
-
-    def deadly(item: steps.Item, boxes: Any) -> steps.Outcome:
-        if item.path == "3.png" and not item.reason:
-            import os
-
-            os._exit(1)
-        return steps.Outcome({"path": item.path, "status": "failed" if item.reason else "clean", "reason": item.reason})
-
-    job = pipeline.make_job(options, anonymize.SCHEMA, lambda _: deadly, boxes=options.source({}))
-    [*tables] = pipeline.run(job, options).tables()
-    rows = {row["path"]: row for one in tables for row in one.to_pylist()}
-    assert {path: row["status"] for path, row in rows.items()} == dict.fromkeys(paths, "clean") | {"3.png": "failed"}
-    assert rows["3.png"]["reason"] == "ends the process that works on it"
-    assert not list((out / "_depers").rglob("notes/*"))

@@ -79,8 +79,9 @@ def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
     storage.write_table(units.record_uri(out, unit.name, again=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
-    assert units.recorded(out) == set()
     assert [table["path"].to_pylist() for table in units.collect(out, [unit], SCHEMA)] == [["a.jpg"]]
+    assert units.recorded(out) == set()
+    assert not list((tmp_path / "_depers/units").iterdir())
 
 
 def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:

@@ -125,9 +125,11 @@ def test_a_file_that_changed_fails_and_is_tried_again(job: Job) -> None:
     unit = next(one for one in everything if not one.archive)
     name = unit.entries[1].path
     Path(job.input, name).write_bytes(png(99))
+    storage.write_bytes(f"{job.out}/{name}", b"what an earlier version became")
     FusedWorker(job, [[]]).work(Work(unit))
     [table] = units.collect(job.out, [unit], job.schema)
     row = table.to_pylist()[1]
+    assert not Path(job.out, name).exists()
     assert row["status"] == "failed" and "changed since it was listed" in row["reason"]
     assert units.recorded(job.out) == set()
 

@@ -1,0 +1,109 @@
+"""Peak memory of reading an archive in slices and putting it together again: it must not grow with the archive.
+
+    python bench/archive_memory.py [--gigabytes 2]
+
+Each kind is measured in a process of its own, on a small archive and on one ten times as large; pictures are random
+bytes, and go through as they are: what is measured is the streaming, not the redaction.
+"""
+
+import argparse
+import io
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SIZE = 700_000
+RUN = "import sys; sys.path.insert(0, sys.argv[1]); import archive_memory; archive_memory.stream(*sys.argv[2:])"
+
+
+def make(path: Path, kind: str, count: int) -> None:
+    """An archive of `count` files that begin as JPEGs."""
+    files = ((f"{number:06}.jpg", b"\xff\xd8\xff" + random.Random(number).randbytes(SIZE)) for number in range(count))
+    if kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            for name, data in files:
+                header = tarfile.TarInfo(name)
+                header.size = len(data)
+                archive.addfile(header, io.BytesIO(data))
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, data in files:
+                packed.writestr(name, data)
+    else:
+        schema = pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})})
+        with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+            held = []
+            for name, data in files:
+                held.append({"image": {"bytes": data, "path": name}})
+                if len(held) == 100:
+                    writer.write_table(pa.Table.from_pylist(held, schema))
+                    held = []
+            if held:
+                writer.write_table(pa.Table.from_pylist(held, schema))
+
+
+def peak_mib() -> int:
+    """The most memory that this process has held (its rusage would begin with that of the one that started it)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) // 2**10
+
+
+def stream(kind: str, source: str, target: str) -> None:
+    """Reads, makes parts, assembles; prints the peak of RSS in MiB before and after."""
+    from depers import archives, storage
+
+    form = archives.format_of(kind)
+    before = peak_mib()
+    [entry] = storage.list_files(source)
+    parts = Path(target) / "parts"
+    parts.mkdir(parents=True)
+    with storage.open_entry(source, entry) as file:
+        layout = form.layout_of(file)
+        for piece in form.read(file, entry.size, archives.Rules((), 1 << 30)):
+            if isinstance(piece, archives.Slice):
+                part, _ = form.make_part(piece, [member.data for member in piece.members], layout)
+                (parts / f"{piece.number:06}").write_bytes(part)
+            else:
+                end = piece
+    assert not end.reason, end.reason
+    with storage.writing(f"{target}/whole") as out:
+        form.assemble((path.read_bytes() for path in sorted(parts.iterdir())), layout, out)
+    print(before, peak_mib(), end.members)
+
+
+def main() -> None:
+    """Measures each kind twice and compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=2)
+    parser.add_argument("--kinds", nargs="+", default=["tar", "zip", "parquet"])
+    options = parser.parse_args()
+    count = int(options.gigabytes * 1e9 / SIZE)
+    for kind in options.kinds:
+        peaks = []
+        for files in (count // 10, count):
+            work = Path(tempfile.mkdtemp(prefix="depers-archive-"))
+            (work / "in").mkdir()
+            make(work / "in" / f"a.{kind}", kind, files)
+            command = [sys.executable, "-c", RUN, str(Path(__file__).parent), kind, str(work / "in"), str(work / "out")]
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            peaks.append(int(said[1]))
+            print(
+                f"{kind}: {said[2]} files, {files * SIZE / 1e9:.1f} GB: {said[0]} MiB before, peak {said[1]} MiB",
+                flush=True,
+            )
+            shutil.rmtree(work)
+        print(f"{kind}: ten times the archive needs {peaks[1] / peaks[0]:.2f} × the memory")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
