@@ -174,7 +174,7 @@ def test_wrong_options_are_refused(values: dict[str, object], message: str) -> N
 def test_weights_that_know_no_class_of_the_dataset_are_refused(tmp_path: Path, weights: str) -> None:
     dataset = write_dataset(tmp_path / "data", count=1, val_count=1)
     unmapped = weights.partition(":")[0]
-    (dataset / "data.yaml").write_text((dataset / "data.yaml").read_text().replace("car\n", "lorry\n"))
+    (dataset / "data.yaml").write_text((dataset / "data.yaml").read_text().replace("[car,", "[lorry,"))
     with pytest.raises(UserError, match=r"--weights must know a class of the dataset \(lorry, .*but know person, car"):
         evaluate.run(Options(str(dataset), str(tmp_path / "out"), (unmapped,), imgsz=128))
 
