@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RGB = NDArray[np.uint8]
-_MEMBRANE_SIDE = 48  # Poisson's correction is smooth: it is solved at most this large, and enlarged
+_MEMBRANE_SIDE = 40  # Poisson's correction is smooth: it is solved at most this large, and enlarged
 _MOST_SHIFT = 48.0  # gray levels; more would make a ghost of the object
 
 
@@ -55,9 +55,34 @@ _GAUSSIAN = np.array([math.erf(t) for t in np.linspace(-2 / 2**0.5, 2 / 2**0.5, 
 _GAUSSIAN = ((_GAUSSIAN / _GAUSSIAN[-1] + 1) / 2).astype(np.float32)
 
 
-def mix(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
-    """`patch` over `ground` (H, W, 3), by its share (H, W) in each pixel."""
-    return np.asarray(cv2.blendLinear(patch, ground, share, 1 - share))
+def lay(
+    patch: RGB,
+    ground: RGB,
+    edge: tuple[float, float, float, float],
+    pixels: tuple[int, int, int, int],
+    shape: str,
+    reach: float,
+    gaussian: bool,
+) -> None:
+    """Puts `patch` over `ground` (both (H, W, 3), at `pixels`), which is changed, by its `shares` in each pixel.
+
+    Where these are 1 it is copied: the inner box of the shape, which is most of it. The strips around are mixed.
+    """
+    height, width = ground.shape[:2]
+    half_x, half_y = (edge[2] - edge[0]) / 2, (edge[3] - edge[1]) / 2
+    # How much of the half sides the shape's inner box takes, and what the seam takes of that.
+    part, seam = {"box": 1.0, "rounded": 0.5**0.25, "oval": 0.5**0.5}[shape], reach / 2
+    if shape != "box":
+        seam = seam * max(half_x, half_y) / max(min(half_x, half_y), 1e-3) + 1
+    inner_x, inner_y = max(0.0, half_x * part - seam), max(0.0, half_y * part - seam)
+    x0, x1 = (min(max(math.ceil(edge[0] + half_x + s * inner_x - 0.5) - pixels[0], 0), width) for s in (-1, 1))
+    y0, y1 = (min(max(math.ceil(edge[1] + half_y + s * inner_y - 0.5) - pixels[1], 0), height) for s in (-1, 1))
+    ground[y0:y1, x0:x1] = patch[y0:y1, x0:x1]
+    for a, b, c, d in ((0, 0, width, y0), (0, y1, width, height), (0, y0, x0, y1), (x1, y0, width, y1)):
+        if c > a and d > b:
+            strip = pixels[0] + a, pixels[1] + b, pixels[0] + c, pixels[1] + d
+            share = shares(edge, strip, shape, reach, gaussian)
+            ground[b:d, a:c] = cv2.blendLinear(patch[b:d, a:c], ground[b:d, a:c], share, 1 - share)
 
 
 def ring_difference(patch: RGB, ground: RGB, inner: tuple[int, int, int, int]) -> NDArray[np.float64]:
@@ -67,16 +92,13 @@ def ring_difference(patch: RGB, ground: RGB, inner: tuple[int, int, int, int]) -
     """
     x0, y0, x1, y1 = inner
     height, width = patch.shape[:2]
-    hole = max(0, x1 - x0) * max(0, y1 - y0)
-    ring = height * width - hole
-    if ring < 16:
-        return np.zeros(3)
-    total = np.array(cv2.mean(ground)[:3]) - cv2.mean(patch)[:3]
-    total *= height * width
-    if hole:
-        inside = np.array(cv2.mean(ground[y0:y1, x0:x1])[:3]) - cv2.mean(patch[y0:y1, x0:x1])[:3]
-        total -= inside * hole
-    return np.asarray(np.clip(total / ring, -_MOST_SHIFT, _MOST_SHIFT), np.float64)
+    total, count = np.zeros(3), 0
+    for a, b, c, d in ((0, 0, width, y0), (0, y1, width, height), (0, y0, x0, y1), (x1, y0, width, y1)):
+        if c > a and d > b:
+            difference = np.array(cv2.mean(ground[b:d, a:c])[:3]) - cv2.mean(patch[b:d, a:c])[:3]
+            total += difference * ((c - a) * (d - b))
+            count += (c - a) * (d - b)
+    return np.asarray(np.clip(total / max(count, 16), -_MOST_SHIFT, _MOST_SHIFT), np.float64)
 
 
 def shift(patch: RGB, rgb: NDArray[np.float64]) -> RGB:
@@ -90,17 +112,22 @@ def poisson(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
     What cloning adds to a patch is smooth, so it is found in a small copy and added to the full one.
     """
     height, width = patch.shape[:2]
-    factor = min(1.0, _MEMBRANE_SIDE / max(height, width))
-    small_wh = max(1, round(width * factor)), max(1, round(height * factor))
+    by = math.ceil(max(height, width) / _MEMBRANE_SIDE)  # a whole number: means of squares are taken fast
+    small_wh = width // by, height // by
     if min(small_wh) < 4:
         return patch
-    source, target = (cv2.resize(each, small_wh, interpolation=cv2.INTER_AREA) for each in (patch, ground))
-    mask = (cv2.resize(share, small_wh, interpolation=cv2.INTER_AREA) > 0.5).astype(np.uint8) * 255
+    whole_squares = slice(small_wh[1] * by), slice(small_wh[0] * by)
+    source, target, small = (
+        cv2.resize(each[whole_squares], small_wh, interpolation=cv2.INTER_AREA) for each in (patch, ground, share)
+    )
+    mask = (small > 0.5).astype(np.uint8) * 255
     mask[[0, -1]], mask[:, [0, -1]] = 0, 0
     x, y, width_in, height_in = cv2.boundingRect(mask)
     if not width_in:
         return patch
     cloned = cv2.seamlessClone(source, target, mask, (x + width_in // 2, y + height_in // 2), cv2.NORMAL_CLONE)
-    added = np.clip(cloned.astype(np.int16) - source, -_MOST_SHIFT, _MOST_SHIFT).astype(np.int16)
-    membrane = cv2.resize(added, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.add(patch, membrane, dtype=cv2.CV_8U))
+    lighter, darker = (
+        cv2.resize(np.minimum(part, np.uint8(_MOST_SHIFT)), (width, height), interpolation=cv2.INTER_LINEAR)
+        for part in (cv2.subtract(cloned, source), cv2.subtract(source, cloned))
+    )
+    return np.asarray(cv2.subtract(cv2.add(patch, lighter), darker))

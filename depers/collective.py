@@ -57,7 +57,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce
 
-        values = input.float()
+        values = input if input.dtype is torch.float64 else input.float()
         axes = (0, 2, 3)
         sums = torch.cat([values.sum(axes), values.new_tensor([values.numel() / values.shape[1]])])
         sums = all_reduce(sums)  # type: ignore[no-untyped-call]

@@ -50,16 +50,18 @@ def paint(canvas: RGB, placed: Mapping[str, Any], picture: RGB) -> None:
     if how != "poisson":
         inner = _whole(edge, -reach / 2, (x0, y0, x1, y1))
         difference = blending.ring_difference(patch, ground, inner) * placed["match"]
-        patch = blending.shift(patch, difference + [placed["red"], placed["green"], placed["blue"]])
+        added = difference + [placed["red"], placed["green"], placed["blue"]]
     # Nothing outside of the seam changes, and the solver's domain is what is painted.
     a, b, c, d = _whole(edge, reach / 2, (x0, y0, x1, y1))
     if c <= a or d <= b:
         return
     patch, ground = patch[b:d, a:c], ground[b:d, a:c]
-    share = blending.shares(edge, (x0 + a, y0 + b, x0 + c, y0 + d), placed["shape"], reach, how == "gaussian")
+    pixels = x0 + a, y0 + b, x0 + c, y0 + d
     if how == "poisson":
-        patch = blending.poisson(patch, ground, share)
-    ground[:] = blending.mix(patch, ground, share)
+        patch = blending.poisson(patch, ground, blending.shares(edge, pixels, placed["shape"], 0.0))
+    else:
+        patch = blending.shift(patch, added)
+    blending.lay(patch, ground, edge, pixels, placed["shape"], reach, how == "gaussian")
 
 
 def _whole(
@@ -79,12 +81,17 @@ def scaled(picture: RGB, placed: Mapping[str, Any]) -> RGB:
     size = placed["width"], placed["height"]
     if size == (width, height):
         return part
-    shrinks = max(width / size[0], height / size[1])
-    if shrinks > 2:  # by whole numbers first, which is fast; means over all pixels, so that nothing is lost or aliased
-        by = math.floor(shrinks)
-        small = max(size[0], width // by), max(size[1], height // by)
-        part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR))
+    by = math.floor(max(1, min(width / size[0], height / size[1])))
+    if by == 1:
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR))
+    # Means of whole squares first, which is fast and leaves nothing out; the rest is less than a halving.
+    small = cv2.resize(
+        part[: height // by * by, : width // by * by], (width // by, height // by), interpolation=cv2.INTER_AREA
+    )
+    scale_x, scale_y = width / by / size[0], height / by / size[1]
+    back = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(small, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
 def finish(canvas: RGB, row: Mapping[str, Any]) -> RGB:

@@ -41,12 +41,12 @@ class Options:
 
     out: str = argument("folder for everything that the demo makes")
     scenes: int = option(360, "scenes to draw for training and validation")
-    synthetic: int = option(160, "scenes to make of those for training, or 0")
+    synthetic: int = option(120, "scenes to make of those for training, or 0")
     unseen: int = option(60, "scenes to draw for evaluation and anonymization")
     imgsz: int = option(
         320, "longer side of the pictures in training, pixels, a multiple of 32; a fifth more afterwards"
     )
-    epochs: int = option(12, "how often training sees every scene")
+    epochs: int = option(16, "how often training sees every scene")
 
     def __post_init__(self) -> None:
         if storage.is_s3(self.out):

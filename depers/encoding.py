@@ -52,7 +52,7 @@ def encoder_options(name: str, lossless: bool) -> dict[str, Any]:
         "WEBP": {"quality": 50 if lossless else 90, "lossless": lossless, "method": 2, "exact": True},
         "TIFF": {"compression": "tiff_deflate" if features.check("libtiff") else None},
         "AVIF": {"quality": 85, "speed": 9},
-        "HEIF": {"quality": 88, "enc_params": {"preset": "ultrafast"}},  # the default is slower tenfold
+        "HEIF": {"quality": 80, "enc_params": {"preset": "ultrafast"}},  # the default is slower tenfold
     }
     return options.get(name, {})
 

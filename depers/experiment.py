@@ -34,7 +34,19 @@ _COPIERS = 16  # threads that mostly wait for storage
 _OWN = {
     "extract": ("dataset", "out"),
     "synthesize": ("extracted", "out", "count", "seed", "real", "shards"),
-    "train": ("dataset", "out", "data", "model", "weights", "imgsz", "batch_size", "steps", "epochs", "seed"),
+    "train": (
+        "dataset",
+        "out",
+        "data",
+        "model",
+        "weights",
+        "imgsz",
+        "batch_size",
+        "steps",
+        "epochs",
+        "patience",
+        "seed",
+    ),
 }
 """What the experiment sets itself, and no `--extract-with`, `--synthesize-with` or `--train-with` may."""
 
@@ -99,7 +111,7 @@ class Options:
         dataset = self.place(cell, "real" if arm == REAL else "synthetic")
         argv = [dataset, self.place(cell, "runs", arm), f"--model={self.model}", f"--imgsz={self.imgsz}"]
         argv += [f"--batch-size={self.batch_size}", f"--steps={self.steps}", f"--epochs={self.validations}"]
-        argv += [f"--seed={cell.seed}", *([f"--weights={self.weights}"] if self.weights else [])]
+        argv += [f"--seed={cell.seed}", "--patience=0", *([f"--weights={self.weights}"] if self.weights else [])]
         return parse(train.Options, [*argv, *_passed_on("train", self.train_with, train.Options)], "depers train")
 
     def place(self, cell: "Cell", *parts: str) -> str:

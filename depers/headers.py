@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import struct
 import warnings
 from functools import lru_cache
 from importlib.util import find_spec
@@ -39,6 +40,10 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
         raise ImageError("the file is empty")
     if is_heif(data):
         learn_heif()
+    if data[:3] == b"GIF" and (pixels := _gif_pixels(data)) > max_megapixels * 1e6:
+        raise ImageError(
+            f"must have at most {max_megapixels:g} megapixels, but its frames reach over {pixels / 1e6:.0f}"
+        )
     try:
         image = Image.open(io.BytesIO(data))
         frames = int(getattr(image, "n_frames", 1))
@@ -57,6 +62,28 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
         size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
         raise ImageError(f"must have at most {max_megapixels:g} megapixels, but declares {size}")
     return image
+
+
+def _gif_pixels(data: bytes) -> int:
+    """The pixels of the rectangle that holds all frames of a GIF: counting them, Pillow already makes room for it."""
+    width, height = struct.unpack_from("<HH", data.ljust(13, b"\0"), 6)
+    position = 13 + (3 << ((data[10:11] or b"\0")[0] & 7) + 1 if (data[10:11] or b"\0")[0] & 128 else 0)
+    while position < len(data) and data[position] != 0x3B:
+        if data[position] == 0x2C and position + 10 < len(data):
+            x, y, across, down, flags = struct.unpack_from("<HHHHB", data, position + 1)
+            width, height = max(width, x + across), max(height, y + down)
+            position = _past_blocks(data, position + 11 + (3 << (flags & 7) + 1 if flags & 128 else 0))
+        elif data[position] == 0x21:
+            position = _past_blocks(data, position + 2)
+        else:
+            position += 1  # Pillow goes on too
+    return int(width) * int(height)
+
+
+def _past_blocks(data: bytes, position: int) -> int:
+    while position < len(data) and data[position]:
+        position += 1 + data[position]
+    return position + 1
 
 
 @lru_cache(maxsize=1)

@@ -75,10 +75,11 @@ def redact(
 
 def _edit(components: list[Coefficients], found: list[Region], frame: Frame, mode: str) -> None:
     """Redacts the regions (in MCUs) in the coefficients of every component."""
+    parts = regions.parts_of(found)
     mcus_wh = tuple(-(-side // unit) for side, unit in zip(frame.size_wh, frame.mcu_wh, strict=True))
     for region in found:
         x0, y0, x1, y1 = around = regions.ring(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
-        free = regions.outside(found, around, region.bounds)
+        free = regions.outside(parts, around, region.bounds)
         for index, component in enumerate(components):
             h, v = (1, 1) if len(components) == 1 else frame.sampling[index]
             table = np.array(frame.tables[frame.table_of[index]], np.float64)

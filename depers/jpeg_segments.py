@@ -114,8 +114,8 @@ def frame(data: bytes) -> Frame:
             while len(content) >= 17:
                 codes.add(content[1:17])
                 content = content[17 + sum(content[1:17]) :]
-        elif marker == SOS and found.marker not in (0xC2, 0xCA):
-            break
+        elif marker == SOS and found.marker not in (0xC2, 0xCA) and content[:1] == bytes([len(found.sampling)]):
+            break  # the only scan; what follows can be long
     if not found.marker or min(found.size_wh) < 1 or not found.sampling:
         raise ValueError("has no frame")
     if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in found.sampling):

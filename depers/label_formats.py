@@ -11,7 +11,7 @@ A picture and its labels lie at the same place but for folders named images, lab
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import PurePosixPath
+from posixpath import splitext  # Path objects are slow for millions of files
 from typing import NamedTuple
 
 from depers.labels import IMAGE_SUFFIXES
@@ -83,7 +83,7 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: C
     found: Counter[str] = Counter()
     texts: list[str] = []
     for path in paths:
-        suffix = PurePosixPath(path).suffix.lower()
+        suffix = splitext(path)[1].lower()
         if suffix not in _SUFFIXES.values() or _BESIDE.search(path):
             continue
         if suffix == ".json":
@@ -115,7 +115,7 @@ def match(kind: str, paths: Sequence[str], classes: Sequence[str]) -> Matched:
     stems: dict[str, str] = {}
     labels, foreign = [], defaultdict(list)
     for path in sorted(paths):
-        suffix = PurePosixPath(path).suffix.lower()
+        suffix = splitext(path)[1].lower()
         stem = _stem(dataset_name(path))
         if _BESIDE.search(path):
             continue
@@ -175,7 +175,7 @@ def _by_stem(paths: Sequence[str]) -> frozenset[str]:
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return splitext(name)[0]
 
 
 class PictureFinder:

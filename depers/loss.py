@@ -57,7 +57,7 @@ class Loss:
         if self._total:
             counts = torch.tensor([whole, *found], dtype=torch.float64, device=base.device)
             whole, *found = self._total(counts).tolist()
-        losses = torch.zeros(3, device=base.device)
+        losses = predictions[0].new_zeros(3)
         for level, predicted in enumerate(predictions):
             at = places[level]
             image = at[0]

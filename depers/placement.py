@@ -21,7 +21,7 @@ MIN_SIDE = 6.0
 MAX_REACH = 24.0
 _ATTEMPTS = 12
 _SHRINK = 0.9  # with every attempt: what is too large for the free space is scaled, not dropped
-_JITTER_X, _JITTER_Y = 0.12, 0.03  # shares of the picture; along the ground things move freely, in depth hardly
+_JITTER_X, _JITTER_Y = 0.08, 0.02  # shares of the picture; along the ground things move freely, in depth hardly
 
 
 class Sprite(NamedTuple):

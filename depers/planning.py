@@ -32,7 +32,7 @@ from depers.placement import (
 _BACKGROUNDS, _POOL, _IMAGE, _SEAMS = range(10, 14)  # branches of the seed tree
 _POOL_SIZE = 256  # sprites that the pictures of a block choose from
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
-_OWN_CAMERA = 0.7  # how often a place is taken from the background's own group, where its camera is the same
+_OWN_CAMERA = 0.85  # how often a place is taken from the background's own group, where its camera is the same
 _MAX_PLACES = 200
 _WHERE = ["class_id", "truncated", "centre_x", "foot_y", "scene_height"]
 _TRIES = 8
@@ -263,7 +263,7 @@ def _patch(decoy: Thing, other: Scene, uniform: Uniform) -> tuple[int, int, int,
 
 def _effects(recipe: Recipe, uniform: Uniform) -> dict[str, Any]:
     """What is done to the whole picture in the end: some are a little soft, most are a little noisy."""
-    blur = 0.4 + 0.5 * uniform() if uniform() < 0.25 else 0.0
+    blur = 0.4 + 0.5 * uniform() if uniform() < 0.15 else 0.0
     noise = (0, 0, 1, 1, 2, 3)[int(uniform() * 6)]
     x, y = int(uniform() * 1024), int(uniform() * 1024)
     if not recipe.effects:

@@ -139,8 +139,9 @@ def redact(
     redacted = pixels.copy()
     size_wh = (pixels.shape[1], pixels.shape[0])
     found = regions.find(boxes_xyxy, size_wh)
+    parts = regions.parts_of(found)
     for region in found:
-        paint = _paint(pixels, found, region, mode, palette, pixel_mode)
+        paint = _paint(pixels, parts, region, mode, palette, pixel_mode)
         left, above = region.bounds[:2]
         for x0, y0, x1, y1 in region.parts:
             for top in range(y0, y1, _BAND):
@@ -151,7 +152,12 @@ def redact(
 
 
 def _paint(
-    pixels: Pixels, found: list[Region], region: Region, mode: str, palette: NDArray[np.uint8] | None, pixel_mode: str
+    pixels: Pixels,
+    parts: NDArray[np.int64],
+    region: Region,
+    mode: str,
+    palette: NDArray[np.uint8] | None,
+    pixel_mode: str,
 ) -> Paint:
     """The paint for one region of a picture, its colours taken from the pixels around it."""
     x0, y0, x1, y1 = frame = regions.ring(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
@@ -166,7 +172,7 @@ def _paint(
         if opacity or pixel_mode == "CMYK":
             values[:, :, -1] = span if opacity else 0
         return Paint(values, edges, region.bounds, mode, span, ())
-    free = regions.outside(found, frame, region.bounds)
+    free = regions.outside(parts, frame, region.bounds)
     inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
     if opacity:
         visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)

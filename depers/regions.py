@@ -52,17 +52,22 @@ def find(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], unit_wh: tup
 def _groups(rectangles: NDArray[np.int64]) -> list[list[int]]:
     """Indices of rectangles that are connected by overlapping or touching, in order of the first of each group."""
     low, high = rectangles[:, :2], rectangles[:, 2:]
-    left, groups = list(range(len(rectangles))), []
-    while left:
-        group, frontier = [], [left.pop(0)]
+    left, groups = np.arange(len(rectangles)), []
+    while len(left):
+        group, frontier, left = [], [int(left[0])], left[1:]
         while frontier:
             index = frontier.pop()
             group.append(index)
-            near = ((low[left] <= high[index]) & (high[left] >= low[index])).all(axis=1) if left else np.zeros(0, bool)
-            frontier += [other for other, is_near in zip(left, near, strict=True) if is_near]
-            left = [other for other, is_near in zip(left, near, strict=True) if not is_near]
+            near = ((low[left] <= high[index]) & (high[left] >= low[index])).all(axis=1)
+            frontier += left[near].tolist()
+            left = left[~near]
         groups.append(sorted(group))
     return groups
+
+
+def parts_of(regions: Sequence[Region]) -> NDArray[np.int64]:
+    """The rectangles of all regions, int64 (N, 4)."""
+    return np.array([part for region in regions for part in region.parts], np.int64).reshape(-1, 4)
 
 
 def grid(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -84,12 +89,12 @@ def ring(bounds: Rectangle, size_wh: tuple[int, int], thickness: int) -> Rectang
     return (*low, min(size_wh[0], x1 + thickness), min(size_wh[1], y1 + thickness))
 
 
-def outside(regions: list[Region], frame: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
-    """Which units of `frame` (H, W) lie outside `bounds` and outside of every region."""
+def outside(parts: NDArray[np.int64], frame: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
+    """Which units of `frame` (H, W) lie outside `bounds` and outside of all `parts` of regions."""
     x0, y0, x1, y1 = frame
     free = np.ones((y1 - y0, x1 - x0), bool)
-    rectangles = [part for region in regions for part in region.parts] + [bounds]
-    for left, top, right, bottom in rectangles:
+    near = (parts[:, :2] < (x1, y1)).all(axis=1) & (parts[:, 2:] > (x0, y0)).all(axis=1)
+    for left, top, right, bottom in [*parts[near].tolist(), bounds]:
         free[max(0, top - y0) : max(0, bottom - y0), max(0, left - x0) : max(0, right - x0)] = False
     return free
 

@@ -26,6 +26,7 @@ RECORD = pa.schema([("path", pa.string()), ("objects", pa.int32()), ("labels", p
 SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand pictures."""
 _SHOWN = 24
+_DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
 _DECODED_BACKGROUNDS = 3  # pictures come in the order of their backgrounds
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -82,8 +83,9 @@ class Renderer:
     def __init__(self, extracted: bank.Extracted) -> None:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
-        self._sprite = lru_cache(None)(self._decode_sprite)
         self._part = lru_cache(None)(self._read_part)
+        self._sprites: dict[str, RGB] = {}
+        self._held = 0
 
     def __call__(self, row: dict[str, Any]) -> bytes:
         """The JPEG of a row. Raises UserError where a picture of the extraction is missing or damaged."""
@@ -98,12 +100,19 @@ class Renderer:
         except (OSError, images.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
-    def _decode_sprite(self, part: str, sprite: str) -> RGB:
-        try:
-            return images.decode(self._part(part)[sprite].as_py(), float("inf")).rgb()
-        except (KeyError, images.ImageError) as error:
-            where = storage.join(self._extracted.root, part)
-            raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
+    def _sprite(self, part: str, sprite: str) -> RGB:
+        """A sprite's picture; those decoded first make room for it where there are too many bytes of them."""
+        if sprite not in self._sprites:
+            try:
+                picture = images.decode(self._part(part)[sprite].as_py(), float("inf")).rgb()
+            except (KeyError, images.ImageError) as error:
+                where = storage.join(self._extracted.root, part)
+                raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
+            self._held += picture.nbytes
+            while self._sprites and self._held > _DECODED_BYTES:
+                self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
+            self._sprites[sprite] = picture
+        return self._sprites[sprite]
 
     def _read_part(self, part: str) -> dict[str, Any]:
         """The JPEGs of the sprites in a part, by their ids."""

@@ -51,7 +51,7 @@ class Options:
     decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
     blending: tuple[str, ...] = option(plan.BLENDINGS, "seams to choose from", choices=plan.BLENDINGS)
     variants: int = option(1, "pictures per plan: the same objects in the same places with other blendings")
-    per_background: int = option(4, "pictures in a row that share a background; more are made faster")
+    per_background: int = option(6, "pictures in a row that share a background; more are made faster")
     effects: bool = option(True, "blur and noise over the whole of some pictures")
     quality: int = option(90, "of the JPEGs, 1 to 100")
     shards: bool = option(False, "tar files for WebDataset instead of folders")

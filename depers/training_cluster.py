@@ -196,6 +196,9 @@ def _work(config: dict[str, Any]) -> None:
     except UserError as error:
         ray.get(config["board"].fail.remote(str(error)))
     finally:
+        if writer:
+            with suppress(UserError):  # the last epoch's state must not be lost with an error
+                writer.close()
         cache.close()
 
 

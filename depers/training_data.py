@@ -158,5 +158,5 @@ def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: i
 
 def anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], most: float) -> float:
     """The share of box sizes (N, 2) whose sides are within a factor `most` of an anchor's (A, 2)."""
-    ratio = sizes[:, None] / anchors[None]
+    ratio = sizes[:, None] / np.maximum(anchors[None], 1e-3)
     return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < most).mean())

@@ -248,7 +248,7 @@ def train(
             _keep(writer, checkpoints.snapshot(kept), checkpoint, better)
 
     # The best weights once more, on all validation pictures, for the report.
-    shown = validate(here.gather(best_checkpoint)[0])
+    shown = validate(here.gather(best_checkpoint if here.rank == 0 else b"")[0])
     if writer:
         writer.put({"report.html": training_report.make(rows, data, shown, pictures[1], val_canvases, batches.plan(0))})
 

@@ -38,8 +38,7 @@ def prepare(
     if options.imgsz % stride:
         raise UserError(f"--imgsz must be a multiple of {stride} for this model, but got {options.imgsz}")
     if given is not None:
-        keep_anchors = options.model is None and count is None
-        taken = transfer(model, given, keep_anchors, str(options.weights))
+        taken = transfer(model, given, count is None, str(options.weights))
         say.append(f"{taken} of {len(model.state_dict())} tensors from {options.weights}")
     if options.autoanchor:
         say += _fit_anchors(model, sizes, strength["anchor_t"], options.seed, fresh=given is None or count is not None)
@@ -64,9 +63,10 @@ def prepare(
 
 
 def transfer(model: Any, source: Any, keep_anchors: bool, uri: str) -> int:
-    """Takes over the weights that fit by name and shape, and the anchors if wanted; the number of tensors taken.
+    """Takes over the weights that fit by name and shape, and if wanted the anchors, which belong to them.
 
-    Raises UserError where less than half of the convolutions fit: it is another architecture.
+    Gives the number of tensors taken. Raises UserError where less than half of the convolutions fit: it is another
+    architecture.
     """
     target, given = model.state_dict(), source.state_dict()
     fitting = {
@@ -82,7 +82,7 @@ def transfer(model: Any, source: Any, keep_anchors: bool, uri: str) -> int:
             " fit; is it another size of YOLOv5?"
         )
     model.load_state_dict(fitting, strict=False)
-    if keep_anchors:
+    if any(name.endswith("anchors") for name in fitting):
         model.yaml["anchors"] = source.yaml["anchors"]
     return len(fitting)
 

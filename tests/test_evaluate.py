@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import write_dataset
+from training_sets import write_dataset
 
 from depers import calibration, detect, evaluate, pipeline, storage, submission, yolo
 from depers.detections import SCHEMA
@@ -91,7 +91,7 @@ def test_evaluation_of_a_small_dataset(
     dataset = write_dataset(tmp_path / "data", count=1, val_count=4)
     pictures = dataset / "images/val"
     (pictures / "broken.jpg").write_bytes(b"no picture")
-    (pictures / "nothing.jpg").write_bytes((pictures / "100.jpg").read_bytes())  # without a label file
+    (pictures / "nothing.jpg").write_bytes((pictures / "100000.jpg").read_bytes())  # without a label file
     out, file = f"{s3_bucket}/evaluation", str(tmp_path / "submission.csv")
     given = Options(str(dataset), out, (weights,), submission=file, target_recall=("0.9",), imgsz=128)
     assert evaluate.run(given) == 3
@@ -132,16 +132,19 @@ def test_evaluation_of_a_small_dataset(
 def test_classes_that_a_picture_is_not_labelled_for_do_not_count(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", count=1, val_count=2)
     text = (dataset / "data.yaml").read_text()
-    (dataset / "data.yaml").write_text(text + 'labelled: {"100": [head]}\n')
+    (dataset / "data.yaml").write_text(text + 'labelled: {"100000": [head]}\n')
     box = {"class": "car", "confidence": 0.5, "x_min": 0, "y_min": 0, "x_max": 9, "y_max": 9, "model": "m", "frame": 0}
     row = {"status": "ok", "reason": "", "width": 192, "height": 192, "boxes": [box, {**box, "class": "head"}]}
-    rows = [{**row, "path": "100.jpg"}, {**row, "path": "101.jpg"}]
+    rows = [{**row, "path": "100000.jpg"}, {**row, "path": "100001.jpg"}]
     found = samples(SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
     assert [one.class_ids.tolist() for one in found] == [[HEAD], [CAR, HEAD]]
     assert [len(one.picture().labelled or ()) for one in found] == [1, 5]
-    (dataset / "labels/val/100.txt").write_text("1 0.5 0.5 0.2 0.2\n")
-    (dataset / "labels/val/101.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-    lines = ["100.jpg;0;0.9;0.4;0.6;0.4;0.6", "101.jpg;0;0.5;0.4;0.6;0.4;0.6"]  # a car where cars are not labelled
+    (dataset / "labels/val/100000.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    (dataset / "labels/val/100001.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    lines = [
+        "100000.jpg;0;0.9;0.4;0.6;0.4;0.6",
+        "100001.jpg;0;0.5;0.4;0.6;0.4;0.6",
+    ]  # a car where cars are not labelled
     submitted = submission.parse("\n".join([submission.HEADER, *lines]), 5, "a.csv")
     scored = score_file(submitted, "a.csv", str(dataset / "images/val"), read_dataset(dataset))
     assert scored.classes == {CAR: (1.0, 1), HEAD: (0.0, 1)}
@@ -181,7 +184,7 @@ def test_labels_given_twice_count_once(tmp_path: Path) -> None:
     [file] = (dataset / "labels/val").iterdir()
     line = "1 0.5 0.5 0.25 0.25\n"
     file.write_text(line * 3)
-    row = {"path": "100.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
+    row = {"path": "100000.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
     [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
     assert one.label_boxes_xyxy.tolist() == [[72, 72, 120, 120]] and one.label_ids.tolist() == [HEAD]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import write_dataset
+from training_sets import write_dataset
 
 from depers import experiment, storage
 from depers.experiment import Cell, Options, choose, copy_part, plan_cells
@@ -43,6 +43,7 @@ def test_arms_differ_in_their_pictures_alone() -> None:
         k: v for k, v in vars(second).items() if k not in different
     }
     assert (first.steps, first.seed, first.optimizer, first.weights, first.imgsz) == (70, 3, "AdamW", "w.pt", 320)
+    assert first.patience == 0  # stopping early would part the arms
     made = Options("data", "out", synthetic=2.5, synthesize_with=("objects=1", "effects=no")).synthesis(Cell(10, 3))
     assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, None)
     assert Options("data", "out", extract_with=("fill=mean",)).extraction(Cell(1, 0)).fill == "mean"
@@ -83,7 +84,7 @@ def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
     assert [Path(text).read_bytes() for _, text in pairs(part.train)] == [
         (tmp_path / f"data/labels/train/{number}.txt").read_bytes() for number in (0, 2)
     ]
-    assert [Path(picture).name for picture, _ in pairs(part.val)] == ["100.jpg", "101.jpg"]
+    assert [Path(picture).name for picture, _ in pairs(part.val)] == ["100000.jpg", "100001.jpg"]
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:

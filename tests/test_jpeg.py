@@ -3,6 +3,7 @@
 import io
 import shutil
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -133,6 +134,17 @@ def test_arithmetic_coding_is_encoded_again_and_said() -> None:
     before, after = jpeg_segments.frame(data), jpeg_segments.frame(result.data)
     assert (before.sampling, before.tables) == (after.sampling, after.tables)
     assert residue(result.data) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_components_in_scans_of_their_own(mode: str, tmp_path: Path) -> None:
+    jpegtran = tool("jpegtran")
+    (tmp_path / "scans").write_text("0;\n1;\n2;\n")
+    together = simplejpeg.encode_jpeg(pixels((333, 217)), 88, "RGB", "420")
+    command = [jpegtran, "-scans", tmp_path / "scans"]
+    data = subprocess.run(command, input=together, capture_output=True, check=True).stdout
+    assert data.count(b"\xff\xda") == 3
+    assert_lossless(data, BOXES, mode)
 
 
 @pytest.mark.parametrize("mode", MODES)

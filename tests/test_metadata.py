@@ -133,7 +133,7 @@ def test_planted_metadata_is_seen_and_removed(name: str, data: bytes) -> None:
         assert residue(result.data) == []
 
 
-@pytest.mark.parametrize(("name", "data"), planted_jpegs(), ids=lambda case: str(case)[:32])
+@pytest.mark.parametrize(("name", "data"), [*planted_jpegs()], ids=lambda case: str(case)[:32])
 def test_a_stream_is_rebuilt_from_what_it_needs(name: str, data: bytes) -> None:
     """Whatever the library copies against its orders."""
     if name != "before the end":

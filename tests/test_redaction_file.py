@@ -338,6 +338,17 @@ def test_boxes_must_be_those_of_every_frame(boxes: list[NDArray[np.float32]], re
         redact_file(saved(scene(1), "PNG"), boxes)
 
 
+def test_frames_outside_the_screen_of_a_gif_count() -> None:
+    """Pillow makes room for a frame wherever it says to lie, before anyone has asked for it."""
+    images = [Image.new("P", (20, 20), index) for index in (0, 1)]
+    data = bytearray(gif_bytes := _gif(images[0]))
+    last = bytes(data).rindex(b",")
+    second = bytearray(gif_bytes[last:-1])
+    second[1:5] = (0xFF, 0xFF, 0xFF, 0xFF)
+    with pytest.raises(ImageError, match="at most 80 megapixels, but its frames reach over 4297"):
+        decode(bytes(data[:-1]) + bytes(second) + b";")
+
+
 def test_the_limit_counts_all_frames() -> None:
     images = [Image.new("RGB", (300, 300), colour) for colour in ("red", "green", "blue")]
     buffer = io.BytesIO()

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from depers import bank, plan, rendering, storage, train, units
+from depers import bank, plan, rendering, storage, units
 from depers.labels import CLASSES, pairs, read_dataset, read_labels
 from depers.options import UserError
 from depers.synthesize import Options, read_material, run
+from depers.training_data import read_splits
 
 
 def make_bank(root: str, **changed: Any) -> str:
@@ -92,8 +93,8 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
         f"{real}/images/val",
         (f"{out}/images/train",),
     )
-    _, splits = train.read_splits(str(out))
-    assert len(splits["train"]) == 3 + 70 and len(splits["val"]) == 3
+    splits = read_splits(str(out))
+    assert len(splits.train) == 3 + 70 and len(splits.val) == 3
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -1,0 +1,89 @@
+"""Regions: boxes that overlap are one, colours come from free pixels around, cells are at most 6 across."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depers import regions
+
+
+@pytest.mark.parametrize(
+    ("boxes", "unit_wh", "expected"),
+    [
+        ([], (1, 1), []),
+        ([[5, 5, 5, 9]], (1, 1), []),  # empty
+        ([[0.4, 0.6, 9.2, 9.1]], (1, 1), [(0, 0, 10, 10)]),
+        ([[-20, -5, 3, 300]], (1, 1), [(0, 0, 3, 80)]),
+        ([[17, 9, 30, 30]], (16, 8), [(1, 1, 2, 4)]),
+        ([[0, 0, 10, 10], [10, 10, 20, 20], [40, 40, 50, 50]], (1, 1), [(0, 0, 20, 20), (40, 40, 50, 50)]),  # touching
+        ([[0, 0, 50, 50], [10, 10, 20, 20]], (1, 1), [(0, 0, 50, 50)]),  # nested
+        ([[0, 0, 10, 10], [8, 8, 30, 30], [28, 0, 40, 10]], (1, 1), [(0, 0, 40, 30)]),  # a chain
+    ],
+)
+def test_regions_of_boxes(
+    boxes: list[list[float]], unit_wh: tuple[int, int], expected: list[tuple[int, int, int, int]]
+) -> None:
+    found = regions.find(np.array(boxes, np.float32).reshape(-1, 4), (100, 80), unit_wh)
+    assert [region.bounds for region in found] == expected
+
+
+def test_boxes_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        regions.find(np.array([[0, 0, np.nan, 5]], np.float32), (100, 80))
+
+
+boxes_lists = st.lists(st.tuples(*[st.floats(-10, 120, width=32)] * 4), max_size=12)
+
+
+@settings(deadline=None, max_examples=80)
+@given(boxes_lists)
+def test_regions_cover_every_box_and_do_not_depend_on_the_order(corners: list[tuple[float, ...]]) -> None:
+    boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in corners], np.float32).reshape(
+        -1, 4
+    )
+    found = regions.find(boxes, (100, 80))
+    shuffled = boxes[np.random.default_rng(0).permutation(len(boxes))]
+    assert regions.find(shuffled, (100, 80)) == found
+    covered = np.zeros((80, 100), int)
+    for region in found:
+        inside = np.zeros((80, 100), bool)
+        for x0, y0, x1, y1 in region.parts:
+            inside[y0:y1, x0:x1] = True
+        covered += inside
+    assert covered.max(initial=0) <= 1  # regions do not overlap
+    for x0, y0, x1, y1 in np.clip(boxes, 0, [100, 80, 100, 80]):
+        if x1 > x0 and y1 > y0:
+            assert covered[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))].all()
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_cells_are_at_most_six_across_and_about_square(width: int, height: int) -> None:
+    across, down = regions.grid((10, 20, 10 + width, 20 + height))
+    for edges, length in ((across, width), (down, height)):
+        assert (edges[0], edges[-1]) == (0, length)
+        assert 1 <= len(edges) - 1 <= regions.CELLS_ACROSS
+        assert (np.diff(edges) > 0).all()
+    assert max(len(across), len(down)) - 1 == min(regions.CELLS_ACROSS, max(width, height))
+
+
+def test_colours_come_from_free_units_alone() -> None:
+    patch = np.full((20, 20, 1), 1000.0)  # what is redacted, here or in another region
+    free = np.zeros((20, 20), bool)
+    free[:, :4], patch[:, :4] = True, 10.0
+    free[:, 16:], patch[:, 16:] = True, 30.0
+    found = regions.colours(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
+    assert found.shape == (1, 2, 1)
+    assert 10 < found[0, 0, 0] < 20 < found[0, 1, 0] < 30
+    none = regions.colours(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
+    assert none.tolist() == [[[7.0]]]
+
+
+@pytest.mark.parametrize("mode", regions.MODES)
+def test_bands_of_paint_are_the_whole_in_pieces(mode: str) -> None:
+    edges = regions.grid((3, 4, 40, 61))
+    values = np.random.default_rng(0).uniform(0, 255, (len(edges[1]) - 1, len(edges[0]) - 1, 3))
+    paint = regions.Paint(values, edges, (3, 4, 40, 61), mode, 255.0, (0, 1, 2))
+    whole = paint.rows(0, 57)
+    assert whole.shape == (57, 37, 3)
+    assert (np.concatenate([paint.rows(0, 10), paint.rows(10, 11), paint.rows(11, 57)]) == whole).all()

@@ -1,0 +1,123 @@
+"""The model that a training begins with: transferred, with fitting anchors, frozen; and its hyperparameters."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from depers import training_model, yolo
+from depers.options import UserError
+from depers.train import Options
+from depers.training_data import Example
+
+SIZES = np.random.default_rng(0).uniform(8, 120, (200, 2))
+STRENGTH = yolo.hyperparameters()
+NAMES = ["car", "head"]
+
+
+def prepare(lines: list[str], sizes: np.ndarray = SIZES, **values: object) -> torch.nn.Module:
+    given = {"imgsz": 128} | values
+    return training_model.prepare(Options("data", "out", **given), NAMES, sizes, STRENGTH, lines)  # type: ignore
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(7)
+    path = tmp_path_factory.mktemp("weights") / "best.pt"
+    yolo.save(yolo.build("yolov5n", ["a", "b", "c"]), path)
+    return str(path)
+
+
+def test_weights_are_taken_over_where_they_fit(weights: str) -> None:
+    lines: list[str] = []
+    model = prepare(lines, weights=weights)
+    given = yolo.load(weights, Path(weights).read_bytes()).state_dict()
+    own = model.state_dict()
+    assert len(own) == 349 and lines[0] == f"343 of 349 tensors from {weights}"
+    name = "model.9.cv2.conv.weight"
+    torch.testing.assert_close(own[name], given[name])
+    assert own["model.24.m.0.weight"].shape[0] == 3 * 7  # the head has other classes
+    assert model.names == {0: "car", 1: "head"}
+
+
+def test_anchors_are_fitted_where_they_must(weights: str) -> None:
+    large = SIZES * 20
+    for values, sizes, kept in (
+        ({"weights": weights}, SIZES, True), ({"weights": weights}, large, False), ({}, SIZES, False),
+        ({"autoanchor": False}, large, True),
+    ):  # fmt: skip
+        lines: list[str] = []
+        model = prepare(lines, sizes, **values)
+        own = (model.model[-1].anchors * model.model[-1].stride.view(-1, 1, 1)).view(-1, 2)  # type: ignore[index, union-attr]
+        assert (own[0].tolist() == [10, 13]) is kept, (values, lines)
+        if not kept:
+            flat = np.array(model.yaml["anchors"]).reshape(-1, 2)  # type: ignore[index]
+            np.testing.assert_allclose(own.numpy(), flat, rtol=2e-3)  # as float16 files will hold them
+
+
+def test_layers_are_frozen() -> None:
+    for freeze, frozen in (((2,), {0, 1}), ((0, 3), {0, 3}), ((), set())):
+        model = prepare([], freeze=freeze)
+        still = {int(n.split(".")[1]) for n, p in model.named_parameters() if not p.requires_grad}
+        assert still == frozen
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": "yolov5s"}, r"only \d+ of \d+ convolutions fit; is it another size of YOLOv5\?"),
+        ({"model": "yolov5z"}, "--model must be one of yolov5n, .*yolov5x6 or a model YAML file, but got 'yolov5z'"),
+    ],
+)
+def test_other_architectures_are_refused(weights: str, values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare([], weights=weights, **values)
+
+
+def test_models_come_from_yaml_too(tmp_path: Path) -> None:
+    path = tmp_path / "own6.yaml"
+    path.write_text((Path(yolo._yolov5().folder) / "models" / "hub" / "yolov5n6.yaml").read_text())
+    assert len(prepare([], model=str(path)).stride) == 4  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--imgsz must be a multiple of 64 for this model, but got 96"):
+        prepare([], model=str(path), imgsz=96)
+    path.write_text("backbone: []\n")
+    with pytest.raises(UserError, match=r"own6.yaml: must be a YOLOv5 model with head, but has none"):
+        prepare([], model=str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"lr": 0.1}, "a hyperparameter must be one of lr0, .* but is 'lr'"),
+        ({"lr0": "much"}, "lr0 must be a number, but is 'much'"),
+        ([1], "must map hyperparameters to numbers, but is list"),
+    ],
+)
+def test_wrong_hyperparameters_are_refused(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "hyp.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        yolo.hyperparameters(str(path))
+    with pytest.raises(UserError, match=r"--hyperparameters must be one of .*scratch-low.* but got 'nothing'"):
+        yolo.hyperparameters("nothing")
+
+
+def test_missing_hyperparameters_are_yolov5s_and_no_augmentation(tmp_path: Path) -> None:
+    (tmp_path / "hyp.yaml").write_text("box: 0.1\nanchors: 4\n")
+    found = yolo.hyperparameters(str(tmp_path / "hyp.yaml"))
+    assert (found["box"], found["obj"], found["lr0"], found["mosaic"], found["fliplr"]) == (0.1, 1.0, 0.01, 0.0, 0.0)
+    model = training_model.prepare(Options("data", "out", imgsz=128), NAMES, SIZES, found, [])
+    assert model.model[-1].anchors.shape == (3, 4, 2)
+
+
+def test_pictures_of_rare_and_badly_found_classes_are_drawn_more_often() -> None:
+    def example(*ids: int) -> Example:
+        return Example("x", (1, 1), np.array(ids, np.int64), np.zeros((len(ids), 4)), frozenset({0, 1}))
+
+    examples = [example(0), example(0), example(0), example(1), example()]
+    chances = training_model.image_chances(examples, 2, [0.0, 0.0])
+    assert chances[3] == pytest.approx(3 * chances[0]) and chances[4] == 0
+    worse = training_model.image_chances(examples, 2, [0.0, 0.9])
+    assert worse[3] < worse[0]

@@ -1,0 +1,99 @@
+"""What a training shows: curves, confusion matrix, results as text and as TensorBoard events."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_sets import write_dataset
+
+from depers import picture_cache, training_report
+from depers.metrics import measure
+from depers.training_batches import Batches
+from depers.training_data import read_splits
+from depers.training_report import confusion, csv, curves, tensorboard
+from depers.validation import Found, canvases, fitness
+from depers.yolo import hyperparameters
+
+ROWS = [
+    {"epoch": n + 1.0, "box": 0.1 / (n + 1), "obj": 0.02, "cls": 0.03, "precision": 0.5, "recall": 0.4,
+     "map50": 0.1 * n, "map50_95": 0.05 * n, "learning_rate": 0.01, "images_per_s": 40.0, "seconds": 3.0}
+    for n in range(3)
+]  # fmt: skip
+
+
+def found(
+    boxes: list[list[float]], ids: list[int], labels: list[list[float]], label_ids: list[int], number: int = 0
+) -> Found:
+    """Detections with confidences 0.9, 0.8, … and labels, boxes xyxy."""
+    confidences = np.array([0.9 - 0.1 * n for n in range(len(ids))], np.float32)
+    return Found(
+        number,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        confidences,
+        np.array(ids, np.int64),
+        np.array(labels, np.float32).reshape(-1, 4),
+        np.array(label_ids, np.int64),
+    )
+
+
+A, B, C = [0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("one", "wanted"),
+    [
+        (found([A, B], [0, 1], [A, B], [0, 1]), [[1, 0, 0], [0, 1, 0], [0, 0, 0]]),
+        (found([A], [1], [A], [0]), [[0, 0, 0], [1, 0, 0], [0, 0, 0]]),
+        (found([A, C], [0, 0], [A, B], [0, 1]), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (found([A, A], [0, 0], [A], [0]), [[1, 0, 1], [0, 0, 0], [0, 0, 0]]),
+        (found([], [], [A], [0]), [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),
+        (found([A], [0], [], []), [[0, 0, 1], [0, 0, 0], [0, 0, 0]]),
+    ],
+)
+def test_confusion(one: Found, wanted: list[list[int]]) -> None:
+    assert confusion([one], 2).tolist() == wanted
+
+
+def test_curves_follow_the_detections() -> None:
+    pictures = [found([A, B, C], [0, 0, 0], [A, C], [0, 0]).matched()]
+    recall, precision, confidences = curves(pictures, ["x", "y"])["x"]
+    np.testing.assert_allclose(recall, [0.5, 0.5, 1])
+    np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3])
+    np.testing.assert_allclose(confidences, [0.9, 0.8, 0.7], rtol=1e-6)
+    assert fitness(measure(pictures, ["x", "y"]).mean) > 0.5
+
+
+def test_results_are_read_again(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    header, *lines = csv(ROWS).splitlines()
+    assert header.split(",")[:3] == ["epoch", "box", "obj"] and len(lines) == 3
+    (tmp_path / "events.out.tfevents.training").write_bytes(tensorboard(ROWS))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert "metrics/map50" in events.Tags()["scalars"] and "loss/box" in events.Tags()["scalars"]
+    assert [(event.step, round(event.value, 3)) for event in events.Scalars("metrics/map50")] == [
+        (1, 0),
+        (2, 0.1),
+        (3, 0.2),
+    ]
+
+
+def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    data = read_splits(str(root))
+    loads = {
+        name: picture_cache.Pictures(
+            [e.path for e in split], [picture_cache.scaled_size(e.size_wh, 96) for e in split], "none"
+        )
+        for name, split in (("train", data.train), ("val", data.val))
+    }
+    batches = Batches(
+        data, loads["train"], hyperparameters(), imgsz=96, stride=32, batch_size=4, seed=0, rectangular=False
+    )
+    shown = [found([A], [0], [A, B], [0, 3], number) for number in range(3)]
+    page = training_report.make(ROWS, data, shown, loads["val"], canvases(data.val, 96, 32), batches.plan(0)).decode()
+    for text in ("Confusion matrix", "Precision over recall", "mAP@.5", "Labelled pictures", "100000.jpg: predictions"):
+        assert text in page
+    assert page.count("<svg") == 8 and page.count("data:image/jpeg") == 4 + 2 * 3
+    assert training_report.labelled_batch(batches.plan(0), data.names).startswith(b"\xff\xd8")
