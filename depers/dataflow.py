@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -137,20 +138,42 @@ def _unpacked(row: Row) -> tuple[Work, Slice | None]:
     return pickle.loads(row["work"]), pickle.loads(row["piece"]) if row["piece"] else None
 
 
+def _careful(job: Job, checkpoints: Any, notebook: Any, work: Work, piece: Slice | None) -> list[str]:
+    with _Told(notebook).work(("careful", work.key)) as (_, condemned, note):
+        worker = FusedWorker(job._replace(how=replace(job.how, device="cpu")), checkpoints)
+        statuses: list[str] = worker.carefully(work._replace(condemned=condemned), piece, note)["statuses"]
+    return statuses
+
+
+def _alone(job: Job, checkpoints: Any, notebook: Any, work: Work, piece: Slice | None) -> list[str]:
+    """Does work carefully in a process of its own: nothing else dies with it, or is blamed for its end."""
+    import ray
+
+    task = ray.remote(num_cpus=_LIGHT, max_retries=0, max_calls=1)(_careful)
+    while True:
+        try:
+            statuses: list[str] = ray.get(task.remote(job, checkpoints, notebook, work, piece))
+            return statuses
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError:  # it is gone, and the notebook knows at which file
+            continue
+
+
 class _Fused:
     """All steps, in an actor."""
 
     def __init__(self, job: Job, checkpoints: Any, notebook: Any) -> None:
         self.worker, self.told = FusedWorker(job, checkpoints), _Told(notebook)
+        self.alone = partial(_alone, job, checkpoints, notebook)
 
     def __call__(self, row: Row) -> Row:
         if row["end"]:
             return _passed_on(row)
         work, piece = _unpacked(row)
-        with self.told.work(work.key) as (careful, condemned, note):
-            work = work._replace(condemned=condemned)
-            did = self.worker.carefully(work, piece, note) if careful else self.worker.work(work, piece)
-        return _done(work, did["statuses"])
+        with self.told.work(work.key) as (careful, _, _):
+            statuses = self.alone(work, piece) if careful else self.worker.work(work, piece)["statuses"]
+        return _done(work, statuses)
 
 
 @dataclass(frozen=True)
@@ -169,7 +192,7 @@ class _Around:
         work, piece = _unpacked(row)
         with _Told(self.notebook).work(("prepare", work.key)) as told:
             if told[0]:
-                return empty | {"statuses": self._carefully(work, piece, told)}
+                return empty | {"statuses": _alone(self.job, self.checkpoints, self.notebook, work, piece)}
             return empty | {"items": pickle.dumps(prepare_stage(self.job, self.stride, work, piece), protocol=5)}
 
     def finish(self, row: Row) -> Row:
@@ -180,14 +203,8 @@ class _Around:
             return _done(work, row["statuses"])
         with _Told(self.notebook).work(("finish", work.key)) as told:
             if told[0]:
-                return _done(work, self._carefully(work, piece, told))
+                return _done(work, _alone(self.job, self.checkpoints, self.notebook, work, piece))
             return _done(work, finish_stage(self.job, pickle.loads(row["items"]), work, piece)["statuses"])
-
-    def _carefully(self, work: Work, piece: Slice | None, told: Any) -> list[str]:
-        _, condemned, note = told
-        alone = FusedWorker(self.job._replace(how=replace(self.job.how, device="cpu")), self.checkpoints)
-        statuses: list[str] = alone.carefully(work._replace(condemned=condemned), piece, note)["statuses"]
-        return statuses
 
 
 class _Detect:
