@@ -7,7 +7,6 @@ reason `left out` or `failed`. See `depers.bank` for what lies in OUT.
 import hashlib
 import itertools
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from depers.extraction import part_path, process
 from depers.filling import FILLS
 from depers.images import MAX_MEGAPIXELS
 from depers.labels import read_dataset
-from depers.options import UserError, argument, option
+from depers.options import UserError, argument, check_pattern, option
 from depers.parts import RECORD, Job
 from depers.prediction import PRECISIONS, Prediction, parse_weights
 from depers.sprites import NESTING, parse_nesting
@@ -77,12 +76,7 @@ class Options:
         if self.imgsz < 32 or self.imgsz % 32:
             raise UserError(f"--imgsz must be a positive multiple of 32, but got {self.imgsz}")
         if self.group_by is not None:
-            try:
-                re.compile(self.group_by)
-            except re.error as error:
-                raise UserError(
-                    f"--group-by must be a regular expression, but {self.group_by!r} is none ({error})"
-                ) from None
+            check_pattern("--group-by", self.group_by)
         for text in self.weights:
             parse_weights(text)
         storage.check(self.dataset, "DATASET")

@@ -10,7 +10,6 @@ distributions and labelled pictures, which are also on OUT/sheet.jpg.
 
 import contextlib
 import itertools
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from depers.label_index import LabelIndex
 from depers.label_reading import BACKGROUND, UNLABELLED, Spread, read_labels
 from depers.label_sets import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
 from depers.labels import CLASSES, SPLITS, write_data_yaml
-from depers.options import UserError, argument, option
+from depers.options import UserError, argument, check_pattern, option
 from depers.raw_labels import EXIF_FRAMES, Problem
 
 _CHUNK = 32  # pictures per Ray task
@@ -85,12 +84,7 @@ class Options:
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction must be at least 0 and below 1, but got {self.val_fraction}")
         if self.group_by is not None:
-            try:
-                re.compile(self.group_by)
-            except re.error as error:
-                raise UserError(
-                    f"--group-by must be a regular expression, but {self.group_by!r} is none ({error})"
-                ) from None
+            check_pattern("--group-by", self.group_by)
         self.sources()
 
     def sources(self) -> list[tuple[str, Mapping[str, str]]]:

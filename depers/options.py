@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -38,6 +39,14 @@ def option(default: Any, help: str, *, choices: Sequence[Any] | None = None, met
     """
     metadata = {"positional": False, "help": help, "choices": choices, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_pattern(flag: str, pattern: str) -> None:
+    """Raises UserError where `pattern` is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{flag} must be a regular expression, but {pattern!r} is none ({error})") from None
 
 
 def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
