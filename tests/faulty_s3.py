@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 THROTTLE, BROKEN, RESET, DENIED = "503", "500", "reset", "403"
 Fault = Callable[[str, str, int], str]
-"""(method, key with its bucket and query, how often this has been asked for) → a fault, or empty for none."""
+"""(method, key with its bucket, query and range of bytes, how often the key was asked for) → a fault, or empty."""
 
 _CODES = {THROTTLE: (503, "SlowDown"), BROKEN: (500, "InternalError"), DENIED: (403, "AccessDenied")}
 
@@ -39,7 +39,8 @@ class FaultyS3:
                 with lock:
                     proxy.seen[self.command] += 1
                     asked[self.command, place] += 1
-                    what = fault(self.command, place, asked[self.command, place])
+                    ranged = f"{place} {self.headers.get('Range', '')}".rstrip()
+                    what = fault(self.command, ranged, asked[self.command, place])
                     proxy.faults[what] += bool(what)
                 time.sleep(latency_seconds)
                 if what in _CODES:
