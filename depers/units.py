@@ -39,7 +39,7 @@ class Unit(NamedTuple):
 
 
 def cut(entries: Sequence[Entry]) -> list[Unit]:
-    """The listing in units in the order of their first paths: each archive one, loose files 4 to 256 at a time.
+    """The listing in units in the order of their first paths: each archive one, loose files 8 to 256 at a time.
 
     Units are small where there are few files, so that every core has work, and larger where there are millions, so
     that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has.
@@ -51,7 +51,7 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
             loose.append(entry)
         else:
             units.append(Unit(_name((entry,)), (entry,)))
-    size = max(4, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
+    size = max(8, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
     held: list[Entry] = []
     total = 0
     for entry in loose:
