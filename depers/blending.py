@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RGB = NDArray[np.uint8]
-_MEMBRANE_SIDE = 40  # Poisson's correction is smooth: it is solved at most this large, and enlarged
+_MEMBRANE_SIDE = 24  # Poisson's correction is smooth: it is solved at most this large, and enlarged
 _MOST_SHIFT = 48.0  # gray levels; more would make a ghost of the object
 
 
@@ -42,7 +42,7 @@ def shares(
 
 def rise(depth: NDArray[np.float32], reach: float, gaussian: bool) -> NDArray[np.float32]:
     """The share at a depth of so many pixels inside the edge, float32 of the same shape."""
-    if reach <= 0:
+    if reach < 0.01:
         return (depth >= 0).astype(np.float32)
     along = np.clip(depth / np.float32(reach) + np.float32(0.5), 0, 1)
     if gaussian:
@@ -123,7 +123,7 @@ def poisson(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
     mask = (small > 0.5).astype(np.uint8) * 255
     mask[[0, -1]], mask[:, [0, -1]] = 0, 0
     x, y, width_in, height_in = cv2.boundingRect(mask)
-    if not width_in:
+    if min(width_in, height_in) < 3:  # nothing to solve
         return patch
     cloned = cv2.seamlessClone(source, target, mask, (x + width_in // 2, y + height_in // 2), cv2.NORMAL_CLONE)
     lighter, darker = (

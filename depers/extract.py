@@ -144,7 +144,7 @@ def run(options: Options) -> int:
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
-    units.claim(out, decisive | {"depers": __version__})
+    units.claim(out, decisive | {"depers": __version__, "layout": bank.VERSION})
     everything = units.cut(pictures)
     finished = units.recorded(out)
     todo = [unit for unit in everything if unit.name not in finished]

@@ -17,29 +17,29 @@ Uniform = Callable[[], float]
 
 MAX_ENLARGEMENT = 1.5
 """More than this and a sprite is visibly blurred beside sharp surroundings."""
-MIN_SIDE = 6.0
+MIN_SIDE = 3.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
 _ATTEMPTS = 8
-_SHRINK = 0.85  # with every attempt: what is too large for the free space is scaled, not dropped
+_UNSHRUNK = 3
+_SHRINK = 0.8  # with every later attempt: what is too large for the free space is scaled, not dropped
 _JITTER_X, _JITTER_Y = 0.08, 0.02  # shares of the picture; along the ground things move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
     """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its picture), the outer first.
 
-    `hull` is the box around all of them, `smallest` their shortest side in pixels. `cut` says on which sides (left,
-    top, right, bottom) the frame cuts it.
+    `kind` is the same for what is placed alike. `hull` is the box around all labels, `heights` how many pixels high the
+    outer one may be made. `cut` says on which sides (left, top, right, bottom) the frame cuts it.
     """
 
     id: str
     part: str
-    class_id: int
+    kind: int
     size_wh: tuple[int, int]
     labels: tuple[tuple[int, Box], ...]
     hull: Box
-    smallest: float
-    place: "Place"
+    heights: tuple[float, float]
     cut: tuple[bool, bool, bool, bool]
 
 
@@ -142,6 +142,16 @@ def visible(box: Box, covers: Sequence[Box]) -> tuple[Box, float]:
     return ((left, top, right, bottom), seen / all_of_it) if seen else (box, 0.0)
 
 
+def grazes(box: Box, cover: Box) -> bool:
+    """Whether `cover` leaves a line of one pixel at an edge of `box`, both in whole pixels.
+
+    Whether that can be seen is a matter of rounding, and a long line is much of a label.
+    """
+    return intersection(box, cover) > 0 and (
+        cover[0] - box[0] == 1 or cover[1] - box[1] == 1 or box[2] - cover[2] == 1 or box[3] - cover[3] == 1
+    )
+
+
 def inside(box: Box, outer: Box) -> bool:
     """Whether `box` lies in `outer`."""
     return box[0] >= outer[0] and box[1] >= outer[1] and box[2] <= outer[2] and box[3] <= outer[3]
@@ -172,9 +182,9 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
     width, height = size_wh
     x0, y0, x1, y1 = sprite.hull
     main = sprite.labels[0][1]
-    least = min(1.0, MIN_SIDE / sprite.smallest)
-    most = min(MAX_ENLARGEMENT, width / (x1 - x0), height / (y1 - y0))
-    scale = min(max(place.height * height / (main[3] - main[1]) * factor, least), most)
+    least, most = sprite.heights
+    scale = min(max(place.height * height * factor, least), most) / (main[3] - main[1])
+    scale = min(scale, width / (x1 - x0), height / (y1 - y0))
     wide, high = max(1, math.floor(sprite.size_wh[0] * scale)), max(1, math.floor(sprite.size_wh[1] * scale))
     scale_x, scale_y = wide / sprite.size_wh[0], high / sprite.size_wh[1]
     left, top, right, bottom = cut = sprite.cut
@@ -230,8 +240,12 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
     if not covers:
         return True
     regions = [whole(cover.widest) for cover in covers]
+    edges = [*regions, *(whole(cover.outer) for cover in covers)]
     for number, (_, box) in enumerate(thing.labels):
-        _, share = visible(whole(box), regions)
+        pixels = whole(box)
+        if any(grazes(pixels, edge) for edge in edges):
+            return False
+        _, share = visible(pixels, regions)
         hidden = number > 0 and any(inside(box, cover.outer) for cover in covers)
         if (share < rules.min_visible or not share) and not hidden:
             return False
@@ -240,7 +254,7 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
 
 def place_all(
     wanted: Iterable[tuple[Sprite, bool]],
-    propose: Callable[[Sprite, Uniform], Place],
+    propose: Callable[[Sprite, Uniform], tuple[Sprite, Place]],
     real: Sequence[Box],
     size_wh: tuple[int, int],
     rules: Rules,
@@ -248,14 +262,16 @@ def place_all(
 ) -> list[Thing]:
     """The wanted (sprite, whether it is only the measure of a decoy) in their places, farthest first.
 
-    One that finds no place in eight attempts, each a little smaller, is left out.
+    `propose` gives a place, and the sprite or one like it that can be as large as things are there. What finds no
+    place in eight attempts, the later ones smaller, is left out.
     """
     things: list[Thing] = []
     jitter = math.log1p(rules.scale_jitter)
-    for sprite, decoy in wanted:
+    for asked, decoy in wanted:
         for attempt in range(_ATTEMPTS):
-            factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK**attempt
-            thing = put(sprite, propose(sprite, uniform), factor, size_wh, 0.3 + 0.7 * uniform())
+            factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK ** max(0, attempt - _UNSHRUNK)
+            sprite, place = propose(asked, uniform)
+            thing = put(sprite, place, factor, size_wh, 0.3 + 0.7 * uniform())
             thing.decoy = decoy
             if accept(thing, things, real, rules):
                 things.append(thing)

@@ -73,6 +73,21 @@ def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     assert np.corrcoef(np.diff(inside[:, :, 0]).ravel(), np.diff(source[:, :, 0]).ravel())[0, 1] > 0.85
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(plan.BLENDINGS), st.sampled_from(plan.SHAPES), st.integers(1, 60), st.integers(1, 60),
+    st.floats(0, 1), st.floats(0.0, 0.3),
+)  # fmt: skip
+def test_pictures_may_be_of_any_size(name: str, shape: str, wide: int, high: int, at: float, margin: float) -> None:
+    placed = PLACED | {"blending": name, "shape": shape, "width": wide, "height": high, "x": int(at * 150), "y": 20}
+    placed |= {"x_min": placed["x"] + margin * wide, "x_max": placed["x"] + (1 - margin) * wide}
+    placed |= {"y_min": 20 + margin * high, "y_max": 20 + (1 - margin) * high}
+    placed["reach"] = min(6.0, wide * margin * 2) if name in ("feathered", "gaussian") else 0.0
+    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
+    changed = (compositing.compose([placed], ground, [picture]) != ground).any(axis=2)
+    assert not changed[:20].any() and not changed[20 + high :].any() and not changed[:, : placed["x"]].any()
+
+
 @pytest.mark.parametrize("name", plan.BLENDINGS)
 @pytest.mark.parametrize("corner", [(-20, -10), (130, 100), (-58, 0), (500, 500)])
 def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -> None:

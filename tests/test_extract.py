@@ -107,6 +107,10 @@ def test_every_picture_is_a_background_and_every_object_a_sprite(dataset: Path, 
         assert row["status"] == "used" and row["reason"] is None and row["labels"] == []
         own = [sprite for sprite in sprites if sprite["source"] == row["source"]]
         assert 0 < row["coverage"] < 0.6 and row["objects"] >= len(own)
+        boxes = [[label[side] for side in ("x_min", "y_min", "x_max", "y_max")] for label in row["scene"]]
+        np.testing.assert_allclose(boxes, scene.boxes_xyxy, atol=0.1)  # all, also what was not cut
+        assert [label["class_id"] for label in row["scene"]] == scene.class_ids.tolist()
+        assert sum(label["outer"] for label in row["scene"]) == row["objects"]
 
 
 def test_a_sprite_shows_its_objects_under_their_own_classes(dataset: Path, done: Path) -> None:

@@ -25,9 +25,8 @@ def material(
     names = [f"sprites/{number:03d}.parquet" for number in range(parts)]
     schema = pa.schema([bank.SPRITES.field(name) for name in bank.METADATA]).append(pa.field("part", pa.string()))
     rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
-    scenes = np.array([row["objects"] for row in backgrounds], np.int64)
-    table = pa.Table.from_pylist(backgrounds, schema=bank.BACKGROUNDS)
-    return planning.make_material(table, pa.Table.from_pylist(rows, schema=schema), scenes, balance)
+    pictures = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
+    return planning.make_material(pictures, pa.Table.from_pylist(rows, schema=schema), balance)
 
 
 def usual() -> Material:
@@ -212,6 +211,34 @@ def test_scenes_are_as_full_as_real_ones() -> None:
     wanted = np.bincount([row["wanted"] for row in rows], minlength=6) / len(rows)
     np.testing.assert_allclose(wanted[[0, 1, 5]], 1 / 3, atol=0.1)
     assert wanted[[2, 3, 4]].sum() == 0
+
+
+def heights(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
+    return np.array([label["y_max"] - label["y_min"] for row in rows for label in row["labels"]])
+
+
+@pytest.mark.parametrize(("sprite_heights", "share"), [((24, 40), 0.3), ((10, 60), 0.7), ((8, 60), 1.0)])
+def test_things_are_as_large_as_all_labels_say(sprite_heights: tuple[int, int], share: float) -> None:
+    rng = np.random.default_rng(0)
+    real = np.exp(rng.normal(np.log(16), 0.6, 400)).clip(4, 60)
+    low, high = sprite_heights
+    large = np.sort(real[(real >= low) & (real <= high)])[:: max(1, round(1 / share))]
+    sprites = [drawn.sprite(n, 1, (round(h * 0.8), round(h)), source="0.jpg") for n, h in enumerate(large)]
+    ground = drawn.background(
+        0, (640, 480), objects=4, scene=[drawn.seen(1, (300 - h, 200, 300, 200 + h)) for h in real]
+    )
+    found = material(sprites, [ground])
+    rows = [row for n in range(4) for row in plan_block(found, RECIPE._replace(decoys=0.0), n, 999).to_pylist()]
+    made, everything = heights(rows), np.concatenate([real, large])
+    for quantile, close in ((0.25, 0.2), (0.5, 0.15), (0.75, 0.2)):
+        assert np.quantile(made, quantile) == pytest.approx(np.quantile(everything, quantile), rel=close)
+
+
+def test_only_what_is_high_becomes_an_oval() -> None:
+    for size, some in (((40, 20), False), ((20, 40), True)):
+        rows = plan_block(material([drawn.sprite(0, 1, size)], [drawn.background(0)], parts=1), RECIPE, 0, 64)
+        shapes = [placed["shape"] for row in rows.to_pylist() for placed in row["objects"] if placed["sprite"]]
+        assert ("oval" in shapes) == some and "rounded" in shapes
 
 
 def test_large_sprites_are_scaled_not_dropped() -> None:

@@ -189,7 +189,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path: Path, extrac
     refused("all 3 are hidden by more than", str(tmp_path / "hidden" / "extracted"), classes=("car",))
     refused("must hold sprites, but there is none", make_bank(str(tmp_path / "bare"), sprites=[]))
     nothing = [drawn.background(n, status="left out", path=None) for n in range(3)]
-    refused("must hold backgrounds, but all 3", make_bank(str(tmp_path / "full"), backgrounds=nothing))
+    refused("must hold backgrounds, but all 5", make_bank(str(tmp_path / "full"), backgrounds=nothing))
     leaked = [drawn.sprite(n, 0, (40, 20), split="val") for n in range(3)]
     refused("must be of the split train", make_bank(str(tmp_path / "leak"), sprites=leaked))
     storage.delete(f"{cars}/extract.json")
@@ -215,7 +215,7 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
     table = pq.read_table(uri).replace_schema_metadata({"depers.plan": "0"})
     pq.write_table(table, uri)
     storage.delete(units.record_uri(out, "00000000"))
-    with pytest.raises(Exception, match=r"must be a plan of version 1, but its version is 0: choose another OUT"):
+    with pytest.raises(Exception, match=r"must be a plan of version 2, but its version is 0: choose another OUT"):
         run(Options(extracted, out, count=5))
     assert not Path(out, "data.yaml").exists()
 
