@@ -173,8 +173,8 @@ def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Plac
     return Place(x, height + (1 - height) * uniform(), height)
 
 
-def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing:
-    """The sprite at a place, `factor` times as high as that says, but inside the picture and no label vanishing.
+def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing | None:
+    """The sprite at a place, `factor` times as high as that says, but inside the picture; None if a label vanished.
 
     What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
     the seam may take.
@@ -183,8 +183,10 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
     x0, y0, x1, y1 = sprite.hull
     main = sprite.labels[0][1]
     least, most = sprite.heights
-    scale = min(max(place.height * height * factor, least), most) / (main[3] - main[1])
-    scale = min(scale, width / (x1 - x0), height / (y1 - y0))
+    main_height, largest = main[3] - main[1], min(width / (x1 - x0), height / (y1 - y0))
+    if largest * main_height < least:
+        return None
+    scale = min(min(max(place.height * height * factor, least), most) / main_height, largest)
     wide, high = max(1, math.floor(sprite.size_wh[0] * scale)), max(1, math.floor(sprite.size_wh[1] * scale))
     scale_x, scale_y = wide / sprite.size_wh[0], high / sprite.size_wh[1]
     left, top, right, bottom = cut = sprite.cut
@@ -272,6 +274,8 @@ def place_all(
             factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK ** max(0, attempt - _UNSHRUNK)
             sprite, place = propose(asked, uniform)
             thing = put(sprite, place, factor, size_wh, 0.3 + 0.7 * uniform())
+            if not thing:
+                continue
             thing.decoy = decoy
             if accept(thing, things, real, rules):
                 things.append(thing)

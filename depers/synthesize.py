@@ -51,7 +51,7 @@ class Options:
     decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
     blending: tuple[str, ...] = option(plan.BLENDINGS, "seams to choose from", choices=plan.BLENDINGS)
     variants: int = option(1, "pictures per plan: the same objects in the same places with other blendings")
-    per_background: int = option(6, "pictures in a row that share a background; more are made faster")
+    per_background: int = option(8, "pictures in a row that share a background; more are made faster")
     effects: bool = option(True, "blur and noise over the whole of some pictures")
     quality: int = option(90, "of the JPEGs, 1 to 100")
     shards: bool = option(False, "tar files for WebDataset instead of folders")
@@ -191,10 +191,10 @@ def run(options: Options) -> int:
     finished = units.recorded(out)
     todo = [blocks for blocks in job.units() if rendering.unit_name(blocks[0]) not in finished]
     tasks = [(job.pictures(*blocks), (extracted, job, *blocks)) for blocks in todo]
-    started, rest = time.monotonic(), 0
-    for number, count in enumerate(_follow(ray.remote(rendering.render_blocks), tasks, "rendered")):
-        started, rest = (started, rest + count) if number or len(todo) == 1 else (time.monotonic(), 0)
-    speed = f"{rest / max(time.monotonic() - started, 1e-9):.1f} pictures/s" if todo else "all rendered before"
+    started = time.monotonic()
+    rendered = sum(_follow(ray.remote(rendering.render_blocks), tasks, "rendered"))
+    seconds = time.monotonic() - started
+    speed = f"{rendered} rendered at {rendered / seconds:.1f} pictures/s" if todo else "all rendered before"
 
     pictures = ray.get(ray.remote(rendering.sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(pictures, 88, "RGB")))

@@ -107,6 +107,7 @@ def shown(
         if index == number:
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             pictures[-1][y0:y1, x0:x1] = 255
+        pictures[-1] = compositing.reduced(pictures[-1], compositing.reduction(placed))
     # Colours must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
     hard = {"blending": "hard", "reach": 0.0}
@@ -250,6 +251,12 @@ def test_large_sprites_are_scaled_not_dropped() -> None:
         assert all(placed["width"] <= 340 for row in rows for placed in row["objects"])
 
 
+def test_large_sprites_are_left_out_where_a_label_would_vanish() -> None:
+    huge = drawn.sprite(0, 0, (900, 500), source_wh=(1920, 1080), parts=[(4, (0.5, 0.5, 0.51, 0.51))])
+    rows = plan_block(material([huge], [drawn.background(0)], parts=1), RECIPE._replace(objects=1), 0, 9).to_pylist()
+    assert all(row["wanted"] == 1 and not row["labels"] for row in rows)
+
+
 def test_crowded_things_are_left_out_and_counted() -> None:
     rows = plan_block(usual(), RECIPE._replace(objects=60, decoys=0.0, rules=Rules(0.0, 0.0, 0.9)), 0, 3).to_pylist()
     assert all(row["wanted"] == 60 and 5 < len(row["objects"]) < 60 for row in rows)
@@ -315,5 +322,6 @@ def test_accept(rules: Rules, second: tuple[float, float, float], expected: bool
     human = planning.to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
     first = put(human, planning.Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
     other = put(human, planning.Place(*second), 1.0, (320, 240), 0.0)
+    assert first and other
     assert accept(other, [first], [], rules) == expected
     assert (first.covers == [other]) == (expected and second[0] == 0.5)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,9 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
     assert last.startswith("70 pictures, ") and last.endswith(f"report {out}/report.html")
     assert contents(extracted, "backgrounds", "sprites") == before
     pictures = pairs(str(out / "images" / "train"))
+    rate = re.search(r"; 70 rendered at ([\d.]+) pictures/s; ", last)
+    written = [Path(picture).stat().st_mtime for picture, _ in pictures]
+    assert rate and 0 < float(rate[1]) * (max(written) - min(written)) < 70
     assert len(pictures) == 70 and pictures[69][0].endswith("synthetic/000000/000000069.jpg")
     rows = [row for block in (0, 1) for row in rendering.read_block(str(out), block)]
     for (picture, text), row in zip(pictures, rows, strict=True):
