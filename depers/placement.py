@@ -76,9 +76,10 @@ class Thing:
     decoy: bool = False
     covers: list["Thing"] = field(default_factory=list)
     widest: Box = field(init=False)
+    area: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.widest = self.region()  # asked for again and again
+        self.widest, self.area = self.region(), area(self.outer)  # asked for again and again
 
     @cached_property
     def labels(self) -> list[tuple[int, Box]]:
@@ -179,25 +180,26 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
     What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
     the seam may take.
     """
-    width, height = size_wh
+    (width, height), (own_width, own_height) = size_wh, sprite.size_wh
     x0, y0, x1, y1 = sprite.hull
-    main = sprite.labels[0][1]
+    main_x0, main_y0, main_x1, main_y1 = sprite.labels[0][1]
     least, most = sprite.heights
-    main_height, largest = main[3] - main[1], min(width / (x1 - x0), height / (y1 - y0))
+    main_height, largest = main_y1 - main_y0, min(width / (x1 - x0), height / (y1 - y0))
     if largest * main_height < least:
         return None
     scale = min(min(max(place.height * height * factor, least), most) / main_height, largest)
-    wide, high = max(1, math.floor(sprite.size_wh[0] * scale)), max(1, math.floor(sprite.size_wh[1] * scale))
-    scale_x, scale_y = wide / sprite.size_wh[0], high / sprite.size_wh[1]
-    left, top, right, bottom = cut = sprite.cut
-    x_wanted = place.centre_x * width - (main[0] + main[2]) / 2 * scale_x
-    x = _along(x_wanted, x0 * scale_x, x1 * scale_x, width, left, right)
-    y = _along(place.foot_y * height - main[3] * scale_y, y0 * scale_y, y1 * scale_y, height, top, bottom)
-    x0, y0, x1, y1 = outer = (x + x0 * scale_x, y + y0 * scale_y, x + x1 * scale_x, y + y1 * scale_y)
-    margins = [x0 - x, y0 - y, x + wide - x1, y + high - y1]
-    if any(cut):  # there is nothing to be seen of a seam beyond the frame
-        margins = [MAX_REACH if is_cut else margin for margin, is_cut in zip(margins, cut, strict=True)]
-    return Thing(sprite, (x, y), (wide, high), outer, max(0.0, min(*margins, MAX_REACH)) * reach)
+    wide, high = max(1, int(own_width * scale)), max(1, int(own_height * scale))
+    scale_x, scale_y = wide / own_width, high / own_height
+    x0, y0, x1, y1 = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
+    left, top, right, bottom = sprite.cut
+    x = _along(place.centre_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, left, right)
+    y = _along(place.foot_y * height - main_y1 * scale_y, y0, y1, height, top, bottom)
+    # There is nothing to be seen of a seam beyond the frame.
+    least = min(
+        MAX_REACH if left else x0, MAX_REACH if top else y0,
+        MAX_REACH if right else wide - x1, MAX_REACH if bottom else high - y1, MAX_REACH,
+    )  # fmt: skip
+    return Thing(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, least) * reach)
 
 
 def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
@@ -216,19 +218,23 @@ def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Ru
     A label of which less than `min_visible` would be left must lie wholly under one other thing's opaque box: then it
     is gone, and so are its pixels. Nearer things, whose lower edge is lower, cover farther ones.
     """
-    if any(intersection(thing.widest, box) > 0 for box in real):
-        return False
-    behind: list[Thing] = []
-    before: list[Thing] = []
     low_x, low_y, high_x, high_y = thing.widest
+    for x0, y0, x1, y1 in real:
+        if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            return False
+    touching = []
     for other in things:
         x0, y0, x1, y1 = other.widest
-        if x0 >= high_x or x1 <= low_x or y0 >= high_y or y1 <= low_y:
-            continue
-        shared = intersection(thing.outer, other.outer)
-        if shared and shared > rules.max_overlap * min(area(thing.outer), area(other.outer)):
-            return False
-        (behind if other.outer[3] <= thing.outer[3] else before).append(other)
+        if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            shared = intersection(thing.outer, other.outer)
+            if shared and shared > rules.max_overlap * min(thing.area, other.area):
+                return False
+            touching.append(other)
+    if not touching:
+        return True
+    foot = thing.outer[3]
+    behind = [other for other in touching if other.outer[3] <= foot]
+    before = [other for other in touching if other.outer[3] > foot]
     if not _all_told(thing, before, rules) or not all(_all_told(o, [*o.covers, thing], rules) for o in behind):
         return False
     thing.covers = before

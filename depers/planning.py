@@ -282,11 +282,12 @@ def plan_picture(
     def propose(sprite: Sprite, uniform: Uniform) -> tuple[Sprite, Place]:
         if recipe.uniform:
             return sprite, anywhere(sprite, scene.size_wh, uniform)
-        own = scene.places.get(sprite.kind)
-        places = own if own and uniform() < _OWN_CAMERA else usual[sprite.kind]
-        place = places[int(uniform() * len(places))]
-        return _fitting(sprite, place.height * scene.size_wh[1], alike[sprite.kind], uniform), near(place, uniform)
+        kind, own = sprite.kind, uniform() < _OWN_CAMERA and sprite.kind in scene.places
+        places = left[kind, own] = left.get((kind, own)) or list(scene.places[kind] if own else usual[kind])
+        place = places.pop(int(uniform() * len(places)))
+        return _fitting(sprite, place.height * scene.size_wh[1], alike[kind], uniform), near(place, uniform)
 
+    left: dict[tuple[int, bool], list[Place]] = {}  # none is tried again before all the others
     alike: dict[int, list[Sprite]] = defaultdict(list)
     for sprite in pool:
         alike[sprite.kind].append(sprite)
