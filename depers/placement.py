@@ -23,14 +23,15 @@ MAX_REACH = 24.0
 _ATTEMPTS = 8
 _UNSHRUNK = 3
 _SHRINK = 0.8  # with every later attempt: what is too large for the free space is scaled, not dropped
-_JITTER_X, _JITTER_Y = 0.08, 0.02  # shares of the picture; along the ground things move freely, in depth hardly
+_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the picture; along the ground things move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
     """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its picture), the outer first.
 
-    `kind` is the same for what is placed alike. `hull` is the box around all labels, `heights` how many pixels high the
-    outer one may be made. `cut` says on which sides (left, top, right, bottom) the frame cuts it.
+    `kind` is the same for what is placed alike. `hull` is the box around all labels; `heights` says how high in pixels
+    the outer one may be made, `aspect` is its width as a share of its height, and `cut` says on which sides (left, top,
+    right, bottom) the frame cuts it.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Sprite(NamedTuple):
     labels: tuple[tuple[int, Box], ...]
     hull: Box
     heights: tuple[float, float]
+    aspect: float
     cut: tuple[bool, bool, bool, bool]
 
 
@@ -160,9 +162,8 @@ def inside(box: Box, outer: Box) -> bool:
 
 def near(place: Place, uniform: Uniform) -> Place:
     """A place that differs a little from one where such a thing was."""
-    x = place.centre_x + _JITTER_X * (uniform() + uniform() - 1) * 2
-    y = place.foot_y + _JITTER_Y * (uniform() + uniform() - 1) * 2
-    return Place(x, y, place.height)
+    x, foot, height = place
+    return Place(x + _JITTER_X * (2 * uniform() - 1), foot + _JITTER_Y * (2 * uniform() - 1), height)
 
 
 def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
@@ -212,6 +213,27 @@ def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut
     return min(max(round(wanted), first), last)
 
 
+def about(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
+    """The outer box of what `put` gives, where neither the sprite nor the frame sets limits."""
+    high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.centre_x * size_wh[0]
+    half = high * sprite.aspect / 2
+    return middle - half, foot - high, middle + half, foot
+
+
+def crowded(box: Box, things: Sequence[Thing], max_overlap: float) -> bool:
+    """Whether a box shares more than `max_overlap` of itself, or of the outer box of a thing, with that."""
+    low_x, low_y, high_x, high_y = box
+    own = (high_x - low_x) * (high_y - low_y)
+    for other in things:
+        x0, y0, x1, y1 = other.outer
+        if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            width = (x1 if x1 < high_x else high_x) - (x0 if x0 > low_x else low_x)
+            height = (y1 if y1 < high_y else high_y) - (y0 if y0 > low_y else low_y)
+            if width * height > max_overlap * (own if own < other.area else other.area):
+                return True
+    return False
+
+
 def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Rules) -> bool:
     """Whether `thing` may join: little overlap, nothing half hidden, real objects free. If so, `covers` are updated.
 
@@ -222,13 +244,12 @@ def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Ru
     for x0, y0, x1, y1 in real:
         if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
             return False
+    if crowded(thing.outer, things, rules.max_overlap):
+        return False
     touching = []
     for other in things:
         x0, y0, x1, y1 = other.widest
         if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
-            shared = intersection(thing.outer, other.outer)
-            if shared and shared > rules.max_overlap * min(thing.area, other.area):
-                return False
             touching.append(other)
     if not touching:
         return True
@@ -279,6 +300,8 @@ def place_all(
         for attempt in range(_ATTEMPTS):
             factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK ** max(0, attempt - _UNSHRUNK)
             sprite, place = propose(asked, uniform)
+            if crowded(about(sprite, place, factor, size_wh), things, rules.max_overlap):
+                continue  # most are, and this costs little
             thing = put(sprite, place, factor, size_wh, 0.3 + 0.7 * uniform())
             if not thing:
                 continue

@@ -193,7 +193,8 @@ def to_sprite(row: Mapping[str, Any]) -> Sprite:
     size_wh, kind = (row["width"], row["height"]), kind_of(row["class_id"], row["truncated"])
     height = boxes[0][3] - boxes[0][1]
     heights = height * min(1.0, MIN_SIDE / smallest), height * MAX_ENLARGEMENT
-    return Sprite(row["id"], row["part"], kind, size_wh, labels, hull, heights, cut)
+    aspect = (boxes[0][2] - boxes[0][0]) / height
+    return Sprite(row["id"], row["part"], kind, size_wh, labels, hull, heights, aspect, cut)
 
 
 def background_number(seed: int, count: int, group: int) -> int:
@@ -282,12 +283,13 @@ def plan_picture(
     def propose(sprite: Sprite, uniform: Uniform) -> tuple[Sprite, Place]:
         if recipe.uniform:
             return sprite, anywhere(sprite, scene.size_wh, uniform)
-        kind, own = sprite.kind, uniform() < _OWN_CAMERA and sprite.kind in scene.places
-        places = left[kind, own] = left.get((kind, own)) or list(scene.places[kind] if own else usual[kind])
-        place = places.pop(int(uniform() * len(places)))
+        kind, chance = sprite.kind, uniform()
+        own = chance < _OWN_CAMERA and kind in scene.places
+        places = scene.places[kind] if own else usual[kind]
+        number = int((chance / _OWN_CAMERA if own else uniform()) * len(places))
+        place = places[min(number, len(places) - 1)]
         return _fitting(sprite, place.height * scene.size_wh[1], alike[kind], uniform), near(place, uniform)
 
-    left: dict[tuple[int, bool], list[Place]] = {}  # none is tried again before all the others
     alike: dict[int, list[Sprite]] = defaultdict(list)
     for sprite in pool:
         alike[sprite.kind].append(sprite)
