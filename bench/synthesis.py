@@ -2,13 +2,13 @@
 
     python bench/synthesis.py [--count 640] [--repeats 3]
     python bench/synthesis.py --plan 1000000
-    python bench/synthesis.py --memory
+    python bench/synthesis.py --memory [--many 20000]
 
-Rates in pictures per second, without start-up: `depers synthesize` with its default options (its own figure, from the
-first unit to the last), the same functions under multiprocessing, encoding alone (the same pictures, as many
+Rates in pictures per second, from the first finished unit to the last: `depers synthesize` with its default options,
+the same functions under multiprocessing, encoding alone (the same pictures, as many
 processes), and the original in one process, as it was written: paint all boxes of a picture over, cut one box out of
 another, paste that anywhere. `--plan N` times the planning of N pictures instead; `--memory` compares the
-peaks over all processes of 1000 and of 20 000 pictures.
+peaks over all processes of 1000 and of 20 000 pictures, of 640×360 so that they fit on a disk.
 """
 
 import argparse
@@ -16,20 +16,17 @@ import itertools
 import multiprocessing
 import os
 import random
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import simplejpeg
-from job import watch
+from job import steady_rate, watch
 from PIL import Image, ImageDraw
 
 from depers import bank, rendering
@@ -38,6 +35,7 @@ from depers.streets import draw_scene, write_scene
 from depers.synthesize import Options, read_material
 
 SIZE_WH = (1920, 1080)
+SMALL_WH = (640, 360)
 SCENES = 64
 OBJECTS = ("--objects", "10", "--real", "none")
 
@@ -49,24 +47,23 @@ def depers(*arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def make_bank(work: Path) -> str:
+def make_bank(work: Path, size_wh: tuple[int, int] = SIZE_WH) -> str:
     """Draws street scenes in the raw layout, normalizes and extracts them below `work`; gives the extraction."""
     for folder in ("images", "labels"):
         (work / "raw" / folder).mkdir(parents=True)
     for index in range(SCENES):
-        write_scene(work / "raw", f"street-{index:03d}", draw_scene(index, 1, SIZE_WH))
+        write_scene(work / "raw", f"street-{index:03d}", draw_scene(index, 1, size_wh))
     depers("normalize", str(work / "raw"), str(work / "dataset"), "--val-fraction", "0")
     depers("extract", str(work / "dataset"), str(work / "extracted"))
     return str(work / "extracted")
 
 
-def timed_pool(task: Callable[..., int], arguments: list[tuple[Any, ...]], processes: int) -> float:
-    """The rate of `task`, which gives numbers of pictures, under multiprocessing; the first of each is not timed."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        pool.starmap(task, arguments[:processes], chunksize=1)
-        started = time.monotonic()
-        pictures = sum(pool.starmap(task, arguments[processes:], chunksize=1))
-    return pictures / (time.monotonic() - started)
+def plainly(extracted: bank.Extracted, job: rendering.Job, processes: int) -> float:
+    """The rate of the same functions under multiprocessing, at the niceness of Ray's workers; planned before."""
+    tasks = [(extracted, job, *blocks) for blocks in job.units()]
+    with multiprocessing.get_context("spawn").Pool(processes, os.nice, (15,)) as pool:
+        pool.starmap(rendering.render_blocks, tasks, chunksize=1)
+    return steady_rate(Path(job.out))
 
 
 def encode(paths: list[Path]) -> int:
@@ -137,14 +134,11 @@ def compare(work: Path, count: int, repeats: int) -> None:
     rates: dict[str, list[float]] = {}
     for number in range(repeats):
         out = work / f"out{number}"
-        line = depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
-        found = re.search(r"([\d.]+) pictures/s", line)
-        assert found, line
-        opened, job = bank.open_extracted(extracted), rendering.Job(str(out), count, 1, False, len(CLASSES))
-        tasks = [(opened, job, *blocks) for blocks in job.units()]
+        depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
+        own, job = steady_rate(out), rendering.Job(str(out), count, 1, False, len(CLASSES))
         this = {
-            "depers synthesize": float(found[1]),
-            "multiprocessing": timed_pool(rendering.render_blocks, tasks, cores),
+            "depers synthesize": own,
+            "multiprocessing": plainly(bank.open_extracted(extracted), job, cores),
             "encoding alone": encoding_alone(out, cores),
             "the original": original(work / "raw", work / f"original{number}", 50),
         }
@@ -179,9 +173,9 @@ def plan(work: Path, count: int) -> None:
     print(f"{seconds:.0f} s ({seconds * cores / count * 1e3:.2f} ms each), peak {peak:.0f} MiB, {size:.0f} MiB of plan")
 
 
-def memory(work: Path, few: int = 1000, many: int = 20_000) -> None:
+def memory(work: Path, many: int, few: int = 1000) -> None:
     """Peak memory over all processes with few and with many pictures."""
-    extracted, peaks = make_bank(work), []
+    extracted, peaks = make_bank(work, SMALL_WH), []
     for count in (few, many):
         out = work / "out"
         run = watch(["synthesize", extracted, str(out), "--count", str(count), *OBJECTS], out)
@@ -198,13 +192,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plan", type=int)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--many", type=int, default=20_000)
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="depers-synthesis-"))
     try:
         if options.plan:
             plan(work, options.plan)
         elif options.memory:
-            memory(work)
+            memory(work, options.many)
         else:
             compare(work, options.count, options.repeats)
     finally:
