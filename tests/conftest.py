@@ -51,11 +51,7 @@ def s3_endpoint() -> Iterator[str]:
 def s3_bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
     """The URI `s3://NAME` of a new, empty bucket."""
     import boto3
-    import fsspec
 
-    for filesystem in list(fsspec.available_protocols()):
-        if filesystem in ("s3", "s3a"):
-            fsspec.get_filesystem_class(filesystem).clear_instance_cache()
     name = f"bucket-{abs(hash(request.node.nodeid)):x}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from faulty_s3 import BROKEN, DENIED, RESET, THROTTLE, Fault, FaultyS3
 
-from depers import archives, s3, storage
+from depers import archives, s3, s3_files, storage
 from depers.archives import End
 from depers.storage import Entry
 
@@ -127,7 +127,7 @@ def test_an_archive_that_cannot_be_read_on_keeps_what_was_read(s3_bucket: str, p
             archive.addfile(header, io.BytesIO(b"\xff\xd8\xff" + os.urandom(999_997)))
     storage.write_bytes(f"{s3_bucket}/a.tar", buffer.getvalue())
     [entry] = storage.list_files(s3_bucket)
-    start = s3._BLOCK * 3
+    start = s3_files._BLOCK * 3
     proxied(lambda method, place, time: DENIED if int(place.partition("bytes=")[2].split("-")[0]) >= start else "")
     with storage.open_entry(s3_bucket, entry) as file:
         *slices, end = archives.format_of("tar").read(file, entry.size, archives.Rules((), 1 << 30))
