@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from depers import labels, storage
+from depers import storage
 from depers.coco_labels import HEAD
+from depers.datasets import class_names
 from depers.label_formats import Matched, SetPicture, match, recognise
 from depers.labels import IMAGE_SUFFIXES
 from depers.options import UserError
@@ -151,12 +152,12 @@ def read_names(uri: str, paths: Sequence[str]) -> tuple[str, ...] | None:
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
             if isinstance(content, dict) and "names" in content:
-                return labels.class_names(file, content)
+                return class_names(file, content)
     for path in depth_first:
         if path.rpartition("/")[2].lower() in _NAME_LISTS or path.lower().endswith(".names"):
             text = storage.read_bytes(storage.join(uri, path)).decode("utf-8-sig", "replace")
             names = [line.strip() for line in text.splitlines() if line.strip()]
-            return labels.class_names(storage.join(uri, path), {"names": names})
+            return class_names(storage.join(uri, path), {"names": names})
     return None
 
 

@@ -9,10 +9,11 @@ import pytest
 from training_sets import write_dataset
 
 from depers import calibration, detect, evaluate, pipeline, storage, submission, yolo
+from depers.datasets import read_dataset
 from depers.detections import SCHEMA
 from depers.evaluate import Options
 from depers.judging import Sample, judge, samples, worst
-from depers.labels import CLASSES, read_dataset
+from depers.labels import CLASSES
 from depers.options import UserError
 from depers.scoring import score_file
 

@@ -21,9 +21,10 @@ from PIL import Image
 
 from depers import bank, cli, extract, storage
 from depers.boxes import to_normalized_xywh
+from depers.datasets import write_data_yaml
 from depers.extract import Options
 from depers.images import decode
-from depers.labels import CLASSES, Labels, format_yolo, write_data_yaml
+from depers.labels import CLASSES, Labels, format_yolo
 from depers.options import UserError
 from depers.streets import Scene, draw_scene
 

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from depers import storage
-from depers.labels import CLASSES, labelled_classes, pairs, read_dataset, read_labels
+from depers.datasets import labelled_classes, read_dataset
+from depers.labels import CLASSES, pairs, read_labels
 from depers.normalize import Options, open_sets, run
 from depers.options import UserError
 
