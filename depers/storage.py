@@ -80,28 +80,37 @@ def overlap(first: str, second: str) -> bool:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
-    return s3.size_of(uri) is not None or s3.holds(uri) if is_s3(uri) else Path(uri).exists()
+    """Whether a file or folder is there. Raises UserError where S3 gives no answer."""
+    with _answering(uri):
+        return s3.size_of(uri) is not None or s3.holds(uri) if is_s3(uri) else Path(uri).exists()
 
 
 def is_dir(uri: str) -> bool:
-    """Whether a folder (on S3: a key below the prefix) is there."""
-    return s3.holds(uri) if is_s3(uri) else Path(uri).is_dir()
+    """Whether a folder (on S3: a key below the prefix) is there. Raises UserError where S3 gives no answer."""
+    with _answering(uri):
+        return s3.holds(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
 def list_files(root: str) -> list[Entry]:
     """Every file below `root`, sorted by path. Raises UserError where `root` is missing, no folder or unreadable."""
-    try:
+    with _answering(root):
         entries = [Entry(*one) for one in (s3.list_keys(root) if is_s3(root) else local_files.list_files(root))]
-        if not entries and not is_dir(root):
-            raise FileNotFoundError(root)
-    except FileNotFoundError:
-        raise UserError(f"{root}: no such folder") from None
-    except NotADirectoryError:
-        raise UserError(f"{root}: must be a folder, but is a file") from None
-    except PermissionError as error:
-        raise UserError(f"{getattr(error, 'filename', None) or root}: not readable (permission denied)") from None
+    if not entries and not is_dir(root):
+        raise UserError(f"{root}: no such folder")
     return sorted(entries)
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """What is asked of a folder has an answer, or the user hears why not: no such thing, no credentials, no network."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{uri}: no such folder") from None
+    except NotADirectoryError:
+        raise UserError(f"{uri}: must be a folder, but is a file") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or uri}: not readable ({error.strerror or error})") from None
 
 
 def read_bytes(uri: str) -> bytes:

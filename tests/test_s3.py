@@ -4,7 +4,7 @@ import io
 import os
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from faulty_s3 import BROKEN, DENIED, RESET, THROTTLE, Fault, FaultyS3
 
 from depers import archives, s3, s3_files, storage
 from depers.archives import End
+from depers.options import UserError
 from depers.storage import Entry
 
 
@@ -72,6 +73,21 @@ def test_what_does_not_pass_is_told(s3_bucket: str, proxied: Any, fault: str, me
     proxied(lambda method, place, time: fault)
     with pytest.raises(OSError, match=message):
         storage.read_bytes(f"{s3_bucket}/a.jpg")
+
+
+@pytest.mark.parametrize("ask", [storage.list_files, storage.is_dir, storage.exists])
+def test_a_folder_that_cannot_be_asked_for_is_the_users_to_put_right(
+    s3_bucket: str, proxied: Any, monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], Any]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("AWS_ACCESS_KEY_ID")
+        s3._client.cache_clear()
+        with pytest.raises(UserError, match=r"^s3://.*/in: not readable \(Unable to locate credentials\)$"):
+            ask(f"{s3_bucket}/in")
+    s3._client.cache_clear()
+    proxied(lambda method, place, time: DENIED)
+    with pytest.raises(UserError, match=r"^s3://.*/in: not readable \(access denied\)$"):
+        ask(f"{s3_bucket}/in")
 
 
 def test_what_changed_or_went_since_it_was_listed_is_an_error(s3_bucket: str) -> None:
