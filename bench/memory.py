@@ -1,6 +1,6 @@
 """Peak memory of `depers anonymize` over all its processes, with few and with many 1080p pictures.
 
-    python bench/memory.py --weights yolov5n.pt [--few 300] [--many 3000]
+python bench/memory.py --weights yolov5n.pt [--few 300] [--many 3000]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How long a listing of a million keys takes to be planned, and in how much memory: a fake S3 client, no network.
 
-    python bench/planning.py [--keys 1000000]
+python bench/planning.py [--keys 1000000]
 """
 
 import argparse

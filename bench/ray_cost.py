@@ -1,6 +1,6 @@
 """What Ray costs: `depers anonymize` against the same steps in plain multiprocessing, one process per core.
 
-    python bench/ray_cost.py --weights yolov5n.pt [--images 300] [--repeats 3]
+python bench/ray_cost.py --weights yolov5n.pt [--images 300] [--repeats 3]
 """
 
 import argparse
