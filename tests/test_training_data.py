@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from training_sets import write_dataset
 
 from depers import training_data
-from depers.labels import CLASSES, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES
 from depers.options import UserError
 from depers.training_batches import order_of_pass, partners_of_pass, plan_batches
 from depers.training_data import anchor_recall, fit_anchors, read_splits, unlabelled_mask
