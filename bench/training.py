@@ -258,9 +258,9 @@ def main() -> int:
         if arguments.set == "heads":
             dataset = copy_dataset(given / "heads_scut", out / "dataset", "head")
         else:
-            dataset = draw_dataset(out / "dataset", arguments.pictures or 384, 128, (640, 400))
+            dataset = draw_dataset(out / "dataset", arguments.pictures or 240, 96, (640, 400))
         weights = str(given / "weights" / "yolov5n.pt")
-        task = Task(dataset, "yolov5n", arguments.imgsz, 8, arguments.epochs or 15, weights=weights)
+        task = Task(dataset, "yolov5n", arguments.imgsz, 8, arguments.epochs or 12, weights=weights)
         return int(not parity(task, out, (0, 1, 2)))
     gpu = arguments.what == "gpu"
     sizes = (("yolov5s", 640, 64), ("yolov5x", 1024, 16)) if gpu else (("yolov5n", 320, 16), ("yolov5s", 416, 16))
