@@ -110,7 +110,7 @@ def train(
     stride = max(int(model.stride.max()), 32)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
 
-    # The course of the training, and the average over its last twentieth, but never over more than YOLOv5's own.
+    # The course of the training, and YOLOv5's moving average.
     nominal = options.nominal_batch or (options.batch_size if options.steps else 64)
     batches = Batches(
         data,
@@ -138,7 +138,7 @@ def train(
     for group in optimizer.param_groups:
         group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
     steps = schedule.steps
-    ema = parts.ModelEMA(model, decay=min(0.9999, 1 - 1 / max(0.05 * steps, 10)), tau=min(2000, max(steps / 10, 1)))
+    ema = parts.ModelEMA(model)  # over few steps it averages little: a short training's last weights are its best
     scaler: Any = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)  # type: ignore[attr-defined]
     done, best, best_epoch, rows = 0, -1.0, 0, []
     found = [0.0] * len(data.names)  # average precision per class, for image weights
