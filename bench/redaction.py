@@ -55,7 +55,7 @@ def coefficients(data: bytes) -> list[NDArray[np.int16]]:
     found: list[NDArray[np.int16]] = []
 
     def collect(components: list[turbojpeg.Coefficients]) -> None:
-        found.extend(np.stack([one.row(y) for y in range(one.size_wh[1])]) for one in components)
+        found.extend(blocks[:height].copy() for blocks, height in components)
 
     rows = [v for _, v in jpeg_segments.frame(data).sampling]
     turbojpeg.transform(data, collect, rows, progressive=False, optimize=False)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -30,13 +31,16 @@ GROUPS = tuple(_TAGS)
 _MAX_TEXT = 100
 
 
+@cache
+def _numbers() -> dict[int, dict[str, int]]:
+    """The tags' numbers by directory and name."""
+    base = {tag.name: tag.value for tag in ExifTags.Base}
+    return {_MAIN: base, _EXIF: base, _GPS: {tag.name: tag.value for tag in ExifTags.GPS}}
+
+
 def tag_ids(groups: Sequence[str]) -> dict[int, set[int]]:
     """The tags of some groups by directory: 0 (the first), Exif and GPS."""
-    numbers: dict[int, dict[str, int]] = {
-        _MAIN: {tag.name: tag.value for tag in ExifTags.Base},
-        _EXIF: {tag.name: tag.value for tag in ExifTags.Base},
-        _GPS: {tag.name: tag.value for tag in ExifTags.GPS},
-    }
+    numbers = _numbers()
     found: dict[int, set[int]] = {}
     for group in groups:
         if group not in _TAGS:

@@ -83,13 +83,13 @@ def _edit(components: list[Coefficients], found: list[Region], frame: Frame, mod
         for index, component in enumerate(components):
             h, v = (1, 1) if len(components) == 1 else frame.sampling[index]
             table = np.array(frame.tables[frame.table_of[index]], np.float64)
-            width, height = component.size_wh
-            area = (x0 * h, y0 * v, min(x1 * h, width), min(y1 * v, height))
-            means = np.stack([component.row(y)[area[0] : area[2], 0] for y in range(area[1], area[3])])[:, :, None]
+            blocks, height = component
+            area = (x0 * h, y0 * v, x1 * h, min(y1 * v, height))
+            means = blocks[area[1] : area[3], area[0] : area[2], :1]
             free_blocks = free.repeat(v, axis=0).repeat(h, axis=1)[: means.shape[0], : means.shape[1]]
             scale = (h, v)
             paint = _paint(region, around, means * (table[0] / 8), free_blocks, scale, mode, index == 0)
-            _write(component, region, paint, scale, table, mode)
+            _write(blocks, region, paint, scale, table, mode)
 
 
 def _paint(
@@ -115,29 +115,29 @@ def _paint(
 
 
 def _write(
-    component: Coefficients, region: Region, paint: Paint, scale: tuple[int, int], table: NDArray[np.float64], mode: str
+    blocks: NDArray[np.int16],
+    region: Region,
+    paint: Paint,
+    scale: tuple[int, int],
+    table: NDArray[np.float64],
+    mode: str,
 ) -> None:
     """Paints the blocks of the region's parts, the rows past the picture's height included."""
     (h, v), (left, above) = scale, region.bounds[:2]
-    width, rows = component.size_wh[0], len(component.addresses)
+    step = table[0]
     for x0, y0, x1, y1 in region.parts:
-        start, stop, last = x0 * h, min(x1 * h, width), min(y1 * v, rows)
-        for top in range(y0 * v, last, _BAND):
-            bottom = min(last, top + _BAND)
-            painted = _blocks(paint, top - above * v, bottom - above * v, table, mode)[:, start - left * h :]
-            for y in range(top, bottom):
-                component.row(y)[start:stop] = painted[y - top, : stop - start]
-
-
-def _blocks(paint: Paint, top: int, bottom: int, zigzag_table: NDArray[np.float64], mode: str) -> NDArray[np.int16]:
-    """Rows of painted blocks as quantized coefficients int16 (rows, columns, 64)."""
-    if mode == "blur":
-        return _quantized(paint.rows(8 * top, 8 * bottom)[:, :, 0], zigzag_table)
-    means = paint.rows(top, bottom)[:, :, 0]
-    blocks = np.zeros((*means.shape, 64), np.int16)
-    step = zigzag_table[0]
-    blocks[:, :, 0] = np.clip(np.round(means * (8 / step)), -1024 // step, 1023 // step)
-    return blocks
+        last = min(y1 * v, len(blocks))
+        part = blocks[y0 * v : last, x0 * h : x1 * h]
+        columns = slice((x0 - left) * h, (x0 - left) * h + part.shape[1])
+        if mode == "blur":
+            for top in range(0, len(part), _BAND):
+                first = top + (y0 - above) * v
+                pixels = paint.rows(8 * first, 8 * (first + len(part[top : top + _BAND])))
+                part[top : top + _BAND] = _quantized(pixels[:, :, 0], table)[:, columns]
+        else:
+            means = paint.rows((y0 - above) * v, last - above * v)[:, columns, 0]
+            part[:] = 0
+            part[:, :, 0] = np.clip(np.round(means * (8 / step)), -1024 // step, 1023 // step)
 
 
 def _quantized(pixels: NDArray[np.float32], zigzag_table: NDArray[np.float64]) -> NDArray[np.int16]:

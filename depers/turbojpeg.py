@@ -8,17 +8,20 @@ import ctypes.util
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 _INIT_TRANSFORM = 2
 _STOP_ON_WARNING, _SCAN_LIMIT = 0, 13
 _PROGRESSIVE, _COPY_NONE, _OPTIMIZE = 32, 64, 256
 MAX_SCANS = 100
+_BLOCK_BYTES = 128
 
 
 class TransformError(Exception):
@@ -42,19 +45,15 @@ class _Transform(ctypes.Structure):
     )
 
 
-class Coefficients:
-    """The quantized coefficients of one component, in memory of the library: valid while `edit` runs."""
+class Coefficients(NamedTuple):
+    """The quantized coefficients of one component, in memory of the library: valid while `edit` runs.
 
-    def __init__(self, width: int, height: int) -> None:
-        """`width` and `height` in blocks; rows of whole MCUs may run past the height."""
-        self.size_wh = (width, height)
-        self.addresses: list[int] = []
+    `blocks` is int16 (rows, columns, 64), row order within a block; writing to it changes the picture. The first
+    `height` rows show something; those behind them fill the last MCUs.
+    """
 
-    def row(self, index: int) -> NDArray[np.int16]:
-        """One row of blocks, int16 (width, 64), row order within a block; writing to it changes the picture."""
-        width = self.size_wh[0]
-        raw: Any = (ctypes.c_int16 * (width * 64)).from_address(self.addresses[index])
-        return np.frombuffer(raw, np.int16).reshape(width, 64)
+    blocks: NDArray[np.int16]
+    height: int
 
 
 def transform(
@@ -69,7 +68,7 @@ def transform(
 
     `rows_per_mcu` are the vertical sampling factors of the components. libjpeg-turbo 3 holds the coefficients of all
     components in memory until it writes them (it is built without a backing store), and hands out one row of blocks at
-    a time; the rows are collected, and `edit` is called once, when all are known. Each library is tried before it is
+    a time; the rows are noted, and `edit` is called once, when all are known. Each library is tried before it is
     used. Raises TransformError, and whatever `edit` raises; then nothing is given out.
     """
     library = _library()
@@ -87,22 +86,21 @@ def _transformed(
     progressive: bool,
     optimize: bool,
 ) -> bytes:
-    components = [Coefficients(0, 0) for _ in rows_per_mcu]
+    addresses: list[list[int]] = [[] for _ in rows_per_mcu]
+    sizes_wh = [(0, 0) for _ in rows_per_mcu]  # in blocks
     failure: list[BaseException] = []
     edited: list[bool] = []
 
     def collect(address: int, area: _Area, plane: _Area, index: int, _: int, __: int) -> int:
         try:  # an exception would be printed and forgotten here, and the picture written as it was
-            component = components[index]
-            if area.y == 0:
-                components[index] = component = Coefficients(plane.w // 8, plane.h // 8)
-            if area.x or area.w != plane.w or area.h != 8 or area.y != 8 * len(component.addresses):
+            rows = addresses[index]
+            if area.x or area.w != plane.w or area.h != 8 or area.y != 8 * len(rows):
                 raise TransformError("coefficients come in an order that is not known")
-            component.addresses.append(address)
-            rows = rows_per_mcu[index]
-            last = index == len(components) - 1
-            if last and len(component.addresses) == -(-component.size_wh[1] // rows) * rows:
-                edit(components)
+            rows.append(address)
+            sizes_wh[index] = (plane.w // 8, plane.h // 8)
+            each = rows_per_mcu[index]
+            if index == len(addresses) - 1 and len(rows) == -(-sizes_wh[index][1] // each) * each:
+                edit([_coefficients(*one) for one in zip(addresses, sizes_wh, strict=True)])
                 edited.append(True)
         except BaseException as error:
             failure.append(error)
@@ -132,6 +130,17 @@ def _transformed(
         if out:
             library.tj3Free(out)
         library.tj3Destroy(handle)
+
+
+def _coefficients(addresses: list[int], size_wh: tuple[int, int]) -> Coefficients:
+    """The rows of blocks at `addresses` as one array. Raises TransformError where they lie apart."""
+    width, height = size_wh
+    step = addresses[1] - addresses[0] if len(addresses) > 1 else width * _BLOCK_BYTES
+    if step < width * _BLOCK_BYTES or any(b - a != step for a, b in pairwise(addresses)):
+        raise TransformError("coefficients lie in an order that is not known")
+    raw: Any = (ctypes.c_int16 * ((step * (len(addresses) - 1)) // 2 + width * 64)).from_address(addresses[0])
+    strides = (step, _BLOCK_BYTES, 2)
+    return Coefficients(as_strided(np.frombuffer(raw, np.int16), (len(addresses), width, 64), strides), height)
 
 
 @lru_cache(maxsize=1)
@@ -164,14 +173,12 @@ def _keeps_its_word(library: Any) -> bool:
     jpeg = simplejpeg.encode_jpeg(rng.integers(0, 256, (72, 40, 3), np.uint8), 90, "RGB", "420")
 
     def write(components: list[Coefficients]) -> None:
-        for component in components:
-            for index in range(component.size_wh[1]):
-                row = component.row(index)
-                row[:] = rng.integers(-9, 10, row.shape)
-                written.append(row.copy())
+        for blocks, height in components:
+            written.append(rng.integers(-9, 10, blocks[:height].shape, np.int16))
+            blocks[:height] = written[-1]
 
     def read(components: list[Coefficients]) -> None:
-        found.extend(one.row(index).copy() for one in components for index in range(one.size_wh[1]))
+        found.extend(blocks[:height].copy() for blocks, height in components)
 
     found: list[NDArray[np.int16]] = []
     try:
