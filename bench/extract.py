@@ -9,16 +9,14 @@ medians are compared, so that a noisy machine hits both; both run at the nicenes
 import argparse
 import multiprocessing
 import os
-import re
 import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from job import watch
+from job import steady_rate, watch
 
 from depers import units
 from depers.boxes import to_normalized_xywh
@@ -59,11 +57,11 @@ def make_job(root: Path, out: Path) -> Job:
     )  # fmt: skip
 
 
-def work(job: Job, waiting: "multiprocessing.Queue[Unit | None]", done: "multiprocessing.Queue[int]") -> None:
+def work(job: Job, waiting: "multiprocessing.Queue[Unit | None]") -> None:
     """A process that takes units until there are none."""
     os.nice(15)  # as Ray's workers: else whatever runs beside would slow down those alone
     while (unit := waiting.get()) is not None:
-        done.put(len(process(job, unit)))
+        process(job, unit)
 
 
 def plain_rate(root: Path, out: Path) -> float:
@@ -71,18 +69,15 @@ def plain_rate(root: Path, out: Path) -> float:
     context = multiprocessing.get_context("spawn")
     todo = units.cut(list_pictures(str(root / "images/train")))
     cores = os.cpu_count() or 1
-    waiting, done = context.Queue(), context.Queue()
+    waiting = context.Queue()
     for unit in [*todo, *[None] * cores]:
         waiting.put(unit)
-    processes = [context.Process(target=work, args=(make_job(root, out), waiting, done)) for _ in range(cores)]
+    processes = [context.Process(target=work, args=(make_job(root, out), waiting)) for _ in range(cores)]
     for each in processes:
         each.start()
-    done.get()
-    started, count = time.monotonic(), sum(done.get() for _ in todo[1:])
-    seconds = time.monotonic() - started
     for each in processes:
         each.join()
-    return count / seconds
+    return steady_rate(out)
 
 
 def main() -> None:
@@ -102,8 +97,8 @@ def main() -> None:
             if rates is plain:
                 rates.append(plain_rate(work_folder / "scenes", out))
             else:
-                last = watch(["extract", str(work_folder / "scenes"), str(out)], out).last_line
-                rates.append(float(re.search(r"([\d.]+) images/s", last)[1]))  # type: ignore[index]
+                watch(["extract", str(work_folder / "scenes"), str(out)], out)
+                rates.append(steady_rate(out))
             shutil.rmtree(out)
         print(f"multiprocessing {plain[-1]:.1f}, depers extract {own[-1]:.1f} images/s", flush=True)
     ratio = statistics.median(own) / statistics.median(plain)

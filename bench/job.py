@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import simplejpeg
 
 from depers.streets import draw_scene
@@ -46,6 +47,13 @@ def watch(arguments: list[str], out: Path) -> Watched:
     if running.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {running.returncode}\n{output}")
     return Watched(time.monotonic() - started, first, peak, output.strip().splitlines()[-1])
+
+
+def steady_rate(out: Path) -> float:
+    """Pictures per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
+    records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in out.glob("_depers/units/*.parquet")]
+    (begin, _), *rest = sorted(records)
+    return sum(count for _, count in rest) / (rest[-1][0] - begin)
 
 
 def _rss_mib(process: psutil.Process) -> float:

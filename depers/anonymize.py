@@ -161,7 +161,7 @@ def run(options: Options) -> int:
     pipeline.refuse_overlap(job)
     summary = pipeline.run(job, options)
     manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
-    tally, failures = Tally(), pipeline.Failures()
+    tally, failures = Tally(), pipeline.Failures(manifest)
     with storage.TableWriter(manifest, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)

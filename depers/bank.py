@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 from depers import storage
 from depers.options import UserError
 
-VERSION = 1
+VERSION = 2
 """Of this layout; a folder of another version is refused, not guessed at."""
 
 LABEL = pa.struct([("class_id", pa.int32())] + [(n, pa.float32()) for n in ("x_min", "y_min", "x_max", "y_max")])
+SEEN = pa.struct([*LABEL, ("outer", pa.bool_()), ("truncated", pa.bool_())])
+"""A label of a source: whether it belongs to no other, and whether the frame cuts it."""
 
 BACKGROUNDS = pa.schema(
     [
@@ -34,6 +36,7 @@ BACKGROUNDS = pa.schema(
         ("height", pa.int32()),
         ("coverage", pa.float32()),  # share of the picture that labelled boxes cover, 0…1
         ("objects", pa.int32()),  # outer boxes in the source: what a scene of this kind holds
+        ("scene", pa.list_(SEEN)),  # all labels of the source, also of what was too small to be cut, in its pixels
         ("labels", pa.list_(LABEL)),  # objects that are still there, in pixels of the background; else empty
     ]
 )

@@ -5,13 +5,14 @@ Image Editing".
 """
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 RGB = NDArray[np.uint8]
-_MEMBRANE_SIDE = 40  # Poisson's correction is smooth: it is solved at most this large, and enlarged
+_MEMBRANE_SIDE = 32  # Poisson's correction is smooth: it is solved at most this large, and enlarged
 _MOST_SHIFT = 48.0  # gray levels; more would make a ghost of the object
 
 
@@ -27,22 +28,35 @@ def shares(
     The edge is the box `edge`, or the oval or rounded box that fits into it. The share rises over `reach` pixels across
     it, in a line or as the integral of a Gaussian; reach 0 is a step.
     """
+    return _seam(edge, pixels, shape, reach, gaussian)(slice(None), slice(None))
+
+
+def _seam(
+    edge: tuple[float, float, float, float], pixels: tuple[int, int, int, int], shape: str, reach: float, gaussian: bool
+) -> Callable[[slice, slice], NDArray[np.float32]]:
+    """`shares` of some of the rows and columns; what depends on a row or a column alone is found once."""
     x, y = (np.arange(pixels[i], pixels[i + 2], dtype=np.float32) + np.float32(0.5) for i in (0, 1))
     if shape == "box":
         across = rise(np.minimum(x - edge[0], edge[2] - x), reach, gaussian)
-        down = rise(np.minimum(y - edge[1], edge[3] - y), reach, gaussian)
-        return down[:, None] * across[None]
+        down = rise(np.minimum(y - edge[1], edge[3] - y), reach, gaussian)[:, None]
+        return lambda rows, columns: down[rows] * across[columns]
     half_x, half_y = (edge[2] - edge[0]) / 2, (edge[3] - edge[1]) / 2
-    u, v = ((x - (edge[0] + half_x)) / half_x) ** 2, ((y - (edge[1] + half_y)) / half_y) ** 2
+    u, v = ((x - (edge[0] + half_x)) / half_x) ** 2, ((y - (edge[1] + half_y)) / half_y)[:, None] ** 2
     if shape == "rounded":  # a superellipse of the fourth degree
         u, v = u**2, v**2
-    radius = (v[:, None] + u[None]) ** np.float32(0.25 if shape == "rounded" else 0.5)
-    return rise((1 - radius) * np.float32(min(half_x, half_y)), reach, gaussian)
+
+    def some(rows: slice, columns: slice) -> NDArray[np.float32]:
+        radius = np.sqrt(v[rows] + u[columns])
+        if shape == "rounded":
+            radius = np.sqrt(radius)
+        return rise((1 - radius) * np.float32(min(half_x, half_y)), reach, gaussian)
+
+    return some
 
 
 def rise(depth: NDArray[np.float32], reach: float, gaussian: bool) -> NDArray[np.float32]:
     """The share at a depth of so many pixels inside the edge, float32 of the same shape."""
-    if reach <= 0:
+    if reach < 0.01:
         return (depth >= 0).astype(np.float32)
     along = np.clip(depth / np.float32(reach) + np.float32(0.5), 0, 1)
     if gaussian:
@@ -71,17 +85,17 @@ def lay(
     height, width = ground.shape[:2]
     half_x, half_y = (edge[2] - edge[0]) / 2, (edge[3] - edge[1]) / 2
     # How much of the half sides the shape's inner box takes, and what the seam takes of that.
-    part, seam = {"box": 1.0, "rounded": 0.5**0.25, "oval": 0.5**0.5}[shape], reach / 2
+    part, taken = {"box": 1.0, "rounded": 0.5**0.25, "oval": 0.5**0.5}[shape], reach / 2
     if shape != "box":
-        seam = seam * max(half_x, half_y) / max(min(half_x, half_y), 1e-3) + 1
-    inner_x, inner_y = max(0.0, half_x * part - seam), max(0.0, half_y * part - seam)
+        taken = taken * max(half_x, half_y) / max(min(half_x, half_y), 1e-3) + 1
+    inner_x, inner_y = max(0.0, half_x * part - taken), max(0.0, half_y * part - taken)
     x0, x1 = (min(max(math.ceil(edge[0] + half_x + s * inner_x - 0.5) - pixels[0], 0), width) for s in (-1, 1))
     y0, y1 = (min(max(math.ceil(edge[1] + half_y + s * inner_y - 0.5) - pixels[1], 0), height) for s in (-1, 1))
     ground[y0:y1, x0:x1] = patch[y0:y1, x0:x1]
+    seam = _seam(edge, pixels, shape, reach, gaussian)
     for a, b, c, d in ((0, 0, width, y0), (0, y1, width, height), (0, y0, x0, y1), (x1, y0, width, y1)):
         if c > a and d > b:
-            strip = pixels[0] + a, pixels[1] + b, pixels[0] + c, pixels[1] + d
-            share = shares(edge, strip, shape, reach, gaussian)
+            share = seam(slice(b, d), slice(a, c))
             ground[b:d, a:c] = cv2.blendLinear(patch[b:d, a:c], ground[b:d, a:c], share, 1 - share)
 
 
@@ -95,35 +109,53 @@ def ring_difference(patch: RGB, ground: RGB, inner: tuple[int, int, int, int]) -
     total, count = np.zeros(3), 0
     for a, b, c, d in ((0, 0, width, y0), (0, y1, width, height), (0, y0, x0, y1), (x1, y0, width, y1)):
         if c > a and d > b:
-            difference = np.array(cv2.mean(ground[b:d, a:c])[:3]) - cv2.mean(patch[b:d, a:c])[:3]
+            rows = slice(b, d, 4 if d - b > c - a else 1)  # of high strips some rows will do
+            difference = np.array(cv2.mean(ground[rows, a:c])[:3]) - cv2.mean(patch[rows, a:c])[:3]
             total += difference * ((c - a) * (d - b))
             count += (c - a) * (d - b)
     return np.asarray(np.clip(total / max(count, 16), -_MOST_SHIFT, _MOST_SHIFT), np.float64)
 
 
+def halved(picture: RGB, times: int) -> RGB:
+    """The means of squares of 2^times pixels; much faster than to take them at once."""
+    for _ in range(times):
+        half = picture.shape[1] // 2, picture.shape[0] // 2
+        picture = np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA))
+    return picture
+
+
 def shift(patch: RGB, rgb: NDArray[np.float64]) -> RGB:
-    """The patch with a colour added, saturating."""
-    return np.asarray(cv2.add(patch, (*rgb.tolist(), 0.0)))
+    """The patch with a colour added, in whole levels, saturating."""
+    levels = np.rint(rgb)
+    for change, how in ((levels, cv2.add), (-levels, cv2.subtract)):  # fast for what is not negative
+        if (change > 0).any():
+            patch = np.asarray(how(patch, (*change.clip(0).tolist(), 0.0)))
+    return patch
 
 
-def poisson(patch: RGB, ground: RGB, share: NDArray[np.float32]) -> RGB:
-    """The patch's gradients where its share (H, W) is more than half, the ground's colours around: seamless cloning.
+def poisson(
+    patch: RGB,
+    ground: RGB,
+    edge: tuple[float, float, float, float],
+    pixels: tuple[int, int, int, int],
+    shape: str,
+) -> RGB:
+    """The patch's gradients inside the edge, the ground's colours around: seamless cloning; (H, W, 3) at `pixels`.
 
     What cloning adds to a patch is smooth, so it is found in a small copy and added to the full one.
     """
     height, width = patch.shape[:2]
-    by = math.ceil(max(height, width) / _MEMBRANE_SIDE)  # a whole number: means of squares are taken fast
+    halvings = max(0, math.ceil(math.log2(max(height, width) / _MEMBRANE_SIDE)))
+    by = 2**halvings
     small_wh = width // by, height // by
     if min(small_wh) < 4:
         return patch
-    whole_squares = slice(small_wh[1] * by), slice(small_wh[0] * by)
-    source, target, small = (
-        cv2.resize(each[whole_squares], small_wh, interpolation=cv2.INTER_AREA) for each in (patch, ground, share)
-    )
-    mask = (small > 0.5).astype(np.uint8) * 255
+    source, target = (halved(each[: small_wh[1] * by, : small_wh[0] * by], halvings) for each in (patch, ground))
+    x_min, y_min, x_max, y_max = ((edge[i] - pixels[i % 2]) / by for i in range(4))
+    mask = shares((x_min, y_min, x_max, y_max), (0, 0, *small_wh), shape, 0.0).astype(np.uint8) * 255
     mask[[0, -1]], mask[:, [0, -1]] = 0, 0
     x, y, width_in, height_in = cv2.boundingRect(mask)
-    if not width_in:
+    if min(width_in, height_in) < 3:  # nothing to solve
         return patch
     cloned = cv2.seamlessClone(source, target, mask, (x + width_in // 2, y + height_in // 2), cv2.NORMAL_CLONE)
     lighter, darker = (

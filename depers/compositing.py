@@ -3,7 +3,6 @@
 A pure function of these; everything it decides nothing about is in the plan.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,7 +20,7 @@ _NOISE_SEED = 20170807
 
 
 def render(row: Mapping[str, Any], background: RGB, pictures: Sequence[RGB]) -> bytes:
-    """The JPEG of a plan row; `pictures` are those of its objects: sprites whole, decoys the other background."""
+    """The JPEG of a plan row; `pictures` are those of its objects: sprites `reduced`, of decoys a background."""
     finished = finish(compose(row["objects"], background, pictures), row)
     return bytes(simplejpeg.encode_jpeg(finished, row["quality"], "RGB", "420"))
 
@@ -58,7 +57,7 @@ def paint(canvas: RGB, placed: Mapping[str, Any], picture: RGB) -> None:
     patch, ground = patch[b:d, a:c], ground[b:d, a:c]
     pixels = x0 + a, y0 + b, x0 + c, y0 + d
     if how == "poisson":
-        patch = blending.poisson(patch, ground, blending.shares(edge, pixels, placed["shape"], 0.0))
+        patch = blending.poisson(patch, ground, edge, pixels, placed["shape"])
     else:
         patch = blending.shift(patch, added)
     blending.lay(patch, ground, edge, pixels, placed["shape"], reach, how == "gaussian")
@@ -74,24 +73,36 @@ def _whole(
     return low_x, low_y, high_x, high_y
 
 
+def reduction(placed: Mapping[str, Any]) -> int:
+    """By how much a sprite is `reduced` before it is scaled by less than half, a power of two; 1 for a decoy."""
+    if not placed["sprite"]:
+        return 1
+    by = min(placed["source_width"] / placed["width"], placed["source_height"] / placed["height"])
+    return 1 << max(0, int(by).bit_length() - 1)
+
+
+def reduced(picture: RGB, by: int) -> RGB:
+    """The means of squares of `by` pixels, a power of two, which costs little; the last of them are filled up."""
+    bottom, right = -picture.shape[0] % by, -picture.shape[1] % by
+    if bottom or right:
+        picture = np.asarray(cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
+    return blending.halved(picture, by.bit_length() - 1)
+
+
 def scaled(picture: RGB, placed: Mapping[str, Any]) -> RGB:
-    """The part of a picture that is pasted, in its size in the scene, uint8 RGB (height, width, 3)."""
+    """The part of a picture, reduced by `reduction`, that is pasted, in its size in the scene, (height, width, 3)."""
     x, y, width, height = (placed[f"source_{name}"] for name in ("x", "y", "width", "height"))
-    part = picture[y : y + height, x : x + width]
-    size = placed["width"], placed["height"]
-    if size == (width, height):
+    by, size = reduction(placed), (placed["width"], placed["height"])
+    part = picture if by > 1 else picture[y : y + height, x : x + width]
+    if size == (part.shape[1], part.shape[0]):
         return part
-    by = math.floor(max(1, min(width / size[0], height / size[1])))
-    if by == 1:
-        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR))
-    # Means of whole squares first, which is fast and leaves nothing out; the rest is less than a halving.
-    small = cv2.resize(
-        part[: height // by * by, : width // by * by], (width // by, height // by), interpolation=cv2.INTER_AREA
-    )
     scale_x, scale_y = width / by / size[0], height / by / size[1]
+    if width % by == 0 and height % by == 0:
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR))
+    # The last row and column are only partly the picture's.
     back = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(small, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.warpAffine(part, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
 def finish(canvas: RGB, row: Mapping[str, Any]) -> RGB:

@@ -68,7 +68,7 @@ def run(options: Options) -> int:
     pipeline.refuse_overlap(job)
     summary = pipeline.run(job, options)
     target = storage.join(job.out, "detections.parquet")
-    failures = pipeline.Failures()
+    failures = pipeline.Failures(target)
     inputs = boxes = 0
     with storage.TableWriter(target, SCHEMA) as writer:
         for table in summary.tables():

@@ -88,7 +88,7 @@ class Options:
 
 
 def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers: int | None) -> float | None:
-    """Processes the units on the Ray cluster, with a progress bar; gives images per second after the first unit."""
+    """Processes the units on the Ray cluster, with a progress bar; gives images per second."""
     import ray
     from tqdm import tqdm
 
@@ -97,7 +97,7 @@ def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers
     bound = workers or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
     counts: Counter[str] = Counter()
     waiting, running = iter(todo), {}
-    total, started, first = sum(len(unit.entries) for unit in todo), time.monotonic(), 0
+    total, started = sum(len(unit.entries) for unit in todo), time.monotonic()
     with tqdm(total=total, unit="image", smoothing=0.1, file=sys.stderr, mininterval=0.5) as bar:
         for unit in itertools.islice(waiting, bound):
             running[remote.remote(job, unit, reference)] = unit
@@ -110,9 +110,7 @@ def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers
             counts.update(statuses)
             bar.set_postfix(counts, refresh=False)
             bar.update(len(statuses))
-            if not first and len(statuses) < total:
-                started, first = time.monotonic(), len(statuses)
-    return (total - first) / max(time.monotonic() - started, 1e-9) if total else None
+    return total / (time.monotonic() - started) if total else None
 
 
 def run(options: Options) -> int:
@@ -144,7 +142,7 @@ def run(options: Options) -> int:
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
-    units.claim(out, decisive | {"depers": __version__})
+    units.claim(out, decisive | {"depers": __version__, "layout": bank.VERSION})
     everything = units.cut(pictures)
     finished = units.recorded(out)
     todo = [unit for unit in everything if unit.name not in finished]
@@ -188,7 +186,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     page = extraction_report.make_report(extracted, table, job.pictures, everything)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
-    failures = pipeline.Failures()
+    failures = pipeline.Failures(storage.join(job.out, "backgrounds.parquet"))
     failures.see(table)
     failures.close()
     if not counts["backgrounds"]:

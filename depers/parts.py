@@ -1,6 +1,7 @@
 """Take a picture apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -116,6 +117,7 @@ def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels)
     sprites = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in known]
     row |= {"status": USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
     row |= {"objects": len(everything), "sprites": [sprite["class_id"] for sprite in sprites]}
+    row["scene"] = _scene(class_ids, boxes, everything)
     row |= {"too_small": len(everything) - len(large), "unlabelled_inside": len(large) - len(known)}
     row |= {"truncated": sum(sprite.truncated for sprite in known)}
     row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in known)}
@@ -160,6 +162,15 @@ def _rng(seed: int, path: str) -> np.random.Generator:
 
 def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:
     return dict(zip(("class_id", "x_min", "y_min", "x_max", "y_max"), (class_id, *box_xyxy.tolist()), strict=True))
+
+
+def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[Sprite]) -> list[Row]:
+    """All labels of a picture as `bank.SEEN`."""
+    outer = {sprite.outer: sprite.truncated for sprite in sprites}
+    return [
+        {**_label(class_id, box), "outer": index in outer, "truncated": outer.get(index, False)}
+        for index, (class_id, box) in enumerate(zip(class_ids.tolist(), boxes, strict=True))
+    ]
 
 
 def _sprite_row(row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: Sprite) -> Row:

@@ -246,9 +246,10 @@ def _count(everything: Sequence[Unit]) -> str:
 
 
 class Failures:
-    """Counts failed rows, and prints the first of them with their reasons on stderr."""
+    """Counts failed rows, and prints the first of them with their reasons on stderr; `table` has them all."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: str) -> None:
+        self._table = table
         self.count = 0
 
     def see(self, table: pa.Table) -> None:
@@ -264,7 +265,7 @@ class Failures:
     def close(self) -> None:
         """Says how many were not shown."""
         if self.count > _FAILURES_SHOWN:
-            print(f"… and {self.count - _FAILURES_SHOWN} more failed: see the manifest", file=sys.stderr)
+            print(f"… and {self.count - _FAILURES_SHOWN} more failed: see {self._table}", file=sys.stderr)
 
 
 def _follow(results: Iterable[Row], total: int | None) -> float:

@@ -17,29 +17,29 @@ Uniform = Callable[[], float]
 
 MAX_ENLARGEMENT = 1.5
 """More than this and a sprite is visibly blurred beside sharp surroundings."""
-MIN_SIDE = 6.0
+MIN_SIDE = 3.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
 _ATTEMPTS = 8
-_SHRINK = 0.85  # with every attempt: what is too large for the free space is scaled, not dropped
+_UNSHRUNK = 3
+_SHRINK = 0.8  # with every later attempt: what is too large for the free space is scaled, not dropped
 _JITTER_X, _JITTER_Y = 0.08, 0.02  # shares of the picture; along the ground things move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
     """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its picture), the outer first.
 
-    `hull` is the box around all of them, `smallest` their shortest side in pixels. `cut` says on which sides (left,
-    top, right, bottom) the frame cuts it.
+    `kind` is the same for what is placed alike. `hull` is the box around all labels, `heights` how many pixels high the
+    outer one may be made. `cut` says on which sides (left, top, right, bottom) the frame cuts it.
     """
 
     id: str
     part: str
-    class_id: int
+    kind: int
     size_wh: tuple[int, int]
     labels: tuple[tuple[int, Box], ...]
     hull: Box
-    smallest: float
-    place: "Place"
+    heights: tuple[float, float]
     cut: tuple[bool, bool, bool, bool]
 
 
@@ -76,9 +76,10 @@ class Thing:
     decoy: bool = False
     covers: list["Thing"] = field(default_factory=list)
     widest: Box = field(init=False)
+    area: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.widest = self.region()  # asked for again and again
+        self.widest, self.area = self.region(), area(self.outer)  # asked for again and again
 
     @cached_property
     def labels(self) -> list[tuple[int, Box]]:
@@ -142,6 +143,16 @@ def visible(box: Box, covers: Sequence[Box]) -> tuple[Box, float]:
     return ((left, top, right, bottom), seen / all_of_it) if seen else (box, 0.0)
 
 
+def grazes(box: Box, cover: Box) -> bool:
+    """Whether `cover` leaves a line of one pixel at an edge of `box`, both in whole pixels.
+
+    Whether that can be seen is a matter of rounding, and a long line is much of a label.
+    """
+    return intersection(box, cover) > 0 and (
+        cover[0] - box[0] == 1 or cover[1] - box[1] == 1 or box[2] - cover[2] == 1 or box[3] - cover[3] == 1
+    )
+
+
 def inside(box: Box, outer: Box) -> bool:
     """Whether `box` lies in `outer`."""
     return box[0] >= outer[0] and box[1] >= outer[1] and box[2] <= outer[2] and box[3] <= outer[3]
@@ -163,29 +174,32 @@ def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Plac
     return Place(x, height + (1 - height) * uniform(), height)
 
 
-def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing:
-    """The sprite at a place, `factor` times as high as that says, but inside the picture and no label vanishing.
+def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing | None:
+    """The sprite at a place, `factor` times as high as that says, but inside the picture; None if a label vanished.
 
     What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
     the seam may take.
     """
-    width, height = size_wh
+    (width, height), (own_width, own_height) = size_wh, sprite.size_wh
     x0, y0, x1, y1 = sprite.hull
-    main = sprite.labels[0][1]
-    least = min(1.0, MIN_SIDE / sprite.smallest)
-    most = min(MAX_ENLARGEMENT, width / (x1 - x0), height / (y1 - y0))
-    scale = min(max(place.height * height / (main[3] - main[1]) * factor, least), most)
-    wide, high = max(1, math.floor(sprite.size_wh[0] * scale)), max(1, math.floor(sprite.size_wh[1] * scale))
-    scale_x, scale_y = wide / sprite.size_wh[0], high / sprite.size_wh[1]
-    left, top, right, bottom = cut = sprite.cut
-    x_wanted = place.centre_x * width - (main[0] + main[2]) / 2 * scale_x
-    x = _along(x_wanted, x0 * scale_x, x1 * scale_x, width, left, right)
-    y = _along(place.foot_y * height - main[3] * scale_y, y0 * scale_y, y1 * scale_y, height, top, bottom)
-    x0, y0, x1, y1 = outer = (x + x0 * scale_x, y + y0 * scale_y, x + x1 * scale_x, y + y1 * scale_y)
-    margins = [x0 - x, y0 - y, x + wide - x1, y + high - y1]
-    if any(cut):  # there is nothing to be seen of a seam beyond the frame
-        margins = [MAX_REACH if is_cut else margin for margin, is_cut in zip(margins, cut, strict=True)]
-    return Thing(sprite, (x, y), (wide, high), outer, max(0.0, min(*margins, MAX_REACH)) * reach)
+    main_x0, main_y0, main_x1, main_y1 = sprite.labels[0][1]
+    least, most = sprite.heights
+    main_height, largest = main_y1 - main_y0, min(width / (x1 - x0), height / (y1 - y0))
+    if largest * main_height < least:
+        return None
+    scale = min(min(max(place.height * height * factor, least), most) / main_height, largest)
+    wide, high = max(1, int(own_width * scale)), max(1, int(own_height * scale))
+    scale_x, scale_y = wide / own_width, high / own_height
+    x0, y0, x1, y1 = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
+    left, top, right, bottom = sprite.cut
+    x = _along(place.centre_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, left, right)
+    y = _along(place.foot_y * height - main_y1 * scale_y, y0, y1, height, top, bottom)
+    # There is nothing to be seen of a seam beyond the frame.
+    least = min(
+        MAX_REACH if left else x0, MAX_REACH if top else y0,
+        MAX_REACH if right else wide - x1, MAX_REACH if bottom else high - y1, MAX_REACH,
+    )  # fmt: skip
+    return Thing(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, least) * reach)
 
 
 def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
@@ -204,19 +218,23 @@ def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Ru
     A label of which less than `min_visible` would be left must lie wholly under one other thing's opaque box: then it
     is gone, and so are its pixels. Nearer things, whose lower edge is lower, cover farther ones.
     """
-    if any(intersection(thing.widest, box) > 0 for box in real):
-        return False
-    behind: list[Thing] = []
-    before: list[Thing] = []
     low_x, low_y, high_x, high_y = thing.widest
+    for x0, y0, x1, y1 in real:
+        if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            return False
+    touching = []
     for other in things:
         x0, y0, x1, y1 = other.widest
-        if x0 >= high_x or x1 <= low_x or y0 >= high_y or y1 <= low_y:
-            continue
-        shared = intersection(thing.outer, other.outer)
-        if shared and shared > rules.max_overlap * min(area(thing.outer), area(other.outer)):
-            return False
-        (behind if other.outer[3] <= thing.outer[3] else before).append(other)
+        if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            shared = intersection(thing.outer, other.outer)
+            if shared and shared > rules.max_overlap * min(thing.area, other.area):
+                return False
+            touching.append(other)
+    if not touching:
+        return True
+    foot = thing.outer[3]
+    behind = [other for other in touching if other.outer[3] <= foot]
+    before = [other for other in touching if other.outer[3] > foot]
     if not _all_told(thing, before, rules) or not all(_all_told(o, [*o.covers, thing], rules) for o in behind):
         return False
     thing.covers = before
@@ -230,8 +248,12 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
     if not covers:
         return True
     regions = [whole(cover.widest) for cover in covers]
+    edges = [*regions, *(whole(cover.outer) for cover in covers)]
     for number, (_, box) in enumerate(thing.labels):
-        _, share = visible(whole(box), regions)
+        pixels = whole(box)
+        if any(grazes(pixels, edge) for edge in edges):
+            return False
+        _, share = visible(pixels, regions)
         hidden = number > 0 and any(inside(box, cover.outer) for cover in covers)
         if (share < rules.min_visible or not share) and not hidden:
             return False
@@ -240,7 +262,7 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
 
 def place_all(
     wanted: Iterable[tuple[Sprite, bool]],
-    propose: Callable[[Sprite, Uniform], Place],
+    propose: Callable[[Sprite, Uniform], tuple[Sprite, Place]],
     real: Sequence[Box],
     size_wh: tuple[int, int],
     rules: Rules,
@@ -248,14 +270,18 @@ def place_all(
 ) -> list[Thing]:
     """The wanted (sprite, whether it is only the measure of a decoy) in their places, farthest first.
 
-    One that finds no place in eight attempts, each a little smaller, is left out.
+    `propose` gives a place, and the sprite or one like it that can be as large as things are there. What finds no
+    place in eight attempts, the later ones smaller, is left out.
     """
     things: list[Thing] = []
     jitter = math.log1p(rules.scale_jitter)
-    for sprite, decoy in wanted:
+    for asked, decoy in wanted:
         for attempt in range(_ATTEMPTS):
-            factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK**attempt
-            thing = put(sprite, propose(sprite, uniform), factor, size_wh, 0.3 + 0.7 * uniform())
+            factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK ** max(0, attempt - _UNSHRUNK)
+            sprite, place = propose(asked, uniform)
+            thing = put(sprite, place, factor, size_wh, 0.3 + 0.7 * uniform())
+            if not thing:
+                continue
             thing.decoy = decoy
             if accept(thing, things, real, rules):
                 things.append(thing)

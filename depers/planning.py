@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from depers import plan
+from depers import bank, plan
 from depers.placement import (
+    MAX_ENLARGEMENT,
+    MIN_SIDE,
     Box,
     Place,
     Rules,
@@ -33,8 +36,8 @@ _BACKGROUNDS, _POOL, _IMAGE, _SEAMS = range(10, 14)  # branches of the seed tree
 _POOL_SIZE = 256  # sprites that the pictures of a block choose from
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _OWN_CAMERA = 0.85  # how often a place is taken from the background's own group, where its camera is the same
-_MAX_PLACES = 200
-_WHERE = ["class_id", "truncated", "centre_x", "foot_y", "scene_height"]
+_MAX_PLACES = 200  # of a group, and of a kind in a block
+_OF_SCENE = ["path", "width", "height", "group", "labels"]
 _TRIES = 8
 _TINT = 10.0  # gray levels: how far apart the colours added to an object may be
 _SOFTNESS = {"hard": 0.0, "feathered": 1.0, "gaussian": 1.0, "poisson": 1.0}
@@ -59,18 +62,41 @@ class Material(NamedTuple):
     """What there is to choose from. `sprites`: rows of the bank without pictures, with `part`, sorted by it.
 
     `backgrounds`: the used ones; `scenes` int64 (N,): how many objects a real picture has; `weights` float64 (N,): how
-    often each sprite is wanted; `by_group`: the rows of the sprites of each group.
+    often each sprite is wanted.
     """
 
     backgrounds: pa.Table
     sprites: pa.Table
     scenes: NDArray[np.int64]
     weights: NDArray[np.float64]
+    places: "Places"
+
+
+class Places(NamedTuple):
+    """Where objects are in real pictures, also those that were too small to be cut: a row for each, sorted by kind.
+
+    `values` float32 (N, 3) as `Place`; `kinds` int64 (N,) as `Sprite.kind`; `by_group`: the rows of each group.
+    """
+
+    values: NDArray[np.float32]
+    kinds: NDArray[np.int64]
     by_group: Mapping[str, NDArray[np.int64]]
+
+    def some(self, rows: NDArray[np.int64]) -> dict[int, list[Place]]:
+        """Those rows, by their kinds."""
+        found: dict[int, list[Place]] = defaultdict(list)
+        for kind, place in zip(self.kinds[rows].tolist(), self.values[rows].tolist(), strict=True):
+            found[kind].append(Place(*place))
+        return found
+
+    def of_kind(self, kind: int) -> tuple[int, int]:
+        """The first row of a kind, and the one after the last."""
+        low, high = np.searchsorted(self.kinds, [kind, kind + 1]).tolist()
+        return low, high
 
 
 class Scene(NamedTuple):
-    """A background with the boxes of its real labels, and the places of each class that fit its camera."""
+    """A background with the boxes of its real labels, and the places of each kind that fit its camera."""
 
     path: str
     size_wh: tuple[int, int]
@@ -110,21 +136,47 @@ def sprite_weights(labels: Sequence[Sequence[int]], balance: float) -> NDArray[n
     return np.array([rare[list(found)].max() for found in labels], np.float64)
 
 
-def make_material(backgrounds: pa.Table, sprites: pa.Table, scenes: NDArray[np.int64], balance: float) -> Material:
-    """Both tables ready to be drawn from; `sprites` must be sorted by `part`."""
+def make_material(pictures: pa.Table, sprites: pa.Table, balance: float) -> Material:
+    """The bank ready to be drawn from: all its `pictures`, as `bank.BACKGROUNDS`, and its sprites, sorted by `part`."""
     ids = sprites["labels"].combine_chunks()
     flat = ids.flatten().field("class_id").to_numpy(zero_copy_only=False)
     bounds = ids.offsets.to_numpy()
     bounds = bounds - bounds[0]
     labels = [flat[low:high].tolist() for low, high in pairwise(bounds)]
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, group in enumerate(sprites["group"].to_pylist()):
-        rows[group].append(row)
-    by_group = {group: np.array(found, np.int64) for group, found in rows.items()}
+    used = pictures.filter(pc.equal(pictures["status"], bank.USED)).sort_by("path")
+    scenes = pictures["objects"].drop_null().to_numpy().astype(np.int64)
     # One chunk each: rows are taken from them again and again.
-    return Material(
-        backgrounds.combine_chunks(), sprites.combine_chunks(), scenes, sprite_weights(labels, balance), by_group
-    )
+    weights, places = sprite_weights(labels, balance), find_places(pictures)
+    return Material(used.combine_chunks(), sprites.combine_chunks(), scenes, weights, places)
+
+
+def find_places(pictures: pa.Table) -> Places:
+    """The places of all outer labels of the bank's `pictures`."""
+    scenes = pictures["scene"].combine_chunks()
+    flat, rows = scenes.flatten(), scenes.value_parent_indices().to_numpy()
+    outer = flat.field("outer").to_numpy(zero_copy_only=False)
+    x0, y0, x1, y1 = (flat.field(name).to_numpy()[outer] for name in ("x_min", "y_min", "x_max", "y_max"))
+    rows = rows[outer]
+    width, height = (pictures[name].to_numpy()[rows] for name in ("width", "height"))
+    values = np.column_stack([(x0 + x1) / 2 / width, y1 / height, (y1 - y0) / height]).astype(np.float32)
+    cut = flat.field("truncated").to_numpy(zero_copy_only=False)[outer]
+    kinds = kind_of(flat.field("class_id").to_numpy()[outer].astype(np.int64), cut)
+    order = np.argsort(kinds, kind="stable")
+    groups = pictures["group"].combine_chunks().dictionary_encode()
+    codes = groups.indices.to_numpy()[rows[order]]
+    by_code = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[by_code], np.arange(len(groups.dictionary) + 1))
+    by_group = {
+        group: by_code[low:high]
+        for group, (low, high) in zip(groups.dictionary.to_pylist(), pairwise(bounds.tolist()), strict=True)
+        if low < high
+    }
+    return Places(values[order], kinds[order], by_group)
+
+
+def kind_of(class_id: Any, truncated: Any) -> Any:
+    """The number of what is placed alike, of one or of arrays: the class, and whether the frame cuts it."""
+    return 2 * class_id + truncated
 
 
 def to_sprite(row: Mapping[str, Any]) -> Sprite:
@@ -138,9 +190,10 @@ def to_sprite(row: Mapping[str, Any]) -> Sprite:
     right, bottom = row["source_x"] + x1, row["source_y"] + y1
     edges = (left <= 1, top <= 1, right >= row["source_width"] - 1, bottom >= row["source_height"] - 1)
     cut = edges if row["truncated"] else (False,) * 4
-    where = Place(row["centre_x"], row["foot_y"], row["scene_height"])
-    size_wh = row["width"], row["height"]
-    return Sprite(row["id"], row["part"], row["class_id"], size_wh, labels, hull, smallest, where, cut)
+    size_wh, kind = (row["width"], row["height"]), kind_of(row["class_id"], row["truncated"])
+    height = boxes[0][3] - boxes[0][1]
+    heights = height * min(1.0, MIN_SIDE / smallest), height * MAX_ENLARGEMENT
+    return Sprite(row["id"], row["part"], kind, size_wh, labels, hull, heights, cut)
 
 
 def background_number(seed: int, count: int, group: int) -> int:
@@ -154,7 +207,7 @@ def _order(seed: int, count: int, turn: int) -> NDArray[np.int64]:
 
 
 def draw_pool(material: Material, seed: int, block: int) -> tuple[list[Sprite], dict[int, list[Place]]]:
-    """The sprites that the pictures of a block choose from, some of them more than once, and where such things are."""
+    """The sprites that the pictures of a block choose from, some of them more than once, and where their kinds are."""
     rng = random_for(seed, _POOL, block)
     starts, weights = _parts(material.sprites), material.weights
     totals = np.add.reduceat(weights, starts[:-1])
@@ -166,7 +219,13 @@ def draw_pool(material: Material, seed: int, block: int) -> tuple[list[Sprite], 
     distinct, which = np.unique(drawn, return_inverse=True)
     table = material.sprites.take(distinct)
     sprites = [to_sprite(row) for row in table.to_pylist()]
-    return [sprites[number] for number in which.tolist()], _places(table)
+    rows = np.concatenate(
+        [
+            np.arange(low, high) if high - low <= _MAX_PLACES else rng.integers(low, high, _MAX_PLACES)
+            for low, high in (material.places.of_kind(kind) for kind in sorted({sprite.kind for sprite in sprites}))
+        ]
+    )
+    return [sprites[number] for number in which.tolist()], material.places.some(rows)
 
 
 def _parts(sprites: pa.Table) -> NDArray[np.int64]:
@@ -175,21 +234,11 @@ def _parts(sprites: pa.Table) -> NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]]).astype(np.int64)
 
 
-def _places(sprites: pa.Table) -> dict[int, list[Place]]:
-    """Where things of each class are; those that the frame cuts only where there are no others."""
-    whole: dict[int, list[Place]] = defaultdict(list)
-    cut: dict[int, list[Place]] = defaultdict(list)
-    for class_id, truncated, *place in zip(*(sprites[name].to_pylist() for name in _WHERE), strict=True):
-        (cut if truncated else whole)[class_id].append(Place(*place))
-    return {**cut, **whole}
-
-
 def read_scene(material: Material, number: int) -> Scene:
     """Background `number` of the material."""
-    row = material.backgrounds.slice(number, 1).to_pylist()[0]
-    rows = material.by_group.get(row["group"], np.zeros(0, np.int64))
-    rows = rows[:: max(1, len(rows) // _MAX_PLACES)]
-    places = _places(material.sprites.select(_WHERE).take(rows))
+    row = material.backgrounds.slice(number, 1).select(_OF_SCENE).to_pylist()[0]
+    rows = material.places.by_group.get(row["group"], np.zeros(0, np.int64))
+    places = material.places.some(rows[:: max(1, len(rows) // _MAX_PLACES)])
     return Scene(row["path"], (row["width"], row["height"]), row["labels"] or [], places)
 
 
@@ -230,13 +279,18 @@ def plan_picture(
         count = max(1, count - len(scene.labels)) if scene.labels else count  # real ones count as well
     decoys = int(count * recipe.decoys + uniform())
 
-    def propose(sprite: Sprite, uniform: Uniform) -> Place:
+    def propose(sprite: Sprite, uniform: Uniform) -> tuple[Sprite, Place]:
         if recipe.uniform:
-            return anywhere(sprite, scene.size_wh, uniform)
-        own = scene.places.get(sprite.class_id)
-        places = own if own and uniform() < _OWN_CAMERA else usual[sprite.class_id]
-        return near(places[int(uniform() * len(places))], uniform)
+            return sprite, anywhere(sprite, scene.size_wh, uniform)
+        kind, own = sprite.kind, uniform() < _OWN_CAMERA and sprite.kind in scene.places
+        places = left[kind, own] = left.get((kind, own)) or list(scene.places[kind] if own else usual[kind])
+        place = places.pop(int(uniform() * len(places)))
+        return _fitting(sprite, place.height * scene.size_wh[1], alike[kind], uniform), near(place, uniform)
 
+    left: dict[tuple[int, bool], list[Place]] = {}  # none is tried again before all the others
+    alike: dict[int, list[Sprite]] = defaultdict(list)
+    for sprite in pool:
+        alike[sprite.kind].append(sprite)
     wanted = ((pool[int(uniform() * len(pool))], number >= count) for number in range(count + decoys))
     things = place_all(wanted, propose, scene.real, scene.size_wh, recipe.rules, uniform)
     patches = {thing: _patch(thing, other, uniform) for thing in things if thing.decoy}
@@ -249,6 +303,16 @@ def plan_picture(
         picture | {"variant": variant, **_seams(recipe, index, variant, things, patches, other.path, scene)}
         for variant in range(recipe.variants)
     ]
+
+
+def _fitting(sprite: Sprite, height: float, alike: Sequence[Sprite], uniform: Uniform) -> Sprite:
+    """The sprite, or rather another of its kind where it cannot be made `height` pixels high."""
+    for _ in range(_TRIES):
+        low, high = sprite.heights
+        if low <= height <= high:
+            break
+        sprite = alike[int(uniform() * len(alike))]
+    return sprite
 
 
 def _patch(decoy: Thing, other: Scene, uniform: Uniform) -> tuple[int, int, int, int] | None:
@@ -272,12 +336,17 @@ def _effects(recipe: Recipe, uniform: Uniform) -> dict[str, Any]:
 
 
 def _shape(thing: Thing, alone: bool, chance: float) -> str:
-    """The shape of a thing's edge: a box unless it stands alone, and where a corner holds one of its labels."""
+    """The shape of a thing's edge: a box unless it stands alone, and where a corner holds one of its labels.
+
+    Faces and people are ovals, roughly; an oval would take the ends off a plate or a car, so what is wide is none.
+    """
     shape = plan.SHAPES[int(chance * len(plan.SHAPES))]
     power = {"rounded": 4, "oval": 2}.get(shape)
     if power is None or not alone:
         return "box"
     x0, y0, x1, y1 = thing.outer
+    if shape == "oval" and x1 - x0 > y1 - y0:
+        shape, power = "rounded", 4
     middle_x, middle_y, half_x, half_y = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
     for _, box in thing.labels[1:]:
         out_x = max(abs(box[0] - middle_x), abs(box[2] - middle_x)) / half_x

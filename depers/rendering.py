@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pyarrow as pa
+import simplejpeg
 from numpy.typing import NDArray
 
 from depers import bank, compositing, images, plan, planning, report, storage, tally, units
@@ -84,13 +85,13 @@ class Renderer:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
         self._part = lru_cache(None)(self._read_part)
-        self._sprites: dict[str, RGB] = {}
+        self._sprites: dict[tuple[str, int], RGB] = {}
         self._held = 0
 
     def __call__(self, row: dict[str, Any]) -> bytes:
         """The JPEG of a row. Raises UserError where a picture of the extraction is missing or damaged."""
-        pictures = [self._sprite(o["picture"], o["sprite"]) if o["sprite"] else self._background(o["picture"])
-                    for o in row["objects"]]  # fmt: skip
+        pictures = [self._sprite(placed) if placed["sprite"] else self._background(placed["picture"])
+                    for placed in row["objects"]]  # fmt: skip
         return compositing.render(row, self._background(row["background"]), pictures)
 
     def _decode_background(self, path: str) -> RGB:
@@ -100,19 +101,28 @@ class Renderer:
         except (OSError, images.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
-    def _sprite(self, part: str, sprite: str) -> RGB:
+    def _sprite(self, placed: dict[str, Any]) -> RGB:
         """A sprite's picture; those decoded first make room for it where there are too many bytes of them."""
-        if sprite not in self._sprites:
-            try:
-                picture = images.decode(self._part(part)[sprite].as_py(), float("inf")).rgb()
-            except (KeyError, images.ImageError) as error:
-                where = storage.join(self._extracted.root, part)
-                raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
-            self._held += picture.nbytes
-            while self._sprites and self._held > _DECODED_BYTES:
-                self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
-            self._sprites[sprite] = picture
-        return self._sprites[sprite]
+        sprite, by = key = placed["sprite"], compositing.reduction(placed)
+        if key not in self._sprites:
+            if (sprite, 1) not in self._sprites:
+                self._keep((sprite, 1), self._decode_sprite(placed["picture"], sprite))
+            if by > 1:
+                self._keep(key, compositing.reduced(self._sprites[sprite, 1], by))
+        return self._sprites[key]
+
+    def _keep(self, key: tuple[str, int], picture: RGB) -> None:
+        self._held += picture.nbytes
+        while self._sprites and self._held > _DECODED_BYTES:
+            self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
+        self._sprites[key] = picture
+
+    def _decode_sprite(self, part: str, sprite: str) -> RGB:
+        try:
+            return np.asarray(simplejpeg.decode_jpeg(self._part(part)[sprite].as_py(), "RGB"))
+        except (KeyError, ValueError) as error:
+            where = storage.join(self._extracted.root, part)
+            raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
 
     def _read_part(self, part: str) -> dict[str, Any]:
         """The JPEGs of the sprites in a part, by their ids."""

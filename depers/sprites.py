@@ -20,6 +20,7 @@ INSIDE = 0.8
 """The share of a box that must lie in another for it to count as being inside."""
 
 _EDGE = 0.002  # of the picture's side, at least 2 px: a box that near to the frame is taken as cut by it
+_MULTIPLE = 8
 _MARGIN = (4, 32)  # px, the least and the most context around a sprite
 
 Nesting = Mapping[int, frozenset[int]]
@@ -146,11 +147,17 @@ def _root(above: Sequence[int | None], index: int) -> int:
 
 
 def _frame(box: NDArray[np.float32], size_wh: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
-    """The box with its context in whole pixels, inside the picture."""
+    """The box with its context in whole pixels, inside the picture.
+
+    Where there is room its sides are multiples of 8: as a JPEG it can be reduced by that without a rest.
+    """
     longer = float((box[2:] - box[:2]).max())
     context = min(max(longer * margin, _MARGIN[0]), _MARGIN[1]) if margin else 0
     low = np.floor(box[:2] - context).clip(0, size_wh).astype(int)
     high = np.ceil(box[2:] + context).clip(0, size_wh).astype(int)
+    if margin:
+        high = np.minimum(high + (low - high) % _MULTIPLE, size_wh)
+        low = np.maximum(low - (low - high) % _MULTIPLE, 0)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 

@@ -51,7 +51,7 @@ class Options:
     decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
     blending: tuple[str, ...] = option(plan.BLENDINGS, "seams to choose from", choices=plan.BLENDINGS)
     variants: int = option(1, "pictures per plan: the same objects in the same places with other blendings")
-    per_background: int = option(6, "pictures in a row that share a background; more are made faster")
+    per_background: int = option(8, "pictures in a row that share a background; more are made faster")
     effects: bool = option(True, "blur and noise over the whole of some pictures")
     quality: int = option(90, "of the JPEGs, 1 to 100")
     shards: bool = option(False, "tar files for WebDataset instead of folders")
@@ -101,9 +101,7 @@ class Options:
 def read_material(extracted: bank.Extracted, options: Options) -> planning.Material:
     """What the options leave of the bank. Raises UserError where that is nothing."""
     backgrounds = bank.read_backgrounds(extracted)
-    scenes = backgrounds["objects"].drop_null().to_numpy().astype(np.int64)
-    used = backgrounds.filter(pc.equal(backgrounds["status"], bank.USED)).sort_by("path")
-    if not len(used):
+    if not pc.any(pc.equal(backgrounds["status"], bank.USED)).as_py():
         raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} pictures were left out")
     tables = [_with_part(bank.read_part(extracted, part, bank.METADATA), part) for part in sorted(extracted.parts)]
     sprites = pa.concat_tables(tables) if tables else None
@@ -117,7 +115,7 @@ def read_material(extracted: bank.Extracted, options: Options) -> planning.Mater
     if not len(kept):
         hidden = f" of which at most {options.max_hidden:g} is hidden (--max-hidden)"
         raise UserError(f"{extracted.root}: must hold sprites{hidden}, but none of {len(sprites)} is")
-    return planning.make_material(used, kept, scenes, options.balance)
+    return planning.make_material(backgrounds, kept, options.balance)
 
 
 def _with_part(table: pa.Table, part: str) -> pa.Table:
@@ -193,14 +191,14 @@ def run(options: Options) -> int:
     finished = units.recorded(out)
     todo = [blocks for blocks in job.units() if rendering.unit_name(blocks[0]) not in finished]
     tasks = [(job.pictures(*blocks), (extracted, job, *blocks)) for blocks in todo]
-    started, rest = time.monotonic(), 0
-    for number, count in enumerate(_follow(ray.remote(rendering.render_blocks), tasks, "rendered")):
-        started, rest = (started, rest + count) if number or len(todo) == 1 else (time.monotonic(), 0)
-    speed = f"{rest / max(time.monotonic() - started, 1e-9):.1f} pictures/s" if todo else "all rendered before"
+    started = time.monotonic()
+    rendered = sum(_follow(ray.remote(rendering.render_blocks), tasks, "rendered"))
+    seconds = time.monotonic() - started
+    speed = f"{rendered} rendered at {rendered / seconds:.1f} pictures/s" if todo else "all rendered before"
 
     pictures = ray.get(ray.remote(rendering.sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(pictures, 88, "RGB")))
-    real_tally = tally.of_bank(material.sprites, material.scenes, job.class_count)
+    real_tally = tally.of_pictures(bank.read_backgrounds(extracted), job.class_count)
     overview = storage.join(out, "report.html")
     storage.write_bytes(overview, make_report(options, extracted, real_tally, made, pictures).encode())
     write_joined_yaml(out, extracted.class_names, real, plan.FOLDER, rendering.shard_names(job))
@@ -250,9 +248,7 @@ def make_report(
         ("objects pasted", made.objects), ("objects that found no place", made.wanted - made.objects),
         ("unlabelled decoys", made.decoys), ("labels", int(made.classes.sum())),
     ]  # fmt: skip
-    note = report.paragraph(
-        "Real: the objects that were cut out. Sizes and places of their labels, not of their parts."
-    )
+    note = report.paragraph("Real: all labels of the training pictures, also of what was too small to be cut out.")
     return report.page(
         "Synthetic pictures",
         lead,

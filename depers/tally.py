@@ -64,14 +64,17 @@ def _boxes(labels: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.float64]
     return ids, np.column_stack(corners).astype(np.float64), rows.astype(np.int64)
 
 
-def of_bank(sprites: pa.Table, scenes: NDArray[np.int64], class_count: int) -> Tally:
-    """The real pictures: `sprites` as the bank has them, `scenes` (N,) how many objects each picture has."""
-    ids, corners, rows = _boxes(sprites["labels"].combine_chunks())
-    places = {
-        name: sprites[name].to_numpy()[rows] for name in ("source_x", "source_y", "source_width", "source_height")
-    }
-    corners[:, 0::2] = (corners[:, 0::2] + places["source_x"][:, None]) / places["source_width"][:, None]
-    corners[:, 1::2] = (corners[:, 1::2] + places["source_y"][:, None]) / places["source_height"][:, None]
+def _normalize(corners_xyxy: NDArray[np.float64], pictures: pa.Table, rows: NDArray[np.int64]) -> None:
+    """Turns pixels into shares of the sides of the pictures in those rows, in place."""
+    for axis, name in enumerate(("width", "height")):
+        corners_xyxy[:, axis::2] /= pictures[name].to_numpy()[rows][:, None]
+
+
+def of_pictures(pictures: pa.Table, class_count: int) -> Tally:
+    """The real pictures, as the bank's table of backgrounds has them, and all their labels."""
+    ids, corners, rows = _boxes(pictures["scene"].combine_chunks())
+    _normalize(corners, pictures, rows)
+    scenes = pictures["objects"].drop_null().to_numpy()
     counted = _count(ids, corners, class_count)
     return replace(counted, scenes=np.histogram(scenes, SCENES)[0], pictures=len(scenes), objects=int(scenes.sum()))
 
@@ -79,8 +82,7 @@ def of_bank(sprites: pa.Table, scenes: NDArray[np.int64], class_count: int) -> T
 def of_plan(rows: pa.Table, class_count: int) -> Tally:
     """Pictures of a plan, each variant for itself."""
     ids, corners, parents = _boxes(rows["labels"].combine_chunks())
-    for axis, name in enumerate(("width", "height")):
-        corners[:, axis::2] /= rows[name].to_numpy()[parents][:, None]
+    _normalize(corners, rows, parents)
     objects = rows["objects"].combine_chunks()
     sprites = objects.flatten().field("sprite")
     pasted = ~np.asarray(sprites.is_null())

@@ -82,6 +82,26 @@ def background(number: int, size_wh: tuple[int, int] = SCENE_WH, **changed: Any)
     return row | {"objects": 2 + number % 3, "labels": []} | changed
 
 
+def seen(class_id: int, box: Box, truncated: bool = False, outer: bool = True) -> dict[str, Any]:
+    """A label of a source, as `bank.SEEN`."""
+    return {**label(class_id, box), "outer": outer, "truncated": truncated}
+
+
+def with_scenes(sprites: Sequence[Mapping[str, Any]], backgrounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all pictures: the backgrounds, and the sprites' sources left out as such, with their labels."""
+    rows = {row["source"]: {**row, "scene": list(row.get("scene", []))} for row in backgrounds}
+    for each in sprites:
+        if each["source"] not in rows:
+            left_out = {"source": each["source"], "group": each["group"], "status": "left out", "scene": []}
+            rows[each["source"]] = left_out | {"width": each["source_width"], "height": each["source_height"]}
+        corner = each["source_x"], each["source_y"]
+        for number, part in enumerate(each["labels"]):
+            box = [part[n] + corner[i % 2] for i, n in enumerate(("x_min", "y_min", "x_max", "y_max"))]
+            where = box[0], box[1], box[2], box[3]
+            rows[each["source"]]["scene"].append(seen(part["class_id"], where, each["truncated"], not number))
+    return [rows[source] for source in sorted(rows)]
+
+
 def scenery(number: int, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
     """A picture without things: a slope from one colour to another."""
     rng = np.random.default_rng(number)
@@ -103,7 +123,7 @@ def write_bank(
         if row["path"]:
             jpeg = simplejpeg.encode_jpeg(scenery(number, (row["width"], row["height"])), 95, "RGB", "444")
             storage.write_bytes(storage.join(root, row["path"]), jpeg)
-    table = pa.Table.from_pylist([dict(row) for row in backgrounds], schema=bank.BACKGROUNDS)
+    table = pa.Table.from_pylist(with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
     storage.write_table(storage.join(root, "backgrounds.parquet"), table)
     drawn = [{**row, "picture": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
     written = []

@@ -63,8 +63,8 @@ def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
 
     assert "but nothing is there" in refused(tmp_path / "none")
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 99}))
-    assert "version must be 1, but is 99" in refused(extracted.root)
-    for content in ("[1]", '{"version": 1}'):
+    assert "version must be 2, but is 99" in refused(extracted.root)
+    for content in ("[1]", '{"version": 2}'):
         marker.write_text(content)
         assert refused(extracted.root).startswith(f"{marker}: ")
     marker.write_text("{")

@@ -73,6 +73,21 @@ def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     assert np.corrcoef(np.diff(inside[:, :, 0]).ravel(), np.diff(source[:, :, 0]).ravel())[0, 1] > 0.85
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(plan.BLENDINGS), st.sampled_from(plan.SHAPES), st.integers(1, 60), st.integers(1, 60),
+    st.floats(0, 1), st.floats(0.0, 0.3),
+)  # fmt: skip
+def test_pictures_may_be_of_any_size(name: str, shape: str, wide: int, high: int, at: float, margin: float) -> None:
+    placed = PLACED | {"blending": name, "shape": shape, "width": wide, "height": high, "x": int(at * 150), "y": 20}
+    placed |= {"x_min": placed["x"] + margin * wide, "x_max": placed["x"] + (1 - margin) * wide}
+    placed |= {"y_min": 20 + margin * high, "y_max": 20 + (1 - margin) * high}
+    placed["reach"] = min(6.0, wide * margin * 2) if name in ("feathered", "gaussian") else 0.0
+    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
+    changed = (compositing.compose([placed], ground, [picture]) != ground).any(axis=2)
+    assert not changed[:20].any() and not changed[20 + high :].any() and not changed[:, : placed["x"]].any()
+
+
 @pytest.mark.parametrize("name", plan.BLENDINGS)
 @pytest.mark.parametrize("corner", [(-20, -10), (130, 100), (-58, 0), (500, 500)])
 def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -> None:
@@ -84,11 +99,13 @@ def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(0.2, 1.5), st.integers(30, 90), st.integers(30, 90))
+@given(st.floats(0.12, 1.5), st.integers(30, 90), st.integers(30, 90))
 def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
     slope = np.linspace(0, 255, 90)[None, :, None].repeat(90, 0).repeat(3, 2).astype(np.uint8)
     size = {"width": max(1, int(wide * scale)), "height": max(1, int(high * scale))}
-    made = compositing.scaled(slope, {"source_x": 0, "source_y": 0, "source_width": wide, "source_height": high} | size)
+    source = {"sprite": "s", "source_x": 0, "source_y": 0, "source_width": wide, "source_height": high}
+    whole = compositing.reduced(slope[:high, :wide], compositing.reduction(source | size))
+    made = compositing.scaled(whole, source | size)
     assert made.shape == (size["height"], size["width"], 3)
     assert abs(made.mean() - slope[:high, :wide].mean()) < 4
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from depers import bank, cli, extract, storage
+from depers import bank, cli, extract, pipeline, storage
 from depers.boxes import to_normalized_xywh
 from depers.extract import Options
 from depers.images import decode
@@ -107,6 +108,10 @@ def test_every_picture_is_a_background_and_every_object_a_sprite(dataset: Path, 
         assert row["status"] == "used" and row["reason"] is None and row["labels"] == []
         own = [sprite for sprite in sprites if sprite["source"] == row["source"]]
         assert 0 < row["coverage"] < 0.6 and row["objects"] >= len(own)
+        boxes = [[label[side] for side in ("x_min", "y_min", "x_max", "y_max")] for label in row["scene"]]
+        np.testing.assert_allclose(boxes, scene.boxes_xyxy, atol=0.1)  # all, also what was not cut
+        assert [label["class_id"] for label in row["scene"]] == scene.class_ids.tolist()
+        assert sum(label["outer"] for label in row["scene"]) == row["objects"]
 
 
 def test_a_sprite_shows_its_objects_under_their_own_classes(dataset: Path, done: Path) -> None:
@@ -209,6 +214,16 @@ def test_a_changed_picture_is_done_again_and_a_removed_one_is_gone(tmp_path: Pat
     gone = {sprite["id"] for sprite in before[2] if "no.03" in sprite["source"] or "no.04" in sprite["source"]}
     assert {sprite["id"] for sprite in sprites} == {sprite["id"] for sprite in before[2]} - gone
     assert "holds a run with fill 'smooth', but now it is 'mean'" in error_of(Options(str(root), str(out), fill="mean"))
+
+
+def test_failures_that_are_not_shown_are_counted_and_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = pipeline.Failures("out/backgrounds.parquet")
+    failures.see(pa.table({"path": [str(n) for n in range(13)], "status": ["failed"] * 13, "reason": ["gone"] * 13}))
+    failures.close()
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "failed: 9: gone",
+        "… and 3 more failed: see out/backgrounds.parquet",
+    ]
 
 
 def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,9 +25,8 @@ def material(
     names = [f"sprites/{number:03d}.parquet" for number in range(parts)]
     schema = pa.schema([bank.SPRITES.field(name) for name in bank.METADATA]).append(pa.field("part", pa.string()))
     rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
-    scenes = np.array([row["objects"] for row in backgrounds], np.int64)
-    table = pa.Table.from_pylist(backgrounds, schema=bank.BACKGROUNDS)
-    return planning.make_material(table, pa.Table.from_pylist(rows, schema=schema), scenes, balance)
+    pictures = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
+    return planning.make_material(pictures, pa.Table.from_pylist(rows, schema=schema), balance)
 
 
 def usual() -> Material:
@@ -108,6 +107,7 @@ def shown(
         if index == number:
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             pictures[-1][y0:y1, x0:x1] = 255
+        pictures[-1] = compositing.reduced(pictures[-1], compositing.reduction(placed))
     # Colours must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
     hard = {"blending": "hard", "reach": 0.0}
@@ -214,6 +214,34 @@ def test_scenes_are_as_full_as_real_ones() -> None:
     assert wanted[[2, 3, 4]].sum() == 0
 
 
+def heights(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
+    return np.array([label["y_max"] - label["y_min"] for row in rows for label in row["labels"]])
+
+
+@pytest.mark.parametrize(("sprite_heights", "share"), [((24, 40), 0.3), ((10, 60), 0.7), ((8, 60), 1.0)])
+def test_things_are_as_large_as_all_labels_say(sprite_heights: tuple[int, int], share: float) -> None:
+    rng = np.random.default_rng(0)
+    real = np.exp(rng.normal(np.log(16), 0.6, 400)).clip(4, 60)
+    low, high = sprite_heights
+    large = np.sort(real[(real >= low) & (real <= high)])[:: max(1, round(1 / share))]
+    sprites = [drawn.sprite(n, 1, (round(h * 0.8), round(h)), source="0.jpg") for n, h in enumerate(large)]
+    ground = drawn.background(
+        0, (640, 480), objects=4, scene=[drawn.seen(1, (300 - h, 200, 300, 200 + h)) for h in real]
+    )
+    found = material(sprites, [ground])
+    rows = [row for n in range(4) for row in plan_block(found, RECIPE._replace(decoys=0.0), n, 999).to_pylist()]
+    made, everything = heights(rows), np.concatenate([real, large])
+    for quantile, close in ((0.25, 0.2), (0.5, 0.15), (0.75, 0.2)):
+        assert np.quantile(made, quantile) == pytest.approx(np.quantile(everything, quantile), rel=close)
+
+
+def test_only_what_is_high_becomes_an_oval() -> None:
+    for size, some in (((40, 20), False), ((20, 40), True)):
+        rows = plan_block(material([drawn.sprite(0, 1, size)], [drawn.background(0)], parts=1), RECIPE, 0, 64)
+        shapes = [placed["shape"] for row in rows.to_pylist() for placed in row["objects"] if placed["sprite"]]
+        assert ("oval" in shapes) == some and "rounded" in shapes
+
+
 def test_large_sprites_are_scaled_not_dropped() -> None:
     huge = [drawn.sprite(number, 0, (900, 500), source_wh=(1920, 1080)) for number in range(3)]
     for uniform in (False, True):
@@ -221,6 +249,12 @@ def test_large_sprites_are_scaled_not_dropped() -> None:
         rows = plan_block(material(huge, [drawn.background(0)]), recipe, 0, 30).to_pylist()
         assert all(len(row["objects"]) == 1 for row in rows)
         assert all(placed["width"] <= 340 for row in rows for placed in row["objects"])
+
+
+def test_large_sprites_are_left_out_where_a_label_would_vanish() -> None:
+    huge = drawn.sprite(0, 0, (900, 500), source_wh=(1920, 1080), parts=[(4, (0.5, 0.5, 0.51, 0.51))])
+    rows = plan_block(material([huge], [drawn.background(0)], parts=1), RECIPE._replace(objects=1), 0, 9).to_pylist()
+    assert all(row["wanted"] == 1 and not row["labels"] for row in rows)
 
 
 def test_crowded_things_are_left_out_and_counted() -> None:
@@ -288,5 +322,6 @@ def test_accept(rules: Rules, second: tuple[float, float, float], expected: bool
     human = planning.to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
     first = put(human, planning.Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
     other = put(human, planning.Place(*second), 1.0, (320, 240), 0.0)
+    assert first and other
     assert accept(other, [first], [], rules) == expected
     assert (first.covers == [other]) == (expected and second[0] == 0.5)

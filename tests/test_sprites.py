@@ -51,7 +51,7 @@ def test_human_head_and_face_are_one_sprite_with_all_their_labels() -> None:
         (PLATE, (260, 170, 300, 185)),
     )
     assert human.members == (1, 0, 3) and car.members == (2, 4)
-    assert human.frame == (85, 35, 165, 215) and car.frame == (185, 85, 365, 215)
+    assert human.frame == (85, 35, 165, 219) and car.frame == (185, 85, 369, 221)
     assert not human.truncated and human.hidden == 0
 
 
@@ -93,10 +93,11 @@ def test_what_the_frame_cuts_is_marked(box: Box, cut: bool) -> None:
 
 
 def test_margins() -> None:
-    for margin, expected in ((0.0, (101, 101, 111, 111)), (0.1, (97, 97, 115, 115)), (1.0, (91, 91, 121, 121))):
+    for margin, expected in ((0.0, (101, 101, 111, 111)), (0.1, (97, 97, 121, 121)), (1.0, (91, 91, 123, 123))):
         assert sprites((CAR, (101, 101, 111, 111)), margin=margin)[0].frame == expected
     assert sprites((CAR, (10, 10, 390, 290)), margin=1.0)[0].frame == (0, 0, 400, 300)
-    assert sprites((CAR, (100.6, 100.2, 300.1, 200)), margin=1.0)[0].frame == (68, 68, 333, 232)
+    assert sprites((CAR, (100.6, 100.2, 300.1, 200)), margin=1.0)[0].frame == (68, 68, 340, 236)
+    assert sprites((CAR, (385, 285, 399, 299)), margin=0.1)[0].frame == (376, 276, 400, 300)
 
 
 corners = st.tuples(*[st.integers(-3, 12)] * 4)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,9 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
     assert last.startswith("70 pictures, ") and last.endswith(f"report {out}/report.html")
     assert contents(extracted, "backgrounds", "sprites") == before
     pictures = pairs(str(out / "images" / "train"))
+    rate = re.search(r"; 70 rendered at ([\d.]+) pictures/s; ", last)
+    written = [Path(picture).stat().st_mtime for picture, _ in pictures]
+    assert rate and 0 < float(rate[1]) * (max(written) - min(written)) < 70
     assert len(pictures) == 70 and pictures[69][0].endswith("synthetic/000000/000000069.jpg")
     rows = [row for block in (0, 1) for row in rendering.read_block(str(out), block)]
     for (picture, text), row in zip(pictures, rows, strict=True):
@@ -189,7 +193,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path: Path, extrac
     refused("all 3 are hidden by more than", str(tmp_path / "hidden" / "extracted"), classes=("car",))
     refused("must hold sprites, but there is none", make_bank(str(tmp_path / "bare"), sprites=[]))
     nothing = [drawn.background(n, status="left out", path=None) for n in range(3)]
-    refused("must hold backgrounds, but all 3", make_bank(str(tmp_path / "full"), backgrounds=nothing))
+    refused("must hold backgrounds, but all 5", make_bank(str(tmp_path / "full"), backgrounds=nothing))
     leaked = [drawn.sprite(n, 0, (40, 20), split="val") for n in range(3)]
     refused("must be of the split train", make_bank(str(tmp_path / "leak"), sprites=leaked))
     storage.delete(f"{cars}/extract.json")
@@ -215,7 +219,7 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
     table = pq.read_table(uri).replace_schema_metadata({"depers.plan": "0"})
     pq.write_table(table, uri)
     storage.delete(units.record_uri(out, "00000000"))
-    with pytest.raises(Exception, match=r"must be a plan of version 1, but its version is 0: choose another OUT"):
+    with pytest.raises(Exception, match=r"must be a plan of version 2, but its version is 0: choose another OUT"):
         run(Options(extracted, out, count=5))
     assert not Path(out, "data.yaml").exists()
 
