@@ -1,10 +1,11 @@
 """End-to-end speed on 1080p street JPEGs against `yolov5 detect` and `deface`, and the share of pure inference.
 
-    python bench/speed.py --weights yolov5n.pt [--deface PATH_OF_THE_COMMAND] [--images 160] [--repeats 3]
+    python bench/speed.py --weights yolov5n.pt [--deface PATH_OF_THE_COMMAND] [--images 400] [--repeats 3]
 
-Every tool writes its pictures. Start-up is left out of all alike: each is timed on few and on many images, and the rate
-is the difference. Rounds alternate between the tools, medians are compared, so that a noisy machine hits all of them.
-`deface` (an environment of its own: `pip install deface onnxruntime`) is left out where its command is not given.
+Every tool writes its pictures. Start-up is left out of all alike: the rate is counted from the picture that was written
+as the 64th to the last one, by the times of the files. Rounds alternate between the tools, and medians are compared, so
+that a noisy machine hits all of them. `deface` (an environment of its own: `pip install deface onnxruntime`) gets 128
+pictures, since it is slow; it is left out where its command is not given.
 """
 
 import argparse
@@ -14,12 +15,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from job import draw
 
-FEW = 32
+SKIPPED, FEW = 64, 128
 PURE = """
 import sys, time, torch
 from pathlib import Path
@@ -41,13 +42,17 @@ print(count / (time.monotonic() - started), network.dtype)
 """
 
 
-def timed(command: list[str], log: Path) -> float:
-    """Seconds of wall time that the command takes; raises where it fails."""
+def run(command: list[str], log: Path) -> None:
+    """Runs the command; raises where it fails."""
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false"}
-    started = time.monotonic()
     with log.open("wb") as output:
         subprocess.run(command, check=True, stdout=output, stderr=output, env=environment)
-    return time.monotonic() - started
+
+
+def steady_rate(pictures: Iterable[Path]) -> float:
+    """Pictures per second, by when they were written, without the first ones."""
+    written = sorted(path.stat().st_mtime for path in pictures)[SKIPPED:]
+    return (len(written) - 1) / (written[-1] - written[0])
 
 
 def commands(weights: Path, deface: str | None, work: Path) -> dict[str, list[str]]:
@@ -77,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--deface")
-    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="depers-speed-"))
@@ -88,20 +93,16 @@ def main() -> None:
     pure = []
     for _ in range(arguments.repeats):
         for name, command in tools.items():
-            seconds = {}
-            for size in ("few", "many"):
-                out = work / "out"
-                places = {"IN": str(work / size), "OUT": str(out) if name == "depers" else "OUT"}
-                filled = [places.get(part, part) for part in command]
-                seconds[size] = timed(filled, work / "log")
-                for leftover in (out, work / "OUT"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                for leftover in (work / size).glob("*_anonymized.jpg"):
-                    leftover.unlink()
-            rates[name].append((arguments.images - FEW) / (seconds["many"] - seconds["few"]))
-            print(
-                f"{name}: {seconds['few']:.1f} s, {seconds['many']:.1f} s, {rates[name][-1]:.1f} images/s", flush=True
-            )
+            source, out = work / ("few" if name == "deface" else "many"), work / "OUT"
+            places = {"IN": str(source), "OUT": str(out) if name == "depers" else "OUT"}
+            run([places.get(part, part) for part in command], work / "log")
+            results = list(source.glob("*_anonymized.jpg") if name == "deface" else out.glob("*.jpg"))
+            rates[name].append(steady_rate(results))
+            print(f"{name}: {rates[name][-1]:.1f} images/s", flush=True)
+            shutil.rmtree(out, ignore_errors=True)
+            if name == "deface":
+                for path in results:
+                    path.unlink()
         pure.append(pure_rate(arguments.weights))
         print(f"pure inference: {pure[-1][0]:.1f} images/s in {pure[-1][1]}", flush=True)
     print(f"load {os.getloadavg()[0]:.1f}; medians of {arguments.repeats}:")
