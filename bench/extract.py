@@ -1,9 +1,11 @@
 """Speed of `depers extract` on 1080p street scenes, against the same functions under multiprocessing; and its memory.
 
-    python bench/extract.py [--images 400] [--repeats 3] [--few 300] [--many 3000]
+    python bench/extract.py [--images 400] [--repeats 3]
+    python bench/extract.py --memory [--few 1000] [--many 20000]
 
 Start-up is left out of both alike: the rates count from the first finished unit on. Rounds alternate between the two,
-medians are compared, so that a noisy machine hits both; both run at the niceness of Ray's workers.
+medians are compared, so that a noisy machine hits both; both run at the niceness of Ray's workers. Memory is compared
+for pictures of 640×360, so that they fit on a disk.
 """
 
 import argparse
@@ -29,20 +31,21 @@ from depers.training_split import list_pictures
 from depers.units import Unit
 
 SIZE_WH = (1920, 1080)
+SMALL_WH = (640, 360)
 
 
-def draw_dataset(root: Path, count: int) -> None:
+def draw_dataset(root: Path, count: int, size_wh: tuple[int, int] = SIZE_WH) -> None:
     """`count` labelled street scenes, quality 90: 16 of them drawn, the others the same or mirrored."""
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
-    scenes = [draw_scene(index, 1, SIZE_WH) for index in range(min(16, count))]
+    scenes = [draw_scene(index, 1, size_wh) for index in range(min(16, count))]
     for index in range(count):
         scene = scenes[index % len(scenes)]
         image, boxes = scene.image, scene.boxes_xyxy
         if (index // len(scenes)) % 2:
             image = np.ascontiguousarray(image[:, ::-1])
-            boxes = np.column_stack([SIZE_WH[0] - boxes[:, 2], boxes[:, 1], SIZE_WH[0] - boxes[:, 0], boxes[:, 3]])
-        text = format_yolo(Labels(scene.class_ids, to_normalized_xywh(boxes, SIZE_WH)))
+            boxes = np.column_stack([size_wh[0] - boxes[:, 2], boxes[:, 1], size_wh[0] - boxes[:, 0], boxes[:, 3]])
+        text = format_yolo(Labels(scene.class_ids, to_normalized_xywh(boxes, size_wh)))
         (root / f"images/train/{index:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(image, 90, "RGB", "420"))
         (root / f"labels/train/{index:05d}.txt").write_text(text)
     write_data_yaml(root, CLASSES, ["train"])
@@ -80,41 +83,52 @@ def plain_rate(root: Path, out: Path) -> float:
     return steady_rate(out)
 
 
-def main() -> None:
-    """Runs the rounds and prints the rates, their ratio and the memory."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--few", type=int, default=300)
-    parser.add_argument("--many", type=int, default=3000, help="0: memory is not measured")
-    options = parser.parse_args()
-    work_folder = Path(tempfile.mkdtemp(prefix="depers-extract-"))
-    draw_dataset(work_folder / "scenes", options.images)
-    plain, own = [], []
-    for _ in range(options.repeats):
-        for rates in (plain, own):
-            out = work_folder / "out"
-            if rates is plain:
-                rates.append(plain_rate(work_folder / "scenes", out))
-            else:
-                watch(["extract", str(work_folder / "scenes"), str(out)], out)
-                rates.append(steady_rate(out))
-            shutil.rmtree(out)
+def compare(folder: Path, images: int, repeats: int) -> None:
+    """Rounds of both, then the medians and their ratio."""
+    draw_dataset(folder / "scenes", images)
+    plain, own, out = [], [], folder / "out"
+    for _ in range(repeats):
+        plain.append(plain_rate(folder / "scenes", out))
+        shutil.rmtree(out)
+        watch(["extract", str(folder / "scenes"), str(out)], out)
+        own.append(steady_rate(out))
+        shutil.rmtree(out)
         print(f"multiprocessing {plain[-1]:.1f}, depers extract {own[-1]:.1f} images/s", flush=True)
     ratio = statistics.median(own) / statistics.median(plain)
     print(f"load {os.getloadavg()[0]:.1f}; medians: multiprocessing {statistics.median(plain):.1f} images/s,")
     print(f"depers extract {statistics.median(own):.1f} images/s, which is {ratio:.0%} of it")
-    peaks = []
-    for count in (options.few, options.many) if options.many else ():
-        draw_dataset(work_folder / str(count), count)
-        run = watch(["extract", str(work_folder / str(count)), str(work_folder / "out")], work_folder / "out")
+
+
+def memory(folder: Path, few: int, many: int) -> None:
+    """Peak memory over all processes with few and with many pictures."""
+    peaks, out = [], folder / "out"
+    for count in (few, many):
+        draw_dataset(folder / str(count), count, SMALL_WH)
+        run = watch(["extract", str(folder / str(count)), str(out)], out)
         peaks.append(run.peak_mib)
         print(f"{count} pictures: peak {run.peak_mib:.0f} MiB in {run.seconds:.0f} s; {run.last_line}", flush=True)
-        for folder in (str(count), "out"):
-            shutil.rmtree(work_folder / folder)
-    if peaks:
-        print(f"{options.many} need {peaks[1] / peaks[0]:.3f} × the memory of {options.few}")
-    shutil.rmtree(work_folder)
+        for done in (folder / str(count), out):
+            shutil.rmtree(done)
+    print(f"load {os.getloadavg()[0]:.1f}; {many} need {peaks[1] / peaks[0]:.3f} × the memory of {few}")
+
+
+def main() -> None:
+    """Parses, makes a folder to work in, and removes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--few", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=20_000)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="depers-extract-"))
+    try:
+        if options.memory:
+            memory(folder, options.few, options.many)
+        else:
+            compare(folder, options.images, options.repeats)
+    finally:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

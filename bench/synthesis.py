@@ -2,13 +2,13 @@
 
     python bench/synthesis.py [--count 640] [--repeats 3]
     python bench/synthesis.py --plan 1000000
-    python bench/synthesis.py --memory
+    python bench/synthesis.py --memory [--many 20000]
 
 Rates in pictures per second, from the first finished unit to the last: `depers synthesize` with its default options,
 the same functions under multiprocessing, encoding alone (the same pictures, as many
 processes), and the original in one process, as it was written: paint all boxes of a picture over, cut one box out of
 another, paste that anywhere. `--plan N` times the planning of N pictures instead; `--memory` compares the
-peaks over all processes of 1000 and of 20 000 pictures.
+peaks over all processes of 1000 and of 20 000 pictures, of 640×360 so that they fit on a disk.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from depers.streets import draw_scene, write_scene
 from depers.synthesize import Options, read_material
 
 SIZE_WH = (1920, 1080)
+SMALL_WH = (640, 360)
 SCENES = 64
 OBJECTS = ("--objects", "10", "--real", "none")
 
@@ -46,12 +47,12 @@ def depers(*arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def make_bank(work: Path) -> str:
+def make_bank(work: Path, size_wh: tuple[int, int] = SIZE_WH) -> str:
     """Draws street scenes in the raw layout, normalizes and extracts them below `work`; gives the extraction."""
     for folder in ("images", "labels"):
         (work / "raw" / folder).mkdir(parents=True)
     for index in range(SCENES):
-        write_scene(work / "raw", f"street-{index:03d}", draw_scene(index, 1, SIZE_WH))
+        write_scene(work / "raw", f"street-{index:03d}", draw_scene(index, 1, size_wh))
     depers("normalize", str(work / "raw"), str(work / "dataset"), "--val-fraction", "0")
     depers("extract", str(work / "dataset"), str(work / "extracted"))
     return str(work / "extracted")
@@ -172,9 +173,9 @@ def plan(work: Path, count: int) -> None:
     print(f"{seconds:.0f} s ({seconds * cores / count * 1e3:.2f} ms each), peak {peak:.0f} MiB, {size:.0f} MiB of plan")
 
 
-def memory(work: Path, few: int = 1000, many: int = 20_000) -> None:
+def memory(work: Path, many: int, few: int = 1000) -> None:
     """Peak memory over all processes with few and with many pictures."""
-    extracted, peaks = make_bank(work), []
+    extracted, peaks = make_bank(work, SMALL_WH), []
     for count in (few, many):
         out = work / "out"
         run = watch(["synthesize", extracted, str(out), "--count", str(count), *OBJECTS], out)
@@ -191,13 +192,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plan", type=int)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--many", type=int, default=20_000)
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="depers-synthesis-"))
     try:
         if options.plan:
             plan(work, options.plan)
         elif options.memory:
-            memory(work)
+            memory(work, options.many)
         else:
             compare(work, options.count, options.repeats)
     finally:

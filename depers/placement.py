@@ -1,17 +1,16 @@
-"""Where pasted things go in one picture: boxes in scenes, who covers whom, and what of a label can still be seen.
+"""Where pasted things go in one picture: boxes in scenes, who covers whom, and which labels are left.
 
-Scalars instead of arrays: a picture holds about ten things, and a plan a million pictures. A box is a tuple x_min,
-y_min, x_max, y_max in pixels of the picture.
+Scalars instead of arrays: a picture holds about ten things, and a plan a million pictures.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
-Box = tuple[float, float, float, float]
+from depers.visibility import Box, area, clip, grazes, inside, visible, whole
+
 Uniform = Callable[[], float]
 """The next random number in 0…1."""
 
@@ -23,14 +22,15 @@ MAX_REACH = 24.0
 _ATTEMPTS = 8
 _UNSHRUNK = 3
 _SHRINK = 0.8  # with every later attempt: what is too large for the free space is scaled, not dropped
-_JITTER_X, _JITTER_Y = 0.08, 0.02  # shares of the picture; along the ground things move freely, in depth hardly
+_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the picture; along the ground things move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
     """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its picture), the outer first.
 
-    `kind` is the same for what is placed alike. `hull` is the box around all labels, `heights` how many pixels high the
-    outer one may be made. `cut` says on which sides (left, top, right, bottom) the frame cuts it.
+    `kind` is the same for what is placed alike. `hull` is the box around all labels; `heights` says how high in pixels
+    the outer one may be made, `aspect` is its width as a share of its height, and `cut` says on which sides (left, top,
+    right, bottom) the frame cuts it.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Sprite(NamedTuple):
     labels: tuple[tuple[int, Box], ...]
     hull: Box
     heights: tuple[float, float]
+    aspect: float
     cut: tuple[bool, bool, bool, bool]
 
 
@@ -100,69 +101,10 @@ class Thing:
         return x0 - half, y0 - half, x1 + half, y1 + half
 
 
-def intersection(first: Box, second: Box) -> float:
-    """The area that two boxes share, in square pixels."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return width * height if width > 0 and height > 0 else 0.0
-
-
-def area(box: Box) -> float:
-    """In square pixels."""
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-
-def clip(box: Box, size_wh: tuple[int, int]) -> Box:
-    """The part of a box that lies in the picture."""
-    width, height = size_wh
-    x0, y0, x1, y1 = box
-    return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)
-
-
-def whole(box: Box) -> Box:
-    """The pixels whose centres lie in a box."""
-    return round(box[0]), round(box[1]), round(box[2]), round(box[3])
-
-
-def visible(box: Box, covers: Sequence[Box]) -> tuple[Box, float]:
-    """The box around what of `box` the `covers` leave, and its area as a share of the box's; share 0: nothing."""
-    covers = [cover for cover in covers if intersection(box, cover) > 0]
-    all_of_it = area(box)
-    if not covers or not all_of_it:
-        return box, 1.0 if all_of_it else 0.0
-    x0, y0, x1, y1 = box
-    xs = sorted({x0, x1, *(x for c in covers for x in (c[0], c[2]) if x0 < x < x1)})
-    ys = sorted({y0, y1, *(y for c in covers for y in (c[1], c[3]) if y0 < y < y1)})
-    left, top, right, bottom, seen = math.inf, math.inf, -math.inf, -math.inf, 0.0
-    for low_x, high_x in pairwise(xs):
-        for low_y, high_y in pairwise(ys):
-            x, y = (low_x + high_x) / 2, (low_y + high_y) / 2
-            if not any(c[0] < x < c[2] and c[1] < y < c[3] for c in covers):
-                left, top, right, bottom = min(left, low_x), min(top, low_y), max(right, high_x), max(bottom, high_y)
-                seen += (high_x - low_x) * (high_y - low_y)
-    return ((left, top, right, bottom), seen / all_of_it) if seen else (box, 0.0)
-
-
-def grazes(box: Box, cover: Box) -> bool:
-    """Whether `cover` leaves a line of one pixel at an edge of `box`, both in whole pixels.
-
-    Whether that can be seen is a matter of rounding, and a long line is much of a label.
-    """
-    return intersection(box, cover) > 0 and (
-        cover[0] - box[0] == 1 or cover[1] - box[1] == 1 or box[2] - cover[2] == 1 or box[3] - cover[3] == 1
-    )
-
-
-def inside(box: Box, outer: Box) -> bool:
-    """Whether `box` lies in `outer`."""
-    return box[0] >= outer[0] and box[1] >= outer[1] and box[2] <= outer[2] and box[3] <= outer[3]
-
-
 def near(place: Place, uniform: Uniform) -> Place:
     """A place that differs a little from one where such a thing was."""
-    x = place.centre_x + _JITTER_X * (uniform() + uniform() - 1) * 2
-    y = place.foot_y + _JITTER_Y * (uniform() + uniform() - 1) * 2
-    return Place(x, y, place.height)
+    x, foot, height = place
+    return Place(x + _JITTER_X * (2 * uniform() - 1), foot + _JITTER_Y * (2 * uniform() - 1), height)
 
 
 def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
@@ -212,6 +154,27 @@ def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut
     return min(max(round(wanted), first), last)
 
 
+def about(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
+    """The outer box of what `put` gives, where neither the sprite nor the frame sets limits."""
+    high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.centre_x * size_wh[0]
+    half = high * sprite.aspect / 2
+    return middle - half, foot - high, middle + half, foot
+
+
+def crowded(box: Box, things: Sequence[Thing], max_overlap: float) -> bool:
+    """Whether a box shares more than `max_overlap` of itself, or of the outer box of a thing, with that."""
+    low_x, low_y, high_x, high_y = box
+    own = (high_x - low_x) * (high_y - low_y)
+    for other in things:
+        x0, y0, x1, y1 = other.outer
+        if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            width = (x1 if x1 < high_x else high_x) - (x0 if x0 > low_x else low_x)
+            height = (y1 if y1 < high_y else high_y) - (y0 if y0 > low_y else low_y)
+            if width * height > max_overlap * (own if own < other.area else other.area):
+                return True
+    return False
+
+
 def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Rules) -> bool:
     """Whether `thing` may join: little overlap, nothing half hidden, real objects free. If so, `covers` are updated.
 
@@ -222,13 +185,12 @@ def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Ru
     for x0, y0, x1, y1 in real:
         if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
             return False
+    if crowded(thing.outer, things, rules.max_overlap):
+        return False
     touching = []
     for other in things:
         x0, y0, x1, y1 = other.widest
         if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
-            shared = intersection(thing.outer, other.outer)
-            if shared and shared > rules.max_overlap * min(thing.area, other.area):
-                return False
             touching.append(other)
     if not touching:
         return True
@@ -248,12 +210,11 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
     if not covers:
         return True
     regions = [whole(cover.widest) for cover in covers]
-    edges = [*regions, *(whole(cover.outer) for cover in covers)]
+    edges = [edge for cover in covers for edge in (cover.widest, cover.outer)]
     for number, (_, box) in enumerate(thing.labels):
-        pixels = whole(box)
-        if any(grazes(pixels, edge) for edge in edges):
+        if any(grazes(box, edge) for edge in edges):
             return False
-        _, share = visible(pixels, regions)
+        _, share = visible(whole(box), regions)
         hidden = number > 0 and any(inside(box, cover.outer) for cover in covers)
         if (share < rules.min_visible or not share) and not hidden:
             return False
@@ -262,7 +223,8 @@ def _all_told(thing: Thing, covers: Sequence[Thing], rules: Rules) -> bool:
 
 def place_all(
     wanted: Iterable[tuple[Sprite, bool]],
-    propose: Callable[[Sprite, Uniform], tuple[Sprite, Place]],
+    propose: Callable[[Sprite, Uniform], Place],
+    fit: Callable[[Sprite, Place, Uniform], Sprite],
     real: Sequence[Box],
     size_wh: tuple[int, int],
     rules: Rules,
@@ -270,7 +232,7 @@ def place_all(
 ) -> list[Thing]:
     """The wanted (sprite, whether it is only the measure of a decoy) in their places, farthest first.
 
-    `propose` gives a place, and the sprite or one like it that can be as large as things are there. What finds no
+    `propose` gives a place, `fit` the sprite or one like it that can be as large as things are there. What finds no
     place in eight attempts, the later ones smaller, is left out.
     """
     things: list[Thing] = []
@@ -278,8 +240,10 @@ def place_all(
     for asked, decoy in wanted:
         for attempt in range(_ATTEMPTS):
             factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK ** max(0, attempt - _UNSHRUNK)
-            sprite, place = propose(asked, uniform)
-            thing = put(sprite, place, factor, size_wh, 0.3 + 0.7 * uniform())
+            place = propose(asked, uniform)
+            if crowded(about(asked, place, factor, size_wh), things, rules.max_overlap):
+                continue  # most are, and this costs little
+            thing = put(fit(asked, place, uniform), place, factor, size_wh, 0.3 + 0.7 * uniform())
             if not thing:
                 continue
             thing.decoy = decoy
@@ -296,12 +260,12 @@ def labels_of(thing: Thing, softness: Mapping[Thing, float], size_wh: tuple[int,
     regions = [whole(cover.region(softness[cover])) for cover in thing.covers]
     found = []
     for class_id, box in thing.labels:
-        pixels = whole(clip(box, size_wh))
+        edges = clip(box, size_wh)
+        pixels = whole(edges)
         seen, share = visible(pixels, regions)
         if share > 0 and not any(inside(box, cover.outer) for cover in thing.covers):
-            x0, y0, x1, y1 = (
-                edge if seen_edge == old_edge else seen_edge
-                for edge, old_edge, seen_edge in zip(clip(box, size_wh), pixels, seen, strict=True)
-            )
-            found.append((class_id, (x0, y0, x1, y1)))
+            if seen != pixels:
+                x0, y0, x1, y1 = (edges[i] if seen[i] == pixels[i] else seen[i] for i in range(4))
+                edges = x0, y0, x1, y1
+            found.append((class_id, edges))
     return found

@@ -5,7 +5,8 @@ with the same bank, options and seed, however many pictures that has.
 """
 
 import io
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -57,6 +58,24 @@ SCHEMA = pa.schema(
         ("quality", pa.int32()),  # of the JPEG
     ]
 )
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as `SCHEMA` says; column by column, which is much faster than row by row."""
+    columns = []
+    for field in SCHEMA:
+        values = [row[field.name] for row in rows]
+        columns.append(_lists(values, field.type) if pa.types.is_list(field.type) else pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _lists(values: Sequence[Sequence[Mapping[str, Any]]], kind: pa.ListType) -> pa.ListArray:
+    """Lists of structs as an array."""
+    offsets = pa.array(list(itertools.accumulate(map(len, values), initial=0)), pa.int32())
+    flat = list(itertools.chain.from_iterable(values))
+    fields = list(kind.value_type)
+    arrays = [pa.array([each[field.name] for each in flat], field.type) for field in fields]
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=fields), type=kind)
 
 
 def part_uri(out: str, part: int) -> str:

@@ -19,6 +19,7 @@ from depers import bank, compositing, images, plan, planning, report, storage, t
 from depers.blending import RGB
 from depers.boxes import to_normalized_xywh
 from depers.labels import Labels, format_yolo
+from depers.material import Material
 from depers.options import UserError
 from depers.tally import Tally
 
@@ -58,16 +59,18 @@ class Job(NamedTuple):
         return (min(last * plan.BLOCK, self.scenes) - first * plan.BLOCK) * self.variants
 
 
-def plan_part(material: planning.Material, recipe: planning.Recipe, job: Job, part: int) -> Tally:
+def plan_part(material: Material, recipe: planning.Recipe, job: Job, part: int) -> Tally:
     """Writes a part of the plan, unless it is there, and counts what it holds. Raises UserError as `open_part`."""
     uri, found = plan.part_uri(job.out, part), Tally.none(job.class_count)
-    if not storage.exists(uri):
-        blocks = range(*job.parts()[part])
-        plan.write_part(uri, (planning.plan_block(material, recipe, block, job.scenes) for block in blocks))
-    file = plan.open_part(uri)
-    for group in range(file.num_row_groups):
-        columns = ["width", "height", "objects", "labels", "wanted"]
-        found = found.plus(tally.of_plan(file.read_row_group(group, columns), job.class_count))
+    if storage.exists(uri):
+        file, columns = plan.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
+        for group in range(file.num_row_groups):
+            found = found.plus(tally.of_plan(file.read_row_group(group, columns), job.class_count))
+        return found
+    blocks = [planning.plan_block(material, recipe, block, job.scenes) for block in range(*job.parts()[part])]
+    plan.write_part(uri, blocks)
+    for block in blocks:
+        found = found.plus(tally.of_plan(block, job.class_count))
     return found
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from depers import __version__, bank, plan, planning, rendering, report, storage, tally, units
 from depers.labels import Dataset, read_dataset, write_joined_yaml
+from depers.material import Material, make_material
 from depers.options import REQUIRED, UserError, argument, option
 from depers.placement import Rules
 
@@ -98,7 +99,7 @@ class Options:
         )
 
 
-def read_material(extracted: bank.Extracted, options: Options) -> planning.Material:
+def read_material(extracted: bank.Extracted, options: Options) -> Material:
     """What the options leave of the bank. Raises UserError where that is nothing."""
     backgrounds = bank.read_backgrounds(extracted)
     if not pc.any(pc.equal(backgrounds["status"], bank.USED)).as_py():
@@ -115,7 +116,7 @@ def read_material(extracted: bank.Extracted, options: Options) -> planning.Mater
     if not len(kept):
         hidden = f" of which at most {options.max_hidden:g} is hidden (--max-hidden)"
         raise UserError(f"{extracted.root}: must hold sprites{hidden}, but none of {len(sprites)} is")
-    return planning.make_material(backgrounds, kept, options.balance)
+    return make_material(backgrounds, kept, options.balance)
 
 
 def _with_part(table: pa.Table, part: str) -> pa.Table:

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depers import bank, compositing, plan, planning
-from depers.placement import Box, Rules, accept, put, visible
-from depers.planning import Material, Recipe, background_number, plan_block, sprite_weights
+from depers import bank, compositing, plan
+from depers.material import Material, background_number, make_material, sprite_weights, to_sprite
+from depers.placement import Place, Rules, accept, put
+from depers.planning import Recipe, plan_block
+from depers.visibility import Box, visible
 
 RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
 RECIPE = Recipe(3, 1, 4, None, 0.3, False, plan.BLENDINGS, True, 90, RULES)
@@ -26,7 +28,7 @@ def material(
     schema = pa.schema([bank.SPRITES.field(name) for name in bank.METADATA]).append(pa.field("part", pa.string()))
     rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
     pictures = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
-    return planning.make_material(pictures, pa.Table.from_pylist(rows, schema=schema), balance)
+    return make_material(pictures, pa.Table.from_pylist(rows, schema=schema), balance)
 
 
 def usual() -> Material:
@@ -319,9 +321,9 @@ def test_backgrounds_take_turns() -> None:
     ],
 )
 def test_accept(rules: Rules, second: tuple[float, float, float], expected: bool) -> None:
-    human = planning.to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
-    first = put(human, planning.Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
-    other = put(human, planning.Place(*second), 1.0, (320, 240), 0.0)
+    human = to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
+    first = put(human, Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
+    other = put(human, Place(*second), 1.0, (320, 240), 0.0)
     assert first and other
     assert accept(other, [first], [], rules) == expected
     assert (first.covers == [other]) == (expected and second[0] == 0.5)
