@@ -238,7 +238,7 @@ def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell
     result = Result(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
     storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())
     if not storage.is_s3(training.out):
-        shutil.rmtree(Path(training.out, "run"), ignore_errors=True)  # the states to resume from, of no use any more
+        shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
     return result
 
 

@@ -163,6 +163,9 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
     assert re.search(r"\b6 (train|pictures per epoch)\b", printed)  # the other arm sees both kinds
     assert "one seed says nothing" in printed
     assert record.stat().st_mtime_ns == before
+    for arm in ARMS:  # its weights stay, what it would be resumed from does not
+        runs = out / "cells" / "3-0" / "runs" / arm
+        assert (runs / "weights" / "last.pt").exists() and not (runs / "state").exists()
     content = json.loads((out / "experiment.json").read_text())
     [row] = content["sizes"]
     assert (row["real_pictures"], row["synthetic_pictures"], row["seeds"]) == (3, 3, 1)
