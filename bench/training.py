@@ -1,14 +1,15 @@
 """Training against `yolov5 train` of the package, in the same run: speed, and how good the result is.
 
     python bench/training.py OUT speed [--only yolov5n]     steady epochs on two cores: yolov5n at 320, yolov5s at 416
-    python bench/training.py OUT parity                     three seeds, yolov5n at 320, fine-tuned on real heads
+    python bench/training.py OUT parity [--set heads]       three seeds, yolov5n at 224, fine-tuned on drawn streets
     python bench/training.py OUT gpu                        steady epochs on one GPU: yolov5s at 640, yolov5x at 1024
 
 Both train on the same pictures with the same hyperparameter file, batch, schedule and pictures kept in memory; rounds
 alternate, medians are compared. Rates are those of the training part of an epoch, the first epochs left out. Quality
 is AP as the package's own `val` measures both results. Exit code 1 where a bar is missed: 1.5 × images/s on CPUs, 1.2 ×
-on a GPU that is at least 90 % busy, mean mAP@.5 lower by at most 0.01. Pictures are those of DEPERS_DATA (default
-../shared/data) for parity, drawn scenes for speed.
+on a GPU that is at least 90 % busy, mean mAP@.5 lower by at most 0.01. Pictures are drawn scenes, of which there are
+enough for steady figures; with `--set heads` parity takes the few real ones of DEPERS_DATA (default ../shared/data).
+It holds the weights that parity starts from, too.
 """
 
 import argparse
@@ -27,7 +28,8 @@ import simplejpeg
 import yaml
 
 from depers.boxes import to_normalized_xywh
-from depers.labels import CLASSES, Labels, format_yolo, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES, Labels, format_yolo
 from depers.streets import draw_scene
 
 CPU_BAR, GPU_BAR, BUSY_BAR, QUALITY_BAR = 1.5, 1.2, 90, 0.01
@@ -245,16 +247,21 @@ def main() -> int:
     parser.add_argument("what", choices=("speed", "parity", "gpu"))
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--imgsz", type=int, default=224, help="of parity")
+    parser.add_argument("--set", choices=("streets", "heads"), default="streets", help="pictures of parity")
     parser.add_argument("--only", help="one model of those of speed or gpu")
-    parser.add_argument("--pictures", type=int, default=None, help="drawn for speed and gpu")
+    parser.add_argument("--pictures", type=int, default=None, help="drawn for training")
     arguments = parser.parse_args()
     out = arguments.out.resolve() / arguments.what
     shutil.rmtree(out, ignore_errors=True)
     given = Path(os.environ.get("DEPERS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")).resolve()
     if arguments.what == "parity":
-        dataset = copy_dataset(given / "heads_scut", out / "dataset", "head")
+        if arguments.set == "heads":
+            dataset = copy_dataset(given / "heads_scut", out / "dataset", "head")
+        else:
+            dataset = draw_dataset(out / "dataset", arguments.pictures or 240, 96, (640, 400))
         weights = str(given / "weights" / "yolov5n.pt")
-        task = Task(dataset, "yolov5n", 320, 8, arguments.epochs or 20, weights=weights)
+        task = Task(dataset, "yolov5n", arguments.imgsz, 8, arguments.epochs or 12, weights=weights)
         return int(not parity(task, out, (0, 1, 2)))
     gpu = arguments.what == "gpu"
     sizes = (("yolov5s", 640, 64), ("yolov5x", 1024, 16)) if gpu else (("yolov5n", 320, 16), ("yolov5s", 416, 16))

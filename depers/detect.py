@@ -22,7 +22,7 @@ class Options(pipeline.PassOptions):
 
     format: str = option("parquet", "yolo: also OUT/labels/NAME.txt", choices=("parquet", "yolo"))
     multi_label: bool = option(False, "a box counts for every class above the threshold, not only for its best")
-    half_stride_pad: bool = option(False, "pad pictures by half a stride, as `yolov5 val` does")
+    half_stride_pad: bool = option(False, "see pictures as `yolov5 val` does: decoded whole, half a stride of border")
 
 
 def label_name(path: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from depers import yolo
+from depers.convolution import join_activations
 from depers.detections import Detections
 from depers.options import UserError
 from depers.prediction import Prediction, Weights
@@ -39,6 +40,8 @@ class _Network:
         layers: Any = yolo.fuse(model).model
         head = layers[-1].float().to(device)
         self.body = [layer.to(device, dtype, memory_format=torch.channels_last) for layer in layers[:-1]]
+        if dtype == torch.bfloat16 and device.type == "cpu":
+            join_activations(self.body)
         self.dtype, self.device = dtype, device
         kept = sorted(class_ids)
         self.targets = torch.tensor([class_ids[index] for index in kept], dtype=torch.int64, device=device)
@@ -51,6 +54,10 @@ class _Network:
 
         `levels` of the head answer, from fine to coarse.
         """
+        return self.rows(self.features(images), confidence, levels)
+
+    def features(self, images: Tensor) -> list[Any]:
+        """What every layer below the head makes of the images."""
         x: Any = images.to(self.dtype, memory_format=torch.channels_last)
         outputs: list[Any] = []
         with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
@@ -60,6 +67,10 @@ class _Network:
                     x = outputs[source] if isinstance(source, int) else [x if j == -1 else outputs[j] for j in source]
                 x = layer(x)
                 outputs.append(x)
+        return outputs
+
+    def rows(self, outputs: Sequence[Any], confidence: float, levels: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """The predictions of the head, from the outputs of the layers below it."""
         found = [level(outputs[level.source], confidence) for level in self.levels[levels]]
         return torch.cat([image for image, _ in found]), torch.cat([rows for _, rows in found])
 
@@ -105,6 +116,11 @@ class _Level:
             rows.append(torch.cat((centre, size, raw[:, 4:]), dim=1))
         return torch.cat(images), torch.cat(rows)
 
+    def raw(self, features: Tensor) -> Tensor:
+        """Features (B, C, H, W) → all outputs before the sigmoid, float32 (B, anchors, H, W, 5 + kept classes)."""
+        pixels = features.permute(0, 2, 3, 1).float()
+        return torch.stack([functional.linear(pixels, *one) for one in zip(self.weight, self.bias, strict=True)], 1)
+
 
 class Detector:
     """One or more models that answer as one: classes united by name, boxes of all models suppressed together."""
@@ -146,9 +162,24 @@ class Detector:
         return [found if found is not None else Detections.none() for found in results]
 
     @torch.inference_mode()
-    def _predict(self, batch: NDArray[np.uint8]) -> list[Detections]:
+    def with_raw(self, batch: NDArray[np.uint8]) -> tuple[list[Detections], list[Tensor]]:
+        """Detections of the only model for images of one shape, uint8 RGB (B, H, W, 3), and what its head says.
+
+        That is for a loss: per level all outputs before the sigmoid, float32 (B, anchors, rows, columns, 5 + C).
+        """
+        (network,) = self._networks
+        outputs = network.features(self._pixels(batch))
+        split = candidates(*network.rows(outputs, self.how.confidence), len(batch), network.targets, self.how)
+        found = [_as_detections(suppress(functional.pad(rows, (0, 1)), self.how)) for rows in split]
+        return found, [level.raw(outputs[level.source]) for level in network.levels]
+
+    def _pixels(self, batch: NDArray[np.uint8]) -> Tensor:
         device = self._networks[0].device
-        images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).to(self._networks[0].dtype) / 255
+        return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).to(self._networks[0].dtype) / 255
+
+    @torch.inference_mode()
+    def _predict(self, batch: NDArray[np.uint8]) -> list[Detections]:
+        images = self._pixels(batch)
         found: list[list[Tensor]] = [[] for _ in batch]
         for index, network in enumerate(self._networks):
             if not len(network.targets):

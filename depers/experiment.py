@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depers import __version__, extract, storage, synthesize, train, units
+from depers.datasets import Dataset, read_dataset, write_subset_yaml
 from depers.experiment_report import ARMS, REAL, SYNTHETIC, Result, compare, make_report, runs_csv, table_text
-from depers.labels import Dataset, label_path, read_dataset, write_subset_yaml
+from depers.labels import label_path
 from depers.options import UserError, argument, option, parse
 from depers.training_split import list_pictures
 
@@ -237,7 +238,7 @@ def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell
     result = Result(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
     storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())
     if not storage.is_s3(training.out):
-        shutil.rmtree(Path(training.out, "run"), ignore_errors=True)  # the states to resume from, of no use any more
+        shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
     return result
 
 

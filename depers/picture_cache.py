@@ -48,8 +48,8 @@ def plan(wanted: str, size: int, workers: int, free_memory: int, free_disk: int)
 
 
 def scaled_size(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
-    """The size of a picture whose longer side is `imgsz`."""
-    return letterbox(size_wh, imgsz).resized_wh
+    """The size of a picture whose longer side is `imgsz`, the other rounded up, as YOLOv5 loads it."""
+    return letterbox(size_wh, imgsz, half_stride_pad=True).resized_wh
 
 
 def read_scaled(path: str, size_wh: tuple[int, int]) -> RGB:

@@ -143,7 +143,8 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
         if not job.weights or frames > 1 or (job.tile is not None and max(header.size) > job.tile):
             swapped = orientation_of(header) > 4
             return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
-        rgb, size_wh, picture = _decode_for_detection(item.data, job.how.imgsz, job.max_megapixels)
+        least = None if job.half_stride_pad else job.how.imgsz  # `yolov5 val` shrinks what it has decoded whole
+        rgb, size_wh, picture = _decode_for_detection(item.data, least, job.max_megapixels)
         view = tiling.whole(rgb, size_wh, job.how.imgsz, stride, job.half_stride_pad)
         return replace(item, view=view, size_wh=size_wh, picture=picture)
     except ImageError as error:
@@ -153,14 +154,17 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
 
 
 def _decode_for_detection(
-    data: bytes, imgsz: int, max_megapixels: float
+    data: bytes, least: int | None, max_megapixels: float
 ) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
-    """RGB for the detector, the upright full size, and the full picture where it was decoded anyway."""
+    """RGB for the detector, the upright full size, and the full picture where it was decoded anyway.
+
+    The longer side has at least `least` pixels; without it, all it has.
+    """
     header = open_header(data, max_megapixels)
     plain = format_of(header) == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
-    if plain and max(header.size) >= 2 * imgsz:
+    if plain and least is not None and max(header.size) >= 2 * least:
         # By a power of two, which is what libjpeg-turbo has fast transforms for: by 3/8, say, takes longer than by 1/2.
-        factor = min(8, 2 ** int(math.log2(max(header.size) / imgsz)))
+        factor = min(8, 2 ** int(math.log2(max(header.size) / least)))
         height, width = header.height // factor, header.width // factor
         try:
             rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from depers import training_data
 from depers.augmentation import RGB, Labelled, augmented, mosaic
-from depers.boxes import letterbox
+from depers.picture_cache import scaled_size
 from depers.training_data import Example, Splits, random_for
 
 _PASS, _PARTNERS, _PICTURE, _SHUFFLE = range(1, 5)  # branches of the seed tree, beside that of `training_data`
@@ -96,6 +96,12 @@ def plan_batches(
         width, height = (max(shapes[row][axis] for row in members) for axis in range(2))
         batches.append(((width, height), members))
     return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
+
+
+def smallest_canvas(size_wh: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The sides rounded up to multiples of the stride."""
+    width, height = (-(-side // stride) * stride for side in size_wh)
+    return width, height
 
 
 def labelled_picture(image: RGB, example: Example) -> Labelled:
@@ -186,7 +192,7 @@ class Batches:
         self._data, self._batch_size, self._seed = data, batch_size, seed
         self._maker = Maker(pictures, data.train, strength, seed, rectangular)
         self._canvases = [
-            letterbox(example.size_wh, imgsz, stride).canvas_wh if rectangular else (imgsz, imgsz)
+            smallest_canvas(scaled_size(example.size_wh, imgsz), stride) if rectangular else (imgsz, imgsz)
             for example in data.train
         ]
         self._unlabelled = training_data.unlabelled_mask(data.train, len(data.names))

@@ -110,7 +110,7 @@ def train(
     stride = max(int(model.stride.max()), 32)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
 
-    # The course of the training, and the average over its last twentieth, but never over more than YOLOv5's own.
+    # The course of the training, and YOLOv5's moving average.
     nominal = options.nominal_batch or (options.batch_size if options.steps else 64)
     batches = Batches(
         data,
@@ -138,7 +138,7 @@ def train(
     for group in optimizer.param_groups:
         group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
     steps = schedule.steps
-    ema = parts.ModelEMA(model, decay=min(0.9999, 1 - 1 / max(0.05 * steps, 10)), tau=min(2000, max(steps / 10, 1)))
+    ema = parts.ModelEMA(model)  # over few steps it averages little: a short training's last weights are its best
     scaler: Any = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)  # type: ignore[attr-defined]
     done, best, best_epoch, rows = 0, -1.0, 0, []
     found = [0.0] * len(data.names)  # average precision per class, for image weights
@@ -160,14 +160,16 @@ def train(
     if here.world > 1:
         trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     compute_loss = Loss(model, data.names, here.total if here.world > 1 else None)
+    own_loss = Loss(model, data.names)  # of a worker's validation pictures: the others have other batches
     val_canvases = validation.canvases(data.val, options.imgsz, stride)
 
-    def validate(checkpoint: bytes) -> list[validation.Found]:
-        """What a checkpoint finds in all validation pictures; every worker looks at its share."""
+    def validate(checkpoint: bytes) -> tuple[list[validation.Found], list[float]]:
+        """What a checkpoint finds in all validation pictures, and its losses; every worker looks at its share."""
         members = list(range(len(data.val)))[here.rank :: here.world]
         args = (pictures[1], data.val, val_canvases, options.batch_size, options.imgsz, here.device)
-        shares = here.gather(validation.predict(checkpoint, members, *args))
-        return sorted((one for share in shares for one in share), key=lambda one: one.number)
+        seen, losses = validation.predict(checkpoint, members, *args, loss=own_loss)
+        everything = sorted((one for share in here.gather(seen) for one in share), key=lambda one: one.number)
+        return everything, (here.total(losses) / len(data.val)).tolist()
 
     if here.rank == 0:
         counts = f"{batches.pictures_per_pass} pictures per epoch of {len(data.train)}, {len(data.val)} for validation"
@@ -225,7 +227,8 @@ def train(
 
         ema.update_attr(model, include=("yaml", "nc", "names", "stride"))
         checkpoint = here.gather(_checkpoint_bytes(ema.ema, epoch) if here.rank == 0 else b"")[0]
-        measured = metrics.measure([one.matched() for one in validate(checkpoint)], data.names)
+        seen, val_means = validate(checkpoint)
+        measured = metrics.measure([one.matched() for one in seen], data.names)
         average = {row.name: row.map50_95 for row in measured.classes}
         found = [average.get(name, 0.0) for name in data.names]
         fitness = validation.fitness(measured.mean)
@@ -236,6 +239,7 @@ def train(
             best, best_epoch, best_checkpoint = fitness, epoch + 1, checkpoint
         row = {"epoch": epoch + 1.0, **dict(zip(("box", "obj", "cls"), means, strict=True))}
         row |= {name: getattr(measured.mean, name) for name in ("precision", "recall", "map50", "map50_95")}
+        row |= dict(zip(("val_box", "val_obj", "val_cls"), val_means, strict=True))
         row |= {"learning_rate": schedule.rates(end - 1).weights, "images_per_s": sum(map(len, plan)) / seconds}
         rows.append(row | {"seconds": time.perf_counter() - started})
         if here.rank == 0:
@@ -248,7 +252,7 @@ def train(
             _keep(writer, checkpoints.snapshot(kept), checkpoint, better)
 
     # The best weights once more, on all validation pictures, for the report.
-    shown = validate(here.gather(best_checkpoint if here.rank == 0 else b"")[0])
+    shown, _ = validate(here.gather(best_checkpoint if here.rank == 0 else b"")[0])
     if writer:
         writer.put({"report.html": training_report.make(rows, data, shown, pictures[1], val_canvases, batches.plan(0))})
 

@@ -41,7 +41,8 @@ def tensorboard(rows: Rows) -> bytes:
         with SummaryWriter(folder) as writer:
             for row in rows:
                 for name, value in row.items():
-                    group = "loss" if name in ("box", "obj", "cls") else "metrics" if name[:3] in _METRICS else "run"
+                    loss = name.removeprefix("val_") in ("box", "obj", "cls")
+                    group = "loss" if loss else "metrics" if name[:3] in _METRICS else "run"
                     if name != "epoch":
                         writer.add_scalar(f"{group}/{name}", value, int(row["epoch"]))
         (path,) = Path(folder).iterdir()
@@ -175,6 +176,7 @@ def _course(rows: Rows) -> list[str]:
     found = {"mAP@.5": "map50", "mAP@.5:.95": "map50_95"}
     return [
         plot("Losses", {"box": "box", "objectness": "obj", "class": "cls"}),
+        plot("Losses of validation pictures", {"box": "val_box", "objectness": "val_obj", "class": "val_cls"}),
         plot("Average precision on validation pictures", found),
         plot("Precision and recall", {"precision": "precision", "recall": "recall"}),
         plot("Learning rate", {"learning rate": "learning_rate"}),

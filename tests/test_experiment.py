@@ -11,9 +11,10 @@ import pytest
 from training_sets import write_dataset
 
 from depers import experiment, storage
+from depers.datasets import read_dataset
 from depers.experiment import Cell, Options, choose, copy_part, plan_cells
 from depers.experiment_report import ARMS, REAL, SYNTHETIC, Result, compare, make_report, paired, runs_csv, table_text
-from depers.labels import pairs, read_dataset
+from depers.labels import pairs
 from depers.options import UserError
 
 
@@ -162,6 +163,9 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
     assert re.search(r"\b6 (train|pictures per epoch)\b", printed)  # the other arm sees both kinds
     assert "one seed says nothing" in printed
     assert record.stat().st_mtime_ns == before
+    for arm in ARMS:  # its weights stay, what it would be resumed from does not
+        runs = out / "cells" / "3-0" / "runs" / arm
+        assert (runs / "weights" / "last.pt").exists() and not (runs / "state").exists()
     content = json.loads((out / "experiment.json").read_text())
     [row] = content["sizes"]
     assert (row["real_pictures"], row["synthetic_pictures"], row["seeds"]) == (3, 3, 1)

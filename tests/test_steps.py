@@ -10,17 +10,20 @@ from depers.streets import draw_scene
 
 
 @pytest.mark.parametrize(
-    ("size_wh", "imgsz", "decoded_wh"),
+    ("size_wh", "least", "decoded_wh"),
     [
         ((1920, 1080), 640, (960, 540)), ((1279, 720), 640, (1279, 720)), ((1281, 721), 640, (641, 361)),
         ((4000, 3000), 640, (1000, 750)), ((1000, 3000), 320, (125, 375)), ((6000, 4000), 64, (750, 500)),
+        ((1920, 1080), None, (1920, 1080)),
     ],
 )  # fmt: skip
-def test_jpegs_are_decoded_at_a_fraction(size_wh: tuple[int, int], imgsz: int, decoded_wh: tuple[int, int]) -> None:
+def test_jpegs_are_decoded_at_a_fraction(
+    size_wh: tuple[int, int], least: int | None, decoded_wh: tuple[int, int]
+) -> None:
     rgb = draw_scene(1, 7, (320, 192)).image
     whole = np.asarray(np.tile(rgb, (size_wh[1] // 192 + 1, size_wh[0] // 320 + 1, 1))[: size_wh[1], : size_wh[0]])
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(whole), 90, "RGB", "420")
-    found, size, picture = steps._decode_for_detection(data, imgsz, 80)
+    found, size, picture = steps._decode_for_detection(data, least, 80)
     assert size == size_wh and (found.shape[1], found.shape[0]) == decoded_wh
     assert (picture is None) == (decoded_wh != size_wh)
     mean = decode(data).rgb().mean(axis=(0, 1))

@@ -62,7 +62,8 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsy
     printed = capsys.readouterr().out
     assert "epoch   1" in printed and "epoch   2" in printed and "best.pt" in printed
     assert [row["epoch"] for row in rows(out)] == [1, 2]
-    assert all(np.isfinite(row["box"]) and row["box"] > 0 for row in rows(out))
+    for name in ("box", "obj", "cls", "val_box", "val_obj", "val_cls"):
+        assert all(np.isfinite(row[name]) and row[name] > 0 for row in rows(out))
     for name in ("best.pt", "last.pt"):
         model = yolo.load(name, (out / "weights" / name).read_bytes())
         assert list(model.names.values()) == list(CLASSES)  # type: ignore[union-attr]

@@ -24,33 +24,34 @@ from depers.training_data import read_splits
 from depers.training_loop import train
 
 EPOCHS = 5
-COLUMNS = ("box", "obj", "cls")
+COLUMNS = ("box", "obj", "cls", "val_box", "val_obj", "val_cls")
 
 
-def options(root: Path, out: str) -> Options:
-    return Options(str(root), out, imgsz=128, epochs=EPOCHS, batch_size=4, nominal_batch=4, device="cpu")
+def options(root: Path, out: str, epochs: int = EPOCHS) -> Options:
+    how = {"batch_size": 4, "nominal_batch": 4, "device": "cpu", "precision": "float32"}
+    return Options(str(root), out, imgsz=128, epochs=epochs, **how)  # type: ignore[arg-type]
 
 
 def command(wanted: Options) -> list[str]:
-    names = ("imgsz", "epochs", "batch_size", "nominal_batch", "device")
+    names = ("imgsz", "epochs", "batch_size", "nominal_batch", "device", "precision")
     flags = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(wanted, name)))]
     return [sys.executable, "-m", "depers.cli", "train", wanted.dataset, wanted.out, *flags]
 
 
-def undisturbed(root: Path, out: Path) -> list[dict[str, float]]:
+def undisturbed(root: Path, out: Path, epochs: int = EPOCHS) -> list[dict[str, float]]:
     """The rows of the same training, done here and at once."""
     writer = Writer(str(out))
-    train(options(root, str(out)), read_splits(str(root)), Place(), None, writer)
+    train(options(root, str(out), epochs), read_splits(str(root)), Place(), None, writer)
     writer.close()
     return results(str(out))
 
 
 def assert_alike(rows: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
-    assert [row["epoch"] for row in rows] == [row["epoch"] for row in wanted] == list(range(1, EPOCHS + 1))
+    assert [row["epoch"] for row in rows] == [row["epoch"] for row in wanted] == list(range(1, len(wanted) + 1))
     for row, other in zip(rows, wanted, strict=True):
         for name in COLUMNS:
             assert row[name] == pytest.approx(other[name], rel=0.05), (row["epoch"], name)
-        assert row["map50"] == pytest.approx(other["map50"], abs=0.02)
+        assert row["map50"] == pytest.approx(other["map50"], abs=0.05)  # of three pictures, after so few steps
 
 
 def wait_for_rows(out: str, count: int) -> None:
@@ -85,24 +86,25 @@ def test_a_dead_worker_is_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[
 @pytest.mark.slow
 def test_a_dead_driver_is_started_again(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "data", count=24), tmp_path / "out"
+    wanted = options(root, str(out), epochs=12)  # more than its worker can end in the seconds that it outlives a driver
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    first = subprocess.Popen(command(options(root, str(out))), env=environment, stdout=subprocess.DEVNULL)
-    family = []
+    first = subprocess.Popen(command(wanted), env=environment, stdout=subprocess.DEVNULL)
+    workers = []
     try:
         wait_for_rows(str(out), 2)
         family = psutil.Process(first.pid).children(recursive=True)
+        workers = [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-    psutil.wait_procs(family, timeout=60)
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert workers and not left
     done = len(results(str(out)))
-    assert 2 <= done < EPOCHS
-    again = subprocess.run(
-        command(options(root, str(out))), env=environment, capture_output=True, text=True, check=False
-    )
+    assert 2 <= done < wanted.epochs
+    again = subprocess.run(command(wanted), env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"going on after epoch {done}" in again.stdout or f"going on after epoch {done - 1}" in again.stdout
-    assert_alike(results(str(out)), undisturbed(root, tmp_path / "calm"))
+    assert_alike(results(str(out)), undisturbed(root, tmp_path / "calm", wanted.epochs))
 
 
 class Proxy(ThreadingHTTPServer):
@@ -190,7 +192,7 @@ def test_weights_arrive_although_s3_fails(
 def test_training_completes_although_s3_fails(faulty_s3: tuple[str, Proxy], tmp_path: Path) -> None:
     bucket, proxy = faulty_s3
     root, out = write_dataset(tmp_path / "data", count=24), f"{bucket}/out"
-    proxy.faults += ["500"] * 3 + ["time-out"] + ["500"] * 9 + ["reset"]
+    proxy.faults += ["500", "time-out", *["500"] * 7, "reset"]  # more than the S3 client tries on its own
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     ran = subprocess.run(command(options(root, out)), env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr

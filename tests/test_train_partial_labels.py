@@ -6,15 +6,18 @@ import pytest
 import yaml
 from training_sets import write_dataset
 
+from depers import validation
 from depers.checkpoints import Writer
 from depers.collective import Place
 from depers.demo import HYPERPARAMETERS
-from depers.train import Options, results
+from depers.picture_cache import read_scaled, scaled_size
+from depers.train import Options
 from depers.training_data import Splits, read_splits
 from depers.training_loop import train
 
 NAMES = ["human", "car"]
 SIZE = (256, 160)
+CONFIDENT = 0.35
 
 
 @pytest.mark.slow
@@ -28,18 +31,20 @@ def test_what_a_set_does_not_label_is_still_found_there(tmp_path: Path, data: Pa
     as_background = joined._replace(train=[example._replace(labelled=everything) for example in joined.train])
     found = {}
     for name, splits in (("joined", joined), ("as background", as_background)):
-        found[name] = quality(splits, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
-    assert found["joined"] > found["as background"] + 0.02, found  # 0.307 and 0.261 when this was written
+        found[name] = recall(splits, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
+    # Average precision, which sees ranks alone, hardly differs: what half of the pictures call background is found with
+    # half the confidence. 0.42 and 0.11 after 12 epochs.
+    assert found["joined"] > found["as background"] + 0.1, found
 
 
-def quality(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
-    """mAP@.5 after a short training, on pictures that show and label both."""
+def recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
+    """The share of labels that are found above a confidence after a short training, in pictures that show both."""
     options = Options(
         "",
         str(out),
         weights=str(weights),
         imgsz=256,
-        epochs=8,
+        epochs=10,
         batch_size=8,
         nominal_batch=8,
         optimizer="AdamW",
@@ -51,4 +56,11 @@ def quality(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> 
     writer = Writer(str(out))
     train(options, splits, Place(), None, writer)
     writer.close()
-    return results(str(out))[-1]["map50"]
+    checkpoint = (out / "weights" / "last.pt").read_bytes()
+    pictures = [read_scaled(example.path, scaled_size(example.size_wh, 256)) for example in splits.val]
+    canvases = validation.canvases(splits.val, 256, 32)
+    members = range(len(splits.val))
+    found, _ = validation.predict(checkpoint, members, pictures.__getitem__, splits.val, canvases, 8, 256, "cpu")
+    matched = [one.matched() for one in found]
+    hits = sum(int(one.correct[one.confidences > CONFIDENT, 0].sum()) for one in matched)
+    return hits / sum(len(one.label_ids) for one in matched)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from training_sets import write_dataset
 
 from depers import training_data
-from depers.labels import CLASSES, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES
 from depers.options import UserError
-from depers.training_batches import order_of_pass, partners_of_pass, plan_batches
+from depers.picture_cache import scaled_size
+from depers.training_batches import order_of_pass, partners_of_pass, plan_batches, smallest_canvas
 from depers.training_data import anchor_recall, fit_anchors, read_splits, unlabelled_mask
 
 
@@ -62,6 +64,15 @@ def test_batches_share_a_canvas_that_holds_them_and_hold_every_picture_once() ->
         assert width == max(canvases[order[row]][0] for row in rows)
         assert height == max(canvases[order[row]][1] for row in rows)
     assert plan == plan_batches(order, canvases, 3, training_data.random_for(0, 1))
+
+
+@given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
+def test_a_picture_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
+    scaled = scaled_size(size_wh, strides * stride)
+    canvas = smallest_canvas(scaled, stride)
+    assert max(scaled) == max(canvas) == strides * stride
+    for side, own in zip(canvas, scaled, strict=True):
+        assert side % stride == 0 and 0 <= side - own < stride
 
 
 def test_anchors_fit_two_kinds_of_boxes() -> None:

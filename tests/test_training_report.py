@@ -16,7 +16,8 @@ from depers.yolo import hyperparameters
 
 ROWS = [
     {"epoch": n + 1.0, "box": 0.1 / (n + 1), "obj": 0.02, "cls": 0.03, "precision": 0.5, "recall": 0.4,
-     "map50": 0.1 * n, "map50_95": 0.05 * n, "learning_rate": 0.01, "images_per_s": 40.0, "seconds": 3.0}
+     "map50": 0.1 * n, "map50_95": 0.05 * n, "val_box": 0.1, "val_obj": 0.02, "val_cls": 0.03,
+     "learning_rate": 0.01, "images_per_s": 40.0, "seconds": 3.0}
     for n in range(3)
 ]  # fmt: skip
 
@@ -71,7 +72,7 @@ def test_results_are_read_again(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.training").write_bytes(tensorboard(ROWS))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert "metrics/map50" in events.Tags()["scalars"] and "loss/box" in events.Tags()["scalars"]
+    assert "metrics/map50" in events.Tags()["scalars"] and {"loss/box", "loss/val_box"} <= {*events.Tags()["scalars"]}
     assert [(event.step, round(event.value, 3)) for event in events.Scalars("metrics/map50")] == [
         (1, 0),
         (2, 0.1),
@@ -95,5 +96,5 @@ def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
     page = training_report.make(ROWS, data, shown, loads["val"], canvases(data.val, 96, 32), batches.plan(0)).decode()
     for text in ("Confusion matrix", "Precision over recall", "mAP@.5", "Labelled pictures", "100000.jpg: predictions"):
         assert text in page
-    assert page.count("<svg") == 8 and page.count("data:image/jpeg") == 4 + 2 * 3
+    assert page.count("<svg") == 9 and page.count("data:image/jpeg") == 4 + 2 * 3
     assert training_report.labelled_batch(batches.plan(0), data.names).startswith(b"\xff\xd8")
