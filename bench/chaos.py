@@ -7,6 +7,7 @@ pictures, a tar, a zip and a Parquet file is anonymized again and again until en
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import os
@@ -70,12 +71,13 @@ def start(source: Path, out: Path, weights: str, address: str) -> "subprocess.Po
 
 
 def workers() -> list[psutil.Process]:
-    """The cluster's processes that are at work: actors, readers, those that put archives together, the notebook."""
+    """This cluster's processes that are at work: actors, readers, those that put archives together, the notebook."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        title = (process.info["cmdline"] or [""])[0]
-        if title.startswith("ray::") and not title.startswith("ray::IDLE"):
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            title = "".join(process.cmdline()[:1])
+            if title.startswith("ray::") and not title.startswith("ray::IDLE"):
+                found.append(process)
     return found
 
 

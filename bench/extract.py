@@ -22,8 +22,9 @@ from job import steady_rate, watch
 
 from depers import units
 from depers.boxes import to_normalized_xywh
+from depers.datasets import read_dataset, write_data_yaml
 from depers.extraction import process
-from depers.labels import CLASSES, Labels, format_yolo, read_dataset, write_data_yaml
+from depers.labels import CLASSES, Labels, format_yolo
 from depers.parts import Job
 from depers.sprites import NESTING, parse_nesting
 from depers.streets import draw_scene

@@ -33,6 +33,13 @@ def draw(folder: Path, count: int) -> None:
         (folder / f"{index:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(mirrored, 90, "RGB", "420"))
 
 
+def rate(arguments: list[str], environment: dict[str, str] | None = None) -> float:
+    """Images per second after the first unit, as `depers` with these `arguments` says itself. Raises where it fails."""
+    command = [sys.executable, "-m", "depers.cli", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split(" images/s")[0].rsplit(" ", 1)[1])
+
+
 def watch(arguments: list[str], out: Path) -> Watched:
     """Runs `depers` with `arguments`, sampling its process tree every 0.2 s. Raises where it fails."""
     started, first, peak = time.monotonic(), 0.0, 0.0

@@ -9,12 +9,11 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from job import draw
+from job import draw, rate
 from moto.server import ThreadedMotoServer
 
 from depers import storage
@@ -23,12 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from faulty_s3 import FaultyS3
 
 
-def rate(endpoint: str, weights: str, number: int) -> float:
-    """Images per second from the first unit to the last, as `depers` says itself."""
-    command = [sys.executable, "-m", "depers.cli", "anonymize", "s3://bench/in", f"s3://bench/out{number}"]
-    environment = os.environ | {"AWS_ENDPOINT_URL": endpoint}
-    done = subprocess.run([*command, "--weights", weights], env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout.split(" images/s")[0].rsplit(" ", 1)[1])
+def through(endpoint: str, weights: str, number: int) -> float:
+    """Images per second after the first unit, from S3 to S3 at this address."""
+    arguments = ["anonymize", "s3://bench/in", f"s3://bench/out{number}", "--weights", weights]
+    return rate(arguments, os.environ | {"AWS_ENDPOINT_URL": endpoint})
 
 
 def main() -> None:
@@ -55,7 +52,7 @@ def main() -> None:
     for repeat in range(options.repeats):
         for latency, found in rates.items():
             with FaultyS3(endpoint, lambda *_: "", latency) as proxy:
-                found.append(rate(proxy.endpoint, options.weights, 2 * repeat + bool(latency)))
+                found.append(through(proxy.endpoint, options.weights, 2 * repeat + bool(latency)))
                 print(f"{latency * 1000:.0f} ms: {found[-1]:.1f} images/s, {proxy.seen.total()} requests", flush=True)
     without, with_latency = (statistics.median(found) for found in rates.values())
     print(f"{with_latency / without:.0%} of the throughput without latency; load {os.getloadavg()[0]:.1f}")

@@ -8,15 +8,13 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from job import draw
+from job import draw, rate
 
 from depers import anonymize, storage, units
 from depers.images import MAX_MEGAPIXELS
@@ -25,10 +23,8 @@ from depers.steps import Job
 
 
 def with_ray(source: Path, out: Path, weights: str) -> float:
-    """Images per second after the first unit, as `depers` says itself."""
-    command = [sys.executable, "-m", "depers.cli", "anonymize", str(source), str(out), "--weights", weights]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split(" images/s")[0].rsplit(" ", 1)[1])
+    """Images per second after the first unit."""
+    return rate(["anonymize", str(source), str(out), "--weights", weights])
 
 
 _worker: Any = None

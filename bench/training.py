@@ -28,7 +28,8 @@ import simplejpeg
 import yaml
 
 from depers.boxes import to_normalized_xywh
-from depers.labels import CLASSES, Labels, format_yolo, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES, Labels, format_yolo
 from depers.streets import draw_scene
 
 CPU_BAR, GPU_BAR, BUSY_BAR, QUALITY_BAR = 1.5, 1.2, 90, 0.01

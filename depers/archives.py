@@ -106,7 +106,10 @@ def format_of(kind: str) -> Format:
 
 
 def take(number: int, name: str, size: int, file: BinaryIO, rules: Rules, deflated: bool = False) -> Member:
-    """A member read from its `file` where it needs to be read; raises what reading raises."""
+    """A member, read from its `file` where it needs to be read; `size` is what the archive says that it has.
+
+    Raises ArchiveError where the archive ends before the member does, and what reading raises.
+    """
     if reason := contents.unsafe(name):
         return Member(number, name, size, None, "failed", reason)
     head = file.read(min(contents.HEAD, size))

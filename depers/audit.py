@@ -6,7 +6,6 @@ bytes after its end; and with weights, a detector looks at the redacted pictures
 
 import hashlib
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +15,12 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from depers import archives, pipeline, report, results, storage, units
+from depers import archives, pipeline, storage, units
+from depers.audit_report import Wrong, make_report, place
 from depers.boxes import grow
 from depers.detections import BOX, parquet_text
 from depers.given import Rows
-from depers.images import ImageError, decode
 from depers.metadata import residue
 from depers.options import UserError, argument, option
 from depers.steps import Item, Outcome, Row
@@ -41,7 +39,7 @@ still finds. What is missing has a row, too."""
 
 _COVERED = 0.5  # the share of a box that must be redacted; what is found again in a redacted person is that person
 _MEGAPIXELS = 10_000.0  # whatever was written may be read
-_SHOWN, _LISTED, _PRINTED = 24, 200, 10
+_PRINTED = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Options:
     out: str = argument("what `depers anonymize` wrote, a path or s3:// URI")
     input: str | None = option(None, "the INPUT of that run, to check that every file of it has its row")
     weights: tuple[str, ...] = option(
-        (), "detector to look at the results again, PATH_OR_URI[:model_class=class,…]; repeatable", metavar="W"
+        (), "detector to look at the results again, PATH_OR_URI[:model_class=class,…]", metavar="W"
     )
     classes: tuple[str, ...] = option((), "only these classes (default: all that the weights give)", metavar="CLASS")
     confidence: float = option(0.25, "least confidence of what counts as found again, 0…1")
@@ -165,72 +163,6 @@ def check_archive(root: str, entry: Entry, expected: str | None) -> str:
         return f"cannot be read ({error.strerror or error})"
 
 
-class Wrong:
-    """Counts findings, and keeps the first of them to list and to show; its size does not grow with theirs."""
-
-    def __init__(self) -> None:
-        self.total = self.count = 0
-        self.kinds: Counter[str] = Counter()
-        self.listed: list[Row] = []
-        self.shown: list[Row] = []
-
-    def see(self, table: pa.Table) -> None:
-        """Adds the rows of a table."""
-        self.total += len(table)
-        for row in table.filter(pc.equal(table["status"], "wrong")).to_pylist():
-            self.count += 1
-            for problem in row["reason"].split("; "):
-                self.kinds[_kind(problem)] += 1
-            if len(self.listed) < _LISTED:
-                self.listed.append(row)
-            if row["boxes"] and len(self.shown) < _SHOWN:
-                self.shown.append(row)
-
-
-def _kind(problem: str) -> str:
-    """A problem without its particulars."""
-    return re.sub(r"\d+ × ", "", problem)[:80]
-
-
-def make_report(out: str, wrong: Wrong, offsets: Mapping[tuple[str, int | None], Row], looked: bool) -> str:
-    """The page: counts, what is wrong by kind, the first of it, and what a detector still finds."""
-    counts = [("sound", wrong.total - wrong.count), ("wrong", wrong.count)]
-    sections = [("Objects, members and inputs", report.table(("finding", "number"), counts))]
-    if wrong.count:
-        sections.append(("What is wrong", report.table(("kind", "number"), wrong.kinds.most_common(50))))
-        lines = [(_place(row), row["reason"]) for row in wrong.listed]
-        heading = "The first of it" if wrong.count > len(lines) else "All of it"
-        sections.append((heading, report.table(("what", "why"), lines)))
-    figures = [_figure(out, row, offsets.get((row["path"], row["number"]))) for row in wrong.shown]
-    if figures:
-        note = "Found again in the redacted pictures, where less than half of it is redacted."
-        gallery = report.gallery([figure for figure in figures if figure])
-        sections.append(("What is still found", report.paragraph(note) + gallery))
-    if not looked:
-        note = "Without --weights no detector has looked at the results again."
-        sections.append(("Not checked", report.paragraph(note)))
-    return report.page("Audit", "A second pass over the output, independent of the first.", sections)
-
-
-def _figure(out: str, row: Row, written: Row | None) -> str:
-    try:
-        data = results.read_result(out, written) if written else None
-        pixels = decode(data, float("inf")).rgb() if data else None
-    except (OSError, ImageError):
-        return ""
-    if pixels is None:
-        return ""
-    boxes = [box for box in row["boxes"] if box["frame"] == 0]
-    edges = [[box[name] for name in ("x_min", "y_min", "x_max", "y_max")] for box in boxes]
-    texts = [f"{box['class']} {box['confidence']:.2f}" for box in boxes]
-    drawn = report.draw_boxes(pixels, edges, texts, [report.colour(box["class"]) for box in boxes])
-    return report.picture(drawn, f"{_place(row)}: {row['reason']}", max_side=640)
-
-
-def _place(row: Row) -> str:
-    return str(row["path"] if row["member"] is None else f"{row['path']}: {row['member']}")
-
-
 def _missing(rows: Written, seen: Counter[str], given_input: str | None) -> Iterator[Row]:
     """What the manifest has and OUT has not; and where INPUT is given, what either of the two does not know."""
 
@@ -310,7 +242,7 @@ def run(options: Options) -> int:
     page = storage.join(job.out, "report.html")
     storage.write_bytes(page, make_report(job.input, wrong, places, bool(options.weights)).encode())
     for row in wrong.listed[:_PRINTED]:
-        print(f"wrong: {_place(row)}: {row['reason']}", file=sys.stderr)
+        print(f"wrong: {place(row)}: {row['reason']}", file=sys.stderr)
     if wrong.count > _PRINTED:
         print(f"… and {wrong.count - _PRINTED} more: see the findings", file=sys.stderr)
     print(f"{wrong.total} checked: {wrong.total - wrong.count} sound, {wrong.count} wrong; {findings}; report {page}")

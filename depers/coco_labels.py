@@ -17,7 +17,8 @@ from depers.options import UserError
 from depers.raw_labels import Problem, RawBox
 
 _BUFFER = 2**16
-_HEAD = 2**16  # bytes that say whether a file is COCO
+HEAD = 2**16
+"""How many bytes of a file say whether it is COCO."""
 
 
 class CocoImage(NamedTuple):
@@ -37,25 +38,20 @@ class CocoBox(NamedTuple):
 
 
 def looks_like_coco(head: bytes) -> bool:
-    """Whether a JSON file that begins so may be COCO; its parts come in any order, so `head` should not be short."""
+    """Whether a JSON file may be COCO; `head` are its first `HEAD` bytes, since its parts come in any order."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return start.startswith(b"{") and any(f'"{key}"'.encode() in head for key in ("images", "annotations"))
-
-
-def read_head(stream: BinaryIO) -> bytes:
-    """As much of a file as `looks_like_coco` needs."""
-    with stream:
-        return stream.read(_HEAD)
 
 
 class CocoFile:
     """A COCO file, read three times from its beginning: categories, pictures, annotations. Each may be millions.
 
-    `open_stream` opens it anew. Everything raises UserError for what is no JSON, with its place.
+    `open_anew` gives it open at its beginning. Everything raises UserError for what is no JSON, with its place, and for
+    a file that cannot be read.
     """
 
-    def __init__(self, path: str, open_stream: Callable[[], BinaryIO]) -> None:
-        self.path, self._open = path, open_stream
+    def __init__(self, path: str, open_anew: Callable[[], BinaryIO]) -> None:
+        self.path, self._open = path, open_anew
         self.categories: dict[object, str] = {}
         for item in self._items("categories"):
             name = item.get("name")
@@ -96,19 +92,19 @@ class CocoFile:
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """The objects in one of the file's lists. Raises UserError where it is no JSON, or they are no objects."""
-        with self._open() as stream:
-            if stream.read(3) != b"\xef\xbb\xbf":
-                stream.seek(0)
-            counted = _Counted(stream)
-            try:
+        try:
+            with self._open() as stream:
+                if stream.read(3) != b"\xef\xbb\xbf":
+                    stream.seek(0)
+                counted = _Counted(stream)
                 for item in ijson.items(counted, f"{part}.item", buf_size=_BUFFER, use_float=True):
                     if not isinstance(item, dict):
                         raise UserError(f"{self.path}: {part} must be objects, but one is {str(item)[:80]!r}")
                     yield item
-            except (ijson.JSONError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{self.path}: must be JSON, but {counted.place()} it is not ({_short(error)})"
-                ) from None
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: must be JSON, but {counted.place()} it is not ({_short(error)})") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: not readable ({error.strerror or error})") from None
 
 
 class _Counted:

@@ -97,7 +97,8 @@ def tasks_of(catalogue: Catalogue, plan: Plan, class_ids: Mapping[int, int], ind
             if box.class_number in class_ids
         )
         source, path = storage.join(one.uri, picture.path), one.prefix + picture.path
-        stamp = one.stamps[picture.path]
+        entry = one.entries[picture.path]
+        stamp = f"{entry.size} {entry.etag}"
         yield Task(source, path, plan.names[number], plan.splits[number], stamp, declared_wh, kept)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import simplejpeg
 
 from depers import images, storage, units
@@ -142,12 +140,11 @@ def examine(data: bytes) -> tuple[tuple[int, int], int]:
 
 def write_problems(uri: str, problems: Iterator[Problem]) -> int:
     """Writes them as Parquet, a row each, a part of them at a time; gives their number."""
-    buffer, count = io.BytesIO(), 0
-    with pq.ParquetWriter(buffer, PROBLEMS, compression="zstd") as writer:
+    count = 0
+    with storage.TableWriter(uri, PROBLEMS) as writer:
         while part := list(itertools.islice(problems, _ROWS)):
             count += len(part)
-            writer.write_table(pa.Table.from_pylist([problem._asdict() for problem in part], schema=PROBLEMS))
-    storage.write_bytes(uri, buffer.getvalue())
+            writer.write(pa.Table.from_pylist([problem._asdict() for problem in part], schema=PROBLEMS))
     return count
 
 

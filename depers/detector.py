@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from depers import yolo
+from depers.convolution import join_activations
 from depers.detections import Detections
 from depers.options import UserError
 from depers.prediction import Prediction, Weights
@@ -39,6 +40,8 @@ class _Network:
         layers: Any = yolo.fuse(model).model
         head = layers[-1].float().to(device)
         self.body = [layer.to(device, dtype, memory_format=torch.channels_last) for layer in layers[:-1]]
+        if dtype == torch.bfloat16 and device.type == "cpu":
+            join_activations(self.body)
         self.dtype, self.device = dtype, device
         kept = sorted(class_ids)
         self.targets = torch.tensor([class_ids[index] for index in kept], dtype=torch.int64, device=device)

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from depers import calibration, detect, pipeline, storage, submission
 from depers.calibration import Calibration
+from depers.datasets import Dataset, read_dataset
 from depers.evaluation_report import make_report
 from depers.judging import judge, samples
-from depers.labels import Dataset, read_dataset
 from depers.metrics import measure
 from depers.options import UserError, argument, option
 from depers.prediction import PRECISIONS

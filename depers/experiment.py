@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depers import __version__, extract, storage, synthesize, train, units
+from depers.datasets import Dataset, read_dataset, write_subset_yaml
 from depers.experiment_report import ARMS, REAL, SYNTHETIC, Result, compare, make_report, runs_csv, table_text
-from depers.labels import Dataset, label_path, read_dataset, write_subset_yaml
+from depers.labels import label_path
 from depers.options import UserError, argument, option, parse
 from depers.training_split import list_pictures
 

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 
 from depers import __version__, bank, extraction_report, pipeline, second_look, storage, units
 from depers.bank import FAILED, LEFT_OUT, USED
+from depers.datasets import read_dataset
 from depers.detections import parquet_text
 from depers.extraction import part_path, process
 from depers.filling import FILLS
 from depers.images import MAX_MEGAPIXELS
-from depers.labels import read_dataset
 from depers.options import UserError, argument, check_pattern, option
 from depers.parts import RECORD, Job
 from depers.prediction import PRECISIONS, Prediction, parse_weights

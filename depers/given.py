@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.boxes import from_normalized_xywh
+from depers.datasets import read_dataset
 from depers.detections import parquet_text
 from depers.images import ImageError
-from depers.labels import parse_yolo, read_dataset
+from depers.labels import parse_yolo
 from depers.options import UserError
 from depers.units import FOLDER
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from depers import report, storage
 from depers.boxes import from_normalized_xywh, intersection_over_union
+from depers.datasets import Dataset, labelled_classes
 from depers.detections import parquet_text
 from depers.images import decode
-from depers.labels import Dataset, Labels, label_path, labelled_classes, read_labels
+from depers.labels import Labels, label_path, read_labels
 from depers.metrics import IOU_THRESHOLDS, Picture, match
 
 _READERS = 16  # threads that mostly wait for storage

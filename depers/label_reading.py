@@ -84,9 +84,9 @@ def add_files(index: LabelIndex, catalogue: Catalogue, prefix: str, results: Ite
 def add_json(index: LabelIndex, catalogue: Catalogue, one: LabelSet, path: str, tick: Callable[[], object]) -> set[int]:
     """Puts a COCO file into the index, calls `tick` for every box, and gives the pictures that the file lists.
 
-    Raises UserError where the file is no COCO.
+    Raises UserError where the file is no COCO, or cannot be read.
     """
-    coco = CocoFile(storage.join(one.uri, path), lambda: storage.open_stream(storage.join(one.uri, path)))
+    coco = CocoFile(storage.join(one.uri, path), lambda: storage.open_entry(one.uri, one.entries[path]))
     file, where = catalogue.add_file(one, path), one.prefix + path
     for name in coco.categories.values():
         catalogue.class_number(one.prefix, name)

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from depers import labels, storage
-from depers.coco_labels import read_head
+from depers import storage
+from depers.coco_labels import HEAD
+from depers.datasets import class_names
 from depers.label_formats import Matched, SetPicture, match, recognise
 from depers.labels import IMAGE_SUFFIXES
 from depers.options import UserError
 from depers.raw_labels import Problem
+from depers.storage import Entry
 
 AUTO = "auto"
 _LABEL_SUFFIXES = (".txt", ".xml", ".json")
@@ -25,7 +27,7 @@ class LabelSet(NamedTuple):
     """One raw set. `prefix` is its pictures' folder in the dataset, "" or `NAME/`.
 
     `names`: its classes in the order of their ids; None where the files themselves say them (VOC, COCO), or where ids
-    have no names: then a class is called by its id.
+    have no names: then a class is called by its id. `entries`: its files by their paths, as they were listed.
     """
 
     uri: str
@@ -36,7 +38,7 @@ class LabelSet(NamedTuple):
     pictures: list[SetPicture]
     json_files: list[str]
     problems: list[Problem]
-    stamps: Mapping[str, str]
+    entries: Mapping[str, Entry]
 
 
 def parse_class_map(texts: Iterable[str], classes: Collection[str], option: str) -> dict[str, str]:
@@ -91,13 +93,13 @@ def open_set(
     """
     if not storage.is_dir(uri):
         raise UserError(f"{uri}: no such folder")
-    entries = [entry for entry in storage.list_files(uri) if _wanted(entry.path, patterns)]
-    paths = [entry.path for entry in entries]
+    entries = {entry.path: entry for entry in storage.list_files(uri) if _wanted(entry.path, patterns)}
+    paths = list(entries)
     if not any(path.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         raise UserError(f"{uri}: must hold images ({', '.join(IMAGE_SUFFIXES)}), but none of {len(paths)} files is one")
     in_names = [*classes, *(name for name in class_map if name not in (*classes, ANY))]
     if kind == AUTO:
-        kind = recognise(uri, paths, in_names, lambda path: read_head(storage.open_stream(storage.join(uri, path))))
+        kind = recognise(uri, paths, in_names, lambda path: _head_of(uri, entries[path]))
     matched = match(kind, paths, in_names)
     if not any(picture.label_files for picture in matched.pictures) and not matched.json_files:
         raise UserError(f"{uri}: {_no_labels(kind, matched, paths)}")
@@ -106,14 +108,22 @@ def open_set(
         names = tuple(in_names)
     elif kind == "yolo":
         names = read_names(uri, paths) or (None if class_map else tuple(classes))
-    stamps = {entry.path: f"{entry.size} {entry.etag}" for entry in entries}
-    return LabelSet(uri, prefix, kind, names, class_map, matched.pictures, matched.json_files, matched.problems, stamps)
+    return LabelSet(uri, prefix, kind, names, class_map, *matched, entries)
 
 
 def _wanted(path: str, patterns: Sequence[str]) -> bool:
     if not patterns or not path.lower().endswith(_LABEL_SUFFIXES):
         return True
     return path in _NAME_LISTS or any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _head_of(uri: str, entry: Entry) -> bytes:
+    """What says whether a JSON file is COCO."""
+    file = storage.join(uri, entry.path)
+    try:
+        return storage.read_range(file, 0, min(entry.size, HEAD))
+    except OSError as error:
+        raise UserError(f"{file}: not readable ({error.strerror or error})") from None
 
 
 def _no_labels(kind: str, matched: Matched, paths: Sequence[str]) -> str:
@@ -142,12 +152,12 @@ def read_names(uri: str, paths: Sequence[str]) -> tuple[str, ...] | None:
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
             if isinstance(content, dict) and "names" in content:
-                return labels.class_names(file, content)
+                return class_names(file, content)
     for path in depth_first:
         if path.rpartition("/")[2].lower() in _NAME_LISTS or path.lower().endswith(".names"):
             text = storage.read_bytes(storage.join(uri, path)).decode("utf-8-sig", "replace")
             names = [line.strip() for line in text.splitlines() if line.strip()]
-            return labels.class_names(storage.join(uri, path), {"names": names})
+            return class_names(storage.join(uri, path), {"names": names})
     return None
 
 

@@ -25,12 +25,13 @@ from tqdm import tqdm
 from depers import label_report, storage, units
 from depers.dataset_planning import Plan, refuse_leftovers, split_anew, split_as_found, tasks_of
 from depers.dataset_writing import Task, told_of, unit_name, write_problems, write_unit
+from depers.datasets import write_data_yaml
 from depers.label_catalogue import Catalogue, class_meanings
 from depers.label_formats import FORMATS
 from depers.label_index import LabelIndex
 from depers.label_reading import BACKGROUND, UNLABELLED, Spread, read_labels
 from depers.label_sets import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
-from depers.labels import CLASSES, SPLITS, write_data_yaml
+from depers.labels import CLASSES, SPLITS
 from depers.options import UserError, argument, check_pattern, option
 from depers.raw_labels import EXIF_FRAMES, Problem
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from depers import bank, filling
 from depers.bank import FAILED, LEFT_OUT, USED
 from depers.boxes import Boxes, clip, from_normalized_xywh
+from depers.datasets import Dataset, labelled_classes
 from depers.detections import parquet_text
 from depers.images import ImageError, Picture, decode
-from depers.labels import Dataset, Labels, labelled_classes, parse_yolo
+from depers.labels import Labels, parse_yolo
 from depers.options import UserError
 from depers.prediction import Prediction
 from depers.splits import group_names

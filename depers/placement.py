@@ -19,9 +19,8 @@ MAX_ENLARGEMENT = 1.5
 MIN_SIDE = 3.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
-_ATTEMPTS = 8
-_UNSHRUNK = 3
-_SHRINK = 0.8  # with every later attempt: what is too large for the free space is scaled, not dropped
+_ATTEMPTS = [1.0] * 4 + [0.8**number for number in range(1, 5)]
+"""How large each attempt to find a place is: what is too large for the free space is scaled, not dropped."""
 _JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the picture; along the ground things move freely, in depth hardly
 
 
@@ -238,8 +237,8 @@ def place_all(
     things: list[Thing] = []
     jitter = math.log1p(rules.scale_jitter)
     for asked, decoy in wanted:
-        for attempt in range(_ATTEMPTS):
-            factor = math.exp(jitter * (2 * uniform() - 1)) * _SHRINK ** max(0, attempt - _UNSHRUNK)
+        for shrunk in _ATTEMPTS:
+            factor = math.exp(jitter * (2 * uniform() - 1)) * shrunk
             place = propose(asked, uniform)
             if crowded(about(asked, place, factor, size_wh), things, rules.max_overlap):
                 continue  # most are, and this costs little

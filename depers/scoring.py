@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import storage, submission
+from depers.datasets import Dataset, labelled_classes
 from depers.judging import read_unique_labels
-from depers.labels import IMAGE_SUFFIXES, Dataset, labelled_classes
+from depers.labels import IMAGE_SUFFIXES
 
 _READERS = 16  # threads that mostly wait for storage
 

@@ -15,10 +15,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depers import s3 as objects
+from depers import local_files, s3, s3_files
 from depers.options import UserError
-
-_PARTIAL = ".depers-partial"  # the suffix of a local file that is still being written
 
 
 class Entry(NamedTuple):
@@ -35,8 +33,8 @@ def is_s3(uri: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _s3(process: int) -> Any:
-    """The S3 client of this process (a client does not survive a fork)."""
+def _s3fs(process: int) -> Any:
+    """S3 as a file system, of this process (a client does not survive a fork); paths are `bucket/key`."""
     import s3fs
 
     retries = {"max_attempts": 8, "mode": "standard"}
@@ -47,16 +45,13 @@ def _s3(process: int) -> Any:
     )
 
 
-def s3() -> Any:
-    """The S3 file system of this process; paths are `bucket/key`."""
-    return _s3(os.getpid())
-
-
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
     """`uri` as pyarrow's file system and a path in it; for libraries that would read a URI in their own way."""
     from pyarrow import fs
 
-    return (fs.PyFileSystem(fs.FSSpecHandler(s3())), uri[5:]) if is_s3(uri) else (fs.LocalFileSystem(), uri)
+    return (
+        (fs.PyFileSystem(fs.FSSpecHandler(_s3fs(os.getpid()))), uri[5:]) if is_s3(uri) else (fs.LocalFileSystem(), uri)
+    )
 
 
 def check(uri: str, what: str) -> str:
@@ -85,68 +80,47 @@ def overlap(first: str, second: str) -> bool:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
-    return objects.size_of(uri) is not None or objects.holds(uri) if is_s3(uri) else Path(uri).exists()
+    """Whether a file or folder is there. Raises UserError where S3 gives no answer."""
+    with _answering(uri):
+        return s3.size_of(uri) is not None or s3.holds(uri) if is_s3(uri) else Path(uri).exists()
 
 
 def is_dir(uri: str) -> bool:
-    """Whether a folder (on S3: a key below the prefix) is there."""
-    return objects.holds(uri) if is_s3(uri) else Path(uri).is_dir()
+    """Whether a folder (on S3: a key below the prefix) is there. Raises UserError where S3 gives no answer."""
+    with _answering(uri):
+        return s3.holds(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
 def list_files(root: str) -> list[Entry]:
     """Every file below `root`, sorted by path. Raises UserError where `root` is missing, no folder or unreadable."""
-    try:
-        entries = _list_s3(root) if is_s3(root) else _list_local(root)
-    except FileNotFoundError:
-        raise UserError(f"{root}: no such folder") from None
-    except NotADirectoryError:
-        raise UserError(f"{root}: must be a folder, but is a file") from None
-    except PermissionError as error:
-        raise UserError(f"{getattr(error, 'filename', None) or root}: not readable (permission denied)") from None
+    with _answering(root):
+        entries = [Entry(*one) for one in (s3.list_keys(root) if is_s3(root) else local_files.list_files(root))]
+    if not entries and not is_dir(root):
+        raise UserError(f"{root}: no such folder")
     return sorted(entries)
 
 
-def _list_local(root: str) -> list[Entry]:
-    entries = []
-
-    def stop(error: OSError) -> None:
-        raise error  # a folder that cannot be listed would silently lose its files
-
-    os.scandir(root).close()
-    for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
-        for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118 (a million Path objects are slow)
-            if name.endswith(_PARTIAL):
-                continue
-            try:
-                status = os.stat(path)  # noqa: PTH116
-                size, etag = status.st_size, str(status.st_mtime_ns)
-            except OSError:
-                size, etag = -1, ""  # a dangling link: it is an input, and will fail as one
-            entries.append(Entry(os.path.relpath(path, root), size, etag))
-    return entries
-
-
-def _list_s3(root: str) -> list[Entry]:
-    entries = [Entry(*one) for one in objects.list_keys(root)]
-    if not entries and not objects.holds(root):
-        raise FileNotFoundError(root)
-    return entries
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """What is asked of a folder has an answer, or the user hears why not: no such thing, no credentials, no network."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{uri}: no such folder") from None
+    except NotADirectoryError:
+        raise UserError(f"{uri}: must be a folder, but is a file") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or uri}: not readable ({error.strerror or error})") from None
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole content; raises OSError."""
-    return objects.read(uri) if is_s3(uri) else Path(uri).read_bytes()
+    return s3.read(uri) if is_s3(uri) else Path(uri).read_bytes()
 
 
 def read_range(uri: str, start: int, size: int) -> bytes:
     """`size` bytes from `start` on; raises OSError."""
-    if is_s3(uri):
-        return objects.read(uri, None, start, start + size)
-    with open(uri, "rb") as file:  # noqa: PTH123 (bytes that are no text)
-        file.seek(start)
-        return file.read(size)
+    return s3.read(uri, None, start, start + size) if is_s3(uri) else local_files.read_range(uri, start, size)
 
 
 def read_entry(root: str, entry: Entry, most: int) -> bytes:
@@ -156,79 +130,47 @@ def read_entry(root: str, entry: Entry, most: int) -> bytes:
     """
     uri, stop = join(root, entry.path), None if entry.size <= most else 4096
     if is_s3(uri):
-        return objects.read(uri, entry.etag, 0, stop)
-    with open(uri, "rb") as file:  # noqa: PTH123 (bytes that are no text)
-        _check_unchanged(os.fstat(file.fileno()), entry)
+        return s3.read(uri, entry.etag, 0, stop)
+    with local_files.open_listed(uri, entry.size, entry.etag) as file:
         return file.read() if stop is None else file.read(stop)
-
-
-def _check_unchanged(status: os.stat_result, entry: Entry) -> None:
-    if (status.st_size, str(status.st_mtime_ns)) != (entry.size, entry.etag):
-        raise OSError("changed since it was listed")
 
 
 def open_entry(root: str, entry: Entry) -> BinaryIO:
     """A listed file, open for reading and seeking; raises OSError, on reading UnavailableError where storage fails."""
     uri = join(root, entry.path)
     if is_s3(uri):
-        return cast(BinaryIO, io.BufferedReader(objects.Reader(uri, entry.size, entry.etag), objects.MIB))
-    file = open(uri, "rb")  # noqa: PTH123, SIM115
-    _check_unchanged(os.fstat(file.fileno()), entry)
-    return file
-
-
-def open_stream(uri: str) -> BinaryIO:
-    """A file to be read piece by piece, which can seek; raises OSError."""
-    stream: BinaryIO = s3().open(uri[5:], "rb") if is_s3(uri) else open(uri, "rb")  # noqa: PTH123, SIM115
-    return stream
+        return cast(BinaryIO, io.BufferedReader(s3_files.Reader(uri, entry.size, entry.etag), s3.MIB))
+    return local_files.open_listed(uri, entry.size, entry.etag)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes whole or not at all: one upload, or a neighbour that is renamed into place. Makes folders."""
     if is_s3(uri):
-        objects.write(uri, data)
-        return
-    partial = _partial(uri)
-    try:
-        partial.write_bytes(data)
-    except FileNotFoundError:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-    partial.replace(uri)
-
-
-def _partial(uri: str) -> Path:
-    path = Path(uri)
-    return path.with_name(f".{path.name[:200]}.{os.getpid()}{_PARTIAL}")
+        s3.write(uri, data)
+    else:
+        local_files.write(uri, data)
 
 
 @contextmanager
 def writing(uri: str) -> Iterator[BinaryIO]:
     """A file to write from front to back, whatever its size, that appears whole where the block ends well."""
-    if is_s3(uri):
-        upload = objects.Writer(uri)
-        try:
-            yield cast(BinaryIO, upload)
-            upload.commit()
-        except BaseException:
-            upload.abort()
-            raise
-        return
-    partial = _partial(uri)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:
+    if not is_s3(uri):
+        with local_files.writing(uri) as file:
             yield file
-        partial.replace(uri)
+        return
+    upload = s3_files.Writer(uri)
+    try:
+        yield cast(BinaryIO, upload)
+        upload.commit()
     except BaseException:
-        partial.unlink(missing_ok=True)
+        upload.abort()
         raise
 
 
 def delete(uri: str) -> None:
     """Removes one file; no error where it is absent."""
     if is_s3(uri):
-        objects.delete(uri)
+        s3.delete(uri)
     else:
         Path(uri).unlink(missing_ok=True)
 
@@ -236,12 +178,15 @@ def delete(uri: str) -> None:
 def remove_partials(root: str) -> None:
     """Removes what a killed process left half written below `root`."""
     if is_s3(root):
-        objects.abort_uploads(root)
-        return
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if name.endswith(_PARTIAL):
-                Path(folder, name).unlink(missing_ok=True)
+        s3.abort_uploads(root)
+    else:
+        local_files.remove_partials(root)
+
+
+def remove_empty_folders(root: str, path: str) -> None:
+    """Removes the folder `path` below `root`, and those above it below `root`, as far as they are empty."""
+    if not is_s3(root):  # S3 has none
+        local_files.remove_empty_folders(root, path)
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -254,17 +199,6 @@ def write_table(uri: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_bytes(uri, buffer.getvalue())
-
-
-def remove_empty_folders(root: str, path: str) -> None:
-    """Removes the folder `path` below a local `root`, and those above it below `root`, as far as they are empty."""
-    folder = Path(root, path)
-    while folder != Path(root):
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
 
 
 class TableWriter:

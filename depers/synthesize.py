@@ -21,7 +21,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers import __version__, bank, plan, planning, rendering, report, storage, tally, units
-from depers.labels import Dataset, read_dataset, write_joined_yaml
+from depers.datasets import Dataset, read_dataset, write_joined_yaml
 from depers.material import Material, make_material
 from depers.options import REQUIRED, UserError, argument, option
 from depers.placement import Rules

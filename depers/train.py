@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from depers import labels, memory, storage
+from depers.datasets import read_dataset
 from depers.options import UserError, argument, option
 
 STRIDE = 32
@@ -136,7 +137,7 @@ def run(options: Options) -> int:
     shown_out, options = options.out, absolute(options)
     storage.check(options.out, "OUT")
     for uri, _ in options.datasets():
-        labels.read_dataset(uri)
+        read_dataset(uri)
     _same_run(options)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     if options.device == "gpu" and gpus < options.workers:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import images, labels, storage
+from depers.datasets import Dataset, labelled_classes, read_dataset
 from depers.options import UserError
 
 _STAGE, _NOISE = 2, 0  # training's branch of the seed tree, and of it this module's
@@ -56,8 +57,8 @@ def read_splits(
     they name. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own
     training pictures, no labels at all, a faulty label file, a file that is no picture, an unknown class.
     """
-    first = labels.read_dataset(dataset)
-    others = [(labels.read_dataset(uri), uri, share) for uri, share in more]
+    first = read_dataset(dataset)
+    others = [(read_dataset(uri), uri, share) for uri, share in more]
     if first.train is None or first.val is None:
         missing = "train" if first.train is None else "val"
         raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
@@ -87,7 +88,7 @@ def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Exam
         raise UserError(f"{uri}: {split} must hold labels, but none of its {len(examples)} pictures has one")
 
 
-def _read_folder(found: labels.Dataset, folder: str, names: Sequence[str], place: Place | None) -> list[Example]:
+def _read_folder(found: Dataset, folder: str, names: Sequence[str], place: Place | None) -> list[Example]:
     """The examples of one folder, with class ids that index `names`; a picture without a label file has no objects."""
     here = folder
     if place is not None:
@@ -101,7 +102,7 @@ def _read_folder(found: labels.Dataset, folder: str, names: Sequence[str], place
         picture, label_file = pair
         own = labels.read_labels(label_file, len(found.names))
         inside = picture.removeprefix(here.rstrip("/") + "/")
-        labelled = known.get(labels.labelled_classes(found, inside), everything)
+        labelled = known.get(labelled_classes(found, inside), everything)
         for class_id in ids[own.class_ids].tolist():
             if class_id not in labelled:
                 allowed = ", ".join(names[i] for i in sorted(labelled))

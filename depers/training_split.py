@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from depers import storage
-from depers.labels import IMAGE_SUFFIXES, Dataset, label_path
+from depers.datasets import Dataset
+from depers.labels import IMAGE_SUFFIXES, label_path
 from depers.options import UserError
 from depers.parts import background_path
 from depers.splits import group_names

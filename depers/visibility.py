@@ -26,6 +26,8 @@ def clip(box: Box, size_wh: tuple[int, int]) -> Box:
     """The part of a box that lies in the picture."""
     width, height = size_wh
     x0, y0, x1, y1 = box
+    if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:  # as most
+        return box
     return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)
 
 

@@ -2,102 +2,44 @@
 
 The package's modules import plotting, table, hub and drawing libraries (about 12 s of them) that neither a
 detector nor a training loop touches, one of which needs an old setuptools. They are imported here with inert
-stand-ins in those libraries' places; the stand-ins are gone again when this module's import has ended.
+stand-ins in those libraries' places.
 """
 
 import importlib
-import importlib.abc
-import importlib.machinery
 import io
 import logging
 import math
-import os
 import pickle
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import packaging.version
 import torch
 import yaml
 from torch import nn
 
 from depers.options import UserError
+from depers.stand_ins import stand_ins
 
 MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
 MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
 
 _PLOTS_AND_TABLES = ("matplotlib", "pandas", "seaborn", "IPython")
-_NETWORK_AND_REST = ("huggingface_hub", "pkg_resources", "requests", "thop", "torchvision", "ultralytics")
-_NOT_NEEDED = frozenset((*_PLOTS_AND_TABLES, *_NETWORK_AND_REST))
-
-
-class _StandIn(ModuleType):
-    """A module that has every attribute, callable as a function or a decorator that changes nothing."""
-
-    __path__: list[str] = []  # noqa: RUF012 (a module attribute: it makes the stand-in a package)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _StandIn(f"{self.__name__}.{name}")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if args and callable(args[0]) else self
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return (object,)  # as a base class
-
-
-class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a stand-in for every library in `_NOT_NEEDED` that has not really been imported already."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        top = name.split(".")[0]
-        real = top in sys.modules and not isinstance(sys.modules[top], _StandIn)
-        if top not in _NOT_NEEDED or real:
-            return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        module = _StandIn(spec.name)
-        if spec.name == "pkg_resources":
-            module.parse_version = packaging.version.parse  # type: ignore[attr-defined]
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Stand-ins while yolov5 is imported; its changes to the path, the environment and numpy's printing undone."""
-    path, environment, printing = list(sys.path), dict(os.environ), np.get_printoptions()
-    finder = _StandInFinder()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]:
-            del sys.modules[name]
-        sys.path[:] = path
-        os.environ.clear()
-        os.environ.update(environment)
-        np.set_printoptions(**printing)
+_NETWORK_AND_REST = ("huggingface_hub", "requests", "thop", "torchvision", "ultralytics")
+_NOT_NEEDED: dict[str, dict[str, Any]] = {name: {} for name in (*_PLOTS_AND_TABLES, *_NETWORK_AND_REST)}
+_NOT_NEEDED |= {"pkg_resources": {"parse_version": packaging.version.parse}}  # of the libraries' versions
 
 
 @lru_cache(maxsize=1)
 def _yolov5() -> SimpleNamespace:
     """The package's modules that depers uses, by their last name."""
-    with _stand_ins():
+    with stand_ins(_NOT_NEEDED):
         names = ["models.yolo", "models.common", "models.experimental"]
         names += [f"utils.{name}" for name in ("loss", "torch_utils")]
         modules = {name.split(".")[-1]: importlib.import_module(f"yolov5.{name}") for name in names}
@@ -232,7 +174,8 @@ def load(source: str, data: bytes) -> nn.Module:
         raise UserError(f"{source}: must be a YOLOv5 checkpoint, but is neither a zip archive nor a pickle")
     allowed = _allowed_classes()
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # a request to report what cannot be read
             checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{source}: {_refusal(str(error))}") from None

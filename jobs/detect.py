@@ -2,9 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/detect.py s3://BUCKET/photos s3://BUCKET/found --weights s3://BUCKET/best.pt
 
-With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in
-RAY_AUTH_TOKEN or ~/.ray/auth_token. Without a cluster,
-`python jobs/detect.py …` is `depers detect …`: a local Ray on this machine.
+With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in RAY_AUTH_TOKEN or
+~/.ray/auth_token. Without a cluster this is `depers detect …`, with a local Ray.
 """
 
 import sys

@@ -2,9 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/experiment.py s3://BUCKET/dataset s3://BUCKET/experiment --seeds 3
 
-With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in
-RAY_AUTH_TOKEN or ~/.ray/auth_token. Without a cluster,
-`python jobs/experiment.py …` is `depers experiment …`: a local Ray on this machine.
+With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in RAY_AUTH_TOKEN or
+~/.ray/auth_token. Without a cluster this is `depers experiment …`, with a local Ray.
 """
 
 import sys

@@ -2,9 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/normalize.py s3://BUCKET/raw s3://BUCKET/dataset
 
-With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in
-RAY_AUTH_TOKEN or ~/.ray/auth_token. Without a cluster,
-`python jobs/normalize.py …` is `depers normalize …`: a local Ray on this machine.
+With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the cluster's token in RAY_AUTH_TOKEN or
+~/.ray/auth_token. Without a cluster this is `depers normalize …`, with a local Ray.
 """
 
 import sys

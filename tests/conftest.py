@@ -1,8 +1,8 @@
-"""Fixtures: the real data, a local Ray, and an S3 server, each started once and only where a test asks for it."""
+"""Fixtures: the real data, weights, a local Ray, and an S3 server, made once and only where a test asks for them."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,22 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: DEPERS_DATA names {folder}, which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Makes weights that know the classes given, and find boxes everywhere: for tests of what becomes of boxes."""
+    import torch
+
+    from depers import yolo
+
+    def make(*names: str) -> str:
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("weights") / "any.pt"
+        yolo.save(yolo.build("yolov5n", names), path)
+        return str(path)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +67,7 @@ def s3_endpoint() -> Iterator[str]:
 def s3_bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
     """The URI `s3://NAME` of a new, empty bucket."""
     import boto3
-    import fsspec
 
-    for filesystem in list(fsspec.available_protocols()):
-        if filesystem in ("s3", "s3a"):
-            fsspec.get_filesystem_class(filesystem).clear_instance_cache()
     name = f"bucket-{abs(hash(request.node.nodeid)):x}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"

@@ -9,7 +9,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers import bank, storage
-from depers.labels import CLASSES, Labels, format_yolo, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES, Labels, format_yolo
 
 Box = tuple[float, float, float, float]
 SCENE_WH = (320, 240)

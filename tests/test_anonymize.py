@@ -2,19 +2,16 @@
 
 import hashlib
 import io
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from runs import records, run_and_kill, run_depers, tree
 
-from depers import anonymize, storage, yolo
+from depers import anonymize, storage
 from depers.anonymize import Options
 from depers.images import decode
 from depers.options import UserError
@@ -24,14 +21,8 @@ NAMES = ["plain.jpg", "24-11-2021_05-31-51_AM.jpg", "a b/c=d#1.png", "a b/ü/str
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small detector that finds boxes everywhere: what it finds does not matter here, what becomes of it does."""
-    import torch
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "any.pt"
-    yolo.save(yolo.build("yolov5n", ["human", "car"]), path)
-    return str(path)
+def weights(untrained: Callable[..., str]) -> str:
+    return untrained("human", "car")
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +42,6 @@ def options(folder: Path | str, out: Path | str, weights: str, **more: object) -
     return Options(
         input=str(folder), out=str(out), weights=(weights,), imgsz=320, confidence=0.003, max_detections=5, **more
     )
-
-
-def tree(root: Path) -> dict[str, str]:
-    """Every file below `root` with its digest; the report and job.json name no paths, so they count too."""
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="session")
@@ -122,23 +107,13 @@ def test_staged_gives_the_same_pictures_as_fused(done: Path, folder: Path, weigh
 
 def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "depers.cli", "anonymize", str(folder), str(out), "--weights", weights]
+    command = ["anonymize", str(folder), str(out), "--weights", weights]
     command += ["--imgsz", "320", "--confidence", "0.003", "--max-detections", "5", "--workers", "1"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    units = out / "_depers/units"
-    deadline = time.monotonic() + 120
-    while not (units.is_dir() and any(units.glob("*.parquet"))):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    time.sleep(2)  # its workers end with it
-    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.parquet")}
-    assert 0 < len(before) < len(list((done / "_depers/units").glob("*.parquet")))
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 3, second.stderr
-    assert {name: (units / name).stat().st_mtime_ns for name in before} == before
+    before = run_and_kill(out, *command)
+    assert 0 < len(before) < len(records(done))
+    code, said = run_depers(*command)
+    assert code == 3, said
+    assert records(out).items() >= before.items()
     assert tree(out) == tree(done)
 
 

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from runs import tree
 
-from depers import anonymize, audit, detect, storage, yolo
+from depers import anonymize, audit, detect, storage
 from depers.anonymize import Options
 from depers.options import UserError
 from depers.streets import draw_scene
@@ -30,14 +32,8 @@ def scene(number: int, form: str = "JPEG") -> bytes:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Finds boxes everywhere."""
-    import torch
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "any.pt"
-    yolo.save(yolo.build("yolov5n", ["human", "car"]), path)
-    return str(path)
+def weights(untrained: Callable[..., str]) -> str:
+    return untrained("human", "car")
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +76,6 @@ def options(folder: Path | str, out: Path | str, detector: str, **more: Any) -> 
         "keep": ("*.json",),
     }
     return Options(input=str(folder), out=str(out), **how | more)
-
-
-def tree(root: Path) -> dict[str, str]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:

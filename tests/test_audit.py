@@ -11,7 +11,8 @@ from PIL import Image
 
 from depers import audit, storage
 from depers.anonymize import SCHEMA
-from depers.audit import Written, Wrong, check_item, covered
+from depers.audit import Written, check_item, covered
+from depers.audit_report import Wrong, make_report
 from depers.steps import Item
 
 
@@ -104,6 +105,6 @@ def test_the_report_lists_and_escapes(tmp_path: Path) -> None:
     wrong.see(pa.Table.from_pylist(rows, schema=audit.SCHEMA))
     assert (wrong.total, wrong.count) == (3, 2)
     places = {("a.jpg", None): {"path": "a.jpg", "number": None, "output_offset": None}}
-    page = audit.make_report(str(tmp_path), wrong, places, looked=True)
+    page = make_report(str(tmp_path), wrong, places, looked=True)
     assert "&lt;b&gt;.jpg" in page and "<b>" not in page and "data:image/jpeg" in page and "Not checked" not in page
-    assert "Not checked" in audit.make_report(str(tmp_path), Wrong(), {}, looked=False)
+    assert "Not checked" in make_report(str(tmp_path), Wrong(), {}, looked=False)

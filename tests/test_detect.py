@@ -1,12 +1,13 @@
 """`depers detect` for real: the table and the YOLO text say the same, and what cannot be read is a failed row."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from depers import detect, storage, yolo
+from depers import detect, storage
 from depers.boxes import from_normalized_xywh
 from depers.detect import Options
 from depers.detections import SCHEMA
@@ -18,14 +19,8 @@ NAMES = ["human", "car", "face"]
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Finds boxes everywhere."""
-    import torch
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "any.pt"
-    yolo.save(yolo.build("yolov5n", NAMES), path)
-    return str(path)
+def weights(untrained: Callable[..., str]) -> str:
+    return untrained(*NAMES)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`depers evaluate`: what counts as missed and as false, and a real run on a small dataset."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import calibration, detect, evaluate, pipeline, storage, submission, yolo
+from depers import calibration, detect, evaluate, pipeline, storage, submission
+from depers.datasets import read_dataset
 from depers.detections import SCHEMA
 from depers.evaluate import Options
 from depers.judging import Sample, judge, samples, worst
-from depers.labels import CLASSES, read_dataset
+from depers.labels import CLASSES
 from depers.options import UserError
 from depers.scoring import score_file
 
@@ -74,14 +76,9 @@ def test_worst_has_most_misses_then_most_false_alarms() -> None:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Knows cars, and humans by another name; what it finds does not matter here."""
-    import torch
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "any.pt"
-    yolo.save(yolo.build("yolov5n", ["person", "car"]), path)
-    return f"{path}:person=human,car=car"
+def weights(untrained: Callable[..., str]) -> str:
+    """Knows cars, and humans by another name."""
+    return untrained("person", "car") + ":person=human,car=car"
 
 
 @pytest.mark.usefixtures("ray_local")

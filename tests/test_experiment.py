@@ -11,9 +11,10 @@ import pytest
 from training_sets import write_dataset
 
 from depers import experiment, storage
+from depers.datasets import read_dataset
 from depers.experiment import Cell, Options, choose, copy_part, plan_cells
 from depers.experiment_report import ARMS, REAL, SYNTHETIC, Result, compare, make_report, paired, runs_csv, table_text
-from depers.labels import pairs, read_dataset
+from depers.labels import pairs
 from depers.options import UserError
 
 

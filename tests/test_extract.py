@@ -3,12 +3,8 @@
 import contextlib
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,14 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from runs import records, run_and_kill
 
 from depers import bank, cli, extract, pipeline, storage
 from depers.boxes import to_normalized_xywh
+from depers.datasets import write_data_yaml
 from depers.extract import Options
 from depers.images import decode
-from depers.labels import CLASSES, Labels, format_yolo, write_data_yaml
+from depers.labels import CLASSES, Labels, format_yolo
 from depers.options import UserError
 from depers.streets import Scene, draw_scene
 
@@ -178,24 +176,12 @@ def test_the_same_bytes_with_one_worker_and_from_s3_to_s3(
 
 def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "depers.cli", "extract", str(dataset), str(out)]
-    command += ["--group-by", r"^cam\d", "--workers", "1"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    units = out / "_depers/units"
-    deadline = time.monotonic() + 60
-    while not (units.is_dir() and any(units.glob("*.parquet"))):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    time.sleep(1)  # its workers end with it
+    before = run_and_kill(out, "extract", str(dataset), str(out), "--group-by", r"^cam\d", "--workers", "1")
     assert not (out / "extract.json").exists()
     with pytest.raises(UserError, match="the extraction is not finished"):
         bank.open_extracted(str(out))
-    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.parquet")}
     assert extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")) == 0
-    assert {name: (units / name).stat().st_mtime_ns for name in before} == before
+    assert records(out).items() >= before.items()
     assert tree(out) == tree(done)
     assert not list(out.rglob("*partial*"))
 
@@ -391,16 +377,8 @@ def test_the_report_shows_what_there_is(done: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Finds boxes everywhere."""
-    import torch
-
-    from depers import yolo
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "any.pt"
-    yolo.save(yolo.build("yolov5n", ["person", "bus"]), path)
-    return str(path)
+def weights(untrained: Callable[..., str]) -> str:
+    return untrained("person", "bus")
 
 
 def test_a_background_in_which_something_is_found_is_left_out(

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +186,11 @@ def test_read_coco_refuses(text: bytes, message: str) -> None:
 def test_read_coco_refuses_an_image_without_a_file() -> None:
     with pytest.raises(UserError, match=r"x.json: an image's file_name must be text, but is 3"):
         list(coco([], images=[{"id": 1, "file_name": 3}]).images())
+
+
+def test_read_coco_refuses_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x.json: not readable \(Is a directory\)"):
+        CocoFile("x.json", lambda: tmp_path.open("rb"))
 
 
 def test_read_coco_with_a_byte_order_mark() -> None:

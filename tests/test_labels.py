@@ -1,4 +1,4 @@
-"""YOLO text and the dataset folder: round trips, tables of what is refused, and real label files."""
+"""YOLO text: round trips, tables of what is refused, and real label files."""
 
 from pathlib import Path
 
@@ -8,19 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers import labels, storage
-from depers.labels import (
-    CLASSES,
-    Dataset,
-    Labels,
-    format_yolo,
-    label_path,
-    labelled_classes,
-    pairs,
-    parse_yolo,
-    read_dataset,
-    write_data_yaml,
-    write_joined_yaml,
-)
+from depers.labels import CLASSES, Labels, format_yolo, label_path, pairs, parse_yolo
 from depers.options import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
@@ -105,103 +93,8 @@ def test_label_path_needs_a_folder_named_images(image: str) -> None:
         label_path(image)
 
 
-def make_dataset(root: Path, names: tuple[str, ...] = CLASSES) -> Path:
-    for split in labels.SPLITS:
-        (root / "images" / split).mkdir(parents=True)
-    labels.write_data_yaml(root, names)
-    return root
-
-
-@pytest.mark.parametrize("names", [CLASSES, ("yes", "null", "1", "é: #x")])
-def test_data_yaml_is_read_as_written(tmp_path: Path, names: tuple[str, ...]) -> None:
-    root = make_dataset(tmp_path / "set", names)
-    expected = Dataset(str(root), names, f"{root}/images/train", f"{root}/images/val")
-    assert read_dataset(root) == read_dataset(str(root / "data.yaml")) == expected
-
-
-def test_data_yaml_without_a_split(tmp_path: Path) -> None:
-    root = make_dataset(tmp_path)
-    labels.write_data_yaml(str(root), CLASSES, ["train"])
-    assert read_dataset(root)[2:4] == (f"{root}/images/train", None)
-
-
-def test_pictures_may_be_labelled_for_some_classes_only(tmp_path: Path) -> None:
-    root = make_dataset(tmp_path)
-    every = frozenset(range(5))
-    assert read_dataset(root).labelled == ()
-    assert labelled_classes(read_dataset(root), "heads/a.jpg") == every
-    labelled = {"heads/": ["head"], "heads/cars/": ["car", "carplate"], "unlabelled/": []}
-    labels.write_data_yaml(root, CLASSES, labelled=labelled)
-    dataset = read_dataset(root)
-    paths = {"heads/a.jpg": {1}, "heads/cars/a.jpg": {0, 4}, "unlabelled/x/a.jpg": set(), "heads.jpg": every}
-    assert {path: labelled_classes(dataset, path) for path in paths} == paths
-    labels.write_data_yaml(root, CLASSES, labelled={"": ["face"], "all/": list(CLASSES)})
-    assert labelled_classes(read_dataset(root), "x/a.jpg") == {2}
-    assert labelled_classes(read_dataset(root), "all/a.jpg") == every
-
-
-def test_a_dataset_on_s3(s3_bucket: str) -> None:
-    root = f"{s3_bucket}/a set"
-    labels.write_data_yaml(root, CLASSES, ["train"])
-    with pytest.raises(UserError, match=r"train must be a folder of pictures, but s3://.*/a set/images/train is none"):
-        read_dataset(root)
-    storage.write_bytes(f"{root}/images/train/ü 1.jpg", b"")
-    expected = Dataset(root, CLASSES, f"{root}/images/train", None)
-    assert read_dataset(f"{root}/") == read_dataset(f"{root}/data.yaml") == expected
-    assert pairs(f"{root}/images/train") == [(f"{root}/images/train/ü 1.jpg", f"{root}/labels/train/ü 1.txt")]
-    assert len(labels.read_labels(f"{root}/labels/train/ü 1.txt", 5).class_ids) == 0
-    with pytest.raises(UserError, match=r"nowhere: must be a dataset folder or its data.yaml, but nothing is there"):
-        read_dataset(f"{s3_bucket}/nowhere")
-
-
-def test_a_path_in_data_yaml_is_seen_from_its_folder_on_s3(s3_bucket: str) -> None:
-    storage.write_bytes(f"{s3_bucket}/pictures/images/a.jpg", b"")
-    storage.write_bytes(f"{s3_bucket}/lists/x.yaml", b"path: ../pictures\ntrain: ./images\nnames: [a]\n")
-    assert read_dataset(f"{s3_bucket}/lists/x.yaml").train == f"{s3_bucket}/pictures/images"
-
-
-def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
-    (tmp_path / "sub" / "images").mkdir(parents=True)
-    file = tmp_path / "x.yaml"
-    file.write_text("path: sub\ntrain: images\nval: \nnames: {1: b, 0: a}\n")
-    assert read_dataset(file) == Dataset(f"{tmp_path}/sub", ("a", "b"), f"{tmp_path}/sub/images", None)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("names: [a", r"data.yaml: must be YAML, but"),
-        ("- a", r"must be a mapping .* is list"),
-        ("", r"must be a mapping .* is NoneType"),
-        ("nc: 1", r"names must be a list of class names, but is None"),
-        ("names: []", r"names must be a list .* is \[\]"),
-        ("names: [a, 3]", r"names must be a list .* 3"),
-        ("names: [a, a]", r"names must differ, but are a, a"),
-        ("names: {0: a, 2: b}", r"names must be numbered from 0 .* \[0, 2\]"),
-        ("names: [a]\nnc: 2", r"nc must be the number of names, 1, but is 2"),
-        ("names: [a]\ntrain: nowhere", r"train must be a folder of pictures, but .*nowhere is none"),
-        ("names: [a]\nval: [x, y]", r"val must be the path of one folder, but is \['x', 'y'\]"),
-        ("names: [a]\nlabelled: [a]", r"labelled must map prefixes .* to class names, but is \['a'\]"),
-        ("names: [a]\nlabelled: {x/: a}", r"labelled 'x/' must be a list of classes \(a\), but is 'a'"),
-        ("names: [a]\nlabelled: {x/: [b]}", r"labelled 'x/' must be a list of classes \(a\), but is \['b'\]"),
-        ("names: [a]\npath: 3", r"path must be the path of a folder, but is 3"),
-    ],
-)
-def test_read_dataset_refuses(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "data.yaml").write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_dataset(tmp_path)
-
-
-def test_read_dataset_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no data.yaml"):
-        read_dataset(tmp_path)
-    with pytest.raises(UserError, match=r"nowhere: must be a dataset folder or its data.yaml, but nothing is there"):
-        read_dataset(tmp_path / "nowhere")
-
-
 def test_pairs_and_read_labels(tmp_path: Path) -> None:
-    folder = f"{make_dataset(tmp_path)}/images/train"
+    folder = f"{tmp_path}/images/train"
     for name in ("b.JPG", "a.1.png", "deep/c.jpg", "notes.md"):
         storage.write_bytes(f"{folder}/{name}", b"")
     texts = f"{tmp_path}/labels/train"
@@ -226,29 +119,3 @@ def test_real_labels_are_read(data: Path) -> None:
     assert len(read) == 64
     assert sum(len(each.class_ids) for each in read) > 100
     assert all((each.boxes_xywh[:, 2:] > 0).all() for each in read)
-
-
-def test_several_folders_of_training_pictures(tmp_path: Path) -> None:
-    for name in ("real", "made", "val"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-    file = tmp_path / "data.yaml"
-    file.write_text("train: [images/real, images/made]\nval: images/val\nnames: [a]\n")
-    found = read_dataset(tmp_path)
-    assert found.train == f"{tmp_path}/images/real" and found.added == (f"{tmp_path}/images/made",)
-    file.write_text("train: images/real\nval: [images/val]\nnames: [a]\n")
-    with pytest.raises(UserError, match=r"val must be the path of one folder, but is \['images/val'\]"):
-        read_dataset(tmp_path)
-    file.write_text("train: [images/real, images/none]\nval: images/val\nnames: [a]\n")
-    with pytest.raises(UserError, match=r"train must be a folder of pictures, but .*images/none is none"):
-        read_dataset(tmp_path)
-
-
-def test_joined_datasets_are_labelled_for_what_all_of_it_is(tmp_path: Path) -> None:
-    for name in ("real/images/train", "real/images/val", "made/images/train"):
-        (tmp_path / name).mkdir(parents=True)
-    write_data_yaml(tmp_path / "real", ("a", "b", "c"), labelled={"x/": ["a", "b"], "y/": ["b", "c"]})
-    write_joined_yaml(str(tmp_path / "made"), ("a", "b", "c"), read_dataset(tmp_path / "real"), "synthetic")
-    found = read_dataset(tmp_path / "made")
-    assert labelled_classes(found, "synthetic/1.jpg") == {1}
-    assert labelled_classes(found, "x/1.jpg") == {0, 1}
-    assert labelled_classes(found, "z/1.jpg") == {0, 1, 2}

@@ -2,11 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from runs import records, run_and_kill, run_depers
 
 from depers import storage
-from depers.labels import CLASSES, labelled_classes, pairs, read_dataset, read_labels
+from depers.datasets import labelled_classes, read_dataset
+from depers.labels import CLASSES, pairs, read_labels
 from depers.normalize import Options, open_sets, run
 from depers.options import UserError
 
@@ -454,22 +451,9 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     for index in range(480):
         storage.write_bytes(f"{raw}/images/{index:03}.jpg", data)
         storage.write_bytes(f"{raw}/labels/{index:03}_car..txt", BOX.encode())
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-
-    def command(folder: Path) -> list[str]:
-        return [sys.executable, "-m", "depers.cli", "normalize", str(raw), str(folder)]
-
-    first = subprocess.Popen(command(out), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    units, deadline = out / "_depers" / "units", time.monotonic() + 120
-    while not (units.is_dir() and any(units.glob("*.parquet"))):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    time.sleep(2)  # its workers end with it
-    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.parquet")}
+    before = run_and_kill(out, "normalize", str(raw), str(out))
     assert 0 < len(before) < 15 and not (out / "data.yaml").exists()
     for folder in (out, tmp_path / "clean"):
-        assert subprocess.run(command(folder), env=environment, capture_output=True, check=False).returncode == 0
-    assert {name: (units / name).stat().st_mtime_ns for name in before} == before
+        assert run_depers("normalize", str(raw), str(folder))[0] == 0
+    assert records(out).items() >= before.items()
     assert contents(str(out)) == contents(str(tmp_path / "clean"))

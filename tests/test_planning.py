@@ -282,6 +282,18 @@ def test_cut_sprites_stay_at_their_edge() -> None:
     assert {label["x_min"] for row in rows.to_pylist() for label in row["labels"] if label["class_id"] == 0} == {0.0}
 
 
+@pytest.mark.parametrize("labels", [[], [drawn.label(0, (5.0, 5.0, 30.0, 25.0))]])
+def test_columns_are_those_of_rows(labels: list[dict[str, Any]]) -> None:
+    found = material(drawn.some_sprites(), [drawn.background(n, labels=labels) for n in range(3)])
+    table = plan_block(found, RECIPE, 0, 9)
+    rows = table.to_pylist()
+    assert {bool(row["objects"]) for row in rows} == {True}
+    rows[3]["objects"], rows[3]["labels"] = [], []
+    made = plan.to_table(rows)
+    made.validate(full=True)
+    assert made.equals(pa.Table.from_pylist(rows, schema=plan.SCHEMA))
+
+
 def test_balance() -> None:
     labels = [[0]] * 90 + [[3, 1]] * 9 + [[3, 1, 2]]
     even = sprite_weights(labels, 0.0)

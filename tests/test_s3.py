@@ -4,14 +4,15 @@ import io
 import os
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from faulty_s3 import BROKEN, DENIED, RESET, THROTTLE, Fault, FaultyS3
 
-from depers import archives, s3, storage
+from depers import archives, s3, s3_files, storage
 from depers.archives import End
+from depers.options import UserError
 from depers.storage import Entry
 
 
@@ -74,6 +75,21 @@ def test_what_does_not_pass_is_told(s3_bucket: str, proxied: Any, fault: str, me
         storage.read_bytes(f"{s3_bucket}/a.jpg")
 
 
+@pytest.mark.parametrize("ask", [storage.list_files, storage.is_dir, storage.exists])
+def test_a_folder_that_cannot_be_asked_for_is_the_users_to_put_right(
+    s3_bucket: str, proxied: Any, monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], Any]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("AWS_ACCESS_KEY_ID")
+        s3._client.cache_clear()
+        with pytest.raises(UserError, match=r"^s3://.*/in: not readable \(Unable to locate credentials\)$"):
+            ask(f"{s3_bucket}/in")
+    s3._client.cache_clear()
+    proxied(lambda method, place, time: DENIED)
+    with pytest.raises(UserError, match=r"^s3://.*/in: not readable \(access denied\)$"):
+        ask(f"{s3_bucket}/in")
+
+
 def test_what_changed_or_went_since_it_was_listed_is_an_error(s3_bucket: str) -> None:
     storage.write_bytes(f"{s3_bucket}/in/a.jpg", b"one")
     [entry] = storage.list_files(f"{s3_bucket}/in")
@@ -127,7 +143,7 @@ def test_an_archive_that_cannot_be_read_on_keeps_what_was_read(s3_bucket: str, p
             archive.addfile(header, io.BytesIO(b"\xff\xd8\xff" + os.urandom(999_997)))
     storage.write_bytes(f"{s3_bucket}/a.tar", buffer.getvalue())
     [entry] = storage.list_files(s3_bucket)
-    start = s3._BLOCK * 3
+    start = s3_files._BLOCK * 3
     proxied(lambda method, place, time: DENIED if int(place.partition("bytes=")[2].split("-")[0]) >= start else "")
     with storage.open_entry(s3_bucket, entry) as file:
         *slices, end = archives.format_of("tar").read(file, entry.size, archives.Rules((), 1 << 30))

@@ -18,7 +18,8 @@ import pytest
 import simplejpeg
 
 from depers import bank, plan, rendering, storage, units
-from depers.labels import CLASSES, pairs, read_dataset, read_labels
+from depers.datasets import read_dataset
+from depers.labels import CLASSES, pairs, read_labels
 from depers.options import UserError
 from depers.synthesize import Options, read_material, run
 from depers.training_data import read_splits

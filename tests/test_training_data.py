@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from training_sets import write_dataset
 
 from depers import training_data
-from depers.labels import CLASSES, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES
 from depers.options import UserError
 from depers.picture_cache import scaled_size
 from depers.training_batches import order_of_pass, partners_of_pass, plan_batches, smallest_canvas

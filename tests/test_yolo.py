@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from depers import yolo
 from depers.boxes import letterbox
+from depers.convolution import ConvolutionSiLU, _works, join_activations
 from depers.detector import Detector
 from depers.images import decode
 from depers.options import UserError
@@ -133,3 +135,37 @@ def test_decoding_equals_the_package(data: Path, confidence: float) -> None:
     order = image.argsort(stable=True)
     assert image[order].tolist() == likely.nonzero()[:, 0].tolist()
     assert torch.allclose(rows[order], expected[likely], atol=1e-2, rtol=1e-4)
+
+
+class _Layer(nn.Module):
+    """As YOLOv5's, its batch normalization folded in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(8, 16, 3, 2, 1, groups=2).requires_grad_(False), nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv(x))  # type: ignore[no-any-return]
+
+
+def test_convolutions_joined_with_their_activation_give_the_same() -> None:
+    layer = _Layer().to(torch.bfloat16, memory_format=torch.channels_last)
+    images = [
+        torch.rand(size).to(torch.bfloat16, memory_format=torch.channels_last)
+        for size in ((2, 8, 64, 96), (1, 8, 96, 64))
+    ]
+    with torch.inference_mode():
+        expected = [layer(image) for image in images]
+        join_activations([layer])
+        assert isinstance(layer.conv, ConvolutionSiLU)
+        for image, wanted in zip(images, expected, strict=True):
+            assert torch.allclose(layer(image).float(), wanted.float(), atol=0.01, rtol=0.01)
+
+
+def test_convolutions_stay_as_they_are_where_joining_changes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConvolutionSiLU, "forward", lambda self, x: x[:, :, ::2, ::2])
+    _works.cache_clear()
+    layer = _Layer()
+    join_activations([layer])
+    assert isinstance(layer.conv, nn.Conv2d)
+    _works.cache_clear()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import cv2
 
-from depers.labels import CLASSES, write_data_yaml
+from depers.datasets import write_data_yaml
+from depers.labels import CLASSES
 from depers.streets import draw_scene
 
 
