@@ -3,17 +3,14 @@
 Verbs are imported by name when called for, so that `depers --help` costs neither torch nor Ray.
 """
 
-import contextlib
 import importlib
 import logging
 import os
 import re
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from depers import __version__
 from depers.options import UserError, parse
@@ -116,38 +113,23 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
 
     if ray.is_initialized():
         return False
-    how: dict[str, Any] = {"address": address, "log_to_driver": debug}
-    how["logging_level"] = logging.INFO if debug else logging.ERROR
-    hidden = contextlib.nullcontext() if debug else _without("RAY_BACKEND_LOG_LEVEL")  # which Ray confirms on stderr
+    quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address != "local":
-        with hidden:
-            ray.init(**how)
+        ray.init(address=address, **quiet)
         return True
     # Ray takes its own minimal start, 2 s shorter, where the dashboard's dependencies cannot be imported.
     sys.modules["ray.dashboard.optional_deps"] = None  # type: ignore[assignment]
     try:
-        with hidden:
-            ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=object_store_bytes(), **how)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes(),
+            **quiet,
+        )
     finally:
         del sys.modules["ray.dashboard.optional_deps"]
     return True
-
-
-@contextlib.contextmanager
-def _without(text: str) -> Iterator[None]:
-    """Keeps lines with `text` from stderr, also those of libraries that do not write through Python."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            os.write(2, b"".join(line for line in held if text.encode() not in line))
 
 
 def object_store_bytes() -> int:
