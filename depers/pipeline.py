@@ -269,11 +269,15 @@ class Failures:
 
 
 def _follow(results: Iterable[Row], total: int | None) -> float:
-    """A progress bar over the files, with what became of them. Gives files per second after the first unit."""
+    """A progress bar over the files, with what became of them.
+
+    Gives files per second after the first unit; of a single unit, with its start.
+    """
     from tqdm import tqdm
 
     counts: Counter[str] = Counter()
-    started, first, done = time.monotonic(), 0, 0
+    begun = started = time.monotonic()
+    first = done = 0
     with tqdm(total=total, unit="image", smoothing=0.1, file=sys.stderr, mininterval=0.5) as bar:
         for row in results:
             counts.update(row["statuses"])
@@ -282,4 +286,6 @@ def _follow(results: Iterable[Row], total: int | None) -> float:
             done += len(row["statuses"])
             if not first:
                 started, first = time.monotonic(), done
-    return (done - first) / max(time.monotonic() - started, 1e-9) or done / max(time.monotonic() - started, 1e-9)
+    if done > first:
+        begun, done = started, done - first
+    return done / max(time.monotonic() - begun, 1e-9)
