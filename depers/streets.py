@@ -4,6 +4,7 @@ A scene is a pure function of (seed, index). Labels follow the pixels that can b
 the canvas while it is drawn, and what later things hide is gone from its box, or the box from the labels.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,7 +136,7 @@ def _furnish(
         heading = rng.normal(0, 0.06) + (np.pi if rng.random() < 0.6 else 0)
         z = max(nearest, 4.5) + 2 + rng.gamma(1.5, 4.0)
         if depth is None:
-            lane = rng.choice([-2.0, 2.0, -3.2, 3.2])
+            lane = float(rng.choice([-2.0, 2.0, -3.2, 3.2]))
             x = lane + rng.normal(0, 0.2)
             if rng.random() < 0.12:
                 heading += rng.uniform(-1.2, 1.2)
@@ -156,15 +157,16 @@ def _furnish(
             continue
         x = rng.uniform(-wide, wide) * z
         if depth is None and rng.random() < 0.75 and z > 5:  # on the pavement, if that is in sight
-            x = np.sign(x) * rng.uniform(ROAD_HALF_WIDTH + 0.2, ROAD_HALF_WIDTH + PAVEMENT - 0.4)
+            x = math.copysign(1, x) * rng.uniform(ROAD_HALF_WIDTH + 0.2, ROAD_HALF_WIDTH + PAVEMENT - 0.4)
         if depth is None and abs(x) > ROAD_HALF_WIDTH + PAVEMENT - 0.3:
             continue
         if group and rng.random() < 0.35:  # beside the last one
             x, z = group[0] + rng.normal(0, 0.6), max(group[1] + rng.normal(0, 0.8), nearest)
         group = (x, z)
-        turn = rng.choice([rng.normal(0, 0.5), rng.normal(np.pi, 0.5), rng.uniform(-np.pi, np.pi)], p=[0.5, 0.25, 0.25])
+        turns = [rng.normal(0, 0.5), rng.normal(np.pi, 0.5), rng.uniform(-np.pi, np.pi)]
+        turn = float(rng.choice(turns, p=[0.5, 0.25, 0.25]))
         if free(x, z, 0.28):
-            turn = float((turn + np.pi) % (2 * np.pi) - np.pi)
+            turn = (turn + np.pi) % (2 * np.pi) - np.pi
             things.append(
                 (x, z, Person(x, z, rng.uniform(1.5, 1.92) if rng.random() < 0.85 else rng.uniform(1.0, 1.4), turn))
             )
@@ -172,7 +174,7 @@ def _furnish(
         z = nearest + rng.uniform(0.5, 18)
         x = rng.uniform(-wide, wide) * z
         if depth is None:
-            x = np.sign(x) * (ROAD_HALF_WIDTH + rng.uniform(0.3, 0.8))
+            x = math.copysign(1, x) * (ROAD_HALF_WIDTH + rng.uniform(0.3, 0.8))
         if z < far and free(x, z, 0.3):
             things.append((x, z, "tree" if rng.random() < 0.3 else "post"))
     return things
