@@ -3,6 +3,7 @@
     python bench/training.py OUT speed [--only yolov5n]     steady epochs on two cores: yolov5n at 320, yolov5s at 416
     python bench/training.py OUT parity [--set heads]       three seeds, yolov5n at 224, fine-tuned on drawn streets
     python bench/training.py OUT gpu                        steady epochs on one GPU: yolov5s at 640, yolov5x at 1024
+    python bench/training.py OUT gpu --without-ray          the same on a machine that has no Ray: the loop alone
 
 Both train on the same pictures with the same hyperparameter file, batch, schedule and pictures kept in memory; rounds
 alternate, medians are compared. Rates are those of the training part of an epoch, the first epochs left out. Quality
@@ -15,6 +16,7 @@ It holds the weights that parity starts from, too.
 import argparse
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -22,7 +24,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import simplejpeg
 import yaml
@@ -71,6 +75,23 @@ train.main(opt, callbacks)
 json.dump(times, open(opt.project + "/times.json", "w"))
 """
 )
+WITHOUT_RAY = """
+import json, os, sys
+from depers import training_data, training_loop
+from depers.checkpoints import Writer
+from depers.collective import Place
+from depers.train import Options
+options = Options(**json.loads(sys.argv[1]))
+device = "cuda:0" if options.device == "gpu" else "cpu"
+class Watch(training_loop.Unwatched):
+    def say(self, line): print(line, flush=True)
+    def epoch(self, row): print(row, flush=True)
+writer = Writer(options.out)
+data = training_data.read_splits(options.dataset, [], 1.0)
+here = Place(device=device, threads=len(os.sched_getaffinity(0)))
+training_loop.train(options, data, here, writer=writer, watch=Watch(), disk=options.out + "/pictures")
+writer.close()
+"""
 VALIDATE = (
     PATCHES
     + """
@@ -83,18 +104,21 @@ json.dump([float(value) for value in figures[:4]], open(out + "/figures.json", "
 )
 
 
+def _draw(root: Path, split: str, size_wh: tuple[int, int], index: int) -> None:
+    scene = draw_scene(index, 7, size_wh)
+    boxes = to_normalized_xywh(scene.boxes_xyxy, size_wh)
+    jpeg = simplejpeg.encode_jpeg(scene.image, 90, "RGB", "420")
+    (root / "images" / split / f"{index}.jpg").write_bytes(jpeg)
+    (root / "labels" / split / f"{index}.txt").write_text(format_yolo(Labels(scene.class_ids, boxes)), encoding="utf-8")
+
+
 def draw_dataset(root: Path, train: int, val: int, size_wh: tuple[int, int]) -> Path:
     """Street scenes; their data.yaml."""
     for split, first, count in (("train", 0, train), ("val", 100_000, val)):
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
-        for index in range(first, first + count):
-            scene = draw_scene(index, 7, size_wh)
-            boxes = to_normalized_xywh(scene.boxes_xyxy, size_wh)
-            jpeg = simplejpeg.encode_jpeg(scene.image, 90, "RGB", "420")
-            (root / "images" / split / f"{index}.jpg").write_bytes(jpeg)
-            text = format_yolo(Labels(scene.class_ids, boxes))
-            (root / "labels" / split / f"{index}.txt").write_text(text, encoding="utf-8")
+        with multiprocessing.Pool() as pool:
+            pool.map(partial(_draw, root, split, size_wh), range(first, first + count))
     write_data_yaml(root, CLASSES)
     return _absolute(root)
 
@@ -123,9 +147,10 @@ def _absolute(root: Path) -> Path:
 class Task:
     """One training, to be done by both."""
 
-    def __init__(self, data: Path, model: str, imgsz: int, batch_size: int, epochs: int, **more: str | None) -> None:
+    def __init__(self, data: Path, model: str, imgsz: int, batch_size: int, epochs: int, **more: Any) -> None:
         self.data, self.model, self.imgsz, self.batch_size, self.epochs = data, model, imgsz, batch_size, epochs
         self.weights, self.device = more.get("weights"), more.get("device") or "cpu"
+        self.without_ray = bool(more.get("without_ray"))
         self.pictures = len(list((data.parent / "images" / "train").iterdir()))
 
     def theirs(self, out: Path, seed: int) -> tuple[list[float], Path]:
@@ -145,12 +170,17 @@ class Task:
         return [self.pictures / seconds for seconds in times], out / "run" / "weights" / "best.pt"
 
     def ours(self, out: Path, seed: int) -> tuple[list[float], Path]:
-        """The same by `depers train`."""
-        command = [sys.executable, "-m", "depers.cli", "train", str(self.data), str(out), "--model", self.model]
-        command += ["--imgsz", str(self.imgsz), "--batch-size", str(self.batch_size), "--epochs", str(self.epochs)]
-        command += ["--seed", str(seed), "--schedule", "linear", "--cache", "ram", "--device", self.device]
-        command += ["--patience", "0", *(["--weights", self.weights] if self.weights else [])]
-        command += ["--loader-threads", str(2 * (os.cpu_count() or 1))]
+        """The same by `depers train`, or by its loop alone."""
+        given = {"dataset": str(self.data), "out": str(out), "model": self.model, "imgsz": self.imgsz, "seed": seed}
+        given |= {"batch_size": self.batch_size, "epochs": self.epochs, "schedule": "linear", "cache": "ram"}
+        given |= {"device": self.device, "patience": 0, **({"weights": self.weights} if self.weights else {})}
+        if self.without_ray:
+            command = [sys.executable, "-c", WITHOUT_RAY, json.dumps(given)]
+        else:
+            command = [sys.executable, "-m", "depers.cli", "train", str(self.data), str(out)]
+            for name, value in given.items():
+                if name not in ("dataset", "out"):
+                    command += [f"--{name.replace('_', '-')}", str(value)]
         out.mkdir(parents=True)
         _run(command, out)
         with (out / "results.csv").open(encoding="utf-8") as file:
@@ -250,6 +280,7 @@ def main() -> int:
     parser.add_argument("--imgsz", type=int, default=224, help="of parity")
     parser.add_argument("--set", choices=("streets", "heads"), default="streets", help="pictures of parity")
     parser.add_argument("--only", help="one model of those of speed or gpu")
+    parser.add_argument("--without-ray", action="store_true", help="of gpu and speed: the training loop alone")
     parser.add_argument("--pictures", type=int, default=None, help="drawn for training")
     arguments = parser.parse_args()
     out = arguments.out.resolve() / arguments.what
@@ -268,7 +299,8 @@ def main() -> int:
     count = arguments.pictures or (2048 if gpu else 96)
     dataset = draw_dataset(out / "dataset", count, 32 if gpu else 8, (1280, 720) if gpu else (640, 400))
     epochs, device = arguments.epochs or _WARM_UP + 3, "gpu" if gpu else "cpu"
-    tasks = [Task(dataset, *one, epochs, device=device) for one in sizes if arguments.only in (None, one[0])]
+    more = {"device": device, "without_ray": arguments.without_ray}
+    tasks = [Task(dataset, *one, epochs, **more) for one in sizes if arguments.only in (None, one[0])]
     return int(not speed(tasks, out, arguments.repeats, GPU_BAR if gpu else CPU_BAR, gpu))
 
 

@@ -19,7 +19,7 @@ from depers.options import UserError, argument, option
 
 STRIDE = 32
 _WHERE_AND_HOW_FAST = (
-    "out", "workers", "device", "loader_threads", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
+    "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
@@ -77,7 +77,9 @@ class Options:
     multi_scale: bool = option(False, "every batch at a random size, half to one and a half times --imgsz")
     autoanchor: bool = option(True, "fit anchors to the labels")
     patience: int = option(100, "epochs without improvement after which training stops; 0: never")
-    loader_threads: int = option(4, "threads per worker that prepare pictures")
+    loaders: int | None = option(
+        None, "threads, with a GPU processes, per worker that prepare pictures (default: 4, with a GPU its CPUs)"
+    )
     cache: str = option(
         "auto", "where decoded pictures are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
     )
@@ -93,7 +95,7 @@ class Options:
         if self.imgsz < stride or self.imgsz % stride:
             of = f" for {self.model}" if stride > STRIDE else ""
             raise UserError(f"--imgsz must be a multiple of {stride}{of}, but got {self.imgsz}")
-        for name in ("epochs", "batch_size", "workers", "loader_threads", "nominal_batch"):
+        for name in ("epochs", "batch_size", "workers", "loaders", "nominal_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
         if self.batch_size % self.workers:

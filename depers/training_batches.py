@@ -1,14 +1,13 @@
-"""What a training sees, batch by batch: the order of the pictures, the partners of their mosaics, batches made ahead.
+"""What a training sees, batch by batch: the order of the pictures, the partners of their mosaics, and what
+makes them.
 
 Everything random is a function of (seed, what, number), so a resumed run, a run with more threads and a run with more
 workers see the same pictures.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +120,15 @@ def normalized(picture: Labelled) -> NDArray[np.float32]:
     ).astype(np.float32)
 
 
+class Planned(NamedTuple):
+    """A picture of a batch, not yet made: it is in `row` of pass `number`, of the pictures `indices` (8,)."""
+
+    number: int
+    row: int
+    indices: list[int]
+    canvas_wh: tuple[int, int]
+
+
 class Maker:
     """Makes pictures for training out of `pictures` and their `examples`, augmented by `strength`."""
 
@@ -135,9 +143,10 @@ class Maker:
         self._pictures, self._examples = pictures, examples
         self._strength, self._seed, self._rectangular = strength, seed, rectangular
 
-    def __call__(self, number: int, row: int, indices: Sequence[int], canvas_wh: tuple[int, int]) -> Labelled:
-        """The picture in `row` of pass `number`: the first of `indices` (8,), perhaps in a mosaic with the others."""
-        rng = random_for(self._seed, _PICTURE, number, row)
+    def __call__(self, planned: Planned) -> Labelled:
+        """The picture: the first of the planned ones, perhaps in a mosaic with the others."""
+        _, _, indices, canvas_wh = planned
+        rng = random_for(self._seed, _PICTURE, planned.number, planned.row)
         if self._rectangular or rng.random() >= self._strength["mosaic"]:
             return augmented(self._load(indices[0]), canvas_wh, rng, self._strength)
         others = [self._load(index) for index in indices[4:]] if rng.random() < self._strength["mixup"] else []
@@ -145,22 +154,6 @@ class Maker:
 
     def _load(self, index: int) -> Labelled:
         return labelled_picture(self._pictures(index), self._examples[index])
-
-
-Making = Sequence[tuple[Callable[[], Labelled], NDArray[np.bool_]]]
-"""What makes each picture of a batch, and the mask of its unlabelled classes."""
-
-
-def batches(plan: Sequence[Making], threads: int) -> Iterator[Batch]:
-    """The batches of a plan, made `threads` pictures at a time, two batches ahead of the one in use."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending: list[tuple[Making, list[Any]]] = []
-        for members in [*plan, (), ()]:
-            pending.append((members, [pool.submit(make) for make, _ in members]))
-            if len(pending) > 2:
-                ready, futures = pending.pop(0)
-                if ready:
-                    yield collate([future.result() for future in futures], [mask for _, mask in ready])
 
 
 def collate(made: Sequence[Labelled], unlabelled: Sequence[NDArray[np.bool_]]) -> Batch:
@@ -203,7 +196,7 @@ class Batches:
         self._planned: list[tuple[tuple[int, int], list[int]]] = []
         self._indices: NDArray[np.int64] = np.zeros((0, 1 + _PARTNER_COUNT), np.int64)
 
-    def plan(self, number: int, chances: NDArray[np.float64] | None = None) -> Making:
+    def plan(self, number: int, chances: NDArray[np.float64] | None = None) -> list[Planned]:
         """Batch `number` of the training. `chances`: of the pictures, from where a pass begins."""
         one, number = divmod(number, self.per_pass)
         if one != self._pass:
@@ -214,8 +207,16 @@ class Batches:
             self._planned = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
             self._pass = one
         canvas, rows = self._planned[number]
-        indices = self._indices[rows].tolist()
-        return [
-            (partial(self._maker, one, row, own, canvas), self._unlabelled[own[0]])
-            for row, own in zip(rows, indices, strict=True)
-        ]
+        return [Planned(one, row, own, canvas) for row, own in zip(rows, self._indices[rows].tolist(), strict=True)]
+
+    def make(self, planned: Planned) -> Labelled:
+        """One picture; safe to call from several threads and processes."""
+        return self._maker(planned)
+
+    def collate(self, planned: Sequence[Planned], made: Sequence[Labelled]) -> Batch:
+        """A batch of pictures that `make` has made."""
+        return collate(made, [self._unlabelled[one.indices[0]] for one in planned])
+
+    def batch(self, planned: Sequence[Planned]) -> Batch:
+        """All of it in this thread."""
+        return self.collate(planned, [self.make(one) for one in planned])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from depers import (
@@ -24,7 +25,7 @@ from depers import (
     metrics,
     picture_cache,
     storage,
-    training_batches,
+    training_loader,
     training_model,
     training_report,
     validation,
@@ -90,6 +91,7 @@ def train(
     device = torch.device(here.device)
     if here.threads:
         torch.set_num_threads(here.threads)
+    torch.backends.cudnn.benchmark = not options.multi_scale  # tries what is fastest, once per shape
     mixed = _MIXED[precision(options.precision, device)]
     strength = yolo.hyperparameters(options.hyperparameters)
     if options.learning_rate is not None:
@@ -104,7 +106,9 @@ def train(
     for name, split in (("train", data.train), ("val", data.val)):
         scaled = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in split]
         paths, file = [example.path for example in split], f"{disk}-{name}.rgb"
-        own, line = picture_cache.prepare(paths, scaled, options.cache, here, file, options.loader_threads)
+        own, line = picture_cache.prepare(
+            paths, scaled, options.cache, here, file, options.loaders or max(here.threads, 4)
+        )
         pictures.append(own)
         lines.append(f"{name} {line}")
     stride = max(int(model.stride.max()), 32)
@@ -122,6 +126,17 @@ def train(
         seed=options.seed,
         rectangular=strength["mosaic"] == 0 if options.rectangular is None else options.rectangular,
     )
+
+    def chances_of() -> NDArray[np.float64] | None:
+        """Of the pictures to be drawn, by what is found so far; nothing is at first, even where a run goes on."""
+        return training_model.image_chances(data.train, len(data.names), found) if options.image_weights else None
+
+    found = [0.0] * len(data.names)  # average precision per class
+    first_batch = batches.batch(batches.plan(0, chances_of())[: training_report.SHOWN])
+    makers, by_processes = training_loader.makers(
+        options.loaders, here, 3 * options.imgsz**2 * options.batch_size // here.world
+    )
+    loader = training_loader.Loader(batches, makers, by_processes)
     accumulate = max(round(nominal / options.batch_size), 1)
     schedule = make_schedule(
         epochs=options.epochs,
@@ -141,7 +156,6 @@ def train(
     ema = parts.ModelEMA(model)  # over few steps it averages little: a short training's last weights are its best
     scaler: Any = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)  # type: ignore[attr-defined]
     done, best, best_epoch, rows = 0, -1.0, 0, []
-    found = [0.0] * len(data.names)  # average precision per class, for image weights
     if state:
         model.load_state_dict(state["model"])
         ema.ema.load_state_dict(state["ema"])
@@ -178,7 +192,7 @@ def train(
         for line in lines:
             watch.say(line)
         if writer and not done:
-            writer.put({"train_batch.jpg": training_report.labelled_batch(batches.plan(0), data.names)})
+            writer.put({"train_batch.jpg": training_report.labelled_batch(first_batch, data.names)})
     best_checkpoint = b""
     if done and here.rank == 0:
         best_checkpoint = storage.read_bytes(storage.join(options.out, "weights", "best.pt"))
@@ -190,22 +204,22 @@ def train(
             break
         started = time.perf_counter()
         first, end = schedule.starts[epoch : epoch + 2]
-        chances = training_model.image_chances(data.train, len(data.names), found) if options.image_weights else None
+        chances = chances_of()
         plan = [batches.plan(number, chances) for number in range(first, end)]
         model.train()
         losses = torch.zeros(3, device=device)
-        mine = [here.share(members) for members in plan]
-        for number, batch in enumerate(training_batches.batches(mine, options.loader_threads), first):
+        for number, batch in enumerate(loader([here.share(members) for members in plan]), first):
             _set_rates(optimizer, schedule, number)
-            pixels = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+            images = torch.as_tensor(batch.images).to(device, non_blocking=True)
+            pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
             if options.multi_scale:
                 pixels = _resized(pixels, random_for(options.seed, _SCALE, number), options.imgsz, stride)
             stepping = bool(schedule.ends[number])
             with contextlib.nullcontext() if stepping or here.world == 1 else trained.no_sync():
                 with torch.autocast(device.type, mixed, enabled=mixed is not torch.float32):
                     predictions = trained(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
-                targets = torch.from_numpy(batch.targets).to(device)
-                hidden = torch.from_numpy(batch.unlabelled).to(device) if batch.unlabelled.any() else None
+                targets = torch.as_tensor(batch.targets).to(device, non_blocking=True)
+                hidden = torch.as_tensor(batch.unlabelled).to(device) if batch.unlabelled.any() else None
                 loss: Any
                 loss, items = compute_loss([level.float() for level in predictions], targets, hidden)
                 scaler.scale(loss * here.world).backward()  # the workers' losses add up, sharing gradients averages
@@ -220,7 +234,7 @@ def train(
             if here.rank == 0:  # asking a GPU for its numbers at every batch would make it wait
                 means = (losses / (number - first + 1)).tolist() if device.type == "cpu" else []
                 watch.batch(epoch + 1, number - first + 1, end - first, means)
-        means = (here.total(losses) / len(plan)).tolist()
+        means = (here.total(losses) / (end - first)).tolist()
         seconds = time.perf_counter() - started
         if not np.isfinite(sum(means)):
             raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower --learning-rate")
@@ -254,7 +268,7 @@ def train(
     # The best weights once more, on all validation pictures, for the report.
     shown, _ = validate(here.gather(best_checkpoint if here.rank == 0 else b"")[0])
     if writer:
-        writer.put({"report.html": training_report.make(rows, data, shown, pictures[1], val_canvases, batches.plan(0))})
+        writer.put({"report.html": training_report.make(rows, data, shown, pictures[1], val_canvases, first_batch)})
 
 
 def precision(wanted: str, device: torch.device) -> str:

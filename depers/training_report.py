@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from depers import metrics, plots, report
 from depers.augmentation import RGB, letterboxed
 from depers.metrics import Picture
-from depers.training_batches import Batch, Making, collate, labelled_picture
+from depers.training_batches import Batch, labelled_picture
 from depers.training_data import Splits
 from depers.validation import Found
 
 EVENTS = "tensorboard/events.out.tfevents.training"
 """TensorBoard's file below OUT; it is written anew after every epoch, so a resumed run leaves no doubles."""
-_SHOWN = 12  # pictures of either kind
+SHOWN = 12  # pictures of either kind
 _CONFIDENT = 0.25  # of boxes that are drawn and counted in the confusion matrix, as in YOLOv5
 _IOU = 0.45  # above which a box and a label are one thing in the confusion matrix, as in YOLOv5
 _BACKGROUND = "background"
@@ -52,9 +52,8 @@ def tensorboard(rows: Rows) -> bytes:
 _METRICS = ("pre", "rec", "map")
 
 
-def labelled_batch(making: Making, names: Sequence[str]) -> bytes:
+def labelled_batch(batch: Batch, names: Sequence[str]) -> bytes:
     """The pictures of a training batch with their labels, as they reach the model: a contact sheet, JPEG."""
-    batch = collate([make() for make, _ in making[:_SHOWN]], [mask for _, mask in making[:_SHOWN]])
     sheet = report.contact_sheet(_with_labels(batch, names), columns=4, cell_wh=(400, 400))
     return simplejpeg.encode_jpeg(np.ascontiguousarray(sheet), quality=88, colorspace="RGB")  # type: ignore[no-any-return]
 
@@ -129,7 +128,7 @@ def make(
     found: Sequence[Found],
     pictures: Callable[[int], RGB],
     canvases_wh: Sequence[tuple[int, int]],
-    first: Making,
+    first: Batch,
 ) -> bytes:
     """report.html: figures and curves of the best weights, the course of the training, pictures."""
     names = data.names
@@ -150,11 +149,10 @@ def make(
         [name, *row] for name, row in zip((*names, _BACKGROUND), confusion(found, len(names)).tolist(), strict=True)
     ]
     sections.append(("Confusion matrix", report.table(("found as", *names, _BACKGROUND), counts) + legend))
-    batch = collate([make() for make, _ in first[:_SHOWN]], [mask for _, mask in first[:_SHOWN]])
-    sheets = [report.picture(image, max_side=480) for image in _with_labels(batch, names)]
+    sheets = [report.picture(image, max_side=480) for image in _with_labels(first, names)]
     sections.append(("Labelled pictures of the first training batch", report.gallery(sheets)))
     figures = []
-    for one in sorted(found, key=lambda one: (-len(one.label_ids), one.number))[:_SHOWN]:
+    for one in sorted(found, key=lambda one: (-len(one.label_ids), one.number))[:SHOWN]:
         picture = letterboxed(labelled_picture(pictures(one.number), data.val[one.number]), canvases_wh[one.number])
         shown = one.confidences > _CONFIDENT
         confidences = one.confidences[shown].tolist()
