@@ -45,8 +45,14 @@ class Loader:
             )
 
     def __call__(self, plan: Sequence[Sequence[Planned]]) -> Iterator[Batch]:
-        """The batches of a plan, in its order; of arrays by threads, of tensors by processes."""
-        return self._by_threads(plan) if self._feed is None else self._by_processes(plan)
+        """The batches of a plan, in its order; of arrays by threads, of tensors by processes, which begin at once."""
+        if self._feed is None:
+            return self._by_threads(plan)
+        self._plan.batches = plan
+        with warnings.catch_warnings():
+            # Python warns of forks of a process with threads: these only work on arrays, and take no lock of others.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            return iter(self._feed)
 
     def _by_threads(self, plan: Sequence[Sequence[Planned]]) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._makers) as pool:
@@ -57,14 +63,6 @@ class Loader:
                     ready, futures = pending.pop(0)
                     if ready:
                         yield self._batches.collate(ready, [future.result() for future in futures])
-
-    def _by_processes(self, plan: Sequence[Sequence[Planned]]) -> Iterator[Batch]:
-        self._plan.batches = plan
-        with warnings.catch_warnings():
-            # Python warns of forks of a process with threads: these only work on arrays, and take no lock of others.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            made = iter(self._feed)
-        yield from made
 
 
 def makers(wanted: int | None, here: Place, batch_bytes: int, shared: str = "/dev/shm") -> tuple[int, bool]:

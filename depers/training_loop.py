@@ -9,7 +9,7 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from depers.detector import cpu_has_bfloat16
 from depers.loss import Loss
 from depers.options import UserError
 from depers.schedule import Schedule, make_schedule
-from depers.training_batches import Batches
+from depers.training_batches import Batch, Batches, Planned
 from depers.training_data import Splits, random_for
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ def train(
     device = torch.device(here.device)
     if here.threads:
         torch.set_num_threads(here.threads)
-    torch.backends.cudnn.benchmark = not options.multi_scale  # tries what is fastest, once per shape
     mixed = _MIXED[precision(options.precision, device)]
     strength = yolo.hyperparameters(options.hyperparameters)
     if options.learning_rate is not None:
@@ -197,6 +196,13 @@ def train(
     if done and here.rank == 0:
         best_checkpoint = storage.read_bytes(storage.join(options.out, "weights", "best.pt"))
 
+    def begin(epoch: int) -> tuple[list[list[Planned]], Iterator[Batch]]:
+        """What an epoch shows, and its batches, which are made from now on."""
+        chances = chances_of()
+        plan = [batches.plan(number, chances) for number in range(*schedule.starts[epoch : epoch + 2])]
+        return plan, loader([here.share(members) for members in plan])
+
+    begun = None
     for epoch in range(done, options.epochs):
         if epoch - best_epoch >= options.patience > 0:
             if here.rank == 0:
@@ -204,11 +210,11 @@ def train(
             break
         started = time.perf_counter()
         first, end = schedule.starts[epoch : epoch + 2]
-        chances = chances_of()
-        plan = [batches.plan(number, chances) for number in range(first, end)]
+        plan, made = begun or begin(epoch)
         model.train()
+        torch.backends.cudnn.benchmark = not options.multi_scale  # tries what is fastest, once per shape
         losses = torch.zeros(3, device=device)
-        for number, batch in enumerate(loader([here.share(members) for members in plan]), first):
+        for number, batch in enumerate(made, first):
             _set_rates(optimizer, schedule, number)
             images = torch.as_tensor(batch.images).to(device, non_blocking=True)
             pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
@@ -239,6 +245,9 @@ def train(
         if not np.isfinite(sum(means)):
             raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower --learning-rate")
 
+        torch.backends.cudnn.benchmark = False
+        # Made while this epoch is judged; not where what is found decides what comes next.
+        begun = None if options.image_weights or epoch + 1 == options.epochs else begin(epoch + 1)
         ema.update_attr(model, include=("yaml", "nc", "names", "stride"))
         checkpoint = here.gather(_checkpoint_bytes(ema.ema, epoch) if here.rank == 0 else b"")[0]
         seen, val_means = validate(checkpoint)
