@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -77,21 +78,24 @@ json.dump(times, open(opt.project + "/times.json", "w"))
 """
 )
 WITHOUT_RAY = """
-import json, os, sys
+import json, os, sys, time
 from depers import training_data, training_loop
 from depers.checkpoints import Writer
 from depers.collective import Place
 from depers.train import Options
 options = Options(**json.loads(sys.argv[1]))
 device = "cuda:0" if options.device == "gpu" else "cpu"
+windows = {}
 class Watch(training_loop.Unwatched):
     def say(self, line): print(line, flush=True)
     def epoch(self, row): print(row, flush=True)
+    def batch(self, epoch, number, count, losses): windows.setdefault(epoch, [time.time()] * 2)[1] = time.time()
 writer = Writer(options.out)
 data = training_data.read_splits(options.dataset, [], 1.0)
 here = Place(device=device, threads=len(os.sched_getaffinity(0)))
 training_loop.train(options, data, here, writer=writer, watch=Watch(), disk=options.out + "/pictures")
 writer.close()
+json.dump([windows[epoch] for epoch in sorted(windows)], open(options.out + "/windows.json", "w"))
 """
 VALIDATE = (
     PATCHES
@@ -199,7 +203,7 @@ class Busy:
     """How busy the GPU is meanwhile, by `nvidia-smi`: the median of samples, per cent."""
 
     def __enter__(self) -> "Busy":
-        self.samples: list[float] = []
+        self.samples: list[tuple[float, float]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
@@ -211,14 +215,21 @@ class Busy:
 
     def _sample(self) -> None:
         query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        while not self._done.wait(1.0):
+        while not self._done.wait(0.5):
             found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-            self.samples += [float(value) for value in found[:1]]
+            self.samples += [(time.time(), float(value)) for value in found[:1]]
 
-    @property
-    def percent(self) -> float:
-        """The median of the samples with any load: starts and validation leave the GPU idle."""
-        return statistics.median([value for value in self.samples if value > 0] or [0.0])
+    def percent(self, out: Path) -> float:
+        """The median within the training part of steady epochs where the loop has told it, as it does without Ray;
+        else of all samples with any load, which include the first epochs and validation."""
+        told = out / "windows.json"
+        if told.exists():
+            windows = json.loads(told.read_text(encoding="utf-8"))[_WARM_UP:]
+            # nvidia-smi tells of the last second at most, so one begins to listen a second later.
+            chosen = [value for at, value in self.samples if any(one + 1 <= at <= end for one, end in windows)]
+        else:
+            chosen = [value for _, value in self.samples if value > 0]
+        return statistics.median(chosen or [0.0])
 
 
 def speed(tasks: Sequence[Task], out: Path, repeats: int, bar: float, gpu: bool) -> bool:
@@ -226,20 +237,21 @@ def speed(tasks: Sequence[Task], out: Path, repeats: int, bar: float, gpu: bool)
     fine = True
     for task in tasks:
         rates: dict[str, list[float]] = {"yolov5": [], "depers": []}
-        busy = Busy()
+        busy = 0.0
         for number in range(repeats):
             for name, train in (("yolov5", task.theirs), ("depers", task.ours)):
                 with Busy() if gpu else open(os.devnull) as watched:  # noqa: PTH123
-                    steady = train(out / f"{task.model}-{name}-{number}", number)[0][_WARM_UP:]
+                    folder = out / f"{task.model}-{name}-{number}"
+                    steady = train(folder, number)[0][_WARM_UP:]
                 if isinstance(watched, Busy) and name == "depers":
-                    busy = watched
+                    busy = watched.percent(folder)
                 rates[name].append(statistics.median(steady))
                 print(f"{task.model} at {task.imgsz}, {name}: {rates[name][-1]:.1f} images/s", flush=True)
         ratio = statistics.median(rates["depers"]) / statistics.median(rates["yolov5"])
         line = f"{task.model} at {task.imgsz}: depers is {ratio:.2f} × yolov5 train; the bar is {bar}"
         if gpu:
-            line += f"; GPU {busy.percent:.0f} % busy; the bar is {BUSY_BAR}"
-            fine &= busy.percent >= BUSY_BAR
+            line += f"; GPU {busy:.0f} % busy; the bar is {BUSY_BAR}"
+            fine &= busy >= BUSY_BAR
         print(f"{line}; load {os.getloadavg()[0]:.1f}", flush=True)
         fine &= ratio >= bar
     return fine
