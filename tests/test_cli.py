@@ -9,6 +9,7 @@ import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -198,8 +199,10 @@ def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
         """)
     )
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in a shell's background ignores it
+    command = [sys.executable, program]
     process = subprocess.Popen(
-        [sys.executable, program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen
     )
     assert process.stdout is not None
     address = process.stdout.readline().strip()
