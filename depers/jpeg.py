@@ -79,7 +79,7 @@ def _edit(components: list[Coefficients], found: list[Region], frame: Frame, mod
     mcus_wh = tuple(-(-side // unit) for side, unit in zip(frame.size_wh, frame.mcu_wh, strict=True))
     for region in found:
         x0, y0, x1, y1 = around = regions.ring(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
-        free = regions.outside(parts, around, region.bounds)
+        free, cells = regions.outside(parts, around, region.bounds), regions.grid(region.bounds)
         for index, component in enumerate(components):
             h, v = (1, 1) if len(components) == 1 else frame.sampling[index]
             table = np.array(frame.tables[frame.table_of[index]], np.float64)
@@ -88,13 +88,14 @@ def _edit(components: list[Coefficients], found: list[Region], frame: Frame, mod
             means = blocks[area[1] : area[3], area[0] : area[2], :1]
             free_blocks = free.repeat(v, axis=0).repeat(h, axis=1)[: means.shape[0], : means.shape[1]]
             scale = (h, v)
-            paint = _paint(region, around, means * (table[0] / 8), free_blocks, scale, mode, index == 0)
+            paint = _paint(region, around, cells, means * (table[0] / 8), free_blocks, scale, mode, index == 0)
             _write(blocks, region, paint, scale, table, mode)
 
 
 def _paint(
     region: Region,
     around: regions.Rectangle,
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
     means: NDArray[Any],
     free: NDArray[np.bool_],
     scale: tuple[int, int],
@@ -102,8 +103,7 @@ def _paint(
     noisy: bool,
 ) -> Paint:
     """The paint of a region in one component, its values about 0; in pixels for a blur, else in blocks."""
-    (h, v), (x0, y0, x1, y1) = scale, region.bounds
-    across, down = regions.grid(region.bounds)
+    (h, v), (x0, y0, x1, y1), (across, down) = scale, region.bounds, cells
     if mode == "fill":
         values = np.zeros((len(down) - 1, len(across) - 1, 1))
     else:

@@ -154,13 +154,15 @@ class Paint:
         """
         self.across, self.down, self.mode, self.span = *edges, mode, span
         self.values = values.copy()
-        noise = _generator(bounds, 0).standard_normal(values.shape[:2]) * NOISE * span
-        self.values[:, :, list(noisy)] += noise[:, :, None]
         self.noisy = list(noisy)
+        if noisy:
+            noise = _generator(bounds, 0).standard_normal(values.shape[:2]) * NOISE * span
+            self.values[:, :, self.noisy] += noise[:, :, None]
         if mode == "blur":
             self._columns = _interpolation(self.across, np.arange(int(self.across[-1])))
-            self._tile = _generator(bounds, 1).standard_normal((_TILE, _TILE), np.float32)
-            self._tile *= np.float32(FINE_NOISE * span)
+            if noisy:
+                self._tile = _generator(bounds, 1).standard_normal((_TILE, _TILE), np.float32)
+                self._tile *= np.float32(FINE_NOISE * span)
 
     def rows(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows of the painted region, float32 (bottom - top, W, C)."""

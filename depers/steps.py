@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 from depers import contents, storage, tiling
 from depers.archives import Member, Rules
@@ -144,7 +145,7 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
             swapped = orientation_of(header) > 4
             return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
         least = None if job.half_stride_pad else job.how.imgsz  # `yolov5 val` shrinks what it has decoded whole
-        rgb, size_wh, picture = _decode_for_detection(item.data, least, job.max_megapixels)
+        rgb, size_wh, picture = _decode_for_detection(item.data, header, least, job.max_megapixels)
         view = tiling.whole(rgb, size_wh, job.how.imgsz, stride, job.half_stride_pad)
         return replace(item, view=view, size_wh=size_wh, picture=picture)
     except ImageError as error:
@@ -154,13 +155,12 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
 
 
 def _decode_for_detection(
-    data: bytes, least: int | None, max_megapixels: float
+    data: bytes, header: Image.Image, least: int | None, max_megapixels: float
 ) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
     """RGB for the detector, the upright full size, and the full picture where it was decoded anyway.
 
     The longer side has at least `least` pixels; without it, all it has.
     """
-    header = open_header(data, max_megapixels)
     plain = format_of(header) == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
     if plain and least is not None and max(header.size) >= 2 * least:
         # By a power of two, which is what libjpeg-turbo has fast transforms for: by 3/8, say, takes longer than by 1/2.
