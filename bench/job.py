@@ -1,7 +1,9 @@
 """What the benchmarks share: 1080p street scenes, and one `depers` run with its memory and times watched."""
 
+import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,22 +17,26 @@ from depers.streets import draw_scene
 
 
 class Watched(NamedTuple):
-    """One run: wall seconds, seconds until the first picture lay in OUT, and the highest sum of RSS in MiB."""
+    """One run: wall seconds, seconds until the first picture lay in OUT, the highest sum of RSS in MiB.
+
+    `spilled_mib` is the most that Ray had written to disk for want of memory.
+    """
 
     seconds: float
     first_output: float
     peak_mib: float
     last_line: str
+    spilled_mib: float
 
 
 def draw(folder: Path, count: int) -> None:
     """`count` street scenes of 1920×1080, quality 90: 16 of them drawn, the others the same or mirrored."""
     folder.mkdir(parents=True)
     scenes = [draw_scene(index, 1, (1920, 1080)).image for index in range(min(16, count))]
+    scenes += [np.ascontiguousarray(scene[:, ::-1]) for scene in scenes]
+    encoded = [simplejpeg.encode_jpeg(scene, 90, "RGB", "420") for scene in scenes]
     for index in range(count):
-        scene = scenes[index % len(scenes)]
-        mirrored = np.ascontiguousarray(scene[:, ::-1] if (index // len(scenes)) % 2 else scene)
-        (folder / f"{index:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(mirrored, 90, "RGB", "420"))
+        (folder / f"{index:05d}.jpg").write_bytes(encoded[index % len(encoded)])
 
 
 def rate(arguments: list[str], environment: dict[str, str] | None = None) -> float:
@@ -42,18 +48,19 @@ def rate(arguments: list[str], environment: dict[str, str] | None = None) -> flo
 
 def watch(arguments: list[str], out: Path) -> Watched:
     """Runs `depers` with `arguments`, sampling its process tree every 0.2 s. Raises where it fails."""
-    started, first, peak = time.monotonic(), 0.0, 0.0
+    started, first, peak, spilled = time.monotonic(), 0.0, 0.0, 0.0
+    begun = time.time()
     command = [sys.executable, "-m", "depers.cli", *arguments]
     running = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while running.poll() is None:
-        peak = max(peak, _rss_mib(running))
+        peak, spilled = max(peak, _rss_mib(running)), max(spilled, _spilled_mib(begun))
         if not first and out.is_dir() and any(out.glob("*.jpg")):
             first = time.monotonic() - started
         time.sleep(0.2)
     output = running.communicate()[0]
     if running.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {running.returncode}\n{output}")
-    return Watched(time.monotonic() - started, first, peak, output.strip().splitlines()[-1])
+    return Watched(time.monotonic() - started, first, peak, output.strip().splitlines()[-1], spilled)
 
 
 def steady_rate(out: Path) -> float:
@@ -61,6 +68,16 @@ def steady_rate(out: Path) -> float:
     records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in out.glob("_depers/units/*.parquet")]
     (begin, _), *rest = sorted(records)
     return sum(count for _, count in rest) / (rest[-1][0] - begin)
+
+
+def _spilled_mib(begun: float) -> float:
+    """What lies in the spill folders of local Rays that were started since."""
+    total = 0
+    for session in (Path(tempfile.gettempdir()) / "ray").glob("session_2*"):
+        with contextlib.suppress(FileNotFoundError):
+            if session.stat().st_ctime >= begun:
+                total += sum(path.stat().st_size for path in session.glob("*spill*/**/*") if path.is_file())
+    return total / 2**20
 
 
 def _rss_mib(process: psutil.Process) -> float:
