@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from depers import archive_steps, storage, units
+from depers import archive_steps, memory, storage, units
 from depers.archives import Slice
 from depers.steps import Found, Item, Job, Outcome, Row, detect, finish, prepare, read, unpack, write
 from depers.units import Unit
@@ -105,6 +105,7 @@ class FusedWorker:
 
     def __init__(self, job: Job, checkpoints: Any) -> None:
         self.job = job
+        memory.keep_freed_memory()
         if job.weights:
             import torch
 
