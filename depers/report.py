@@ -124,9 +124,14 @@ def gallery(pictures: Sequence[str]) -> str:
     return f'<div class="gallery">\n{"".join(pictures)}</div>\n'
 
 
+_NUMBER = ' class="number"'
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table; numbers are aligned to the right. Raises ValueError for a row of another length."""
-    head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in header)
+    """An HTML table; numbers and their headings are on the right. Raises ValueError for a row of another length."""
+    columns = zip(*rows, strict=True) if rows else [("",)] * len(header)
+    heads = zip(header, (all(map(_is_number, column)) for column in columns), strict=True)
+    head = "".join(f'<th scope="col"{_NUMBER if right else ""}>{_escape(name)}</th>' for name, right in heads)
     body = []
     for row in rows:
         cells = [_cell(value) for _, value in zip(header, row, strict=True)]
@@ -134,10 +139,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{"".join(body)}</tbody></table></div>\n'
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def _cell(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if not _is_number(value):
         return f"<td>{_escape(str(value))}</td>"
-    return f'<td class="number">{f"{value:.3f}" if isinstance(value, (float, np.floating)) else value}</td>'
+    return f"<td{_NUMBER}>{f'{value:.3f}' if isinstance(value, (float, np.floating)) else value}</td>"
 
 
 def paragraph(content: str) -> str:
@@ -181,6 +190,7 @@ th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(-
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 tbody tr:last-child td { border-bottom: 0; }
 .number { text-align: right; }
+.wide + .gallery { margin-top: 1rem; }
 .gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
 figure { margin: 0; }
 img { display: block; max-width: 100%; height: auto; border-radius: 8px; }
