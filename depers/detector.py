@@ -175,7 +175,7 @@ class Detector:
 
     def _pixels(self, batch: NDArray[np.uint8]) -> Tensor:
         device = self._networks[0].device
-        return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).to(self._networks[0].dtype) / 255
+        return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).to(self._networks[0].dtype).div_(255)
 
     @torch.inference_mode()
     def _predict(self, batch: NDArray[np.uint8]) -> list[Detections]:

@@ -4,6 +4,7 @@ A redacted block is made from its region's paint: the colours are those of the b
 their DC coefficients, so nothing needs to be decoded.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,22 +75,36 @@ def redact(
 
 
 def _edit(components: list[Coefficients], found: list[Region], frame: Frame, mode: str) -> None:
-    """Redacts the regions (in MCUs) in the coefficients of every component."""
+    """Redacts the regions (in MCUs) in the coefficients of every component; those of one size together."""
     parts = regions.parts_of(found)
     mcus_wh = tuple(-(-side // unit) for side, unit in zip(frame.size_wh, frame.mcu_wh, strict=True))
+    planes: dict[tuple[int, int], list[_Plane]] = {}
+    for index, component in enumerate(components):
+        scale = (1, 1) if len(components) == 1 else frame.sampling[index]
+        table = np.array(frame.tables[frame.table_of[index]], np.float64)
+        planes.setdefault(scale, []).append(_Plane(component.blocks, component.height, table, index == 0))
     for region in found:
         x0, y0, x1, y1 = around = regions.ring(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
         free, cells = regions.outside(parts, around, region.bounds), regions.grid(region.bounds)
-        for index, component in enumerate(components):
-            h, v = (1, 1) if len(components) == 1 else frame.sampling[index]
-            table = np.array(frame.tables[frame.table_of[index]], np.float64)
-            blocks, height = component
-            area = (x0 * h, y0 * v, x1 * h, min(y1 * v, height))
-            means = blocks[area[1] : area[3], area[0] : area[2], :1]
+        for (h, v), alike in planes.items():
+            rows, columns = slice(y0 * v, min(y1 * v, alike[0].height)), slice(x0 * h, x1 * h)
+            means = np.concatenate([one.blocks[rows, columns, :1] * (one.table[0] / 8) for one in alike], axis=2)
             free_blocks = free.repeat(v, axis=0).repeat(h, axis=1)[: means.shape[0], : means.shape[1]]
-            scale = (h, v)
-            paint = _paint(region, around, cells, means * (table[0] / 8), free_blocks, scale, mode, index == 0)
-            _write(blocks, region, paint, scale, table, mode)
+            noisy = [channel for channel, one in enumerate(alike) if one.luma]
+            paint = _paint(region, around, cells, means, free_blocks, (h, v), mode, noisy)
+            _write(alike, region, paint, (h, v), mode)
+
+
+class _Plane(NamedTuple):
+    """A component: its coefficients int16 (rows, columns, 64), and its quantization table (64,) in zigzag order.
+
+    `height` is how many rows of blocks show something.
+    """
+
+    blocks: NDArray[np.int16]
+    height: int
+    table: NDArray[np.float64]
+    luma: bool
 
 
 def _paint(
@@ -100,44 +115,40 @@ def _paint(
     free: NDArray[np.bool_],
     scale: tuple[int, int],
     mode: str,
-    noisy: bool,
+    noisy: Sequence[int],
 ) -> Paint:
-    """The paint of a region in one component, its values about 0; in pixels for a blur, else in blocks."""
+    """The paint of a region in components of one size, its values about 0; in pixels for a blur, else in blocks."""
     (h, v), (x0, y0, x1, y1), (across, down) = scale, region.bounds, cells
     if mode == "fill":
-        values = np.zeros((len(down) - 1, len(across) - 1, 1))
+        values = np.zeros((len(down) - 1, len(across) - 1, means.shape[2]))
     else:
         inner = ((x0 - around[0]) * h, (y0 - around[1]) * v, (x1 - around[0]) * h, (y1 - around[1]) * v)
         values = regions.colours(means, free, inner, (across * h, down * v), 0.0)
     size = 8 if mode == "blur" else 1
     edges = (across * h * size, down * v * size)
-    return Paint(values, edges, region.bounds, mode, _SPAN, (0,) if noisy and mode != "fill" else ())
+    return Paint(values, edges, region.bounds, mode, _SPAN, () if mode == "fill" else noisy)
 
 
-def _write(
-    blocks: NDArray[np.int16],
-    region: Region,
-    paint: Paint,
-    scale: tuple[int, int],
-    table: NDArray[np.float64],
-    mode: str,
-) -> None:
+def _write(alike: Sequence[_Plane], region: Region, paint: Paint, scale: tuple[int, int], mode: str) -> None:
     """Paints the blocks of the region's parts, the rows past the picture's height included."""
     (h, v), (left, above) = scale, region.bounds[:2]
-    step = table[0]
     for x0, y0, x1, y1 in region.parts:
-        last = min(y1 * v, len(blocks))
-        part = blocks[y0 * v : last, x0 * h : x1 * h]
-        columns = slice((x0 - left) * h, (x0 - left) * h + part.shape[1])
-        if mode == "blur":
-            for top in range(0, len(part), _BAND):
-                first = top + (y0 - above) * v
-                pixels = paint.rows(8 * first, 8 * (first + len(part[top : top + _BAND])))
-                part[top : top + _BAND] = _quantized(pixels[:, :, 0], table)[:, columns]
-        else:
-            means = paint.rows((y0 - above) * v, last - above * v)[:, columns, 0]
-            part[:] = 0
-            part[:, :, 0] = np.clip(np.round(means * (8 / step)), -1024 // step, 1023 // step)
+        first, last = y0 * v, min(y1 * v, len(alike[0].blocks))
+        columns = slice((x0 - left) * h, min((x1 - left) * h, alike[0].blocks.shape[1] - left * h))
+        band = _BAND if mode == "blur" else max(last - first, 1)
+        for top in range(first, last, band):
+            bottom, size = min(top + band, last), 8 if mode == "blur" else 1
+            painted = paint.rows((top - above * v) * size, (bottom - above * v) * size)
+            for channel, (blocks, _, table, _) in enumerate(alike):
+                part = blocks[top:bottom, x0 * h : x1 * h]
+                if mode == "blur":
+                    part[:] = _quantized(painted[:, :, channel], table)[:, columns]
+                else:
+                    part[:] = 0
+                    step = table[0]
+                    part[:, :, 0] = np.clip(
+                        np.round(painted[:, columns, channel] * (8 / step)), -1024 // step, 1023 // step
+                    )
 
 
 def _quantized(pixels: NDArray[np.float32], zigzag_table: NDArray[np.float64]) -> NDArray[np.int16]:
