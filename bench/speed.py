@@ -1,4 +1,4 @@
-"""End-to-end speed on 1080p street JPEGs against `yolov5 detect` and `deface`, and the share of pure inference.
+"""End-to-end speed on 1080p street JPEGs against `yolov5 detect` and `deface`, and the share of pure bf16 inference.
 
     python bench/speed.py --weights yolov5n.pt [--deface PATH_OF_THE_COMMAND] [--images 400] [--repeats 3]
 
@@ -24,10 +24,13 @@ SKIPPED, FEW = 64, 128
 PURE = """
 import sys, time, torch
 from pathlib import Path
+import depers.detector
 from depers.detector import Detector
 from depers.prediction import Prediction, Weights
 torch.set_num_threads(1)
 path = sys.argv[1]
+if sys.argv[2] == "plain":
+    depers.detector.join_activations = lambda layers: None
 detector = Detector([Weights(path, {})], [Path(path).read_bytes()], (), Prediction())
 network = detector._networks[0]
 images = torch.rand(8, 3, 384, 640)
@@ -68,10 +71,13 @@ def commands(weights: Path, deface: str | None, work: Path) -> dict[str, list[st
     return found
 
 
-def pure_rate(weights: Path) -> tuple[float, str]:
-    """Images per second of the bare network, one process per core as in the job; and its arithmetic."""
+def pure_rate(weights: Path, how: str) -> tuple[float, str]:
+    """Images per second of the bare network, one process per core as in the job; and its arithmetic.
+
+    `how`: "plain" as PyTorch computes it, "joined" with the convolutions that depers joins with what follows them.
+    """
     cores = os.cpu_count() or 1
-    command = [sys.executable, "-c", PURE, str(weights)]
+    command = [sys.executable, "-c", PURE, str(weights), how]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
     outputs = [process.communicate()[0].split() for process in running]
     return sum(float(output[0]) for output in outputs), outputs[0][1]
@@ -90,7 +96,7 @@ def main() -> None:
     draw(work / "many", arguments.images)
     tools = commands(arguments.weights.resolve(), arguments.deface, work)
     rates: dict[str, list[float]] = {name: [] for name in tools}
-    pure = []
+    pure: dict[str, list[float]] = {"plain": [], "joined": []}
     for _ in range(arguments.repeats):
         for name, command in tools.items():
             source, out = work / ("few" if name == "deface" else "many"), work / "OUT"
@@ -103,16 +109,19 @@ def main() -> None:
             if name == "deface":
                 for path in results:
                     path.unlink()
-        pure.append(pure_rate(arguments.weights))
-        print(f"pure inference: {pure[-1][0]:.1f} images/s in {pure[-1][1]}", flush=True)
+        for how, found in pure.items():
+            rate, arithmetic = pure_rate(arguments.weights, how)
+            found.append(rate)
+            print(f"pure inference, {how}: {rate:.1f} images/s in {arithmetic}", flush=True)
     print(f"load {os.getloadavg()[0]:.1f}; medians of {arguments.repeats}:")
     own = statistics.median(rates["depers"])
     for name, values in rates.items():
         print(
             f"{name:<16}{statistics.median(values):>8.1f} images/s   depers is {own / statistics.median(values):.2f} ×"
         )
-    bare = statistics.median(rate for rate, _ in pure)
-    print(f"{'pure inference':<16}{bare:>8.1f} images/s   depers reaches {own / bare:.0%}")
+    for how, found in pure.items():
+        bare = statistics.median(found)
+        print(f"{f'pure, {how}':<16}{bare:>8.1f} images/s   depers reaches {own / bare:.0%}")
     shutil.rmtree(work)
 
 
