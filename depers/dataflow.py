@@ -29,6 +29,7 @@ _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits f
 _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits for storage
 _READERS = 4  # archives that are read at once
 _TRIES = 2  # of the same work before it is done carefully; and then of one file, until it is given up
+_HELD_BYTES = 96 * 2**20  # of slices per core that are read and not done: what actors work on, and as much again
 _BLOCK_BYTES = 2**20  # Ray Data gathers rows up to this; a slice is more, so it leaves its reader alone and at once
 
 
@@ -235,8 +236,11 @@ def run(how: Pass, todo: Sequence[Unit]) -> Iterator[Row]:
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up
     context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size, context.enable_progress_bars
+    before = context.target_max_block_size, context.enable_progress_bars, context.execution_options.resource_limits
     context.target_max_block_size, context.enable_progress_bars = _BLOCK_BYTES, False  # bars would count blocks
+    if not how.staged:  # by itself Ray Data reads ahead until half of the object store is full
+        held = _HELD_BYTES * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=held)
     retries = os.environ.setdefault(
         "RAY_TASK_MAX_RETRIES", "-1"
     )  # of tasks as of actors; Ray Data has no option for it
@@ -261,7 +265,7 @@ def run(how: Pass, todo: Sequence[Unit]) -> Iterator[Row]:
             (ready,), joining = ray.wait(joining)
             yield ray.get(ready)
     finally:
-        context.target_max_block_size, context.enable_progress_bars = before
+        context.target_max_block_size, context.enable_progress_bars, context.execution_options.resource_limits = before
         if retries == "-1":
             del os.environ["RAY_TASK_MAX_RETRIES"]
 
