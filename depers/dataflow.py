@@ -27,6 +27,7 @@ from depers.workers import DetectStage, FusedWorker, Work, finish_stage, prepare
 
 _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits for storage; none runs on a 0-CPU head
 _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits for storage
+_QUEUED = 2  # further calls that an actor has at hand when those end, which they often do together
 _READERS = 4  # archives that are read at once
 _TRIES = 2  # of the same work before it is done carefully; and then of one file, until it is given up
 _HELD_BYTES = 96 * 2**20  # of slices per core that are read and not done: what actors work on, and as much again
@@ -319,7 +320,7 @@ def _pool(size: int, most: int | None) -> Any:
     return ray.data.ActorPoolStrategy(
         min_size=size,
         max_size=most,
-        max_tasks_in_flight_per_actor=_DEPTH,
+        max_tasks_in_flight_per_actor=_DEPTH + _QUEUED,
         max_concurrent_calls_per_actor=_DEPTH,
         enable_true_multi_threading=True,  # the worker has a lock of its own, around what computes
     )

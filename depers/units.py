@@ -52,6 +52,7 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
         else:
             units.append(Unit(_name((entry,)), (entry,)))
     size = max(8, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
+    size = -(-size // 8) * 8  # whole batches, where those are of the default size
     held: list[Entry] = []
     total = 0
     for entry in loose:
