@@ -25,7 +25,7 @@ def test_units_hold_every_input_once_whatever_the_order(entries: list[Entry], ra
     assert len({unit.name for unit in cut}) == len(cut)
 
 
-@pytest.mark.parametrize(("count", "largest"), [(0, 0), (1, 1), (20, 8), (640, 10), (10_000, 32), (400_000, 40)])
+@pytest.mark.parametrize(("count", "largest"), [(0, 0), (1, 1), (20, 8), (640, 16), (10_000, 32), (400_000, 40)])
 def test_unit_sizes(count: int, largest: int) -> None:
     cut = units.cut([Entry(f"{number:07}.jpg", 1, "") for number in range(count)])
     assert max((len(unit.entries) for unit in cut), default=0) == largest
