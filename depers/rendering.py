@@ -15,12 +15,12 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers import bank, compositing, images, plan, planning, report, storage, tally, units
-from depers.blending import RGB
+from depers import bank, compositing, images, plan, planes, planning, report, storage, tally, units
 from depers.boxes import to_normalized_xywh
 from depers.labels import Labels, format_yolo
 from depers.material import Material
 from depers.options import UserError
+from depers.planes import Planes
 from depers.tally import Tally
 
 RECORD = pa.schema([("path", pa.string()), ("objects", pa.int32()), ("labels", pa.int32()), ("bytes", pa.int64())])
@@ -88,7 +88,7 @@ class Renderer:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
         self._part = lru_cache(None)(self._read_part)
-        self._sprites: dict[tuple[str, int], RGB] = {}
+        self._sprites: dict[tuple[str, int], Planes] = {}
         self._held = 0
 
     def __call__(self, row: dict[str, Any]) -> bytes:
@@ -97,14 +97,14 @@ class Renderer:
                     for placed in row["objects"]]  # fmt: skip
         return compositing.render(row, self._background(row["background"]), pictures)
 
-    def _decode_background(self, path: str) -> RGB:
+    def _decode_background(self, path: str) -> Planes:
         uri = storage.join(self._extracted.root, path)
         try:
-            return images.decode(storage.read_bytes(uri), float("inf")).rgb()
+            return planes.of_rgb(images.decode(storage.read_bytes(uri), float("inf")).rgb())
         except (OSError, images.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
-    def _sprite(self, placed: dict[str, Any]) -> RGB:
+    def _sprite(self, placed: dict[str, Any]) -> Planes:
         """A sprite's picture; those decoded first make room for it where there are too many bytes of them."""
         sprite, by = key = placed["sprite"], compositing.reduction(placed)
         if key not in self._sprites:
@@ -114,15 +114,15 @@ class Renderer:
                 self._keep(key, compositing.reduced(self._sprites[sprite, 1], by))
         return self._sprites[key]
 
-    def _keep(self, key: tuple[str, int], picture: RGB) -> None:
+    def _keep(self, key: tuple[str, int], picture: Planes) -> None:
         self._held += picture.nbytes
         while self._sprites and self._held > _DECODED_BYTES:
             self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
         self._sprites[key] = picture
 
-    def _decode_sprite(self, part: str, sprite: str) -> RGB:
+    def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
-            return np.asarray(simplejpeg.decode_jpeg(self._part(part)[sprite].as_py(), "RGB"))
+            return planes.of_rgb(simplejpeg.decode_jpeg(self._part(part)[sprite].as_py(), "RGB"))
         except (KeyError, ValueError) as error:
             where = storage.join(self._extracted.root, part)
             raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
