@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from depers.planes import Plane, halved
 
 _MEMBRANE_SIDE = 32  # Poisson's correction is smooth: it is solved at most this large, and enlarged
-_MOST_SHIFT = 48.0  # gray levels; more would make a ghost of the object
+_MOST_SHIFT = {2: 48.0, 3: 24.0}  # levels of luma and of chroma, by a plane's dimensions; more would make a ghost
 
 
 def shares(
@@ -126,7 +126,8 @@ def ring_difference(patch: Plane, ground: Plane, inner: tuple[int, int, int, int
         count += area
         for channel in channels:
             total[channel] += (around[channel] - own[channel]) * area
-    return [min(max(each / max(count, 16), -_MOST_SHIFT), _MOST_SHIFT) for each in total]
+    most = _MOST_SHIFT[patch.ndim]
+    return [min(max(each / max(count, 16), -most), most) for each in total]
 
 
 def shift(patch: Plane, added: Sequence[float]) -> Plane:
@@ -160,9 +161,10 @@ def poisson(
     source, target = (halved(each[: small_wh[1] * by, : small_wh[0] * by], halvings) for each in (patch, ground))
     x_min, y_min, x_max, y_max = ((edge[i] - pixels[i % 2]) / by for i in range(4))
     inside = shares((x_min, y_min, x_max, y_max), (0, 0, *small_wh), shape, 0.0) > 0
-    levels = np.rint(membrane(source, target, inside).clip(-_MOST_SHIFT, _MOST_SHIFT) + _MOST_SHIFT).astype(np.uint8)
+    most = _MOST_SHIFT[patch.ndim]
+    levels = np.rint(membrane(source, target, inside).clip(-most, most) + most).astype(np.uint8)
     change = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.addWeighted(patch, 1, change, 1, -_MOST_SHIFT))
+    return np.asarray(cv2.addWeighted(patch, 1, change, 1, -most))
 
 
 def membrane(source: Plane, target: Plane, inside: NDArray[np.bool_]) -> NDArray[np.float64]:

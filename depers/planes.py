@@ -14,6 +14,7 @@ RGB = NDArray[np.uint8]
 Plane = NDArray[np.uint8]
 """Samples of one kind, uint8: luma (H, W), or both chroma side by side (H, W, 2)."""
 
+_BAND = 64  # rows that are converted at a time, so that they stay in a core's own cache
 _TO_YCC = np.array([[0.299, 0.587, 0.114], [0.5, -0.418688, -0.081312], [-0.168736, -0.331264, 0.5]])
 
 
@@ -39,8 +40,15 @@ class Planes(NamedTuple):
 
 def of_rgb(rgb: RGB) -> Planes:
     """A picture of uint8 RGB (H, W, 3) as planes."""
-    ycc = cv2.cvtColor(reduced(rgb, 2), cv2.COLOR_RGB2YCrCb)
-    return Planes(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)), np.asarray(cv2.merge(cv2.split(ycc)[1:])))
+    height, width = rgb.shape[:2]
+    luma = np.empty((height, width), np.uint8)
+    chroma = np.empty((-(-height // 2), -(-width // 2), 2), np.uint8)
+    for y in range(0, height, _BAND):
+        band = rgb[y : y + _BAND]
+        cv2.cvtColor(band, cv2.COLOR_RGB2GRAY, luma[y : y + _BAND])
+        ycc = cv2.cvtColor(reduced(band, 2), cv2.COLOR_RGB2YCrCb)
+        cv2.mixChannels([ycc], [chroma[y // 2 : (y + _BAND) // 2]], [1, 0, 2, 1])
+    return Planes(luma, chroma)
 
 
 def to_rgb(planes: Planes) -> RGB:

@@ -29,6 +29,7 @@ SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand pictures."""
 _SHOWN = 24
 _DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
+_READ_PARTS = 8  # what a block chooses from
 _DECODED_BACKGROUNDS = 3  # pictures come in the order of their backgrounds
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -82,12 +83,12 @@ def read_block(out: str, block: int) -> list[dict[str, Any]]:
 
 
 class Renderer:
-    """Renders rows of a plan, keeping what was decoded as long as the rows of a block need it."""
+    """Renders rows of a plan, keeping what was decoded for those that follow: all sprites of a small bank."""
 
     def __init__(self, extracted: bank.Extracted) -> None:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
-        self._part = lru_cache(None)(self._read_part)
+        self._part = lru_cache(_READ_PARTS)(self._read_part)
         self._sprites: dict[tuple[str, int], Planes] = {}
         self._held = 0
 
@@ -142,6 +143,18 @@ def label_text(row: dict[str, Any]) -> bytes:
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
 
 
+_renderers: dict[tuple[str, str], Renderer] = {}
+
+
+def _renderer(extracted: bank.Extracted, job: Job) -> Renderer:
+    """This worker's renderer, which lives as long as it works for that job."""
+    key = extracted.root, job.out
+    if key not in _renderers:
+        _renderers.clear()
+        _renderers[key] = Renderer(extracted)
+    return _renderers[key]
+
+
 def render_blocks(extracted: bank.Extracted, job: Job, first: int, last: int) -> int:
     """Makes the pictures of blocks `first` to `last` (not included) and their record, last. Gives their number."""
     cv2.setNumThreads(1)  # one task per core
@@ -161,8 +174,8 @@ def _rendered(
     extracted: bank.Extracted, job: Job, first: int, last: int, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes, bytes]]:
     """Name, JPEG and label text of each picture; adds to the record's `rows`."""
+    render = _renderer(extracted, job)
     for block in range(first, last):
-        render = Renderer(extracted)
         for row in read_block(job.out, block):
             name, data = plan.file_name(row["index"], row["variant"], job.variants), render(row)
             pasted = sum(placed["sprite"] is not None for placed in row["objects"])
