@@ -50,10 +50,13 @@ def _seam(
         u, v = u**2, v**2
 
     def some(rows: slice, columns: slice) -> NDArray[np.float32]:
-        radius = np.sqrt(v[rows] + u[columns])
+        depth = v[rows] + u[columns]  # one array for all: new ones cost more than what is done in them
+        np.sqrt(depth, out=depth)
         if shape == "rounded":
-            radius = np.sqrt(radius)
-        return rise((1 - radius) * np.float32(min(half_x, half_y)), reach, gaussian)
+            np.sqrt(depth, out=depth)
+        np.subtract(1, depth, out=depth)
+        depth *= np.float32(min(half_x, half_y))
+        return rise(depth, reach, gaussian)
 
     return some
 
@@ -62,14 +65,17 @@ def rise(depth: NDArray[np.float32], reach: float, gaussian: bool) -> NDArray[np
     """The share at a depth of so many pixels inside the edge, float32 of the same shape."""
     if reach < 0.01:
         return (depth >= 0).astype(np.float32)
-    along = np.clip(depth / np.float32(reach) + np.float32(0.5), 0, 1)
-    if gaussian:
-        along = _GAUSSIAN[(along * (len(_GAUSSIAN) - 1) + 0.5).astype(np.int32)]
-    return np.asarray(along, np.float32)
+    along = depth * np.float32(1 / reach)
+    along += np.float32(0.5)
+    np.clip(along, 0, 1, out=along)
+    if not gaussian:
+        return along
+    along *= np.float32(len(_GAUSSIAN) - 1)
+    return np.asarray(_GAUSSIAN[np.rint(along, out=along).astype(np.uint8)])
 
 
 # The integral of a Gaussian over its middle four standard deviations, from 0 to 1, so that a seam has ends.
-_GAUSSIAN = np.array([math.erf(t) for t in np.linspace(-2 / 2**0.5, 2 / 2**0.5, 257)], np.float32)
+_GAUSSIAN = np.array([math.erf(t) for t in np.linspace(-2 / 2**0.5, 2 / 2**0.5, 256)], np.float32)
 _GAUSSIAN = ((_GAUSSIAN / _GAUSSIAN[-1] + 1) / 2).astype(np.float32)
 
 

@@ -66,8 +66,11 @@ def colour(red: float, green: float, blue: float) -> tuple[list[float], list[flo
 
 def encode(planes: Planes, quality: int) -> bytes:
     """The planes as a JPEG of 4:2:0."""
-    cr, cb = cv2.split(planes.chroma)
-    return bytes(simplejpeg.encode_jpeg_yuv_planes(planes.luma, cb, cr, quality))
+    luma, (cr, cb) = planes.luma, cv2.split(planes.chroma)
+    height, width = luma.shape
+    if height % 2 or width % 2:  # libjpeg-turbo reads whole squares, also those that are only partly the picture's
+        luma = cv2.copyMakeBorder(luma, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)[:height, :width]
+    return bytes(simplejpeg.encode_jpeg_yuv_planes(luma, cb, cr, quality))
 
 
 def reduced(samples: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:

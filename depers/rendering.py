@@ -15,8 +15,9 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers import bank, compositing, images, plan, planes, planning, report, storage, tally, units
+from depers import bank, compositing, images, jpeg_planes, plan, planes, planning, report, storage, tally, units
 from depers.boxes import to_normalized_xywh
+from depers.headers import open_header, orientation_of
 from depers.labels import Labels, format_yolo
 from depers.material import Material
 from depers.options import UserError
@@ -101,7 +102,11 @@ class Renderer:
     def _decode_background(self, path: str) -> Planes:
         uri = storage.join(self._extracted.root, path)
         try:
-            return planes.of_rgb(images.decode(storage.read_bytes(uri), float("inf")).rgb())
+            data = storage.read_bytes(uri)
+            upright = orientation_of(open_header(data, float("inf"))) == 1
+            return (jpeg_planes.decode(data) if upright else None) or planes.of_rgb(
+                images.decode(data, float("inf")).rgb()
+            )
         except (OSError, images.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
@@ -123,7 +128,8 @@ class Renderer:
 
     def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
-            return planes.of_rgb(simplejpeg.decode_jpeg(self._part(part)[sprite].as_py(), "RGB"))
+            data = self._part(part)[sprite].as_py()
+            return jpeg_planes.decode(data) or planes.of_rgb(simplejpeg.decode_jpeg(data, "RGB"))
         except (KeyError, ValueError) as error:
             where = storage.join(self._extracted.root, part)
             raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None

@@ -1,12 +1,13 @@
 """Planes: what becomes of RGB and comes back, whatever the size."""
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers import blending, planes
+from depers import blending, jpeg_planes, planes
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,3 +67,33 @@ def test_a_membrane_keeps_gradients_and_meets_the_border(channels: tuple[int, ..
         np.testing.assert_allclose(made[border], target[border])
     outside = blending.membrane(source, target, np.zeros((9, 14), np.bool_))
     np.testing.assert_allclose(source + outside, target)
+
+
+@pytest.mark.parametrize("size_wh", [(1, 1), (3, 9), (16, 16), (33, 47), (47, 32), (640, 359)])
+@pytest.mark.parametrize("sampling", ["420", "444"])
+def test_planes_of_a_file_are_those_of_its_pixels(size_wh: tuple[int, int], sampling: str) -> None:
+    rgb = np.linspace((20, 200, 60), (180, 90, 240), size_wh[1])[:, None].repeat(size_wh[0], 1).astype(np.uint8)
+    jpeg = simplejpeg.encode_jpeg(rgb, 95, "RGB", sampling)
+    found, expected = jpeg_planes.decode(jpeg), planes.of_rgb(simplejpeg.decode_jpeg(jpeg, "RGB"))
+    assert found
+    for plane, same in zip(found, expected, strict=True):
+        assert plane.shape == same.shape
+        np.testing.assert_allclose(plane.astype(int), same, atol=3)
+    assert planes.encode(found, 80) == planes.encode(found.copy(), 80)  # whatever lies behind it in memory
+    # Nothing is lost on the way from a file to a file.
+    again = jpeg_planes.decode(planes.encode(found, 100))
+    assert again and np.abs(again.luma.astype(int) - found.luma).max() <= 1
+
+
+def test_planes_are_not_taken_from_other_files() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    whole = simplejpeg.encode_jpeg(rgb, 90, "RGB", "420")
+    for data in (
+        b"",
+        whole[: len(whole) // 2],
+        whole[:20] + bytes(200) + whole[220:],
+        simplejpeg.encode_jpeg(rgb, 90, "RGB", "422"),
+        simplejpeg.encode_jpeg(rgb[:, :, :1].copy(), 90, "GRAY", "Gray"),
+        bytes(cv2.imencode(".png", rgb)[1]),
+    ):
+        assert jpeg_planes.decode(data) is None
