@@ -41,8 +41,9 @@ def _seam(
     """`shares` of some of the rows and columns; what depends on a row or a column alone is found once."""
     x, y = (np.arange(pixels[i], pixels[i + 2], dtype=np.float32) + np.float32(0.5) for i in (0, 1))
     if shape == "box":
-        across = rise(np.minimum(x - edge[0], edge[2] - x), reach, gaussian)
-        down = rise(np.minimum(y - edge[1], edge[3] - y), reach, gaussian)[:, None]
+        depth = [np.minimum(at - low, high - at) for at, low, high in ((x, edge[0], edge[2]), (y, edge[1], edge[3]))]
+        both = rise(np.concatenate(depth), reach, gaussian)
+        across, down = both[: len(x)], both[len(x) :, None]
         return lambda rows, columns: down[rows] * across[columns]
     half_x, half_y = (edge[2] - edge[0]) / 2, (edge[3] - edge[1]) / 2
     u, v = ((x - (edge[0] + half_x)) / half_x) ** 2, ((y - (edge[1] + half_y)) / half_y)[:, None] ** 2

@@ -15,7 +15,7 @@ Plane = NDArray[np.uint8]
 """Samples of one kind, uint8: luma (H, W), or both chroma side by side (H, W, 2)."""
 
 _BAND = 64  # rows that are converted at a time, so that they stay in a core's own cache
-_TO_YCC = np.array([[0.299, 0.587, 0.114], [0.5, -0.418688, -0.081312], [-0.168736, -0.331264, 0.5]])
+_TO_YCC = (0.299, 0.587, 0.114), (0.5, -0.418688, -0.081312), (-0.168736, -0.331264, 0.5)
 
 
 class Planes(NamedTuple):
@@ -60,7 +60,7 @@ def to_rgb(planes: Planes) -> RGB:
 
 def colour(red: float, green: float, blue: float) -> tuple[list[float], list[float]]:
     """A difference of colours as one of luma and one of chroma (Cr, Cb)."""
-    luma, *chroma = (_TO_YCC @ (red, green, blue)).tolist()
+    luma, *chroma = (r * red + g * green + b * blue for r, g, b in _TO_YCC)
     return [luma], chroma
 
 
