@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from depers.planes import Plane, halved
 
 _MEMBRANE_SIDE = 32  # Poisson's correction is smooth: it is solved at most this large, and enlarged
-_MOST_SHIFT = {2: 48.0, 3: 24.0}  # levels of luma and of chroma, by a plane's dimensions; more would make a ghost
+# Levels of luma and (48 of red or blue alone are 24) of chroma, by a plane's dimensions; more would make a ghost.
+_MOST_SHIFT = {2: 48.0, 3: 24.0}
 
 
 def shares(
