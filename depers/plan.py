@@ -16,7 +16,7 @@ from depers import storage
 from depers.bank import LABEL
 from depers.options import UserError
 
-VERSION = 2
+VERSION = 3
 """Of what a row means; the plan of another version is refused, since other pixels would come of it."""
 BLOCK = 64
 """Pictures that share a pool of sprites and a few backgrounds, and are rendered together."""

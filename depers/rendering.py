@@ -15,12 +15,13 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers import bank, compositing, images, plan, planning, report, storage, tally, units
-from depers.blending import RGB
+from depers import bank, compositing, images, jpeg_planes, plan, planes, planning, report, storage, tally, units
 from depers.boxes import to_normalized_xywh
+from depers.headers import open_header, orientation_of
 from depers.labels import Labels, format_yolo
 from depers.material import Material
 from depers.options import UserError
+from depers.planes import Planes
 from depers.tally import Tally
 
 RECORD = pa.schema([("path", pa.string()), ("objects", pa.int32()), ("labels", pa.int32()), ("bytes", pa.int64())])
@@ -29,6 +30,7 @@ SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand pictures."""
 _SHOWN = 24
 _DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
+_READ_PARTS = 8  # what a block chooses from
 _DECODED_BACKGROUNDS = 3  # pictures come in the order of their backgrounds
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -82,13 +84,13 @@ def read_block(out: str, block: int) -> list[dict[str, Any]]:
 
 
 class Renderer:
-    """Renders rows of a plan, keeping what was decoded as long as the rows of a block need it."""
+    """Renders rows of a plan, keeping what was decoded for those that follow: all sprites of a small bank."""
 
     def __init__(self, extracted: bank.Extracted) -> None:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
-        self._part = lru_cache(None)(self._read_part)
-        self._sprites: dict[tuple[str, int], RGB] = {}
+        self._part = lru_cache(_READ_PARTS)(self._read_part)
+        self._sprites: dict[tuple[str, int], Planes] = {}
         self._held = 0
 
     def __call__(self, row: dict[str, Any]) -> bytes:
@@ -97,14 +99,18 @@ class Renderer:
                     for placed in row["objects"]]  # fmt: skip
         return compositing.render(row, self._background(row["background"]), pictures)
 
-    def _decode_background(self, path: str) -> RGB:
+    def _decode_background(self, path: str) -> Planes:
         uri = storage.join(self._extracted.root, path)
         try:
-            return images.decode(storage.read_bytes(uri), float("inf")).rgb()
+            data = storage.read_bytes(uri)
+            upright = orientation_of(open_header(data, float("inf"))) == 1
+            return (jpeg_planes.decode(data) if upright else None) or planes.of_rgb(
+                images.decode(data, float("inf")).rgb()
+            )
         except (OSError, images.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
-    def _sprite(self, placed: dict[str, Any]) -> RGB:
+    def _sprite(self, placed: dict[str, Any]) -> Planes:
         """A sprite's picture; those decoded first make room for it where there are too many bytes of them."""
         sprite, by = key = placed["sprite"], compositing.reduction(placed)
         if key not in self._sprites:
@@ -114,15 +120,16 @@ class Renderer:
                 self._keep(key, compositing.reduced(self._sprites[sprite, 1], by))
         return self._sprites[key]
 
-    def _keep(self, key: tuple[str, int], picture: RGB) -> None:
+    def _keep(self, key: tuple[str, int], picture: Planes) -> None:
         self._held += picture.nbytes
         while self._sprites and self._held > _DECODED_BYTES:
             self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
         self._sprites[key] = picture
 
-    def _decode_sprite(self, part: str, sprite: str) -> RGB:
+    def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
-            return np.asarray(simplejpeg.decode_jpeg(self._part(part)[sprite].as_py(), "RGB"))
+            data = self._part(part)[sprite].as_py()
+            return jpeg_planes.decode(data) or planes.of_rgb(simplejpeg.decode_jpeg(data, "RGB"))
         except (KeyError, ValueError) as error:
             where = storage.join(self._extracted.root, part)
             raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
@@ -140,6 +147,18 @@ def label_text(row: dict[str, Any]) -> bytes:
     size_wh = row["width"], row["height"]
     normalized = to_normalized_xywh(np.array(boxes, np.float32).reshape(-1, 4), size_wh)
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
+
+
+_renderers: dict[tuple[str, str], Renderer] = {}
+
+
+def _renderer(extracted: bank.Extracted, job: Job) -> Renderer:
+    """This worker's renderer, which lives as long as it works for that job."""
+    key = extracted.root, job.out
+    if key not in _renderers:
+        _renderers.clear()
+        _renderers[key] = Renderer(extracted)
+    return _renderers[key]
 
 
 def render_blocks(extracted: bank.Extracted, job: Job, first: int, last: int) -> int:
@@ -161,8 +180,8 @@ def _rendered(
     extracted: bank.Extracted, job: Job, first: int, last: int, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes, bytes]]:
     """Name, JPEG and label text of each picture; adds to the record's `rows`."""
+    render = _renderer(extracted, job)
     for block in range(first, last):
-        render = Renderer(extracted)
         for row in read_block(job.out, block):
             name, data = plan.file_name(row["index"], row["variant"], job.variants), render(row)
             pasted = sum(placed["sprite"] is not None for placed in row["objects"])

@@ -71,10 +71,10 @@ def transform(
     a time; the rows are noted, and `edit` is called once, when all are known. Each library is tried before it is
     used. Raises TransformError, and whatever `edit` raises; then nothing is given out.
     """
-    library = _library()
-    if library is None:
+    found = library()
+    if found is None:
         raise TransformError("there is no TurboJPEG library 3")
-    return _transformed(library, jpeg, edit, rows_per_mcu, progressive=progressive, optimize=optimize)
+    return _transformed(found, jpeg, edit, rows_per_mcu, progressive=progressive, optimize=optimize)
 
 
 def _transformed(
@@ -144,7 +144,7 @@ def _coefficients(addresses: list[int], size_wh: tuple[int, int]) -> Coefficient
 
 
 @lru_cache(maxsize=1)
-def _library() -> Any:
+def library() -> Any:
     """The wheel's library, or the system's where it is new enough, or None."""
     for name in _candidates():
         try:

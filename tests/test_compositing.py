@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers import blending, compositing, plan
+from depers import blending, compositing, plan, planes
 
 PLACED: dict[str, Any] = {
     "sprite": "s", "picture": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,
@@ -22,18 +22,30 @@ def textured(size_wh: tuple[int, int], seed: int, low: int = 0, high: int = 256)
     return np.random.default_rng(seed).integers(low, high, (size_wh[1], size_wh[0], 3)).astype(np.uint8)
 
 
+def composed(placed: dict[str, Any], ground: np.ndarray, picture: np.ndarray) -> planes.Planes:
+    """One object in a picture, both given as RGB."""
+    return compositing.compose([placed], planes.of_rgb(ground), [planes.of_rgb(picture)])
+
+
+@pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("name", plan.BLENDINGS)
-def test_only_the_region_of_the_seam_changes(name: str) -> None:
+def test_only_the_region_of_the_seam_changes(name: str, offset: int) -> None:
     ground, picture = textured((160, 120), 0), textured((60, 50), 1)
     reach = 6.0 if name in ("feathered", "gaussian") else 0.0
-    made = compositing.compose([PLACED | {"blending": name, "reach": reach}], ground, [picture])
-    changed = (made != ground).any(axis=2)
-    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-    half = reach / 2
-    assert columns[0] >= 48 - half and columns[-1] < 92 + half
-    assert rows[0] >= 38 - half and rows[-1] < 72 + half
-    if name != "poisson":  # inside, all is the object's
-        np.testing.assert_array_equal(made[42:68, 52:88], picture[12:38, 12:48])
+    moved = {key: PLACED[key] + offset for key in ("x", "y", "x_min", "y_min", "x_max", "y_max")}
+    made = composed(PLACED | moved | {"blending": name, "reach": reach}, ground, picture)
+    before, object_planes = planes.of_rgb(ground), planes.of_rgb(picture)
+    for step, now, then, own in zip((1, 2), made, before, object_planes, strict=True):
+        changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        half = reach / 2
+        # A sample is the object's where its middle is.
+        assert (columns[0] + 0.5) * step >= 48 + offset - half and (columns[-1] + 0.5) * step <= 92 + offset + half
+        assert (rows[0] + 0.5) * step >= 38 + offset - half and (rows[-1] + 0.5) * step <= 72 + offset + half
+        if name != "poisson" and (step == 1 or not offset):  # inside, all is the object's
+            low, high = (52 + offset) // step, (88 + offset) // step
+            inside = now[(42 + offset) // step : (68 + offset) // step, low:high]
+            np.testing.assert_array_equal(inside, own[12 // step : 38 // step, 12 // step : 48 // step])
 
 
 @pytest.mark.parametrize("shape", plan.SHAPES)
@@ -56,21 +68,21 @@ def test_colours_meet_those_around() -> None:
     ground = np.full((120, 160, 3), (100, 150, 90), np.uint8)
     picture = np.full((50, 60, 3), (120, 120, 120), np.uint8)
     picture[8:42, 8:52] = (200, 40, 60)  # the object is not what is compared
-    made = compositing.compose([PLACED | {"match": 1.0, "blending": "hard", "reach": 0.0}], ground, [picture])
-    assert made[50, 70].tolist() == [180, 70, 30]
-    made = compositing.compose(
-        [PLACED | {"match": 0.5, "blending": "hard", "reach": 0.0, "blue": 4.0}], ground, [picture]
-    )
-    assert made[50, 70].tolist() == [190, 55, 49]
+    for placed, expected in (
+        (PLACED | {"match": 1.0, "blending": "hard", "reach": 0.0}, [180, 70, 30]),
+        (PLACED | {"match": 0.5, "blending": "hard", "reach": 0.0, "blue": 4.0}, [190, 55, 49]),
+    ):
+        made = planes.to_rgb(composed(placed, ground, picture))
+        np.testing.assert_allclose(made[50, 70], expected, atol=2)  # whole levels of luma and chroma
 
 
 def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     ground = np.full((120, 160, 3), 100, np.uint8)
     picture = textured((60, 50), 1, 120, 150)
-    made = compositing.compose([PLACED | {"blending": "poisson", "reach": 0.0}], ground, [picture])
-    inside, source = made[40:70, 50:90].astype(int), picture[10:40, 10:50].astype(int)
-    assert abs(np.median(inside) - 100) < 8
-    assert np.corrcoef(np.diff(inside[:, :, 0]).ravel(), np.diff(source[:, :, 0]).ravel())[0, 1] > 0.85
+    made = composed(PLACED | {"blending": "poisson", "reach": 0.0}, ground, picture)
+    assert abs(np.median(planes.to_rgb(made)[40:70, 50:90]) - 100) < 8
+    inside, source = made.luma[40:70, 50:90].astype(int), planes.of_rgb(picture).luma[10:40, 10:50].astype(int)
+    assert np.corrcoef(np.diff(inside).ravel(), np.diff(source).ravel())[0, 1] > 0.85
 
 
 @settings(max_examples=200, deadline=None)
@@ -84,8 +96,10 @@ def test_pictures_may_be_of_any_size(name: str, shape: str, wide: int, high: int
     placed |= {"y_min": 20 + margin * high, "y_max": 20 + (1 - margin) * high}
     placed["reach"] = min(6.0, wide * margin * 2) if name in ("feathered", "gaussian") else 0.0
     ground, picture = textured((160, 120), 0), textured((60, 50), 1)
-    changed = (compositing.compose([placed], ground, [picture]) != ground).any(axis=2)
-    assert not changed[:20].any() and not changed[20 + high :].any() and not changed[:, : placed["x"]].any()
+    for step, now, then in zip((1, 2), composed(placed, ground, picture), planes.of_rgb(ground), strict=True):
+        changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
+        below, left = -(-(20 + high) // step), placed["x"] // step
+        assert not changed[: 20 // step].any() and not changed[below:].any() and not changed[:, :left].any()
 
 
 @pytest.mark.parametrize("name", plan.BLENDINGS)
@@ -94,8 +108,8 @@ def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -
     ground, picture = textured((160, 120), 0), textured((60, 50), 1)
     moved = {"x": corner[0], "y": corner[1], "x_min": corner[0] + 8.0, "x_max": corner[0] + 52.0}
     moved |= {"y_min": corner[1] + 8.0, "y_max": corner[1] + 42.0, "blending": name, "match": 0.7}
-    made = compositing.compose([PLACED | moved], ground, [picture])
-    assert made.shape == ground.shape
+    made = composed(PLACED | moved, ground, picture)
+    assert made.luma.shape == (120, 160) and made.chroma.shape == (60, 80, 2)
 
 
 @settings(max_examples=30, deadline=None)
@@ -104,31 +118,41 @@ def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
     slope = np.linspace(0, 255, 90)[None, :, None].repeat(90, 0).repeat(3, 2).astype(np.uint8)
     size = {"width": max(1, int(wide * scale)), "height": max(1, int(high * scale))}
     source = {"sprite": "s", "source_x": 0, "source_y": 0, "source_width": wide, "source_height": high}
-    whole = compositing.reduced(slope[:high, :wide], compositing.reduction(source | size))
-    made = compositing.scaled(whole, source | size)
-    assert made.shape == (size["height"], size["width"], 3)
-    assert abs(made.mean() - slope[:high, :wide].mean()) < 4
+    placed, whole = source | size | {"x": 0, "y": 0}, planes.of_rgb(slope[:high, :wide])
+    luma, chroma = whole.luma, np.dstack([planes.reduced(whole.luma, 2)] * 2)  # with what would be luma in it
+    for step, own in zip(
+        (1, 2), compositing.reduced(planes.Planes(luma, chroma), compositing.reduction(placed)), strict=True
+    ):
+        made = compositing.scaled(own, placed, step)
+        assert made.shape[:2] == (-(-size["height"] // step), -(-size["width"] // step))
+        beyond = made.shape[1] * step - size["width"]  # pixels that the last sample shows more than there are
+        assert abs(made.mean() - slope[:high, :wide].mean()) < 4 + beyond * wide / size["width"] * (255 / 89) / 2
 
 
 def test_noise_and_blur_are_what_the_row_says() -> None:
-    flat = np.full((1100, 700, 3), 128, np.uint8)
+    flat = planes.of_rgb(np.full((1100, 700, 3), 128, np.uint8))
     row = {"blur": 0.0, "noise": 0, "noise_x": 0, "noise_y": 0}
-    np.testing.assert_array_equal(compositing.finish(flat.copy(), row), flat)
+    for made, plane in zip(compositing.finish(flat.copy(), row), flat, strict=True):
+        np.testing.assert_array_equal(made, plane)
     noisy = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 1000, "noise_y": 17})
-    assert noisy.astype(int).std() == pytest.approx(3, rel=0.05)
-    assert noisy.mean() == pytest.approx(128, abs=0.1)
-    moved = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 999, "noise_y": 17})
-    np.testing.assert_array_equal(noisy[:, :-1], moved[:, 1:])
+    assert planes.to_rgb(noisy).astype(int).std() == pytest.approx(3, rel=0.05)
+    assert noisy.luma.mean() == pytest.approx(128, abs=0.1)
+    assert noisy.chroma.mean() == pytest.approx(128, abs=0.1)
+    moved = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 998, "noise_y": 17})
+    np.testing.assert_array_equal(noisy.luma[:, :-2], moved.luma[:, 2:])
+    np.testing.assert_array_equal(noisy.chroma[:, :-1], moved.chroma[:, 1:])
     edge = flat.copy()
-    edge[:, 350:] = 0
-    assert set(np.unique(compositing.finish(edge, row | {"blur": 0.6})[5, :, 0])) > {0, 128}
+    edge.luma[:, 350:] = 0
+    assert set(np.unique(compositing.finish(edge, row | {"blur": 0.6}).luma[5])) > {0, 128}
 
 
 def test_render_is_a_jpeg_of_the_wanted_quality() -> None:
     row = {"objects": [PLACED], "blur": 0.5, "noise": 1, "noise_x": 3, "noise_y": 4, "quality": 60}
-    ground, picture = textured((160, 120), 0, 100, 140), textured((60, 50), 1)
+    ground = planes.of_rgb(textured((160, 120), 0, 100, 140))
+    picture, before = planes.of_rgb(textured((60, 50), 1)), ground.copy()
     data = compositing.render(row, ground, [picture])
     assert data == compositing.render(row, ground, [picture])
     assert len(data) < len(compositing.render(row | {"quality": 95}, ground, [picture]))
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (120, 160, 3)
-    np.testing.assert_array_equal(ground, textured((160, 120), 0, 100, 140))  # not changed
+    for plane, then in zip(ground, before, strict=True):  # not changed
+        np.testing.assert_array_equal(plane, then)

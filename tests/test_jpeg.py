@@ -151,7 +151,7 @@ def test_components_in_scans_of_their_own(mode: str, tmp_path: Path) -> None:
 def test_without_the_library_it_is_encoded_again_with_its_own_tables(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turbojpeg, "_library", lambda: None)
+    monkeypatch.setattr(turbojpeg, "library", lambda: None)
     for sampling in SIZES:
         data = simplejpeg.encode_jpeg(pixels((333, 217)), 88, "RGB", sampling)
         result = redact_file(data, [BOXES], mode=mode)
@@ -181,7 +181,7 @@ def test_rows_in_an_order_that_is_not_known_are_refused() -> None:
 
 
 def test_a_library_that_forgets_what_is_written_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = turbojpeg._library()
+    library = turbojpeg.library()
     assert library is not None
     assert turbojpeg._keeps_its_word(library)
     given = turbojpeg._coefficients

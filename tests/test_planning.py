@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depers import bank, compositing, plan
+from depers import bank, compositing, plan, planes
 from depers.material import Material, background_number, make_material, sprite_weights, to_sprite
 from depers.placement import Place, Rules, accept, put
 from depers.planning import Recipe, plan_block
@@ -109,13 +109,16 @@ def shown(
         if index == number:
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             pictures[-1][y0:y1, x0:x1] = 255
-        pictures[-1] = compositing.reduced(pictures[-1], compositing.reduction(placed))
+    reduced = [
+        compositing.reduced(planes.of_rgb(picture), compositing.reduction(placed))
+        for picture, placed in zip(pictures, row["objects"], strict=True)
+    ]
     # Colours must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
     hard = {"blending": "hard", "reach": 0.0}
     objects = [o | plain | ({} if soft and o["blending"] != "poisson" else hard) for o in row["objects"]]
-    ground = np.zeros((row["height"], row["width"], 3), np.uint8)
-    return np.asarray(compositing.compose(objects, ground, pictures)[:, :, 0] / 255)
+    ground = planes.of_rgb(np.zeros((row["height"], row["width"], 3), np.uint8))
+    return np.asarray(compositing.compose(objects, ground, reduced).luma / 255)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
