@@ -51,8 +51,8 @@ class Frame:
         return 8 * max(h for h, _ in self.sampling), 8 * max(v for _, v in self.sampling)
 
 
-def segments(data: bytes) -> Iterator[Segment]:
-    """The segments from SOI to EOI. Raises ValueError where the stream is none."""
+def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
+    """The segments from SOI to EOI, without `scans` those of SOS empty. Raises ValueError where the stream is none."""
     if data[:2] != b"\xff\xd8":
         raise ValueError("no JPEG")
     yield Segment(SOI, b"")
@@ -81,8 +81,12 @@ def segments(data: bytes) -> Iterator[Segment]:
         if marker != SOS:
             yield Segment(marker, content)
             continue
-        end = _scan_end(data, position)
-        yield Segment(SOS, content, data[position:end])
+        if scans:
+            end = _scan_end(data, position)
+            yield Segment(SOS, content, data[position:end])
+        else:  # whose end is looked for only if more is asked for
+            yield Segment(SOS, content)
+            end = _scan_end(data, position)
         position = end
 
 
@@ -97,7 +101,7 @@ def _scan_end(data: bytes, position: int) -> int:
 def frame(data: bytes) -> Frame:
     """The frame, its tables and its coding. Raises ValueError."""
     found, codes = Frame(), set[bytes]()
-    for marker, content, _ in segments(data):
+    for marker, content, _ in segments(data, scans=False):
         if marker in FRAMES:
             if found.marker:
                 raise ValueError("has more than one frame")
