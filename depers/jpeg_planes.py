@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 
 from depers.planes import Planes, reduced
-from depers.turbojpeg import library
+from depers.turbojpeg import MAX_SCANS, SCAN_LIMIT, STOP_ON_WARNING, library
 
 _INIT_DECOMPRESS = 1
-_STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT, _COLOURS, _SCAN_LIMIT = 0, 4, 5, 6, 8, 13
+_SUBSAMPLING, _WIDTH, _HEIGHT, _COLOURS = 4, 5, 6, 8
 _YCBCR = 1
 _FULL, _QUARTER = 0, 2  # chroma of 4:4:4 and of 4:2:0
-_MAX_SCANS = 100
 
 
 def decode(jpeg: bytes) -> Planes | None:
@@ -28,8 +27,8 @@ def decode(jpeg: bytes) -> Planes | None:
     if not handle:
         return None
     try:
-        turbo.tj3Set(handle, _STOP_ON_WARNING, 1)
-        turbo.tj3Set(handle, _SCAN_LIMIT, _MAX_SCANS)
+        turbo.tj3Set(handle, STOP_ON_WARNING, 1)
+        turbo.tj3Set(handle, SCAN_LIMIT, MAX_SCANS)
         size = ctypes.c_size_t(len(jpeg))
         if turbo.tj3DecompressHeader(handle, jpeg, size):
             return None

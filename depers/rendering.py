@@ -149,16 +149,14 @@ def label_text(row: dict[str, Any]) -> bytes:
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
 
 
-_renderers: dict[tuple[str, str], Renderer] = {}
+_renderers: list[tuple[bank.Extracted, Job, Renderer]] = []
 
 
 def _renderer(extracted: bank.Extracted, job: Job) -> Renderer:
     """This worker's renderer, which lives as long as it works for that job."""
-    key = extracted.root, job.out
-    if key not in _renderers:
-        _renderers.clear()
-        _renderers[key] = Renderer(extracted)
-    return _renderers[key]
+    if not _renderers or _renderers[0][:2] != (extracted, job):
+        _renderers[:] = [(extracted, job, Renderer(extracted))]
+    return _renderers[0][2]
 
 
 def render_blocks(extracted: bank.Extracted, job: Job, first: int, last: int) -> int:

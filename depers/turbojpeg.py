@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 _INIT_TRANSFORM = 2
-_STOP_ON_WARNING, _SCAN_LIMIT = 0, 13
+STOP_ON_WARNING, SCAN_LIMIT = 0, 13  # parameters of tj3Set
 _PROGRESSIVE, _COPY_NONE, _OPTIMIZE = 32, 64, 256
 MAX_SCANS = 100
 _BLOCK_BYTES = 128
@@ -112,8 +112,8 @@ def _transformed(
         raise TransformError("the TurboJPEG library cannot start")
     out, size = ctypes.c_void_p(), ctypes.c_size_t()
     try:
-        library.tj3Set(handle, _STOP_ON_WARNING, 1)
-        library.tj3Set(handle, _SCAN_LIMIT, MAX_SCANS)
+        library.tj3Set(handle, STOP_ON_WARNING, 1)
+        library.tj3Set(handle, SCAN_LIMIT, MAX_SCANS)
         options = _COPY_NONE | (_PROGRESSIVE if progressive else 0) | (_OPTIMIZE if optimize else 0)
         task = _Transform(_Area(0, 0, 0, 0), 0, options, None, _FILTER(collect))
         status = library.tj3Transform(

@@ -147,3 +147,8 @@ def test_classes_have_colours_of_their_own() -> None:
     names = ("car", "head", "face", "human", "carplate")
     assert len({colour(name) for name in names}) == len(names)
     assert colour("person") == colour("person")
+
+
+def test_headings_are_where_their_numbers_are() -> None:
+    made = table(("class", "boxes", "why"), [["car", 1, "x"], ["face", 2.5, 3]])
+    assert made.count('<th scope="col" class="number">') == 1 and '<th scope="col" class="number">boxes' in made
