@@ -123,9 +123,14 @@ class FusedWorker:
             with self.computing:
                 found = detect(self.job, [prepare(self.job, item, self.stride) for item in items], self.detector)
             done += [future.result() for future in finishing]  # the batch before: it was finished meanwhile
-            finishing = [self.pool.submit(_finish, self.job, piece is None, *one) for one in found]
+            finishing = [self.pool.submit(self._finished, piece is None, *one) for one in found]
         done += [future.result() for future in finishing]
         return _close(self.job, work, piece, done)
+
+    def _finished(self, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
+        with self.computing:  # nothing is gained by two at a time on one core, and the caches are lost
+            outcome = finish(self.job, item, boxes)
+        return write(self.job, item, outcome) if alone else outcome
 
     def carefully(self, work: Work, piece: Slice | None, note: Callable[[int], None]) -> Row:
         """One file after another, each noted down first: where the process ends, the note says which one did it."""
