@@ -7,6 +7,7 @@ Ray Data does again what a dead process or node held. A file that itself ends ev
 so be tried for ever: the notebook knows what was begun too often.
 """
 
+import gc
 import logging
 import os
 import pickle
@@ -168,6 +169,7 @@ class _Fused:
     def __init__(self, job: Job, checkpoints: Any, notebook: Any) -> None:
         self.worker, self.told = FusedWorker(job, checkpoints), _Told(notebook)
         self.alone = partial(_alone, job, checkpoints, notebook)
+        gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
 
     def __call__(self, row: Row) -> Row:
         if row["end"]:
