@@ -17,13 +17,25 @@ class ConvolutionSiLU(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.geometry = tuple(list(each) for each in (convolution.padding, convolution.stride, convolution.dilation))
+        self.geometry: list[list[Any]] = [
+            list(each) for each in (convolution.padding, convolution.stride, convolution.dilation)
+        ]
         self.groups, self.bias, self.weight = convolution.groups, convolution.bias, convolution.weight.detach()
+        self.pairs = _takes_pairs(convolution)
+        if self.pairs:  # channel c of pixel 2 x + p is channel p C + c of pair x
+            count, channels, high, wide = self.weight.shape
+            apart = self.weight.reshape(count, channels, high, wide // 2, 2)
+            self.weight = apart.permute(0, 4, 1, 2, 3).reshape(count, 2 * channels, high, wide // 2)
+            padding, stride, _ = self.geometry
+            padding[1], stride[1] = padding[1] // 2, 1
         self._laid_out: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activations (B, C, H, W), channels last."""
+        """Activations (B, C, H, W), channels last; W a multiple of the stride."""
         operators: Any = torch.ops.mkldnn
+        if self.pairs:
+            count, channels, high, wide = x.shape
+            x = x.permute(0, 2, 3, 1).reshape(count, high, wide // 2, 2 * channels).permute(0, 3, 1, 2)
         if self._laid_out is None or self._laid_out[0] != x.shape[1:]:
             weight = operators._reorder_convolution_weight(self.weight, *self.geometry, self.groups, list(x.shape))
             self._laid_out = x.shape[1:], weight
@@ -31,6 +43,17 @@ class ConvolutionSiLU(nn.Module):
             *(x, self._laid_out[1], self.bias), *self.geometry, self.groups, "swish", [], ""
         )
         return joined
+
+
+def _takes_pairs(convolution: nn.Conv2d) -> bool:
+    """Whether it goes from pair to pair of pixels, of few channels, in each row, as YOLOv5's first layer does.
+
+    Then a pair is as good as one pixel of twice the channels, which is what it is in memory, channels last; oneDNN is
+    a fifth faster with that.
+    """
+    wide, step, border = (each[1] for each in (convolution.kernel_size, convolution.stride, convolution.padding))
+    plain = convolution.groups == 1 and convolution.dilation[1] == 1 and convolution.in_channels < 8
+    return plain and step == 2 and wide % 2 == 0 and border in (0, 2, 4)
 
 
 def join_activations(layers: Iterable[nn.Module]) -> None:

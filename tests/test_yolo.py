@@ -140,19 +140,29 @@ def test_decoding_equals_the_package(data: Path, confidence: float) -> None:
 class _Layer(nn.Module):
     """As YOLOv5's, its batch normalization folded in."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int, *geometry: int, groups: int = 1) -> None:
         super().__init__()
-        self.conv, self.act = nn.Conv2d(8, 16, 3, 2, 1, groups=2).requires_grad_(False), nn.SiLU()
+        convolution = nn.Conv2d(channels, 16, *geometry, groups=groups)  # type: ignore[arg-type]
+        self.conv, self.act = convolution.requires_grad_(False), nn.SiLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.conv(x))  # type: ignore[no-any-return]
 
 
-def test_convolutions_joined_with_their_activation_give_the_same() -> None:
-    layer = _Layer().to(torch.bfloat16, memory_format=torch.channels_last)
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        pytest.param(_Layer(8, 3, 2, 1, groups=2), 8, id="groups"),
+        pytest.param(_Layer(3, 6, 2, 2), 3, id="YOLOv5's first, by pairs of pixels"),
+        pytest.param(_Layer(3, 3, 2, 1), 3, id="odd kernel, no pairs"),
+        pytest.param(_Layer(3, 6, 1, 2), 3, id="every pixel, no pairs"),
+    ],
+)
+def test_convolutions_joined_with_their_activation_give_the_same(layer: nn.Module, channels: int) -> None:
+    layer = layer.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = [
         torch.rand(size).to(torch.bfloat16, memory_format=torch.channels_last)
-        for size in ((2, 8, 64, 96), (1, 8, 96, 64))
+        for size in ((2, channels, 64, 96), (1, channels, 96, 64))
     ]
     with torch.inference_mode():
         expected = [layer(image) for image in images]
@@ -165,7 +175,7 @@ def test_convolutions_joined_with_their_activation_give_the_same() -> None:
 def test_convolutions_stay_as_they_are_where_joining_changes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConvolutionSiLU, "forward", lambda self, x: x[:, :, ::2, ::2])
     _works.cache_clear()
-    layer = _Layer()
+    layer = _Layer(8, 3, 2, 1)
     join_activations([layer])
     assert isinstance(layer.conv, nn.Conv2d)
     _works.cache_clear()
