@@ -7,6 +7,7 @@ that people take for redacted.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,8 +162,7 @@ class Paint:
         if mode == "blur":
             self._columns = _interpolation(self.across, np.arange(int(self.across[-1])))
             if noisy:
-                self._tile = _generator(bounds, 1).standard_normal((_TILE, _TILE), np.float32)
-                self._tile *= np.float32(FINE_NOISE * span)
+                self._shift_xy = _generator(bounds, 1).integers(0, _TILE, 2).tolist()
 
     def rows(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows of the painted region, float32 (bottom - top, W, C)."""
@@ -174,9 +174,10 @@ class Paint:
         lines = _interpolation(self.down, positions) @ self.values.reshape(len(self.down) - 1, -1).astype(np.float32)
         lines = lines.reshape(len(positions), -1, channels).swapaxes(1, 2)
         band = (lines.reshape(len(positions) * channels, -1) @ self._columns.T).reshape(len(positions), channels, width)
-        repeats = -(-width // _TILE)
-        for channel in self.noisy:
-            band[:, channel] += np.tile(self._tile[positions % _TILE], (1, repeats))[:, :width]
+        if self.noisy:
+            right, down = self._shift_xy
+            noise = _fine_noise()[np.ix_((positions + down) % _TILE, (np.arange(width) + right) % _TILE)]
+            band[:, self.noisy] += noise[:, None] * np.float32(FINE_NOISE * self.span)
         step = np.float32(BLUR_STEP * self.span)
         band /= step
         np.rint(band, out=band)
@@ -189,6 +190,12 @@ def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> ND
     centres = (edges[1:] + edges[:-1]) / 2
     weights = [np.interp(positions + 0.5, centres, unit) for unit in np.eye(len(centres))]
     return np.stack(weights, axis=1).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _fine_noise() -> NDArray[np.float32]:
+    """Normal noise (_TILE, _TILE) that repeats seamlessly; regions begin it in different places."""
+    return Generator(Philox(0)).standard_normal((_TILE, _TILE), np.float32)
 
 
 def _generator(bounds: Rectangle, stage: int) -> Generator:
