@@ -1,8 +1,11 @@
 """Two processes that share a batch do what one does with all of it."""
 
+import itertools
+import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from depers.checkpoints import Writer, read_state
 from depers.collective import Place, synchronize
 from depers.loss import Loss
 from depers.train import Options
+from depers.training_batches import Batches, Planned
 from depers.training_data import read_splits
 from depers.training_loop import train
 
@@ -91,6 +95,31 @@ def work(rank: int, port: int, wanted: Options, disk: str) -> None:
     if writer:
         writer.close()
     torch.distributed.destroy_process_group()
+
+
+def note_plans(rank: int, port: int, wanted: Options, notes: str) -> None:
+    """Trains as `work` does, and writes down the pictures of every batch that this process plans."""
+    plans: list[list[int]] = []
+    plan = Batches.plan
+
+    def noting(self: Batches, *arguments: Any) -> list[Planned]:
+        planned = plan(self, *arguments)
+        plans.append([one.indices[0] for one in planned])
+        return planned
+
+    Batches.plan = noting  # type: ignore[method-assign]
+    work(rank, port, wanted, "")
+    Path(f"{notes}{rank}").write_text(json.dumps(plans))
+
+
+def test_all_workers_draw_the_same_pictures_by_their_weights(tmp_path: Path) -> None:
+    """From the first pass on: of which one worker alone makes a picture of a batch, before the training begins."""
+    root, notes = write_dataset(tmp_path / "data", count=12), str(tmp_path / "plans")
+    wanted = options(root, tmp_path / "out", imgsz=64, batch_size=4, workers=2, image_weights=True, epochs=1, steps=6)
+    torch.multiprocessing.spawn(note_plans, (free_port(), wanted, notes), nprocs=2)
+    first, second = (json.loads(Path(f"{notes}{rank}").read_text()) for rank in (0, 1))
+    assert first == second and len(first) >= 6
+    assert sorted(itertools.chain.from_iterable(first[-6:-3])) != list(range(12))  # by weights, with replacement
 
 
 @pytest.mark.slow
