@@ -63,6 +63,7 @@ class Options:
     )
     seeds: int = option(3, "trainings of each arm and size")
     synthetic: float = option(5.0, "synthetic pictures per real one")
+    share: float = option(0.5, "how many of the pictures that a training with synthetic ones sees are these, 0…1")
     steps: int = option(1000, "optimizer steps of every training")
     validations: int = option(10, "how often a training stops to validate; the last one counts")
     model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file")
@@ -86,6 +87,8 @@ class Options:
             raise UserError(f"--sizes must be different numbers from 1, but got {', '.join(map(str, self.sizes))}")
         if not 0 < self.synthetic <= 1000:
             raise UserError(f"--synthetic must be above 0 and at most 1000, but got {self.synthetic:g}")
+        if not 0 < self.share < 1:
+            raise UserError(f"--share must be between 0 and 1, but got {self.share:g}")
         storage.check(self.dataset, "DATASET")
         storage.check(self.out, "OUT")
         cell = Cell(max(self.sizes, default=1), 0)
@@ -102,17 +105,20 @@ class Options:
     def synthesis(self, cell: "Cell") -> synthesize.Options:
         """The options of a cell's synthesis. Raises UserError for a wrong --synthesize-with."""
         count = max(1, round(self.synthetic * cell.size))
-        argv = [self.place(cell, "extracted"), self.place(cell, "synthetic")]
-        argv += [f"--count={count}", f"--seed={cell.seed}"]
+        argv = [self.place(cell, "extracted"), self.place(cell, "synthetic"), "--real=none"]
+        argv += [f"--count={count}", f"--seed={cell.seed}", "--per-background=1"]  # few, but of all backgrounds
         argv += _passed_on("synthesize", self.synthesize_with, synthesize.Options)
         return parse(synthesize.Options, argv, "depers synthesize")
 
     def training(self, cell: "Cell", arm: str) -> train.Options:
-        """The options of one training; the arms differ in the dataset. Raises UserError for a wrong --train-with."""
-        dataset = self.place(cell, "real" if arm == REAL else "synthetic")
-        argv = [dataset, self.place(cell, "runs", arm), f"--model={self.model}", f"--imgsz={self.imgsz}"]
+        """The options of one training; the arms differ in further data. Raises UserError for a wrong --train-with."""
+        argv = [self.place(cell, "real"), self.place(cell, "runs", arm)]
+        argv += [f"--model={self.model}", f"--imgsz={self.imgsz}"]
         argv += [f"--batch-size={self.batch_size}", f"--steps={self.steps}", f"--epochs={self.validations}"]
         argv += [f"--seed={cell.seed}", "--patience=0", *([f"--weights={self.weights}"] if self.weights else [])]
+        if arm == SYNTHETIC:
+            weight = self.share / (1 - self.share) * cell.size / self.synthesis(cell).count
+            argv.append(f"--data={self.place(cell, 'synthetic')}={weight!r}")
         return parse(train.Options, [*argv, *_passed_on("train", self.train_with, train.Options)], "depers train")
 
     def place(self, cell: "Cell", *parts: str) -> str:

@@ -38,15 +38,18 @@ def test_parts_are_nested_and_differ_by_seed() -> None:
 def test_arms_differ_in_their_pictures_alone() -> None:
     options = Options("data", "out", imgsz=320, steps=70, weights="w.pt", train_with=("optimizer=AdamW",))
     first, second = (options.training(Cell(10, 3), arm) for arm in ARMS)
-    assert first.dataset != second.dataset and first.out != second.out
-    different = {"dataset", "out"}
+    assert first.dataset == second.dataset and first.out != second.out
+    place = "out/cells/10-3/synthetic"
+    assert not first.data and second.data == (f"{place}=0.2",)  # 50 of them: as many are seen as of the 10 real ones
+    different = {"data", "out"}
     assert {k: v for k, v in vars(first).items() if k not in different} == {
         k: v for k, v in vars(second).items() if k not in different
     }
     assert (first.steps, first.seed, first.optimizer, first.weights, first.imgsz) == (70, 3, "AdamW", "w.pt", 320)
     assert first.patience == 0  # stopping early would part the arms
     made = Options("data", "out", synthetic=2.5, synthesize_with=("objects=1", "effects=no")).synthesis(Cell(10, 3))
-    assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, None)
+    assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, "none")
+    assert made.per_background == 1
     assert Options("data", "out", extract_with=("fill=mean",)).extraction(Cell(1, 0)).fill == "mean"
 
 
@@ -57,6 +60,7 @@ def test_arms_differ_in_their_pictures_alone() -> None:
         ({"sizes": (5, 5)}, "--sizes must be different numbers from 1, but got 5, 5"),
         ({"sizes": (0,)}, "--sizes must be different numbers from 1, but got 0"),
         ({"synthetic": 0.0}, "--synthetic must be above 0 and at most 1000, but got 0"),
+        ({"share": 1.0}, "--share must be between 0 and 1, but got 1"),
         ({"steps": 5, "validations": 10}, "--steps must be at least"),
         ({"imgsz": 100}, "--imgsz must be a multiple of 32, but got 100"),
         ({"extract_with": ("seed",)}, "--extract-with must be NAME=VALUE with a NAME among .*fill.*, but got 'seed'"),
@@ -170,8 +174,8 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
     [row] = content["sizes"]
     assert (row["real_pictures"], row["synthetic_pictures"], row["seeds"]) == (3, 3, 1)
     assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 2
-    joined = read_dataset(out / "cells/3-0/synthetic")
-    assert len(joined.added) == 1 and joined.val == str(dataset / "images/val")
+    made = read_dataset(out / "cells/3-0/synthetic")
+    assert not made.added and made.val is None  # both arms are validated on what the real part names
     assert "<svg" in (out / "report.html").read_text()
     with pytest.raises(UserError, match="holds a run with steps 2, but now it is 3"):
         experiment.run(Options(**{**vars(given), "steps": 3}))
