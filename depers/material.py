@@ -23,7 +23,7 @@ _BACKGROUNDS, _POOL = 10, 11  # branches of the seed tree; those of `depers.plan
 _POOL_SIZE = 128  # sprites that the pictures of a block choose from, each decoded once for several of them
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _MAX_PLACES = 200  # of a group, and of a kind in a block
-_OF_SCENE = ["path", "width", "height", "group", "labels"]
+_OF_SCENE = ["path", "width", "height", "group", "labels", "scene"]
 
 
 class Material(NamedTuple):
@@ -72,12 +72,16 @@ class Pool(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A background with the boxes of its real labels, and the places of each kind that fit its camera."""
+    """A background with the boxes of its real labels, and the places of each kind that fit its camera.
+
+    `own`: kind and box of the things that its source shows, whether they are still there or not.
+    """
 
     path: str
     size_wh: tuple[int, int]
     labels: list[dict[str, Any]]
     places: Mapping[int, Sequence[Place]]
+    own: list[tuple[int, Box]]
 
     @property
     def real(self) -> list[Box]:
@@ -209,4 +213,9 @@ def read_scene(material: Material, number: int) -> Scene:
     row = material.backgrounds.slice(number, 1).select(_OF_SCENE).to_pylist()[0]
     rows = material.places.by_group.get(row["group"], np.zeros(0, np.int64))
     places = material.places.some(rows[:: max(1, len(rows) // _MAX_PLACES)])
-    return Scene(row["path"], (row["width"], row["height"]), row["labels"] or [], places)
+    own = [
+        (kind_of(seen["class_id"], seen["truncated"]), (seen["x_min"], seen["y_min"], seen["x_max"], seen["y_max"]))
+        for seen in row["scene"]
+        if seen["outer"]
+    ]
+    return Scene(row["path"], (row["width"], row["height"]), row["labels"] or [], places, own)

@@ -21,6 +21,9 @@ MIN_SIDE = 3.0
 MAX_REACH = 24.0
 _ATTEMPTS = [1.0] * 4 + [0.8**number for number in range(1, 5)]
 """How large each attempt to find a place is: what is too large for the free space is scaled, not dropped."""
+_TRIES = 8  # sprites, until one fits over a thing
+_MAX_GROWTH = 1.6  # in area, of what is put over a thing of other proportions
+_SPARE = 1.5  # pixels that it is higher on each side: sizes and places are rounded
 _JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the picture; along the ground things move freely, in depth hardly
 
 
@@ -174,8 +177,10 @@ def crowded(box: Box, things: Sequence[Thing], max_overlap: float) -> bool:
     return False
 
 
-def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Rules) -> bool:
+def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Rules, *, replaces: bool = False) -> bool:
     """Whether `thing` may join: little overlap, nothing half hidden, real objects free. If so, `covers` are updated.
+
+    If it `replaces` real objects, those that lie wholly under its opaque box are no obstacle.
 
     A label of which less than `min_visible` would be left must lie wholly under one other thing's opaque box: then it
     is gone, and so are its pixels. Nearer things, whose lower edge is lower, cover farther ones.
@@ -183,6 +188,8 @@ def accept(thing: Thing, things: Sequence[Thing], real: Sequence[Box], rules: Ru
     low_x, low_y, high_x, high_y = thing.widest
     for x0, y0, x1, y1 in real:
         if x0 < high_x and x1 > low_x and y0 < high_y and y1 > low_y:
+            if replaces and inside((x0, y0, x1, y1), thing.outer):
+                continue
             return False
     if crowded(thing.outer, things, rules.max_overlap):
         return False
@@ -228,13 +235,15 @@ def place_all(
     size_wh: tuple[int, int],
     rules: Rules,
     uniform: Uniform,
+    there: Sequence[Thing] = (),
 ) -> list[Thing]:
-    """The wanted (sprite, whether it is only the measure of a decoy) in their places, farthest first.
+    """The wanted (sprite, whether it is only the measure of a decoy) in their places, with what is `there` already,
+    farthest first.
 
     `propose` gives a place, `fit` the sprite or one like it that can be as large as things are there. What finds no
     place in eight attempts, the later ones smaller, is left out.
     """
-    things: list[Thing] = []
+    things = list(there)
     jitter = math.log1p(rules.scale_jitter)
     for asked, decoy in wanted:
         for shrunk in _ATTEMPTS:
@@ -250,6 +259,38 @@ def place_all(
                 things.append(thing)
                 break
     return sorted(things, key=lambda thing: thing.outer[3])  # stable: of two on one line the later covers the earlier
+
+
+def exchange(
+    own: Iterable[tuple[int, Box]],
+    alike: Mapping[int, Sequence[Sprite]],
+    real: Sequence[Box],
+    size_wh: tuple[int, int],
+    rules: Rules,
+    uniform: Uniform,
+) -> list[Thing]:
+    """Sprites over a picture's `own` things (kind, box), each covered by one of its kind that is hardly larger.
+
+    What fits none of eight sprites, or would hide half of a neighbour, is left alone.
+    """
+    things: list[Thing] = []
+    for kind, box in own:
+        x0, y0, x1, y1 = box
+        for _ in range(_TRIES if alike.get(kind) else 0):
+            sprite = alike[kind][int(uniform() * len(alike[kind]))]
+            high, reach = max(y1 - y0, (x1 - x0) / sprite.aspect), 0.3 + 0.7 * uniform()
+            if high * high * sprite.aspect > _MAX_GROWTH * area(box):
+                continue
+            high += 2 * _SPARE
+            if not sprite.heights[0] <= high <= sprite.heights[1]:
+                continue
+            foot = (y0 + y1 + high) / 2
+            place = Place((x0 + x1) / 2 / size_wh[0], foot / size_wh[1], high / size_wh[1])
+            thing = put(sprite, place, 1.0, size_wh, reach)
+            if thing and inside(box, thing.outer) and accept(thing, things, real, rules, replaces=True):
+                things.append(thing)
+                break
+    return things
 
 
 def labels_of(thing: Thing, softness: Mapping[Thing, float], size_wh: tuple[int, int]) -> list[tuple[int, Box]]:

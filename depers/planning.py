@@ -12,14 +12,15 @@ import pyarrow as pa
 
 from depers import plan
 from depers.material import Material, Pool, Scene, background_number, draw_pool, random_for, read_scene
-from depers.placement import Place, Rules, Sprite, Thing, Uniform, anywhere, labels_of, near, place_all
-from depers.visibility import intersection
+from depers.placement import Place, Rules, Sprite, Thing, Uniform, anywhere, exchange, labels_of, near, place_all
+from depers.visibility import inside, intersection
 
 _IMAGE, _SEAMS = 12, 13  # branches of the seed tree; those of `depers.material` come before
 _OWN_CAMERA = 0.85  # how often a place is taken from the background's own group, where its camera is the same
 _TRIES = 8
 _TINT = 10.0  # gray levels: how far apart the colours added to an object may be
 _SOFTNESS = {"hard": 0.0, "feathered": 1.0, "gaussian": 1.0, "poisson": 1.0}
+PLACEMENTS = ("scene", "exchange", "uniform")
 
 
 class Recipe(NamedTuple):
@@ -30,7 +31,7 @@ class Recipe(NamedTuple):
     per_background: int
     objects: int | None
     decoys: float
-    uniform: bool
+    placement: str
     blendings: tuple[str, ...]
     effects: bool
     quality: int
@@ -77,14 +78,18 @@ def plan_picture(
     """The rows of one picture, one for each variant."""
     uniform = uniforms(random_for(recipe.seed, _IMAGE, index))
     effects = _effects(recipe, uniform)
-    count = recipe.objects
-    if count is None:
-        count = int(material.scenes[int(uniform() * len(material.scenes))])
-        count = max(1, count - len(scene.labels)) if scene.labels else count  # real ones count as well
+    exchanged: list[Thing] = []
+    if recipe.placement == "exchange":
+        own = shuffled(scene.own, uniform)[: recipe.objects]
+        count, pasted = len(own), 0
+        exchanged = exchange(own, pool.alike, scene.real, scene.size_wh, recipe.rules, uniform)
+        scene = scene._replace(labels=[label for label in scene.labels if not _under(label, exchanged)])
+    else:
+        count = pasted = _wanted(material, recipe, scene, uniform)
     decoys = int(count * recipe.decoys + uniform())
 
     def propose(sprite: Sprite, uniform: Uniform) -> Place:
-        if recipe.uniform:
+        if recipe.placement == "uniform":
             return anywhere(sprite, scene.size_wh, uniform)
         chance = uniform()
         own = chance < _OWN_CAMERA and sprite.kind in scene.places
@@ -93,12 +98,12 @@ def plan_picture(
         return near(places[min(number, len(places) - 1)], uniform)
 
     def fit(sprite: Sprite, place: Place, uniform: Uniform) -> Sprite:
-        if recipe.uniform:
+        if recipe.placement == "uniform":
             return sprite
         return _fitting(sprite, place.height * scene.size_wh[1], pool.alike[sprite.kind], uniform)
 
-    wanted = ((pool.sprites[int(uniform() * len(pool.sprites))], n >= count) for n in range(count + decoys))
-    things = place_all(wanted, propose, fit, scene.real, scene.size_wh, recipe.rules, uniform)
+    wanted = ((pool.sprites[int(uniform() * len(pool.sprites))], n >= pasted) for n in range(pasted + decoys))
+    things = place_all(wanted, propose, fit, scene.real, scene.size_wh, recipe.rules, uniform, exchanged)
     patches = {thing: _patch(thing, other, uniform) for thing in things if thing.decoy}
     things = [thing for thing in things if not thing.decoy or patches[thing]]
     for thing in things:
@@ -107,9 +112,28 @@ def plan_picture(
     picture = {"index": index, "background": scene.path, "width": scene.size_wh[0], "height": scene.size_wh[1]}
     picture |= {"wanted": count, "quality": recipe.quality, **effects}
     return [
-        picture | {"variant": variant, **_seams(recipe, things, patches, other.path, scene, random)}
+        picture | {"variant": variant, **_seams(recipe, things, patches, other.path, scene, exchanged, random)}
         for variant, random in enumerate([uniform, *others])
     ]
+
+
+def _wanted(material: Material, recipe: Recipe, scene: Scene, uniform: Uniform) -> int:
+    """How many objects to paste: as many as some real picture has, of which those that are there count."""
+    if recipe.objects is not None:
+        return recipe.objects
+    count = int(material.scenes[int(uniform() * len(material.scenes))])
+    return max(1, count - len(scene.labels)) if scene.labels else count
+
+
+def shuffled(things: Sequence[Any], uniform: Uniform) -> list[Any]:
+    """The things in random order."""
+    return [thing for _, _, thing in sorted((uniform(), number, thing) for number, thing in enumerate(things))]
+
+
+def _under(label: Mapping[str, Any], things: Sequence[Thing]) -> bool:
+    """Whether a real label lies wholly under a thing."""
+    box = label["x_min"], label["y_min"], label["x_max"], label["y_max"]
+    return any(inside(box, thing.outer) for thing in things)
 
 
 def _fitting(sprite: Sprite, height: float, alike: Sequence[Sprite], uniform: Uniform) -> Sprite:
@@ -169,12 +193,13 @@ def _seams(
     patches: Mapping[Thing, tuple[int, int, int, int] | None],
     other: str,
     scene: Scene,
+    exchanged: Sequence[Thing],
     uniform: Uniform,
 ) -> dict[str, Any]:
-    """The objects of a variant with their seams, and the labels that can be seen."""
+    """The objects of a variant with their seams, and the labels that can be seen; `exchanged` cover others wholly."""
     blendings = {thing: recipe.blendings[int(uniform() * len(recipe.blendings))] for thing in things}
     softness = {thing: _SOFTNESS[name] for thing, name in blendings.items()}
-    touching = {each for thing in things if thing.covers for each in (thing, *thing.covers)}
+    touching = {each for thing in things if thing.covers for each in (thing, *thing.covers)}.union(exchanged)
     objects, labels = [], [label | {"object": -1} for label in scene.labels]
     for number, thing in enumerate(things):
         blending, shape = blendings[thing], _shape(thing, thing not in touching, uniform())

@@ -43,7 +43,10 @@ class Options:
     objects: int | None = option(None, "objects to paste per picture (default: as many as real pictures have)")
     balance: float = option(0.5, "0: classes as frequent as in the dataset; 1: rare ones about as frequent as others")
     placement: str = option(
-        "scene", "scene: where and as large as such things are; uniform: anywhere", choices=("scene", "uniform")
+        "scene",
+        "scene: where and as large as such things are; exchange: over the background's own, one for another;"
+        " uniform: anywhere",
+        choices=planning.PLACEMENTS,
     )
     scale_jitter: float = option(0.2, "sizes vary by up to this share")
     max_overlap: float = option(0.3, "how much of an object another may overlap, 0…1")
@@ -91,7 +94,7 @@ class Options:
             per_background=self.per_background,
             objects=self.objects,
             decoys=self.decoys,
-            uniform=self.placement == "uniform",
+            placement=self.placement,
             blendings=self.blending,
             effects=self.effects,
             quality=self.quality,

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from depers import bank, compositing, plan, planes
 from depers.material import Material, background_number, make_material, sprite_weights, to_sprite
 from depers.placement import Place, Rules, accept, put
-from depers.planning import Recipe, plan_block
+from depers.planning import PLACEMENTS, Recipe, plan_block
 from depers.visibility import Box, visible
 
 RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
-RECIPE = Recipe(3, 1, 4, None, 0.3, False, plan.BLENDINGS, True, 90, RULES)
+RECIPE = Recipe(3, 1, 4, None, 0.3, "scene", plan.BLENDINGS, True, 90, RULES)
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
@@ -74,20 +74,28 @@ def banks(draw: st.DrawFn) -> Material:
             row["width" if extent == 0 else "height"] -= margin
             row["source_x" if extent == 0 else "source_y"] = 0 if edge == "left" else 300 - size[1] - margin
             row["truncated"] = True
-        rows.append(row)
+        rows.append({**row, "size_wh": size})
     size = draw(st.integers(60, 240)), draw(st.integers(60, 240))
-    real = [drawn.label(0, (5.0, 5.0, 30.0, 25.0))] if draw(st.booleans()) else []
+    real: list[dict[str, Any]] = []
+    scene: list[dict[str, Any]] = []
+    if draw(st.booleans()):  # a thing that is still there, as wide as it is high or as those of the bank
+        x, y = draw(st.integers(0, 20)), draw(st.integers(0, 20))
+        wide, high = draw(st.sampled_from([(25, 20), rows[0]["size_wh"]]))
+        box = (float(x), float(y), float(min(x + wide, size[0])), float(min(y + high, size[1])))
+        real, scene = [drawn.label(rows[0]["class_id"], box)], [drawn.seen(rows[0]["class_id"], box)]
     objects = draw(st.integers(0, 7))
-    grounds = [drawn.background(n, size, labels=real if n else [], objects=objects) for n in range(3)]
+    grounds = [
+        drawn.background(n, size, labels=real if n else [], objects=objects, scene=scene if n else []) for n in range(3)
+    ]
     return material(rows, grounds, parts=1)
 
 
 recipes = st.builds(
-    lambda seed, uniform, overlap, least, blendings: RECIPE._replace(
-        seed=seed, uniform=uniform, blendings=tuple(blendings), rules=Rules(0.3, overlap, least)
+    lambda seed, placement, overlap, least, blendings: RECIPE._replace(
+        seed=seed, placement=placement, blendings=tuple(blendings), rules=Rules(0.3, overlap, least)
     ),
     st.integers(0, 99),
-    st.booleans(),
+    st.sampled_from(PLACEMENTS),
     st.sampled_from([0.0, 0.3, 0.8, 1.0]),
     st.sampled_from([0.1, 0.5, 0.9]),
     st.lists(st.sampled_from(plan.BLENDINGS), min_size=1, unique=True),
@@ -121,6 +129,22 @@ def shown(
     return np.asarray(compositing.compose(objects, ground, reduced).luma / 255)
 
 
+def shown_of_background(
+    row: dict[str, Any], sprites: dict[str, dict[str, Any]], mask: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """The pixels of a mask over the background that everything pasted leaves to be seen, by its hard edges."""
+    sizes = [sprites.get(o["sprite"], {"height": row["height"], "width": row["width"]}) for o in row["objects"]]
+    pictures = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
+    reduced = [
+        compositing.reduced(planes.of_rgb(picture), compositing.reduction(placed))
+        for picture, placed in zip(pictures, row["objects"], strict=True)
+    ]
+    hard = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0, "blending": "hard", "reach": 0.0}
+    objects = [o | hard for o in row["objects"]]
+    ground = planes.of_rgb(np.repeat(mask[:, :, None], 3, axis=2))
+    return np.asarray(compositing.compose(objects, ground, reduced).luma > 127)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(banks(), recipes)
 def test_labels_are_where_the_pixels_are(found: Material, recipe: Recipe) -> None:
@@ -131,7 +155,15 @@ def test_labels_are_where_the_pixels_are(found: Material, recipe: Recipe) -> Non
             assert 0 <= label["y_min"] < label["y_max"] <= row["height"]
         kept = [label for label in row["labels"] if label["object"] < 0]
         background = next(b for b in found.backgrounds.to_pylist() if b["path"] == row["background"])
-        assert [{k: v for k, v in label.items() if k != "object"} for label in kept] == background["labels"]
+        real = [{k: v for k, v in label.items() if k != "object"} for label in kept]
+        if recipe.placement == "exchange":  # what is gone has no pixel left
+            for label in [one for one in background["labels"] if one not in real]:
+                mask = np.zeros((row["height"], row["width"]), np.uint8)
+                x0, y0, x1, y1 = (round(label[name]) for name in CORNERS)
+                mask[y0:y1, x0:x1] = 255
+                assert not shown_of_background(row, sprites, mask).any()
+        else:
+            assert real == background["labels"]
         for number, placed in enumerate(row["objects"]):
             mine = [label for label in row["labels"] if label["object"] == number]
             if placed["sprite"] is None:
@@ -249,8 +281,8 @@ def test_only_what_is_high_becomes_an_oval() -> None:
 
 def test_large_sprites_are_scaled_not_dropped() -> None:
     huge = [drawn.sprite(number, 0, (900, 500), source_wh=(1920, 1080)) for number in range(3)]
-    for uniform in (False, True):
-        recipe = RECIPE._replace(objects=1, decoys=0.0, uniform=uniform)
+    for placement in ("scene", "uniform"):
+        recipe = RECIPE._replace(objects=1, decoys=0.0, placement=placement)
         rows = plan_block(material(huge, [drawn.background(0)]), recipe, 0, 30).to_pylist()
         assert all(len(row["objects"]) == 1 for row in rows)
         assert all(placed["width"] <= 340 for row in rows for placed in row["objects"])
@@ -274,9 +306,40 @@ def test_things_stand_where_their_class_does() -> None:
     rows = plan_block(found, RECIPE._replace(objects=4, decoys=0.0), 0, 64).to_pylist()
     feet = {c: [b["y_max"] for row in rows for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
     assert np.mean(feet[0]) > 180 and np.mean(feet[1]) < 60
-    anywhere = plan_block(found, RECIPE._replace(objects=4, decoys=0.0, uniform=True), 0, 64).to_pylist()
+    anywhere = plan_block(found, RECIPE._replace(objects=4, decoys=0.0, placement="uniform"), 0, 64).to_pylist()
     feet = {c: [b["y_max"] for row in anywhere for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
     assert abs(np.mean(feet[0]) - np.mean(feet[1])) < 25
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["still there", "removed"])
+def test_things_are_exchanged_for_others_of_their_kind(kept: bool) -> None:
+    sprites = [drawn.sprite(n, 0, (40, 20)) for n in range(6)]
+    car, face, truck = (100.0, 150.0, 138.0, 170.0), (20.0, 20.0, 30.0, 30.0), (200.0, 100.0, 220.0, 200.0)
+    scene = [drawn.seen(0, car), drawn.seen(2, face), drawn.seen(0, truck)]  # no sprite is a face, or as high
+    labels = [{k: v for k, v in one.items() if k not in ("outer", "truncated")} for one in scene] if kept else []
+    grounds = [drawn.background(n + 50, scene=scene, labels=labels) for n in range(2)]
+    found = material(sprites, grounds)
+    recipe = RECIPE._replace(decoys=0.0, placement="exchange")
+    rows = plan_block(found, recipe, 0, 30).to_pylist()
+    assert len({row["objects"][0]["sprite"] for row in rows}) > 3
+    for row in rows:
+        assert row["wanted"] == 3 and len(row["objects"]) == 1 and row["objects"][0]["shape"] == "box"
+        x0, y0, x1, y1 = (next(one for one in row["labels"] if one["object"] == 0)[name] for name in CORNERS)
+        assert x0 <= car[0] and y0 <= car[1] and x1 >= car[2] and y1 >= car[3]
+        assert (x1 - x0) * (y1 - y0) < 1.8 * 38 * 20
+        left = [tuple(one[name] for name in CORNERS) for one in row["labels"] if one["object"] < 0]
+        assert left == ([face, truck] if kept else [])
+    some = plan_block(found, recipe._replace(objects=1), 0, 60).to_pylist()
+    assert {len(row["objects"]) for row in some} == {0, 1} and all(row["wanted"] == 1 for row in some)
+
+
+def test_nothing_is_exchanged_where_a_neighbour_would_be_hidden_in_part() -> None:
+    car, plate = (100.0, 150.0, 140.0, 170.0), (136.0, 160.0, 150.0, 166.0)
+    scene = [drawn.seen(0, car), drawn.seen(4, plate)]
+    labels = [drawn.label(0, car), drawn.label(4, plate)]
+    found = material([drawn.sprite(0, 0, (40, 20))], [drawn.background(50, scene=scene, labels=labels)], parts=1)
+    rows = plan_block(found, RECIPE._replace(decoys=0.0, placement="exchange"), 0, 20).to_pylist()
+    assert all(not row["objects"] and len(row["labels"]) == 2 for row in rows)
 
 
 def test_cut_sprites_stay_at_their_edge() -> None:
