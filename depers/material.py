@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import bank
-from depers.placement import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
+from depers.things import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
 from depers.visibility import Box
 
 _BACKGROUNDS, _POOL = 10, 11  # branches of the seed tree; those of `depers.planning` follow

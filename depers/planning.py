@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from depers import plan
 from depers.material import Material, Pool, Scene, background_number, draw_pool, random_for, read_scene
-from depers.placement import Place, Rules, Sprite, Thing, Uniform, anywhere, exchange, labels_of, near, place_all
+from depers.placement import Rules, exchange, place_all
+from depers.things import Place, Sprite, Thing, Uniform, anywhere, labels_of, near
 from depers.visibility import inside, intersection
 
 _IMAGE, _SEAMS = 12, 13  # branches of the seed tree; those of `depers.material` come before

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from depers import bank, compositing, plan, planes
 from depers.material import Material, background_number, make_material, sprite_weights, to_sprite
-from depers.placement import Place, Rules, accept, put
+from depers.placement import Rules, accept
 from depers.planning import PLACEMENTS, Recipe, plan_block
+from depers.things import Place, put
 from depers.visibility import Box, visible
 
 RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
