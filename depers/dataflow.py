@@ -11,10 +11,8 @@ import gc
 import logging
 import os
 import pickle
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ import pyarrow as pa
 
 from depers.archive_steps import Heading, assemble, read_slices
 from depers.archives import End, Slice
+from depers.notebook import Notebook, Told, alone
 from depers.steps import Job, Row
 from depers.units import Unit
 from depers.workers import DetectStage, FusedWorker, Work, finish_stage, prepare_stage
@@ -30,7 +29,6 @@ _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits f
 _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits for storage
 _QUEUED = 2  # further calls that an actor has at hand when those end, which they often do together
 _READERS = 4  # archives that are read at once
-_TRIES = 2  # of the same work before it is done carefully; and then of one file, until it is given up
 _HELD_BYTES = 96 * 2**20  # of slices per core that are read and not done: what actors work on, and as much again
 _BLOCK_BYTES = 2**20  # Ray Data gathers rows up to this; a slice is more, so it leaves its reader alone and at once
 
@@ -47,48 +45,6 @@ class Pass(NamedTuple):
     finished: Mapping[str, set[int]] = {}
 
 
-class Notebook:
-    """An actor that outlives workers: what was begun how often, and with which file it ended."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[Any] = Counter()
-        self._place: dict[Any, int] = {}
-        self._ended: Counter[tuple[Any, int]] = Counter()
-
-    def begin(self, key: Any) -> tuple[bool, frozenset[int]]:
-        """Notes that work begins: whether to be careful with it, and the places in it that ended it too often."""
-        self._begun[key] += 1
-        if key in self._place:
-            self._ended[key, self._place.pop(key)] += 1
-        places = {place for (one, place), times in self._ended.items() if one == key and times >= _TRIES}
-        return self._begun[key] > _TRIES, frozenset(places)
-
-    def at(self, key: Any, place: int) -> None:
-        """Notes the place that the work has come to."""
-        self._place[key] = place
-
-    def end(self, key: Any) -> None:
-        """Forgets what is done."""
-        self._begun.pop(key, None)
-        self._place.pop(key, None)
-
-
-class _Told:
-    """The notebook as a worker sees it: every call returns once it is written down."""
-
-    def __init__(self, notebook: Any) -> None:
-        self._notebook = notebook
-
-    @contextmanager
-    def work(self, key: Any) -> Iterator[tuple[bool, frozenset[int], Callable[[int], None]]]:
-        """While the work is done: whether to be careful, what to leave alone, and how to note a place."""
-        import ray
-
-        careful, condemned = ray.get(self._notebook.begin.remote(key))
-        yield careful, condemned, lambda place: ray.get(self._notebook.at.remote(key, place))
-        ray.get(self._notebook.end.remote(key))
-
-
 def _row(work: Work, piece: Slice | None = None, end: End | None = None, slices: int = 0) -> Row:
     """What travels: work with the slice that it is about, or the end of an archive that was read in `slices`."""
     packed = [b"" if one is None else pickle.dumps(one, protocol=5) for one in (piece, end)]
@@ -103,7 +59,7 @@ def _open(table: pa.Table, *, job: Job, notebook: Any, finished: Mapping[str, se
         yield table
         return
     heading = Heading(-1, (), b"")
-    with _Told(notebook).work(("open", unit.name)) as (_, deadly, note):
+    with Told(notebook).work(("open", unit.name)) as (_, deadly, note):
         note(-1)
         for part in read_slices(job, unit, frozenset(finished.get(unit.name, ()))):
             if isinstance(part, Heading):
@@ -141,34 +97,12 @@ def _unpacked(row: Row) -> tuple[Work, Slice | None]:
     return pickle.loads(row["work"]), pickle.loads(row["piece"]) if row["piece"] else None
 
 
-def _careful(job: Job, checkpoints: Any, notebook: Any, work: Work, piece: Slice | None) -> list[str]:
-    with _Told(notebook).work(("careful", work.key)) as (_, condemned, note):
-        worker = FusedWorker(job._replace(how=replace(job.how, device="cpu")), checkpoints)
-        statuses: list[str] = worker.carefully(work._replace(condemned=condemned), piece, note)["statuses"]
-    return statuses
-
-
-def _alone(job: Job, checkpoints: Any, notebook: Any, work: Work, piece: Slice | None) -> list[str]:
-    """Does work carefully in a process of its own: nothing else dies with it, or is blamed for its end."""
-    import ray
-
-    task = ray.remote(num_cpus=_LIGHT, max_retries=0, max_calls=1)(_careful)
-    while True:
-        try:
-            statuses: list[str] = ray.get(task.remote(job, checkpoints, notebook, work, piece))
-            return statuses
-        except ray.exceptions.RayTaskError:
-            raise
-        except ray.exceptions.RayError:  # it is gone, and the notebook knows at which file
-            continue
-
-
 class _Fused:
     """All steps, in an actor."""
 
     def __init__(self, job: Job, checkpoints: Any, notebook: Any) -> None:
-        self.worker, self.told = FusedWorker(job, checkpoints), _Told(notebook)
-        self.alone = partial(_alone, job, checkpoints, notebook)
+        self.worker, self.told = FusedWorker(job, checkpoints), Told(notebook)
+        self.alone = partial(alone, job, checkpoints, notebook)
         gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
 
     def __call__(self, row: Row) -> Row:
@@ -194,9 +128,9 @@ class _Around:
         if row["end"]:
             return empty
         work, piece = _unpacked(row)
-        with _Told(self.notebook).work(("prepare", work.key)) as told:
+        with Told(self.notebook).work(("prepare", work.key)) as told:
             if told[0]:
-                return empty | {"statuses": _alone(self.job, self.checkpoints, self.notebook, work, piece)}
+                return empty | {"statuses": alone(self.job, self.checkpoints, self.notebook, work, piece)}
             return empty | {"items": pickle.dumps(prepare_stage(self.job, self.stride, work, piece), protocol=5)}
 
     def finish(self, row: Row) -> Row:
@@ -205,9 +139,9 @@ class _Around:
         work, piece = _unpacked(row)
         if not row["items"]:
             return _done(work, row["statuses"])
-        with _Told(self.notebook).work(("finish", work.key)) as told:
+        with Told(self.notebook).work(("finish", work.key)) as told:
             if told[0]:
-                return _done(work, _alone(self.job, self.checkpoints, self.notebook, work, piece))
+                return _done(work, alone(self.job, self.checkpoints, self.notebook, work, piece))
             return _done(work, finish_stage(self.job, pickle.loads(row["items"]), work, piece)["statuses"])
 
 
