@@ -260,7 +260,7 @@ def finish(job: Job, item: Item, boxes: Sequence[Row]) -> Outcome:
 
 
 def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
-    """Puts the result of a loose file in its place, or makes sure that nothing is there."""
+    """Puts the result of a loose file in its place, or makes sure that nothing is there; gives what to record."""
     if not job.mirrors:
         return outcome
     target = storage.join(job.out, item.path)
@@ -272,7 +272,7 @@ def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
     except OSError as error:
         reason = f"cannot be written ({error.strerror or line(error)})"
         return job.finish(replace(item, reason=reason, again=True), [])
-    return outcome
+    return Outcome(outcome.row)  # a unit's pictures together are large
 
 
 def line(error: BaseException) -> str:
