@@ -49,7 +49,7 @@ def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Im
         frames = int(getattr(image, "n_frames", 1))
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
         if is_heif(data) and not find_spec("pillow_heif"):
-            raise ImageError("HEIC needs the extra `heif`: pip install 'depers[heif]'") from None
+            raise ImageError("HEIC needs the extra `heif`, which installs pillow-heif") from None
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise ImageError(f"not an image that can be identified ({reason})") from None
     if format_of(image) not in FORMATS:
