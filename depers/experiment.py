@@ -62,7 +62,7 @@ class Options:
         (), "real training pictures (default: a quarter, a half and all of them)", metavar="N"
     )
     seeds: int = option(3, "trainings of each arm and size")
-    synthetic: float = option(5.0, "synthetic pictures per real one")
+    synthetic: float = option(30.0, "synthetic pictures per real one")
     share: float = option(0.5, "how many of the pictures that a training with synthetic ones sees are these, 0…1")
     steps: int = option(1000, "optimizer steps of every training")
     validations: int = option(10, "how often a training stops to validate; the last one counts")

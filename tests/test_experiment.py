@@ -36,7 +36,7 @@ def test_parts_are_nested_and_differ_by_seed() -> None:
 
 
 def test_arms_differ_in_their_pictures_alone() -> None:
-    options = Options("data", "out", imgsz=320, steps=70, weights="w.pt", train_with=("optimizer=AdamW",))
+    options = Options("data", "out", synthetic=5, imgsz=320, steps=70, weights="w.pt", train_with=("optimizer=AdamW",))
     first, second = (options.training(Cell(10, 3), arm) for arm in ARMS)
     assert first.dataset == second.dataset and first.out != second.out
     place = "out/cells/10-3/synthetic"
