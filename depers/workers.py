@@ -128,6 +128,8 @@ class FusedWorker:
         return _close(self.job, work, piece, done)
 
     def _finished(self, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
+        if not self.job.mirrors:  # it may write files of its own, which waits for storage
+            return finish(self.job, item, boxes)
         with self.computing:  # nothing is gained by two at a time on one core, and the caches are lost
             outcome = finish(self.job, item, boxes)
         return write(self.job, item, outcome) if alone else outcome
