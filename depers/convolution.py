@@ -71,17 +71,22 @@ def join_activations(layers: Iterable[nn.Module]) -> None:
 
 @cache
 def _works() -> bool:
-    """Whether the operators are there, and give what the separate steps give."""
+    """Whether the operators are there, and give what the separate steps give; for pairs of pixels as well."""
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(0)
-        # Without the values that it would draw from the generator that all share.
-        one: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, 16, 16, 3, 2, 1)  # type: ignore[no-untyped-call]
-        for parameter in one.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 12)
-        one = one.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        x = torch.randn((2, 16, 12, 20), generator=generator).to(torch.bfloat16, memory_format=torch.channels_last)
-        try:
-            joined = ConvolutionSiLU(one)(x)
-        except (AttributeError, RuntimeError):
-            return False
-        return torch.allclose(joined.float(), functional.silu(one(x).float()), atol=0.05, rtol=0.05)
+        for channels, *geometry in ((16, 3, 2, 1), (3, 6, 2, 2)):
+            # Without the values that it would draw from the generator that all share.
+            one: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, channels, 16, *geometry)  # type: ignore[no-untyped-call]
+            for parameter in one.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 12)
+            one = one.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            x = torch.randn((2, channels, 12, 20), generator=generator)
+            x = x.to(torch.bfloat16, memory_format=torch.channels_last)
+            try:
+                joined = ConvolutionSiLU(one)(x)
+            except (AttributeError, RuntimeError):
+                return False
+            apart = functional.silu(one(x))
+            if joined.shape != apart.shape or not torch.allclose(joined.float(), apart.float(), atol=0.05, rtol=0.05):
+                return False
+    return True
