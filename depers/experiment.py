@@ -13,6 +13,7 @@ OUT/report.html               the same with a plot
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -92,8 +93,9 @@ class Options:
         storage.check(self.dataset, "DATASET")
         storage.check(self.out, "OUT")
         cell = Cell(max(self.sizes, default=1), 0)
-        self.extraction(cell), self.synthesis(cell)
-        self.training(cell, REAL)
+        self.extraction(cell)
+        for arm in ARMS:
+            self.training(cell, arm)
 
     def extraction(self, cell: "Cell") -> extract.Options:
         """The options of a cell's extraction. Raises UserError for a wrong --extract-with."""
@@ -104,7 +106,7 @@ class Options:
 
     def synthesis(self, cell: "Cell") -> synthesize.Options:
         """The options of a cell's synthesis. Raises UserError for a wrong --synthesize-with."""
-        count = max(1, round(self.synthetic * cell.size))
+        count = max(1, min(round(self.synthetic * cell.size), self.shown))
         argv = [self.place(cell, "extracted"), self.place(cell, "synthetic"), "--real=none"]
         argv += [f"--count={count}", f"--seed={cell.seed}", "--per-background=1"]  # few, but of all backgrounds
         argv += _passed_on("synthesize", self.synthesize_with, synthesize.Options)
@@ -117,9 +119,20 @@ class Options:
         argv += [f"--batch-size={self.batch_size}", f"--steps={self.steps}", f"--epochs={self.validations}"]
         argv += [f"--seed={cell.seed}", "--patience=0", *([f"--weights={self.weights}"] if self.weights else [])]
         if arm == SYNTHETIC:
-            weight = self.share / (1 - self.share) * cell.size / self.synthesis(cell).count
+            weight = self.share / (1 - self.share) * cell.size / self.added(cell)
             argv.append(f"--data={self.place(cell, 'synthetic')}={weight!r}")
         return parse(train.Options, [*argv, *_passed_on("train", self.train_with, train.Options)], "depers train")
+
+    @property
+    def shown(self) -> int:
+        """How many synthetic pictures a training sees, if each is seen once; more are not made."""
+        own = self.training(Cell(1, 0), REAL)
+        return math.ceil(self.share * self.steps * max(self.batch_size, own.nominal_batch or 0))
+
+    def added(self, cell: "Cell") -> int:
+        """How many pictures a cell's synthesis makes."""
+        made = self.synthesis(cell)
+        return made.count * made.variants
 
     def place(self, cell: "Cell", *parts: str) -> str:
         """Where something of a cell lies."""
@@ -239,7 +252,7 @@ def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell
     started = time.monotonic()
     train.run(training)
     last = _last_row(training.out)
-    added = options.synthesis(cell).count if arm == SYNTHETIC else 0
+    added = options.added(cell) if arm == SYNTHETIC else 0
     seconds = time.monotonic() - started
     result = Result(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
     storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())

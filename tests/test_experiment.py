@@ -50,6 +50,10 @@ def test_arms_differ_in_their_pictures_alone() -> None:
     made = Options("data", "out", synthetic=2.5, synthesize_with=("objects=1", "effects=no")).synthesis(Cell(10, 3))
     assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, "none")
     assert made.per_background == 1
+    many = Options("data", "out", synthetic=5, synthesize_with=("variants=3",))
+    assert many.added(Cell(10, 0)) == 150 and many.training(Cell(10, 0), SYNTHETIC).data[0].endswith(f"={10 / 150!r}")
+    few = Options("data", "out", steps=10, validations=1, batch_size=4, share=0.25, train_with=("nominal-batch=16",))
+    assert few.synthesis(Cell(2000, 0)).count == few.shown == 40  # no training would see more
     assert Options("data", "out", extract_with=("fill=mean",)).extraction(Cell(1, 0)).fill == "mean"
 
 
