@@ -149,22 +149,29 @@ def write_data_yaml(
 
 
 def write_joined_yaml(
-    root: str, names: Sequence[str], real: Dataset | None, prefix: str, shards: str | None = None
+    root: str,
+    names: Sequence[str],
+    real: Dataset | None,
+    prefix: str,
+    shards: str | None = None,
+    made_of: Dataset | None = None,
 ) -> None:
-    """Writes ROOT/data.yaml, which adds the pictures in ROOT/images/train, below `prefix`, to those of a dataset.
+    """Writes ROOT/data.yaml, which adds the pictures in ROOT/images/train, below `prefix`, to those of `real`, if any.
 
     Training pictures are the dataset's and these, validation pictures the dataset's alone. Folders are absolute, as
-    YOLOv5 needs them where they are not below one. Where the dataset is labelled for some classes only, pictures made
-    of it are labelled for no more than all of it is. Where the pictures are in tars (`shards`), the file names those,
-    and no folder to train on, since it could not name both.
+    YOLOv5 needs them where they are not below one. Where the dataset that they are `made_of` is labelled for some
+    classes only, they are labelled for no more than all of it is. Where the pictures are in tars (`shards`), the file
+    names those, and no folder to train on, since it could not name both.
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
     if real:
         content["train"] = [*(_absolute(f) for f in (real.train, *real.added) if f), _absolute(f"{root}/images/train")]
         content["val"] = _absolute(real.val) if real.val else ""
-        if real.labelled:
-            common = frozenset.intersection(*(class_ids for _, class_ids in real.labelled))
-            content["labelled"] = _named([*real.labelled, (f"{prefix}/", common)], real.names)
+    labelled = [*real.labelled] if real else []
+    if made_of and made_of.labelled:
+        labelled.append((f"{prefix}/", frozenset.intersection(*(class_ids for _, class_ids in made_of.labelled))))
+    if labelled:
+        content["labelled"] = _named(labelled, names)
     if shards:
         content |= {"train": "", "shards": shards}
     _write(root, content)

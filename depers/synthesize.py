@@ -169,6 +169,14 @@ def find_real(options: Options, extracted: bank.Extracted, out: str) -> Dataset 
     return found
 
 
+def _source(extracted: bank.Extracted) -> Dataset | None:
+    """The dataset that the extraction was cut from, where it is still there."""
+    try:
+        return read_dataset(extracted.dataset)
+    except UserError:
+        return None
+
+
 def run(options: Options) -> int:
     """Plans and renders with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
     import ray
@@ -205,7 +213,9 @@ def run(options: Options) -> int:
     real_tally = tally.of_pictures(bank.read_backgrounds(extracted), job.class_count)
     overview = storage.join(out, "report.html")
     storage.write_bytes(overview, make_report(options, extracted, real_tally, made, pictures).encode())
-    write_joined_yaml(out, extracted.class_names, real, plan.FOLDER, rendering.shard_names(job))
+    write_joined_yaml(
+        out, extracted.class_names, real, plan.FOLDER, rendering.shard_names(job), made_of=real or _source(extracted)
+    )
     missing = made.wanted - made.objects
     print(
         f"{made.pictures} pictures, {made.objects} objects with {int(made.classes.sum())} labels"

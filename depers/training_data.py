@@ -76,7 +76,7 @@ def read_splits(
         _check(uri, "train", folders, examples)
         train += examples
         parts.append((len(examples), share))
-    val = _read_folder(first, first.val, first.names, place)
+    val = _read_folder(first, first.val, first.names, place, exact=True)
     _check(dataset, "val", [first.val], val)
     return Splits(first.names, train, val, tuple(parts))
 
@@ -88,8 +88,14 @@ def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Exam
         raise UserError(f"{uri}: {split} must hold labels, but none of its {len(examples)} pictures has one")
 
 
-def _read_folder(found: Dataset, folder: str, names: Sequence[str], place: Place | None) -> list[Example]:
-    """The examples of one folder, with class ids that index `names`; a picture without a label file has no objects."""
+def _read_folder(
+    found: Dataset, folder: str, names: Sequence[str], place: Place | None, exact: bool = False
+) -> list[Example]:
+    """The examples of one folder, with class ids that index `names`; a picture without a label file has no objects.
+
+    A picture that is labelled for some classes may have single labels of others, as synthetic ones do, which can be
+    trained on, but not (`exact`) be measured with.
+    """
     here = folder
     if place is not None:
         beside = labels.label_path(storage.join(folder, "x.jpg")).removesuffix("/x.txt")
@@ -104,7 +110,7 @@ def _read_folder(found: Dataset, folder: str, names: Sequence[str], place: Place
         inside = picture.removeprefix(here.rstrip("/") + "/")
         labelled = known.get(labelled_classes(found, inside), everything)
         for class_id in ids[own.class_ids].tolist():
-            if class_id not in labelled:
+            if exact and class_id not in labelled:
                 allowed = ", ".join(names[i] for i in sorted(labelled))
                 raise UserError(
                     f"{label_file}: data.yaml says that it holds only {allowed}, but it holds {names[class_id]}"

@@ -124,8 +124,11 @@ def test_joined_datasets_are_labelled_for_what_all_of_it_is(tmp_path: Path) -> N
     for name in ("real/images/train", "real/images/val", "made/images/train"):
         (tmp_path / name).mkdir(parents=True)
     write_data_yaml(tmp_path / "real", ("a", "b", "c"), labelled={"x/": ["a", "b"], "y/": ["b", "c"]})
-    write_joined_yaml(str(tmp_path / "made"), ("a", "b", "c"), read_dataset(tmp_path / "real"), "synthetic")
-    found = read_dataset(tmp_path / "made")
+    real, made = read_dataset(tmp_path / "real"), str(tmp_path / "made")
+    write_joined_yaml(made, ("a", "b", "c"), None, "synthetic", made_of=real)
+    assert read_dataset(made).labelled == (("synthetic/", frozenset({1})),)
+    write_joined_yaml(made, ("a", "b", "c"), real, "synthetic", made_of=real)
+    found = read_dataset(made)
     assert labelled_classes(found, "synthetic/1.jpg") == {1}
     assert labelled_classes(found, "x/1.jpg") == {0, 1}
     assert labelled_classes(found, "z/1.jpg") == {0, 1, 2}
