@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import bank
+from depers.sprites import sprite_id
 from depers.things import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
 from depers.visibility import Box
 
@@ -23,7 +24,7 @@ _BACKGROUNDS, _POOL = 10, 11  # branches of the seed tree; those of `depers.plan
 _POOL_SIZE = 128  # sprites that the pictures of a block choose from, each decoded once for several of them
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _MAX_PLACES = 200  # of a group, and of a kind in a block
-_OF_SCENE = ["path", "width", "height", "group", "labels", "scene"]
+_OF_SCENE = ["path", "source", "width", "height", "group", "labels", "scene"]
 
 
 class Material(NamedTuple):
@@ -74,14 +75,14 @@ class Pool(NamedTuple):
 class Scene(NamedTuple):
     """A background with the boxes of its real labels, and the places of each kind that fit its camera.
 
-    `own`: kind and box of the things that its source shows, whether they are still there or not.
+    `own`: kind, name as a sprite and box of the things that its source shows, whether they are still there or not.
     """
 
     path: str
     size_wh: tuple[int, int]
     labels: list[dict[str, Any]]
     places: Mapping[int, Sequence[Place]]
-    own: list[tuple[int, Box]]
+    own: list[tuple[int, str, Box]]
 
     @property
     def real(self) -> list[Box]:
@@ -213,9 +214,10 @@ def read_scene(material: Material, number: int) -> Scene:
     row = material.backgrounds.slice(number, 1).select(_OF_SCENE).to_pylist()[0]
     rows = material.places.by_group.get(row["group"], np.zeros(0, np.int64))
     places = material.places.some(rows[:: max(1, len(rows) // _MAX_PLACES)])
-    own = [
-        (kind_of(seen["class_id"], seen["truncated"]), (seen["x_min"], seen["y_min"], seen["x_max"], seen["y_max"]))
-        for seen in row["scene"]
-        if seen["outer"]
-    ]
+    own = []
+    for seen in row["scene"]:
+        if seen["outer"]:
+            box = (seen["x_min"], seen["y_min"], seen["x_max"], seen["y_max"])
+            kind = kind_of(seen["class_id"], seen["truncated"])
+            own.append((kind, sprite_id(row["source"], seen["class_id"], box), box))
     return Scene(row["path"], (row["width"], row["height"]), row["labels"] or [], places, own)

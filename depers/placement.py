@@ -11,7 +11,7 @@ _ATTEMPTS = [1.0] * 4 + [0.8**number for number in range(1, 5)]
 """How large each attempt to find a place is: what is too large for the free space is scaled, not dropped."""
 _TRIES = 8  # sprites, until one fits over a thing
 _MAX_GROWTH = 1.6  # in area, of what is put over a thing of other proportions
-_SPARE = 1.5  # pixels that it is higher on each side: sizes and places are rounded
+_SPARE = 1.0  # pixel that it is larger on each side: sizes and places are rounded
 
 
 class Rules(NamedTuple):
@@ -121,26 +121,27 @@ def place_all(
 
 
 def exchange(
-    own: Iterable[tuple[int, Box]],
+    own: Iterable[tuple[int, str, Box]],
     alike: Mapping[int, Sequence[Sprite]],
     real: Sequence[Box],
     size_wh: tuple[int, int],
     rules: Rules,
     uniform: Uniform,
 ) -> list[Thing]:
-    """Sprites over a picture's `own` things (kind, box), each covered by one of its kind that is hardly larger.
+    """Sprites over a picture's `own` things (kind, name of its sprite, box), each covered by another of its kind that
+    is hardly larger.
 
     What fits none of eight sprites, or would hide half of a neighbour, is left alone.
     """
     things: list[Thing] = []
-    for kind, box in own:
+    for kind, name, box in own:
         x0, y0, x1, y1 = box
         for _ in range(_TRIES if alike.get(kind) else 0):
             sprite = alike[kind][int(uniform() * len(alike[kind]))]
-            high, reach = max(y1 - y0, (x1 - x0) / sprite.aspect), 0.3 + 0.7 * uniform()
-            if high * high * sprite.aspect > _MAX_GROWTH * area(box):
+            wide, high = x1 - x0 + 2 * _SPARE, y1 - y0 + 2 * _SPARE
+            high, reach = max(high, wide / sprite.aspect), 0.3 + 0.7 * uniform()
+            if sprite.id == name or high * high * sprite.aspect > _MAX_GROWTH * area(box):
                 continue
-            high += 2 * _SPARE
             if not sprite.heights[0] <= high <= sprite.heights[1]:
                 continue
             foot = (y0 + y1 + high) / 2

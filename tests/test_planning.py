@@ -14,6 +14,7 @@ from depers import bank, compositing, plan, planes
 from depers.material import Material, background_number, make_material, sprite_weights, to_sprite
 from depers.placement import Rules, accept
 from depers.planning import PLACEMENTS, Recipe, plan_block
+from depers.sprites import sprite_id
 from depers.things import Place, put
 from depers.visibility import Box, visible
 
@@ -332,6 +333,29 @@ def test_things_are_exchanged_for_others_of_their_kind(kept: bool) -> None:
         assert left == ([face, truck] if kept else [])
     some = plan_block(found, recipe._replace(objects=1), 0, 60).to_pylist()
     assert {len(row["objects"]) for row in some} == {0, 1} and all(row["wanted"] == 1 for row in some)
+
+
+def test_nothing_is_exchanged_for_itself() -> None:
+    box = (40.0, 60.0, 80.0, 80.0)
+    one = drawn.sprite(0, 0, (40, 20), source="a.jpg", id=sprite_id("a.jpg", 0, box))
+    grounds = [drawn.background(n, source=source) for n, source in enumerate(("a.jpg", "b.jpg"))]
+    grounds[1]["scene"] = [drawn.seen(0, box)]
+    rows = plan_block(material([one], grounds, parts=1), RECIPE._replace(decoys=0.0, placement="exchange"), 0, 16)
+    assert {(row["background"], len(row["objects"])) for row in rows.to_pylist()} == {
+        ("backgrounds/000.jpg", 0),
+        ("backgrounds/001.jpg", 1),
+    }
+
+
+@pytest.mark.parametrize("size_wh", [(8, 8), (12, 40), (60, 15), (200, 150)])
+def test_what_is_exchanged_is_hardly_larger(size_wh: tuple[int, int]) -> None:
+    wide, high = size_wh
+    sprites = [drawn.sprite(n, 1, (wide * (8 + n) // 8, high * (10 - n) // 8)) for n in range(5)]
+    box = (50.0, 40.0, 50.0 + wide, 40.0 + high)
+    grounds = [drawn.background(n + 50, scene=[drawn.seen(1, box)]) for n in range(2)]
+    rows = plan_block(material(sprites, grounds), RECIPE._replace(decoys=0.0, placement="exchange"), 0, 40).to_pylist()
+    areas = [(b["x_max"] - b["x_min"]) * (b["y_max"] - b["y_min"]) for row in rows for b in row["labels"]]
+    assert len(areas) > 30 and max(areas) < 1.65 * wide * high
 
 
 def test_nothing_is_exchanged_where_a_neighbour_would_be_hidden_in_part() -> None:
