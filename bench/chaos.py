@@ -31,6 +31,8 @@ from PIL import Image
 
 from depers.streets import draw_scene
 
+OURS = ("ray::Map", "ray::assemble", "ray::Notebook")
+
 
 def make_input(root: Path) -> None:
     """Loose pictures and three archives."""
@@ -70,14 +72,16 @@ def start(source: Path, out: Path, weights: str, address: str) -> "subprocess.Po
     return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address}, stdout=log, stderr=log)
 
 
-def workers() -> list[psutil.Process]:
-    """This cluster's processes that are at work: actors, readers, those that put archives together, the notebook."""
-    found = []
+def workers() -> dict[bool, list[psutil.Process]]:
+    """This cluster's processes: those of the job (actors, readers, those that put archives together, the notebook), and
+    under False Ray's own.
+    """
+    found: dict[bool, list[psutil.Process]] = {True: [], False: []}
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             title = "".join(process.cmdline()[:1])
             if title.startswith("ray::") and not title.startswith("ray::IDLE"):
-                found.append(process)
+                found[title.startswith(OURS)].append(process)
     return found
 
 
@@ -125,10 +129,10 @@ def main() -> None:
                 job.wait()
                 killed[what] += 1
             elif what == "worker":
-                victims = workers()
+                victims = workers()[chance.random() < 0.8]
                 if victims:
                     victim = chance.choice(sorted(victims, key=lambda one: one.pid))
-                    title = victim.cmdline()[:1]
+                    title = "".join(victim.cmdline()[:1])
                     victim.kill()
                     killed[what] += 1
                     print(f"  killed {title}", flush=True)
