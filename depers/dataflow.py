@@ -225,7 +225,7 @@ def _dataset(how: Pass, todo: Sequence[Unit]) -> Any:
             fn_kwargs={"job": job, "notebook": notebook, "finished": how.finished},
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=_READERS),
+            compute=ray.data.TaskPoolStrategy(size=min(_READERS, len(items))),
             num_cpus=_LIGHT,
         )
     gpus = job.how.device == "cuda"
