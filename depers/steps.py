@@ -191,11 +191,20 @@ Found = tuple[Item, list[Row]]
 """An item after detection, without its view, and its boxes as rows of `detections.BOX`."""
 
 
-def detect(job: Job, items: Sequence[Item], detector: "Detector | None") -> list[Found]:
-    """What is found in each item; what has one view goes through the detector together."""
+def detect(
+    job: Job, items: Sequence[Item], detector: "Detector | None", begin: Callable[[int], None] = lambda index: None
+) -> list[Found]:
+    """What is found in each item; what has one view goes through the detector together.
+
+    `begin` hears of each item before the rest of its work, after all have gone through.
+    """
     ready = [item.view.canvas for item in items if item.view is not None]
-    found = iter(answers(ready, detector) if detector else ())
-    return [_detected(job, item, next(found) if item.view else None, detector) for item in items]
+    answered = iter(answers(ready, detector) if detector else ())
+    found = []
+    for index, item in enumerate(items):
+        begin(index)
+        found.append(_detected(job, item, next(answered) if item.view else None, detector))
+    return found
 
 
 def answers(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:

@@ -25,7 +25,8 @@ _NOTHING: Given = {}
 class Work(NamedTuple):
     """What a worker does at once: a unit of loose files, or the slice of an archive that comes with it.
 
-    `condemned` are the places, in the unit or slice, of files that ended the process that worked on them.
+    `condemned` are the places, in the unit or slice, of files that ended the process that worked on them, and for a
+    batch that did, `-1 - place` of its first file.
     """
 
     unit: Unit
@@ -135,13 +136,35 @@ class FusedWorker:
         return write(self.job, item, outcome) if alone else outcome
 
     def carefully(self, work: Work, piece: Slice | None, note: Callable[[int], None]) -> Row:
-        """One file after another, each noted down first: where the process ends, the note says which one did it."""
-        done = []
-        for place, item in enumerate(_items(self.job, work, piece, self.pool)):
-            if place not in work.condemned:
-                note(place)
-            (found,) = detect(self.job, [prepare(self.job, item, self.stride)], self.detector)
-            done.append(_finish(self.job, piece is None, *found))
+        """One file after another, each noted down first: where the process ends, the note says which one did it.
+
+        Batches are those of `work`, since the last digits of what is found hang on them. Where one ended the process,
+        which is noted as `-1 - place` of its first file, its pictures are looked at one by one.
+        """
+        files, done, first = _items(self.job, work, piece, self.pool), list[Outcome](), 0
+        while items := list(islice(files, self.job.batch_size)):
+            places = range(first, first + len(items))
+
+            def begin(index: int, places: range = places) -> None:
+                if places[index] not in work.condemned:
+                    note(places[index])
+
+            ready = []
+            for index, item in enumerate(items):
+                begin(index)
+                ready.append(prepare(self.job, item, self.stride))
+            if -1 - first in work.condemned:
+                found = []
+                for index, item in enumerate(ready):
+                    begin(index)
+                    found += detect(self.job, [item], self.detector)
+            else:
+                note(-1 - first)
+                found = detect(self.job, ready, self.detector, begin)
+            for index, one in enumerate(found):
+                begin(index)
+                done.append(_finish(self.job, piece is None, *one))
+            first += len(items)
         return _close(self.job, work, piece, done)
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 from depers import anonymize, archive_steps, storage, units, workers
 from depers.archives import End, Slice
 from depers.given import BoxSource
-from depers.prediction import Prediction
+from depers.prediction import Prediction, Weights
 from depers.steps import Job
+from depers.streets import draw_scene
 from depers.units import Unit
 from depers.workers import FusedWorker, Work
 
@@ -117,7 +118,32 @@ def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
     assert rows[place]["reason"] == "ends the process that works on it"
     assert not Path(job.out, unit.entries[place].path).exists()
     assert sum(row["status"] == "failed" for row in rows) == 2  # and the one without labels
-    assert noted == [number for number in range(len(unit.entries)) if number != place]
+    own = [number for number in range(len(unit.entries)) if number != place]
+    assert noted == [*own, -1, *own, *own]  # prepared, looked at together, looked at, finished
+    noted.clear()
+    FusedWorker(job, [[]]).carefully(Work(unit, condemned=frozenset({-1})), None, noted.append)
+    assert noted == [*range(len(unit.entries))] * 3  # not together, since that ended it
+
+
+def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: Job) -> None:
+    weights = data / "weights" / "yolov5n.pt"
+    (tmp_path / "street").mkdir()
+    for number in range(8):
+        scene = Image.fromarray(draw_scene(number, 3, (640, 360)).image)
+        scene.save(tmp_path / "street" / f"{number}.jpg", quality=90)
+    tables = []
+    for how in ("work", "carefully"):
+        wanted = job._replace(
+            input=str(tmp_path / "street"), out=str(tmp_path / how), weights=(Weights(str(weights), {}),), boxes=None
+        )
+        [unit] = units.cut(storage.list_files(wanted.input))
+        worker = FusedWorker(wanted, [[weights.read_bytes()]])
+        if how == "work":
+            worker.work(Work(unit))
+        else:
+            worker.carefully(Work(unit), None, lambda place: None)
+        tables += units.collect(wanted.out, [unit], wanted.schema)
+    assert tables[0].equals(tables[1]) and sum(len(row["boxes"]) for row in tables[0].to_pylist()) > 20
 
 
 def test_a_file_that_changed_fails_and_is_tried_again(job: Job) -> None:
