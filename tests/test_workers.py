@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from depers import anonymize, archive_steps, storage, units, workers
+from depers import anonymize, archive_steps, steps, storage, units, workers
 from depers.archives import End, Slice
 from depers.given import BoxSource
 from depers.prediction import Prediction, Weights
-from depers.steps import Job
+from depers.steps import Item, Job, Outcome, Row
 from depers.streets import draw_scene
 from depers.units import Unit
 from depers.workers import FusedWorker, Work
@@ -123,6 +124,25 @@ def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
     noted.clear()
     FusedWorker(job, [[]]).carefully(Work(unit, condemned=frozenset({-1})), None, noted.append)
     assert noted == [*range(len(unit.entries))] * 3  # not together, since that ended it
+
+
+@pytest.mark.parametrize("mirrors", [True, False], ids=["redacting computes", "finishing writes files of its own"])
+def test_pictures_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Job, mirrors: bool) -> None:
+    unit = next(one for one in units.cut(storage.list_files(job.input)) if not one.archive)
+    held: list[bool] = []
+
+    def finish(item: Item, boxes: Sequence[Row]) -> Outcome:
+        held.append(worker.computing.locked())  # no other batch is there to hold it
+        return job.finish(item, boxes)
+
+    worker = FusedWorker(job._replace(mirrors=mirrors, finish=finish), [[]])
+    worker.work(Work(unit))
+    assert held == [mirrors] * 8
+
+
+def test_what_is_written_is_let_go(job: Job) -> None:
+    outcome = steps.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"picture"))
+    assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"picture"
 
 
 def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: Job) -> None:
