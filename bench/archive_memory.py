@@ -21,6 +21,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depers.archives import registry
+
 SIZE = 700_000
 RUN = "import sys; sys.path.insert(0, sys.argv[1]); import archive_memory; archive_memory.stream(*sys.argv[2:])"
 
@@ -59,9 +61,10 @@ def peak_mib() -> int:
 
 def stream(kind: str, source: str, target: str) -> None:
     """Reads, makes parts, assembles; prints the peak of RSS in MiB before and after."""
-    from depers import archives, storage
+    from depers import storage
+    from depers.archives import base as archives
 
-    form = archives.format_of(kind)
+    form = registry.format_of(kind)
     before = peak_mib()
     [entry] = storage.list_files(source)
     parts = Path(target) / "parts"

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from depers.streets import draw_scene
+from depers.street_scenes.scenes import draw_scene
 
 OURS = ("ray::Map", "ray::assemble", "ray::Notebook")
 

@@ -20,16 +20,16 @@ import numpy as np
 import simplejpeg
 from job import steady_rate, watch
 
-from depers import units
 from depers.boxes import to_normalized_xywh
-from depers.datasets import read_dataset, write_data_yaml
-from depers.extraction import process
-from depers.labels import CLASSES, Labels, format_yolo
-from depers.parts import Job
-from depers.sprites import NESTING, parse_nesting
-from depers.streets import draw_scene
-from depers.training_split import list_pictures
-from depers.units import Unit
+from depers.datasets.data_yaml import read_dataset, write_data_yaml
+from depers.datasets.labels import CLASSES, Labels, format_yolo
+from depers.extraction.nesting import NESTING, parse_nesting
+from depers.extraction.steps import process
+from depers.extraction.take_apart import Job
+from depers.extraction.training_images import list_pictures
+from depers.runtime import units
+from depers.runtime.units import Unit
+from depers.street_scenes.scenes import draw_scene
 
 SIZE_WH = (1920, 1080)
 SMALL_WH = (640, 360)

@@ -19,8 +19,9 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depers import archives
-from depers.archives import End, Slice
+from depers.archives import base as archives
+from depers.archives import registry
+from depers.archives.base import End, Slice
 
 SECRET = b"\xff\xd8\xff" + b"SECRET-PICTURE" * 40
 LIMIT_SECONDS = 20
@@ -75,7 +76,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 def process(kind: str, data: bytes) -> str:
     """What became of one archive, in a word. Raises AssertionError where something came through."""
-    form = archives.format_of("tar" if kind.startswith("tar") else kind)
+    form = registry.format_of("tar" if kind.startswith("tar") else kind)
     *slices, end = form.read(io.BytesIO(data), len(data), archives.Rules((), 1 << 22))
     assert isinstance(end, End) and all(isinstance(piece, Slice) for piece in slices)
     members = [member for piece in slices if isinstance(piece, Slice) for member in piece.members]

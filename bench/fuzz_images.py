@@ -27,10 +27,10 @@ from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import NDArray
 from PIL import Image
 
-from depers.headers import learn_heif
-from depers.images import ImageError, decode_frames
-from depers.metadata import residue
-from depers.redaction import MODES, redact_file
+from depers.imaging.decoding import ImageError, decode_frames
+from depers.imaging.headers import learn_heif
+from depers.imaging.metadata.residue import residue
+from depers.redaction.files import MODES, redact_file
 
 SUFFIXES = {
     ".jpg",

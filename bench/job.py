@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import simplejpeg
 
-from depers.streets import draw_scene
+from depers.street_scenes.scenes import draw_scene
 
 
 class Watched(NamedTuple):

@@ -21,8 +21,8 @@ import numpy as np
 import simplejpeg
 from job import watch
 
-from depers.labels import CLASSES
-from depers.streets import draw_scene
+from depers.datasets.labels import CLASSES
+from depers.street_scenes.scenes import draw_scene
 
 BOXES = 100  # per image of the second part
 

@@ -10,7 +10,9 @@ import time
 from typing import Any
 from unittest.mock import patch
 
-from depers import s3, storage, units
+from depers import storage
+from depers.runtime import units
+from depers.storage import s3
 
 
 class FakeClient:

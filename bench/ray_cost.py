@@ -16,10 +16,12 @@ from typing import Any
 
 from job import draw, rate
 
-from depers import anonymize, storage, units
-from depers.images import MAX_MEGAPIXELS
-from depers.prediction import Prediction, parse_weights
-from depers.steps import Job
+from depers import storage
+from depers.anonymization import manifest, redact_step
+from depers.detection.settings import Prediction, parse_weights
+from depers.imaging.decoding import MAX_MEGAPIXELS
+from depers.pipeline.steps import Job
+from depers.runtime import units
 
 
 def with_ray(source: Path, out: Path, weights: str) -> float:
@@ -32,7 +34,7 @@ _worker: Any = None
 
 def _begin(job: Job, weights: str) -> None:
     global _worker
-    from depers import workers
+    from depers.pipeline import workers
 
     checkpoints = [Path(weights).read_bytes()]
     workers._get = lambda reference: reference[0]  # no object store here
@@ -40,7 +42,7 @@ def _begin(job: Job, weights: str) -> None:
 
 
 def _work(unit: units.Unit) -> tuple[int, float]:
-    from depers.workers import Work
+    from depers.pipeline.workers import Work
 
     return len(_worker.work(Work(unit))["statuses"]), time.monotonic()
 
@@ -48,11 +50,15 @@ def _work(unit: units.Unit) -> tuple[int, float]:
 def without_ray(source: Path, out: Path, weights: str) -> float:
     """The same units, the same steps, the same number of processes; images per second after the first unit."""
     last = partial(
-        anonymize.redact_item, mode="pixelate", margin=0.1, keep_metadata=(), max_megapixels=float(MAX_MEGAPIXELS)
+        redact_step.redact_item,
+        mode="pixelate",
+        margin=0.1,
+        keep_metadata=(),
+        max_megapixels=float(MAX_MEGAPIXELS),
     )
     job = Job(
         input=str(source), out=str(out), weights=(parse_weights(weights),), classes=(), how=Prediction(), batch_size=8,
-        max_megapixels=float(MAX_MEGAPIXELS), half_stride_pad=False, schema=anonymize.SCHEMA, finish=last, mirrors=True,
+        max_megapixels=float(MAX_MEGAPIXELS), half_stride_pad=False, schema=manifest.SCHEMA, finish=last, mirrors=True,
     )  # fmt: skip
     cut = units.cut(storage.list_files(str(source)))
     context = multiprocessing.get_context("spawn")

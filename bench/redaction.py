@@ -21,8 +21,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers import jpeg_segments, streets, turbojpeg
-from depers.redaction import redact_file
+from depers.imaging.formats import jpeg_segments, turbojpeg
+from depers.redaction.files import redact_file
+from depers.street_scenes import scenes as streets
 
 SIZE_WH = (4000, 3000)
 BOXES = np.array(

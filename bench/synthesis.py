@@ -29,10 +29,11 @@ import simplejpeg
 from job import steady_rate, watch
 from PIL import Image, ImageDraw
 
-from depers import bank, rendering
-from depers.labels import CLASSES
-from depers.streets import draw_scene, write_scene
-from depers.synthesize import Options, read_material
+from depers.commands.synthesize import Options, read_material
+from depers.datasets import sprite_bank as bank
+from depers.datasets.labels import CLASSES
+from depers.street_scenes.scenes import draw_scene, write_scene
+from depers.synthesis import renderer as rendering
 
 SIZE_WH = (1920, 1080)
 SMALL_WH = (640, 360)

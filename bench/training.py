@@ -33,9 +33,9 @@ import simplejpeg
 import yaml
 
 from depers.boxes import to_normalized_xywh
-from depers.datasets import write_data_yaml
-from depers.labels import CLASSES, Labels, format_yolo
-from depers.streets import draw_scene
+from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.labels import CLASSES, Labels, format_yolo
+from depers.street_scenes.scenes import draw_scene
 
 CPU_BAR, GPU_BAR, BUSY_BAR, QUALITY_BAR = 1.5, 1.2, 90, 0.01
 _WARM_UP = 2  # epochs

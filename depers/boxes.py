@@ -4,6 +4,7 @@ Sizes are (width, height). A box that is turned inside out counts as empty.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,3 +107,29 @@ def letterbox(
     border_xy = ((canvas_wh[0] - width) / 2, (canvas_wh[1] - height) / 2)
     pad_xy = (round(border_xy[0] - 0.1), round(border_xy[1] - 0.1))
     return Letterbox(scale, pad_xy, (width, height), canvas_wh, size_wh, border_xy if half_stride_pad else pad_xy)
+
+
+def shares_inside(inner: Boxes, outer: Boxes) -> NDArray[np.float32]:
+    """How much of each of `inner` (N, 4) lies in each of `outer` (M, 4): float32 (N, M) in 0…1, 0 for empty boxes."""
+    low = np.maximum(inner[:, None, :2], outer[None, :, :2])
+    high = np.minimum(inner[:, None, 2:], outer[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    return np.asarray(sides[..., 0] * sides[..., 1] / np.maximum(area(inner), 1e-9)[:, None], np.float32)
+
+
+def covered(box_xyxy: Sequence[float], others: Boxes) -> float:
+    """The share of a box that the union of others (N, 4) covers, 0…1; exact."""
+    x0, y0, x1, y1 = box_xyxy
+    if not len(others) or x1 <= x0 or y1 <= y0:
+        return 0.0
+    inside = np.clip(others.astype(np.float64), (x0, y0, x0, y0), (x1, y1, x1, y1))
+    inside = inside[(inside[:, 2:] > inside[:, :2]).all(axis=1)]
+    columns, rows = np.unique(inside[:, [0, 2]]), np.unique(inside[:, [1, 3]])
+    hit = np.zeros((len(rows), len(columns)), np.bool_)
+    for left, top, right, bottom in inside:
+        hit[
+            np.searchsorted(rows, top) : np.searchsorted(rows, bottom),
+            np.searchsorted(columns, left) : np.searchsorted(columns, right),
+        ] = True
+    cells = np.diff(rows, append=rows[-1:])[:, None] * np.diff(columns, append=columns[-1:])
+    return float((cells * hit).sum() / ((x1 - x0) * (y1 - y0)))

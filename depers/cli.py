@@ -5,15 +5,15 @@ Verbs are imported by name when called for, so that `depers --help` costs neithe
 
 import importlib
 import logging
-import os
-import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from depers import __version__
-from depers.options import UserError, parse
+from depers.errors import UserError, describe, one_line, user_error
+from depers.options import parse
+from depers.runtime.cluster import start_ray
 
 VERBS = {
     "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
@@ -28,7 +28,6 @@ VERBS = {
     "demo": "the whole mission on drawn street scenes, ending in report.html",
 }
 FINE, FAILED, WRONG_USE, SOME_ITEMS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-MIB = 2**20
 
 log = logging.getLogger("depers")
 
@@ -78,7 +77,7 @@ def usage() -> str:
 
 def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
     """Parse before Ray starts, so that a wrong option costs no waiting; then run the verb."""
-    module = importlib.import_module(f"depers.{verb}")
+    module = importlib.import_module(f"depers.commands.{verb}")
     options = parse(module.Options, argv, prog)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # to stderr
     log.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -91,99 +90,6 @@ def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
     finally:
         if started:
             sys.modules["ray"].shutdown()
-
-
-def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
-    """Join the cluster at RAY_ADDRESS (`ray job submit` sets it), else start one that ends with this process.
-
-    `cpus` bounds a local Ray (default: all). Returns whether this call did it: False where Ray runs already.
-    Only RAY_ADDRESS counts: a cluster that happens to run on this machine may be someone else's, or dead.
-    """
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if address.startswith(("http://", "https://")):
-        raise UserError(
-            f"RAY_ADDRESS must be auto or HOST:PORT, but is the job server {address}: use `ray job submit`, or unset it"
-        )
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each 0-GPU task warns
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    if not debug:
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # verbs report progress themselves
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else every actor pool warns about its arguments
-    import ray
-
-    if ray.is_initialized():
-        return False
-    quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
-    if address != "local":
-        ray.init(address=address, **quiet)
-        return True
-    # Ray takes its own minimal start, 2 s shorter, where the dashboard's dependencies cannot be imported.
-    sys.modules["ray.dashboard.optional_deps"] = None  # type: ignore[assignment]
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes(),
-            **quiet,
-        )
-    finally:
-        del sys.modules["ray.dashboard.optional_deps"]
-    return True
-
-
-def object_store_bytes() -> int:
-    """The size of a local object store: an eighth of the machine's memory, 256 MiB to 2 GiB.
-
-    Verbs pass compressed bytes and model-sized inputs, never decoded frames, so more would only hold more in
-    flight; the upper bound keeps memory flat whatever the machine and the number of images.
-    """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(256 * MIB, min(memory // 8, 2048 * MIB))
-
-
-def user_error(error: BaseException) -> UserError | None:
-    """The UserError in `error` or among its causes, however deep Ray has wrapped it."""
-    for cause in _causes(error):
-        if isinstance(cause, UserError) and not _is_wrapper(cause):
-            return cause
-    # What an actor's constructor raised, and causes lost in pickling, are left only as a line of text.
-    texts = re.findall(r"^depers\.options\.UserError: (.+)$", str(error), re.MULTILINE)
-    return UserError(texts[-1]) if texts else None
-
-
-def describe(error: BaseException) -> str:
-    """`Type: message` of what a task raised in the first place, on one line."""
-    # The text of Ray's errors is the worker's traceback, which begins with the first of a chain of exceptions.
-    raised = re.search(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
-    if raised and (_is_wrapper(error) or type(error).__module__.startswith("ray.")):
-        return raised[1]
-    return f"{type(error).__name__}: {one_line(error)}"
-
-
-def one_line(error: BaseException) -> str:
-    """The message of `error` on one line."""
-    return " ".join(str(error).split())
-
-
-def _is_wrapper(error: BaseException) -> bool:
-    """Whether `error` only reports another; Ray's RayTaskError is even an instance of its cause's class."""
-    return getattr(error, "cause", None) is not None or bool(getattr(error, "worker_failures", None))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what it reports, outermost first: Ray's `cause` and `worker_failures`, Python's own."""
-    queue, seen = [error], set()
-    while queue:
-        current = queue.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        failures = getattr(current, "worker_failures", None)
-        inner = [getattr(current, "cause", None), *(failures.values() if isinstance(failures, dict) else [])]
-        inner += [current.__cause__, None if current.__suppress_context__ else current.__context__]
-        queue += [e for e in inner if isinstance(e, BaseException)]
 
 
 def _fail(prog: str, message: str, code: int) -> int:

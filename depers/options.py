@@ -16,14 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Never, TypeVar
 
 from depers import __version__
+from depers.errors import UserError
 
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
 """The default of an option that must be given."""
-
-
-class UserError(Exception):
-    """What the user can put right: one line that names the file, the value found and the value allowed."""
 
 
 def argument(help: str) -> Any:

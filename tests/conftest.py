@@ -24,7 +24,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Makes weights that know the classes given, and find boxes everywhere: for tests of what becomes of boxes."""
     import torch
 
-    from depers import yolo
+    from depers.detection import yolo
 
     def make(*names: str) -> str:
         torch.manual_seed(0)
@@ -78,7 +78,7 @@ def ray_local(s3_endpoint: str) -> Iterator[None]:
     """A local Ray with 2 CPUs. It follows the S3 server: workers inherit the environment they start in."""
     import ray
 
-    from depers.cli import start_ray
+    from depers.runtime.cluster import start_ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)  # never a cluster that someone works with

@@ -8,9 +8,11 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers import bank, storage
-from depers.datasets import write_data_yaml
-from depers.labels import CLASSES, Labels, format_yolo
+from depers import storage
+from depers.datasets import sprite_bank as bank
+from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.labels import CLASSES, Labels, format_yolo
+from depers.storage import tables
 
 Box = tuple[float, float, float, float]
 SCENE_WH = (320, 240)
@@ -125,13 +127,13 @@ def write_bank(
             jpeg = simplejpeg.encode_jpeg(scenery(number, (row["width"], row["height"])), 95, "RGB", "444")
             storage.write_bytes(storage.join(root, row["path"]), jpeg)
     table = pa.Table.from_pylist(with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
-    storage.write_table(storage.join(root, "backgrounds.parquet"), table)
+    tables.write_table(storage.join(root, "backgrounds.parquet"), table)
     drawn = [{**row, "picture": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
     written = []
     for part in range(parts):
         rows = drawn[part::parts]
         written.append(f"sprites/{part:03d}.parquet")
-        storage.write_table(storage.join(root, written[-1]), pa.Table.from_pylist(rows, schema=bank.SPRITES))
+        tables.write_table(storage.join(root, written[-1]), pa.Table.from_pylist(rows, schema=bank.SPRITES))
     counts = {"backgrounds": len(backgrounds), "sprites": len(sprites)}
     bank.write_extracted(bank.Extracted(root, tuple(names), dataset, {}, counts, tuple(written)))
     return root

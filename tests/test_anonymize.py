@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 from runs import records, run_and_kill, run_depers, tree
 
-from depers import anonymize, storage
-from depers.anonymize import Options
-from depers.images import decode
-from depers.options import UserError
-from depers.streets import draw_scene
+from depers import storage
+from depers.commands import anonymize
+from depers.commands.anonymize import Options
+from depers.errors import UserError
+from depers.imaging.decoding import decode
+from depers.storage import tables
+from depers.street_scenes.scenes import draw_scene
 
 NAMES = ["plain.jpg", "24-11-2021_05-31-51_AM.jpg", "a b/c=d#1.png", "a b/ü/straße.webp", "deep/e.r/x.bmp", "y.tif"]
 
@@ -53,7 +55,7 @@ def done(ray_local: None, folder: Path, weights: str, tmp_path_factory: pytest.T
 
 
 def test_every_input_has_one_row_and_its_mirror(done: Path, folder: Path) -> None:
-    rows = storage.read_table(str(done / "_depers/manifest.parquet")).to_pylist()
+    rows = tables.read_table(str(done / "_depers/manifest.parquet")).to_pylist()
     inputs = sorted(entry.path for entry in storage.list_files(str(folder)))
     assert [row["path"] for row in rows] == inputs
     for row in rows:
@@ -70,7 +72,7 @@ def test_every_input_has_one_row_and_its_mirror(done: Path, folder: Path) -> Non
 
 
 def test_boxes_and_their_margin_are_redacted(done: Path, folder: Path) -> None:
-    for row in storage.read_table(str(done / "_depers/manifest.parquet")).to_pylist():
+    for row in tables.read_table(str(done / "_depers/manifest.parquet")).to_pylist():
         if row["status"] != "redacted" or not row["path"].endswith((".png", ".bmp")):
             continue
         before, after = (decode((root / row["path"]).read_bytes()).pixels for root in (folder, done))
@@ -165,7 +167,7 @@ def test_wrong_input_is_one_clear_line(
     before = tree(tmp_path)
     with pytest.raises(Exception, match=r".") as caught:
         anonymize.run(Options(**here, weights=all_weights, classes=classes))  # type: ignore[arg-type]
-    from depers.cli import user_error
+    from depers.errors import user_error
 
     wrong = user_error(caught.value)
     assert isinstance(wrong, UserError) and message in str(wrong)

@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 from runs import tree
 
-from depers import anonymize, audit, detect, storage
-from depers.anonymize import Options
-from depers.options import UserError
-from depers.streets import draw_scene
+from depers import storage
+from depers.commands import anonymize, audit, detect
+from depers.commands.anonymize import Options
+from depers.errors import UserError
+from depers.storage import tables
+from depers.street_scenes.scenes import draw_scene
 
 MEMBERS = 40
 
@@ -79,7 +81,7 @@ def options(folder: Path | str, out: Path | str, detector: str, **more: Any) -> 
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = storage.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
+    rows: list[dict[str, Any]] = tables.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
     return rows
 
 
@@ -204,9 +206,7 @@ def test_detections_of_archives_name_their_members(folder: Path, weights: str, r
     out = tmp_path / "out"
     how = detect.Options(str(folder / "sub"), str(out), (weights,), imgsz=320, confidence=0.01, format="yolo", tile=256)
     assert detect.run(how) == 3
-    rows = {
-        (row["path"], row["member"]): row for row in storage.read_table(str(out / "detections.parquet")).to_pylist()
-    }
+    rows = {(row["path"], row["member"]): row for row in tables.read_table(str(out / "detections.parquet")).to_pylist()}
     assert rows["b.zip", "d/1.png"]["status"] == "ok" and rows["b.zip", None]["status"] == "complete"
     assert (out / "labels/b.zip/d/1.txt").is_file() and not [one for one in out.rglob("*.zip") if one.is_file()]
     assert rows["notes.csv", None]["status"] == "left out"
@@ -218,7 +218,7 @@ def test_an_audit_of_an_untouched_run_finds_nothing(
     assert audit.run(audit.Options(str(done), input=str(folder))) == 0
     said = capsys.readouterr().out
     assert " 0 wrong" in said
-    rows = storage.read_table(str(done / "_depers/audit/findings.parquet")).to_pylist()
+    rows = tables.read_table(str(done / "_depers/audit/findings.parquet")).to_pylist()
     written = [
         row for row in manifest(done) if row["status"] in ("redacted", "clean", "kept", "complete", "incomplete")
     ]
@@ -238,7 +238,7 @@ def test_an_audit_finds_what_was_done_to_the_output(done: Path, folder: Path, we
     (out / "sub/b.zip").unlink()
     how = audit.Options(str(out), input=str(folder), weights=(weights,), imgsz=320, confidence=0.003)
     assert audit.run(how) == 3
-    rows = storage.read_table(str(out / "_depers/audit/findings.parquet")).to_pylist()
+    rows = tables.read_table(str(out / "_depers/audit/findings.parquet")).to_pylist()
     wrong = {(row["path"], row["member"]): row["reason"] for row in rows if row["status"] == "wrong"}
     assert wrong["sub/0.jpg", None] == "is missing from OUT" and wrong["sub/b.zip", "d/3.png"] == "is missing from OUT"
     assert "its digest is not that in the manifest" in wrong["sub/1.jpg", None]

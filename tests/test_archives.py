@@ -21,8 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers import archives
-from depers.archives import End, Member, Rules, Slice
+from depers.archives import base as archives
+from depers.archives import registry
+from depers.archives.base import End, Member, Rules, Slice
 
 RULES = Rules(("*.txt",), 1 << 20)
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -56,7 +57,7 @@ def make_zip(names: dict[str, bytes] | list[tuple[str, bytes]], method: int = zi
 
 
 def read(kind: str, data: bytes, rules: Rules = RULES) -> tuple[list[Slice], End]:
-    *slices, end = archives.format_of(kind).read(io.BytesIO(data), len(data), rules)
+    *slices, end = registry.format_of(kind).read(io.BytesIO(data), len(data), rules)
     assert isinstance(end, End) and all(isinstance(piece, Slice) for piece in slices)
     assert end.slices == len(slices) and [piece.number for piece in slices] == list(range(len(slices)))  # type: ignore[union-attr]
     return slices, end  # type: ignore[return-value]
@@ -71,7 +72,7 @@ def members(slices: list[Slice]) -> list[Member]:
 
 def rebuild(kind: str, data: bytes, change: Callable[[Member], bytes | None] = lambda member: member.data) -> bytes:
     """The archive with every member changed."""
-    form, (slices, end) = archives.format_of(kind), read(kind, data)
+    form, (slices, end) = registry.format_of(kind), read(kind, data)
     parts, offsets = [], []
     for piece in slices:
         part, places = form.make_part(piece, [change(member) for member in piece.members], end.layout)
@@ -236,7 +237,7 @@ def test_long_headers_that_claim_too_much_are_refused() -> None:
 
 
 def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from depers import tar_archives
+    from depers.archives import tar as tar_archives
 
     monkeypatch.setattr(tar_archives, "_FREE_BYTES", 1 << 20)
     data = make_tar([("a.jpg", picture(0)), ("zero.jpg", b"\xff\xd8\xff" + bytes(20 << 20))], "gz")

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from depers import audit, storage
-from depers.anonymize import SCHEMA
-from depers.audit import Written, check_item, covered
-from depers.audit_report import Wrong, make_report
-from depers.steps import Item
+from depers.anonymization import audit_step
+from depers.anonymization.audit_report import Wrong, make_report
+from depers.anonymization.audit_step import check_item, covered
+from depers.anonymization.manifest import SCHEMA, Written
+from depers.pipeline.steps import Item
+from depers.storage import tables
 
 
 def box(x0: float, y0: float, x1: float, y1: float, **more: Any) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def test_the_rows_of_an_archive_are_those_of_the_new_one(tmp_path: Path) -> None
     ]
     rows += [{"path": "a.tar", "status": "complete", "output_sha256": "x"}, {"path": "b.tar", "status": "failed"}]
     rows += [{"path": "c.jpg", "status": "clean"}, {"path": "d.jpg", "status": "failed"}]
-    storage.write_table(str(tmp_path / "m.parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
+    tables.write_table(str(tmp_path / "m.parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
     written = Written(str(tmp_path / "m.parquet"))
     assert {place: one["member"] for place, one in written.of("a.tar").items()} == {0: "1", 1: "3", 2: "4"}
     assert list(written.of("c.jpg")) == [None] and written.of("d.jpg") == {} and written.of("e.jpg") == {}
@@ -102,7 +103,7 @@ def test_the_report_lists_and_escapes(tmp_path: Path) -> None:
         {"path": "c.jpg", "status": "sound", "reason": "", "boxes": []},
     ]
     wrong = Wrong()
-    wrong.see(pa.Table.from_pylist(rows, schema=audit.SCHEMA))
+    wrong.see(pa.Table.from_pylist(rows, schema=audit_step.SCHEMA))
     assert (wrong.total, wrong.count) == (3, 2)
     places = {("a.jpg", None): {"path": "a.jpg", "number": None, "output_offset": None}}
     page = make_report(str(tmp_path), wrong, places, looked=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from depers import yolo
 from depers.boxes import intersection_over_union
-from depers.detector import Detector, scaled
-from depers.prediction import Prediction, Weights
+from depers.detection import yolo
+from depers.detection.detector import Detector, scaled
+from depers.detection.settings import Prediction, Weights
 
 
 def detector(path: Path, **how: object) -> Detector:
@@ -57,8 +57,8 @@ def test_scaled_is_padded_to_the_stride(
 def test_what_is_found_stays_where_it_is(data: Path) -> None:
     """Of the confident boxes of a plain look, nearly all are found by the augmented one, at the same place."""
     from depers.boxes import letterbox
-    from depers.images import decode
-    from depers.tiling import draw_canvas
+    from depers.detection.tiling import draw_canvas
+    from depers.imaging.decoding import decode
 
     path = data / "weights/yolov5n.pt"
     plain, augmented = detector(path), detector(path, augment=True)

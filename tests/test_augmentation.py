@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.augmentation import Labelled, augmented, letterboxed, mosaic
-from depers.training_data import random_for
-from depers.yolo import hyperparameters
+from depers.detection.yolo import hyperparameters
+from depers.training.augmentation import Labelled, augmented, letterboxed, mosaic
+from depers.training.data import random_for
 
 CALM = hyperparameters("no-augmentation")
 PLAIN = CALM | {"scale": 0.3, "translate": 0.1, "fliplr": 0.5, "flipud": 0.5}

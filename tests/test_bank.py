@@ -7,9 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from depers import bank, storage
-from depers.bank import BACKGROUNDS, METADATA, SPRITES, Extracted
-from depers.options import UserError
+from depers import storage
+from depers.datasets import sprite_bank as bank
+from depers.datasets.sprite_bank import BACKGROUNDS, METADATA, SPRITES, Extracted
+from depers.errors import UserError
+from depers.storage import tables
 
 PARTS = ("sprites/b.parquet", "sprites/a.parquet")
 
@@ -28,8 +30,8 @@ def extracted(tmp_path: Path) -> Extracted:
     root = str(tmp_path / "extracted")
     rows = {PARTS[0]: [sprite("2", "b.jpg"), sprite("1", "b.jpg")], PARTS[1]: [sprite("3", "a.jpg")]}
     for part, sprites in rows.items():
-        storage.write_table(f"{root}/{part}", pa.Table.from_pylist(sprites, SPRITES))
-    storage.write_table(f"{root}/backgrounds.parquet", BACKGROUNDS.empty_table())
+        tables.write_table(f"{root}/{part}", pa.Table.from_pylist(sprites, SPRITES))
+    tables.write_table(f"{root}/backgrounds.parquet", BACKGROUNDS.empty_table())
     written = Extracted(root, ("car", "ü"), "/data", {"fill": "smooth"}, {"sprites": 3}, PARTS)
     bank.write_extracted(written)
     return written
@@ -49,7 +51,7 @@ def test_what_is_read_is_what_was_written(extracted: Extracted) -> None:
 
 def test_columns_that_a_later_version_adds_are_left_aside(extracted: Extracted) -> None:
     uri = f"{extracted.root}/{PARTS[1]}"
-    storage.write_table(uri, storage.read_table(uri).append_column("mask", pa.array([b""])))
+    tables.write_table(uri, tables.read_table(uri).append_column("mask", pa.array([b""])))
     assert bank.read_sprites(extracted, SPRITES.names).schema.equals(SPRITES)
 
 
@@ -77,10 +79,10 @@ def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
 
 def test_refusals_of_the_tables(extracted: Extracted) -> None:
     uri = f"{extracted.root}/{PARTS[0]}"
-    storage.write_table(uri, pa.Table.from_pylist([sprite("1", "v.jpg", split="val")], SPRITES))
+    tables.write_table(uri, pa.Table.from_pylist([sprite("1", "v.jpg", split="val")], SPRITES))
     with pytest.raises(UserError, match=r"must be of the split train, but some are of val"):
         bank.read_sprites(extracted)
-    storage.write_table(uri, pa.table({"split": ["train"]}))
+    tables.write_table(uri, pa.table({"split": ["train"]}))
     with pytest.raises(UserError, match=r"b\.parquet: must be a table of an extraction"):
         bank.read_sprites(extracted)
     storage.write_bytes(uri, b"PAR1 no")

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.calibration import (
+from depers.detection.thresholds import read_thresholds
+from depers.errors import UserError
+from depers.evaluation.calibration import (
     Calibration,
     calibrate,
     covered_from,
@@ -17,11 +19,9 @@ from depers.calibration import (
     least_labels,
     lower_bound,
     parse_targets,
-    read_thresholds,
     table_text,
 )
-from depers.judging import Sample
-from depers.options import UserError
+from depers.evaluation.samples import Sample
 
 
 def test_thresholds_are_read_and_unsupported_classes_left_out(tmp_path: Path) -> None:

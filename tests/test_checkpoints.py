@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from depers import checkpoints, storage
-from depers.checkpoints import Writer, read_state, snapshot, to_bytes
-from depers.options import UserError
+from depers import storage
+from depers.errors import UserError
+from depers.training import checkpoints
+from depers.training.checkpoints import Writer, read_state, snapshot, to_bytes
 
 
 class Storage:

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from depers import __version__, cli
-from depers.options import UserError, argument, option
+from depers.errors import UserError
+from depers.options import argument, option
+from depers.runtime import cluster
 
 BAD_WEIGHTS = "weights.pt must be a YOLOv5 model, but is empty"
 
@@ -87,7 +89,7 @@ def test_the_job_server_is_not_an_address_to_join(
 
 
 def test_object_store_is_bounded() -> None:
-    assert 256 * 2**20 <= cli.object_store_bytes() <= 2048 * 2**20
+    assert 256 * 2**20 <= cluster.object_store_bytes() <= 2048 * 2**20
 
 
 def in_task(error: Exception) -> None:

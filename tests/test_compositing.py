@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers import blending, compositing, plan, planes
+from depers.imaging import ycbcr as planes
+from depers.synthesis import blending, compositing
+from depers.synthesis import plan_table as plan
 
 PLACED: dict[str, Any] = {
     "sprite": "s", "picture": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,

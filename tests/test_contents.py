@@ -2,7 +2,8 @@
 
 import pytest
 
-from depers import contents
+from depers.archives import base
+from depers.imaging import sniffing as contents
 
 JPEG, PNG, TEXT = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"hello, world, these are some words"
 BITMAP = b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(20)
@@ -48,4 +49,4 @@ def test_what_becomes_of_a_file(name: str, head: bytes, keep: tuple[str, ...], e
     ],
 )  # fmt: skip
 def test_names_that_reach_outside(name: str, safe: bool) -> None:
-    assert (not contents.unsafe(name)) is safe
+    assert (not base.unsafe(name)) is safe

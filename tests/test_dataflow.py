@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import ray
 
-from depers import dataflow, pipeline, units
-from depers.dataflow import Notebook, Pass
-from depers.detections import SCHEMA
-from depers.prediction import Prediction
-from depers.steps import Item, Job, Outcome, Row
+from depers.detection.detections import SCHEMA
+from depers.detection.settings import Prediction
+from depers.pipeline import ray_data as dataflow
+from depers.pipeline import run as pipeline
+from depers.pipeline.ray_data import Notebook, Pass
+from depers.pipeline.steps import Item, Job, Outcome, Row
+from depers.runtime import units
 
 
 def test_the_notebook_knows_what_ended_too_often() -> None:

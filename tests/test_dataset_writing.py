@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from depers.dataset_writing import Task, examine, unit_name, write_unit
-from depers.images import ImageError, decode
-from depers.options import UserError
-from depers.raw_labels import Box
+from depers.errors import UserError
+from depers.imaging.decoding import ImageError, decode
+from depers.normalization.rules import Box
+from depers.normalization.writing import Task, examine, unit_name, write_unit
 
 
 def outcome(function: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from depers import storage
-from depers.datasets import Dataset, labelled_classes, read_dataset, write_data_yaml, write_joined_yaml
-from depers.labels import CLASSES, SPLITS, pairs, read_labels
-from depers.options import UserError
+from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset, write_data_yaml, write_joined_yaml
+from depers.datasets.labels import CLASSES, SPLITS, pairs, read_labels
+from depers.errors import UserError
 
 
 def make_dataset(root: Path, names: tuple[str, ...] = CLASSES) -> Path:

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from depers.demo import Options, run
-from depers.options import UserError
+from depers.commands.demo import Options, run
+from depers.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depers import detect, storage
+from depers import storage
 from depers.boxes import from_normalized_xywh
-from depers.detect import Options
-from depers.detections import SCHEMA
-from depers.labels import read_number
-from depers.options import UserError
-from depers.streets import draw_scene
+from depers.commands import detect
+from depers.commands.detect import Options
+from depers.datasets.labels import read_number
+from depers.detection.detections import SCHEMA
+from depers.errors import UserError
+from depers.storage import tables
+from depers.street_scenes.scenes import draw_scene
 
 NAMES = ["human", "car", "face"]
 
@@ -41,7 +43,7 @@ def options(folder: Path, out: Path | str, weights: str, **more: object) -> Opti
 def test_table_and_text_agree(folder: Path, weights: str, s3_bucket: str) -> None:
     out = f"{s3_bucket}/a b/found"
     assert detect.run(options(folder, out, weights, format="yolo", classes=("human", "face"))) == 3
-    table = storage.read_table(f"{out}/detections.parquet")
+    table = tables.read_table(f"{out}/detections.parquet")
     assert table.schema.equals(SCHEMA)
     assert storage.read_bytes(f"{out}/classes.txt").decode().split() == ["human", "face"]
     rows = {row["path"]: row for row in table.to_pylist()}

@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import calibration, detect, evaluate, pipeline, storage, submission
-from depers.datasets import read_dataset
-from depers.detections import SCHEMA
-from depers.evaluate import Options
-from depers.judging import Sample, judge, samples, worst
-from depers.labels import CLASSES
-from depers.options import UserError
-from depers.scoring import score_file
+from depers import storage
+from depers.commands import detect, evaluate
+from depers.commands.evaluate import Options
+from depers.datasets.data_yaml import read_dataset
+from depers.datasets.labels import CLASSES
+from depers.detection import thresholds as detection_thresholds
+from depers.detection.detections import SCHEMA
+from depers.errors import UserError
+from depers.evaluation import submission
+from depers.evaluation.competition_score import score_file
+from depers.evaluation.samples import Sample, judge, samples, worst
+from depers.pipeline import run as pipeline
+from depers.storage import tables
 
 CAR, HEAD = 0, 1
 
@@ -107,10 +112,10 @@ def test_evaluation_of_a_small_dataset(
     assert thresholds["thresholds"] == dict.fromkeys(CLASSES)  # a handful of labels shows nothing
     assert thresholds["details"]["pictures"] == 5  # the broken one is withheld anyway
     assert "labels are needed" in thresholds["details"]["classes"]["car"]["reason"]
-    assert calibration.read_thresholds(f"{out}/thresholds.json") == {}
+    assert detection_thresholds.read_thresholds(f"{out}/thresholds.json") == {}
     assert "1 pictures failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
 
-    table = storage.read_table(f"{out}/detect/detections.parquet")
+    table = tables.read_table(f"{out}/detect/detections.parquet")
     found = samples(table, str(pictures), read_dataset(dataset))
     assert [one.path for one in found] == table["path"].to_pylist()
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0

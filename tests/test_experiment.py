@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import experiment, storage
-from depers.datasets import read_dataset
-from depers.experiment import Cell, Options, choose, copy_part, plan_cells
-from depers.experiment_report import ARMS, REAL, SYNTHETIC, Result, compare, make_report, paired, runs_csv, table_text
-from depers.labels import pairs
-from depers.options import UserError
+from depers import storage
+from depers.commands import experiment
+from depers.commands.experiment import Cell, Options, choose, copy_part, plan_cells
+from depers.datasets.data_yaml import read_dataset
+from depers.datasets.labels import pairs
+from depers.errors import UserError
+from depers.evaluation.experiment_report import (
+    ARMS,
+    REAL,
+    SYNTHETIC,
+    Result,
+    compare,
+    make_report,
+    paired,
+    runs_csv,
+    table_text,
+)
 
 
 @pytest.mark.parametrize(

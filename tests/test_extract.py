@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from runs import records, run_and_kill
 
-from depers import bank, cli, extract, pipeline, storage
+from depers import errors as errors
+from depers import storage
 from depers.boxes import to_normalized_xywh
-from depers.datasets import write_data_yaml
-from depers.extract import Options
-from depers.images import decode
-from depers.labels import CLASSES, Labels, format_yolo
-from depers.options import UserError
-from depers.streets import Scene, draw_scene
+from depers.commands import extract
+from depers.commands.extract import Options
+from depers.datasets import sprite_bank as bank
+from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.labels import CLASSES, Labels, format_yolo
+from depers.errors import UserError
+from depers.imaging.decoding import decode
+from depers.runtime import progress
+from depers.street_scenes.scenes import Scene, draw_scene
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
 SIZE = (480, 270)
@@ -86,7 +90,7 @@ def error_of(options: Options) -> str:
     """The one line that a user would see."""
     with pytest.raises(Exception, match=r".") as caught:
         extract.run(options)
-    wrong = cli.user_error(caught.value)
+    wrong = errors.user_error(caught.value)
     assert wrong is not None
     return str(wrong)
 
@@ -203,7 +207,7 @@ def test_a_changed_picture_is_done_again_and_a_removed_one_is_gone(tmp_path: Pat
 
 
 def test_failures_that_are_not_shown_are_counted_and_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
-    failures = pipeline.Failures("out/backgrounds.parquet")
+    failures = progress.Failures("out/backgrounds.parquet")
     failures.see(pa.table({"path": [str(n) for n in range(13)], "status": ["failed"] * 13, "reason": ["gone"] * 13}))
     failures.close()
     assert capsys.readouterr().err.splitlines()[-2:] == [

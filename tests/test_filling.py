@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depers.filling import CELL, FILLS, interpolate, remove, removed
-from depers.streets import draw_scene
+from depers.extraction.inpainting import CELL, FILLS, interpolate, remove, removed
+from depers.street_scenes.scenes import draw_scene
 
 FULL = 0.0, 0.0, 1e4, 1e4
 

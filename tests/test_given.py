@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depers.detections import SCHEMA
-from depers.given import BoxSource, Rows, boxes_of, boxes_source, previous_source
-from depers.images import ImageError
-from depers.options import UserError
+from depers.detection.detections import SCHEMA
+from depers.errors import UserError
+from depers.imaging.decoding import ImageError
+from depers.pipeline.box_sources import BoxSource, Rows, boxes_of, boxes_source, previous_source
 
 BOX: dict[str, Any] = {"class": "car", "confidence": 0.5, "x_min": 1.0, "y_min": 2.0, "x_max": 11.0, "y_max": 22.0}
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from training_sets import write_dataset
 
-from depers import yolo
-from depers.checkpoints import Writer, read_state
-from depers.collective import Place, synchronize
-from depers.loss import Loss
-from depers.train import Options
-from depers.training_batches import Batches, Planned
-from depers.training_data import read_splits
-from depers.training_loop import train
+from depers.detection import yolo
+from depers.training.batches import Batches, Planned
+from depers.training.checkpoints import Writer, read_state
+from depers.training.data import read_splits
+from depers.training.loop import train
+from depers.training.loss import Loss
+from depers.training.options import Options
+from depers.training.process_group import Place, synchronize
 
 NAMES = ["car", "head", "face"]
 SPLIT = 3  # of eight pictures, the first worker has three

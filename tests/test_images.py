@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from depers import icc
-from depers.encoding import encode
-from depers.images import ImageError, decode
-from depers.jpeg_encoding import standard_quality
+from depers.imaging.decoding import ImageError, decode
+from depers.imaging.encoding import encode
+from depers.imaging.formats.jpeg_tables import standard_quality
+from depers.imaging.metadata import icc
 
 KINDS = (
     "JPEG RGB, JPEG L, JPEG CMYK, PNG RGB, PNG RGBA, PNG LA, PNG P, PNG 1, WEBP RGB, WEBP RGBA, TIFF RGB, TIFF CMYK, "

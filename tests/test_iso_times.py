@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from depers.iso_times import without_times
+from depers.imaging.formats.isobmff import without_times
 
 
 def sequence() -> bytes:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from depers import jpeg_segments, turbojpeg
-from depers.images import ImageError, decode, decode_frames
-from depers.metadata import residue
-from depers.redaction import MODES, redact_file
+from depers.imaging.decoding import ImageError, decode, decode_frames
+from depers.imaging.formats import jpeg_segments, turbojpeg
+from depers.imaging.metadata.residue import residue
+from depers.redaction.files import MODES, redact_file
 
 SIZES = {"444": "1x1", "422": "2x1", "420": "2x2", "411": "4x1", "440": "1x2"}
 BOXES = np.array([[50, 60, 120.5, 130], [100, 100, 150, 160], [320, 200, 333, 217]], np.float32)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from depers.label_formats import LabelFile, PictureFinder, dataset_name, label_target, match, recognise
-from depers.labels import CLASSES
-from depers.options import UserError
+from depers.datasets.labels import CLASSES
+from depers.errors import UserError
+from depers.normalization.layouts import LabelFile, PictureFinder, dataset_name, label_target, match, recognise
 
 COCO = b'{"images": []'
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.coco_labels import CocoFile, looks_like_coco
-from depers.options import UserError
-from depers.raw_labels import LabelError, RawBox
-from depers.voc_labels import read_voc
-from depers.yolo_labels import read_yolo
+from depers.errors import UserError
+from depers.normalization.coco import CocoFile, looks_like_coco
+from depers.normalization.rules import LabelError, RawBox
+from depers.normalization.voc import read_voc
+from depers.normalization.yolo import read_yolo
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pyarrow as pa
 from PIL import Image
 
 from depers import storage
-from depers.dataset_writing import LEFT_OUT, RECORD, USED
-from depers.label_report import Statistics, class_rows, draw_shown, make_report, problem_text, sheet, summary
-from depers.labels import CLASSES
-from depers.raw_labels import Problem
+from depers.datasets.labels import CLASSES
+from depers.normalization.report import Statistics, class_rows, draw_shown, make_report, problem_text, sheet, summary
+from depers.normalization.rules import Problem
+from depers.normalization.writing import LEFT_OUT, RECORD, USED
 
 
 def row(name: str, split: str, *class_ids: int, status: str = USED, side: float = 10) -> dict[str, Any]:

@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers import storage
-from depers.dataset_planning import own_split
-from depers.label_index import IndexedBox, LabelIndex
-from depers.label_sets import LabelSet, labelled_classes, parse_added, parse_class_map, prefixes, read_names, target
-from depers.labels import CLASSES
-from depers.options import UserError
-from depers.raw_labels import Problem
+from depers.datasets.labels import CLASSES
+from depers.errors import UserError
+from depers.normalization.assignment import own_split
+from depers.normalization.index import IndexedBox, LabelIndex
+from depers.normalization.rules import Problem
+from depers.normalization.sources import (
+    LabelSet,
+    labelled_classes,
+    parse_added,
+    parse_class_map,
+    prefixes,
+    read_names,
+    target,
+)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers import labels, storage
-from depers.labels import CLASSES, Labels, format_yolo, label_path, pairs, parse_yolo
-from depers.options import UserError
+from depers import storage
+from depers.datasets import labels
+from depers.datasets.labels import CLASSES, Labels, format_yolo, label_path, pairs, parse_yolo
+from depers.errors import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
 side = st.integers(1, 10**6).map(lambda millionths: millionths / 1e6)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from depers import yolo
-from depers.loss import Loss, perhaps_unlabelled
+from depers.detection import yolo
+from depers.training.loss import Loss, perhaps_unlabelled
 
 GAINS = yolo.hyperparameters("scratch-low") | {"label_smoothing": 0.1}
 

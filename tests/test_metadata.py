@@ -15,11 +15,12 @@ import pytest
 import simplejpeg
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from depers import exif, jpeg_segments
-from depers.headers import format_of, open_header
-from depers.images import ImageError, decode_frames
-from depers.metadata import residue
-from depers.redaction import redact_file
+from depers.imaging.decoding import ImageError, decode_frames
+from depers.imaging.formats import jpeg_segments
+from depers.imaging.headers import format_of, open_header
+from depers.imaging.metadata import exif
+from depers.imaging.metadata.residue import residue
+from depers.redaction.files import redact_file
 
 SECRET = b"SECRET-47.3769,8.5417"
 PICTURE = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)).resize((96, 64)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.metrics import IOU_THRESHOLDS, Picture, Row, ap_per_class, average_precision, match, measure
+from depers.evaluation.metrics import IOU_THRESHOLDS, Picture, Row, ap_per_class, average_precision, match, measure
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from PIL import Image
 from runs import records, run_and_kill, run_depers
 
 from depers import storage
-from depers.datasets import labelled_classes, read_dataset
-from depers.labels import CLASSES, pairs, read_labels
-from depers.normalize import Options, open_sets, run
-from depers.options import UserError
+from depers.commands.normalize import Options, open_sets, run
+from depers.datasets.data_yaml import labelled_classes, read_dataset
+from depers.datasets.labels import CLASSES, pairs, read_labels
+from depers.errors import UserError
 
 BOX = "0 0.5 0.5 0.2 0.2\n"
 

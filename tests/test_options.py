@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from depers import __version__
-from depers.options import REQUIRED, UserError, argument, option, parse
+from depers.errors import UserError
+from depers.options import REQUIRED, argument, option, parse
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers import blending, jpeg_planes, planes
+from depers.imaging import ycbcr as jpeg_planes
+from depers.imaging import ycbcr as planes
+from depers.synthesis import blending
 
 
 @settings(max_examples=60, deadline=None)

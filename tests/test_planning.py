@@ -10,13 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depers import bank, compositing, plan, planes
-from depers.material import Material, background_number, make_material, sprite_weights, to_sprite
-from depers.placement import Rules, accept
-from depers.planning import PLACEMENTS, Recipe, plan_block
-from depers.sprites import sprite_id
-from depers.things import Place, put
-from depers.visibility import Box, visible
+from depers.datasets import sprite_bank as bank
+from depers.datasets.sprite_bank import sprite_id
+from depers.imaging import ycbcr as planes
+from depers.synthesis import compositing
+from depers.synthesis import plan_table as plan
+from depers.synthesis.assets import Material, background_number, make_material, sprite_weights, to_sprite
+from depers.synthesis.instances import Place, put
+from depers.synthesis.occlusion import Box, visible
+from depers.synthesis.placement import Rules, accept
+from depers.synthesis.planner import PLACEMENTS, Recipe, plan_block
 
 RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
 RECIPE = Recipe(3, 1, 4, None, 0.3, "scene", plan.BLENDINGS, True, 90, RULES)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.plots import bars, bin_edges, histogram, histogram_of_counts, lines
-from depers.svg import COLOURS, ticks
+from depers.reports.plots import bars, bin_edges, histogram, histogram_of_counts, lines
+from depers.reports.svg import COLOURS, ticks
 
 finite = st.floats(-1e9, 1e9, allow_subnormal=False)
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depers.images import decode
-from depers.labels import format_yolo, parse_yolo
-from depers.raw_labels import Box, LabelError, frame, mend, turn_upright
+from depers.datasets.labels import format_yolo, parse_yolo
+from depers.imaging.decoding import decode
+from depers.normalization.rules import Box, LabelError, frame, mend, turn_upright
 
 Numbers = tuple[float, float, float, float]
 

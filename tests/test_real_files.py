@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depers import anonymize, audit, storage
+from depers.commands import anonymize, audit
+from depers.storage import tables
 
 FOLDERS = ("badimages", "exif", "big")
 
@@ -46,7 +47,7 @@ def test_all_are_accounted_for_and_none_leaks(packed: tuple[Path, list[str]], da
     out = tmp_path / "out"
     options = anonymize.Options(str(root), str(out), (str(data / "weights/yolov5n.pt"),), imgsz=320)
     assert anonymize.run(options) == 3
-    rows = storage.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
+    rows = tables.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
     by_place: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] not in ("complete", "incomplete"):

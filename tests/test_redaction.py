@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.encoding import encode
-from depers.images import Picture, decode
-from depers.redaction import CELLS_ACROSS, MODES, redact
+from depers.imaging.decoding import Picture, decode
+from depers.imaging.encoding import encode
+from depers.redaction.files import CELLS_ACROSS, MODES, redact
 
 
 def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:

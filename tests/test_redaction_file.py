@@ -7,11 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from depers import png_chunks, turbojpeg
-from depers.headers import learn_heif, stored_boxes, upright
-from depers.images import ImageError, decode, decode_frames, frame_count
-from depers.metadata import residue
-from depers.redaction import MODES, redact_file
+from depers.imaging.decoding import ImageError, decode, decode_frames, frame_count
+from depers.imaging.formats import png as png_chunks
+from depers.imaging.formats import turbojpeg
+from depers.imaging.headers import learn_heif, stored_boxes, upright
+from depers.imaging.metadata.residue import residue
+from depers.redaction.files import MODES, redact_file
 
 BOX = (60, 40, 130, 100)
 SIZE_WH = (200, 150)
@@ -291,7 +292,7 @@ def test_heic_is_read_and_written() -> None:
 
 
 def test_heic_without_its_extra_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from depers import headers
+    from depers.imaging import headers
 
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
     monkeypatch.setattr(headers, "find_spec", lambda name: None)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers import regions
+from depers.redaction import regions
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.report import colour, contact_sheet, draw_boxes, fit, gallery, page, paragraph, picture, table
+from depers.reports.drawing import colour, contact_sheet, draw_boxes, fit
+from depers.reports.html import gallery, page, paragraph, picture, table
 
 VOID = {"meta", "img"}
 

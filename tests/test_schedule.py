@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.schedule import Rates, make_schedule
-from depers.yolo import hyperparameters
+from depers.detection.yolo import hyperparameters
+from depers.training.schedule import Rates, make_schedule
 
 STRENGTH = hyperparameters("scratch-low")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from depers.judging import Sample
-from depers.metrics import measure
-from depers.size_metrics import SIZES, SizeRow, measure_sizes, relative_side
+from depers.evaluation.metrics import measure
+from depers.evaluation.metrics_by_size import SIZES, SizeRow, measure_sizes, relative_side
+from depers.evaluation.samples import Sample
 
 SMALL, LARGE, FAR = [10, 10, 26, 26], [100, 100, 300, 300], [500, 300, 516, 316]
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.options import UserError
-from depers.splits import group_names, split
+from depers.datasets.splits import group_names, split
+from depers.errors import UserError
 
 names = st.lists(st.text("abc019_. ", min_size=1, max_size=8), min_size=2, max_size=40, unique=True)
 

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.labels import CLASSES
-from depers.options import UserError
-from depers.sprites import NESTING, Sprite, covered, group, parents, parse_nesting, sprite_id
+from depers.boxes import covered
+from depers.datasets.labels import CLASSES
+from depers.datasets.sprite_bank import sprite_id
+from depers.errors import UserError
+from depers.extraction.nesting import NESTING, Sprite, group, parents, parse_nesting
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
 NESTS = parse_nesting(NESTING, CLASSES)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from depers import pipeline, steps
-from depers.images import decode, open_header
-from depers.steps import Row
-from depers.streets import draw_scene
+from depers.imaging.decoding import decode, open_header
+from depers.pipeline import steps
+from depers.pipeline.steps import Row
+from depers.runtime import progress
+from depers.street_scenes.scenes import draw_scene
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,4 @@ def test_the_rate_of_a_single_unit_counts_its_start(units: int) -> None:
             time.sleep(0.05)
             yield {"statuses": ["clean"] * 4}
 
-    assert 1 < pipeline._follow(results(), None) <= 4 / 0.05
+    assert 1 < progress._follow(results(), None) <= 4 / 0.05

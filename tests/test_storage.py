@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from depers import storage
-from depers.options import UserError
+from depers.errors import UserError
+from depers.storage import tables
 
 KEYS = ["a b/c=d#1.png", "ü/straße?.jpg", "z%20z.jpg", "[x]*.jpg"]
 
@@ -46,8 +47,8 @@ def test_deleting_twice_is_no_error(root: str) -> None:
 
 def test_a_table_comes_back(root: str) -> None:
     table = pa.table({"path": ["a", "b"], "size": [1, 2]})
-    storage.write_table(storage.join(root, "t.parquet"), table)
-    assert storage.read_table(storage.join(root, "t.parquet")).equals(table)
+    tables.write_table(storage.join(root, "t.parquet"), table)
+    assert tables.read_table(storage.join(root, "t.parquet")).equals(table)
 
 
 def test_a_missing_folder_is_named(root: str) -> None:

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from depers.labels import CLASSES
-from depers.street_canvas import Camera, Canvas, Light
-from depers.street_cars import BODY, PLATE, Car, draw_car
-from depers.street_people import FACE, HEAD, Person, draw_person
-from depers.streets import SIZES_WH, Scene, _Labels, draw_scene, write_raw
+from depers.datasets.labels import CLASSES
+from depers.street_scenes.canvas import Camera, Canvas, Light
+from depers.street_scenes.cars import BODY, PLATE, Car, draw_car
+from depers.street_scenes.people import FACE, HEAD, Person, draw_person
+from depers.street_scenes.scenes import SIZES_WH, Scene, _Labels, draw_scene, write_raw
 
 DAY = Light((90, 150, 210), (200, 220, 240), (1, 1, 1), 1.0, 300, False)
 CAR, HEAD_CLASS, FACE_CLASS, HUMAN, CARPLATE = range(5)

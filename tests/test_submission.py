@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depers.boxes import clip, letterbox
-from depers.detections import SCHEMA, to_rows
-from depers.detector import Detector
-from depers.images import decode
-from depers.labels import read_labels
-from depers.options import UserError
-from depers.prediction import Prediction, Weights
-from depers.submission import HEADER, Submission, check_images, format_submission, from_table, parse, read, score
-from depers.tiling import draw_canvas
+from depers.datasets.labels import read_labels
+from depers.detection.detections import SCHEMA, to_rows
+from depers.detection.detector import Detector
+from depers.detection.settings import Prediction, Weights
+from depers.detection.tiling import draw_canvas
+from depers.errors import UserError
+from depers.evaluation.competition_score import score
+from depers.evaluation.submission import HEADER, Submission, check_images, format_submission, from_table, parse, read
+from depers.imaging.decoding import decode
 
 Labels = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -17,12 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from depers import bank, plan, rendering, storage, units
-from depers.datasets import read_dataset
-from depers.labels import CLASSES, pairs, read_labels
-from depers.options import UserError
-from depers.synthesize import Options, read_material, run
-from depers.training_data import read_splits
+from depers import storage
+from depers.commands.synthesize import Options, read_material, run
+from depers.datasets import sprite_bank as bank
+from depers.datasets.data_yaml import read_dataset
+from depers.datasets.labels import CLASSES, pairs, read_labels
+from depers.errors import UserError
+from depers.runtime import units
+from depers.synthesis import plan_table as plan
+from depers.synthesis import renderer as rendering
+from depers.training.data import read_splits
 
 
 def make_bank(root: str, **changed: Any) -> str:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers import tiling
-from depers.detections import Detections
-from depers.prediction import Prediction
+from depers.detection import tiling
+from depers.detection.detections import Detections
+from depers.detection.settings import Prediction
 
 
 @given(st.integers(1, 5000), st.integers(64, 1500))

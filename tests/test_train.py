@@ -8,13 +8,15 @@ import pytest
 import yaml
 from training_sets import write_dataset
 
-from depers import storage, yolo
-from depers.collective import Place
-from depers.labels import CLASSES
-from depers.options import UserError
-from depers.train import Options, absolute, run
-from depers.training_data import read_splits
-from depers.training_loop import train
+from depers import storage
+from depers.commands.train import run
+from depers.datasets.labels import CLASSES
+from depers.detection import yolo
+from depers.errors import UserError
+from depers.training.data import read_splits
+from depers.training.loop import train
+from depers.training.options import Options, absolute
+from depers.training.process_group import Place
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,15 @@ import psutil
 import pytest
 from training_sets import write_dataset
 
-from depers import checkpoints, storage, yolo
-from depers.checkpoints import Writer, read_state
-from depers.collective import Place
-from depers.train import Options, results, run
-from depers.training_data import read_splits
-from depers.training_loop import train
+from depers import storage
+from depers.commands.train import results, run
+from depers.detection import yolo
+from depers.training import checkpoints
+from depers.training.checkpoints import Writer, read_state
+from depers.training.data import read_splits
+from depers.training.loop import train
+from depers.training.options import Options
+from depers.training.process_group import Place
 
 EPOCHS = 5
 COLUMNS = ("box", "obj", "cls", "val_box", "val_obj", "val_cls")

@@ -13,17 +13,19 @@ import torch
 import yaml
 from training_sets import write_dataset
 
-from depers import metrics, training_loop, validation, yolo
-from depers.augmentation import letterboxed
 from depers.boxes import from_normalized_xywh, letterbox
-from depers.collective import Place
-from depers.detector import Detector
-from depers.images import decode
-from depers.loss import Loss
-from depers.picture_cache import read_scaled, scaled_size
-from depers.prediction import Prediction, Weights
-from depers.training_batches import collate, labelled_picture
-from depers.training_data import read_splits
+from depers.detection import yolo
+from depers.detection.detector import Detector
+from depers.detection.settings import Prediction, Weights
+from depers.evaluation import metrics
+from depers.imaging.decoding import decode
+from depers.training import loop, validation
+from depers.training.augmentation import letterboxed
+from depers.training.batches import collate, labelled_picture
+from depers.training.data import read_splits
+from depers.training.image_cache import read_scaled, scaled_size
+from depers.training.loss import Loss
+from depers.training.process_group import Place
 
 IMGSZ = 320
 
@@ -49,7 +51,7 @@ json.dump([float(x) for x in found[:4]], open(out + "/val.json", "w"))
 def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     model = yolo.load("yolov5n.pt", (data / "weights" / "yolov5n.pt").read_bytes())
     trained = model.train().to(memory_format=torch.channels_last)  # as the loop holds it
-    checkpoint = training_loop._checkpoint_bytes(trained, 3)
+    checkpoint = loop._checkpoint_bytes(trained, 3)
     weights = tmp_path / "best.pt"
     weights.write_bytes(checkpoint)
     pictures = sorted((data / "coco_val" / "images").glob("*.jpg"))[:8]
@@ -109,7 +111,7 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data", val_count=3, size_wh=(96, 64))
     data = read_splits(str(root))
     torch.manual_seed(0)
-    checkpoint = training_loop._checkpoint_bytes(yolo.build("yolov5n", data.names), 0)
+    checkpoint = loop._checkpoint_bytes(yolo.build("yolov5n", data.names), 0)
     model = yolo.load("last.pt", checkpoint)
     model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
     canvases = validation.canvases(data.val, 96, 32)

@@ -6,14 +6,14 @@ import pytest
 import yaml
 from training_sets import write_dataset
 
-from depers import validation
-from depers.checkpoints import Writer
-from depers.collective import Place
-from depers.demo import HYPERPARAMETERS
-from depers.picture_cache import read_scaled, scaled_size
-from depers.train import Options
-from depers.training_data import Splits, read_splits
-from depers.training_loop import train
+from depers.commands.demo import HYPERPARAMETERS
+from depers.training import validation
+from depers.training.checkpoints import Writer
+from depers.training.data import Splits, read_splits
+from depers.training.image_cache import read_scaled, scaled_size
+from depers.training.loop import train
+from depers.training.options import Options
+from depers.training.process_group import Place
 
 NAMES = ["human", "car"]
 SIZE = (256, 160)

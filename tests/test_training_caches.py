@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import memory, picture_cache, storage
-from depers.dataset_cache import DatasetCache
-from depers.memory import GIB, free_memory
-from depers.options import UserError
-from depers.picture_cache import Pictures, allocate, plan
+from depers import resources as memory
+from depers import storage
+from depers.errors import UserError
+from depers.resources import GIB, free_memory
+from depers.storage.cache import DatasetCache
+from depers.training import image_cache as picture_cache
+from depers.training.image_cache import Pictures, allocate, plan
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import picture_cache
-from depers.collective import Place
-from depers.training_batches import Batches
-from depers.training_data import read_splits
-from depers.training_loader import Loader, makers
-from depers.yolo import hyperparameters
+from depers.detection.yolo import hyperparameters
+from depers.training import image_cache as picture_cache
+from depers.training.batches import Batches
+from depers.training.data import read_splits
+from depers.training.loader import Loader, makers
+from depers.training.process_group import Place
 
 
 def test_threads_and_processes_make_the_same(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 import yaml
 
-from depers import training_model, yolo
-from depers.options import UserError
-from depers.train import Options
-from depers.training_data import Example
+from depers.detection import yolo
+from depers.errors import UserError
+from depers.training import model as training_model
+from depers.training.data import Example
+from depers.training.options import Options
 
 SIZES = np.random.default_rng(0).uniform(8, 120, (200, 2))
 STRENGTH = yolo.hyperparameters()

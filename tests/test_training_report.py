@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import picture_cache, training_report
-from depers.metrics import measure
-from depers.training_batches import Batches
-from depers.training_data import read_splits
-from depers.training_report import confusion, csv, curves, tensorboard
-from depers.validation import Found, canvases, fitness
-from depers.yolo import hyperparameters
+from depers.detection.yolo import hyperparameters
+from depers.evaluation.metrics import measure
+from depers.training import image_cache as picture_cache
+from depers.training import report
+from depers.training.batches import Batches
+from depers.training.data import read_splits
+from depers.training.report import confusion, csv, curves, tensorboard
+from depers.training.validation import Found, canvases, fitness
 
 ROWS = [
     {"epoch": n + 1.0, "box": 0.1 / (n + 1), "obj": 0.02, "cls": 0.03, "precision": 0.5, "recall": 0.4,
@@ -94,8 +95,8 @@ def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
     )
     shown = [found([A], [0], [A, B], [0, 3], number) for number in range(3)]
     first = batches.batch(batches.plan(0))
-    page = training_report.make(ROWS, data, shown, loads["val"], canvases(data.val, 96, 32), first).decode()
+    page = report.make(ROWS, data, shown, loads["val"], canvases(data.val, 96, 32), first).decode()
     for text in ("Confusion matrix", "Precision over recall", "mAP@.5", "Labelled pictures", "100000.jpg: predictions"):
         assert text in page
     assert page.count("<svg") == 9 and page.count("data:image/jpeg") == 4 + 2 * 3
-    assert training_report.labelled_batch(first, data.names).startswith(b"\xff\xd8")
+    assert report.labelled_batch(first, data.names).startswith(b"\xff\xd8")

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers import storage, units
-from depers.options import UserError
-from depers.storage import Entry
+from depers import storage
+from depers.errors import UserError
+from depers.runtime import units
+from depers.storage import Entry, tables
 
 SCHEMA = pa.schema([("path", pa.string())])
 LISTINGS = st.lists(st.builds(Entry, st.text(min_size=1), st.integers(0, 9), st.text()), unique_by=lambda e: e.path)
@@ -64,7 +65,7 @@ def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, pa
     assert units.recorded(out) == set()
 
     def record(paths: list[str]) -> None:
-        storage.write_table(units.record_uri(out, unit.name), pa.table({"path": paths}, SCHEMA))
+        tables.write_table(units.record_uri(out, unit.name), pa.table({"path": paths}, SCHEMA))
 
     record(["b.jpg", "a.jpg"])
     assert units.recorded(out) == {unit.name}
@@ -78,7 +79,7 @@ def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, pa
 def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
-    storage.write_table(units.record_uri(out, unit.name, again=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
+    tables.write_table(units.record_uri(out, unit.name, again=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
     assert [table["path"].to_pylist() for table in units.collect(out, [unit], SCHEMA)] == [["a.jpg"]]
     assert units.recorded(out) == set()
     assert not list((tmp_path / "_depers/units").iterdir())
@@ -95,7 +96,7 @@ def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
     tar = cut[1]
     for numbers, whole in (([0, 1, None], True), ([0, 0, None], False), ([0, 1], False), ([None, None], False)):
         rows = pa.table({"path": ["b.tar"] * len(numbers), "number": numbers}, schema)
-        storage.write_table(units.record_uri(out, tar.name), rows)
+        tables.write_table(units.record_uri(out, tar.name), rows)
         if whole:
             assert len(next(units.collect(out, [tar], schema))) == 3
         else:

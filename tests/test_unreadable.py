@@ -10,8 +10,8 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers.images import decode, decode_frames
-from depers.redaction import MODES, redact_file
+from depers.imaging.decoding import decode, decode_frames
+from depers.redaction.files import MODES, redact_file
 
 RGB = NDArray[np.uint8]
 BOX = np.array([[96, 64, 288, 128]], np.float32)

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from depers import anonymize, archive_steps, steps, storage, units, workers
-from depers.archives import End, Slice
-from depers.given import BoxSource
-from depers.prediction import Prediction, Weights
-from depers.steps import Item, Job, Outcome, Row
-from depers.streets import draw_scene
-from depers.units import Unit
-from depers.workers import FusedWorker, Work
+from depers import storage
+from depers.anonymization import manifest, redact_step
+from depers.archives.base import End, Slice
+from depers.detection.settings import Prediction, Weights
+from depers.pipeline import archive_steps, steps, workers
+from depers.pipeline.box_sources import BoxSource
+from depers.pipeline.steps import Item, Job, Outcome, Row
+from depers.pipeline.workers import FusedWorker, Work
+from depers.runtime import units
+from depers.runtime.units import Unit
+from depers.street_scenes.scenes import draw_scene
 
 PICTURES = 40
 
@@ -47,10 +50,10 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
             if number:
                 (labels / place).with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n" if number % 2 else "")
         (root / name).write_bytes(data)
-    last = partial(anonymize.redact_item, mode="fill", margin=0.0, keep_metadata=(), max_megapixels=1.0)
+    last = partial(redact_step.redact_item, mode="fill", margin=0.0, keep_metadata=(), max_megapixels=1.0)
     return Job(
         input=str(root), out=str(tmp_path / "out"), weights=(), classes=(), how=Prediction(), batch_size=8,
-        max_megapixels=1.0, half_stride_pad=False, schema=anonymize.SCHEMA, finish=last, mirrors=True,
+        max_megapixels=1.0, half_stride_pad=False, schema=manifest.SCHEMA, finish=last, mirrors=True,
         boxes=BoxSource("boxes", ("car",), str(labels)),
     )  # fmt: skip
 

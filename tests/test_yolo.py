@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from depers import yolo
 from depers.boxes import letterbox
-from depers.convolution import ConvolutionSiLU, _works, join_activations
-from depers.detector import Detector
-from depers.images import decode
-from depers.options import UserError
-from depers.prediction import Prediction, Weights, parse_weights
-from depers.tiling import draw_canvas
+from depers.detection import yolo
+from depers.detection.detector import Detector
+from depers.detection.fused_convolution import ConvolutionSiLU, _works, join_activations
+from depers.detection.settings import Prediction, Weights, parse_weights
+from depers.detection.tiling import draw_canvas
+from depers.errors import UserError
+from depers.imaging.decoding import decode
 
 
 class Foreign:

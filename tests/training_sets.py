@@ -5,9 +5,9 @@ from pathlib import Path
 
 import cv2
 
-from depers.datasets import write_data_yaml
-from depers.labels import CLASSES
-from depers.streets import draw_scene
+from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.labels import CLASSES
+from depers.street_scenes.scenes import draw_scene
 
 
 def write_dataset(

@@ -1,0 +1,83 @@
+"""What an audit found, gathered while it goes on, and as an HTML page."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from depers.anonymization import manifest as results
+from depers.imaging.decoding import ImageError, decode
+from depers.pipeline.steps import Row
+from depers.reports import drawing
+from depers.reports import html as report
+
+_SHOWN, _LISTED = 24, 200
+
+
+class Wrong:
+    """Counts findings, and keeps the first of them to list and to show; its size does not grow with theirs."""
+
+    def __init__(self) -> None:
+        self.total = self.count = 0
+        self.kinds: Counter[str] = Counter()
+        self.listed: list[Row] = []
+        self.shown: list[Row] = []
+
+    def see(self, table: pa.Table) -> None:
+        """Adds the rows of a table."""
+        self.total += len(table)
+        for row in table.filter(pc.equal(table["status"], "wrong")).to_pylist():
+            self.count += 1
+            for problem in row["reason"].split("; "):
+                self.kinds[_kind(problem)] += 1
+            if len(self.listed) < _LISTED:
+                self.listed.append(row)
+            if row["boxes"] and len(self.shown) < _SHOWN:
+                self.shown.append(row)
+
+
+def _kind(problem: str) -> str:
+    """A problem without its particulars."""
+    return re.sub(r"\d+ × ", "", problem)[:80]
+
+
+def make_report(out: str, wrong: Wrong, offsets: Mapping[tuple[str, int | None], Row], looked: bool) -> str:
+    """The page: counts, what is wrong by kind, the first of it, and what a detector still finds."""
+    counts = [("sound", wrong.total - wrong.count), ("wrong", wrong.count)]
+    sections = [("Objects, members and inputs", report.table(("finding", "number"), counts))]
+    if wrong.count:
+        sections.append(("What is wrong", report.table(("kind", "number"), wrong.kinds.most_common(50))))
+        lines = [(place(row), row["reason"]) for row in wrong.listed]
+        heading = "The first of it" if wrong.count > len(lines) else "All of it"
+        sections.append((heading, report.table(("what", "why"), lines)))
+    figures = [_figure(out, row, offsets.get((row["path"], row["number"]))) for row in wrong.shown]
+    if figures:
+        note = "Found again in the redacted pictures, where less than half of it is redacted."
+        gallery = report.gallery([figure for figure in figures if figure])
+        sections.append(("What is still found", report.paragraph(note) + gallery))
+    if not looked:
+        note = "Without --weights no detector has looked at the results again."
+        sections.append(("Not checked", report.paragraph(note)))
+    return report.page("Audit", "A second pass over the output, independent of the first.", sections)
+
+
+def _figure(out: str, row: Row, written: Row | None) -> str:
+    try:
+        data = results.read_result(out, written) if written else None
+        pixels = decode(data, float("inf")).rgb() if data else None
+    except (OSError, ImageError):
+        return ""
+    if pixels is None:
+        return ""
+    boxes = [box for box in row["boxes"] if box["frame"] == 0]
+    edges = [[box[name] for name in ("x_min", "y_min", "x_max", "y_max")] for box in boxes]
+    texts = [f"{box['class']} {box['confidence']:.2f}" for box in boxes]
+    drawn = drawing.draw_boxes(pixels, edges, texts, [drawing.colour(box["class"]) for box in boxes])
+    return report.picture(drawn, f"{place(row)}: {row['reason']}", max_side=640)
+
+
+def place(row: Row) -> str:
+    """What a finding is about: the object, and the member in it."""
+    return str(row["path"] if row["member"] is None else f"{row['path']}: {row['member']}")

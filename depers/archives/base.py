@@ -1,0 +1,155 @@
+"""Archives: what all kinds have in common, and which module reads and writes which.
+
+An archive is read once, from front to back, and cut into slices that are processed anywhere. Each slice becomes a part,
+and the parts, put together in order, the archive of the results: the same bytes however the slices were spread.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+
+from depers.imaging import sniffing as contents
+from depers.storage.s3 import UnavailableError
+
+T = TypeVar("T")
+
+SLICE_MEMBERS = 32
+SLICE_BYTES = 16 * 2**20
+
+
+class Member(NamedTuple):
+    """One file of an archive, by its number among its files. `data` is None where nothing needs to be done with it.
+
+    `status` is empty for a picture to process, else `kept`, `left out`, `failed`, or `folder`, which
+    has no number of its own.
+    """
+
+    number: int
+    name: str
+    size: int
+    data: bytes | None
+    status: str = ""
+    reason: str = ""
+    deflated: bool = False
+
+
+class Slice(NamedTuple):
+    """Neighbouring members; of a Parquet file with the rows (an Arrow stream) that hold them."""
+
+    number: int
+    members: tuple[Member, ...]
+    rows: bytes = b""
+
+
+class End(NamedTuple):
+    """What closes an archive: how many slices and members it had, and why it is incomplete, if it is.
+
+    `layout` is what the format needs to be written: the compression of a tar, the schema of a Parquet file.
+    `again` says that storage failed, not the archive: another run may get further.
+    """
+
+    slices: int
+    members: int
+    reason: str
+    layout: bytes
+    again: bool = False
+
+
+class ArchiveError(Exception):
+    """Why an archive cannot be read on, or at all."""
+
+
+class Rules(NamedTuple):
+    """What is done with members: globs of those to keep though they are no pictures, and the most bytes of one."""
+
+    keep: tuple[str, ...]
+    most_bytes: int
+
+
+class Format(Protocol):
+    """What a module for one kind of archive offers."""
+
+    def layout_of(self, file: BinaryIO) -> bytes:
+        """What the new archive must know of the old one beyond its members; empty where the file is too damaged."""
+
+    def read(self, file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
+        """The archive in slices, then its end."""
+
+    def make_part(self, piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+        """The slice with `results` in the place of its members, None for what is left out, as one part.
+
+        With it the offset of each result's bytes in the part, where they lie there as they are.
+        """
+
+    def assemble(self, parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+        """Writes the archive of the parts; gives the offset in it of each part."""
+
+
+def take(number: int, name: str, size: int, file: BinaryIO, rules: Rules, deflated: bool = False) -> Member:
+    """A member, read from its `file` where it needs to be read; `size` is what the archive says that it has.
+
+    Raises ArchiveError where the archive ends before the member does, and what reading raises.
+    """
+    if reason := unsafe(name):
+        return Member(number, name, size, None, "failed", reason)
+    head = file.read(min(contents.HEAD, size))
+    what, reason = contents.classify(name, head, rules.keep)
+    if what == contents.LEFT_OUT:
+        return Member(number, name, size, None, what, reason)
+    if size > rules.most_bytes:
+        return Member(number, name, size, None, "failed", f"must have at most {rules.most_bytes} bytes, but has {size}")
+    data = head + file.read(size - len(head))
+    if len(data) != size:
+        raise ArchiveError(f"ends inside {name}")
+    return Member(number, name, size, data, what if what == contents.KEPT else "", "", deflated)
+
+
+def in_slices(members: Iterable[Member]) -> Iterator[Slice]:
+    """Members in slices of at most `SLICE_MEMBERS`, and of `SLICE_BYTES` unless one alone is larger."""
+    held: list[Member] = []
+    size = number = 0
+    for member in members:
+        length = len(member.data or b"")
+        if held and (len(held) == SLICE_MEMBERS or size + length > SLICE_BYTES):
+            yield Slice(number, tuple(held))
+            held, size, number = [], 0, number + 1
+        held.append(member)
+        size += length
+    if held:
+        yield Slice(number, tuple(held))
+
+
+def sliced(members: Iterator[Member], layout: bytes) -> Iterator[Slice | End]:
+    """The members in slices, then the end."""
+    return ended(in_slices, members, layout)
+
+
+def ended(cut: Callable[[Iterator[T]], Iterator[Slice]], parts: Iterator[T], layout: bytes) -> Iterator[Slice | End]:
+    """What `cut` makes of `parts`, then the end; where getting parts fails, the end says so."""
+    reason, again = "", False
+    slices = members = 0
+
+    def whole() -> Iterator[T]:
+        nonlocal reason, again
+        try:
+            yield from parts
+        except ArchiveError as error:
+            reason = str(error)
+        except UnavailableError as error:
+            reason, again = f"cannot be read on ({error})", True
+
+    for piece in cut(whole()):
+        slices, members = slices + 1, members + len(piece.members)
+        yield piece
+    yield End(slices, members, reason, layout, again)
+
+
+def unsafe(name: str) -> str:
+    """Why a member's name could reach outside the folder that an archive is unpacked in; empty where it could not."""
+    if not name or "\0" in name:
+        return "a name must not be empty or hold a zero byte"
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
+        return "a name must be relative, but is absolute"
+    if ".." in re.split(r"[/\\]", name):
+        return "a name must not climb out of its folder"
+    return ""

@@ -1,0 +1,250 @@
+"""Parquet files with pictures in binary columns, plain or as Hugging Face's `{bytes, path}`, at any depth.
+
+Rows, their order, all other values and the schema with its metadata stay; a picture that failed becomes null.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depers.archives.base import SLICE_BYTES, SLICE_MEMBERS, ArchiveError, End, Member, Rules, Slice, ended
+from depers.imaging import sniffing as contents
+from depers.storage.s3 import UnavailableError
+
+_ROW_GROUP_BYTES = 128 * 2**20  # the most that writing one holds in memory
+_CODECS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
+
+
+class _Columns(NamedTuple):
+    """Which columns are searched for pictures, and of those the ones that hold nothing else."""
+
+    searched: tuple[int, ...]
+    pictures: frozenset[int]
+
+
+def layout_of(file: BinaryIO) -> bytes:
+    """The schema and the compression of every column."""
+    try:
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        schema = parquet.schema_arrow.serialize().to_pybytes().hex()
+        return json.dumps({"schema": schema, "codecs": _codecs(parquet.metadata)}).encode()
+    except UnavailableError:
+        raise
+    except Exception:  # pyarrow's kinds of error depend on what is damaged; `read` says what it is
+        return b""
+
+
+def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
+    """The file in slices of rows, then its end; a row group that cannot be read is lost."""
+    about = layout_of(file)
+    try:
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        schema, _ = parquet.schema_arrow, _codecs(parquet.metadata)
+    except UnavailableError:
+        raise
+    except Exception as error:
+        yield End(0, 0, f"not a whole Parquet file: {_line(error)}", b"")
+        return
+    yield from ended(lambda batches: _slices(batches, schema, rules), _batches(parquet), about)
+
+
+def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
+    """The compression of every leaf column, by its path."""
+    if not metadata.num_row_groups:
+        return {}
+    group = metadata.row_group(0)
+    found = (group.column(index) for index in range(group.num_columns))
+    names = {one.path_in_schema: one.compression.lower() for one in found}
+    return {path: {"uncompressed": "none", "lz4_raw": "lz4"}.get(name, name) for path, name in names.items()}
+
+
+def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows in batches of about `SLICE_BYTES`, each with the number of its row group."""
+    lost = []
+    for number in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        rows = max(1, min(SLICE_MEMBERS, SLICE_BYTES * group.num_rows // max(1, group.total_byte_size)))
+        got = 0
+        try:
+            for batch in parquet.iter_batches(rows, row_groups=[number], use_threads=False):
+                batch.validate(full=True)
+                got += len(batch)
+                yield number, batch
+        except UnavailableError:
+            raise
+        except Exception as error:
+            lost.append(f"{group.num_rows - got} rows of row group {number} ({_line(error)})")
+    if lost:
+        raise ArchiveError(f"lost: {'; '.join(lost)}")
+
+
+def _slices(batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, rules: Rules) -> Iterator[Slice]:
+    columns: _Columns | None = None
+    index = first = row = 0
+    for number, batch in batches:
+        columns = columns or _columns(schema, batch)
+        members = tuple(_members(batch, columns, first, row, rules))
+        yield Slice(index, members, _stream(batch, number, row))
+        index, first, row = index + 1, first + len(members), row + len(batch)
+
+
+def _columns(schema: pa.Schema, batch: pa.RecordBatch) -> _Columns:
+    """A column holds pictures where its schema says so, or where its first values are some."""
+    searched = tuple(index for index, field in enumerate(schema) if _may_hold_bytes(field.type))
+    features = _features(schema)
+    pictures = set()
+    for index in searched:
+        field = schema.field(index)
+        kind = features.get(field.name)
+        struct = pa.types.is_struct(field.type) and {"bytes", "path"} <= {one.name for one in field.type}
+        if kind == "Image" or (struct and kind is None) or any(
+            contents.is_picture(value) for value in _values(_storage(batch.column(index)).to_pylist())
+        ):  # fmt: skip
+            pictures.add(index)
+    return _Columns(searched, frozenset(pictures))
+
+
+def _features(schema: pa.Schema) -> dict[str, str]:
+    """Column → the kind that the metadata of Hugging Face `datasets` gives it."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: str(one["_type"]) for name, one in features.items() if isinstance(one, dict) and "_type" in one}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _may_hold_bytes(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _may_hold_bytes(kind.storage_type)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return True
+    if pa.types.is_dictionary(kind):
+        return _may_hold_bytes(kind.value_type)
+    return any(_may_hold_bytes(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _storage(column: pa.Array) -> pa.Array:
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _values(value: Any) -> Iterator[bytes]:
+    """Every bytes object in nested lists, tuples and dicts, in order."""
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _values(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _values(one)
+
+
+def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rules: Rules) -> Iterator[Member]:
+    """The pictures of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
+    for column in columns.searched:
+        name = batch.schema.field(column).name
+        for offset, cell in enumerate(_storage(batch.column(column)).to_pylist()):
+            values = list(_values(cell))
+            for place, data in enumerate(values):
+                if column not in columns.pictures and not contents.is_picture(data):
+                    continue  # a value like any other
+                label = f"{name}[{row + offset}]" + (f"[{place}]" if len(values) > 1 else "")
+                too_large = len(data) > rules.most_bytes
+                reason = f"must have at most {rules.most_bytes} bytes, but has {len(data)}" if too_large else ""
+                status = "failed" if too_large else ""
+                yield Member(first, label, len(data), None if too_large else data, status, reason)
+                first += 1
+
+
+def _stream(batch: pa.RecordBatch, row_group: int, row: int) -> bytes:
+    """The rows as an Arrow stream that also says which row group they belong to, and the number of the first."""
+    about = batch.replace_schema_metadata({"row group": str(row_group), "row": str(row)})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, about.schema) as stream:
+        stream.write_batch(about)
+    return sink.getvalue()
+
+
+def _unstream(data: bytes) -> tuple[pa.RecordBatch, int, int]:
+    batch = pa.ipc.open_stream(data).read_next_batch()
+    return batch, int(batch.schema.metadata[b"row group"]), int(batch.schema.metadata[b"row"])
+
+
+def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+    """The rows with the results in the place of the pictures."""
+    batch, row_group, row = _unstream(piece.rows)
+    by_label = {member.name: data for member, data in zip(piece.members, results, strict=True)}
+    columns = [
+        _replaced(column, field, row, by_label)
+        if any(label.startswith(f"{field.name}[") for label in by_label)
+        else column
+        for column, field in zip(batch.columns, batch.schema, strict=True)
+    ]
+    changed = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+    return _stream(changed, row_group, row), [None] * len(piece.members)
+
+
+def _replaced(array: pa.Array, field: pa.Field, start: int, by_label: dict[str, bytes | None]) -> pa.Array:
+    storage = _storage(array)
+    cells = []
+    for offset, cell in enumerate(storage.to_pylist()):
+        values = list(_values(cell))
+        label = f"{field.name}[{start + offset}]"
+        labels = [label + (f"[{place}]" if len(values) > 1 else "") for place in range(len(values))]
+        results = iter([by_label.get(one, value) for one, value in zip(labels, values, strict=True)])
+        cells.append(_substituted(cell, field, results))
+    changed = pa.array(cells, storage.type)
+    return pa.ExtensionArray.from_storage(array.type, changed) if storage is not array else changed
+
+
+def _substituted(value: Any, field: pa.Field, results: Iterator[bytes | None]) -> Any:
+    """`value` with its bytes replaced in order; what failed is null, empty where null is not allowed."""
+    if isinstance(value, bytes):
+        data = next(results)
+        return data if data is not None or field.nullable else b""
+    if isinstance(value, (list, tuple)):
+        return [_substituted(one, field, results) for one in value]
+    if isinstance(value, dict):
+        before = value.get("bytes")
+        inner = {name: _substituted(one, field, results) for name, one in value.items()}
+        failed = before is not None and not inner.get("bytes") and "path" in value
+        return None if failed and field.nullable else inner  # a path alone would make readers open that file
+    return value
+
+
+def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+    """The rows as one file with the row groups of the input, unless they are large, and its compression."""
+    about = json.loads(layout)
+    schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(about["schema"])))
+    # The least and greatest value of a column of pictures are pictures: not wanted in the footer, nor as a dictionary.
+    bytes_in = {field.name for field in schema if _may_hold_bytes(field.type)}
+    plain = [path for path in about["codecs"] if path.split(".")[0] not in bytes_in]
+    codecs = {path: name if name in _CODECS else "zstd" for path, name in about["codecs"].items()}
+    held: list[pa.RecordBatch] = []
+    group = size = 0
+    with pq.ParquetWriter(
+        file, schema, compression=codecs or "snappy", use_dictionary=plain or False, write_statistics=plain or False
+    ) as writer:
+        for part in parts:
+            batch, number, _ = _unstream(part)
+            if held and (number != group or size + batch.nbytes > _ROW_GROUP_BYTES):
+                _write_row_group(writer, held)
+                held, size = [], 0
+            held.append(batch.replace_schema_metadata(schema.metadata))
+            group, size = number, size + batch.nbytes
+        if held:
+            _write_row_group(writer, held)
+    return []
+
+
+def _write_row_group(writer: pq.ParquetWriter, batches: Sequence[pa.RecordBatch]) -> None:
+    table = pa.Table.from_batches(batches)
+    writer.write_table(table, row_group_size=max(1, len(table)))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

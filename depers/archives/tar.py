@@ -1,0 +1,191 @@
+"""Tar archives, plain or compressed: POSIX.1-1988 ustar, pax and GNU headers, through tarfile.
+
+Written with names and contents alone: no owners, groups, times or links, which say who packed it, and where.
+"""
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, cast
+
+from depers.archives.base import ArchiveError, End, Member, Rules, Slice, sliced, take
+from depers.storage.s3 import UnavailableError
+
+_BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
+_MOST_HEADER_BYTES = 2**20  # of one long name or pax header: a damaged one may claim any size, and is read at once
+_MOST_RATIO, _FREE_BYTES = 200, 2**32  # unpacked to packed, beyond some GiB: more is a decompression bomb
+_STARTS = {b"\x1f\x8b": b"gz", b"BZ": b"bz2", b"\xfd7": b"xz"}
+_COMPRESS: dict[bytes, Callable[[bytes], bytes]] = {
+    b"": bytes,
+    b"gz": lambda data: gzip.compress(data, compresslevel=1, mtime=0),  # pictures are compressed already
+    b"bz2": bz2.compress,
+    b"xz": lambda data: lzma.compress(data, preset=1),
+}
+
+
+class _Unpacked:
+    """The stream that tarfile reads, its damage turned into `ArchiveError`, its length bounded."""
+
+    def __init__(self, file: BinaryIO, compression: bytes, packed_size: int) -> None:
+        opened: dict[bytes, Callable[[], Any]] = {
+            b"": lambda: file,
+            b"gz": lambda: gzip.GzipFile(fileobj=file),
+            b"bz2": lambda: bz2.BZ2File(file),
+            b"xz": lambda: lzma.LZMAFile(file),  # noqa: SIM115
+        }
+        opened_file = opened[compression]()
+        self._read = opened_file.read1 if compression else opened_file.read  # what precedes damage is given first
+        self._left = max(_FREE_BYTES, _MOST_RATIO * packed_size) if compression else packed_size
+        self.problem = ""
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._read(size)
+        except UnavailableError:
+            raise
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+            self.problem = f"damaged compression, or cut off ({error})"
+            return b""
+        self._left -= len(data)
+        if self._left < 0:
+            self.problem = f"unpacks to more than {_MOST_RATIO} times its size"
+            return b""
+        return data
+
+
+def layout_of(file: BinaryIO) -> bytes:
+    """The compression, empty where there is none."""
+    file.seek(0)
+    start = file.read(2)
+    file.seek(0)
+    return _STARTS.get(start, b"")
+
+
+def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
+    """The archive in slices, then its end. Damage is passed over where a whole header follows."""
+    compression = layout_of(file)
+    return sliced(_members(_Unpacked(file, compression, size), rules), compression)
+
+
+def _members(stream: _Unpacked, rules: Rules) -> Iterator[Member]:
+    lost, broken, ended = 0, False, False
+
+    class Header(tarfile.TarInfo):
+        """Notes what tarfile passes over in silence."""
+
+        @classmethod
+        def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+            nonlocal lost, broken, ended
+            try:
+                header = super().frombuf(buf, encoding, errors)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+                ended = True
+                raise
+            except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+                raise
+            except tarfile.HeaderError:
+                lost, broken = lost + (not broken), True
+                raise
+            broken = ended = False
+            long = header.type in (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+            if header.size < 0 or (long and header.size > _MOST_HEADER_BYTES):
+                lost, broken = lost + 1, True
+                raise tarfile.InvalidHeaderError("size")  # type: ignore[attr-defined]
+            return header
+
+    index = 0
+    name = ""
+    try:
+        with tarfile.open(
+            fileobj=cast(Any, stream), mode="r|", ignore_zeros=True, tarinfo=Header, bufsize=2**18,
+            encoding="utf-8", errors="surrogateescape",
+        ) as archive:  # fmt: skip
+            while (header := _next(archive)) is not None:
+                setattr(archive, "members", [])  # noqa: B010  # else it remembers every one
+                name = header.name
+                member = _member(archive, header, index, rules)
+                yield member
+                index += member.status != "folder"
+                name = ""
+    except UnavailableError:
+        raise
+    except (
+        tarfile.TarError,
+        ArchiveError,
+        OSError,
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        RecursionError,
+    ) as error:
+        if name:
+            yield Member(index, name, -1, None, "failed", f"lost: the archive is damaged or ends here ({error})")
+        if not index and not name and not stream.problem:
+            raise ArchiveError("not a tar archive") from None
+        raise ArchiveError(stream.problem or f"cannot be read on after {index} members ({error})") from None
+    if stream.problem:
+        raise ArchiveError(stream.problem)
+    if lost:
+        raise ArchiveError(f"{lost} damaged headers: what they described is lost" if index else "not a tar archive")
+    if not ended:
+        raise ArchiveError(f"ends after {index} members without its end mark: what followed is lost")
+
+
+def _next(archive: Any) -> tarfile.TarInfo | None:
+    """The next header; one that is damaged behind its pax header or long name is passed over as others are."""
+    while True:
+        before = archive.fileobj.tell()
+        try:
+            return cast("tarfile.TarInfo | None", archive.next())
+        except tarfile.ReadError as error:
+            if archive.fileobj.tell() == before or not isinstance(error.__context__, tarfile.SubsequentHeaderError):  # type: ignore[attr-defined]
+                raise
+            archive.offset = archive.fileobj.tell()
+
+
+def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules: Rules) -> Member:
+    if header.isdir():
+        return Member(-1, header.name, 0, None, "folder")
+    if header.islnk() or header.issym():
+        kind = "hard" if header.islnk() else "symbolic"
+        return Member(index, header.name, 0, None, "left out", f"a {kind} link to {header.linkname}")
+    if not header.isreg():
+        return Member(index, header.name, header.size, None, "left out", "neither a file nor a folder")
+    file = archive.extractfile(header)
+    assert file is not None
+    return take(index, header.name, header.size, file, rules)  # type: ignore[arg-type]
+
+
+def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+    """Headers and contents, compressed by themselves: compressed streams one after another are one stream."""
+    part = bytearray()
+    offsets: list[int | None] = []
+    for member, data in zip(piece.members, results, strict=True):
+        offsets.append(None)
+        if member.status == "folder":
+            folder = tarfile.TarInfo(member.name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            part += folder.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+        elif data is not None:
+            header = tarfile.TarInfo(member.name)
+            header.size = len(data)
+            part += header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+            offsets[-1] = None if layout else len(part)
+            part += data + bytes(-len(data) % _BLOCK)
+    return _COMPRESS[layout](bytes(part)), offsets
+
+
+def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+    """The parts one after another, then the end mark."""
+    offsets, size = [], 0
+    for part in parts:
+        offsets.append(size)
+        file.write(part)
+        size += len(part)
+    end = bytes(2 * _BLOCK if layout else 2 * _BLOCK + -(size + 2 * _BLOCK) % _RECORD)
+    file.write(_COMPRESS[layout](end))
+    return offsets

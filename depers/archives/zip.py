@@ -1,0 +1,157 @@
+"""Zip archives through zipfile (APPNOTE.TXT); where the directory at the end is lost, by the headers of the members.
+
+Written with names and contents alone: no times, comments or extra fields.
+"""
+
+import io
+import itertools
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+from depers.archives.base import ArchiveError, End, Member, Rules, Slice, sliced, take
+from depers.storage.s3 import UnavailableError
+
+_LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ENCRYPTED = 0x1 | 0x40
+_SIZE_FOLLOWS = 0x8
+
+
+def layout_of(file: BinaryIO) -> bytes:
+    """Nothing: members say how they are packed."""
+    return b""
+
+
+def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
+    """The archive in slices, in the order of its directory, then its end."""
+    return sliced(_members(file, size, rules), b"")
+
+
+def _members(file: BinaryIO, size: int, rules: Rules) -> Iterator[Member]:
+    try:
+        archive = zipfile.ZipFile(file)
+    except UnavailableError:
+        raise
+    except Exception as error:  # whatever a damaged directory makes zipfile raise
+        count = 0
+        for member in _without_directory(file, size, rules):
+            yield member
+            count += 1
+        text = "damaged, or cut off: its directory cannot be read" if count else "not a zip archive"
+        raise ArchiveError(f"{text} ({error})") from None
+    with archive:
+        entries = archive.infolist()
+        overlapping = _overlapping(entries)
+        index = 0
+        for entry in entries:
+            member = _member(archive, entry, index, rules, entry.header_offset in overlapping)
+            yield member
+            index += member.status != "folder"
+
+
+def _overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
+    """The offsets of members that share bytes: a way to pack a bomb (Fifield 2019)."""
+    spans = sorted((one.header_offset, one.header_offset + _LOCAL.size + one.compress_size) for one in entries)
+    found = set()
+    for (start, end), (following, _) in itertools.pairwise(spans):
+        if following < end:
+            found |= {start, following}
+    return found
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: Rules, overlaps: bool) -> Member:
+    name, size = entry.filename, entry.file_size
+    if entry.is_dir():
+        return Member(-1, name, 0, None, "folder")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return Member(index, name, size, None, "left out", "a symbolic link")
+    reason = "encrypted" if entry.flag_bits & _ENCRYPTED else "shares its bytes with another member" if overlaps else ""
+    if reason:
+        return Member(index, name, size, None, "failed", reason)
+    try:
+        with archive.open(entry) as file:
+            return take(index, name, size, file, rules, entry.compress_type != zipfile.ZIP_STORED)  # type: ignore[arg-type]
+    except UnavailableError:
+        raise
+    except Exception as error:  # the decompressors raise kinds of their own
+        return Member(index, name, size, None, "failed", f"lost: cannot be unpacked ({error or type(error).__name__})")
+
+
+def _without_directory(file: BinaryIO, size: int, rules: Rules) -> Iterator[Member]:
+    """The members whose headers can be followed from the first one on, as long as they are whole."""
+    offset = index = 0
+    while offset + _LOCAL.size <= size:
+        file.seek(offset)
+        header = file.read(_LOCAL.size)
+        if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+            return
+        _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length = _LOCAL.unpack(header)
+        raw = file.read(name_length)
+        name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        offset += _LOCAL.size + name_length + extra_length
+        if name.endswith("/") and not packed:
+            index -= 1
+            yield Member(-1, name, 0, None, "folder")
+        elif flags & (_ENCRYPTED | _SIZE_FOLLOWS) or method not in (0, 8) or 0xFFFFFFFF in (packed, unpacked):
+            yield Member(index, name, -1, None, "failed", "lost: only the archive's directory could tell where it ends")
+            return
+        elif packed > rules.most_bytes or unpacked > rules.most_bytes:
+            yield Member(index, name, unpacked, None, "failed", f"must have at most {rules.most_bytes} bytes")
+        else:
+            file.seek(offset)
+            yield _unpack(index, name, file.read(packed), (method, crc, packed, unpacked), rules)
+        offset += packed
+        index += 1
+
+
+def _unpack(index: int, name: str, raw: bytes, about: tuple[int, int, int, int], rules: Rules) -> Member:
+    method, crc, packed, unpacked = about
+    try:
+        data = zlib.decompressobj(-15).decompress(raw, unpacked + 1) if method else raw
+    except zlib.error:
+        data = b""
+    if len(raw) != packed or len(data) != unpacked or zlib.crc32(data) != crc:
+        return Member(index, name, unpacked, None, "failed", "lost: the archive is damaged or ends here")
+    return take(index, name, unpacked, io.BytesIO(data), rules, bool(method))
+
+
+def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+    """A zip archive of its own; what was stored stays so, and pictures that are compressed already are."""
+    buffer = io.BytesIO()
+    offsets: list[int | None] = []
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member, data in zip(piece.members, results, strict=True):
+            offsets.append(None)
+            if data is None and member.status != "folder":
+                continue
+            entry = zipfile.ZipInfo(member.name, _EPOCH)
+            entry.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10 if member.status == "folder" else 0o644 << 16
+            shrinks = member.deflated and not (data or b"").startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8"))
+            entry.compress_type = zipfile.ZIP_DEFLATED if shrinks else zipfile.ZIP_STORED
+            archive.NameToInfo.clear()  # a name may come twice, and zipfile would warn
+            archive.writestr(entry, data or b"", compresslevel=6)
+            if data is not None and not shrinks:
+                offsets[-1] = archive.start_dir - len(data)
+    return buffer.getvalue(), offsets
+
+
+def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+    """The members of all parts as they are, then one directory."""
+    offsets, size = [], 0
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for part in parts:
+            offsets.append(size)
+            with zipfile.ZipFile(io.BytesIO(part)) as one:
+                assert archive.fp is not None
+                archive.fp.write(part[: one.start_dir])
+                for entry in one.infolist():
+                    entry.header_offset += size
+                    archive.filelist.append(entry)
+                size += one.start_dir
+        archive.start_dir = size
+        archive._didModify = True  # type: ignore[attr-defined]
+    return offsets

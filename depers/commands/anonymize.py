@@ -1,0 +1,121 @@
+"""`depers anonymize`: mirror pictures with faces, people and plates made unrecognizable, loose or in archives.
+
+Every file, and every member of an archive, ends as exactly one manifest row: `redacted`, `clean` (nothing found),
+`failed` with a reason, or, where it is no picture, `kept` or `left out`. What failed is absent from the output. Each
+archive has a row of its own: `complete`, `incomplete`, or `failed`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from depers import storage
+from depers.anonymization.manifest import ARCHIVE_STATUSES, SCHEMA, STATUSES
+from depers.anonymization.redact_step import redact_item
+from depers.anonymization.report import Tally, make_report
+from depers.datasets.labels import CLASSES
+from depers.detection.settings import parse_weights
+from depers.errors import UserError
+from depers.imaging.metadata import exif
+from depers.options import option
+from depers.pipeline import options as pipeline_options
+from depers.pipeline import run as pipeline
+from depers.pipeline.box_sources import BoxSource, boxes_source, previous_source
+from depers.redaction.files import MODES
+from depers.runtime import progress, units
+from depers.storage import tables
+
+
+@dataclass(frozen=True)
+class Options(pipeline_options.PassOptions):
+    """Mirror INPUT to OUT with every box of the given classes made unrecognizable, and all metadata removed."""
+
+    mode: str = option(
+        "pixelate", "what becomes of a box: 6 cells across at most, the same blurred, or gray", choices=MODES
+    )
+    margin: float = option(0.1, "how much of a box's width and height is added on each side")
+    boxes: str | None = option(
+        None,
+        "no detector, but these boxes: a detections.parquet, or a folder with labels/ and classes.txt or data.yaml",
+    )
+    previous_detections: str | None = option(
+        None,
+        "no detector, but the boxes of an earlier run over the same files: its OUT, manifest or detections.parquet",
+    )
+    keep: tuple[str, ...] = option(
+        (), "keep files that are no pictures and match this pattern, as they are (default: none)", metavar="GLOB"
+    )
+    keep_metadata: tuple[str, ...] = option(
+        (), "metadata to keep: date, camera, gps (default: only what is needed to look right)", metavar="NAME"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that is not allowed."""
+        super().__post_init__()
+        if not 0 <= self.margin <= 2:
+            raise UserError(f"--margin must be between 0 and 2, but got {self.margin:g}")
+        for name in self.keep_metadata:
+            if name not in exif.GROUPS:
+                raise UserError(f"--keep-metadata must be one of {', '.join(exif.GROUPS)}, but got {name!r}")
+        for text in self.weights:
+            for name in parse_weights(text).class_map.values():
+                if name not in CLASSES:
+                    raise UserError(f"--weights {text}: a class must be one of {', '.join(CLASSES)}, but got {name!r}")
+
+    def check_sources(self) -> None:
+        """Raises UserError unless exactly one thing says where boxes are."""
+        given = [bool(self.weights), self.boxes is not None, self.previous_detections is not None]
+        if not any(given):
+            raise UserError("one of --weights, --boxes and --previous-detections must be given")
+        if sum(given) > 1:
+            raise UserError(
+                "--weights, --boxes and --previous-detections exclude each other, but more than one is given"
+            )
+        if not self.weights and (self.tile or self.augment):
+            raise UserError("--tile and --augment say how a detector looks, but there is none without --weights")
+
+    def source(self, thresholds: Mapping[str, float]) -> BoxSource | None:
+        """Where boxes come from, if not from a detector. Raises UserError."""
+        if self.boxes is not None:
+            return boxes_source(storage.check(self.boxes, "--boxes"))
+        if self.previous_detections is not None:
+            uri = storage.check(self.previous_detections, "--previous-detections")
+            return previous_source(uri, self.confidence, thresholds)
+        return None
+
+
+def run(options: Options) -> int:
+    """Anonymizes; 3 where some inputs failed. Raises UserError for wrong options, weights or folders."""
+    last = partial(
+        redact_item,
+        mode=options.mode,
+        margin=options.margin,
+        keep_metadata=options.keep_metadata,
+        max_megapixels=options.max_megapixels,
+    )
+    thresholds = pipeline_options.thresholds_of(options)
+    job = pipeline.make_job(
+        options, SCHEMA, lambda out: last, mirrors=True, keep=options.keep, boxes=options.source(thresholds)
+    )
+    pipeline.refuse_overlap(job)
+    summary = pipeline.run(job, options)
+    manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
+    tally, failures = Tally(), progress.Failures(manifest)
+    with tables.TableWriter(manifest, SCHEMA) as writer:
+        for table in summary.tables():
+            writer.write(table)
+            tally.see(table)
+            failures.see(table)
+    failures.close()
+    overview = storage.join(job.out, units.FOLDER, "report.html")
+    storage.write_bytes(overview, make_report(job.out, tally).encode())
+    outcome = _listed(tally.files, STATUSES)
+    if tally.archives:
+        outcome += f"; {sum(tally.archives.values())} archives: {_listed(tally.archives, ARCHIVE_STATUSES)}"
+    print(f"{sum(tally.files.values())} inputs: {outcome}; {summary.speed}; manifest {manifest}; report {overview}")
+    return 3 if failures.count else 0
+
+
+def _listed(counts: Counter[str], names: Sequence[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name] or name in STATUSES[:3])

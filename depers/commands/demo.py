@@ -1,0 +1,230 @@
+"""`depers demo`: the whole mission on drawn street scenes, from raw labels to anonymized pictures and a report.
+
+Draws scenes in the competition's raw layout, normalizes them, cuts them into backgrounds and sprites, makes synthetic
+scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those, and
+shows all of it in OUT/report.html. Every step is a verb's own `run`.
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import yaml
+from numpy.typing import NDArray
+
+from depers import storage
+from depers.anonymization import manifest
+from depers.commands import anonymize, evaluate, extract, normalize, synthesize, train
+from depers.datasets import sprite_bank as bank
+from depers.errors import UserError
+from depers.imaging.decoding import decode
+from depers.options import argument, option
+from depers.reports import drawing
+from depers.reports import html as report
+from depers.runtime import units
+from depers.storage import tables
+from depers.street_scenes import scenes as streets
+from depers.training import options as training_options
+
+# Few, plain pictures and a few minutes: larger gains for objectness and class than a long training needs, less
+# augmentation, since drawn scenes differ by themselves.
+HYPERPARAMETERS = {
+    "momentum": 0.9, "weight_decay": 0.0005, "box": 0.05, "cls": 4.0, "cls_pw": 1.0, "obj": 2.0, "obj_pw": 1.0,
+    "anchor_t": 4.0, "fl_gamma": 0.0, "hsv_h": 0.015, "hsv_s": 0.3, "hsv_v": 0.2, "translate": 0.1, "scale": 0.25,
+    "fliplr": 0.5,
+}  # fmt: skip
+_SEED_KNOWN, _SEED_UNSEEN = 1, 3
+_CHUNK = 20  # scenes per drawing task
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Options:
+    """The whole mission on drawn street scenes: train a detector, measure it, anonymize with it, report."""
+
+    out: str = argument("folder for everything that the demo makes")
+    scenes: int = option(360, "scenes to draw for training and validation")
+    synthetic: int = option(120, "scenes to make of those for training, or 0")
+    unseen: int = option(60, "scenes to draw for evaluation and anonymization")
+    imgsz: int = option(
+        320, "longer side of the pictures in training, pixels, a multiple of 32; a fifth more afterwards"
+    )
+    epochs: int = option(16, "how often training sees every scene")
+
+    def __post_init__(self) -> None:
+        if storage.is_s3(self.out):
+            raise UserError(f"OUT must be a local folder for the demo, but got {self.out}")
+        for name, least in (("scenes", 10), ("synthetic", 0), ("unseen", 1), ("epochs", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} must be at least {least}, but got {getattr(self, name)}")
+        self.training()
+
+    @property
+    def finding_imgsz(self) -> int:
+        """The longer side where the detector is used: things look larger to it in training, where pictures are zoomed.
+
+        See Touvron et al. 2019, "Fixing the train-test resolution discrepancy".
+        """
+        return math.ceil(self.imgsz * 1.2 / training_options.STRIDE) * training_options.STRIDE
+
+    def training(self) -> training_options.Options:
+        """The options of the training step."""
+        out = Path(self.out)
+        return training_options.Options(
+            dataset=str(out / ("synthetic" if self.synthetic else "dataset")),
+            out=str(out / "training"),
+            imgsz=self.imgsz,
+            epochs=self.epochs,
+            batch_size=8,
+            nominal_batch=8,
+            optimizer="AdamW",
+            learning_rate=0.004,
+            warmup_epochs=1.0,
+            hyperparameters=str(out / "hyperparameters.yaml"),
+        )
+
+
+def run(options: Options) -> int:
+    """Runs all steps and prints the report's path last; 3 where a step could not process a picture."""
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "hyperparameters.yaml").write_text(yaml.safe_dump(HYPERPARAMETERS), encoding="utf-8")
+    weights = (str(out / "training" / "weights" / "best.pt"),)
+    anonymization = anonymize.Options(
+        input=str(out / "unseen" / "images"), out=str(out / "anonymized"), weights=weights, imgsz=options.finding_imgsz
+    )
+    steps: list[tuple[str, Callable[[], int]]] = [
+        ("draw street scenes", lambda: _draw(out, options)),
+        (
+            "normalize the labels",
+            lambda: max(
+                normalize.run(normalize.Options(str(out / "scenes"), str(out / "dataset"), val_fraction=1 / 9)),
+                normalize.run(normalize.Options(str(out / "unseen"), str(out / "unseen-dataset"), val_fraction=0.0)),
+            ),
+        ),
+        *(_synthesis(out, options) if options.synthetic else []),
+        ("train YOLOv5n from scratch", lambda: train.run(options.training())),
+        (
+            "evaluate on unseen scenes",
+            lambda: evaluate.run(
+                evaluate.Options(
+                    str(out / "unseen-dataset"),
+                    str(out / "evaluation"),
+                    weights,
+                    split="train",
+                    imgsz=options.finding_imgsz,
+                )
+            ),
+        ),
+        ("anonymize the unseen scenes", lambda: anonymize.run(anonymization)),
+    ]
+    timings, code = [], 0
+    for number, (title, step) in enumerate(steps, 1):
+        print(f"\n[{number}/{len(steps)}] {title}", flush=True)
+        started = time.perf_counter()
+        code = max(code, step())
+        timings.append((title, time.perf_counter() - started))
+        print(f"[{number}/{len(steps)}] {title}: {timings[-1][1]:.0f} s", flush=True)
+    (out / "report.html").write_text(make_report(out, timings), encoding="utf-8")
+    print(
+        f"\nall of it took {sum(seconds for _, seconds in timings):.0f} s; the report:\n{out / 'report.html'}",
+        flush=True,
+    )
+    return code
+
+
+def _synthesis(out: Path, options: Options) -> list[tuple[str, Callable[[], int]]]:
+    """The steps that make more scenes of those that training sees."""
+    cutting = extract.Options(str(out / "dataset"), str(out / "extracted"))
+    making = synthesize.Options(str(out / "extracted"), str(out / "synthetic"), count=options.synthetic)
+    return [
+        ("extract backgrounds and sprites", lambda: extract.run(cutting)),
+        ("synthesize scenes", lambda: synthesize.run(making)),
+    ]
+
+
+def _draw(out: Path, options: Options) -> int:
+    """Draws on all CPUs of the cluster."""
+    import ray
+
+    draw = ray.remote(streets.write_raw)
+    tasks = []
+    for folder, count, seed in (("scenes", options.scenes, _SEED_KNOWN), ("unseen", options.unseen, _SEED_UNSEEN)):
+        target = (out / folder).resolve()
+        for first in range(0, count, _CHUNK):
+            tasks.append(draw.remote(target, min(_CHUNK, count - first), seed, first))
+    ray.get(tasks)
+    print(f"{options.scenes} scenes for training and validation, {options.unseen} that it will not see")
+    return 0
+
+
+def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
+    """The demo's page: before and after, the evaluation, counts and timings; also writes OUT/before-after.jpg."""
+    rows = tables.read_table(str(out / "anonymized" / units.FOLDER / "manifest.parquet")).to_pylist()
+    shown = sorted((row for row in rows if row["status"] == "redacted"), key=_interest, reverse=True)[:_SHOWN]
+    pictures = []
+    for row in shown:
+        before = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
+        after = decode((out / "anonymized" / row["path"]).read_bytes()).rgb()
+        pictures.append((row["path"], before, after))
+    if pictures:
+        sides = [side for _, *pair in pictures[:2] for side in pair]
+        sheet = drawing.contact_sheet(sides, ["before", "after"] * (len(sides) // 2), columns=2, cell_wh=(640, 400))
+        _write_jpeg(out / "before-after.jpg", sheet)
+    figures = json.loads((out / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    statuses = Counter(row["status"] for row in rows)
+    boxes = Counter(box["class"] for row in rows for box in row["boxes"])
+    counts: list[list[object]] = [["pictures", len(rows)]]
+    counts += [[f"pictures {status}", statuses[status]] for status in manifest.STATUSES]
+    counts += [[f"{name} made unrecognizable", count] for name, count in boxes.most_common()]
+    names = ("labels", "precision", "recall", "map50", "map50_95")
+    lines = [
+        [name, *(row[key] for key in names)] for name, row in ({"all": figures["all"]} | figures["classes"]).items()
+    ]
+    table = report.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
+    times = report.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
+    pairs = "".join(
+        report.gallery([report.picture(before, f"{name}, before"), report.picture(after, "after")])
+        for name, before, after in pictures
+    )
+    lead = (
+        "Drawn street scenes, more scenes made of those, a YOLOv5n detector trained on both from scratch on this"
+        " machine, and scenes that it has never seen, anonymized with it."
+    )
+    sections = [("Before and after", pairs), ("Evaluation on unseen scenes", table)]
+    if (out / "synthetic" / "data.yaml").exists():
+        sections.append(("Scenes made of scenes", _made(out)))
+    sections += [("Counts", report.table(["what", "how many"], counts)), ("Time", times)]
+    return report.page("depers: the demo", lead, sections)
+
+
+def _made(out: Path) -> str:
+    """Backgrounds, their objects removed, and synthetic pictures, each side by side."""
+    backgrounds = bank.read_backgrounds(bank.open_extracted(str(out / "extracted")))
+    paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
+    pictures = sorted((out / "synthetic" / "images").rglob("*.jpg"))
+    made = pictures[:: max(1, len(pictures) // _SHOWN)][:_SHOWN]
+    sheets = [
+        drawing.contact_sheet([decode(path.read_bytes()).rgb() for path in shown], columns=4, cell_wh=(320, 220))
+        for shown in (paths, made)
+        if shown
+    ]
+    captions = "backgrounds: scenes without their objects", "synthetic scenes"
+    return "".join(report.picture(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
+
+
+def _interest(row: dict[str, Any]) -> tuple[int, int]:
+    """Pictures with many kinds of things come first, then those with many things."""
+    names = [box["class"] for box in row["boxes"] if box["confidence"] > 0.4]
+    return len(set(names)), min(names.count("face"), 6) + min(names.count("carplate"), 4) + min(len(names), 12) // 4
+
+
+def _write_jpeg(path: Path, rgb: NDArray[np.uint8]) -> None:
+    path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=88, colorspace="RGB"))

@@ -1,0 +1,215 @@
+"""`depers evaluate`: how well detectors do on a labelled dataset, with the figures of `yolov5 val` and what they miss.
+
+Classes are matched by name, so that detectors trained elsewhere can be measured. A picture that could not be read
+counts as one in which nothing was found. A picture that is labelled for some classes only (`labelled` in data.yaml)
+says nothing about the others: there they are neither right nor false.
+
+The figures are those of `yolov5 val --batch-size 1`. With larger batches the package pads a picture to the shape of its
+neighbours, which moves every figure a little; here they depend on the picture alone.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from depers import storage
+from depers.commands import detect
+from depers.datasets.data_yaml import Dataset, read_dataset
+from depers.detection.settings import PRECISIONS
+from depers.errors import UserError
+from depers.evaluation import calibration, submission
+from depers.evaluation.calibration import Calibration
+from depers.evaluation.competition_score import score_dict, score_file, score_text
+from depers.evaluation.metrics import measure
+from depers.evaluation.metrics_by_size import measure_sizes
+from depers.evaluation.report import make_report
+from depers.evaluation.samples import judge, samples
+from depers.options import argument, option
+from depers.pipeline import run as pipeline
+from depers.storage import tables
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write OUT/metrics.json, metrics.csv and report.html, and the detections below OUT/detect."""
+
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
+    out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
+    weights: tuple[str, ...] = option(
+        (), "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; repeat to combine detectors", metavar="W"
+    )
+    score: str | None = option(
+        None, "instead of weights: score this file in the competition's format, write OUT/score.json", metavar="FILE"
+    )
+    submission: str | None = option(
+        None, "write the detections in the competition's format as well, and score them", metavar="FILE"
+    )
+    split: str = option("val", "which pictures", choices=("val", "train"))
+    confidence: float = option(0.001, "least confidence of a box; low, for the whole curve of precision over recall")
+    iou_threshold: float = option(0.6, "boxes of one class that overlap more than this are one, 0…1")
+    max_detections: int = option(300, "most boxes of one picture")
+    imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
+    augment: bool = option(False, "look at every picture three times, smaller and mirrored, as `yolov5 val --augment`")
+    target_recall: tuple[str, ...] = option(
+        (),
+        "write OUT/thresholds.json: the confidence at which this share of all labels, such as 0.99, is redacted;"
+        " face=0.99 for one class",
+        metavar="[CLASS=]X",
+    )
+    certainty: float = option(0.95, "with --target-recall: how certain its lower bound shall be, 0…1")
+    coverage: float = option(0.9, "with --target-recall: how much of a label boxes must cover to redact it, 0…1")
+    margin: float = option(0.1, "with --target-recall: what `anonymize --margin` will add to boxes on each side")
+    batch_size: int = option(8, "pictures per inference")
+    device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
+    precision: str = option(
+        "float32", "arithmetic on CPUs; auto: bfloat16 where it is native, faster, figures differ", choices=PRECISIONS
+    )
+    workers: int | None = option(None, "actors, or with a GPU none (default: one per core of the cluster)")
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that is not allowed."""
+        if not self.weights and self.score is None:
+            raise UserError("--weights must be given at least once, or --score FILE")
+        if self.score is not None and (self.weights or self.submission or self.target_recall):
+            raise UserError("--score reads detections from a file: it must not go with --weights or what needs them")
+        for name in ("certainty", "coverage"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"--{name} must be between 0 and 1, but got {getattr(self, name):g}")
+        if not 0 <= self.margin <= 2:
+            raise UserError(f"--margin must be between 0 and 2, but got {self.margin:g}")
+        if self.weights:
+            self.detection(self.dataset)
+        storage.check(self.dataset, "DATASET")
+        storage.check(self.out, "OUT")
+
+    def detection(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
+        """The options of the detection in `folder` that is measured, as `yolov5 val` detects."""
+        return detect.Options(
+            input=folder,
+            out=storage.join(self.out, "detect"),
+            weights=self.weights,
+            classes=classes,
+            confidence=self.confidence,
+            iou_threshold=self.iou_threshold,
+            max_detections=self.max_detections,
+            imgsz=self.imgsz,
+            augment=self.augment,
+            batch_size=self.batch_size,
+            device=self.device,
+            precision=self.precision,
+            workers=self.workers,
+            multi_label=True,
+            half_stride_pad=True,
+        )
+
+    def redaction(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
+        """The options of the detection by which thresholds are found: as anonymization detects by default.
+
+        Suppression goes by falling confidence, so the boxes above a threshold are those of a run with that threshold.
+        """
+        defaults = detect.Options(folder, storage.join(self.out, "detect-calibration"), self.weights)
+        return replace(
+            defaults,
+            classes=classes,
+            confidence=self.confidence,
+            imgsz=self.imgsz,
+            augment=self.augment,
+            batch_size=self.batch_size,
+            device=self.device,
+            workers=self.workers,
+        )
+
+
+def split_folder(dataset: Dataset, split: str, source: str) -> str:
+    """The folder of pictures of a split. Raises UserError where the dataset has no such split."""
+    folder = dataset.val if split == "val" else dataset.train
+    if folder is None:
+        raise UserError(f"{source}: the dataset must name a {split} split, but does not")
+    return folder
+
+
+def _print_score(options: Options, dataset: Dataset, folder: str) -> int:
+    """`--score`: no detection, so no cluster."""
+    assert options.score is not None
+    found = submission.read(options.score, len(dataset.names))
+    score = score_file(found, options.score, folder, dataset)
+    content = {"file": options.score, "dataset": options.dataset, "split": options.split}
+    content |= score_dict(score, dataset.names)
+    target = storage.join(options.out, "score.json")
+    storage.write_bytes(target, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    print(f"{len(found.rows)} boxes\n{score_text(score, dataset.names)}\n{target}")
+    return 0
+
+
+def _calibrate(
+    options: Options, dataset: Dataset, folder: str, classes: tuple[str, ...], targets: dict[str, float]
+) -> list[Calibration]:
+    """Detects as anonymization does, and writes OUT/thresholds.json."""
+    detection = options.redaction(folder, classes)
+    detect.run(detection)
+    table = _pictures(tables.read_table(storage.join(detection.out, "detections.parquet")))
+    readable = table.filter(pc.equal(table["status"], "ok"))  # anonymization withholds the others
+    how = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
+    calibrations = calibration.calibrate(samples(readable, folder, dataset), dataset.names, classes, targets, **how)
+    about = {"dataset": options.dataset, "split": options.split, "pictures": len(readable)}
+    about |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
+    about |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **how}
+    about["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
+    text = calibration.format_thresholds(calibrations, about)
+    storage.write_bytes(storage.join(options.out, "thresholds.json"), text.encode())
+    return calibrations
+
+
+def _pictures(table: pa.Table) -> pa.Table:
+    """The rows that are about pictures: other files are left out, as `yolov5 val` does."""
+    return table.filter(pc.is_in(table["status"], value_set=pa.array(["ok", "failed"])))
+
+
+def run(options: Options) -> int:
+    """Evaluates; 3 where some pictures failed. Raises UserError for a wrong dataset, options or weights."""
+    dataset = read_dataset(options.dataset)
+    folder = split_folder(dataset, options.split, options.dataset)
+    if options.score is not None:
+        return _print_score(options, dataset, folder)
+    targets = calibration.parse_targets(options.target_recall, dataset.names)
+    known = pipeline.class_names(options.detection(folder))
+    detectable = [name in known for name in dataset.names]
+    classes = tuple(name for name in dataset.names if name in known)
+    if not classes:
+        theirs, ours = ", ".join(known), ", ".join(dataset.names)
+        raise UserError(
+            f"--weights must know a class of the dataset ({ours}), but know {theirs}; map them: W:{known[0]}=…"
+        )
+    detection = options.detection(folder, classes)
+    code = detect.run(detection)
+    table = _pictures(tables.read_table(storage.join(detection.out, "detections.parquet")))
+    measured = samples(table, folder, dataset)
+    metrics = measure([sample.picture() for sample in measured], dataset.names, detectable)
+    sizes = measure_sizes(measured, dataset.names, detectable, metrics.confidence)
+    failures = table.filter(pc.equal(table["status"], "failed")).select(["path", "reason"]).to_pylist()
+    failed = [(row["path"], row["reason"]) for row in failures]
+    about: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.weights)}
+    about |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
+    about |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
+    lines = [metrics.text()]
+    if options.submission:
+        found = submission.from_table(table, dataset.names)
+        storage.write_bytes(options.submission, submission.format_submission(found).encode())
+        score = score_file(found, options.submission, folder, dataset)
+        about["competition"] = score_dict(score, dataset.names)
+        lines.append(f"{score_text(score, dataset.names)}\n{options.submission}")
+    calibrations: list[Calibration] = []
+    if targets:
+        calibrations = _calibrate(options, dataset, folder, classes, targets)
+        lines.append(f"{calibration.table_text(calibrations)}\n{storage.join(options.out, 'thresholds.json')}")
+    verdicts = [judge(sample, metrics.confidence) for sample in measured]
+    html = make_report(metrics, sizes, calibrations, verdicts, failed, folder, dataset.names)
+    figures = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("metrics.json", figures), ("metrics.csv", metrics.csv()), ("report.html", html)):
+        storage.write_bytes(storage.join(options.out, name), text.encode())
+    print("\n".join(lines))
+    print(f"report {storage.join(options.out, 'report.html')}")
+    return code

@@ -1,0 +1,293 @@
+"""`depers experiment`: does synthesis help? Real pictures alone against real and synthetic ones, all else equal.
+
+For every training-set size and seed, the same real pictures are trained on twice: alone, and joined by pictures that
+are synthesized of nothing but them. Both arms take equally many optimizer steps, so that more pictures do not mean
+more training, start from the same weights, and are validated on the same real pictures. The seed decides the part of
+the dataset, the synthesis and the training; parts are nested, and arms are compared seed by seed.
+
+OUT/cells/SIZE-SEED/          real: the part; extracted, synthetic; runs/ARM: the trainings
+OUT/runs.csv                  a row per training
+OUT/experiment.json           the table: mean and spread of each arm, the difference and its interval
+OUT/report.html               the same with a plot
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from depers import __version__, storage
+from depers.commands import extract, synthesize, train
+from depers.datasets.data_yaml import Dataset, read_dataset, write_subset_yaml
+from depers.datasets.labels import label_path
+from depers.errors import UserError
+from depers.evaluation.experiment_report import (
+    ARMS,
+    REAL,
+    SYNTHETIC,
+    Result,
+    compare,
+    make_report,
+    runs_csv,
+    table_text,
+)
+from depers.extraction.training_images import list_pictures
+from depers.options import argument, option, parse
+from depers.runtime import units
+from depers.training import options as training_options
+
+_STAGE = 6  # this module's branch of the seed tree
+_COPIERS = 16  # threads that mostly wait for storage
+_OWN = {
+    "extract": ("dataset", "out"),
+    "synthesize": ("extracted", "out", "count", "seed", "real", "shards"),
+    "train": (
+        "dataset",
+        "out",
+        "data",
+        "model",
+        "weights",
+        "imgsz",
+        "batch_size",
+        "steps",
+        "epochs",
+        "patience",
+        "seed",
+    ),
+}
+"""What the experiment sets itself, and no `--extract-with`, `--synthesize-with` or `--train-with` may."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train on real pictures alone, and on the same with synthetic ones made of them; write the difference to OUT."""
+
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
+    out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
+    sizes: tuple[int, ...] = option(
+        (), "real training pictures (default: a quarter, a half and all of them)", metavar="N"
+    )
+    seeds: int = option(3, "trainings of each arm and size")
+    synthetic: float = option(30.0, "synthetic pictures per real one")
+    share: float = option(0.5, "how many of the pictures that a training with synthetic ones sees are these, 0…1")
+    steps: int = option(1000, "optimizer steps of every training")
+    validations: int = option(10, "how often a training stops to validate; the last one counts")
+    model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file")
+    weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
+    imgsz: int = option(640, "longer side of the pictures, pixels, a multiple of 32")
+    batch_size: int = option(16, "pictures per step")
+    extract_with: tuple[str, ...] = option((), "an option of `depers extract`, such as fill=mean", metavar="NAME=VALUE")
+    synthesize_with: tuple[str, ...] = option(
+        (), "an option of `depers synthesize`, such as placement=uniform", metavar="NAME=VALUE"
+    )
+    train_with: tuple[str, ...] = option(
+        (), "an option of `depers train`, such as optimizer=AdamW", metavar="NAME=VALUE"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that is not allowed."""
+        for name in ("seeds", "steps", "validations", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
+        if min(self.sizes, default=1) < 1 or len(set(self.sizes)) < len(self.sizes):
+            raise UserError(f"--sizes must be different numbers from 1, but got {', '.join(map(str, self.sizes))}")
+        if not 0 < self.synthetic <= 1000:
+            raise UserError(f"--synthetic must be above 0 and at most 1000, but got {self.synthetic:g}")
+        if not 0 < self.share < 1:
+            raise UserError(f"--share must be between 0 and 1, but got {self.share:g}")
+        storage.check(self.dataset, "DATASET")
+        storage.check(self.out, "OUT")
+        cell = Cell(max(self.sizes, default=1), 0)
+        self.extraction(cell)
+        for arm in ARMS:
+            self.training(cell, arm)
+
+    def extraction(self, cell: "Cell") -> extract.Options:
+        """The options of a cell's extraction. Raises UserError for a wrong --extract-with."""
+        argv = [self.place(cell, "real"), self.place(cell, "extracted")]
+        return parse(
+            extract.Options, [*argv, *_passed_on("extract", self.extract_with, extract.Options)], "depers extract"
+        )
+
+    def synthesis(self, cell: "Cell") -> synthesize.Options:
+        """The options of a cell's synthesis. Raises UserError for a wrong --synthesize-with."""
+        count = max(1, min(round(self.synthetic * cell.size), self.shown))
+        argv = [self.place(cell, "extracted"), self.place(cell, "synthetic"), "--real=none"]
+        argv += [f"--count={count}", f"--seed={cell.seed}", "--per-background=1"]  # few, but of all backgrounds
+        argv += _passed_on("synthesize", self.synthesize_with, synthesize.Options)
+        return parse(synthesize.Options, argv, "depers synthesize")
+
+    def training(self, cell: "Cell", arm: str) -> training_options.Options:
+        """The options of one training; the arms differ in further data. Raises UserError for a wrong --train-with."""
+        argv = [self.place(cell, "real"), self.place(cell, "runs", arm)]
+        argv += [f"--model={self.model}", f"--imgsz={self.imgsz}"]
+        argv += [f"--batch-size={self.batch_size}", f"--steps={self.steps}", f"--epochs={self.validations}"]
+        argv += [f"--seed={cell.seed}", "--patience=0", *([f"--weights={self.weights}"] if self.weights else [])]
+        if arm == SYNTHETIC:
+            weight = self.share / (1 - self.share) * cell.size / self.added(cell)
+            argv.append(f"--data={self.place(cell, 'synthetic')}={weight!r}")
+        return parse(
+            training_options.Options,
+            [*argv, *_passed_on("train", self.train_with, training_options.Options)],
+            "depers train",
+        )
+
+    @property
+    def shown(self) -> int:
+        """How many synthetic pictures a training sees, if each is seen once; more are not made."""
+        own = self.training(Cell(1, 0), REAL)
+        return math.ceil(self.share * self.steps * max(self.batch_size, own.nominal_batch or 0))
+
+    def added(self, cell: "Cell") -> int:
+        """How many pictures a cell's synthesis makes."""
+        made = self.synthesis(cell)
+        return made.count * made.variants
+
+    def place(self, cell: "Cell", *parts: str) -> str:
+        """Where something of a cell lies."""
+        return storage.join(self.out, "cells", f"{cell.size}-{cell.seed}", *parts)
+
+
+class Cell(NamedTuple):
+    """What both arms share: `size` real pictures, and the seed."""
+
+    size: int
+    seed: int
+
+
+def _passed_on(verb: str, pairs: Sequence[str], options_type: type[Any]) -> list[str]:
+    """`NAME=VALUE` as an argument of the verb; `NAME=yes` and `NAME=no` for its switches."""
+    kinds = {field.name: field.type for field in fields(options_type)}
+    argv = []
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if not equals or name not in kinds or name in _OWN[verb]:
+            free = ", ".join(sorted(set(kinds) - set(_OWN[verb])))
+            raise UserError(f"--{verb}-with must be NAME=VALUE with a NAME among {free}, but got {pair!r}")
+        flag = name.replace("_", "-")
+        if kinds[name] in (bool, "bool"):
+            if value not in ("yes", "no"):
+                raise UserError(f"--{verb}-with {name} must be yes or no, but got {value!r}")
+            argv.append(f"--{flag}" if value == "yes" else f"--no-{flag}")
+        else:
+            argv.append(f"--{flag}={value}")
+    return argv
+
+
+def plan_cells(options: Options, count: int) -> list[Cell]:
+    """The cells, small ones first, for a dataset of `count` training pictures. Raises UserError for a larger size."""
+    sizes = sorted(options.sizes) or sorted({max(1, count // 4), max(1, count // 2), count})
+    if sizes[-1] > count:
+        raise UserError(f"--sizes must be at most {count}, the dataset's training pictures, but got {sizes[-1]}")
+    return [Cell(size, seed) for size in sizes for seed in range(options.seeds)]
+
+
+def choose(paths: Sequence[str], cell: Cell) -> list[str]:
+    """The pictures of a cell: of one seed, a smaller part lies in every larger one."""
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(cell.seed, spawn_key=(_STAGE,))))
+    order = rng.permutation(len(paths))[: cell.size]
+    return sorted(paths[index] for index in order)
+
+
+def copy_part(dataset: Dataset, paths: Sequence[str], root: str) -> None:
+    """Writes a dataset of these training pictures and their labels, with the validation pictures where they are."""
+
+    def copy(path: str) -> None:
+        assert dataset.train is not None
+        source, target = storage.join(dataset.train, path), storage.join(root, "images", "train", path)
+        storage.write_bytes(target, storage.read_bytes(source))
+        if storage.exists(label_path(source)):
+            storage.write_bytes(label_path(target), storage.read_bytes(label_path(source)))
+
+    with ThreadPoolExecutor(_COPIERS) as pool:
+        list(pool.map(copy, paths))
+    write_subset_yaml(root, dataset)  # last: it says that all is there
+
+
+def run(options: Options) -> int:
+    """Runs what is not done yet, cell by cell. Raises UserError for a wrong dataset or option."""
+    shown_out, options = options.out, _absolute(options)
+    dataset = read_dataset(options.dataset)
+    for name, folder in (("train", dataset.train), ("val", dataset.val)):
+        if folder is None:
+            raise UserError(f"{options.dataset}: the dataset must name a {name} split, but does not")
+    assert dataset.train is not None and dataset.val is not None
+    if storage.overlap(dataset.train, dataset.val):
+        raise UserError(f"{options.dataset}: train and val must be different pictures, but are {dataset.train} and val")
+    if storage.overlap(dataset.root, options.out):
+        raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {options.out}")
+    pictures = list_pictures(dataset.train)
+    cells = plan_cells(options, len(pictures))
+    digest = hashlib.sha256(repr([tuple(entry) for entry in pictures]).encode()).hexdigest()[:16]
+    # More seeds and sizes can be added to a run; all else decides what a training was.
+    decisive = {name: value for name, value in asdict(options).items() if name not in ("out", "sizes", "seeds")}
+    units.claim(options.out, decisive | {"pictures_sha256": digest, "depers": __version__})
+    results: list[Result] = []
+    for number, cell in enumerate(cells, 1):
+        for arm in ARMS:
+            results.append(_result(options, dataset, [entry.path for entry in pictures], cell, arm))
+            one = results[-1]
+            print(
+                f"[{number}/{len(cells)}] {cell.size} pictures, seed {cell.seed}, {arm}:"
+                f" mAP@.5 {one.map50:.4f}, mAP@.5:.95 {one.map50_95:.4f}, {one.seconds:.0f} s",
+                flush=True,
+            )
+        _write(options, results)
+    print(table_text(compare(results)))
+    print(f"report {storage.join(shown_out, 'report.html')}")
+    return 0
+
+
+def _absolute(options: Options) -> Options:
+    """The options with absolute paths: workers run in folders of their own, and cells name one another."""
+    paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
+    local = {name: str(Path(path).absolute()) for name, path in paths.items() if path and not storage.is_s3(path)}
+    return replace(options, **local)  # type: ignore[arg-type]
+
+
+def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> Result:
+    """One training with all that it needs, or its record where it is done."""
+    record = options.place(cell, "runs", f"{arm}.json")
+    if storage.exists(record):
+        return Result(**json.loads(storage.read_bytes(record)))
+    real = options.place(cell, "real")
+    if not storage.exists(storage.join(real, "data.yaml")):
+        copy_part(dataset, choose(paths, cell), real)
+    if arm == SYNTHETIC:
+        extract.run(options.extraction(cell))
+        synthesize.run(options.synthesis(cell))
+    training = options.training(cell, arm)
+    started = time.monotonic()
+    train.run(training)
+    last = _last_row(training.out)
+    added = options.added(cell) if arm == SYNTHETIC else 0
+    seconds = time.monotonic() - started
+    result = Result(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
+    storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())
+    if not storage.is_s3(training.out):
+        shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
+    return result
+
+
+def _last_row(out: str) -> dict[str, float]:
+    header, *lines = storage.read_bytes(storage.join(out, "results.csv")).decode().splitlines()
+    return dict(zip(header.split(","), map(float, lines[-1].split(",")), strict=True))
+
+
+def _write(options: Options, results: Sequence[Result]) -> None:
+    """The files of OUT, after every cell: an interrupted experiment has a result, too."""
+    rows = compare(results)
+    content = {"depers": __version__, "options": asdict(options), "sizes": [row.as_dict() for row in rows]}
+    figures = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    html = make_report(results, rows, asdict(options))
+    for name, text in (("runs.csv", runs_csv(results)), ("experiment.json", figures), ("report.html", html)):
+        storage.write_bytes(storage.join(options.out, name), text.encode())

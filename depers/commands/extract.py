@@ -1,0 +1,211 @@
+"""`depers extract`: take a dataset's training pictures apart into backgrounds and sprites, to synthesize more from.
+
+Only the training split is ever read. Every picture of it ends as one row of OUT/backgrounds.parquet: `used`, or with a
+reason `left out` or `failed`. See `depers.bank` for what lies in OUT.
+"""
+
+import hashlib
+import itertools
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from depers import __version__, storage
+from depers.datasets import sprite_bank as bank
+from depers.datasets.data_yaml import read_dataset
+from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED
+from depers.detection.settings import PRECISIONS, Prediction, parse_weights
+from depers.errors import UserError
+from depers.extraction import report as extraction_report
+from depers.extraction import verification as second_look
+from depers.extraction.inpainting import FILLS
+from depers.extraction.nesting import NESTING, parse_nesting
+from depers.extraction.steps import part_path, process
+from depers.extraction.take_apart import RECORD, Job
+from depers.extraction.training_images import check_groups, list_pictures, training_folder
+from depers.imaging.decoding import MAX_MEGAPIXELS
+from depers.options import argument, check_pattern, option
+from depers.runtime import progress, units
+from depers.runtime.units import Unit
+from depers.storage import tables
+from depers.storage.tables import parquet_text
+
+_NOT_DECISIVE = ("dataset", "out", "device", "workers")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Cut the labelled objects out of a dataset's training pictures, and fill the holes: sprites and backgrounds."""
+
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
+    out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
+    fill: str = option("smooth", "how holes are filled: from around them, with random squares, or flat", choices=FILLS)
+    dilate: float = option(0.05, "how much of a box's width and height is removed around it on each side")
+    max_coverage: float = option(0.6, "no background from pictures of which boxes cover more than this, 0…1")
+    keep_labels: bool = option(False, "backgrounds keep their objects and labels; sprites go into the free space")
+    min_size: float = option(10.0, "no sprites from boxes with a shorter side of fewer pixels")
+    margin: float = option(0.1, "context around a sprite, a share of its longer side; 4 to 32 pixels")
+    nest: tuple[str, ...] = option(NESTING, "which classes belong to a sprite of another", metavar="OUTER=INNER,…")
+    group_by: str | None = option(
+        None, "pictures are alike where this regular expression finds the same in their names", metavar="REGEX"
+    )
+    seed: int = option(0, "seed of grain and confetti")
+    weights: tuple[str, ...] = option(
+        (),
+        "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; no background in which it finds an object",
+        metavar="W",
+    )
+    confidence: float = option(0.25, "least confidence of a finding in a background, 0…1")
+    imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
+    device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
+    precision: str = option("auto", "arithmetic on CPUs; auto: bfloat16 where it is native", choices=PRECISIONS)
+    max_megapixels: float = option(MAX_MEGAPIXELS, "pictures that declare more pixels fail")
+    workers: int | None = option(None, "tasks at the same time (default: one per core of the cluster)")
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that is not allowed."""
+        for name, low, high in (("dilate", 0, 2), ("max_coverage", 0, 1), ("margin", 0, 1), ("confidence", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                kebab = name.replace("_", "-")
+                raise UserError(f"--{kebab} must be between {low} and {high}, but got {getattr(self, name):g}")
+        for name in ("min_size", "max_megapixels", "workers"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} must be positive, but got {value:g}")
+        if self.imgsz < 32 or self.imgsz % 32:
+            raise UserError(f"--imgsz must be a positive multiple of 32, but got {self.imgsz}")
+        if self.group_by is not None:
+            check_pattern("--group-by", self.group_by)
+        for text in self.weights:
+            parse_weights(text)
+        storage.check(self.dataset, "DATASET")
+        storage.check(self.out, "OUT")
+
+    def decisive(self) -> dict[str, Any]:
+        """The options that decide the bytes written; a run is only resumed with the same ones."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+
+
+def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers: int | None) -> float | None:
+    """Processes the units on the Ray cluster, with a progress bar; gives images per second."""
+    import ray
+    from tqdm import tqdm
+
+    remote = second_look.as_task(process, job.look and job.look.how)
+    reference = ray.put(list(checkpoints))
+    bound = workers or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
+    counts: Counter[str] = Counter()
+    waiting, running = iter(todo), {}
+    total, started = sum(len(unit.entries) for unit in todo), time.monotonic()
+    with tqdm(total=total, unit="image", smoothing=0.1, file=sys.stderr, mininterval=0.5) as bar:
+        for unit in itertools.islice(waiting, bound):
+            running[remote.remote(job, unit, reference)] = unit
+        while running:
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            statuses = ray.get(ready)
+            del running[ready]
+            for unit in itertools.islice(waiting, 1):
+                running[remote.remote(job, unit, reference)] = unit
+            counts.update(statuses)
+            bar.set_postfix(counts, refresh=False)
+            bar.update(len(statuses))
+    return total / (time.monotonic() - started) if total else None
+
+
+def run(options: Options) -> int:
+    """Extracts; 3 where some pictures failed. Raises UserError for a wrong dataset, options or weights."""
+    dataset = read_dataset(options.dataset)
+    out = _absolute(options.out)
+    folder = _absolute(training_folder(dataset, out, options.dataset))
+    pictures = list_pictures(folder)
+    check_groups(dataset.val, pictures, options.group_by)
+    nesting = parse_nesting(options.nest, dataset.names)
+    how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
+    look, checkpoints = second_look.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
+    job = Job(
+        pictures=folder,
+        out=out,
+        dataset=dataset,
+        group_by=options.group_by,
+        fill=options.fill,
+        dilate=options.dilate,
+        max_coverage=options.max_coverage,
+        keep_labels=options.keep_labels,
+        min_size=options.min_size,
+        margin=options.margin,
+        nesting=nesting,
+        seed=options.seed,
+        max_megapixels=options.max_megapixels,
+        look=look,
+    )
+    digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
+    decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
+    decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
+    units.claim(out, decisive | {"depers": __version__, "layout": bank.VERSION})
+    everything = units.cut(pictures)
+    finished = units.recorded(out)
+    todo = [unit for unit in everything if unit.name not in finished]
+    left = sum(len(unit.entries) for unit in todo)
+    print(f"{len(pictures)} training pictures, {len(pictures) - left} done before", file=sys.stderr)
+    bank.withdraw(out)
+    rate = follow(job, todo, checkpoints, options.workers)
+    table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
+    if table["status"].to_pylist().count(FAILED) == len(table):
+        first = table.slice(0, 1).to_pylist()[0]
+        raise UserError(f"{folder}: no picture can be used, such as {first['path']}: {first['reason']}")
+    return _finish(options, job, everything, table, rate)
+
+
+def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Table, rate: float | None) -> int:
+    """Writes the tables, the report and last of all extract.json, and says what there is."""
+    columns = [{"source": "path", "path": "background"}.get(name, name) for name in bank.BACKGROUNDS.names]
+    backgrounds = table.select(columns).rename_columns(bank.BACKGROUNDS.names).cast(bank.BACKGROUNDS)
+    tables.write_table(storage.join(job.out, "backgrounds.parquet"), backgrounds)
+    cut = pc.greater(pc.list_value_length(table["sprites"]), 0)
+    sources = set(table.filter(cut)["path"].to_pylist())
+    parts = {
+        part_path(unit) for unit in everything if any(parquet_text(entry.path) in sources for entry in unit.entries)
+    }
+    statuses = Counter(table["status"].to_pylist())
+    counts = {"pictures": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
+    counts |= {"failed": statuses[FAILED], "sprites": len(table["sprites"].combine_chunks().flatten())}
+    counts |= {
+        name: pc.sum(table[name]).as_py() or 0
+        for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")
+    }
+    extracted = bank.Extracted(
+        root=job.out,
+        class_names=job.dataset.names,
+        dataset=_absolute(options.dataset),
+        options=options.decisive(),
+        counts=counts,
+        parts=tuple(sorted(parts)),
+    )
+    report = storage.join(job.out, "report.html")
+    page = extraction_report.make_report(extracted, table, job.pictures, everything)
+    storage.write_bytes(report, page.encode())
+    bank.write_extracted(extracted)
+    failures = progress.Failures(storage.join(job.out, "backgrounds.parquet"))
+    failures.see(table)
+    failures.close()
+    if not counts["backgrounds"]:
+        print("no backgrounds: every picture was left out or failed, see the report for the reasons")
+    if not counts["sprites"]:
+        print(f"no sprites: the pictures have no boxes of at least {options.min_size:g} px, so nothing can be pasted")
+    speed = f"{rate:.1f} images/s" if rate else "all done before"
+    outcome = f"{statuses[USED]} backgrounds, {statuses[LEFT_OUT]} left out, {statuses[FAILED]} failed"
+    sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
+    print(f"{len(table)} pictures: {outcome}; {sprites}; {speed}; report {report}")
+    return 3 if statuses[FAILED] else 0
+
+
+def _absolute(uri: str) -> str:
+    """Workers run in folders of their own."""
+    return uri.rstrip("/") if storage.is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 (keeps links as they are)

@@ -1,0 +1,226 @@
+"""Raw labelled sets, in the layouts that people have, as one dataset: checked, mended, split for validation.
+
+RAW is a folder in the competition's layout, or with YOLO text, Pascal VOC's XML or COCO's JSON, whichever it holds.
+Every picture that can be decoded is in the dataset, with its boxes or without any, and whatever was wrong is a row of
+OUT/problems.parquet: nothing is dropped silently. The rules are those of `raw_labels`; OUT/report.html shows counts,
+distributions and labelled pictures, which are also on OUT/sheet.jpg.
+
+    labels of all sets → index (on disk) → split → [ picture → labels mended → written → record ] → problems, report
+"""
+
+import contextlib
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from tqdm import tqdm
+
+from depers import storage
+from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.labels import CLASSES, SPLITS
+from depers.errors import UserError
+from depers.normalization import report as label_report
+from depers.normalization.assignment import Plan, refuse_leftovers, split_anew, split_as_found, tasks_of
+from depers.normalization.catalog import Catalogue, class_meanings
+from depers.normalization.index import LabelIndex
+from depers.normalization.layouts import FORMATS
+from depers.normalization.reading import BACKGROUND, UNLABELLED, Spread, read_labels
+from depers.normalization.rules import EXIF_FRAMES, Problem
+from depers.normalization.sources import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
+from depers.normalization.writing import Task, told_of, unit_name, write_problems, write_unit
+from depers.options import argument, check_pattern, option
+from depers.runtime import units
+from depers.storage import tables
+
+_CHUNK = 32  # pictures per Ray task
+_DECISIVE = ("classes", "val_fraction", "seed", "group_by", "keep_splits", "unlabelled", "exif_frame")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make one dataset of raw labelled sets: checked, mended, with real class ids, split into train and val."""
+
+    raw: str = argument("folder or s3:// URI of images with labels (competition, YOLO, VOC, COCO)")
+    out: str = argument("folder or s3:// URI of the dataset; the same command resumes")
+    classes: tuple[str, ...] = option(CLASSES, "class names, in the order of their ids", metavar="NAME")
+    class_map: tuple[str, ...] = option(
+        (),
+        "which classes of RAW mean which: source=class,…; a class without a name is called by its id; source= leaves"
+        " one out on purpose, *= all others",
+        metavar="MAP",
+    )
+    add: tuple[str, ...] = option(
+        (),
+        "another RAW, with its own class map or else that of --class-map: RAW[:source=class,…]",
+        metavar="RAW",
+    )
+    format: str = option(AUTO, "how RAW is labelled", choices=(AUTO, *FORMATS))
+    label_files: tuple[str, ...] = option(
+        (), "only label files whose path in RAW fits, such as annotations/instances_*.json", metavar="PATTERN"
+    )
+    val_fraction: float = option(0.2, "share of the images in val; 0: all in train")
+    seed: int = option(0, "seed of the split")
+    group_by: str | None = option(
+        None, "images share a split where this regular expression finds the same in their names", metavar="REGEX"
+    )
+    keep_splits: bool = option(False, "split as RAW's folders train, val or valid do; test is left out")
+    unlabelled: str = option(BACKGROUND, "what an image without labels is", choices=UNLABELLED)
+    exif_frame: str = option(
+        "auto",
+        "boxes of an image that EXIF turns lie on it as seen, or as stored; auto: as seen, unless its declared"
+        " size says otherwise",
+        choices=EXIF_FRAMES,
+    )
+    strict: bool = option(False, "no data.yaml, and exit code 3, if anything was wrong, with labels too")
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if not name or "/" in name:
+                raise UserError(f"--classes must be names without '/', but got {name!r}")
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise UserError(f"--classes must be different names, but got {', '.join(self.classes) or 'none'}")
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"--val-fraction must be at least 0 and below 1, but got {self.val_fraction}")
+        if self.group_by is not None:
+            check_pattern("--group-by", self.group_by)
+        self.sources()
+
+    def sources(self) -> list[tuple[str, Mapping[str, str]]]:
+        """Every raw set's URI and class map. Raises UserError for a malformed map or URI."""
+        common = parse_class_map(self.class_map, self.classes, "--class-map")
+        added = [parse_added(text, self.classes) for text in self.add]
+        return [
+            (storage.check(self.raw, "RAW"), common),
+            *((storage.check(uri, "--add"), own or common) for uri, own in added),
+        ]
+
+
+def open_sets(options: Options) -> list[LabelSet]:
+    """The raw sets, listed and recognised. Raises UserError for folders that cannot give a dataset."""
+    out = storage.check(options.out, "OUT")
+    sources = options.sources()
+    for uri, _ in sources:
+        if storage.overlap(uri, out):
+            raise UserError(f"OUT must lie outside RAW, and RAW outside OUT, but got {uri} and {options.out}")
+    if len({uri for uri, _ in sources}) < len(sources):
+        raise UserError(f"RAW and --add must differ, but got {', '.join(uri for uri, _ in sources)}")
+    return [
+        open_set(_absolute(uri), prefix, options.format, options.classes, class_map, options.label_files)
+        for (uri, class_map), prefix in zip(sources, prefixes([uri for uri, _ in sources]), strict=True)
+    ]
+
+
+def _absolute(uri: str) -> str:
+    """Workers run in folders of their own."""
+    return uri if storage.is_s3(uri) else str(Path(uri).resolve())
+
+
+def run(options: Options) -> int:
+    """Writes the dataset with Ray tasks; 3 where images or their labels were unusable, or --strict objects."""
+    import ray
+
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def spread(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], /) -> Iterator[Any]:
+        """The results as they come, a few calls for every CPU in flight."""
+        remote, waiting = ray.remote(function), iter(calls)
+        running = [remote.remote(*call) for call in itertools.islice(waiting, 4 * cpus)]
+        while running:
+            (ready,), running = ray.wait(running, num_returns=1)
+            running += [remote.remote(*call) for call in itertools.islice(waiting, 1)]
+            yield ray.get(ready)
+
+    out = _absolute(storage.check(options.out, "OUT"))
+    catalogue = Catalogue(open_sets(options))
+    with (
+        tempfile.TemporaryDirectory(prefix="depers-labels-") as folder,
+        contextlib.closing(LabelIndex(Path(folder, "labels.sqlite"))) as index,
+    ):
+        read = read_labels(index, catalogue, spread, options.unlabelled)
+        meanings = class_meanings(index, catalogue, options.classes)
+        plan = _plan(options, catalogue, index, read.unread | read.left_out, meanings.class_ids)
+        units.claim(out, {name: value for name, value in asdict(options).items() if name in _DECISIVE})
+        refuse_leftovers(out, plan)
+        storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
+        tasks = tasks_of(catalogue, plan, meanings.class_ids, index)
+        statistics = _write(out, options, tasks, plan.total, index, spread)
+        kinds = index.problem_kinds()
+        with told_of(out):
+            problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
+    if not statistics.pictures.total():
+        first = min((first for _, _, _, first in kinds), default=Problem("", 0, "", ""))
+        raise UserError(f"{options.raw}: no image can be used, such as {first.path}: {first.found or first.kind}")
+    labelled = catalogue.labelled(options.classes)
+    with told_of(out):
+        _report(out, options.classes, statistics, labelled, kinds)
+    print(label_report.summary(statistics, options.classes, labelled))
+    tested = len(catalogue.pictures) - plan.total - len(read.unread | read.left_out)
+    notes = [*meanings.notes, *([f"left out, as --keep-splits says: {tested} images in test"] if tested else [])]
+    for line in (*notes, label_report.problem_text(kinds)):
+        print(line, end="\n" if line else "")
+    print(f"report: {storage.join(options.out, 'report.html')}")
+    print(f"{problems} problems: {storage.join(options.out, 'problems.parquet')}", flush=True)
+    if options.strict and problems:
+        print("--strict: the dataset is left without data.yaml", flush=True)
+        return 3
+    write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.pictures[name]], labelled)
+    return 3 if read.unread or statistics.left_out else 0
+
+
+def _plan(
+    options: Options, catalogue: Catalogue, index: LabelIndex, left_out: set[int], class_ids: Mapping[int, int]
+) -> Plan:
+    if options.keep_splits:
+        return split_as_found(catalogue, left_out)
+    how = (options.val_fraction, options.seed, options.group_by)
+    return split_anew(catalogue, left_out, class_ids, index, how)
+
+
+def _write(
+    out: str, options: Options, tasks: Iterator[Task], total: int, index: LabelIndex, spread: Spread
+) -> label_report.Statistics:
+    """Writes all units but those that an earlier run has recorded; their problems go into the index."""
+    statistics = label_report.Statistics(len(options.classes))
+    done = units.recorded(out)
+
+    def calls() -> Iterator[tuple[str, str, str, list[Task]]]:
+        while part := list(itertools.islice(tasks, _CHUNK)):
+            name = unit_name(part, options.exif_frame)
+            if name in done:
+                count(tables.read_table(units.record_uri(out, name)))
+            else:
+                yield out, name, options.exif_frame, part
+
+    with tqdm(total=total, unit="image", desc="images", file=sys.stderr, mininterval=0.5) as bar:
+
+        def count(record: pa.Table) -> None:
+            statistics.add(record)
+            for row in record["problems"].to_pylist():
+                index.add_problems(Problem(**problem) for problem in row)
+            bar.update(len(record))
+
+        for record in spread(write_unit, calls()):
+            count(record)
+    return statistics
+
+
+def _report(
+    out: str,
+    classes: Sequence[str],
+    statistics: label_report.Statistics,
+    labelled: Mapping[str, Sequence[str]],
+    kinds: label_report.Kinds,
+) -> None:
+    """Writes OUT/report.html and OUT/sheet.jpg."""
+    drawn = label_report.draw_shown(out, statistics, classes)
+    html = label_report.make_report(statistics, classes, labelled, kinds, drawn)
+    storage.write_bytes(storage.join(out, "report.html"), html.encode())
+    sheet = np.ascontiguousarray(label_report.sheet(drawn))
+    storage.write_bytes(storage.join(out, "sheet.jpg"), simplejpeg.encode_jpeg(sheet, 88, "RGB"))

@@ -1,0 +1,257 @@
+"""`depers synthesize`: new labelled pictures from backgrounds and sprites, any number of them, reproducibly.
+
+Plan, then render: OUT/plan holds every decision, a row per picture; rendering is a pure function of a row and of what
+was extracted. The same seed gives the same pictures and labels, however the work is spread, cut off and resumed, and
+picture number i does not depend on how many there will be.
+"""
+
+import hashlib
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import simplejpeg
+from numpy.typing import NDArray
+
+from depers import __version__, storage
+from depers.datasets import sprite_bank as bank
+from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
+from depers.errors import UserError
+from depers.options import REQUIRED, argument, option
+from depers.runtime import units
+from depers.synthesis import plan_table as plan
+from depers.synthesis import planner as planning
+from depers.synthesis import renderer as rendering
+from depers.synthesis import statistics as tally
+from depers.synthesis.assets import Material, make_material
+from depers.synthesis.placement import Rules
+from depers.synthesis.report import make_report
+
+_NOT_DECISIVE = ("extracted", "out", "real")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make COUNT labelled pictures by pasting extracted sprites into extracted backgrounds."""
+
+    extracted: str = argument("folder or s3:// URI that `depers extract` has written")
+    out: str = argument("folder or s3:// URI of the synthetic dataset; an earlier run there is resumed")
+    count: int = option(REQUIRED, "pictures to make; picture i does not depend on it")
+    seed: int = option(0, "seed of everything; another one gives other pictures")
+    classes: tuple[str, ...] = option(
+        (), "paste only what has a label of these classes (default: all)", metavar="CLASS"
+    )
+    objects: int | None = option(None, "objects to paste per picture (default: as many as real pictures have)")
+    balance: float = option(0.5, "0: classes as frequent as in the dataset; 1: rare ones about as frequent as others")
+    placement: str = option(
+        "scene",
+        "scene: where and as large as such things are; exchange: over the background's own, one for another;"
+        " uniform: anywhere",
+        choices=planning.PLACEMENTS,
+    )
+    scale_jitter: float = option(0.2, "sizes vary by up to this share")
+    max_overlap: float = option(0.3, "how much of an object another may overlap, 0…1")
+    min_visible: float = option(0.5, "least share of a label that must be seen, 0…1")
+    max_hidden: float = option(0.1, "sprites of which other objects hid more than this are not used, 0…1")
+    decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
+    blending: tuple[str, ...] = option(plan.BLENDINGS, "seams to choose from", choices=plan.BLENDINGS)
+    variants: int = option(1, "pictures per plan: the same objects in the same places with other blendings")
+    per_background: int = option(8, "pictures in a row that share a background; more are made faster")
+    effects: bool = option(True, "blur and noise over the whole of some pictures")
+    quality: int = option(90, "of the JPEGs, 1 to 100")
+    shards: bool = option(False, "tar files for WebDataset instead of folders")
+    real: str | None = option(
+        None, "dataset that data.yaml adds the pictures to, or none (default: the one that EXTRACTED was cut from)"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("count", "variants", "per_background"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
+        if self.objects is not None and self.objects < 0:
+            raise UserError(f"--objects must not be negative, but got {self.objects}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, but got {self.seed}")
+        for name in ("balance", "max_overlap", "min_visible", "max_hidden"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be between 0 and 1, but got {getattr(self, name):g}")
+        for name, most in (("scale_jitter", 3), ("decoys", 10)):
+            if not 0 <= getattr(self, name) <= most:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be between 0 and {most}, but got {getattr(self, name):g}")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"--quality must be between 1 and 100, but got {self.quality}")
+        if not self.blending or len(set(self.blending)) < len(self.blending):
+            raise UserError(f"--blending must be different names, but got {', '.join(self.blending) or 'none'}")
+        storage.check(self.extracted, "EXTRACTED")
+        storage.check(self.out, "OUT")
+
+    def recipe(self) -> planning.Recipe:
+        """The options as the planner needs them."""
+        return planning.Recipe(
+            seed=self.seed,
+            variants=self.variants,
+            per_background=self.per_background,
+            objects=self.objects,
+            decoys=self.decoys,
+            placement=self.placement,
+            blendings=self.blending,
+            effects=self.effects,
+            quality=self.quality,
+            rules=Rules(self.scale_jitter, self.max_overlap, self.min_visible),
+        )
+
+
+def read_material(extracted: bank.Extracted, options: Options) -> Material:
+    """What the options leave of the bank. Raises UserError where that is nothing."""
+    backgrounds = bank.read_backgrounds(extracted)
+    if not pc.any(pc.equal(backgrounds["status"], bank.USED)).as_py():
+        raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} pictures were left out")
+    tables = [_with_part(bank.read_part(extracted, part, bank.METADATA), part) for part in sorted(extracted.parts)]
+    sprites = pa.concat_tables(tables) if tables else None
+    if sprites is None or not len(sprites):
+        raise UserError(f"{extracted.root}: must hold sprites, but there is none")
+    for name in options.classes:
+        if name not in extracted.class_names:
+            known = ", ".join(extracted.class_names)
+            raise UserError(f"--classes must be among those of the extraction ({known}), but got {name!r}")
+    kept = sprites.filter(_eligible(sprites, extracted.class_names, options))
+    if not len(kept):
+        hidden = f" of which at most {options.max_hidden:g} is hidden (--max-hidden)"
+        raise UserError(f"{extracted.root}: must hold sprites{hidden}, but none of {len(sprites)} is")
+    return make_material(backgrounds, kept, options.balance)
+
+
+def _with_part(table: pa.Table, part: str) -> pa.Table:
+    return table.append_column("part", pa.array([part] * len(table), pa.string()))
+
+
+def _eligible(sprites: pa.Table, names: Sequence[str], options: Options) -> NDArray[np.bool_]:
+    """Which sprites may be pasted, bool (N,). Raises UserError for a class that no sprite has."""
+    seen = sprites["hidden"].to_numpy() <= options.max_hidden
+    if not options.classes:
+        return np.asarray(seen)
+    labels = sprites["labels"].combine_chunks()
+    rows, ids = labels.value_parent_indices().to_numpy(), labels.flatten().field("class_id").to_numpy()
+    asked = np.zeros(len(sprites), np.bool_)
+    for name in options.classes:
+        having = rows[ids == names.index(name)]
+        if not seen[having].any():
+            total = len(np.unique(having))
+            hint = (
+                f"all {total} are hidden by more than --max-hidden {options.max_hidden:g}" if total else "there is none"
+            )
+            raise UserError(f"--classes {name}: the extraction must hold a sprite of that class, but {hint}")
+        asked[having] = True
+    return np.asarray(seen & asked)
+
+
+def find_real(options: Options, extracted: bank.Extracted, out: str) -> Dataset | None:
+    """The dataset that the pictures are added to. Raises UserError where it is not there, or does not fit."""
+    if options.real == "none":
+        return None
+    where = options.real or extracted.dataset
+    try:
+        found = read_dataset(where)
+    except UserError as error:
+        hint = "name it with --real, or --real none for the synthetic pictures alone"
+        raise UserError(f"the dataset that they are added to cannot be read ({error}): {hint}") from None
+    if found.names != extracted.class_names:
+        wanted = ", ".join(extracted.class_names)
+        raise UserError(f"--real {where}: its classes must be {wanted}, but are {', '.join(found.names)}")
+    if storage.is_s3(out) and not storage.is_s3(found.root):
+        raise UserError(
+            f"--real {where}: must be on S3 like OUT, since one data.yaml names both (--real none: no other)"
+        )
+    for folder in (found.train, found.val, *found.added):
+        if folder and storage.overlap(folder, out):
+            raise UserError(f"OUT must lie outside the dataset's pictures, but got {out} and {folder}")
+    return found
+
+
+def _source(extracted: bank.Extracted) -> Dataset | None:
+    """The dataset that the extraction was cut from, where it is still there."""
+    try:
+        return read_dataset(extracted.dataset)
+    except UserError:
+        return None
+
+
+def run(options: Options) -> int:
+    """Plans and renders with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
+    import ray
+
+    out, where = (_absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
+    extracted = bank.open_extracted(where)
+    if storage.overlap(extracted.root, out):
+        raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {where} and {out}")
+    real, material = find_real(options, extracted, out), read_material(extracted, options)
+    marker = storage.read_bytes(storage.join(extracted.root, "extract.json"))
+    decisive = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
+    decisive |= {"extracted_sha256": hashlib.sha256(marker).hexdigest()[:16], "plan": plan.VERSION}
+    units.claim(out, decisive | {"depers": __version__})
+    storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that all is there
+    if len(material.backgrounds) == 1:
+        print(f"note: all pictures show the only background, {material.backgrounds['path'][0]}", file=sys.stderr)
+
+    job = rendering.Job(out, options.count, options.variants, options.shards, len(extracted.class_names))
+    made = tally.Tally.none(job.class_count)
+    shared, recipe = ray.put(material), options.recipe()
+    parts = [(job.pictures(*blocks), (shared, recipe, job, number)) for number, blocks in enumerate(job.parts())]
+    for found in _follow(ray.remote(rendering.plan_part), parts, "planned"):
+        made = made.plus(found)
+    finished = units.recorded(out)
+    todo = [blocks for blocks in job.units() if rendering.unit_name(blocks[0]) not in finished]
+    tasks = [(job.pictures(*blocks), (extracted, job, *blocks)) for blocks in todo]
+    started = time.monotonic()
+    rendered = sum(_follow(ray.remote(rendering.render_blocks), tasks, "rendered"))
+    seconds = time.monotonic() - started
+    speed = f"{rendered} rendered at {rendered / seconds:.1f} pictures/s" if todo else "all rendered before"
+
+    pictures = ray.get(ray.remote(rendering.sheet).remote(extracted, job, extracted.class_names))
+    storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(pictures, 88, "RGB")))
+    real_tally = tally.of_pictures(bank.read_backgrounds(extracted), job.class_count)
+    overview = storage.join(out, "report.html")
+    storage.write_bytes(overview, make_report(options, extracted, real_tally, made, pictures).encode())
+    write_joined_yaml(
+        out, extracted.class_names, real, plan.FOLDER, rendering.shard_names(job), made_of=real or _source(extracted)
+    )
+    missing = made.wanted - made.objects
+    print(
+        f"{made.pictures} pictures, {made.objects} objects with {int(made.classes.sum())} labels"
+        f" ({missing} objects found no place), {made.decoys} decoys; {speed}; report {overview}"
+    )
+    return 0
+
+
+def _follow(task: Any, arguments: Sequence[tuple[int, tuple[Any, ...]]], verb: str) -> Iterator[Any]:
+    """What a Ray task gives for each (number of pictures, its arguments), as they come, with a progress bar."""
+    import ray
+    from tqdm import tqdm
+
+    bound = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
+    waiting, running = iter(arguments), {}
+    with tqdm(
+        total=sum(count for count, _ in arguments), desc=verb, unit="picture", file=sys.stderr, mininterval=0.5
+    ) as bar:
+        for count, given in itertools.islice(waiting, bound):
+            running[task.remote(*given)] = count
+        while running:
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            bar.update(running.pop(ready))
+            yield ray.get(ready)
+            for count, given in itertools.islice(waiting, 1):
+                running[task.remote(*given)] = count
+
+
+def _absolute(uri: str) -> str:
+    """Workers run in folders of their own."""
+    return uri if storage.is_s3(uri) else str(Path(uri).resolve())

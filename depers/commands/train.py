@@ -1,0 +1,74 @@
+"""Train a YOLOv5 detector: a loop of our own over the package's parts, spread over workers by Ray Train.
+
+Reads dataset folders (data.yaml, images/, labels/). Writes below OUT
+
+weights/best.pt, weights/last.pt    ordinary YOLOv5 checkpoints
+results.csv, tensorboard/           a row per epoch
+report.html, train_batch.jpg        curves, confusion matrix, labelled and predicted pictures
+state/last.pt                       everything to go on with: the same command after an interruption does
+"""
+
+import json
+from dataclasses import asdict
+
+from depers import storage
+from depers.datasets.data_yaml import read_dataset
+from depers.errors import UserError
+from depers.training.options import _WHERE_AND_HOW_FAST, Options, absolute
+
+
+def run(options: Options) -> int:
+    """Trains on the Ray cluster, a line per epoch. Raises UserError before the first epoch for what is wrong."""
+    import ray
+
+    from depers.training.ray_train import fit
+
+    shown_out, options = options.out, absolute(options)
+    storage.check(options.out, "OUT")
+    for uri, _ in options.datasets():
+        read_dataset(uri)
+    _same_run(options)
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    if options.device == "gpu" and gpus < options.workers:
+        raise UserError(f"--device gpu needs a GPU for each of {options.workers} workers, but the cluster has {gpus}")
+    use_gpu = options.device == "gpu" or (options.device == "auto" and gpus >= options.workers)
+    if options.workers > cpus:
+        raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    each = max(1, min(cpus // options.workers, largest))
+    if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
+        fit(options, options.datasets(), use_gpu, each)
+    rows = results(options.out)
+    best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
+    print(
+        f"best epoch {best['epoch']:.0f} of {len(rows)}: mAP@.5 {best['map50']:.3f},"
+        f" mAP@.5:.95 {best['map50_95']:.3f}; {storage.join(shown_out, 'weights', 'best.pt')};"
+        f" report {storage.join(shown_out, 'report.html')}",
+        flush=True,
+    )
+    return 0
+
+
+def results(out: str) -> list[dict[str, float]]:
+    """The rows of OUT/results.csv, one per epoch so far."""
+    path = storage.join(out, "results.csv")
+    if not storage.exists(path):
+        return []
+    header, *lines = storage.read_bytes(path).decode().splitlines()
+    return [dict(zip(header.split(","), map(float, line.split(",")), strict=True)) for line in lines]
+
+
+def _same_run(options: Options) -> None:
+    """Notes the options of a new run in OUT; refuses to continue a run that had others."""
+    given = json.loads(json.dumps(asdict(options)))  # as it will be read: tuples are lists
+    wanted = {name: value for name, value in given.items() if name not in _WHERE_AND_HOW_FAST}
+    note = storage.join(options.out, "options.json")
+    if storage.exists(note):
+        before = json.loads(storage.read_bytes(note))
+        for name, value in wanted.items():
+            if before.get(name) != value:
+                flag = "--" + name.replace("_", "-") if name != "dataset" else "DATASET"
+                raise UserError(
+                    f"{options.out} holds a run with {flag} {before.get(name)}, but got {value}: choose another OUT"
+                )
+    storage.write_bytes(note, json.dumps(wanted, indent=1).encode())

@@ -1,0 +1,200 @@
+"""The only reader and writer of a dataset's data.yaml, which says what its classes are and where its pictures.
+
+ROOT/data.yaml                      names, where the splits are, and which pictures are labelled for some classes only
+ROOT/images/{train,val}/NAME.jpg
+ROOT/labels/{train,val}/NAME.txt    what `labels` reads and writes
+
+ROOT is a folder or an `s3://` URI.
+"""
+
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from depers import storage
+from depers.datasets.labels import SPLITS
+from depers.errors import UserError
+
+
+class Dataset(NamedTuple):
+    """A dataset: its folder, class names in the order of their ids, and the picture folders of its splits, if any.
+
+    `labelled`: (prefix, class ids), longest prefix first. A picture whose path in its split's folder begins with the
+    prefix ("": every picture) is labelled for those classes only: of the others it may show objects without a label.
+
+    `added`: where data.yaml lists several folders of training pictures, those after the first, such as synthetic ones.
+    Training sees them too; sprites are cut and figures measured in the first alone.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    train: str | None
+    val: str | None
+    labelled: tuple[tuple[str, frozenset[int]], ...] = ()
+    added: tuple[str, ...] = ()
+
+
+def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
+    """The ids of the classes for which a picture is labelled; `path` is that in its split's folder.
+
+    Only of those does a missing box say that there is no object. The longest prefix counts; without any, all classes.
+    """
+    for prefix, class_ids in dataset.labelled:
+        if path.startswith(prefix):
+            return class_ids
+    return frozenset(range(len(dataset.names)))
+
+
+def read_dataset(dataset: str | Path) -> Dataset:
+    """The dataset in a folder with a data.yaml, or of a YAML file in YOLOv5's format.
+
+    A split that the file does not name, or whose value is empty, is None. Raises UserError naming what is wrong.
+    """
+    uri = storage.check(str(dataset), "DATASET")
+    is_folder = storage.is_dir(uri)
+    file = storage.join(uri, "data.yaml") if is_folder else uri
+    try:
+        content = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
+    except FileNotFoundError:
+        wanted = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
+        raise UserError(f"{uri}: must be {wanted}" + ("" if is_folder else ", but nothing is there")) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must be a mapping with names, train and val, but is {type(content).__name__}")
+    given = content.get("path")
+    if given is not None and not isinstance(given, str):
+        raise UserError(f"{file}: path must be the path of a folder, but is {given!r}")
+    root = _seen_from(file.rpartition("/")[0] if "/" in file else ".", given or "")
+    given, added = content.get("train"), []
+    if isinstance(given, list) and given:
+        given, *added = given
+    train, *others = (_read_split(file, root, value, "train") for value in (given, *added))
+    val, names = _read_split(file, root, content.get("val"), "val"), class_names(file, content)
+    labelled = _read_labelled(file, content.get("labelled"), names)
+    return Dataset(root, names, train, val, labelled, tuple(folder for folder in others if folder))
+
+
+def _seen_from(folder: str, path: str) -> str:
+    """`path`, which may be absolute or an `s3://` URI, seen from `folder`."""
+    if storage.is_s3(path):
+        return path
+    if storage.is_s3(folder):
+        return "s3://" + posixpath.normpath(posixpath.join(folder[5:], path.lstrip("/")))
+    return str(Path(folder, path))
+
+
+def class_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
+    """The `names` of a data.yaml with this content, a list or numbered. Raises UserError, which names `file`."""
+    names = content.get("names")
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise UserError(f"{file}: names must be numbered from 0 without a gap, but the numbers are {list(names)}")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{file}: names must be a list of class names, but is {names!r}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{file}: names must differ, but are {', '.join(names)}")
+    count = content.get("nc", len(names))
+    if count != len(names):
+        raise UserError(f"{file}: nc must be the number of names, {len(names)}, but is {count!r}")
+    return tuple(names)
+
+
+def _read_split(file: str, root: str, value: object, split: str) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        wanted = "the path of a folder or a list of them" if split == "train" else "the path of one folder"
+        raise UserError(f"{file}: {split} must be {wanted}, but is {value!r}")
+    folder = _seen_from(root, value)
+    if not storage.is_dir(folder):
+        raise UserError(f"{file}: {split} must be a folder of pictures, but {folder} is none")
+    return folder
+
+
+def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tuple[str, frozenset[int]], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or not all(isinstance(prefix, str) for prefix in value):
+        raise UserError(f"{file}: labelled must map prefixes of pictures' paths to class names, but is {value!r}")
+    found = []
+    for prefix, classes in value.items():
+        if not isinstance(classes, list) or not all(name in names for name in classes):
+            allowed = ", ".join(names)
+            raise UserError(f"{file}: labelled {prefix!r} must be a list of classes ({allowed}), but is {classes!r}")
+        found.append((prefix, frozenset(names.index(name) for name in classes)))
+    return tuple(sorted(found, key=lambda entry: (-len(entry[0]), entry[0])))
+
+
+def write_data_yaml(
+    root: str | Path,
+    names: Sequence[str],
+    splits: Sequence[str] = SPLITS,
+    labelled: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Writes ROOT/data.yaml (ROOT may be an `s3://` URI), which names the folders of those `splits` that exist.
+
+    `labelled` maps a prefix of pictures' paths in their split's folder, such as `heads/`, to the names of the classes
+    that are labelled there; YOLOv5 ignores the key.
+    """
+    folders = {split: f"images/{split}" if split in splits else "" for split in SPLITS}
+    content: dict[str, Any] = {**folders, "nc": len(names), "names": list(names)}
+    if labelled:
+        content["labelled"] = {prefix: list(classes) for prefix, classes in labelled.items()}
+    _write(str(root), content)
+
+
+def write_joined_yaml(
+    root: str,
+    names: Sequence[str],
+    real: Dataset | None,
+    prefix: str,
+    shards: str | None = None,
+    made_of: Dataset | None = None,
+) -> None:
+    """Writes ROOT/data.yaml, which adds the pictures in ROOT/images/train, below `prefix`, to those of `real`, if any.
+
+    Training pictures are the dataset's and these, validation pictures the dataset's alone. Folders are absolute, as
+    YOLOv5 needs them where they are not below one. Where the dataset that they are `made_of` is labelled for some
+    classes only, they are labelled for no more than all of it is. Where the pictures are in tars (`shards`), the file
+    names those, and no folder to train on, since it could not name both.
+    """
+    content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
+    if real:
+        content["train"] = [*(_absolute(f) for f in (real.train, *real.added) if f), _absolute(f"{root}/images/train")]
+        content["val"] = _absolute(real.val) if real.val else ""
+    labelled = [*real.labelled] if real else []
+    if made_of and made_of.labelled:
+        labelled.append((f"{prefix}/", frozenset.intersection(*(class_ids for _, class_ids in made_of.labelled))))
+    if labelled:
+        content["labelled"] = _named(labelled, names)
+    if shards:
+        content |= {"train": "", "shards": shards}
+    _write(root, content)
+
+
+def write_subset_yaml(root: str, dataset: Dataset) -> None:
+    """Writes ROOT/data.yaml for a part of a dataset: training pictures in ROOT/images/train, its own for validation."""
+    content: dict[str, Any] = {"train": "images/train", "val": _absolute(dataset.val) if dataset.val else ""}
+    content |= {"nc": len(dataset.names), "names": list(dataset.names)}
+    if dataset.labelled:
+        content["labelled"] = _named(dataset.labelled, dataset.names)
+    _write(root, content)
+
+
+def _absolute(folder: str) -> str:
+    return folder if storage.is_s3(folder) else str(Path(folder).absolute())
+
+
+def _named(labelled: Iterable[tuple[str, frozenset[int]]], names: Sequence[str]) -> dict[str, list[str]]:
+    """Prefixes with the names of their classes; the last of a prefix counts."""
+    return {prefix: [names[class_id] for class_id in sorted(class_ids)] for prefix, class_ids in labelled}
+
+
+def _write(root: str, content: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    storage.write_bytes(storage.join(root, "data.yaml"), text.encode())

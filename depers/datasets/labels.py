@@ -1,0 +1,122 @@
+"""The only reader and writer of YOLO text: a line per box, its class id, centre x, centre y, width, height.
+
+The numbers are fractions of the picture. `datasets` says where such files lie.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depers import storage
+from depers.errors import UserError
+
+CLASSES = ("car", "head", "face", "human", "carplate")
+"""The classes in the order of their ids."""
+SPLITS = ("train", "val")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What a picture's name in a dataset ends with, in lower case."""
+_EDGE = 1e-3  # how far a box may reach over the picture's edge: annotation tools round
+
+
+class Labels(NamedTuple):
+    """The boxes of one picture: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1."""
+
+    class_ids: NDArray[np.int64]
+    boxes_xywh: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, class_ids: Sequence[int], boxes_xywh: Sequence[Sequence[float]]) -> "Labels":
+        """Labels from plain lists, which may be empty."""
+        return cls(np.array(class_ids, np.int64), np.array(boxes_xywh, np.float64).reshape(-1, 4))
+
+
+def parse_yolo(text: str, class_count: int, source: str) -> Labels:
+    """The labels of YOLO text; blank lines are skipped, either kind of line end is read.
+
+    Raises UserError, which names `source`, the line, the value and what is allowed, for anything but five finite
+    numbers per line: a class id below `class_count`, a centre in 0…1, and a size in 0…1 that is more than 0.
+    """
+    class_ids: list[int] = []
+    boxes: list[list[float]] = []
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{source}, line {number}"
+        if len(fields) != 5:
+            raise UserError(f"{where}: must be five numbers (class, cx, cy, w, h), but got {line.strip()[:80]!r}")
+        class_id = read_number(fields[0])
+        if class_id not in range(class_count):
+            raise UserError(f"{where}: the class id must be a whole number 0…{class_count - 1}, but got {fields[0]!r}")
+        box = [read_number(field) for field in fields[1:]]
+        for name, field, value in zip(("centre x", "centre y", "width", "height"), fields[1:], box, strict=True):
+            if not 0 <= value <= 1 + _EDGE:
+                raise UserError(f"{where}: the {name} must be a number in 0…1, but got {field!r}")
+        if min(box[2:]) == 0:
+            raise UserError(f"{where}: width and height must be more than 0, but got {fields[3]} and {fields[4]}")
+        class_ids.append(int(class_id))
+        boxes.append(box)
+    return Labels.of(class_ids, boxes)
+
+
+def read_number(field: str) -> float:
+    """A number as YOLO text writes it; NaN for all else, such as `1_0`, `0,5`, and infinity."""
+    try:
+        value = math.nan if "_" in field else float(field)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
+    """YOLO text, a line per box with six decimals; with `confidences` (N,), those in four decimals as sixth field.
+
+    A width or height is at least a millionth, since a box without area could not be read again.
+    """
+    boxes = labels.boxes_xywh.copy()
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 1e-6)
+    lines = [
+        f"{class_id} " + " ".join(f"{value:.6f}" for value in box)
+        for class_id, box in zip(labels.class_ids.tolist(), boxes.tolist(), strict=True)
+    ]
+    if confidences is not None:
+        lines = [f"{line} {value:.4f}" for line, value in zip(lines, confidences.tolist(), strict=True)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def label_path(image: str) -> str:
+    """Where the labels of a picture are: the last folder named `images` above it is named `labels` instead.
+
+    Raises UserError where no folder of that name is above it.
+    """
+    above, found, below = f"/{image}".rpartition("/images/")
+    if not found:
+        raise UserError(f"{image}: a dataset's pictures must be in a folder named images, or below one")
+    return f"{above}/labels/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
+
+
+def pairs(folder: str) -> list[tuple[str, str]]:
+    """The pictures of a split's folder, also in folders below it, in order, each with its label file.
+
+    The label file may be missing: then the picture has no boxes. Raises UserError where the folder is missing.
+    """
+    names = [entry.path for entry in storage.list_files(folder)]
+    pictures = [storage.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    return [(picture, label_path(picture)) for picture in pictures]
+
+
+def read_labels(uri: str, class_count: int) -> Labels:
+    """The labels in a file, none where there is no file. Raises UserError as `parse_yolo` does."""
+    try:
+        text = storage.read_bytes(uri).decode("utf-8")
+    except FileNotFoundError:
+        return Labels.of([], [])
+    except UnicodeDecodeError:
+        raise UserError(f"{uri}: must be YOLO text, but holds other bytes than UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{uri}: not readable ({error.strerror or error})") from None
+    return parse_yolo(text, class_count, uri)

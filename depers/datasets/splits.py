@@ -1,0 +1,84 @@
+"""The split into train and val: whole groups, seeded, each class near its share."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+from depers.errors import UserError
+
+_PASSES = 8  # over all groups, at most; three or four are usually enough
+_PICTURES = object()  # the stratum that every picture counts in
+Strata = Sequence[tuple[Hashable, int]]
+
+
+def group_names(names: Sequence[str], group_by: str | None) -> list[str]:
+    """The group of every name: what the regular expression finds (its first bracket, if it has one), else the name.
+
+    Raises UserError where it finds nothing, since that picture could leak from one split into the other.
+    """
+    if group_by is None:
+        return list(names)
+    groups = []
+    for name in names:
+        found = re.search(group_by, name)
+        part = found and (found[1] if found.re.groups else found[0])
+        if not part:
+            raise UserError(
+                f"--group-by must find something in every image's name, but {group_by!r} does not in {name!r}"
+            )
+        groups.append(part)
+    return groups
+
+
+def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequence[Strata] | None = None) -> list[str]:
+    """The split, train or val, of every picture, given its group; pictures of a group stay together.
+
+    `strata` (one per picture) are pairs of anything that is to be spread evenly, such as a class, and how much of it
+    the picture has. Groups are taken in an order that the seed decides, and moved between the splits as long as the sum
+    over all strata of (share in val − val_fraction)² falls; the number of pictures weighs as much as all others
+    together. With more than one group and a fraction above 0 neither split is empty. The order of the pictures does not
+    matter.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    contents: dict[str, dict[Hashable, int]] = {}
+    totals: Counter[Hashable] = Counter()
+    for group, indices in members.items():
+        content: Counter[Hashable] = Counter({_PICTURES: len(indices)})
+        for index in indices if strata else ():
+            for stratum, amount in strata[index] if strata else ():
+                content[stratum] += amount
+        contents[group] = {stratum: amount for stratum, amount in content.items() if amount}
+        totals.update(contents[group])
+    weights = {stratum: 1 / total**2 for stratum, total in totals.items()}
+    weights[_PICTURES] = max(1, len(totals) - 1) / len(groups) ** 2 if groups else 0.0
+    # The excess of val over its share; integers would do but for the fraction.
+    excess = {stratum: -val_fraction * total for stratum, total in totals.items()}
+    ordered = sorted(members, key=lambda group: _rank(group, seed))
+    val: set[str] = set()
+    for _ in range(_PASSES):
+        moved = 0
+        for group in ordered:
+            sign = -1 if group in val else 1
+            if len(val) + sign == len(members):
+                continue
+            change = sum(
+                weights[stratum] * amount * (2 * sign * excess[stratum] + amount)
+                for stratum, amount in contents[group].items()
+            )
+            if change < -1e-12:
+                (val.discard if group in val else val.add)(group)
+                moved += 1
+                for stratum, amount in contents[group].items():
+                    excess[stratum] += sign * amount
+        if not moved:
+            break
+    if not val and val_fraction > 0 and len(members) > 1:
+        val.add(min(ordered, key=lambda group: len(members[group])))
+    return ["val" if group in val else "train" for group in groups]
+
+
+def _rank(group: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed} {group}".encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,69 @@
+"""What to predict with and how: the light part of the detector, which drivers read without importing torch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from depers import storage
+from depers.errors import UserError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class Weights(NamedTuple):
+    """One `--weights` value: where the checkpoint is, and which of its classes mean what (empty: all, as named)."""
+
+    uri: str
+    class_map: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The file name, which the manifest records with every box."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parse_weights(text: str) -> Weights:
+    """`PATH_OR_URI[:model_class=class,…]`. Raises UserError for a malformed class map."""
+    uri, separator, tail = text.rpartition(":")
+    if not separator or "=" not in tail or "/" in tail:
+        return Weights(text, {})
+    class_map = {}
+    for pair in tail.split(","):
+        match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]+?)\s*", pair)
+        if not match:
+            raise UserError(f"--weights {text}: a class map must be model_class=class,…, but got {pair!r}")
+        class_map[match[1]] = match[2]
+    return Weights(uri, class_map)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`).
+
+    `augment` looks at every picture three times, at scales 1, 0.83 (mirrored) and 0.67, as YOLOv5's `--augment`.
+    """
+
+    imgsz: int = 640
+    confidence: float = 0.15
+    iou_threshold: float = 0.5
+    max_detections: int = 1000
+    multi_label: bool = False
+    device: str = "cpu"
+    precision: str = "auto"
+    augment: bool = False
+
+
+def read_checkpoints(weights: Sequence[Weights]) -> list[bytes]:
+    """The bytes of every `--weights`. Raises UserError where one cannot be read."""
+    checkpoints = []
+    for one in weights:
+        try:
+            checkpoints.append(storage.read_bytes(storage.check(one.uri, "--weights")))
+        except FileNotFoundError:
+            raise UserError(f"{one.uri}: no such weights file") from None
+        except OSError as error:
+            raise UserError(f"{one.uri}: weights cannot be read ({error.strerror or error})") from None
+        if not checkpoints[-1]:
+            raise UserError(f"{one.uri}: must be a YOLOv5 checkpoint, but the file is empty")
+    return checkpoints

@@ -1,0 +1,100 @@
+"""Views of a picture for the detector: the whole, and for large ones overlapping tiles; what they find is merged."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from depers.boxes import Letterbox, area, clip, letterbox
+from depers.detection.detections import Detections
+from depers.detection.settings import Prediction
+from depers.imaging.decoding import resize_rgb
+
+PADDING = 114  # YOLOv5's letterbox gray
+OVERLAP = 0.2  # of a tile with its neighbour: things smaller than that are whole in one of them
+_CONTAINED = 0.9  # a box with this share of its area in a larger one of its class is a fragment of it
+
+
+class View(NamedTuple):
+    """A letterboxed canvas, uint8 RGB (H, W, 3), and where in the picture it is from: `origin_xy` in pixels."""
+
+    canvas: NDArray[np.uint8]
+    frame: Letterbox
+    origin_xy: tuple[int, int] = (0, 0)
+
+    def locate(self, found: Detections) -> Detections:
+        """Detections in pixels of the canvas as detections in pixels of the picture."""
+        boxes = self.frame.invert(found.boxes_xyxy) + np.array(self.origin_xy * 2, np.float32)
+        return found._replace(boxes_xyxy=boxes)
+
+
+def starts(length: int, tile: int) -> list[int]:
+    """Where tiles of `tile` pixels start that cover `length` pixels evenly, each overlapping the next by `OVERLAP`."""
+    if length <= tile:
+        return [0]
+    count = math.ceil((length - tile) / (tile * (1 - OVERLAP))) + 1
+    return [round(number * (length - tile) / (count - 1)) for number in range(count)]
+
+
+def whole(rgb: NDArray[np.uint8], size_wh: tuple[int, int], imgsz: int, stride: int, half_stride_pad: bool) -> View:
+    """The whole picture; `rgb` may be smaller than its size, as decoders make it: by area means."""
+    frame = letterbox(size_wh, imgsz, stride=stride, half_stride_pad=half_stride_pad)
+    if (rgb.shape[1], rgb.shape[0]) != size_wh:  # the little that is left is as good, and ten times as fast, so
+        rgb = cv2.resize(rgb, frame.resized_wh, interpolation=cv2.INTER_LINEAR)
+    return View(draw_canvas(rgb, frame), frame)
+
+
+def views(rgb: NDArray[np.uint8], imgsz: int, stride: int, half_stride_pad: bool, tile: int | None) -> Iterator[View]:
+    """The whole picture (uint8 RGB, full size), then its tiles, made as they are asked for."""
+    height, width = rgb.shape[:2]
+    yield whole(rgb, (width, height), imgsz, stride, half_stride_pad)
+    if tile is None or max(width, height) <= tile:
+        return
+    for top in starts(height, tile):
+        for left in starts(width, tile):
+            part = rgb[top : top + tile, left : left + tile]
+            frame = letterbox((part.shape[1], part.shape[0]), imgsz, stride=stride)
+            yield View(draw_canvas(part, frame), frame, (left, top))
+
+
+def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
+    """The letterboxed picture, uint8 RGB (H, W, 3), gray around it."""
+    width, height = frame.canvas_wh
+    canvas = np.full((height, width, 3), PADDING, np.uint8)
+    x, y = frame.pad_xy
+    resized = resize_rgb(rgb, frame.resized_wh)
+    canvas[y : y + resized.shape[0], x : x + resized.shape[1]] = resized
+    return canvas
+
+
+def merge(parts: Sequence[Detections], how: Prediction, size_wh: tuple[int, int]) -> Detections:
+    """Detections of several views in pixels of the picture as one: doubles and fragments left out."""
+    columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    found = Detections(*columns)
+    found = found._replace(boxes_xyxy=clip(found.boxes_xyxy, size_wh))
+    if len(parts) == 1:
+        return found
+    import torch
+
+    from depers.detection.detector import suppress
+
+    order = np.arange(len(found.boxes_xyxy))
+    numbers = (found.boxes_xyxy, found.confidences[:, None], found.class_ids[:, None], order[:, None])
+    rows = torch.from_numpy(np.concatenate(numbers, axis=1, dtype=np.float64))
+    kept = suppress(rows, how)[:, 6].numpy().astype(np.int64)
+    kept = kept[~_fragments(found.boxes_xyxy[kept], found.class_ids[kept])]
+    return Detections(found.boxes_xyxy[kept], found.confidences[kept], found.class_ids[kept], found.models[kept])
+
+
+def _fragments(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) lie almost wholly in a larger one of their class, bool (N,)."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    areas = area(boxes)
+    inside = sides[..., 0] * sides[..., 1] >= _CONTAINED * areas[:, None]
+    larger = (areas[None] > areas[:, None]) & (class_ids[:, None] == class_ids[None])
+    return np.asarray((inside & larger).any(axis=1))

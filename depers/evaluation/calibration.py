@@ -1,0 +1,211 @@
+"""Thresholds for privacy: the confidence from which a detector covers a stated share of what is labelled.
+
+A label counts as found where the boxes of its class, grown by the margin that anonymization adds, together cover most
+of its area: that is what redaction needs, and neither an overlap of 0.5, which leaves half a face, nor one box per
+label says so. Every label has a highest threshold at which it is found; the class's threshold is the k-th highest of
+these, where k is the least number of n labels for which the exact binomial lower bound (Clopper and Pearson 1934) on
+the recall is the target. As k follows from n alone, choosing the threshold by the same labels costs nothing: it is a
+distribution-free tolerance limit (Wilks 1941). It takes the labels as independent draws from what will be anonymized;
+those of one picture are not quite, so give it many pictures.
+
+`thresholds.json`, which `depers evaluate --target-recall` writes and `depers anonymize --thresholds` takes:
+
+    {"version": 1, "thresholds": {class name: confidence, or null where none can be supported}, "details": {…}}
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depers.boxes import Boxes, clip, grow
+from depers.datasets.labels import read_number
+from depers.detection.thresholds import VERSION
+from depers.errors import UserError
+from depers.evaluation.metrics import IOU_THRESHOLDS, match
+from depers.evaluation.samples import Sample
+
+_STEP = 1e-6  # thresholds have six decimals and lie below the confidence that shall pass them, also in float32
+
+
+class Calibration(NamedTuple):
+    """One class: the threshold, None with a reason where none can be supported, and what holds at it.
+
+    `found` of `labels` are found, so that the recall is at least `bound` with the certainty asked for (both with every
+    box at hand where there is no threshold); `precision` is the share of the boxes at the threshold that are right at
+    IoU 0.5, `false_per_picture` the number of others. None where there is no threshold.
+    """
+
+    name: str
+    target: float
+    labels: int
+    threshold: float | None
+    reason: str
+    found: int
+    bound: float
+    precision: float | None
+    false_per_picture: float | None
+
+
+def parse_targets(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """The recall wanted of each class: `0.99` for all, `face=0.995` for one; classes without a target are absent.
+
+    Raises UserError for what is no number between 0 and 1, or no class of `names`.
+    """
+    targets: dict[str, float] = {}
+    for text in sorted(texts, key=lambda text: "=" in text):  # those for one class come last
+        name, equals, value = text.rpartition("=")
+        target = read_number(value)
+        if not 0 < target < 1:
+            raise UserError(f"--target-recall must be a number between 0 and 1, or CLASS=NUMBER, but got {text!r}")
+        if equals and name not in names:
+            raise UserError(f"--target-recall {text}: the class must be one of {', '.join(names)}, but is {name!r}")
+        targets |= {name: target} if equals else dict.fromkeys(names, target)
+    return targets
+
+
+def lower_bound(found: int, labels: int, certainty: float) -> float:
+    """The recall that `found` of `labels` show with that certainty, at least: exact binomial, one-sided."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(1 - certainty, found, labels - found + 1)) if found else 0.0
+
+
+def least_labels(target: float, certainty: float) -> int:
+    """How many labels it takes to show the target where every one of them is found."""
+    return math.ceil(math.log(1 - certainty) / math.log(target))
+
+
+def least_found(labels: int, target: float, certainty: float) -> int | None:
+    """The least number of `labels` found that shows the target; None where all of them would be too few."""
+    low, high = 0, labels + 1
+    while high - low > 1:  # the bound rises with what is found
+        middle = (low + high) // 2
+        low, high = (low, middle) if lower_bound(middle, labels, certainty) >= target else (middle, high)
+    return high if high <= labels else None
+
+
+def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.float32], share: float) -> NDArray[Any]:
+    """The highest confidence from which the boxes (N, 4) together cover `share` of each label: float32 (M,).
+
+    The boxes come with falling confidence. 0 where all of them do not cover it.
+    """
+    result = np.zeros(len(labels_xyxy), np.float32)
+    for index, label in enumerate(labels_xyxy.astype(np.float64)):
+        inside = np.concatenate(
+            [np.maximum(boxes_xyxy[:, :2], label[:2]), np.minimum(boxes_xyxy[:, 2:], label[2:])], axis=1
+        )
+        near = np.flatnonzero((inside[:, 2:] > inside[:, :2]).all(1))
+        if not len(near):
+            continue
+        xs, ys = (np.unique(np.concatenate([inside[near][:, axis::2].ravel(), label[axis::2]])) for axis in (0, 1))
+        first = np.full((len(ys) - 1, len(xs) - 1), len(near))  # which box covers a cell first
+        for number in range(len(near) - 1, -1, -1):
+            x0, y0, x1, y1 = inside[near[number]]
+            columns, rows = (slice(*np.searchsorted(edges, ends)) for edges, ends in ((xs, (x0, x1)), (ys, (y0, y1))))
+            first[rows, columns] = number
+        cells = np.diff(ys)[:, None] * np.diff(xs)[None]
+        covered = np.bincount(first.ravel(), cells.ravel(), len(near) + 1)[:-1].cumsum()
+        enough = np.flatnonzero(covered >= share * cells.sum() * (1 - 1e-9))
+        if len(enough):
+            result[index] = confidences[near[enough[0]]]
+    return result
+
+
+def calibrate(
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    known: Sequence[str],
+    targets: Mapping[str, float],
+    *,
+    margin: float,
+    coverage: float,
+    certainty: float,
+) -> list[Calibration]:
+    """Every class that has a target; `known` are those that the weights can find."""
+    return [
+        _calibrate_class(samples, names.index(name), name, target, name in known, margin, coverage, certainty)
+        for name, target in targets.items()
+    ]
+
+
+def _calibrate_class(
+    samples: Sequence[Sample],
+    class_id: int,
+    name: str,
+    target: float,
+    known: bool,
+    margin: float,
+    coverage: float,
+    certainty: float,
+) -> Calibration:
+    from_confidence, confidences, correct = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, np.bool_)]
+    pictures = 0
+    for sample in samples:
+        if class_id not in sample.labelled:
+            continue
+        pictures += 1
+        own, labels = sample.class_ids == class_id, sample.label_boxes_xyxy[sample.label_ids == class_id]
+        boxes, sure = sample.boxes_xyxy[own], sample.confidences[own]
+        visible = clip(labels, sample.size_wh)
+        from_confidence.append(covered_from(visible, grow(boxes, margin, sample.size_wh), sure, coverage))
+        confidences.append(sure)
+        ids = np.zeros(len(boxes), np.int64), np.zeros(len(labels), np.int64)
+        correct.append(match(boxes, ids[0], labels, ids[1], IOU_THRESHOLDS[:1])[:, 0])
+    falling = np.sort(np.concatenate(from_confidence))[::-1]
+    count, everything = len(falling), int((falling > 0).sum())
+    bound = lower_bound(everything, count, certainty)
+    refused = Calibration(name, target, count, None, "", everything, bound, None, None)
+    if not known:
+        return refused._replace(reason="these weights do not know the class")
+    wanted = least_found(count, target, certainty)
+    if wanted is None:
+        least = least_labels(target, certainty)
+        return refused._replace(reason=f"at least {least} labels are needed to show it, but there are {count}")
+    if everything < wanted:
+        share = f"{everything} of {count} labels are found with every box at hand, which shows a recall of {bound:.4f}"
+        return refused._replace(reason=f"{share} only")
+    threshold = round((math.floor(float(falling[wanted - 1]) / _STEP) - 1) * _STEP, 6)
+    if threshold <= 0:
+        return refused._replace(reason="only boxes of no confidence would reach it")
+    found = int((falling > threshold).sum())
+    shown, right = np.concatenate(confidences) > threshold, np.concatenate(correct)
+    return Calibration(
+        name=name,
+        target=target,
+        labels=count,
+        threshold=threshold,
+        reason="",
+        found=found,
+        bound=lower_bound(found, count, certainty),
+        precision=float(right[shown].mean()) if shown.any() else 0.0,
+        false_per_picture=float((shown & ~right).sum() / max(pictures, 1)),
+    )
+
+
+def format_thresholds(calibrations: Sequence[Calibration], about: Mapping[str, Any]) -> str:
+    """The text of thresholds.json; `about` says how the thresholds were found."""
+    classes = {each.name: {k: v for k, v in each._asdict().items() if k != "name"} for each in calibrations}
+    content = {
+        "version": VERSION,
+        "thresholds": {each.name: each.threshold for each in calibrations},
+        "details": {**about, "classes": classes},
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def table_text(calibrations: Sequence[Calibration]) -> str:
+    """The calibration for the terminal, a line per class."""
+    heads = ("Labels", "Target", "Threshold", "Recall", "at least", "P", "False/image")
+    lines = [f"{'Class':>22}" + "".join(f"{head:>12}" for head in heads)]
+    for each in calibrations:
+        if each.threshold is None:
+            lines.append(f"{each.name:>22}{each.labels:12}{each.target:12g}        none: {each.reason}")
+        else:
+            figures = (each.threshold, each.found / each.labels, each.bound, each.precision, each.false_per_picture)
+            shown = "".join(f"{value:12.4g}" for value in figures)
+            lines.append(f"{each.name:>22}{each.labels:12}{each.target:12g}{shown}")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""How well objects of each size are found: small ones are what a detector misses first.
+
+Sliced as COCO does it: labels of other sizes are neither missed nor found, a detection that matches one of them does
+not count, and one that matches nothing counts as false in the slice of its own size.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depers.boxes import Boxes, area
+from depers.evaluation.metrics import IOU_THRESHOLDS, average_precision, match_labels
+from depers.evaluation.samples import Sample
+
+
+class Size(NamedTuple):
+    """A range of sizes, from `low` up to below `high`, of what `measure` gives per box."""
+
+    name: str
+    measure: Callable[[Boxes, tuple[int, int]], NDArray[np.float32]]
+    low: float
+    high: float
+
+    def holds(self, boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which of the boxes (N, 4) in a picture of that size are in the range, bool (N,)."""
+        values = self.measure(boxes_xyxy, size_wh)
+        return np.asarray((values >= self.low) & (values < self.high))
+
+
+def side(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
+    """The side in pixels of a square as large as each box."""
+    return np.sqrt(area(boxes_xyxy))
+
+
+def relative_side(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
+    """The same as a share of the picture's longer side, which is what the detector sees."""
+    return np.asarray(side(boxes_xyxy, size_wh) / np.float32(max(size_wh)))
+
+
+SIZES = (
+    Size("small (below 32 px)", side, 0, 32),
+    Size("medium (32 to 96 px)", side, 32, 96),
+    Size("large (from 96 px)", side, 96, np.inf),
+    Size("below 2.5 % of the longer side", relative_side, 0, 0.025),
+    Size("2.5 to 10 %", relative_side, 0.025, 0.1),
+    Size("from 10 %", relative_side, 0.1, np.inf),
+)
+"""COCO's three, by the side of a square as large; then the same at 640 pixels: 16 and 64."""
+
+
+class SizeRow(NamedTuple):
+    """One line of the table; `name` a class or `all`, the mean; recall at the confidence given, and IoU 0.5."""
+
+    size: str
+    name: str
+    labels: int
+    recall: float
+    map50: float
+    map50_95: float
+
+
+def measure_sizes(
+    samples: Sequence[Sample], names: Sequence[str], detectable: Sequence[bool], confidence: float
+) -> list[SizeRow]:
+    """The table by size and class; classes that have no labels of a size, or that the weights do not know, are absent.
+
+    Precision is not given by size, since what is false has none but its own.
+    """
+    matched = [match_labels(each.boxes_xyxy, each.class_ids, each.label_boxes_xyxy, each.label_ids) for each in samples]
+    confidences = np.concatenate([np.zeros(0, np.float32)] + [each.confidences for each in samples])
+    order = np.argsort(-confidences, kind="stable")
+    confidences = confidences[order]
+    class_ids = np.concatenate([np.zeros(0, np.int64)] + [each.class_ids for each in samples])[order]
+    label_ids = np.concatenate([np.zeros(0, np.int64)] + [each.label_ids for each in samples])
+    rows = []
+    for size in SIZES:
+        correct_parts, counted_parts, label_parts = [], [], []
+        for each, label_of in zip(samples, matched, strict=True):
+            labels_in = size.holds(each.label_boxes_xyxy, each.size_wh)
+            matches = label_of >= 0
+            matches_in = np.append(labels_in, False)[label_of]  # −1 is the last
+            unmatched_in = ~matches & size.holds(each.boxes_xyxy, each.size_wh)[:, None]
+            correct_parts.append(matches_in)
+            counted_parts.append(matches_in | unmatched_in)
+            label_parts.append(labels_in)
+        none = np.zeros((0, len(IOU_THRESHOLDS)), np.bool_)
+        correct, counted = (np.concatenate([none, *parts])[order] for parts in (correct_parts, counted_parts))
+        counts = np.bincount(label_ids[np.concatenate([np.zeros(0, np.bool_), *label_parts])], minlength=len(names))
+        found = []
+        for class_id in np.flatnonzero((counts > 0) & np.asarray(detectable, np.bool_)).tolist():
+            own, labels = class_ids == class_id, int(counts[class_id])
+            average = _average_precisions(correct[own], counted[own], labels)
+            recall = float((correct[own, 0] & (confidences[own] >= confidence)).sum() / labels)
+            found.append(SizeRow(size.name, names[class_id], labels, recall, float(average[0]), float(average.mean())))
+        if found:
+            means = np.array([row[3:] for row in found]).mean(0).tolist()
+            rows += [SizeRow(size.name, "all", sum(row.labels for row in found), *means), *found]
+    return rows
+
+
+def _average_precisions(correct: NDArray[np.bool_], counted: NDArray[np.bool_], labels: int) -> NDArray[np.float64]:
+    """Average precision per IoU threshold (a column each) of one class's detections, by falling confidence."""
+    average = np.zeros(correct.shape[1])
+    for column in range(correct.shape[1]):
+        right = correct[counted[:, column], column]
+        true = right.cumsum()
+        if len(right):
+            average[column] = average_precision(true / labels, true / np.arange(1, len(right) + 1))
+    return average

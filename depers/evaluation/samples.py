@@ -1,0 +1,152 @@
+"""One picture's detections beside its labels: read, judged, and drawn."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from depers import storage
+from depers.boxes import from_normalized_xywh, intersection_over_union
+from depers.datasets.data_yaml import Dataset, labelled_classes
+from depers.datasets.labels import Labels, label_path, read_labels
+from depers.evaluation.metrics import IOU_THRESHOLDS, Picture, match
+from depers.imaging.decoding import decode
+from depers.reports import drawing
+from depers.reports import html as report
+from depers.storage.tables import parquet_text
+
+_READERS = 16  # threads that mostly wait for storage
+_FOUND, _MISSED, _FALSE = (44, 160, 44), (214, 39, 40), (255, 160, 0)
+
+
+class Sample(NamedTuple):
+    """One picture: its path in the split's folder, what was found, highest confidence first, and what is labelled.
+
+    Boxes float32 (N, 4) and (M, 4) in pixels of the upright picture, class ids int64 as the dataset names them.
+    `labelled` are the classes that the picture is labelled for; what was found of others is left out, since nobody
+    knows whether it is right.
+    """
+
+    path: str
+    size_wh: tuple[int, int]
+    boxes_xyxy: NDArray[np.float32]
+    confidences: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    label_boxes_xyxy: NDArray[np.float32]
+    label_ids: NDArray[np.int64]
+    labelled: frozenset[int]
+
+    def picture(self) -> Picture:
+        """The detections matched with the labels."""
+        correct = match(self.boxes_xyxy, self.class_ids, self.label_boxes_xyxy, self.label_ids)
+        return Picture(correct, self.confidences, self.class_ids, self.label_ids, self.labelled)
+
+
+class Verdict(NamedTuple):
+    """One picture at one confidence: masks of the labels that were missed and of the detections that are shown."""
+
+    sample: Sample
+    missed: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+
+
+def samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
+    """The rows of a detections table over `folder` with their labels; other classes than the dataset's are left out.
+
+    Raises UserError for a label file that is not YOLO's.
+    """
+    column = table["boxes"].combine_chunks()
+    values = column.flatten()
+    offsets = column.offsets.to_numpy() - column.offsets[0].as_py() if len(column) else np.zeros(1, np.int64)
+    wanted = pa.array(dataset.names, pa.string())
+    ids = pc.fill_null(pc.index_in(values.field("class"), value_set=wanted), -1).to_numpy()
+    boxes = np.stack([values.field(name).to_numpy() for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
+    confidences = values.field("confidence").to_numpy()
+    result = []
+    # A name that is not UTF-8 is escaped in the table.
+    paths = {parquet_text(entry.path): entry.path for entry in storage.list_files(folder)}
+    rows = table.select(["path", "width", "height"]).to_pylist()
+    with ThreadPoolExecutor(_READERS) as pool:
+        uris = [storage.join(folder, paths[row["path"]]) for row in rows]
+        given = list(pool.map(lambda uri: read_unique_labels(uri, len(dataset.names)), uris))
+    for index, (row, labels) in enumerate(zip(rows, given, strict=True)):
+        path = paths[row["path"]]
+        labelled = labelled_classes(dataset, path)
+        found = np.arange(offsets[index], offsets[index + 1])
+        found = found[np.isin(ids[found], list(labelled))]
+        size_wh = row["width"] or 1, row["height"] or 1  # a failed picture has no size, and no boxes to compare
+        result.append(
+            Sample(
+                path=path,
+                size_wh=size_wh,
+                boxes_xyxy=boxes[found],
+                confidences=confidences[found],
+                class_ids=ids[found].astype(np.int64),
+                label_boxes_xyxy=from_normalized_xywh(labels.boxes_xywh, size_wh),
+                label_ids=labels.class_ids,
+                labelled=labelled,
+            )
+        )
+    return result
+
+
+def read_unique_labels(image: str, class_count: int) -> Labels:
+    """The labels of one picture, doubles counted once (as YOLOv5 does); none where it has no label file."""
+    labels = read_labels(label_path(image), class_count)
+    both = np.column_stack([labels.class_ids, labels.boxes_xywh])
+    _, first = np.unique(both, axis=0, return_index=True)
+    first = np.sort(first)
+    return Labels(labels.class_ids[first], labels.boxes_xywh[first])
+
+
+def judge(sample: Sample, confidence: float) -> Verdict:
+    """What of one picture is missed and falsely found, at IoU 0.5, where boxes below `confidence` do not count."""
+    shown = sample.confidences >= confidence
+    boxes, ids = sample.boxes_xyxy[shown], sample.class_ids[shown]
+    labels, label_ids = sample.label_boxes_xyxy, sample.label_ids
+    correct = np.zeros(len(shown), np.bool_)
+    correct[shown] = match(boxes, ids, labels, label_ids, IOU_THRESHOLDS[:1])[:, 0]
+    covered = (intersection_over_union(boxes, labels) >= IOU_THRESHOLDS[0]) & (ids[:, None] == label_ids[None])
+    missed = ~covered.any(axis=0)
+    return Verdict(sample, missed, shown, correct)
+
+
+def worst(verdicts: Sequence[Verdict], count: int) -> list[Verdict]:
+    """The pictures with the most missed labels, then the most false alarms; only those with a miss."""
+    with_misses = [verdict for verdict in verdicts if verdict.missed.any()]
+
+    def key(verdict: Verdict) -> tuple[int, int, str]:
+        return (-int(verdict.missed.sum()), -int((verdict.shown & ~verdict.correct).sum()), verdict.sample.path)
+
+    return sorted(with_misses, key=key)[:count]
+
+
+def draw(image: NDArray[np.uint8], verdict: Verdict, names: Sequence[str]) -> NDArray[np.uint8]:
+    """`image` (uint8 RGB, upright) with what was found in green, missed in red, falsely found in orange."""
+    sample, missed = verdict.sample, verdict.missed
+    found, false = verdict.correct, verdict.shown & ~verdict.correct
+    boxes = [sample.boxes_xyxy[found], sample.boxes_xyxy[false], sample.label_boxes_xyxy[missed]]
+    colours = [_FOUND] * int(found.sum()) + [_FALSE] * int(false.sum()) + [_MISSED] * int(missed.sum())
+    texts = [
+        f"{names[class_id]} {confidence:.2f}"
+        for mask in (found, false)
+        for class_id, confidence in zip(sample.class_ids[mask].tolist(), sample.confidences[mask].tolist(), strict=True)
+    ]
+    texts += [names[class_id] for class_id in sample.label_ids[missed].tolist()]
+    return drawing.draw_boxes(image, np.concatenate(boxes), texts, colours)
+
+
+def figure(verdict: Verdict, folder: str, names: Sequence[str]) -> str:
+    """The picture with its verdict as HTML, what was missed below it."""
+    sample = verdict.sample
+    image = decode(storage.read_bytes(storage.join(folder, sample.path)), float("inf")).rgb()
+    counts = Counter(names[class_id] for class_id in sample.label_ids[verdict.missed].tolist())
+    missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    caption = f"{sample.path}: {int(verdict.missed.sum())} of {len(verdict.missed)} missed ({missed})"
+    return report.picture(draw(image, verdict, names), caption, max_side=800)

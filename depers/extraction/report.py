@@ -1,0 +1,103 @@
+"""The report of an extraction: what there is, why the rest is not, and how it looks: before, after, sprites."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from depers import storage
+from depers.datasets import sprite_bank as bank
+from depers.datasets.sprite_bank import Extracted
+from depers.extraction.steps import part_path
+from depers.extraction.take_apart import Row
+from depers.imaging.decoding import ImageError, decode
+from depers.reports import drawing
+from depers.reports import html as report
+from depers.runtime.units import Unit
+from depers.storage.tables import parquet_text
+
+_PAIRS = 12
+_SPRITES = 24  # of a class
+_CLASSES = 12  # with sprites in the report, the most frequent ones
+_SIDE = 640  # px, of a picture in the report
+
+
+def make_report(extracted: Extracted, record: pa.Table, pictures: str, everything: Sequence[Unit]) -> str:
+    """The HTML page. `record` as `depers.parts.RECORD`, `pictures` the training folder, cut into `everything`."""
+    counts, names = extracted.counts, extracted.class_names
+    sprites = pc.value_counts(record["sprites"].combine_chunks().flatten()).to_pylist()
+    by_class = {int(count["values"]): int(count["counts"]) for count in sprites}
+    ordered = sorted(by_class, key=lambda class_id: (-by_class[class_id], class_id))
+    reasons = pc.value_counts(record["reason"].drop_null()).to_pylist()
+    rows = [(pair["values"], pair["counts"]) for pair in sorted(reasons, key=lambda pair: -pair["counts"])]
+    sections = [
+        ("Counts", report.table(("what", "how many"), [(name.replace("_", " "), n) for name, n in counts.items()])),
+        ("Sprites", report.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in ordered])),
+    ]
+    if rows:
+        sections.append(("Left out and failed", report.table(("reason", "pictures"), rows[:50])))
+    sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, pictures, everything)))
+    for class_id in ordered[:_CLASSES]:
+        cells = list(_sample(extracted, record, everything, class_id))
+        images, captions = [image for image, _ in cells], [caption for _, caption in cells]
+        sheet = drawing.contact_sheet(images, captions, columns=6, cell_wh=(200, 200))
+        sections.append((f"Sprites: {names[class_id]}", report.picture(sheet, max_side=max(sheet.shape))))
+    lead = f"{counts['pictures']} training pictures: {counts['backgrounds']} backgrounds, {counts['sprites']} sprites."
+    return report.page("Extraction", lead, sections)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread."""
+    return sorted({index * count // min(count, most) for index in range(min(count, most))})
+
+
+def _pairs(extracted: Extracted, record: pa.Table, pictures: str, everything: Sequence[Unit]) -> str:
+    """Pictures, each beside the background made of it; those with objects come first."""
+    used = record.filter(pc.equal(record["status"], bank.USED))
+    with_objects = used.filter(pc.greater(used["objects"], 0))
+    table = with_objects if len(with_objects) else used
+    sources = {parquet_text(entry.path): entry.path for unit in everything for entry in unit.entries}
+    figures = []
+    for index in _evenly(len(table), _PAIRS):
+        (row,) = table.slice(index, 1).to_pylist()
+        try:
+            before = decode(storage.read_bytes(storage.join(pictures, sources[row["path"]])), float("inf")).rgb()
+            after = decode(storage.read_bytes(storage.join(extracted.root, row["background"])), float("inf")).rgb()
+        except (KeyError, OSError, ImageError):  # it has changed since then
+            continue
+        caption = f"{row['path']}: {row['objects']} objects, {row['coverage']:.0%} of the picture"
+        figures += [report.picture(before, caption, _SIDE), report.picture(after, "the background", _SIDE)]
+    return report.gallery(figures)
+
+
+def _sample(
+    extracted: Extracted, record: pa.Table, everything: Sequence[Unit], class_id: int
+) -> Iterator[tuple[NDArray[np.uint8], str]]:
+    """Sprites of a class with their labels drawn, each from another picture, and a caption."""
+    lists = record["sprites"].combine_chunks()
+    holders = pc.list_parent_indices(lists).filter(pc.equal(lists.flatten(), class_id)).unique()
+    sources = set(record["path"].take(holders.take(pa.array(_evenly(len(holders), _SPRITES)))).to_pylist())
+    for unit in everything:
+        if sources.isdisjoint(parquet_text(entry.path) for entry in unit.entries):
+            continue
+        table = bank.read_part(extracted, part_path(unit))
+        chosen = pc.and_(pc.equal(table["class_id"], class_id), pc.is_in(table["source"], pa.array(sorted(sources))))
+        seen = set()
+        for row in table.filter(chosen).to_pylist():
+            if row["source"] not in seen:
+                seen.add(row["source"])
+                yield _draw(row, extracted.class_names), _caption(row)
+
+
+def _draw(row: Row, names: tuple[str, ...]) -> NDArray[np.uint8]:
+    labels = row["labels"]
+    boxes = [[label[side] for side in ("x_min", "y_min", "x_max", "y_max")] for label in labels]
+    colours = [drawing.colour(names[label["class_id"]]) for label in labels]
+    return drawing.draw_boxes(decode(row["picture"]).rgb(), boxes, [""] * len(boxes), colours)
+
+
+def _caption(row: Row) -> str:
+    marks = ["cut"] * row["truncated"] + [f"{row['hidden']:.0%} hidden"] * (row["hidden"] > 0)
+    return ", ".join([f"{row['width']} x {row['height']}", *marks])

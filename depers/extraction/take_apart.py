@@ -1,0 +1,203 @@
+"""Take a picture apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from numpy.typing import NDArray
+
+from depers.boxes import Boxes, clip, covered, from_normalized_xywh
+from depers.datasets import sprite_bank as bank
+from depers.datasets.data_yaml import Dataset, labelled_classes
+from depers.datasets.labels import Labels, parse_yolo
+from depers.datasets.splits import group_names
+from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED, sprite_id
+from depers.detection.settings import Prediction
+from depers.detection.tiling import View, whole
+from depers.errors import UserError, line
+from depers.extraction import inpainting as filling
+from depers.extraction.nesting import Nesting, Sprite, group
+from depers.imaging.decoding import ImageError, Picture, decode
+from depers.storage.tables import parquet_text
+
+Row = dict[str, Any]
+QUALITY = 95
+HIDDEN = 0.5
+"""A sprite of which other objects cover more than this counts as mostly hidden."""
+
+_STAGE = 3  # this module's branch of the seed tree
+_UNCOMPRESSED = ("PNG", "BMP")  # nothing spreads beyond a pixel in these
+
+RECORD = pa.schema(
+    [("path", pa.string()), ("background", pa.string())]
+    + [field for field in bank.BACKGROUNDS if field.name not in ("source", "path")]
+    + [("sprites", pa.list_(pa.int32()))]  # the class id of each
+    + [(name, pa.int32()) for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")]
+)
+"""A unit's record: one row per picture, `path` in the folder of training pictures."""
+
+
+class Look(NamedTuple):
+    """How to look again: `--weights`, the classes that a background must not show, and the detector's stride."""
+
+    weights: tuple[str, ...]
+    wanted: tuple[str, ...]
+    how: Prediction
+    stride: int
+
+
+class Job(NamedTuple):
+    """All that a task needs to know; it travels by pickle. `pictures` is the folder of the training split."""
+
+    pictures: str
+    out: str
+    dataset: Dataset
+    group_by: str | None
+    fill: str
+    dilate: float
+    max_coverage: float
+    keep_labels: bool
+    min_size: float
+    margin: float
+    nesting: Nesting
+    seed: int
+    max_megapixels: float
+    look: Look | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A picture taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
+
+    `view` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
+    `again` says that storage failed, not the picture.
+    """
+
+    row: Row
+    sprites: list[Row] = field(default_factory=list)
+    background: bytes = b""
+    view: View | None = None
+    kept: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    again: bool = False
+
+
+def background_path(path: str) -> str:
+    """Where the background of a picture goes below OUT: as in the dataset, with the suffix of a JPEG."""
+    name = parquet_text(path)
+    return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
+
+
+def take_apart(job: Job, path: str, data: bytes | str, label_text: bytes) -> Parts:
+    """A picture's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
+    row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": FAILED, "labels": [], "sprites": []}
+    row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
+    if isinstance(data, str):
+        return Parts(row | {"reason": data}, again=True)
+    try:
+        picture = decode(data, job.max_megapixels)
+        return _take_apart(job, path, row, picture, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
+    except (ImageError, UserError) as error:
+        return Parts(row | {"reason": str(error)})
+    except Exception as error:
+        return Parts(row | {"reason": f"cannot be taken apart ({type(error).__name__}: {line(error)})"})
+
+
+def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels) -> Parts:
+    rgb, size_wh = picture.rgb(), picture.size_wh
+    class_ids, boxes = _whole_boxes(labels, size_wh)
+    everything = group(class_ids, boxes, size_wh, job.nesting, job.margin)
+    coverage = covered((0.0, 0.0, *size_wh), boxes)
+    shorter = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    large = [sprite for sprite in everything if shorter[sprite.outer] >= job.min_size]
+    labelled = labelled_classes(job.dataset, path)
+    known = [one for one in large if job.nesting.get(int(class_ids[one.outer]), frozenset()) <= labelled]
+    sprites = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in known]
+    row |= {"status": USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
+    row |= {"objects": len(everything), "sprites": [sprite["class_id"] for sprite in sprites]}
+    row["scene"] = _scene(class_ids, boxes, everything)
+    row |= {"too_small": len(everything) - len(large), "unlabelled_inside": len(large) - len(known)}
+    row |= {"truncated": sum(sprite.truncated for sprite in known)}
+    row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in known)}
+    if reason := _unfit(job, coverage, labelled):
+        return Parts(row | {"status": LEFT_OUT, "reason": reason}, sprites)
+    row["background"] = background_path(path)
+    if job.keep_labels:
+        row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
+    else:
+        block = 1 if picture.format in _UNCOMPRESSED else filling.BLOCK
+        rects = filling.removed(boxes, size_wh, job.dilate, block)
+        rgb = filling.remove(rgb, rects, job.fill, _rng(job.seed, path))
+    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
+    kept = boxes if job.keep_labels else boxes[:0]
+    view = whole(rgb, size_wh, job.look.how.imgsz, job.look.stride, half_stride_pad=False) if job.look else None
+    return Parts(row, sprites, jpeg, view, kept)
+
+
+def _unfit(job: Job, coverage: float, labelled: frozenset[int]) -> str:
+    """Why a picture cannot be a background; empty if it can."""
+    if coverage > job.max_coverage:
+        return f"labelled boxes cover more than {job.max_coverage:.0%}"
+    unknown = [name for class_id, name in enumerate(job.dataset.names) if class_id not in labelled]
+    return f"not labelled for {', '.join(unknown)}, of which it may show some" if unknown else ""
+
+
+def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
+    """Class ids (N,) and boxes (N, 4) in pixels inside the picture; doubles and what is without area left out."""
+    both = np.column_stack([labels.class_ids, labels.boxes_xywh])
+    _, first = np.unique(both, axis=0, return_index=True)
+    first = np.sort(first)
+    boxes = clip(from_normalized_xywh(labels.boxes_xywh[first], size_wh), size_wh)
+    real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return labels.class_ids[first][real], boxes[real]
+
+
+def _rng(seed: int, path: str) -> np.random.Generator:
+    """The randomness of one picture, by its path: the same whatever else is in the dataset."""
+    name = int.from_bytes(hashlib.sha256(parquet_text(path).encode()).digest()[:8])
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, name))))
+
+
+def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:
+    return dict(zip(("class_id", "x_min", "y_min", "x_max", "y_max"), (class_id, *box_xyxy.tolist()), strict=True))
+
+
+def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[Sprite]) -> list[Row]:
+    """All labels of a picture as `bank.SEEN`."""
+    outer = {sprite.outer: sprite.truncated for sprite in sprites}
+    return [
+        {**_label(class_id, box), "outer": index in outer, "truncated": outer.get(index, False)}
+        for index, (class_id, box) in enumerate(zip(class_ids.tolist(), boxes, strict=True))
+    ]
+
+
+def _sprite_row(row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: Sprite) -> Row:
+    """A row of `bank.SPRITES`."""
+    x0, y0, x1, y1 = sprite.frame
+    height, width = rgb.shape[:2]
+    outer, class_id = boxes[sprite.outer].tolist(), int(class_ids[sprite.outer])
+    members = list(sprite.members)
+    inside = clip(boxes[members] - np.array([x0, y0, x0, y0], np.float32), (x1 - x0, y1 - y0))
+    return {
+        "id": sprite_id(row["path"], class_id, outer),
+        "class_id": class_id,
+        "labels": [_label(int(class_ids[member]), box) for member, box in zip(members, inside, strict=True)],
+        "picture": simplejpeg.encode_jpeg(np.ascontiguousarray(rgb[y0:y1, x0:x1]), QUALITY, "RGB", "444"),
+        "width": x1 - x0,
+        "height": y1 - y0,
+        "source": row["path"],
+        "group": row["group"],
+        "split": "train",
+        "source_width": width,
+        "source_height": height,
+        "source_x": x0,
+        "source_y": y0,
+        "centre_x": (outer[0] + outer[2]) / 2 / width,
+        "foot_y": outer[3] / height,
+        "scene_height": (outer[3] - outer[1]) / height,
+        "truncated": sprite.truncated,
+        "hidden": sprite.hidden,
+    }

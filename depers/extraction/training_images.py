@@ -1,0 +1,76 @@
+"""The training pictures of a dataset, and what makes sure that nothing of val is among them."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from depers import storage
+from depers.datasets.data_yaml import Dataset
+from depers.datasets.labels import IMAGE_SUFFIXES, label_path
+from depers.datasets.splits import group_names
+from depers.errors import UserError
+from depers.extraction.take_apart import background_path
+from depers.storage import Entry
+
+
+def training_folder(dataset: Dataset, out: str, source: str) -> str:
+    """The folder of the training pictures. Raises UserError where it cannot be told from val, or OUT from the dataset.
+
+    Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training pictures:
+    those may be synthetic, and what is cut from them would be pasted for the second time.
+    """
+    if dataset.train is None:
+        raise UserError(f"{source}: the dataset must name a train split, but does not")
+    if dataset.val is not None and storage.overlap(dataset.train, dataset.val):
+        found = f"but train is {dataset.train} and val {dataset.val}"
+        raise UserError(f"{source}: val must lie outside train, {found}: what is cut from val must not be trained on")
+    for folder in (dataset.root, dataset.train, dataset.val, *dataset.added):
+        if folder is not None and storage.overlap(folder, out):
+            raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {out} and {folder}")
+    return dataset.train
+
+
+def list_pictures(folder: str) -> list[Entry]:
+    """The pictures in the folder of a split, with tags that also change with their labels.
+
+    Raises UserError where there is none, or none of them has labels.
+    """
+    entries = storage.list_files(folder)
+    pictures = [entry for entry in entries if entry.path.lower().endswith(IMAGE_SUFFIXES)]
+    if not pictures:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise UserError(f"{folder}: must hold pictures ({suffixes}), but none of {len(entries)} files is one")
+    labels = label_path(storage.join(folder, "x.jpg")).rpartition("/")[0]
+    texts = {entry.path: entry for entry in storage.list_files(labels)} if storage.is_dir(labels) else {}
+    found = []
+    for entry in pictures:
+        text = texts.get(label_path(storage.join(folder, entry.path)).removeprefix(f"{labels}/"))
+        found.append(entry._replace(etag=f"{entry.etag} {text.size} {text.etag}" if text else entry.etag))
+    if all(tagged == entry for tagged, entry in zip(found, pictures, strict=True)):
+        raise UserError(f"{labels}: must hold the labels of the pictures, but none of {len(pictures)} has any")
+    targets = Counter(background_path(entry.path) for entry in pictures)
+    if doubles := [path for path, count in targets.items() if count > 1]:
+        raise UserError(f"{folder}: pictures must differ in their names, but two would be {doubles[0]}")
+    return found
+
+
+def check_groups(val: str | None, pictures: Sequence[Entry], group_by: str | None) -> None:
+    """Raises UserError where `group_by` finds nothing, or the same in a training picture as in one of val.
+
+    Of val only the names are read, and only if that is possible.
+    """
+    groups = set(group_names([entry.path for entry in pictures], group_by))
+    if val is None or group_by is None:
+        return
+    try:
+        others = [entry.path for entry in storage.list_files(val)]
+    except (UserError, OSError):
+        return
+    for path in others:
+        try:
+            (group,) = group_names([path], group_by)
+        except UserError:  # it is of no group, so of none that is in train
+            continue
+        if group in groups:
+            raise UserError(
+                f"--group-by finds {group!r} in both splits, such as {val}/{path}: split by it, or the sprites leak"
+            )

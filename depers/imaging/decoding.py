@@ -1,0 +1,221 @@
+"""Image bytes → arrays: upright pixels of every frame; `depers.encoding` is the way back.
+
+Orientation is applied to the pixels, so the picture looks the same without its EXIF; the colour profile is kept. What
+cannot be decoded whole is an ImageError, never a best effort.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from depers.imaging import sixteen_bit as deep
+from depers.imaging.formats import jpeg_tables as jpeg_encoding
+from depers.imaging.headers import (
+    FORMATS,
+    MAX_MEGAPIXELS,
+    ImageError,
+    format_of,
+    frame_count,
+    open_header,
+    orientation_of,
+    pages,
+    profile_of,
+    upright,
+)
+
+__all__ = (
+    "FORMATS",
+    "MAX_MEGAPIXELS",
+    "ImageError",
+    "Picture",
+    "decode",
+    "decode_frames",
+    "frame_count",
+    "frames",
+    "open_header",
+    "orientation_of",
+    "resize_rgb",
+)
+
+Pixels = NDArray[Any]
+_MODES = ("1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16", "RGB;16", "RGBA;16")
+_BILEVEL = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: upright `pixels` (H, W) or (H, W, C), uint8 or uint16, in `mode`'s channel order.
+
+    Modes are Pillow's, and RGB;16 and RGBA;16. In modes P and 1 pixels are indices into `palette`, uint8 (N, 3 or 4).
+    `lossless` says whether the file kept every pixel, and is to be written so; `duration_ms` how long a frame is shown.
+    """
+
+    pixels: Pixels
+    mode: str
+    format: str
+    icc_profile: bytes | None
+    jpeg_tables: dict[int, list[int]] | None
+    jpeg_sampling: str
+    palette: NDArray[np.uint8] | None = None
+    lossless: bool = True
+    duration_ms: float = 0
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The picture as uint8 RGB (H, W, 3), transparency on white: what the detector sees."""
+        if self.mode == "RGB":
+            return self.pixels
+        pixels, mode = self.pixels, self.mode
+        if self.palette is not None:
+            pixels = self.palette[pixels]
+            mode = "RGBA" if pixels.shape[2] == 4 else "RGB"
+        elif pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+            mode = {"I;16": "L"}.get(mode, mode.removesuffix(";16"))
+        image = Image.fromarray(pixels, mode)
+        if mode in ("LA", "RGBA"):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return np.asarray(image.convert("RGB"))
+
+
+def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+    """The whole picture, upright. Raises ImageError where it is not an allowed image, not whole or not the only one."""
+    image = open_header(data, max_megapixels)
+    with _decoding():
+        count = len(pages(image))
+        if count > 1:
+            raise ImageError(f"must hold one frame, but holds {count}")
+        return _decode(data, image)
+
+
+def decode_frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[NDArray[np.uint8]]:
+    """Every frame or page as upright uint8 RGB (H, W, 3), one at a time, transparency on white. Raises ImageError."""
+    for picture in frames(data, max_megapixels):
+        yield picture.rgb()
+
+
+def frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[Picture]:
+    """Every frame or page, whole and upright, one at a time. Raises ImageError.
+
+    The limit holds for all together; pages of a TIFF may differ in size.
+    """
+    image = open_header(data, max_megapixels)
+    with _decoding():
+        indices, left = pages(image), max_megapixels * 1e6
+        for index in indices:
+            if len(indices) > 1:
+                image.seek(index)
+            left -= image.width * image.height
+            if left < 0:
+                raise ImageError(f"must have at most {max_megapixels:g} megapixels, but its pages have more")
+            yield _decode(data, image)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Turns whatever a decoder raises into an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("too large for this machine's memory") from None
+    except Exception as error:
+        raise ImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from None
+
+
+def _decode(data: bytes, image: Image.Image) -> Picture:
+    """The frame that `image` stands at."""
+    if format_of(image) == "JPEG":
+        return _decode_jpeg(data, image)
+    if deep.is_deep(data, image):
+        orientation, profile = orientation_of(image), profile_of(image)
+        pixels, mode = deep.read(data, image)
+        return Picture(upright(pixels, orientation), mode, format_of(image), profile, None, "")
+    transparent = "transparency" in image.info
+    mode = {"PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}.get(
+        image.mode, image.mode
+    )
+    if transparent and mode in ("1", "L", "RGB"):  # one colour means transparent, which no pixel could say afterwards
+        mode = "RGBA" if mode == "RGB" else "LA"
+    if mode not in _MODES:
+        raise ImageError(f"pixel mode must be one of {', '.join(_MODES)}, but is {image.mode}")
+    loaded = _loaded(image, mode)
+    palette = None
+    if mode == "P":
+        palette = _palette(loaded)
+        pixels = np.asarray(loaded)
+        pixels = pixels if pixels.max() < len(palette) else np.minimum(pixels, len(palette) - 1)
+    elif mode == "1":
+        palette, pixels = _BILEVEL, np.asarray(loaded).astype(np.uint8)
+    else:
+        pixels = np.asarray(loaded)
+    pixels, name = upright(pixels, orientation_of(image)), format_of(image)
+    duration = float(image.info.get("duration") or 0)
+    return Picture(pixels, mode, name, profile_of(image), None, "", palette, keeps_pixels(data, name), duration)
+
+
+def _palette(image: Image.Image) -> NDArray[np.uint8]:
+    """The palette, uint8 (N, 3), or (N, 4) where entries are transparent."""
+    colours = np.array(image.getpalette("RGB") or [0, 0, 0], np.uint8).reshape(-1, 3)
+    transparency = image.info.get("transparency")
+    if transparency is None and "A" not in (image.palette.mode if image.palette else ""):
+        return colours
+    if isinstance(transparency, bytes):
+        alpha = np.full(len(colours), 255, np.uint8)
+        alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)[: len(colours)]
+    elif transparency is None:
+        return np.array(image.getpalette("RGBA") or [0, 0, 0, 255], np.uint8).reshape(-1, 4)
+    else:
+        alpha = np.where(np.arange(len(colours)) == transparency, 0, 255).astype(np.uint8)
+    return np.concatenate([colours, alpha[:, None]], axis=1)
+
+
+def _loaded(image: Image.Image, mode: str) -> Image.Image:
+    """The decoded image, converted; a truncated file is an error."""
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    image.load()
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _decode_jpeg(data: bytes, image: Any) -> Picture:
+    sampling = jpeg_encoding.sampling_name(image.layer)
+    mode = image.mode
+    tables = {key: list(table) for key, table in image.quantization.items()}
+    orientation, profile = orientation_of(image), profile_of(image)
+    if mode in ("RGB", "L"):
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", strict=True)
+        except ValueError:  # also libjpeg's mere warnings: Pillow decodes those, and refuses what is not whole
+            pixels = np.asarray(_loaded(image, mode))
+        pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    elif mode == "CMYK":
+        pixels = np.asarray(_loaded(image, mode))
+    else:
+        raise ImageError(f"pixel mode must be one of L, RGB, CMYK, but is {mode}")
+    return Picture(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling, lossless=False)
+
+
+def keeps_pixels(data: bytes, name: str) -> bool:
+    """Whether a file of the format `name` was written such that no pixel changed."""
+    return name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data)
+
+
+def resize_rgb(rgb: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    """RGB resized: area means when shrinking, linear when growing (as YOLOv5 loads its images)."""
+    if (rgb.shape[1], rgb.shape[0]) == size_wh:
+        return rgb
+    shrinks = size_wh[0] < rgb.shape[1] or size_wh[1] < rgb.shape[0]
+    resized: NDArray[np.uint8] = cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized

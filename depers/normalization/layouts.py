@@ -1,0 +1,202 @@
+"""Which files of a raw folder are pictures, which hold their labels, and in which format.
+
+- `competition`: `labels/NAME_CLASS..txt` (one dot is accepted too) for `images/NAME.jpg`;
+- `yolo`: `a.txt` for `a.jpg`; `voc`: `a.xml` for `a.jpg`; `coco`: JSON files for all pictures.
+
+A picture and its labels lie at the same place but for folders named images, labels, Annotations, JPEGImages or xmls, so
+`images/train/a.jpg` and `labels/train/a.txt`, `train/images/a.jpg` and `train/labels/a.txt`, `a.jpg` and `a.txt`,
+`JPEGImages/a.jpg` and `Annotations/a.xml` belong together; else the only picture of that name counts.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from posixpath import splitext  # Path objects are slow for millions of files
+from typing import NamedTuple
+
+from depers.datasets.labels import IMAGE_SUFFIXES
+from depers.errors import UserError
+from depers.normalization.rules import Problem
+
+FORMATS = ("competition", "yolo", "voc", "coco")
+_SUFFIXES = {"competition": ".txt", "yolo": ".txt", "voc": ".xml", "coco": ".json"}
+_LAYOUT = frozenset(("images", "labels", "annotations", "jpegimages", "xmls"))
+_BESIDE = re.compile(  # what sets hold beside pictures and labels
+    r"(?:^|/)(?:\.[^/]*|(?:readme|licen[cs]e|changelog)[^/]*|(?:predefined_)?classes\.txt|requirements\.txt|notes\.json"
+    r"|(?:train|val|valid|validation|test|trainval)\.txt)$|(?:^|/)imagesets/|\.(?:ya?ml|names|data|md|cache|html?|csv)$",
+    re.IGNORECASE,
+)
+
+
+class LabelFile(NamedTuple):
+    """A label file below RAW, and the class that its name says, "" for none."""
+
+    path: str
+    class_name: str
+
+
+class SetPicture(NamedTuple):
+    """A picture: its path below RAW, its name in the dataset, and its label files."""
+
+    path: str
+    name: str
+    label_files: tuple[LabelFile, ...]
+
+
+class Matched(NamedTuple):
+    """The pictures of a raw folder, sorted; its JSON files; and the files that are of no use."""
+
+    pictures: list[SetPicture]
+    json_files: list[str]
+    problems: list[Problem]
+
+
+def dataset_name(path: str) -> str:
+    """The path without the folders that only say what kind of files lie in them."""
+    folders, _, name = path.rpartition("/")
+    return "/".join([*(part for part in folders.split("/") if part and part.lower() not in _LAYOUT), name])
+
+
+def label_target(name: str, stems: Collection[str], classes: Sequence[str]) -> tuple[str, str] | None:
+    """(picture's stem, class) of a label file in the competition's layout; None: its name ends in no class.
+
+    `stems` are those of the pictures; the stem is "" where no picture has it. Where several classes fit, one whose
+    picture exists goes first, then the longest.
+    """
+    base = re.sub(r"\.{1,2}txt$", "", name, flags=re.IGNORECASE)
+    fitting = sorted((c for c in classes if base.endswith(f"_{c}") and base != name), key=len, reverse=True)
+    for class_name in fitting:
+        stem = base[: -len(class_name) - 1]
+        if stem in stems:
+            return stem, class_name
+    return ("", fitting[0]) if fitting else None
+
+
+def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: Callable[[str], bytes]) -> str:
+    """The format of the labels among `paths` below RAW; `head_of` gives the beginning of a JSON file.
+
+    `classes` are the names that file names may end in. Raises UserError where there are none, or of several formats.
+    """
+    from depers.normalization.coco import looks_like_coco
+
+    stems = _by_stem(paths)
+    found: Counter[str] = Counter()
+    texts: list[str] = []
+    for path in paths:
+        suffix = splitext(path)[1].lower()
+        if suffix not in _SUFFIXES.values() or _BESIDE.search(path):
+            continue
+        if suffix == ".json":
+            found["coco"] += looks_like_coco(head_of(path))
+        elif suffix == ".xml":
+            found["voc"] += 1
+        else:
+            texts.append(path)
+    found["yolo"] = sum(bool(stem) for _, (stem, _) in _name_targets(texts, stems))
+    found["competition"] = sum(bool(stem) for _, (stem, _) in _competition_targets(texts, stems, classes))
+    # `a_car.txt` may be that of `a_car.jpg`, or of `a.jpg`: what explains more of the files is right.
+    del found["competition" if found["yolo"] >= found["competition"] else "yolo"]
+    if not (kinds := [kind for kind in FORMATS if found[kind]]):
+        files = [path for path in paths if path.lower().endswith(tuple(_SUFFIXES.values()))]
+        shown = f"of {len(files)} text files none does, such as {files[0]!r}" if files else "there is none"
+        raise UserError(
+            f"{raw}: must hold labels that belong to its images (NAME_CLASS..txt, YOLO's NAME.txt, VOC's NAME.xml, or"
+            f" COCO's JSON), but {shown}; name the format with --format"
+        )
+    if len(kinds) > 1:
+        shown = ", ".join(f"{found[kind]} {kind}" for kind in kinds)
+        raise UserError(f"{raw}: must hold labels of one format, but holds several ({shown}): name one with --format")
+    return kinds[0]
+
+
+def match(kind: str, paths: Sequence[str], classes: Sequence[str]) -> Matched:
+    """The pictures and labels of one format among `paths` below RAW; competition files name one of `classes`."""
+    problems: list[Problem] = []
+    stems: dict[str, str] = {}
+    labels, foreign = [], defaultdict(list)
+    for path in sorted(paths):
+        suffix = splitext(path)[1].lower()
+        stem = _stem(dataset_name(path))
+        if _BESIDE.search(path):
+            continue
+        if suffix == _SUFFIXES[kind]:
+            labels.append(path)
+        elif suffix in _SUFFIXES.values():
+            foreign[suffix].append(path)
+        elif suffix not in IMAGE_SUFFIXES:
+            problems.append(Problem(path, 0, "not an image name", "left out", suffix))
+        elif stem in stems:  # their labels could not be told apart
+            problems.append(Problem(path, 0, "same name as another image", "left out", stems[stem]))
+        else:
+            stems[stem] = path
+    for suffix, others in foreign.items():
+        problems.append(Problem(others[0], 0, "label files of another format", "left out", f"{len(others)} × {suffix}"))
+    if kind == "coco":
+        pictures = [SetPicture(path, dataset_name(path), ()) for path in stems.values()]
+        return Matched(pictures, labels, problems)
+    files: dict[str, list[LabelFile]] = {stem: [] for stem in stems}
+    targets = _competition_targets(labels, stems, classes) if kind == "competition" else _name_targets(labels, stems)
+    for path, (target, class_name) in targets:
+        if target is None:
+            wanted = "must end in _CLASS..txt with CLASS one of " + ", ".join(classes)
+            problems.append(Problem(path, 0, "not a label name", "left out", wanted))
+        elif not target:
+            problems.append(Problem(path, 0, "label without image", "left out", class_name))
+        else:
+            files[target].append(LabelFile(path, class_name))
+    order = {name: index for index, name in enumerate(classes)}
+    for found in files.values():
+        found.sort(key=lambda file: (order.get(file.class_name, 0), file.path))
+    pictures = [SetPicture(stems[stem], dataset_name(stems[stem]), tuple(found)) for stem, found in files.items()]
+    return Matched(pictures, [], problems)
+
+
+_Target = tuple[str, tuple[str | None, str]]
+
+
+def _competition_targets(labels: Sequence[str], stems: Collection[str], classes: Sequence[str]) -> Iterator[_Target]:
+    for path in labels:
+        yield path, label_target(dataset_name(path), stems, classes) or (None, "")
+
+
+def _name_targets(labels: Sequence[str], stems: Collection[str]) -> Iterator[_Target]:
+    by_name = defaultdict(list)
+    for stem in stems:
+        by_name[stem.rpartition("/")[2]].append(stem)
+    for path in labels:
+        stem = _stem(dataset_name(path))
+        namesakes = by_name[stem.rpartition("/")[2]]
+        yield path, (stem if stem in stems else namesakes[0] if len(namesakes) == 1 else "", "")
+
+
+def _by_stem(paths: Sequence[str]) -> frozenset[str]:
+    """What the pictures among `paths` are called."""
+    return frozenset(_stem(dataset_name(path)) for path in paths if path.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _stem(name: str) -> str:
+    return splitext(name)[0]
+
+
+class PictureFinder:
+    """Finds the pictures that a JSON file names: tools write a path from here or there, or only a name."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = frozenset(paths)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            self._by_name[path.rpartition("/")[2]].append(path)
+
+    def find(self, file_name: str, json_path: str) -> list[str]:
+        """Every picture that `file_name` in the file at `json_path` may mean: one, if all is well."""
+        name = file_name.replace("\\", "/").removeprefix("./")
+        beside = f"{json_path.rpartition('/')[0]}/{name}".lstrip("/")
+        for path in (beside, name):
+            if path in self._paths:
+                return [path]
+        namesakes = self._by_name.get(name.rpartition("/")[2], [])
+        found = [path for path in namesakes if path.endswith(f"/{name}")] or (namesakes if "/" in name else [])
+        if len(found) > 1:  # COCO's instances_val2017.json is about val2017/
+            named = [path for path in found if path.split("/")[-2].lower() in json_path.lower()]
+            return named if len(named) == 1 else found
+        return found

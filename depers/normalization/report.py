@@ -1,0 +1,241 @@
+"""What is in a dataset: counts, plots, a sheet of labelled pictures, what was wrong; as text and as an HTML page."""
+
+import hashlib
+import heapq
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from depers import storage
+from depers.boxes import from_normalized_xywh
+from depers.datasets.labels import SPLITS, read_labels
+from depers.imaging.decoding import decode
+from depers.normalization.rules import Problem
+from depers.normalization.writing import USED
+from depers.reports import drawing, plots
+from depers.reports import html as report
+
+_EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
+_SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the picture's
+_SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # pictures on the sheet: in all, at most of a class, without boxes
+_NONE, _ANY = -1, -2  # in place of a class id: no boxes, and any or none
+_CELL = (640, 480)  # pixels; boxes are drawn at this size, so that lines stay visible
+_SERIES = 6  # classes in one plot
+_TEXTS = 12  # boxes of one picture that are named
+
+Kinds = Sequence[tuple[str, str, int, Problem]]
+
+
+class Statistics:
+    """Counts of a dataset, gathered from the records of its units in any order; small, whatever the dataset's size."""
+
+    def __init__(self, class_count: int) -> None:
+        self.pictures: Counter[str] = Counter()  # by split
+        self.backgrounds: Counter[str] = Counter()
+        self.left_out = 0
+        self.boxes: Counter[tuple[str, int]] = Counter()  # by split and class id
+        self.with_class: Counter[tuple[str, int]] = Counter()  # pictures, the same
+        self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # pictures by number of boxes
+        self.sizes = np.zeros((class_count, len(_EDGES) - 1), np.int64)
+        self.shares = np.zeros((class_count, len(_SHARES) - 1), np.int64)
+        self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, _NONE, _ANY
+
+    def add(self, record: pa.Table) -> None:
+        """Counts a unit in (`dataset_writing.RECORD`)."""
+        for row in record.to_pylist():
+            split, boxes = row["split"], row["boxes"]
+            if row["status"] != USED:
+                self.left_out += 1
+                continue
+            self.pictures[split] += 1
+            self.backgrounds[split] += not boxes
+            self.objects[split][len(boxes)] += 1
+            ids = Counter(box["class_id"] for box in boxes)
+            for class_id, count in ids.items():
+                self.boxes[split, class_id] += count
+                self.with_class[split, class_id] += 1
+            self._show(row["name"], split, [*(list(ids) or [_NONE]), _ANY])
+            for box in boxes:
+                side = math.sqrt(box["w"] * box["h"])
+                _count(self.sizes[box["class_id"]], _EDGES, side)
+                _count(self.shares[box["class_id"]], _SHARES, side / math.sqrt(row["width"] * row["height"]))
+
+    def _show(self, name: str, split: str, class_ids: Sequence[int]) -> None:
+        """Keeps those with the lowest hash, so that the choice depends on nothing but the names."""
+        rank = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        most = {_NONE: _BACKGROUNDS, _ANY: _SHEET}
+        for class_id in class_ids:
+            kept = self._shown[class_id]
+            entry = (-rank, name, split)
+            if len(kept) < most.get(class_id, _PER_CLASS):
+                heapq.heappush(kept, entry)
+            else:
+                heapq.heappushpop(kept, entry)
+
+    def shown(self) -> list[tuple[str, str]]:
+        """(split, name) of pictures for the sheet: in turn one of every class and one without boxes, then any."""
+        queues = {class_id: sorted(kept, reverse=True) for class_id, kept in self._shown.items()}
+        rest = queues.pop(_ANY, [])
+        ordered = [queues[class_id] for class_id in sorted(queues, key=lambda class_id: (class_id < 0, class_id))]
+        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in ordered if turn < len(queue)]
+        return list(dict.fromkeys((split, name) for _, name, split in [*turns, *rest]))[:_SHEET]
+
+
+def _count(counts: NDArray[np.int64], edges: NDArray[np.float64], value: float) -> None:
+    place = int(np.searchsorted(edges, value, side="right")) - 1
+    counts[min(max(place, 0), len(counts) - 1)] += 1
+
+
+def table_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table, of at least one row, for the screen; numbers are aligned to the right."""
+    cells = [[str(value) for value in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    right = [isinstance(value, int) for value in rows[0]]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if number else c.ljust(w) for c, w, number in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def problem_rows(kinds: Kinds) -> list[list[object]]:
+    """The table of what was wrong: number, kind, what was done, the first place."""
+    rows: list[list[object]] = []
+    for action, kind, count, first in kinds:
+        where = f"{first.path}, line {first.line}" if first.line else first.path
+        rows.append([count, kind, action, where + (f": {first.found}" if first.found else "")])
+    return rows
+
+
+PROBLEM_HEADER = ("number", "problem", "what was done", "first")
+
+
+def problem_text(kinds: Kinds) -> str:
+    """What was wrong as a table for the screen; "" for nothing."""
+    return table_text(PROBLEM_HEADER, problem_rows(kinds)) if kinds else ""
+
+
+def summary(statistics: Statistics, classes: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> str:
+    """Pictures and boxes, for the screen, and which pictures are labelled for some classes only."""
+    pictures = "; ".join(
+        f"{statistics.pictures[split]} images in {split} ({statistics.backgrounds[split]} without boxes)"
+        for split in SPLITS
+    )
+    counts = [sum(statistics.boxes[split, class_id] for split in SPLITS) for class_id in range(len(classes))]
+    boxes = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
+    lines = [pictures, f"{sum(counts)} boxes: {boxes}"]
+    for prefix, names in labelled.items():
+        lines.append(f"{prefix or 'all images'}: labelled for {', '.join(names) or 'no class'} only")
+    return "\n".join(lines)
+
+
+def class_rows(statistics: Statistics, classes: Sequence[str]) -> list[list[object]]:
+    """Boxes and pictures of every class in either split, and val's share of the boxes."""
+    rows: list[list[object]] = []
+    for class_id, name in enumerate(classes):
+        train, val = (statistics.boxes[split, class_id] for split in SPLITS)
+        pictures = [statistics.with_class[split, class_id] for split in SPLITS]
+        rows.append([name, train, val, *pictures, val / (train + val) if train + val else "–"])
+    return rows
+
+
+def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list[tuple[str, NDArray[np.uint8]]]:
+    """(caption, picture) of some pictures of the dataset at `out`, reduced, with the boxes of their label files."""
+    drawn = []
+    for split, name in statistics.shown():
+        try:
+            data = storage.read_bytes(storage.join(out, "images", split, name))
+        except OSError:  # a name that is not UTF-8 cannot be found by what the record shows
+            continue
+        stem = name.rpartition(".")[0]
+        labels = read_labels(storage.join(out, "labels", split, f"{stem}.txt"), len(classes))
+        image = drawing.fit(decode(data).rgb(), _CELL)
+        boxes = from_normalized_xywh(labels.boxes_xywh, (image.shape[1], image.shape[0]))
+        names = [classes[class_id] for class_id in labels.class_ids.tolist()]
+        texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
+        counts = ", ".join(f"{class_name} {count}" for class_name, count in Counter(names).items())
+        coloured = drawing.draw_boxes(image, boxes, texts, [drawing.colour(class_name) for class_name in names])
+        drawn.append((f"{counts or 'no boxes'}: {split}/{name}", coloured))
+    return drawn
+
+
+def sheet(drawn: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """The drawn pictures on one sheet."""
+    return drawing.contact_sheet([image for _, image in drawn], [caption for caption, _ in drawn], 4, _CELL)
+
+
+def make_report(
+    statistics: Statistics,
+    classes: Sequence[str],
+    labelled: Mapping[str, Sequence[str]],
+    kinds: Kinds,
+    drawn: Sequence[tuple[str, NDArray[np.uint8]]],
+) -> str:
+    """The HTML page."""
+    lead = ", ".join(f"{statistics.pictures[split]} pictures in {split}" for split in SPLITS)
+    header = (
+        "Class",
+        "Boxes in train",
+        "Boxes in val",
+        "Pictures in train",
+        "Pictures in val",
+        "Share of boxes in val",
+    )
+    numbers = report.table(header, class_rows(statistics, classes))
+    if labelled:
+        rows = [[prefix or "all", ", ".join(names) or "none"] for prefix, names in labelled.items()]
+        note = "Only these classes are labelled there: of the others, pictures may show objects without a box."
+        numbers += report.paragraph(note) + report.table(("Pictures", "Labelled classes"), rows)
+    sections = [("Classes", numbers), ("Distributions", report.gallery(_plots(statistics, classes)))]
+    pictures = [report.picture(image, caption, max_side=640) for caption, image in drawn]
+    sections.append(("Labelled pictures", report.gallery(pictures)))
+    nothing = report.paragraph("Nothing.")
+    wrong = report.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
+    sections.append(("What was wrong", wrong))
+    return report.page("Dataset", f"{lead}; {statistics.left_out} left out.", sections)
+
+
+def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
+    counts = {split: [statistics.boxes[split, class_id] for class_id in range(len(classes))] for split in SPLITS}
+    totals = np.sum(list(counts.values()), axis=0)
+    most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]
+    objects = {split: counter for split, counter in statistics.objects.items() if counter}
+    edges, per_picture = _histogram(objects)
+    made = [plots.bars("Boxes per class", classes, counts)]
+    for title, all_edges, all_counts, unit in (
+        ("Box sizes", _EDGES, statistics.sizes, "square root of the area, pixels"),
+        ("Box sizes in the picture", _SHARES, statistics.shares, "square root of box area / picture area"),
+    ):
+        if most:
+            filled = np.flatnonzero(all_counts[most].sum(axis=0))
+            first, last = int(filled[0]), int(filled[-1]) + 1
+            series = {classes[i]: all_counts[i, first:last] for i in most}
+            made.append(
+                plots.histogram_of_counts(title, all_edges[first : last + 1], series, unit, log=True, share=True)
+            )
+    made.append(plots.histogram_of_counts("Objects per picture", edges, per_picture, _unit(edges, objects), share=True))
+    return made
+
+
+def _histogram(
+    objects: Mapping[str, Counter[int]],
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Edges and pictures per bin by split; the few pictures with the most boxes are in the last bin."""
+    numbers = np.array(sorted(n for counter in objects.values() for n in counter.elements()), np.float64)
+    most = float(np.quantile(numbers, 0.98)) if len(numbers) else 1.0
+    edges = plots.bin_edges(np.unique(np.append(np.minimum(numbers, max(most, 10)), 0)).round(), 30)
+    return edges, {
+        split: np.histogram(
+            np.minimum(list(counter), edges[-1]), edges, weights=np.array(list(counter.values()), np.float64)
+        )[0]
+        for split, counter in objects.items()
+    }
+
+
+def _unit(edges: NDArray[np.float64], objects: Mapping[str, Counter[int]]) -> str:
+    most = max((n for counter in objects.values() for n in counter), default=0)
+    return f"boxes; the last bin goes on to {most}" if most > edges[-1] else "boxes"

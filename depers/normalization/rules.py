@@ -1,0 +1,182 @@
+"""What label files say about one picture, and the rules by which it is believed, mended or dropped; on record.
+
+A box is written as centre and size, cx, cy, w, h, in fractions of the picture or in pixels. By rule:
+
+- a box that reaches over the picture's edge is clipped, one that lies outside is dropped;
+- a box without area, with a number that is none, with a wrong class id, or that is there twice, is dropped;
+- pixels count in a picture of the size that the file declares: one of the same proportions is scaled, a missing one is
+  taken from the picture; where the proportions differ, nobody knows what the boxes are about, and the picture is left
+  out;
+- a picture that EXIF turns is labelled as it is seen, upright, for so do today's tools, unless the declared size is
+  that of the stored pixels: then its boxes are turned. The dataset's labels are always those of the upright picture.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from depers.datasets.labels import Labels
+
+_ROUNDING = 1e-5  # an edge this far outside 0…1 comes from writing six decimals, and is clipped without a word
+_PROPORTION = 0.02  # how far the factors of width and height may differ where a picture was only resized
+EXIF_FRAMES = ("auto", "upright", "stored")
+
+
+class Problem(NamedTuple):
+    """What was wrong: `path` below RAW, where in it, what was done about it and what was found.
+
+    `line` counts from 1: the line of a text, the object of an XML file, the annotation of a JSON file; 0: all of it.
+    """
+
+    path: str
+    line: int
+    kind: str
+    action: str
+    found: str = ""
+
+
+class LabelError(Exception):
+    """Why a label file cannot be read at all: its `kind` of problem, and what was found."""
+
+    def __init__(self, kind: str, found: str) -> None:
+        super().__init__(kind, found)
+        self.kind, self.found = kind, found
+
+
+class RawBox(NamedTuple):
+    """A box as a file gives it: its class by the source's name, centre and size; `line` as in `Problem`."""
+
+    line: int
+    class_name: str
+    cx: float
+    cy: float
+    w: float
+    h: float
+
+
+class FileLabels(NamedTuple):
+    """What one label file says: `declared_wh` is the picture's size in pixels, None where the boxes are fractions.
+
+    (0, 0): the boxes are pixels, but the file gives no size, or none that a picture can have.
+    """
+
+    boxes: list[RawBox]
+    problems: list[Problem]
+    declared_wh: tuple[int, int] | None = None
+
+
+class Box(NamedTuple):
+    """A box with the class id of the dataset; `path` is its label file's, `line` as in `Problem`."""
+
+    path: str
+    line: int
+    class_id: int
+    cx: float
+    cy: float
+    w: float
+    h: float
+
+
+class Frame(NamedTuple):
+    """How the boxes of one picture become fractions of the upright one: divided by `size_wh`, then turned upright."""
+
+    size_wh: tuple[float, float]
+    orientation: int
+    problems: list[Problem]
+
+
+def frame(
+    path: str,
+    declared_wh: tuple[int, int] | None,
+    upright_wh: tuple[int, int],
+    orientation: int,
+    exif_frame: str = "auto",
+) -> Frame:
+    """The frame of the picture at `path`, whose EXIF orientation is 1…8, by the rules above.
+
+    Raises LabelError where the declared size is that of another picture.
+    """
+    problems = []
+    stored_wh = upright_wh[::-1] if orientation >= 5 else upright_wh
+    turned = exif_frame == "stored" or (
+        exif_frame == "auto" and not _same_shape(declared_wh, upright_wh) and _same_shape(declared_wh, stored_wh)
+    )
+    if orientation != 1:
+        action = "labels turned upright" if turned else "labels taken as upright"
+        problems.append(Problem(path, 0, "EXIF-rotated image", action, f"orientation {orientation}"))
+    if declared_wh is None:
+        return Frame((1.0, 1.0), orientation if turned else 1, problems)
+    actual_wh = stored_wh if turned else upright_wh
+    size_wh = declared_wh
+    if declared_wh != actual_wh:
+        found = f"{declared_wh[0]}x{declared_wh[1]}, the image is {actual_wh[0]}x{actual_wh[1]}"
+        if min(declared_wh) < 1:
+            action, size_wh = "taken from the image", actual_wh
+        elif _same_shape(declared_wh, actual_wh):
+            action = "scaled"
+        else:
+            raise LabelError("wrong image size", found)
+        problems.append(Problem(path, 0, "wrong image size", action, found))
+    return Frame(size_wh, orientation if turned else 1, problems)
+
+
+def _same_shape(first_wh: tuple[int, int] | None, second_wh: tuple[int, int]) -> bool:
+    """Whether two sizes are those of one picture, perhaps resized."""
+    if first_wh is None or min(first_wh) < 1:
+        return False
+    wide, high = first_wh[0] / second_wh[0], first_wh[1] / second_wh[1]
+    return abs(wide - high) <= _PROPORTION * max(wide, high)
+
+
+def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> tuple[float, float, float, float]:
+    """A box in fractions of the stored picture as one of the upright picture (TIFF 6.0, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        cx, cy, w, h = cy, cx, h, w
+    if orientation in (3, 4, 7, 8):
+        cy = 1 - cy
+    if orientation in (2, 3, 6, 7):
+        cx = 1 - cx
+    return cx, cy, w, h
+
+
+def mend(
+    boxes: Sequence[Box], size_wh: tuple[float, float] = (1, 1), orientation: int = 1
+) -> tuple[Labels, list[Problem]]:
+    """The labels of one picture, in fractions of the upright one, and what was wrong with its boxes.
+
+    `size_wh` is what the boxes are fractions of, `orientation` that of the pixels that they lie on.
+    """
+    problems: list[Problem] = []
+    kept: dict[tuple[int, ...], None] = {}  # as class id and millionths, which is what is written
+    for box in boxes:
+        numbers = (box.cx / size_wh[0], box.cy / size_wh[1], box.w / size_wh[0], box.h / size_wh[1])
+        inside, kind, action = _clip(*numbers)
+        if inside is not None:
+            if orientation != 1:
+                inside = turn_upright(*inside, orientation)
+            key = (box.class_id, *(round(value * 1e6) for value in inside))
+            if min(key[3:]) < 1:
+                kind, action = "box without area", "dropped"
+            elif key in kept:
+                kind, action = "duplicate", "dropped"
+            else:
+                kept[key] = None
+        if kind:
+            shown = " ".join(f"{value:g}" for value in box[3:])
+            problems.append(Problem(box.path, box.line, kind, action, shown))
+    return Labels.of([key[0] for key in kept], [[value / 1e6 for value in key[1:]] for key in kept]), problems
+
+
+def _clip(
+    cx: float, cy: float, width: float, height: float
+) -> tuple[tuple[float, float, float, float] | None, str, str]:
+    """The box inside 0…1 or None, what is wrong ("" for nothing), and what is done about it."""
+    if width <= 0 or height <= 0:
+        return None, "box without area", "dropped"
+    corners = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+    x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in corners)
+    if x0 >= x1 or y0 >= y1:
+        return None, "box outside the image", "dropped"
+    outside = max(-corners[0], -corners[1], corners[2] - 1, corners[3] - 1)
+    kind, action = ("box outside the image", "clipped") if outside > _ROUNDING else ("", "")
+    box = (cx, cy, width, height) if outside <= 0 else ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+    return box, kind, action

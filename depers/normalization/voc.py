@@ -1,0 +1,58 @@
+"""Pascal VOC: an XML file per picture, as LabelImg, CVAT and the challenge itself write it.
+
+    <annotation>
+      <size><width>500</width><height>375</height></size>
+      <object><name>car</name><bndbox><xmin>8</xmin><ymin>12</ymin><xmax>352</xmax><ymax>498</ymax></bndbox></object>
+    </annotation>
+
+Edges are taken as they are written, but for the challenge's own files: their pixels count from 1, and the last one lies
+inside (Everingham and Winn, "The PASCAL Visual Object Classes Challenge 2012 Development Kit", 2012, 8.1).
+"""
+
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from depers.datasets.labels import read_number
+from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_voc(path: str, data: bytes) -> FileLabels:
+    """The boxes of one XML file, in pixels.
+
+    Raises LabelError for XML that is broken, dangerous (entities, document types), or no VOC annotation.
+    """
+    try:
+        root = fromstring(data, forbid_dtd=True)
+    except ParseError as error:
+        raise LabelError("broken XML", f"line {error.position[0]}, column {error.position[1]}: {error}") from None
+    except DefusedXmlException as error:
+        raise LabelError("unsafe XML", type(error).__name__) from None
+    except (ValueError, LookupError) as error:  # an encoding that Python does not know, or bytes that are not of it
+        raise LabelError("broken XML", str(error)) from None
+    if root.tag != "annotation":
+        raise LabelError("no VOC annotation", f"the root must be <annotation>, but is <{root.tag[:80]}>")
+    from_one = (root.findtext("source/database") or "").strip().startswith("The VOC")
+    boxes, problems = [], []
+    for number, element in enumerate(root.iterfind("object"), 1):
+        name = (element.findtext("name") or "").strip()
+        edges = [(element.findtext(f"bndbox/{edge}") or "").strip() for edge in _EDGES]
+        x0, y0, x1, y1 = (read_number(edge) for edge in edges)
+        shown = f"{name} {' '.join(edges)}"[:120]
+        if not name:
+            problems.append(Problem(path, number, "object without a name", "dropped", shown))
+        elif any(value != value for value in (x0, y0, x1, y1)):  # NaN
+            problems.append(Problem(path, number, "not a finite number", "dropped", shown))
+        else:
+            x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
+            boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))
+    return FileLabels(boxes, problems, _size(root))
+
+
+def _size(root: Element) -> tuple[int, int]:
+    """The declared width and height; 0 where it is none."""
+    wide, high = (read_number((root.findtext(f"size/{side}") or "").strip()) for side in ("width", "height"))
+    return (int(wide), int(high)) if wide >= 1 and high >= 1 else (0, 0)

@@ -1,0 +1,177 @@
+"""One unit of a dataset: pictures copied, their labels mended and written, and a row of record for each."""
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import simplejpeg
+
+from depers import storage
+from depers.datasets.labels import format_yolo
+from depers.errors import UserError
+from depers.imaging import decoding as images
+from depers.normalization.rules import Box, LabelError, Problem, frame, mend
+from depers.runtime import units
+from depers.storage import tables
+from depers.storage.tables import parquet_text
+
+_VERSION = "1"  # of what is written for the same labels
+USED, LEFT_OUT = "used", "left out"
+UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
+_THREADS = 8  # where storage is waited for
+_ROWS = 65_536  # problems that are written at once
+
+PROBLEMS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("line", pa.int32()),
+        ("kind", pa.string()),
+        ("action", pa.string()),
+        ("found", pa.string()),
+    ]
+)
+RECORD = pa.schema(
+    [
+        ("name", pa.string()),  # in the split's folder
+        ("split", pa.string()),
+        ("status", pa.string()),  # USED, or LEFT_OUT
+        ("width", pa.int32()),  # upright
+        ("height", pa.int32()),
+        # size in pixels of the upright picture
+        ("boxes", pa.list_(pa.struct([("class_id", pa.int32()), ("w", pa.float32()), ("h", pa.float32())]))),
+        ("problems", pa.list_(pa.struct(list(PROBLEMS)))),
+    ]
+)
+
+
+class Task(NamedTuple):
+    """One picture: where it is, how problems call it, its name and split in the dataset, and its raw boxes.
+
+    `stamp` changes with the picture; `declared_wh` is as in `FileLabels`.
+    """
+
+    source: str
+    path: str
+    name: str
+    split: str
+    stamp: str
+    declared_wh: tuple[int, int] | None
+    boxes: tuple[Box, ...]
+
+    @property
+    def picture_uri(self) -> str:
+        """The picture's path below the dataset."""
+        return storage.join("images", self.split, self.name)
+
+    @property
+    def labels_uri(self) -> str:
+        """The path of its labels below the dataset."""
+        return storage.join("labels", self.split, str(PurePosixPath(self.name).with_suffix(".txt")))
+
+
+def unit_name(tasks: Sequence[Task], exif_frame: str) -> str:
+    """A hash of all that decides what is written."""
+    text = repr((_VERSION, exif_frame, [tuple(task) for task in tasks]))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> pa.Table:
+    """Writes pictures, labels and last the record of a unit, which it gives, too.
+
+    A picture that cannot be decoded whole is left out, as is one whose labels are about another picture. Where one
+    could not be read, the unit is not recorded: the next run tries again. Raises UserError where the output cannot be
+    written.
+    """
+    waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
+    with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
+        rows = list(pool.map(lambda task: _write_picture(out, exif_frame, task), tasks))
+    table = pa.Table.from_pylist(rows, schema=RECORD)
+    if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
+        with told_of(out):
+            tables.write_table(units.record_uri(out, name), table)
+    return table
+
+
+def _write_picture(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
+    """Writes a picture and its labels, or leaves them out; gives its row of the record."""
+    try:
+        data = storage.read_bytes(task.source)
+        size_wh, orientation = examine(data)  # training would stop at an image that is not whole
+        where = frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
+    except LabelError as error:
+        return _leave_out(out, task, error.kind, error.found)
+    except images.ImageError as error:
+        return _leave_out(out, task, UNUSABLE, str(error))
+    except OSError as error:
+        return _leave_out(out, task, UNREADABLE, error.strerror or str(error))
+    labels, problems = mend(task.boxes, where.size_wh, where.orientation)
+    with told_of(out):
+        storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
+        storage.write_bytes(storage.join(out, task.picture_uri), data)
+    boxes = [
+        {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
+        for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
+    ]
+    return _row(task, USED, size_wh, boxes, where.problems + problems)
+
+
+def _leave_out(out: str, task: Task, kind: str, found: str) -> dict[str, Any]:
+    for path in (task.picture_uri, task.labels_uri):  # of an earlier run, when it was still usable
+        storage.delete(storage.join(out, path))
+    return _row(task, LEFT_OUT, (0, 0), [], [Problem(task.path, 0, kind, "left out", found)])
+
+
+def examine(data: bytes) -> tuple[tuple[int, int], int]:
+    """Upright width and height, and EXIF orientation, of a picture that can be decoded whole. Raises ImageError."""
+    image = images.open_header(data)
+    orientation = images.orientation_of(image)
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        try:  # at an eighth of its size: every bit is read, little is computed
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
+        except ValueError:
+            pass  # what `decode` accepts counts
+        else:
+            width, height = image.size
+            return ((height, width) if orientation >= 5 else (width, height)), orientation
+    return images.decode(data).size_wh, orientation
+
+
+def write_problems(uri: str, problems: Iterator[Problem]) -> int:
+    """Writes them as Parquet, a row each, a part of them at a time; gives their number."""
+    count = 0
+    with tables.TableWriter(uri, PROBLEMS) as writer:
+        while part := list(itertools.islice(problems, _ROWS)):
+            count += len(part)
+            writer.write(pa.Table.from_pylist([problem._asdict() for problem in part], schema=PROBLEMS))
+    return count
+
+
+def _row(
+    task: Task, status: str, size_wh: tuple[int, int], boxes: list[dict[str, float]], problems: list[Problem]
+) -> dict[str, Any]:
+    return {
+        "name": parquet_text(task.name),
+        "split": task.split,
+        "status": status,
+        "width": size_wh[0],
+        "height": size_wh[1],
+        "boxes": boxes,
+        "problems": [
+            problem._replace(path=parquet_text(problem.path), found=parquet_text(problem.found))._asdict()
+            for problem in problems
+        ],
+    }
+
+
+@contextlib.contextmanager
+def told_of(out: str) -> Iterator[None]:
+    """What the storage refuses to write as one line about `out`: a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None

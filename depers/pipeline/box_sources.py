@@ -1,0 +1,169 @@
+"""Boxes from elsewhere than a detector: labels, detections edited by a person, or those of an earlier run.
+
+A picture that they say nothing about fails: an empty list of boxes must be said, too.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from depers import storage
+from depers.boxes import from_normalized_xywh
+from depers.datasets.data_yaml import read_dataset
+from depers.datasets.labels import parse_yolo
+from depers.errors import UserError
+from depers.imaging.decoding import ImageError
+from depers.runtime.units import FOLDER
+from depers.storage import tables
+from depers.storage.tables import parquet_text
+
+Row = dict[str, Any]
+_NEEDED = ("path", "boxes")
+_USED = (
+    "path",
+    "member",
+    "number",
+    "status",
+    "reason",
+    "boxes",
+    "input_sha256",
+    "margin",
+    "output_sha256",
+    "output_bytes",
+    "output_offset",
+)
+_EDGES = ("x_min", "y_min", "x_max", "y_max")
+
+
+class BoxSource(NamedTuple):
+    """Where boxes are: a table of rows by path and number, or YOLO texts below `labels`, whose classes are `names`.
+
+    `confidence` and `thresholds` are the least of a box that counts; `checked` that a file must be the one that the
+    boxes were found in.
+    """
+
+    uri: str
+    names: tuple[str, ...] = ()
+    labels: str = ""
+    confidence: float = 0.0
+    thresholds: Mapping[str, float] = {}
+    checked: bool = False
+
+
+def boxes_source(uri: str) -> BoxSource:
+    """What `--boxes` names: a table of detections, or a folder of YOLO labels. Raises UserError."""
+    if not storage.is_dir(uri):
+        return BoxSource(uri)
+    if storage.exists(storage.join(uri, "classes.txt")):
+        text = storage.read_bytes(storage.join(uri, "classes.txt")).decode()
+        return BoxSource(uri, tuple(text.split()), storage.join(uri, "labels"))
+    if storage.exists(storage.join(uri, "data.yaml")):
+        dataset = read_dataset(uri)
+        folder = storage.join(uri, "labels")
+        return BoxSource(uri, tuple(dataset.names), folder)
+    for name in ("detections.parquet", f"{FOLDER}/manifest.parquet"):
+        if storage.exists(storage.join(uri, name)):
+            return BoxSource(storage.join(uri, name))
+    raise UserError(f"{uri}: must be a table of detections, or a folder with labels/ and classes.txt or data.yaml")
+
+
+def previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]) -> BoxSource:
+    """What `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one."""
+    found = uri
+    if storage.is_dir(uri):
+        names = (f"{FOLDER}/manifest.parquet", "detections.parquet")
+        there = [name for name in names if storage.exists(storage.join(uri, name))]
+        if not there:
+            raise UserError(f"{uri}: must hold a manifest or detections.parquet of an earlier run, but holds neither")
+        found = storage.join(uri, there[0])
+    least = min([confidence, *thresholds.values()])  # for a class of which no threshold is known
+    return BoxSource(found, confidence=least, thresholds=thresholds, checked=True)
+
+
+class Rows:
+    """The rows of a table by path and number; read once, by the driver, which sends each unit its own."""
+
+    def __init__(self, uri: str) -> None:
+        """Raises UserError for what is no table of boxes."""
+        try:
+            table = tables.read_table(uri)
+        except FileNotFoundError:
+            raise UserError(f"{uri}: no such table of boxes") from None
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{uri}: must be a Parquet table of boxes ({' '.join(str(error).split())})") from None
+        if missing := [name for name in _NEEDED if name not in table.schema.names]:
+            raise UserError(f"{uri}: must have the columns path and boxes, but has no {missing[0]}")
+        if table.schema.field("boxes").type.value_type.get_field_index("x_min") < 0:
+            raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(_EDGES)}")
+        table = table.select([name for name in table.schema.names if name in _USED])
+        self._table = table.sort_by("path").combine_chunks()
+        paths = pc.run_end_encode(self._table["path"].combine_chunks()) if len(table) else None
+        self._spans: dict[str, tuple[int, int]] = {}
+        start = 0
+        if paths is not None:
+            for path, stop in zip(paths.values.to_pylist(), paths.run_ends.to_pylist(), strict=True):
+                self._spans[path] = (start, stop)
+                start = stop
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def of(self, path: str) -> dict[int | None, Row]:
+        """The rows of one input by their numbers in it; of a loose file by None."""
+        start, stop = self._spans.get(parquet_text(path), (0, 0))
+        rows = self._table.slice(start, stop - start).to_pylist()
+        return {row.get("number"): row for row in rows}
+
+
+def boxes_of(
+    source: BoxSource, given: Row | None, data: bytes, place: str, size_wh: tuple[int, int], classes: Sequence[str]
+) -> list[Row]:
+    """The boxes of one picture as rows of `detections.BOX`. Raises ImageError where there is no word about it."""
+    rows = _labelled(source, place, size_wh) if source.labels else _listed(source, given, data)
+    return [row for row in rows if not classes or row["class"] in classes]
+
+
+def _labelled(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[Row]:
+    name = storage.join(source.labels, str(PurePosixPath(place).with_suffix(".txt")))
+    try:
+        lines = storage.read_bytes(name).decode("utf-8-sig").splitlines()
+        five = "\n".join(" ".join(line.split()[:5]) if len(line.split()) == 6 else line for line in lines)
+        labels = parse_yolo(five, len(source.names), name)  # a sixth number is a confidence, as `depers detect` writes
+    except FileNotFoundError:
+        raise ImageError(f"has no labels at {name}; a picture without boxes must have an empty text") from None
+    except (UserError, UnicodeDecodeError) as error:
+        raise ImageError(f"has labels that cannot be read ({error})") from None
+    boxes = from_normalized_xywh(labels.boxes_xywh, size_wh)
+    return [
+        _row(source.names[class_id], None, box, "labels", 0)
+        for class_id, box in zip(labels.class_ids.tolist(), boxes.tolist(), strict=True)
+    ]
+
+
+def _listed(source: BoxSource, given: Row | None, data: bytes) -> list[Row]:
+    if given is None:
+        raise ImageError(f"has no row in {source.uri}")
+    if given.get("status") == "failed":
+        raise ImageError(f"failed when its boxes were found: {given.get('reason')}")
+    if source.checked and given.get("input_sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        raise ImageError("changed since its boxes were found")
+    rows = []
+    for box in given["boxes"] or ():
+        edges = [box[name] for name in _EDGES]
+        if any(value is None for value in edges) or not np.isfinite(edges).all():
+            raise ImageError(f"has a box with edges {edges}, which must be numbers")
+        name, confidence = str(box.get("class") or "thing"), box.get("confidence")
+        if confidence is not None and confidence < source.thresholds.get(name, source.confidence):
+            continue
+        rows.append(_row(name, confidence, edges, box.get("model"), box.get("frame") or 0))
+    return rows
+
+
+def _row(name: str, confidence: float | None, edges: Sequence[float], model: str | None, frame: int) -> Row:
+    values = (name, confidence, *edges, model, frame)
+    return dict(zip(("class", "confidence", *_EDGES, "model", "frame"), values, strict=True))

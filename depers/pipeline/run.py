@@ -1,0 +1,159 @@
+"""Runs the steps of a pass on Ray, resumed, followed and accounted for; what verbs that look at pictures share."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from depers import __version__, storage
+from depers.detection.settings import Prediction, parse_weights, read_checkpoints
+from depers.errors import UserError
+from depers.pipeline import ray_data as dataflow
+from depers.pipeline.box_sources import BoxSource, Rows
+from depers.pipeline.options import PassOptions, thresholds_of
+from depers.pipeline.ray_data import Pass
+from depers.pipeline.steps import Finish, Item, Job, Outcome, Row
+from depers.pipeline.workers import inspect as inspect
+from depers.runtime import units
+from depers.runtime.progress import _count, _follow
+from depers.runtime.units import Unit
+from depers.storage import Entry
+
+
+def make_job(
+    options: PassOptions,
+    schema: pa.Schema,
+    last: Callable[[str], Finish],
+    *,
+    multi_label: bool = False,
+    half_stride_pad: bool = False,
+    mirrors: bool = False,
+    keep: tuple[str, ...] = (),
+    boxes: BoxSource | None = None,
+) -> Job:
+    """The options as a job for the workers; `last` makes the last step, given OUT.
+
+    Raises UserError for a malformed class map, or where there is no GPU.
+    """
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if options.device == "cuda" and not gpus:
+        raise UserError("--device cuda needs a GPU, but this Ray cluster has none")
+    device = options.device if options.device != "auto" else "cuda" if gpus else "cpu"
+    thresholds = thresholds_of(options)
+    how = Prediction(
+        imgsz=options.imgsz,
+        confidence=min([options.confidence, *thresholds.values()]),  # also for classes that have no threshold
+        iou_threshold=options.iou_threshold,
+        max_detections=options.max_detections,
+        multi_label=multi_label,
+        device=device,
+        precision=options.precision,
+        augment=options.augment,
+    )
+    return Job(
+        input=_absolute(options.input),
+        out=_absolute(options.out),
+        weights=tuple(parse_weights(text) for text in options.weights),
+        classes=options.classes,
+        how=how,
+        batch_size=options.batch_size,
+        max_megapixels=options.max_megapixels,
+        half_stride_pad=half_stride_pad,
+        schema=schema,
+        finish=last(_absolute(options.out)),
+        mirrors=mirrors,
+        keep=keep,
+        tile=options.tile,
+        thresholds=thresholds,
+        boxes=boxes,
+    )
+
+
+def _absolute(uri: str) -> str:
+    """Workers run in folders of their own."""
+    return uri.rstrip("/") if storage.is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 (keeps links as they are)
+
+
+def class_names(options: PassOptions) -> list[str]:
+    """The names of the classes that the weights give. Raises UserError."""
+    import ray
+
+    job = make_job(options, pa.schema([]), lambda out: _nothing)
+    return list(ray.get(ray.remote(inspect).remote(job, read_checkpoints(job.weights)))[0])
+
+
+def _nothing(item: Item, boxes: Sequence[Row]) -> Outcome:
+    return Outcome({})
+
+
+class Summary(NamedTuple):
+    """What a pass did: the units that account for every input, the class names, and how fast it went."""
+
+    job: Job
+    units: list[Unit]
+    class_names: list[str]
+    rate: float | None
+    """Images per second of this run, from its first unit to its last, so without start-up; None if none were left."""
+
+    @property
+    def speed(self) -> str:
+        """The rate as text."""
+        return f"{self.rate:.1f} images/s" if self.rate else "all done before"
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of all inputs, unit by unit. Raises RuntimeError unless every input has exactly one."""
+        return units.collect(self.job.out, self.units, self.job.schema)
+
+
+def run(job: Job, options: PassOptions, entries: Sequence[Entry] | None = None, rows: Rows | None = None) -> Summary:
+    """Runs the job on the Ray cluster, resuming what OUT already holds.
+
+    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raises
+    UserError for a wrong INPUT, OUT, weights or classes.
+    """
+    import ray
+
+    checkpoints = read_checkpoints(job.weights)
+    reference = ray.put(checkpoints)
+    inspection = ray.remote(inspect).options(num_cpus=0.05).remote(job, reference)  # imports torch; we list meanwhile
+    digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
+    everything = plan(job.input) if entries is None else units.cut(entries)
+    class_names, stride = ray.get(inspection)
+    units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
+    recorded, parts = units.recorded(job.out), units.parts(job.out)
+    todo = [unit for unit in everything if unit.name not in recorded]
+    for name in parts.keys() - {unit.name for unit in todo}:
+        units.remove_parts(job.out, name, parts[name])  # of an archive that was finished, or has changed since
+    staged = options.topology == "staged" or (options.topology == "auto" and job.how.device != "cpu")
+    about = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
+    skipped = len(everything) - len(todo)
+    print(f"{_count(everything)}, {skipped} of {len(everything)} units done before; {about}", file=sys.stderr)
+    rate = None
+    if todo:
+        if rows is None and job.boxes is not None and not job.boxes.labels:
+            rows = Rows(job.boxes.uri)
+        work = dataflow.run(Pass(job, reference, stride, staged, options.workers, rows, parts), todo)
+        total = sum(len(unit.entries) for unit in todo)
+        rate = _follow(work, None if any(unit.archive for unit in todo) else total)
+    return Summary(job, everything, class_names, rate)
+
+
+def plan(folder: str) -> list[Unit]:
+    """The units of everything in INPUT. Raises UserError where there is nothing, or what only OUT may hold."""
+    found = units.cut(storage.list_files(folder))
+    if not found:
+        raise UserError(f"{folder}: must hold at least one file, but is empty")
+    if any(entry.path.startswith(f"{units.FOLDER}/") for unit in found for entry in unit.entries):
+        raise UserError(f"{folder}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
+    return found
+
+
+def refuse_overlap(job: Job) -> None:
+    """Raises UserError where INPUT and OUT lie in each other."""
+    if storage.overlap(job.input, job.out):
+        raise UserError(f"OUT must lie outside INPUT and INPUT outside OUT, but got {job.input} and {job.out}")

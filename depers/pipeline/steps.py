@@ -1,0 +1,278 @@
+"""The steps of one pass over pictures, read → prepare → detect → finish → record, as plain functions.
+
+`depers.pipeline` composes them; detection, anonymization and audit differ in `finish` alone.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from depers import storage
+from depers.archives.base import Member, Rules
+from depers.detection import tiling
+from depers.detection.detections import Detections, to_rows
+from depers.detection.detector import answers
+from depers.detection.settings import Prediction, Weights
+from depers.detection.tiling import View
+from depers.errors import line
+from depers.imaging import sniffing as contents
+from depers.imaging.decoding import ImageError, Picture, decode, decode_frames, frame_count, open_header, orientation_of
+from depers.imaging.headers import format_of
+from depers.pipeline.box_sources import BoxSource, boxes_of
+from depers.storage import Entry
+
+if TYPE_CHECKING:
+    from depers.detection.detector import Detector
+
+Row = dict[str, Any]
+_LARGE_PIXELS = 8_000_000
+_one_large = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file on its way: its bytes, and after `prepare` what the detector looks at, or why it failed.
+
+    `member` and `number` say which one of the archive `path` it is. `status` is empty for a picture, else `kept` or
+    `left out`; `again` that storage failed, not the file. `given` is its row in an earlier manifest or table of boxes.
+    """
+
+    path: str
+    data: bytes = b""
+    member: str | None = None
+    number: int | None = None
+    size: int = 0
+    status: str = ""
+    reason: str = ""
+    again: bool = False
+    view: View | None = None  # None also for what is looked at in several views, made only while it is
+    size_wh: tuple[int, int] = (0, 0)
+    frames: int = 1
+    picture: Picture | None = None  # kept where preparing it took a full decode and it is not large
+    given: Row | None = None
+
+    @property
+    def place(self) -> str:
+        """Its path, with its name in the archive: where it would lie if archives were folders."""
+        return self.path if self.member is None else f"{self.path}/{self.member}"
+
+
+class Outcome(NamedTuple):
+    """What the last step makes of an item: its row, and the bytes to put in its place, if any."""
+
+    row: Row
+    data: bytes | None = None
+
+
+Finish = Callable[[Item, Sequence[Row]], Outcome]
+"""The last step: an item and its boxes, as rows of `detections.BOX` in upright pixels of their frames."""
+
+
+class Job(NamedTuple):
+    """All that a worker needs to know; it travels by pickle."""
+
+    input: str
+    out: str
+    weights: tuple[Weights, ...]
+    classes: tuple[str, ...]
+    how: Prediction
+    batch_size: int
+    max_megapixels: float
+    half_stride_pad: bool
+    schema: pa.Schema
+    finish: Finish
+    mirrors: bool = False
+    """Whether what `finish` gives is written to OUT, in the place of the input; else only its rows are."""
+    keep: tuple[str, ...] = ()
+    tile: int | None = None
+    thresholds: Mapping[str, float] = {}
+    boxes: BoxSource | None = None
+    """Where boxes come from instead of a detector."""
+
+    @property
+    def rules(self) -> Rules:
+        """What is read of archives: no picture that is allowed has more than 8 bytes per pixel, and some around it."""
+        return Rules(self.keep, int(self.max_megapixels * 8e6) + 64 * 2**20)
+
+
+def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
+    """A loose file, or an item with the reason why it cannot be had."""
+    item = Item(entry.path, size=max(0, entry.size), given=given)
+    try:
+        data = storage.read_entry(job.input, entry, job.rules.most_bytes)
+    except Exception as error:  # storage raises OSErrors and the client's own kinds alike
+        return replace(item, reason=f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", again=True)
+    what, reason = contents.classify(entry.path, data[: contents.HEAD], job.keep)
+    if what == contents.LEFT_OUT:
+        return replace(item, status=what, reason=reason)
+    if len(data) < entry.size:
+        return replace(item, reason=f"must have at most {job.rules.most_bytes} bytes, but has {entry.size}")
+    return replace(item, data=data, status=what if what == contents.KEPT else "")
+
+
+def unpack(path: str, member: Member, given: Row | None = None) -> Item:
+    """A member of the archive at `path`."""
+    status = "" if member.status == "failed" else member.status
+    return Item(
+        path,
+        data=member.data or b"",
+        member=member.name,
+        number=member.number,
+        size=max(0, member.size),
+        status=status,
+        reason=member.reason,
+        given=given,
+    )
+
+
+def prepare(job: Job, item: Item, stride: int) -> Item:
+    """Decodes and letterboxes; JPEGs are decoded at a fraction of their size where that is enough.
+
+    What has several frames, or is cut into tiles, is only checked: its views are made while they are looked at.
+    """
+    if item.reason or item.status:
+        return item
+    try:
+        header = open_header(item.data, job.max_megapixels)
+        frames = 1 if format_of(header) == "JPEG" else frame_count(item.data)
+        if not job.weights or frames > 1 or (job.tile is not None and max(header.size) > job.tile):
+            swapped = orientation_of(header) > 4
+            return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
+        least = None if job.half_stride_pad else job.how.imgsz  # `yolov5 val` shrinks what it has decoded whole
+        rgb, size_wh, picture = _decode_for_detection(item.data, header, least, job.max_megapixels)
+        view = tiling.whole(rgb, size_wh, job.how.imgsz, stride, job.half_stride_pad)
+        return replace(item, view=view, size_wh=size_wh, picture=picture)
+    except ImageError as error:
+        return replace(item, reason=str(error))
+    except Exception as error:
+        return replace(item, reason=f"cannot be prepared ({type(error).__name__}: {line(error)})")
+
+
+def _decode_for_detection(
+    data: bytes, header: Image.Image, least: int | None, max_megapixels: float
+) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
+    """RGB for the detector, the upright full size, and the full picture where it was decoded anyway.
+
+    The longer side has at least `least` pixels; without it, all it has.
+    """
+    plain = format_of(header) == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
+    if plain and least is not None and max(header.size) >= 2 * least:
+        # By a power of two, which is what libjpeg-turbo has fast transforms for: by 3/8, say, takes longer than by 1/2.
+        factor = min(8, 2 ** int(math.log2(max(header.size) / least)))
+        height, width = header.height // factor, header.width // factor
+        try:
+            rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=True)
+            return rgb, header.size, None
+        except ValueError:
+            pass  # the full decode decides whether it is whole
+    with _room_for(header.size):
+        picture = decode(data, max_megapixels)
+        kept = picture if header.width * header.height <= _LARGE_PIXELS else None
+        return picture.rgb(), picture.size_wh, kept
+
+
+@contextmanager
+def _room_for(size_wh: tuple[int, int]) -> Iterator[None]:
+    """A process holds one large picture in full at a time, so that its memory does not depend on what it is fed."""
+    if size_wh[0] * size_wh[1] <= _LARGE_PIXELS:
+        yield
+    else:
+        with _one_large:
+            yield
+
+
+Found = tuple[Item, list[Row]]
+"""An item after detection, without its view, and its boxes as rows of `detections.BOX`."""
+
+
+def detect(
+    job: Job, items: Sequence[Item], detector: "Detector | None", begin: Callable[[int], None] = lambda index: None
+) -> list[Found]:
+    """What is found in each item; what has one view goes through the detector together.
+
+    `begin` hears of each item before the rest of its work, after all have gone through.
+    """
+    ready = [item.view.canvas for item in items if item.view is not None]
+    answered = iter(answers(ready, detector) if detector else ())
+    found = []
+    for index, item in enumerate(items):
+        begin(index)
+        found.append(_detected(job, item, next(answered) if item.view else None, detector))
+    return found
+
+
+def _detected(job: Job, item: Item, answer: Detections | str | None, detector: "Detector | None") -> Found:
+    if item.reason or item.status:
+        return item, []
+    without = replace(item, view=None)
+    if isinstance(answer, str):
+        return replace(without, reason=answer), []
+    try:
+        if job.boxes is not None:
+            return without, boxes_of(job.boxes, item.given, item.data, item.place, item.size_wh, job.classes)
+        if detector is None:
+            return without, []
+        if item.view is not None and answer is not None:
+            return without, _rows(job, tiling.merge([item.view.locate(answer)], job.how, item.size_wh), detector, 0)
+        return without, _look_everywhere(job, item, detector)
+    except ImageError as error:
+        return replace(without, reason=str(error)), []
+    except Exception as error:
+        return replace(without, reason=f"detection failed ({type(error).__name__}: {line(error)})"), []
+
+
+def _look_everywhere(job: Job, item: Item, detector: "Detector") -> list[Row]:
+    """Boxes of every frame, each seen whole and in tiles, a batch at a time."""
+    rows = []
+    with _room_for(item.size_wh):
+        for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels)):
+            found: list[Detections] = []
+            looks = tiling.views(rgb, job.how.imgsz, detector.stride, job.half_stride_pad, job.tile)
+            while some := list(islice(looks, job.batch_size)):
+                answers = detector([view.canvas for view in some])
+                found += [view.locate(answer) for view, answer in zip(some, answers, strict=True)]
+            rows += _rows(job, tiling.merge(found, job.how, (rgb.shape[1], rgb.shape[0])), detector, number)
+    return rows
+
+
+def _rows(job: Job, found: Detections, detector: "Detector", frame: int) -> list[Row]:
+    rows = to_rows(found, detector.class_names, detector.model_names, frame)
+    return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
+
+
+def finish(job: Job, item: Item, boxes: Sequence[Row]) -> Outcome:
+    """The item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
+    try:
+        with _room_for(item.size_wh):
+            return job.finish(item, boxes)
+    except ImageError as error:
+        return job.finish(replace(item, reason=str(error)), [])
+    except Exception as error:
+        reason = f"cannot be finished ({type(error).__name__}: {line(error)})"
+        return job.finish(replace(item, reason=reason), [])
+
+
+def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
+    """Puts the result of a loose file in its place, or makes sure that nothing is there; gives what to record."""
+    if not job.mirrors:
+        return outcome
+    target = storage.join(job.out, item.path)
+    try:
+        if outcome.data is None:
+            storage.delete(target)  # an earlier version of this input may have succeeded
+        else:
+            storage.write_bytes(target, outcome.data)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or line(error)})"
+        return job.finish(replace(item, reason=reason, again=True), [])
+    return Outcome(outcome.row)  # a unit's pictures together are large

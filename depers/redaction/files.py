@@ -1,0 +1,202 @@
+"""Boxes + the bytes of a picture → the bytes of a redacted picture of the same format, without metadata."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from depers.imaging.decoding import Picture, Pixels, decode, keeps_pixels
+from depers.imaging.encoding import encode
+from depers.imaging.formats import png as png_chunks
+from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
+from depers.imaging.metadata import exif
+from depers.redaction import animation, regions
+from depers.redaction import lossless_jpeg as jpeg
+from depers.redaction.regions import CELLS_ACROSS, MODES, Paint, Region
+
+__all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_picture")
+
+_RING = 8  # pixels around a region that give it its colours
+_RIM = {"JPEG": 16, "WEBP": 8, "AVIF": 8, "HEIF": 8}
+_BAND = 256  # rows painted at a time, which bounds the memory of a blur
+
+
+class Redacted(NamedTuple):
+    """A redacted file, and how it came about.
+
+    `method` is "lossless" where nothing but the redacted regions was changed (in a JPEG the coefficients, elsewhere the
+    pixels), "re-encoded" where the format has no such way, "re-encoded: REASON" where this file did not allow it.
+    """
+
+    data: bytes
+    method: str
+    format: str
+    size_wh: tuple[int, int]
+    frames: int
+
+
+def redact_file(
+    data: bytes,
+    boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
+    *,
+    mode: str = "pixelate",
+    keep_metadata: Sequence[str] = (),
+    max_megapixels: float = MAX_MEGAPIXELS,
+    decoded: Picture | None = None,
+) -> Redacted:
+    """The whole file anew: every box unrecognizable, and nothing in it but picture, orientation and colour profile.
+
+    Boxes are float32 (N, 4) in pixels of the upright picture, already grown by their margin, one array per frame or
+    page; a file without boxes is rewritten all the same. `keep_metadata` names groups of `exif.GROUPS` to keep.
+    `decoded` spares decoding a picture again that is not redacted losslessly. Raises ImageError.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
+    image = open_header(data, max_megapixels)
+    try:
+        count = len(pages(image))
+    except Exception as error:
+        raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
+    if len(boxes_xyxy_by_frame) != count:
+        raise ImageError(f"holds {count} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
+    kept = exif.kept(image, keep_metadata)
+    result = _redacted(data, image, boxes_xyxy_by_frame, mode, kept, max_megapixels, decoded)
+    if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
+        chunks = png_chunks.colour_chunks(data)
+        return result._replace(data=png_chunks.inserted(result.data, chunks))
+    return result
+
+
+def _redacted(
+    data: bytes,
+    image: Image.Image,
+    boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
+    mode: str,
+    kept: dict[int, dict[int, Any]],
+    max_megapixels: float,
+    decoded: Picture | None,
+) -> Redacted:
+    """`redact_file` by the way that the format allows, `image` its header."""
+    count = len(boxes_xyxy_by_frame)
+    name, method = format_of(image), "lossless" if keeps_pixels(data, format_of(image)) else "re-encoded"
+    if count > 1:
+        return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_picture))
+    if name == "JPEG":
+        try:
+            lossless = jpeg.redact(data, image, boxes_xyxy_by_frame[0], mode, kept)
+            return Redacted(lossless.data, "lossless", name, lossless.size_wh, 1)
+        except jpeg.NotLosslessError as error:
+            method = f"re-encoded: {error}"
+    picture = decoded or decode(data, max_megapixels)
+    result = redact_picture(picture, boxes_xyxy_by_frame[0], mode)
+    return Redacted(encode(result, result.pixels, kept), method, name, picture.size_wh, 1)
+
+
+def redact_picture(picture: Picture, boxes_xyxy: NDArray[np.float32], mode: str) -> Picture:
+    """The picture with every box redacted, and without colours where it is fully transparent.
+
+    In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`.
+    """
+    if picture.format in _RIM and not (picture.format == "WEBP" and picture.lossless):
+        boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[picture.format]
+    if picture.mode == "P":
+        picture = _without_colours_of_boxes(picture, boxes_xyxy)
+    palette, pixels = picture.palette, redact(picture.pixels, boxes_xyxy, mode, picture.palette, picture.mode)
+    if palette is not None and palette.shape[1] == 4:
+        palette = palette * (palette[:, 3:] > 0)
+    elif picture.mode in ("LA", "RGBA", "RGBA;16") and not pixels[..., -1].all():
+        pixels[pixels[..., -1] == 0] = 0
+    return replace(picture, pixels=pixels, palette=palette)
+
+
+def _without_colours_of_boxes(picture: Picture, boxes_xyxy: NDArray[np.float32]) -> Picture:
+    """A palette picture whose palette holds only what occurs outside the boxes; inside, any of it."""
+    assert picture.palette is not None
+    pixels, outside = picture.pixels.copy(), np.ones(picture.pixels.shape, bool)
+    for region in regions.find(boxes_xyxy, picture.size_wh):
+        for x0, y0, x1, y1 in region.parts:
+            outside[y0:y1, x0:x1] = False
+    used = np.unique(pixels[outside])
+    if not len(used):
+        gray = np.full((1, picture.palette.shape[1]), [128, 128, 128, 255][: picture.palette.shape[1]], np.uint8)
+        return replace(picture, pixels=np.zeros_like(pixels), palette=gray)
+    pixels[~outside] = used[0]
+    return replace(picture, pixels=np.searchsorted(used, pixels).astype(np.uint8), palette=picture.palette[used])
+
+
+def redact(
+    pixels: Pixels,
+    boxes_xyxy: NDArray[np.float32],
+    mode: str = "pixelate",
+    palette: NDArray[np.uint8] | None = None,
+    pixel_mode: str = "",
+) -> Pixels:
+    """A copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, of whose boxes nothing is left.
+
+    Boxes that overlap are one region. `pixelate` replaces it by at most 6 cells across in the colours around it,
+    `blur` by the same interpolated smoothly, `fill` by mid gray. `pixels` may be indices into a `palette` (N, 3 or 4).
+    """
+    redacted = pixels.copy()
+    size_wh = (pixels.shape[1], pixels.shape[0])
+    found = regions.find(boxes_xyxy, size_wh)
+    parts = regions.parts_of(found)
+    for region in found:
+        paint = _paint(pixels, parts, region, mode, palette, pixel_mode)
+        left, above = region.bounds[:2]
+        for x0, y0, x1, y1 in region.parts:
+            for top in range(y0, y1, _BAND):
+                bottom = min(y1, top + _BAND)
+                band = paint.rows(top - above, bottom - above)[:, x0 - left : x1 - left]
+                redacted[top:bottom, x0:x1] = _as_pixels(band, pixels, palette)
+    return redacted
+
+
+def _paint(
+    pixels: Pixels,
+    parts: NDArray[np.int64],
+    region: Region,
+    mode: str,
+    palette: NDArray[np.uint8] | None,
+    pixel_mode: str,
+) -> Paint:
+    """The paint for one region of a picture, its colours taken from the pixels around it."""
+    x0, y0, x1, y1 = frame = regions.ring(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
+    patch = pixels[y0:y1, x0:x1]
+    patch = patch[:, :, None] if patch.ndim == 2 else patch
+    span = 255.0 if palette is not None else float(np.iinfo(pixels.dtype).max)
+    channels = patch.shape[2] if palette is None else palette.shape[1]
+    opacity = channels in (2, 4) and pixel_mode != "CMYK"
+    edges = regions.grid(region.bounds)
+    if mode == "fill":
+        values = np.full((len(edges[1]) - 1, len(edges[0]) - 1, channels), (span + 1) / 2)
+        if opacity or pixel_mode == "CMYK":
+            values[:, :, -1] = span if opacity else 0
+        return Paint(values, edges, region.bounds, mode, span, ())
+    free = regions.outside(parts, frame, region.bounds)
+    inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
+    if opacity:
+        visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)
+        free = visible if visible.any() else free
+    values = regions.colours(patch, free, inner, edges, span / 2, palette)
+    if opacity and values[:, :, -1].any():
+        values[:, :, -1] = span  # an interpolated opacity would look like an outline
+    noisy = range(channels - 1) if opacity else range(channels)
+    return Paint(values, edges, region.bounds, mode, span, noisy)
+
+
+def _as_pixels(band: NDArray[np.float32], like: Pixels, palette: NDArray[np.uint8] | None) -> Pixels:
+    """Painted colours (H, W, C) in the form of the picture `like`."""
+    if palette is not None:
+        return _nearest(band, palette)
+    values = np.clip(np.round(band), 0, np.iinfo(like.dtype).max).astype(like.dtype)
+    return values if like.ndim == 3 else values[:, :, 0]
+
+
+def _nearest(colours: NDArray[np.float32], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The index of the nearest palette entry for each colour (H, W, C)."""
+    distinct, which = np.unique(np.round(colours).reshape(-1, colours.shape[2]), axis=0, return_inverse=True)
+    squares = ((distinct[:, None] - palette[None].astype(np.float32)) ** 2).sum(axis=2)
+    return np.asarray(squares.argmin(axis=1).astype(np.uint8)[which].reshape(colours.shape[:2]))

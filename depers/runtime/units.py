@@ -1,0 +1,171 @@
+"""Units of work: cut a listing, know what is done, and account for every input.
+
+A unit's outputs are written first and its record last, so a recorded unit is finished; a rerun redoes the others.
+Everything a job keeps for itself lies in `OUT/_depers/`.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from depers import storage
+from depers.archives import registry
+from depers.errors import UserError
+from depers.storage import Entry, tables
+from depers.storage.tables import parquet_text
+
+FOLDER = "_depers"
+JOB = f"{FOLDER}/job.json"
+_AGAIN = ".again"  # in the name of a record with failures that were storage's: the next run tries again
+_UNIT_BYTES = 128 * 2**20
+_READERS = 32  # records that are read ahead
+
+
+class Unit(NamedTuple):
+    """A sorted slice of loose files, or one archive, named by a hash of its paths, sizes and tags."""
+
+    name: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def archive(self) -> str | None:
+        """The kind of archive that it is, if it is one."""
+        return registry.kind_of(self.entries[0].path)
+
+
+def cut(entries: Sequence[Entry]) -> list[Unit]:
+    """The listing in units in the order of their first paths: each archive one, loose files 8 to 256 at a time.
+
+    Units are small where there are few files, so that every core has work, and larger where there are millions, so
+    that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has.
+    """
+    loose: list[Entry] = []
+    units = []
+    for entry in sorted(entries):
+        if registry.kind_of(entry.path) is None:
+            loose.append(entry)
+        else:
+            units.append(Unit(_name((entry,)), (entry,)))
+    size = max(8, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
+    size = -(-size // 8) * 8  # whole batches, where those are of the default size
+    held: list[Entry] = []
+    total = 0
+    for entry in loose:
+        if held and (len(held) == size or total + entry.size > _UNIT_BYTES):
+            units.append(Unit(_name(held), tuple(held)))
+            held, total = [], 0
+        held.append(entry)
+        total += entry.size
+    if held:
+        units.append(Unit(_name(held), tuple(held)))
+    units.sort(key=lambda unit: unit.entries[0].path)
+    return units
+
+
+def _name(entries: Sequence[Entry]) -> str:
+    text = json.dumps([list(entry) for entry in entries], ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def claim(out: str, options: dict[str, Any]) -> None:
+    """Marks OUT as this job's, or checks that it is: `options` are those that decide the bytes written.
+
+    Raises UserError where OUT holds something else, or the work of a job with other options.
+    """
+    text = json.dumps(options, indent=1, sort_keys=True)
+    job = storage.join(out, JOB)
+    if storage.exists(job):
+        earlier = json.loads(storage.read_bytes(job))
+        for name, value in json.loads(text).items():
+            if earlier.get(name) != value:
+                found = f"{out}: holds a run with {name} {earlier.get(name)!r}, but now it is {value!r}"
+                raise UserError(f"{found}: choose another folder")
+        storage.remove_partials(out)
+        return
+    if storage.exists(out) and (not storage.is_dir(out) or storage.list_files(out)):
+        raise UserError(f"{out}: must be absent, an empty folder or an earlier run to resume, but holds other files")
+    try:
+        storage.write_bytes(job, text.encode())
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def record_uri(out: str, name: str, again: bool = False) -> str:
+    """Where the record of a unit is: Parquet, one row per input."""
+    return storage.join(out, FOLDER, "units", f"{name}{_AGAIN if again else ''}.parquet")
+
+
+def recorded(out: str) -> set[str]:
+    """The names of the finished units. The records of those that storage failed are removed: they are done again."""
+    names = _names(out, "units")
+    again = [name for name in names if name.endswith(_AGAIN)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda name: storage.delete(record_uri(out, name)), again))
+    return {name for name in names if not name.endswith(_AGAIN)}
+
+
+def _names(out: str, folder: str) -> list[str]:
+    uri = storage.join(out, FOLDER, folder)
+    if not storage.is_dir(uri):
+        return []
+    return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri)]
+
+
+def part_uri(out: str, name: str, number: int) -> str:
+    """Where a finished slice of an archive waits for the others: its rows and its part of the new archive."""
+    return storage.join(out, FOLDER, "parts", name, f"{number:06}.part")
+
+
+def parts(out: str) -> dict[str, set[int]]:
+    """The numbers of the finished slices of every archive in work, by the name of its unit."""
+    found: dict[str, set[int]] = {}
+    for name in _names(out, "parts"):
+        unit, _, number = name.partition("/")
+        found.setdefault(unit, set()).add(int(number))
+    return found
+
+
+def remove_parts(out: str, name: str, numbers: Iterable[int]) -> None:
+    """Removes the parts of an archive that is put together."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda number: storage.delete(part_uri(out, name, number)), numbers))
+    if not storage.is_s3(out):
+        storage.remove_empty_folders(storage.join(out, FOLDER), storage.join("parts", name))
+
+
+def collect(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The records of all units, one after another, their rows sorted by path and number.
+
+    Raises RuntimeError unless every input has exactly one row.
+    """
+    again = {name.removesuffix(_AGAIN) for name in _names(out, "units") if name.endswith(_AGAIN)}
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting: deque[tuple[Unit, Future[pa.Table]]] = deque()
+        for unit in units:
+            uri = record_uri(out, unit.name, unit.name in again)
+            waiting.append((unit, pool.submit(tables.read_table, uri)))
+            if len(waiting) > _READERS:
+                yield _accounted(out, *waiting.popleft())
+        while waiting:
+            yield _accounted(out, *waiting.popleft())
+
+
+def _accounted(out: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:
+    table = record.result()
+    by = ["path", "number"] if "number" in table.schema.names else ["path"]
+    table = table.sort_by([(name, "ascending") for name in by])
+    expected = sorted(parquet_text(entry.path) for entry in unit.entries)
+    if unit.archive:  # one row for itself, and one for each member
+        numbers = table["number"].drop_null().to_pylist()
+        paths = pc.unique(table["path"]).to_pylist()
+        if paths != expected or len(set(numbers)) != len(numbers) or len(numbers) != len(table) - 1:
+            raise RuntimeError(f"{out}: {expected[0]} is an archive with {len(table)} rows that do not account for it")
+    elif sorted(table["path"].to_pylist()) != expected:
+        raise RuntimeError(f"{out}: {len(expected)} inputs, but {len(table)} rows that account for them")
+    return table

@@ -1,0 +1,168 @@
+"""What is pasted: sprites, places in scenes, and a sprite in its place, with its seam and its labels.
+
+Scalars instead of arrays: a picture holds about ten things, and a plan a million pictures.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from depers.synthesis.occlusion import Box, area, clip, inside, visible, whole
+
+Uniform = Callable[[], float]
+"""The next random number in 0…1."""
+
+MAX_ENLARGEMENT = 1.5
+"""More than this and a sprite is visibly blurred beside sharp surroundings."""
+MIN_SIDE = 3.0
+"""Pixels; no label is made smaller than this, or than it was in its source if that is less."""
+MAX_REACH = 24.0
+_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the picture; along the ground things move freely, in depth hardly
+
+
+class Sprite(NamedTuple):
+    """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its picture), the outer first.
+
+    `kind` is the same for what is placed alike. `hull` is the box around all labels; `heights` says how high in pixels
+    the outer one may be made, `aspect` is its width as a share of its height, and `cut` says on which sides (left, top,
+    right, bottom) the frame cuts it.
+    """
+
+    id: str
+    part: str
+    kind: int
+    size_wh: tuple[int, int]
+    labels: tuple[tuple[int, Box], ...]
+    hull: Box
+    heights: tuple[float, float]
+    aspect: float
+    cut: tuple[bool, bool, bool, bool]
+
+
+class Place(NamedTuple):
+    """Where and how large a thing stands: its middle, its lower edge and its height, as shares of the picture's."""
+
+    centre_x: float
+    foot_y: float
+    height: float
+
+
+@dataclass(eq=False)
+class Thing:
+    """A sprite or a decoy in its place: `corner_xy` and `size_wh` of its scaled picture, `outer` the box around its
+    labels in the scene, which is opaque.
+
+    `reach` is how many pixels its seam may be wide, half of it on either side of the edge of `region`. `covers` are
+    the things before it.
+    """
+
+    sprite: Sprite
+    corner_xy: tuple[int, int]
+    size_wh: tuple[int, int]
+    outer: Box
+    reach: float
+    decoy: bool = False
+    covers: list["Thing"] = field(default_factory=list)
+    widest: Box = field(init=False)
+    area: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.widest, self.area = self.region(), area(self.outer)  # asked for again and again
+
+    @cached_property
+    def labels(self) -> list[tuple[int, Box]]:
+        """Its labels in the scene, the outer one first; none of a decoy."""
+        if self.decoy:
+            return []
+        x, y = self.corner_xy
+        scale_x, scale_y = (a / b for a, b in zip(self.size_wh, self.sprite.size_wh, strict=True))
+        return [
+            (class_id, (x + b[0] * scale_x, y + b[1] * scale_y, x + b[2] * scale_x, y + b[3] * scale_y))
+            for class_id, b in self.sprite.labels
+        ]
+
+    def region(self, softness: float = 1.0) -> Box:
+        """What it paints for more than half; `softness` 0 is a hard edge around its box, 1 the widest seam."""
+        half = self.reach * softness / 2
+        x0, y0, x1, y1 = self.outer
+        return x0 - half, y0 - half, x1 + half, y1 + half
+
+
+def near(place: Place, uniform: Uniform) -> Place:
+    """A place that differs a little from one where such a thing was."""
+    x, foot, height = place
+    return Place(x + _JITTER_X * (2 * uniform() - 1), foot + _JITTER_Y * (2 * uniform() - 1), height)
+
+
+def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
+    """A place drawn from the whole picture, in the sprite's own size: the rule of the original."""
+    box = sprite.labels[0][1]
+    height = (box[3] - box[1]) / size_wh[1]
+    half = (box[2] - box[0]) / size_wh[0] / 2
+    x = half + (1 - 2 * half) * uniform()
+    return Place(x, height + (1 - height) * uniform(), height)
+
+
+def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing | None:
+    """The sprite at a place, `factor` times as high as that says, but inside the picture; None if a label vanished.
+
+    What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
+    the seam may take.
+    """
+    (width, height), (own_width, own_height) = size_wh, sprite.size_wh
+    x0, y0, x1, y1 = sprite.hull
+    main_x0, main_y0, main_x1, main_y1 = sprite.labels[0][1]
+    least, most = sprite.heights
+    main_height, largest = main_y1 - main_y0, min(width / (x1 - x0), height / (y1 - y0))
+    if largest * main_height < least:
+        return None
+    scale = min(min(max(place.height * height * factor, least), most) / main_height, largest)
+    wide, high = max(1, int(own_width * scale)), max(1, int(own_height * scale))
+    scale_x, scale_y = wide / own_width, high / own_height
+    x0, y0, x1, y1 = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
+    left, top, right, bottom = sprite.cut
+    x = _along(place.centre_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, left, right)
+    y = _along(place.foot_y * height - main_y1 * scale_y, y0, y1, height, top, bottom)
+    # There is nothing to be seen of a seam beyond the frame.
+    least = min(
+        MAX_REACH if left else x0, MAX_REACH if top else y0,
+        MAX_REACH if right else wide - x1, MAX_REACH if bottom else high - y1, MAX_REACH,
+    )  # fmt: skip
+    return Thing(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, least) * reach)
+
+
+def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
+    """The corner's coordinate along one side, so that `low`…`high` of the scaled picture lies inside the frame."""
+    first, last = math.ceil(-low), math.floor(side - high)
+    if last < first:  # as long as the side, up to rounding
+        return math.floor(-low)
+    if cut_low or cut_high:
+        return first if cut_low else last
+    return min(max(round(wanted), first), last)
+
+
+def about(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
+    """The outer box of what `put` gives, where neither the sprite nor the frame sets limits."""
+    high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.centre_x * size_wh[0]
+    half = high * sprite.aspect / 2
+    return middle - half, foot - high, middle + half, foot
+
+
+def labels_of(thing: Thing, softness: Mapping[Thing, float], size_wh: tuple[int, int]) -> list[tuple[int, Box]]:
+    """What of a thing's labels can be seen, its boxes shrunk to that; `softness` of the seams of all things."""
+    if not thing.covers:
+        return [(class_id, clip(box, size_wh)) for class_id, box in thing.labels]
+    regions = [whole(cover.region(softness[cover])) for cover in thing.covers]
+    found = []
+    for class_id, box in thing.labels:
+        edges = clip(box, size_wh)
+        pixels = whole(edges)
+        seen, share = visible(pixels, regions)
+        if share > 0 and not any(inside(box, cover.outer) for cover in thing.covers):
+            if seen != pixels:
+                x0, y0, x1, y1 = (edges[i] if seen[i] == pixels[i] else seen[i] for i in range(4))
+                edges = x0, y0, x1, y1
+            found.append((class_id, edges))
+    return found

@@ -1,0 +1,129 @@
+"""What labels and scenes are like, as counts that add up: the same for real pictures and for a million made ones."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from depers.reports import html as report
+from depers.reports import plots
+
+SIZES = np.geomspace(0.002, 1.0, 28)
+SHARES = np.linspace(0, 1, 25)
+SCENES = np.concatenate([np.arange(-0.5, 40.5), [np.inf]])
+_SHOWN_CLASSES = 40
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of labels by class id, by side, by middle and foot, and of pictures by their objects; int64 all.
+
+    Sides are the root of a box's share of the picture; a foot is its lower edge.
+    """
+
+    classes: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    centres_x: NDArray[np.int64]
+    feet_y: NDArray[np.int64]
+    scenes: NDArray[np.int64]
+    pictures: int = 0
+    objects: int = 0
+    wanted: int = 0
+    decoys: int = 0
+
+    @classmethod
+    def none(cls, class_count: int) -> "Tally":
+        """Nothing counted yet."""
+        bins = class_count, len(SIZES) - 1, len(SHARES) - 1, len(SHARES) - 1, len(SCENES) - 1
+        classes, sizes, centres_x, feet_y, scenes = (np.zeros(count, np.int64) for count in bins)
+        return cls(classes, sizes, centres_x, feet_y, scenes)
+
+    def plus(self, other: "Tally") -> "Tally":
+        """Both together."""
+        return Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+
+
+def _count(class_ids: NDArray[np.int64], shares_xyxy: NDArray[np.float64], class_count: int) -> Tally:
+    """Counts of boxes, whose corners (N, 4) are shares of their pictures' sides."""
+    x0, y0, x1, y1 = shares_xyxy.T
+    return replace(
+        Tally.none(class_count),
+        classes=np.bincount(class_ids, minlength=class_count).astype(np.int64),
+        sizes=np.histogram(np.sqrt((x1 - x0) * (y1 - y0)).clip(SIZES[0], SIZES[-1]), SIZES)[0].astype(np.int64),
+        centres_x=np.histogram(((x0 + x1) / 2).clip(0, 1), SHARES)[0].astype(np.int64),
+        feet_y=np.histogram(y1.clip(0, 1), SHARES)[0].astype(np.int64),
+    )
+
+
+def _boxes(labels: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Class ids (N,), corners (N, 4) and the row of each label of a column."""
+    flat = labels.flatten()
+    corners = [flat.field(name).to_numpy(zero_copy_only=False) for name in ("x_min", "y_min", "x_max", "y_max")]
+    rows = labels.value_parent_indices().to_numpy()
+    ids = flat.field("class_id").to_numpy(zero_copy_only=False).astype(np.int64)
+    return ids, np.column_stack(corners).astype(np.float64), rows.astype(np.int64)
+
+
+def _normalize(corners_xyxy: NDArray[np.float64], pictures: pa.Table, rows: NDArray[np.int64]) -> None:
+    """Turns pixels into shares of the sides of the pictures in those rows, in place."""
+    for axis, name in enumerate(("width", "height")):
+        corners_xyxy[:, axis::2] /= pictures[name].to_numpy()[rows][:, None]
+
+
+def of_pictures(pictures: pa.Table, class_count: int) -> Tally:
+    """The real pictures, as the bank's table of backgrounds has them, and all their labels."""
+    ids, corners, rows = _boxes(pictures["scene"].combine_chunks())
+    _normalize(corners, pictures, rows)
+    scenes = pictures["objects"].drop_null().to_numpy()
+    counted = _count(ids, corners, class_count)
+    return replace(counted, scenes=np.histogram(scenes, SCENES)[0], pictures=len(scenes), objects=int(scenes.sum()))
+
+
+def of_plan(rows: pa.Table, class_count: int) -> Tally:
+    """Pictures of a plan, each variant for itself."""
+    ids, corners, parents = _boxes(rows["labels"].combine_chunks())
+    _normalize(corners, rows, parents)
+    objects = rows["objects"].combine_chunks()
+    sprites = objects.flatten().field("sprite")
+    pasted = ~np.asarray(sprites.is_null())
+    per_picture = np.bincount(objects.value_parent_indices().to_numpy()[pasted], minlength=len(rows))
+    return replace(
+        _count(ids, corners, class_count),
+        scenes=np.histogram(per_picture, SCENES)[0].astype(np.int64),
+        pictures=len(rows),
+        objects=int(pasted.sum()),
+        wanted=int(rows["wanted"].to_numpy().sum()),
+        decoys=int((~pasted).sum()),
+    )
+
+
+def compare(names: tuple[str, ...], real: Tally, made: Tally) -> str:
+    """Table and histograms of real against synthetic, as HTML for a report."""
+    shown = [number for number in range(len(names)) if real.classes[number] or made.classes[number]]
+    shown = sorted(shown, key=lambda number: -int(real.classes[number]))[:_SHOWN_CLASSES]
+
+    def shares(tally: Tally) -> list[float]:
+        return [100 * float(tally.classes[number]) / max(1, int(tally.classes.sum())) for number in shown]
+
+    rows = [(names[number], int(real.classes[number]), int(made.classes[number])) for number in shown]
+    both = {"real": real, "synthetic": made}
+    scenes = np.append(SCENES[:-1], SCENES[-2] + 1)
+    figures = [
+        plots.bars("Labels by class, %", [names[number] for number in shown], {k: shares(t) for k, t in both.items()}),
+        plots.histogram_of_counts(
+            "Size of labels", SIZES, {k: t.sizes for k, t in both.items()}, "side, share of the picture", log=True,
+            share=True,
+        ),
+        plots.histogram_of_counts(
+            "Middle of labels", SHARES, {k: t.centres_x for k, t in both.items()}, "x, share of the width", share=True
+        ),
+        plots.histogram_of_counts(
+            "Foot of labels", SHARES, {k: t.feet_y for k, t in both.items()}, "y, share of the height", share=True
+        ),
+        plots.histogram_of_counts(
+            "Objects in a picture", scenes, {k: t.scenes for k, t in both.items()}, "objects; the last bin: and more",
+            share=True,
+        ),
+    ]  # fmt: skip
+    return report.table(("class", "real labels", "synthetic labels"), rows) + report.gallery(figures)

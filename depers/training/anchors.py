@@ -1,0 +1,31 @@
+"""Anchors."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depers.training.data import _NOISE, random_for
+
+
+def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: int = 3) -> list[list[float]]:
+    """Anchors for box sizes (N, 2) in pixels, flat per level: w, h, w, h, w, h, small to large.
+
+    k-means on the logarithms of width and height, since the loss compares ratios, from quantiles of the area.
+    """
+    count = per_level * levels
+    points = np.log(np.maximum(sizes, 2.0))
+    order = np.argsort(points.sum(1), kind="stable")
+    centres = points[order[np.linspace(0, len(order) - 1, count).astype(int)]]
+    centres = centres + random_for(seed, _NOISE).normal(0, 1e-3, centres.shape)  # equal boxes do not share a centre
+    for _ in range(30):
+        nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+        for k in range(count):
+            if (nearest == k).any():
+                centres[k] = points[nearest == k].mean(0)
+    anchors = np.exp(centres[np.argsort(centres.sum(1))]).round(2)
+    return [level.ravel().tolist() for level in anchors.reshape(levels, per_level, 2)]
+
+
+def anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], most: float) -> float:
+    """The share of box sizes (N, 2) whose sides are within a factor `most` of an anchor's (A, 2)."""
+    ratio = sizes[:, None] / np.maximum(anchors[None], 1e-3)
+    return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < most).mean())

@@ -1,0 +1,139 @@
+"""Options."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from depers import resources as memory
+from depers import storage
+from depers.datasets import labels
+from depers.errors import UserError
+from depers.options import argument, option
+
+STRIDE = 32
+_WHERE_AND_HOW_FAST = (
+    "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
+)  # fmt: skip
+"""Options that may differ between a run and its continuation: they do not decide what is learnt."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a detector on datasets, with Ray Train."""
+
+    dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
+    out: str = argument("folder or s3:// URI for weights, results and report; an earlier run there is resumed")
+    data: tuple[str, ...] = option(
+        (),
+        "further dataset for training, with how often an epoch shows each of its pictures; also DATASET's, if named",
+        metavar="DATASET=WEIGHT",
+    )
+    model: str | None = option(
+        None,
+        "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file (default: that of --weights, else yolov5n)",
+    )
+    weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
+    imgsz: int = option(640, "longer side of the pictures, pixels, a multiple of 32, with P6 models of 64")
+    epochs: int = option(100, "how often every picture is seen")
+    steps: int | None = option(
+        None, "optimizer steps in all, instead of passes over the pictures; an epoch is then an equal part of them"
+    )
+    batch_size: int = option(16, "pictures per batch, over all workers")
+    nominal_batch: int | None = option(
+        None, "pictures per optimizer step, over several batches (default: 64; with --steps, one batch)", metavar="N"
+    )
+    workers: int = option(1, "processes that train together and share gradients")
+    device: str = option(
+        "auto", "gpu: one per worker; auto: gpu if the cluster has enough", choices=("auto", "cpu", "gpu")
+    )
+    precision: str = option(
+        "auto",
+        "arithmetic; auto: bfloat16 where it is native",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    channels_last: bool = option(True, "memory layout with channels last, faster in mixed precision")
+    compile: bool = option(False, "compile the model (torch.compile): minutes at the start, faster epochs")
+    sync_batch_norm: bool = option(False, "normalize over the batches of all workers, as if they were one")
+    optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
+    learning_rate: float | None = option(None, "its peak (default: the hyperparameters' lr0)")
+    warmup_epochs: float | None = option(
+        None, "epochs of rising learning rate (default: the hyperparameters', and at least 100 batches)"
+    )
+    schedule: str = option("cosine", "how the learning rate falls after the warm-up", choices=("cosine", "linear"))
+    hyperparameters: str = option("scratch-low", "rates, gains and augmentation: a name of YOLOv5's, or a YAML file")
+    label_smoothing: float = option(0.0, "how much of a class target is spread over the others, 0…1")
+    freeze: tuple[int, ...] = option((), "one number: that many first layers stay as they are; several: these layers")
+    image_weights: bool = option(False, "draw pictures more often whose classes are rare or found badly")
+    rectangular: bool | None = option(
+        None, "batches of like-shaped pictures instead of mosaics (default: if the hyperparameters have no mosaic)"
+    )
+    multi_scale: bool = option(False, "every batch at a random size, half to one and a half times --imgsz")
+    autoanchor: bool = option(True, "fit anchors to the labels")
+    patience: int = option(100, "epochs without improvement after which training stops; 0: never")
+    loaders: int | None = option(
+        None, "threads, with a GPU processes, per worker that prepare pictures (default: 4, with a GPU its CPUs)"
+    )
+    cache: str = option(
+        "auto", "where decoded pictures are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
+    )
+    cache_folder: str = option(
+        memory.default_cache_folder(), "folder of each node for datasets from S3 and decoded pictures"
+    )
+    cache_limit: float = option(100.0, "GiB that datasets from S3 may take there")
+    max_failures: int = option(3, "how often dead workers are replaced; -1: always")
+    seed: int = option(0, "seed of weights, order and augmentation")
+
+    def __post_init__(self) -> None:
+        stride = 2 * STRIDE if self.model and self.model.endswith("6") else STRIDE
+        if self.imgsz < stride or self.imgsz % stride:
+            of = f" for {self.model}" if stride > STRIDE else ""
+            raise UserError(f"--imgsz must be a multiple of {stride}{of}, but got {self.imgsz}")
+        for name in ("epochs", "batch_size", "workers", "loaders", "nominal_batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
+        if self.batch_size % self.workers:
+            raise UserError(f"--batch-size must be a multiple of --workers ({self.workers}), but got {self.batch_size}")
+        if self.steps is not None and self.steps < self.epochs:
+            raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 10:
+            raise UserError(f"--learning-rate must be between 0 and 10, but got {self.learning_rate}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
+        for name in ("warmup_epochs", "patience", "cache_limit"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, but got {value}")
+        if min(self.freeze, default=0) < 0:
+            raise UserError(f"--freeze must be layers from 0, but got {min(self.freeze)}")
+        if self.image_weights and self.rectangular:
+            raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
+        self.datasets()
+
+    def datasets(self) -> list[tuple[str, float]]:
+        """All datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
+        found = {self.dataset: 1.0}
+        for text in self.data:
+            uri, equals, value = text.rpartition("=")
+            weight = labels.read_number(value) if equals else 1.0
+            if not weight > 0:
+                raise UserError(f"--data must be DATASET=WEIGHT with a weight above 0, but got {text!r}")
+            name = uri if equals else text
+            if name in found and name != self.dataset:
+                raise UserError(f"--data names {name} twice")
+            found[name] = weight
+        return list(found.items())
+
+
+def absolute(options: Options) -> Options:
+    """The options with absolute paths: Ray Train's workers run in a folder of their own."""
+
+    def resolved(path: str) -> str:
+        return path if storage.is_s3(path) else str(Path(path).resolve())
+
+    changes: dict[str, Any] = {name: resolved(getattr(options, name)) for name in ("dataset", "out", "cache_folder")}
+    if options.weights:
+        changes["weights"] = resolved(options.weights)
+    # These two may be a name as well; a file comes second, as where they are read.
+    files = {name: value for name in ("model", "hyperparameters") if (value := getattr(options, name))}
+    changes |= {name: resolved(value) for name, value in files.items() if Path(value).is_file()}
+    changes["data"] = tuple(f"{resolved(uri)}={weight!r}" for uri, weight in options.datasets()) if options.data else ()
+    return replace(options, **changes)
