@@ -2,7 +2,7 @@
 
     python bench/archive_memory.py [--gigabytes 2]
 
-Each kind is measured in a process of its own, on a small archive and on one ten times as large; pictures are random
+Each kind is measured in a process of its own, on a small archive and on one ten times as large; images are random
 bytes, and go through as they are: what is measured is the streaming, not the redaction.
 """
 

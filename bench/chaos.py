@@ -3,7 +3,7 @@
     python bench/chaos.py --weights yolov5n.pt [--kills 20] [--seed 1]
 
 A cluster of a head without CPUs and two nodes runs on this machine; the job is a process of its own. A mixture of loose
-pictures, a tar, a zip and a Parquet file is anonymized again and again until enough was killed.
+images, a tar, a zip and a Parquet file is anonymized again and again until enough was killed.
 """
 
 import argparse
@@ -35,7 +35,7 @@ OURS = ("ray::Map", "ray::assemble", "ray::Notebook")
 
 
 def make_input(root: Path) -> None:
-    """Loose pictures and three archives."""
+    """Loose images and three archives."""
     scenes = []
     for number in range(12):
         buffer = io.BytesIO()

@@ -5,7 +5,7 @@
 
 Start-up is left out of both alike: the rates count from the first finished unit on. Rounds alternate between the two,
 medians are compared, so that a noisy machine hits both; both run at the niceness of Ray's workers. Memory is compared
-for pictures of 640×360, so that they fit on a disk.
+for images of 640×360, so that they fit on a disk.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import process
 from depers.extraction.take_apart import Job
-from depers.extraction.training_images import list_pictures
+from depers.extraction.training_images import list_images
 from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.street_scenes.scenes import draw_scene
@@ -55,7 +55,7 @@ def draw_dataset(root: Path, count: int, size_wh: tuple[int, int] = SIZE_WH) -> 
 def make_job(root: Path, out: Path) -> Job:
     """The job that `depers extract` makes of its default options."""
     return Job(
-        pictures=str(root / "images/train"), out=str(out), dataset=read_dataset(root), group_by=None, fill="smooth",
+        images=str(root / "images/train"), out=str(out), dataset=read_dataset(root), group_by=None, fill="smooth",
         dilate=0.05, max_coverage=0.6, keep_labels=False, min_size=10.0, margin=0.1,
         nesting=parse_nesting(NESTING, CLASSES), seed=0, max_megapixels=80,
     )  # fmt: skip
@@ -71,7 +71,7 @@ def work(job: Job, waiting: "multiprocessing.Queue[Unit | None]") -> None:
 def plain_rate(root: Path, out: Path) -> float:
     """Images per second under multiprocessing, one process per core, from the first finished unit on."""
     context = multiprocessing.get_context("spawn")
-    todo = units.cut(list_pictures(str(root / "images/train")))
+    todo = units.cut(list_images(str(root / "images/train")))
     cores = os.cpu_count() or 1
     waiting = context.Queue()
     for unit in [*todo, *[None] * cores]:
@@ -101,13 +101,13 @@ def compare(folder: Path, images: int, repeats: int) -> None:
 
 
 def memory(folder: Path, few: int, many: int) -> None:
-    """Peak memory over all processes with few and with many pictures."""
+    """Peak memory over all processes with few and with many images."""
     peaks, out = [], folder / "out"
     for count in (few, many):
         draw_dataset(folder / str(count), count, SMALL_WH)
         run = watch(["extract", str(folder / str(count)), str(out)], out)
         peaks.append(run.peak_mib)
-        print(f"{count} pictures: peak {run.peak_mib:.0f} MiB in {run.seconds:.0f} s; {run.last_line}", flush=True)
+        print(f"{count} images: peak {run.peak_mib:.0f} MiB in {run.seconds:.0f} s; {run.last_line}", flush=True)
         for done in (folder / str(count), out):
             shutil.rmtree(done)
     print(f"load {os.getloadavg()[0]:.1f}; {many} need {peaks[1] / peaks[0]:.3f} × the memory of {few}")

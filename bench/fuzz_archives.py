@@ -2,8 +2,8 @@
 
     python bench/fuzz_archives.py [--count 2000] [--seed 1]
 
-Each archive is read in a process of its own kind (so that a crash in a library is seen, not suffered), its pictures
-replaced by a marker, and written anew: of the planted pictures' bytes none may come through.
+Each archive is read in a process of its own kind (so that a crash in a library is seen, not suffered), its images
+replaced by a marker, and written anew: of the planted images' bytes none may come through.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from depers.archives import base as archives
 from depers.archives import registry
 from depers.archives.base import End, Slice
 
-SECRET = b"\xff\xd8\xff" + b"SECRET-PICTURE" * 40
+SECRET = b"\xff\xd8\xff" + b"SECRET-IMAGE" * 40
 LIMIT_SECONDS = 20
 KINDS = ("tar", "tar.gz", "zip", "parquet")
 
 
 def planted(kind: str) -> bytes:
-    """A small archive with pictures, texts and folders."""
+    """A small archive with images, texts and folders."""
     buffer = io.BytesIO()
     names = [f"d/{number}.{'txt' if number % 4 == 0 else 'jpg'}" for number in range(12)]
     content = {name: b"text" if name.endswith("txt") else SECRET + bytes([number]) for number, name in enumerate(names)}
@@ -103,7 +103,7 @@ def process(kind: str, data: bytes) -> str:
     elif kind == "zip":
         with zipfile.ZipFile(io.BytesIO(written)) as packed:
             written += b"".join(packed.read(one) for one in packed.infolist())
-    assert b"SECRET-PICTURE" not in written, "a picture came through"
+    assert b"SECRET-IMAGE" not in written, "an image came through"
     return "incomplete" if end.reason else "complete"
 
 

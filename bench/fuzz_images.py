@@ -1,4 +1,4 @@
-"""Mutated pictures of every format: none may crash, hang or come out unredacted or with metadata.
+"""Mutated images of every format: none may crash, hang or come out unredacted or with metadata.
 
     python bench/fuzz_images.py --data ../shared/data [--first 0] [--count 20000] [--seed 0]
 
@@ -64,7 +64,7 @@ def sources(data: Path | None) -> list[bytes]:
 
 
 def drawn() -> list[bytes]:
-    """Pictures in every format with a pattern where the box will be."""
+    """Images in every format with a pattern where the box will be."""
     rows, columns = np.indices((96, 128))
     pixels = np.stack([rows * 2, columns, 200 - rows], axis=2).astype(np.uint8)
     checker = ((rows // 2 + columns // 2) % 2 * 255).astype(np.uint8)
@@ -177,7 +177,7 @@ def check(data: bytes, mode: str) -> str:
 
 
 def _texture(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Differences of horizontal neighbours inside the box, without its rim and without a gradient across it."""
+    """Differences of horizontal neighbors inside the box, without its rim and without a gradient across it."""
     height, width = rgb.shape[:2]
     inner = rgb[int(height * 0.3) : int(height * 0.7), int(width * 0.3) : int(width * 0.7)]
     differences = np.diff(inner.astype(np.float32), axis=1)

@@ -17,7 +17,7 @@ from depers.street_scenes.scenes import draw_scene
 
 
 class Watched(NamedTuple):
-    """One run: wall seconds, seconds until the first picture lay in OUT, the highest sum of RSS in MiB.
+    """One run: wall seconds, seconds until the first image lay in OUT, the highest sum of RSS in MiB.
 
     `spilled_mib` is the most that Ray had written to disk for want of memory.
     """
@@ -64,7 +64,7 @@ def watch(arguments: list[str], out: Path) -> Watched:
 
 
 def steady_rate(out: Path) -> float:
-    """Pictures per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
+    """Images per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
     records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in out.glob("_depers/units/*.parquet")]
     (begin, _), *rest = sorted(records)
     return sum(count for _, count in rest) / (rest[-1][0] - begin)

@@ -1,8 +1,8 @@
-"""Peak memory of `depers anonymize` over all its processes, with few and with many 1080p pictures.
+"""Peak memory of `depers anonymize` over all its processes, with few and with many 1080p images.
 
     python bench/memory.py --weights yolov5n.pt [--few 300] [--many 3000] [--kinds folder tar]
 
-With `tar` the pictures lie in one archive; 12000 of them are 5 GB. Many are compared with few of the same kind.
+With `tar` the images lie in one archive; 12000 of them are 5 GB. Many are compared with few of the same kind.
 """
 
 import argparse
@@ -29,16 +29,16 @@ def main() -> None:
         source, out = work / "in", work / "out"
         draw(source, count)
         if kind == "tar":
-            pictures, source = source, work / "packed"
+            images, source = source, work / "packed"
             source.mkdir()
-            with tarfile.open(source / "pictures.tar", "w") as archive:
-                archive.add(pictures, ".")
-            shutil.rmtree(pictures)
+            with tarfile.open(source / "images.tar", "w") as archive:
+                archive.add(images, ".")
+            shutil.rmtree(images)
         size = sum(path.stat().st_size for path in source.iterdir()) / 1e9
         run = watch(["anonymize", str(source), str(out), "--weights", options.weights], out)
         peaks[kind].append(run.peak_mib)
         print(
-            f"{count} pictures ({kind}, {size:.1f} GB): peak {run.peak_mib:.0f} MiB, {run.spilled_mib:.0f} MiB spilled,"
+            f"{count} images ({kind}, {size:.1f} GB): peak {run.peak_mib:.0f} MiB, {run.spilled_mib:.0f} MiB spilled,"
             f" in {run.seconds:.0f} s; {run.last_line}",
             flush=True,
         )

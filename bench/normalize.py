@@ -32,11 +32,11 @@ def write_competition(raw: Path, count: int) -> int:
     (raw / "images").mkdir(parents=True)
     (raw / "labels").mkdir()
     scenes = [draw_scene(index, 1, (1920, 1080)) for index in range(16)]
-    pictures = [simplejpeg.encode_jpeg(np.ascontiguousarray(scene.image), 90, "RGB", "420") for scene in scenes]
+    images = [simplejpeg.encode_jpeg(np.ascontiguousarray(scene.image), 90, "RGB", "420") for scene in scenes]
     files = 0
     for index in range(count):
         scene, name = scenes[index % 16], f"24-11-2021_05-31-51_AM.{index:04d}"
-        (raw / "images" / f"{name}.jpg").write_bytes(pictures[index % 16])
+        (raw / "images" / f"{name}.jpg").write_bytes(images[index % 16])
         for class_id in range(2 if index in (0, 1) else 3):
             boxes = scene.boxes_xyxy[scene.class_ids == class_id] / [1920, 1080, 1920, 1080]
             lines = (f"0 {(a + c) / 2:.6f} {(b + d) / 2:.6f} {c - a:.6f} {d - b:.6f}\n" for a, b, c, d in boxes)

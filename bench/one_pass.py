@@ -1,4 +1,4 @@
-"""Whether to redact in the pass that detects, or in a second one that reads the pictures and the detections again.
+"""Whether to redact in the pass that detects, or in a second one that reads the images and the detections again.
 
     python bench/one_pass.py --weights yolov5n.pt [--images 600] [--repeats 3]
 

@@ -1,12 +1,12 @@
-"""Evaluation parity: `depers evaluate` against the package's own `yolov5 val`, same weights, pictures and size.
+"""Evaluation parity: `depers evaluate` against the package's own `yolov5 val`, same weights, images and size.
 
     python bench/parity.py OUT [--set coco|plates] [--augment] [--precision float32] [--batch-size 1]
 
 compares precision, recall, mAP@.5 and mAP@.5:.95 of every class and overall; exit code 1 where one differs by more than
-the bar. The package pads a picture to the shape of its neighbours in a batch, so that its own figures depend on the
-batch size; at 1, the default here, they depend on the picture alone, as those of depers always do. With another batch
+the bar. The package pads an image to the shape of its neighbors in a batch, so that its own figures depend on the
+batch size; at 1, the default here, they depend on the image alone, as those of depers always do. With another batch
 size the package's own difference to its batch size 1 is printed beside.
-The pictures and weights are those of DEPERS_DATA (default ../shared/data).
+The images and weights are those of DEPERS_DATA (default ../shared/data).
 """
 
 import argparse
@@ -48,7 +48,7 @@ json.dump(rows, open(out + "/figures.json", "w"))
 
 
 def make_dataset(data: Path, name: str, classes: list[str], folder: Path) -> Path:
-    """A copy of the pictures and labels (the package writes a cache beside them) with a data.yaml; its path."""
+    """A copy of the images and labels (the package writes a cache beside them) with a data.yaml; its path."""
     for part in ("images", "labels"):
         shutil.copytree(data / name / part, folder / part / "val", dirs_exist_ok=True)
     content = {"path": str(folder), "train": "images/val", "val": "images/val", "nc": len(classes), "names": classes}

@@ -17,7 +17,7 @@ dataset = webdataset.WebDataset(sys.argv[1], shardshuffle=False, empty_check=Fal
 samples = list(dataset)
 sizes = [sample[key].size for sample in samples for key in sample if key.endswith(("jpg", "png"))]
 assert sizes and all(min(size) > 0 for size in sizes)
-print(len(samples), "samples,", len(sizes), "pictures")
+print(len(samples), "samples,", len(sizes), "images")
 """
 DATASETS = """
 import sys, datasets
@@ -27,9 +27,9 @@ if not names:
     names = [name for name in table.column_names if name in ("image", "img", "jpg")]
     for name in names:
         table = table.cast_column(name, datasets.Image())
-pictures = [row[name] for row in table for name in names]
-whole = [picture.convert("RGB").size for picture in pictures if picture is not None]
-print(len(table), "rows,", len(whole), "pictures,", len(pictures) - len(whole), "null")
+images = [row[name] for row in table for name in names]
+whole = [image.convert("RGB").size for image in images if image is not None]
+print(len(table), "rows,", len(whole), "images,", len(images) - len(whole), "null")
 """
 
 

@@ -3,7 +3,7 @@
     python bench/redaction.py [--repeats 9] [--photo PATH]
 
 The step alone: what detection has decoded is given to it, of which the lossless way needs nothing. Also checks that the
-coefficients outside the touched MCUs are identical, and shows how long the whole-picture peers take.
+coefficients outside the touched MCUs are identical, and shows how long the whole-image peers take.
 """
 
 import os

@@ -2,10 +2,10 @@
 
     python bench/speed.py --weights yolov5n.pt [--deface PATH_OF_THE_COMMAND] [--images 400] [--repeats 3]
 
-Every tool writes its pictures. Start-up is left out of all alike: the rate is counted from the picture that was written
+Every tool writes its images. Start-up is left out of all alike: the rate is counted from the image that was written
 as the 64th to the last one, by the times of the files. Rounds alternate between the tools, and medians are compared, so
 that a noisy machine hits all of them. `deface` (an environment of its own: `pip install deface onnxruntime`) gets 128
-pictures, since it is slow; it is left out where its command is not given.
+images, since it is slow; it is left out where its command is not given.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def run(command: list[str], log: Path) -> None:
         subprocess.run(command, check=True, stdout=output, stderr=output, env=environment)
 
 
-def steady_rate(pictures: Iterable[Path]) -> float:
-    """Pictures per second, by when they were written, without the first ones."""
-    written = sorted(path.stat().st_mtime for path in pictures)[SKIPPED:]
+def steady_rate(images: Iterable[Path]) -> float:
+    """Images per second, by when they were written, without the first ones."""
+    written = sorted(path.stat().st_mtime for path in images)[SKIPPED:]
     return (len(written) - 1) / (written[-1] - written[0])
 
 

@@ -1,4 +1,4 @@
-"""Start-up: seconds until the first of 20 pictures is written, and where they go.
+"""Start-up: seconds until the first of 20 images is written, and where they go.
 
     python bench/startup.py --weights yolov5n.pt [--repeats 3]
 

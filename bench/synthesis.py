@@ -1,14 +1,14 @@
-"""Synthesis of 1080p pictures with 10 objects against the original algorithm, and against encoding alone.
+"""Synthesis of 1080p images with 10 objects against the original algorithm, and against encoding alone.
 
     python bench/synthesis.py [--count 640] [--repeats 3]
     python bench/synthesis.py --plan 1000000
     python bench/synthesis.py --memory [--many 20000]
 
-Rates in pictures per second, from the first finished unit to the last: `depers synthesize` with its default options,
-the same functions under multiprocessing, encoding alone (the same pictures, as many
-processes), and the original in one process, as it was written: paint all boxes of a picture over, cut one box out of
-another, paste that anywhere. `--plan N` times the planning of N pictures instead; `--memory` compares the
-peaks over all processes of 1000 and of 20 000 pictures, of 640×360 so that they fit on a disk.
+Rates in images per second, from the first finished unit to the last: `depers synthesize` with its default options,
+the same functions under multiprocessing, encoding alone (the same images, as many
+processes), and the original in one process, as it was written: paint all boxes of an image over, cut one box out of
+another, paste that anywhere. `--plan N` times the planning of N images instead; `--memory` compares the
+peaks over all processes of 1000 and of 20 000 images, of 640×360 so that they fit on a disk.
 """
 
 import argparse
@@ -68,17 +68,17 @@ def plainly(extracted: bank.Extracted, job: rendering.Job, processes: int) -> fl
 
 
 def encode(paths: list[Path]) -> int:
-    """Encodes pictures at quality 90, again and again, and gives how many; reading them is not counted."""
-    pictures = itertools.cycle([simplejpeg.decode_jpeg(path.read_bytes(), "RGB") for path in paths])
+    """Encodes images at quality 90, again and again, and gives how many; reading them is not counted."""
+    images = itertools.cycle([simplejpeg.decode_jpeg(path.read_bytes(), "RGB") for path in paths])
     until, count = time.monotonic() + 4, 0
     while time.monotonic() < until:
-        simplejpeg.encode_jpeg(next(pictures), 90, "RGB", "420")
+        simplejpeg.encode_jpeg(next(images), 90, "RGB", "420")
         count += 1
     return count // 4
 
 
 def encoding_alone(out: Path, processes: int) -> float:
-    """The rate at which so many processes only encode pictures of a finished run."""
+    """The rate at which so many processes only encode images of a finished run."""
     paths = sorted(out.glob("images/train/synthetic/*/*.jpg"))[: 12 * processes]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return float(sum(pool.map(encode, [paths[number::processes] for number in range(processes)], chunksize=1)))
@@ -88,26 +88,26 @@ def original(raw: Path, out: Path, count: int) -> float:
     """The rate of the original algorithm of 2022 in one process: one class id for all, and its defects."""
     out.mkdir()
     boxes: dict[Path, list[list[float]]] = {}
-    for image in sorted((raw / "images").glob("*.jpg")):
-        texts = [file.read_text() for file in sorted((raw / "labels").glob(f"{image.stem}_*.txt"))]
-        boxes[image] = [[float(v) for v in line.split()[1:]] for text in texts for line in text.splitlines()]
-    images = [image for image, found in boxes.items() if found]
+    for path in sorted((raw / "images").glob("*.jpg")):
+        texts = [file.read_text() for file in sorted((raw / "labels").glob(f"{path.stem}_*.txt"))]
+        boxes[path] = [[float(v) for v in line.split()[1:]] for text in texts for line in text.splitlines()]
+    paths = [path for path, found in boxes.items() if found]
     rng = random.Random(0)
     started = time.monotonic()
     for number in range(count):
-        source, donor = rng.choice(images), rng.choice(images)
-        picture = Image.open(source).convert("RGB")
+        source, donor = rng.choice(paths), rng.choice(paths)
+        composite = Image.open(source).convert("RGB")
         for box in boxes[source]:
-            paint_over(ImageDraw.Draw(picture), corners(box, picture.size), rng)
+            paint_over(ImageDraw.Draw(composite), corners(box, composite.size), rng)
         other = Image.open(donor).convert("RGB")
         crop = other.crop(corners(rng.choice(boxes[donor]), other.size))
-        if crop.width < picture.width and crop.height < picture.height:  # else it was dropped
-            x, y = rng.randrange(picture.width - crop.width), rng.randrange(picture.height - crop.height)
-            picture.paste(crop, (x, y))
-            centre = (x + crop.width / 2) / picture.width, (y + crop.height / 2) / picture.height
-            label = *centre, crop.width / picture.width, crop.height / picture.height
+        if crop.width < composite.width and crop.height < composite.height:  # else it was dropped
+            x, y = rng.randrange(composite.width - crop.width), rng.randrange(composite.height - crop.height)
+            composite.paste(crop, (x, y))
+            center = (x + crop.width / 2) / composite.width, (y + crop.height / 2) / composite.height
+            label = *center, crop.width / composite.width, crop.height / composite.height
             (out / f"{number}.txt").write_text("0 " + " ".join(f"{value:.6f}" for value in label) + "\n")
-        picture.save(out / f"{number}.jpg", quality=90)
+        composite.save(out / f"{number}.jpg", quality=90)
     return count / (time.monotonic() - started)
 
 
@@ -123,7 +123,7 @@ def corners(box: list[float], size_wh: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def paint_over(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], rng: random.Random, side: int = 10) -> None:
-    """Small squares of random colours over a box, and past its edges."""
+    """Small squares of random colors over a box, and past its edges."""
     for x in range(box[0], box[2], side):
         for y in range(box[1], box[3], side):
             draw.rectangle((x, y, x + side, y + side), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
@@ -151,11 +151,11 @@ def compare(work: Path, count: int, repeats: int) -> None:
     print(f"load {os.getloadavg()[0]:.1f}, {cores} cores; medians of {repeats}:")
     for name, values in rates.items():
         middle = statistics.median(values)
-        print(f"{name:<18}{middle:>8.1f} pictures/s   depers is {own / middle:.2f} ×")
+        print(f"{name:<18}{middle:>8.1f} images/s   depers is {own / middle:.2f} ×")
 
 
 def plan(work: Path, count: int) -> None:
-    """Seconds and peak memory of planning `count` pictures in as many processes as there are cores."""
+    """Seconds and peak memory of planning `count` images in as many processes as there are cores."""
     options = Options(make_bank(work), str(work / "out"), count=count, objects=10)
     opened, cores = bank.open_extracted(options.extracted), os.cpu_count() or 1
     material, peak, started = read_material(opened, options), 0.0, time.monotonic()
@@ -170,12 +170,12 @@ def plan(work: Path, count: int) -> None:
         objects = sum(tally.objects for tally in done.get())
     seconds = time.monotonic() - started
     size = sum(path.stat().st_size for path in (work / "out" / "plan").iterdir()) / 2**20
-    print(f"load {os.getloadavg()[0]:.1f}, {cores} cores: {count} pictures with {objects} objects planned in", end=" ")
+    print(f"load {os.getloadavg()[0]:.1f}, {cores} cores: {count} images with {objects} objects planned in", end=" ")
     print(f"{seconds:.0f} s ({seconds * cores / count * 1e3:.2f} ms each), peak {peak:.0f} MiB, {size:.0f} MiB of plan")
 
 
 def memory(work: Path, many: int, few: int = 1000) -> None:
-    """Peak memory over all processes with few and with many pictures."""
+    """Peak memory over all processes with few and with many images."""
     extracted, peaks = make_bank(work, SMALL_WH), []
     for count in (few, many):
         out = work / "out"

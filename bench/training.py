@@ -5,10 +5,10 @@
     python bench/training.py OUT gpu                        steady epochs on one GPU: yolov5s at 640, yolov5x at 1024
     python bench/training.py OUT gpu --without-ray          the same on a machine that has no Ray: the loop alone
 
-Both train on the same pictures with the same hyperparameter file, batch, schedule and pictures kept in memory; rounds
+Both train on the same images with the same hyperparameter file, batch, schedule and images kept in memory; rounds
 alternate, medians are compared. Rates are those of the training part of an epoch, the first epochs left out. Quality
 is AP as the package's own `val` measures both results. Exit code 1 where a bar is missed: 1.5 × images/s on CPUs, 1.2 ×
-on a GPU that is at least 90 % busy, mean mAP@.5 lower by at most 0.01. Pictures are drawn scenes, of which there are
+on a GPU that is at least 90 % busy, mean mAP@.5 lower by at most 0.01. Images are drawn scenes, of which there are
 enough for steady figures; with `--set heads` parity takes the few real ones of DEPERS_DATA (default ../shared/data).
 It holds the weights that parity starts from, too.
 """
@@ -41,7 +41,7 @@ CPU_BAR, GPU_BAR, BUSY_BAR, QUALITY_BAR = 1.5, 1.2, 90, 0.01
 _WARM_UP = 2  # epochs
 
 # The package calls what numpy has removed, loads pickles of its own in the way that torch has given up, and asks the
-# network for a font, for weights, for requirements and for a picture to try mixed precision on.
+# network for a font, for weights, for requirements and for an image to try mixed precision on.
 PATCHES = """
 import json, sys, time
 import numpy as np, torch
@@ -93,7 +93,7 @@ class Watch(training_loop.Unwatched):
 writer = Writer(options.out)
 data = training_data.read_splits(options.dataset, [], 1.0)
 here = Place(device=device, threads=len(os.sched_getaffinity(0)))
-training_loop.train(options, data, here, writer=writer, watch=Watch(), disk=options.out + "/pictures")
+training_loop.train(options, data, here, writer=writer, watch=Watch(), disk=options.out + "/images")
 writer.close()
 json.dump([windows[epoch] for epoch in sorted(windows)], open(options.out + "/windows.json", "w"))
 """
@@ -129,11 +129,11 @@ def draw_dataset(root: Path, train: int, val: int, size_wh: tuple[int, int]) -> 
 
 
 def copy_dataset(source: Path, root: Path, name: str) -> Path:
-    """A set of one class, every third picture for validation; its data.yaml."""
-    for number, picture in enumerate(sorted((source / "images").iterdir())):
+    """A set of one class, every third image for validation; its data.yaml."""
+    for number, image in enumerate(sorted((source / "images").iterdir())):
         split = "train" if number % 3 else "val"
-        label = source / "labels" / f"{picture.stem}.txt"
-        for kind, path in (("images", picture), ("labels", label)):
+        label = source / "labels" / f"{image.stem}.txt"
+        for kind, path in (("images", image), ("labels", label)):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
             if path.exists():
                 shutil.copy(path, root / kind / split / path.name)
@@ -156,7 +156,7 @@ class Task:
         self.data, self.model, self.imgsz, self.batch_size, self.epochs = data, model, imgsz, batch_size, epochs
         self.weights, self.device = more.get("weights"), more.get("device") or "cpu"
         self.without_ray = bool(more.get("without_ray"))
-        self.pictures = len(list((data.parent / "images" / "train").iterdir()))
+        self.images = len(list((data.parent / "images" / "train").iterdir()))
 
     def theirs(self, out: Path, seed: int) -> tuple[list[float], Path]:
         """Images per second of every epoch by `yolov5 train`, and its best weights."""
@@ -172,7 +172,7 @@ class Task:
         out.mkdir(parents=True)
         _run([sys.executable, "-W", "ignore", "-c", TRAIN, json.dumps(given)], out)
         times = json.loads((out / "times.json").read_text(encoding="utf-8"))
-        return [self.pictures / seconds for seconds in times], out / "run" / "weights" / "best.pt"
+        return [self.images / seconds for seconds in times], out / "run" / "weights" / "best.pt"
 
     def ours(self, out: Path, seed: int) -> tuple[list[float], Path]:
         """The same by `depers train`, or by its loop alone."""
@@ -291,10 +291,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--imgsz", type=int, default=224, help="of parity")
-    parser.add_argument("--set", choices=("streets", "heads"), default="streets", help="pictures of parity")
+    parser.add_argument("--set", choices=("streets", "heads"), default="streets", help="images of parity")
     parser.add_argument("--only", help="one model of those of speed or gpu")
     parser.add_argument("--without-ray", action="store_true", help="of gpu and speed: the training loop alone")
-    parser.add_argument("--pictures", type=int, default=None, help="drawn for training")
+    parser.add_argument("--images", type=int, default=None, help="drawn for training")
     arguments = parser.parse_args()
     out = arguments.out.resolve() / arguments.what
     shutil.rmtree(out, ignore_errors=True)
@@ -303,13 +303,13 @@ def main() -> int:
         if arguments.set == "heads":
             dataset = copy_dataset(given / "heads_scut", out / "dataset", "head")
         else:
-            dataset = draw_dataset(out / "dataset", arguments.pictures or 240, 96, (640, 400))
+            dataset = draw_dataset(out / "dataset", arguments.images or 240, 96, (640, 400))
         weights = str(given / "weights" / "yolov5n.pt")
         task = Task(dataset, "yolov5n", arguments.imgsz, 8, arguments.epochs or 12, weights=weights)
         return int(not parity(task, out, (0, 1, 2)))
     gpu = arguments.what == "gpu"
     sizes = (("yolov5s", 640, 64), ("yolov5x", 1024, 16)) if gpu else (("yolov5n", 320, 16), ("yolov5s", 416, 16))
-    count = arguments.pictures or (2048 if gpu else 96)
+    count = arguments.images or (2048 if gpu else 96)
     dataset = draw_dataset(out / "dataset", count, 32 if gpu else 8, (1280, 720) if gpu else (640, 400))
     epochs, device = arguments.epochs or _WARM_UP + 3, "gpu" if gpu else "cpu"
     more = {"device": device, "without_ray": arguments.without_ray}

@@ -31,18 +31,18 @@ def intersection_over_union(first: Boxes, second: Boxes) -> NDArray[np.float32]:
 
 
 def clip(boxes: Boxes, size_wh: tuple[int, int]) -> Boxes:
-    """The parts of the boxes that lie inside a picture; a box outside of it is left empty, on its edge."""
+    """The parts of the boxes that lie inside an image; a box outside of it is left empty, on its edge."""
     return np.clip(boxes, np.float32(0), np.array([*size_wh, *size_wh], np.float32))
 
 
 def grow(boxes: Boxes, margin: float, size_wh: tuple[int, int]) -> Boxes:
-    """The boxes, with `margin` times their width and height added on each side, inside a picture."""
+    """The boxes, with `margin` times their width and height added on each side, inside an image."""
     added = (boxes[:, 2:] - boxes[:, :2]) * np.float32(margin)
     return clip(np.concatenate([boxes[:, :2] - added, boxes[:, 2:] + added], axis=1), size_wh)
 
 
 def to_normalized_xywh(boxes: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float64]:
-    """Centre and size of the boxes as shares of the picture's: float64 (N, 4) cx, cy, w, h in 0…1."""
+    """Center and size of the boxes as shares of the image's: float64 (N, 4) cx, cy, w, h in 0…1."""
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     return np.concatenate([(low + high) / 2, high - low], axis=1) / [*size_wh, *size_wh]
 
@@ -55,7 +55,7 @@ def from_normalized_xywh(boxes_xywh: NDArray[np.float64], size_wh: tuple[int, in
 
 
 class Letterbox(NamedTuple):
-    """How a picture lies on the detector's canvas: scaled to `resized_wh`, its top left corner at `pad_xy`.
+    """How an image lies on the detector's canvas: scaled to `resized_wh`, its top left corner at `pad_xy`.
 
     `scale` is the longer side's; rounding to whole pixels can make the shorter side's differ, which `apply` and
     `invert` respect. They count from `origin_xy`: the corner, or half a pixel beside it as `yolov5 val` does.
@@ -69,12 +69,12 @@ class Letterbox(NamedTuple):
     origin_xy: tuple[float, float]
 
     def apply(self, boxes: Boxes) -> Boxes:
-        """Boxes in pixels of the picture as boxes in pixels of the canvas."""
+        """Boxes in pixels of the image as boxes in pixels of the canvas."""
         scales = np.divide(self.resized_wh * 2, self.size_wh * 2)
         return (boxes * scales + self.origin_xy * 2).astype(np.float32)
 
     def invert(self, boxes: Boxes) -> Boxes:
-        """Boxes in pixels of the canvas as boxes in pixels of the picture, not clipped to it."""
+        """Boxes in pixels of the canvas as boxes in pixels of the image, not clipped to it."""
         scales = np.divide(self.size_wh * 2, self.resized_wh * 2)
         return ((boxes - np.array(self.origin_xy * 2, np.float64)) * scales).astype(np.float32)
 
@@ -82,13 +82,13 @@ class Letterbox(NamedTuple):
 def letterbox(
     size_wh: tuple[int, int], imgsz: int, stride: int = 32, square: bool = False, half_stride_pad: bool = False
 ) -> Letterbox:
-    """Where a picture goes so that its longer side is `imgsz`, small ones enlarged, as YOLOv5 does it.
+    """Where an image goes so that its longer side is `imgsz`, small ones enlarged, as YOLOv5 does it.
 
     The canvas is the smallest with sides that are multiples of `stride`, or `imgsz` × `imgsz` if `square`.
     `half_stride_pad` makes it that of `yolov5 val`: half a stride of border in each direction before the sides are
-    rounded, the picture's own sides rounded up, and boxes counted from the middle of an odd border though the picture
+    rounded, the image's own sides rounded up, and boxes counted from the middle of an odd border though the image
     lies on whole pixels: half a pixel off, but the figures are the same. Without it, it is that of `yolov5 detect`.
-    Raises ValueError for a picture without pixels, or `imgsz` below 1.
+    Raises ValueError for an image without pixels, or `imgsz` below 1.
     """
     if min(*size_wh, imgsz, stride) < 1:
         raise ValueError(f"sizes must be at least 1, but got {size_wh}, imgsz {imgsz}, stride {stride}")

@@ -17,12 +17,12 @@ from depers.runtime.cluster import start_ray
 
 VERBS = {
     "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
-    "extract": "cut a dataset's training pictures into backgrounds and sprites, to synthesize more from",
-    "synthesize": "make new labelled pictures of extracted backgrounds and sprites",
+    "extract": "cut a dataset's training images into backgrounds and sprites, to synthesize more from",
+    "synthesize": "make new labelled images of extracted backgrounds and sprites",
     "train": "train a YOLOv5 detector on a dataset",
     "detect": "write the boxes that a detector finds in images",
     "evaluate": "measure a detector on a dataset: precision, recall, mAP, report",
-    "experiment": "measure whether synthetic pictures help: equal steps, same validation, several seeds",
+    "experiment": "measure whether synthetic images help: equal steps, same validation, several seeds",
     "anonymize": "mirror a folder of images with faces, people and plates made unrecognizable",
     "audit": "check what anonymize wrote: digests, metadata, and what a detector still finds",
     "demo": "the whole mission on drawn street scenes, ending in report.html",

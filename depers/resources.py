@@ -66,10 +66,10 @@ def default_cache_folder() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what it frees for the next picture, where the C library is glibc.
+    """Lets this process keep what it frees for the next image, where the C library is glibc.
 
     By itself glibc gives frames and feature maps back at once, and the kernel clears each page anew for the next ones:
-    some thousand page faults for every picture (mallopt(3)).
+    some thousand page faults for every image (mallopt(3)).
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

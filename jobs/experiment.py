@@ -1,4 +1,4 @@
-"""Measure whether synthetic pictures help, as a Ray job.
+"""Measure whether synthetic images help, as a Ray job.
 
     ray job submit --working-dir . -- python jobs/experiment.py s3://BUCKET/dataset s3://BUCKET/experiment --seeds 3
 

@@ -1,4 +1,4 @@
-"""Make new labelled pictures of extracted backgrounds and sprites, as a Ray job.
+"""Make new labelled images of extracted backgrounds and sprites, as a Ray job.
 
     ray job submit --working-dir . -- python jobs/synthesize.py s3://BUCKET/extracted s3://BUCKET/synthetic --count 9000
 

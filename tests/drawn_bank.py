@@ -1,4 +1,4 @@
-"""Small banks of drawn pictures, as an extraction would leave them: what the tests of synthesis paste."""
+"""Small banks of drawn images, as an extraction would leave them: what the tests of synthesis paste."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def sprite(
     source: str = "",
     **changed: Any,
 ) -> dict[str, Any]:
-    """A row of the bank without its picture: an outer box of `size_wh` with its `parts` inside."""
+    """A row of the bank without its image: an outer box of `size_wh` with its `parts` inside."""
     wide, high = size_wh
     labels = [label(class_id, (margin, margin, margin + wide, margin + high))]
     for part, (x0, y0, x1, y1) in PARTS.get(class_id, []) if parts is None else parts:
@@ -50,20 +50,20 @@ def sprite(
     row |= {"width": wide + 2 * margin, "height": high + 2 * margin, "source": source or f"{number % 5}.jpg"}
     row |= {"source_width": source_wh[0], "source_height": source_wh[1], "truncated": False}
     row |= {"source_x": corner[0] - margin, "source_y": corner[1] - margin}
-    row |= {"centre_x": (corner[0] + wide / 2) / source_wh[0], "foot_y": (corner[1] + high) / source_wh[1]}
+    row |= {"center_x": (corner[0] + wide / 2) / source_wh[0], "foot_y": (corner[1] + high) / source_wh[1]}
     row |= {"scene_height": high / source_wh[1], "group": row["source"]}
     return row | changed
 
 
 def draw(row: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """The picture of a sprite: gray around it, stripes of a colour of its own in it, its parts in others."""
+    """The image of a sprite: gray around it, stripes of a color of its own in it, its parts in others."""
     rng = np.random.default_rng(int(row["id"], 16))
-    picture = np.full((row["height"], row["width"], 3), 120, np.uint8)
+    image = np.full((row["height"], row["width"], 3), 120, np.uint8)
     for each in row["labels"]:
         x0, y0, x1, y1 = (round(each[name]) for name in ("x_min", "y_min", "x_max", "y_max"))
-        picture[y0:y1, x0:x1] = rng.integers(30, 226, 3)
-        picture[y0:y1:4, x0:x1] = rng.integers(0, 256, 3)
-    return picture
+        image[y0:y1, x0:x1] = rng.integers(30, 226, 3)
+        image[y0:y1:4, x0:x1] = rng.integers(0, 256, 3)
+    return image
 
 
 def some_sprites(count: int = 24) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def seen(class_id: int, box: Box, truncated: bool = False, outer: bool = True) -
 
 
 def with_scenes(sprites: Sequence[Mapping[str, Any]], backgrounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all pictures: the backgrounds, and the sprites' sources left out as such, with their labels."""
+    """The rows of all images: the backgrounds, and the sprites' sources left out as such, with their labels."""
     rows = {row["source"]: {**row, "scene": list(row.get("scene", []))} for row in backgrounds}
     for each in sprites:
         if each["source"] not in rows:
@@ -106,7 +106,7 @@ def with_scenes(sprites: Sequence[Mapping[str, Any]], backgrounds: Sequence[Mapp
 
 
 def scenery(number: int, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture without things: a slope from one colour to another."""
+    """An image without things: a slope from one color to another."""
     rng = np.random.default_rng(number)
     low, high = rng.integers(40, 120, 3), rng.integers(120, 200, 3)
     rows = np.linspace(low, high, size_wh[1])[:, None]
@@ -121,14 +121,14 @@ def write_bank(
     parts: int = 2,
     names: Sequence[str] = CLASSES,
 ) -> str:
-    """Writes an extraction below `root`, with pictures, and gives its URI."""
+    """Writes an extraction below `root`, with images, and gives its URI."""
     for number, row in enumerate(backgrounds):
         if row["path"]:
             jpeg = simplejpeg.encode_jpeg(scenery(number, (row["width"], row["height"])), 95, "RGB", "444")
             storage.write_bytes(storage.join(root, row["path"]), jpeg)
     table = pa.Table.from_pylist(with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
     tables.write_table(storage.join(root, "backgrounds.parquet"), table)
-    drawn = [{**row, "picture": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
+    drawn = [{**row, "image": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
     written = []
     for part in range(parts):
         rows = drawn[part::parts]
@@ -139,10 +139,10 @@ def write_bank(
     return root
 
 
-def write_dataset(root: str, pictures: int = 3) -> str:
+def write_dataset(root: str, images: int = 3) -> str:
     """A small real dataset with both splits, and gives its URI."""
     for split in ("train", "val"):
-        for number in range(pictures):
+        for number in range(images):
             jpeg = simplejpeg.encode_jpeg(scenery(number, (64, 48)), 90, "RGB", "420")
             storage.write_bytes(storage.join(root, "images", split, f"{split}{number}.jpg"), jpeg)
             text = format_yolo(Labels.of([number % 5], [[0.5, 0.5, 0.4, 0.4]]))

@@ -29,7 +29,7 @@ def weights(untrained: Callable[..., str]) -> str:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Street scenes in every format below odd names, and two files that are no pictures."""
+    """Street scenes in every format below odd names, and two files that are no images."""
     root = tmp_path_factory.mktemp("input")
     for index, name in enumerate(NAMES * 3):
         path = root / str(index // len(NAMES)) / name
@@ -100,7 +100,7 @@ def test_s3_on_both_sides_gives_the_same_bytes(
     assert {name: digest for name, digest in tree(tmp_path).items() if "_depers/units" not in name} == expected
 
 
-def test_staged_gives_the_same_pictures_as_fused(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
+def test_staged_gives_the_same_images_as_fused(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     assert anonymize.run(options(folder, tmp_path / "out", weights, topology="staged")) == 3
     assert tree(tmp_path / "out").keys() == tree(done).keys()
     same = {name for name, digest in tree(tmp_path / "out").items() if tree(done)[name] == digest}
@@ -119,7 +119,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: s
     assert tree(out) == tree(done)
 
 
-def test_a_picture_that_fails_later_loses_its_old_output(
+def test_a_image_that_fails_later_loses_its_old_output(
     ray_local: None, folder: Path, weights: str, tmp_path: Path
 ) -> None:
     source, out = tmp_path / "in", tmp_path / "out"

@@ -40,7 +40,7 @@ def weights(untrained: Callable[..., str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A WebDataset shard, a zip, a Hugging Face table, a truncated tar and loose pictures under one prefix."""
+    """A WebDataset shard, a zip, a Hugging Face table, a truncated tar and loose images under one prefix."""
     root = tmp_path_factory.mktemp("input")
     (root / "sub/deep").mkdir(parents=True)
     with tarfile.open(root / "shard-000.tar", "w") as archive:
@@ -171,8 +171,8 @@ def test_boxes_of_an_earlier_run_redact_alike_without_a_detector(
 ) -> None:
     again = options(folder, tmp_path / "again", weights, weights=(), previous_detections=str(done))
     assert anonymize.run(again) == 3
-    pictures = {name: digest for name, digest in tree(done).items() if not name.startswith("_depers/")}
-    assert {name: one for name, one in tree(tmp_path / "again").items() if not name.startswith("_depers/")} == pictures
+    images = {name: digest for name, digest in tree(done).items() if not name.startswith("_depers/")}
+    assert {name: one for name, one in tree(tmp_path / "again").items() if not name.startswith("_depers/")} == images
 
 
 def test_boxes_that_a_person_edited_are_redacted_as_they_are(

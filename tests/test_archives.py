@@ -31,7 +31,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }  # fmt: skip
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     """Bytes that begin as a JPEG, of a size of their own."""
     return b"\xff\xd8\xff" + random.Random(number).randbytes(1000 + number)
 
@@ -100,7 +100,7 @@ def unzip(data: bytes) -> list[tuple[str, bytes]]:
 
 
 NAMES = [f"d/IMG.{number:03}.jpg" for number in range(70)] + ["ü/" + "x" * 150 + ".jpg", "d/IMG.001.jpg", "a b#.png"]
-CONTENT = [(name, picture(number)) for number, name in enumerate(NAMES)]
+CONTENT = [(name, image(number)) for number, name in enumerate(NAMES)]
 
 
 @pytest.mark.parametrize("layout", COMPRESS)
@@ -123,8 +123,8 @@ def test_zip_keeps_order_names_and_doubles(method: int) -> None:
 
 
 def test_what_else_is_in_an_archive_follows_the_rules() -> None:
-    content = [("a.jpg", picture(1)), ("n.txt", b"note"), ("n.csv", b"1,2"), ("in.zip", make_zip(CONTENT[:1]))]
-    content += [("/abs.jpg", picture(2)), ("../up.jpg", picture(3)), ("big.jpg", picture(4) + bytes(1 << 20))]
+    content = [("a.jpg", image(1)), ("n.txt", b"note"), ("n.csv", b"1,2"), ("in.zip", make_zip(CONTENT[:1]))]
+    content += [("/abs.jpg", image(2)), ("../up.jpg", image(3)), ("big.jpg", image(4) + bytes(1 << 20))]
     expected = {"a.jpg": "", "n.txt": "kept", "n.csv": "left out", "in.zip": "left out", "/abs.jpg": "failed"}
     expected |= {"../up.jpg": "failed", "big.jpg": "failed"}
     for kind, data in (("tar", make_tar(content)), ("zip", make_zip(content))):
@@ -185,14 +185,14 @@ def test_a_truncated_tar_gives_what_is_whole() -> None:
 
 
 def test_a_tar_without_its_end_mark_is_incomplete() -> None:
-    data = make_tar([("a.jpg", picture(0)[:512])])
-    end = data.index(picture(0)[:512]) + 512
+    data = make_tar([("a.jpg", image(0)[:512])])
+    end = data.index(image(0)[:512]) + 512
     assert read("tar", data[:end])[1].reason.startswith("ends after 1 members without its end mark")
     assert not read("tar", data[: end + 1024])[1].reason
 
 
 def test_a_damaged_header_loses_one_member_alone() -> None:
-    data = bytearray(make_tar([(f"{number}.jpg", picture(number)) for number in range(9)]))
+    data = bytearray(make_tar([(f"{number}.jpg", image(number)) for number in range(9)]))
     start = data.rindex(b"4.jpg")  # before it, the name comes in a pax header
     data[start : start + 512] = bytes(range(256)) * 2
     slices, end = read("tar", bytes(data))
@@ -222,7 +222,7 @@ def test_a_bad_checksum_costs_one_member_of_a_zip() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "parquet"])
-@pytest.mark.parametrize("data", [b"", b"junk", random.Random(1).randbytes(20_000), picture(1)])
+@pytest.mark.parametrize("data", [b"", b"junk", random.Random(1).randbytes(20_000), image(1)])
 def test_what_is_no_archive_has_no_members(kind: str, data: bytes) -> None:
     slices, end = read(kind, data)
     assert not slices and end.reason
@@ -240,9 +240,9 @@ def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from depers.archives import tar as tar_archives
 
     monkeypatch.setattr(tar_archives, "_FREE_BYTES", 1 << 20)
-    data = make_tar([("a.jpg", picture(0)), ("zero.jpg", b"\xff\xd8\xff" + bytes(20 << 20))], "gz")
+    data = make_tar([("a.jpg", image(0)), ("zero.jpg", b"\xff\xd8\xff" + bytes(20 << 20))], "gz")
     slices, end = read("tar", data, Rules((), 1 << 30))
-    assert members(slices)[0].data == picture(0) and "unpacks to more than 200 times its size" in end.reason
+    assert members(slices)[0].data == image(0) and "unpacks to more than 200 times its size" in end.reason
 
 
 @settings(max_examples=40, deadline=None)
@@ -270,11 +270,11 @@ def table() -> pa.Table:
     columns = {
         "id": list(rows),
         "image": pa.array(
-            [{"bytes": picture(row), "path": f"{row}.jpg"} if row % 7 else None for row in rows],
+            [{"bytes": image(row), "path": f"{row}.jpg"} if row % 7 else None for row in rows],
             pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         ),
-        "raw": pa.array([picture(row) for row in rows], pa.large_binary()),
-        "many": [[picture(row)] * (row % 3) for row in rows],
+        "raw": pa.array([image(row) for row in rows], pa.large_binary()),
+        "many": [[image(row)] * (row % 3) for row in rows],
         "hash": [b"abc%d" % row for row in rows],
         "when": pa.array(rows, pa.timestamp("ns", "Europe/Berlin")),
         "label": pa.array(["cat", "dog"] * 50).dictionary_encode(),
@@ -289,10 +289,10 @@ def test_parquet_keeps_all_else() -> None:
     about = pq.ParquetFile(io.BytesIO(result)).metadata
     assert [about.row_group(number).num_rows for number in range(about.num_row_groups)] == [40, 40, 20]
     assert about.row_group(0).column(1).compression == "ZSTD"
-    assert about.row_group(0).column(1).statistics is None  # they would hold the least and the greatest picture
+    assert about.row_group(0).column(1).statistics is None  # they would hold the least and the greatest image
 
 
-def test_parquet_replaces_pictures_and_nulls_what_failed() -> None:
+def test_parquet_replaces_images_and_nulls_what_failed() -> None:
     data = parquet(table())
     slices, _ = read("parquet", data)
     names = [one.name for one in members(slices)]
@@ -306,14 +306,14 @@ def test_parquet_replaces_pictures_and_nulls_what_failed() -> None:
     assert result.schema.equals(pq.read_schema(io.BytesIO(data)), check_metadata=True)
     for name in ("id", "hash", "when", "label"):
         assert result[name].equals(table()[name])
-    image = result["image"].to_pylist()
-    assert image[3] is None and image[0] is None and image[4] == {"bytes": b"new " + picture(4)[:9], "path": "4.jpg"}
-    assert result["raw"][4].as_py() is None and result["raw"][5].as_py() == b"new " + picture(5)[:9]
-    assert result["many"][5].as_py() == [None, b"new " + picture(5)[:9]]
+    values = result["image"].to_pylist()
+    assert values[3] is None and values[0] is None and values[4] == {"bytes": b"new " + image(4)[:9], "path": "4.jpg"}
+    assert result["raw"][4].as_py() is None and result["raw"][5].as_py() == b"new " + image(5)[:9]
+    assert result["many"][5].as_py() == [None, b"new " + image(5)[:9]]
 
 
-def test_a_column_of_pictures_holds_nothing_else() -> None:
-    data = parquet(pa.table({"x": [picture(1), b"broken", None] * 20, "y": [b"word"] * 59 + [picture(2)]}))
+def test_a_column_of_images_holds_nothing_else() -> None:
+    data = parquet(pa.table({"x": [image(1), b"broken", None] * 20, "y": [b"word"] * 59 + [image(2)]}))
     names = [one.name for one in members(read("parquet", data)[0])]
     assert {"x[0]", "x[1]", "y[59]"} < set(names) and len(names) == 41
     result = pq.read_table(io.BytesIO(rebuild("parquet", data, lambda member: None)))

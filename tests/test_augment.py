@@ -1,4 +1,4 @@
-"""Augmented prediction: the same boxes as the package's own, and found again in the picture's own pixels."""
+"""Augmented prediction: the same boxes as the package's own, and found again in the image's own pixels."""
 
 from pathlib import Path
 
@@ -63,8 +63,8 @@ def test_what_is_found_stays_where_it_is(data: Path) -> None:
     path = data / "weights/yolov5n.pt"
     plain, augmented = detector(path), detector(path, augment=True)
     found_again = []
-    for picture in sorted((data / "coco_val/images").iterdir())[:6]:
-        one = decode(picture.read_bytes())
+    for image in sorted((data / "coco_val/images").iterdir())[:6]:
+        one = decode(image.read_bytes())
         canvas = draw_canvas(one.rgb(), letterbox(one.size_wh, 640))
         first, second = plain([canvas])[0], augmented([canvas])[0]
         sure = first.confidences > 0.6

@@ -1,4 +1,4 @@
-"""Augmented pictures: labels follow the pixels, whatever is drawn."""
+"""Augmented images: labels follow the pixels, whatever is drawn."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depers.detection.yolo import hyperparameters
-from depers.training.augmentation import Labelled, augmented, letterboxed, mosaic
+from depers.training.augmentation import LabelledImage, augmented, letterboxed, mosaic
 from depers.training.data import random_for
 
 CALM = hyperparameters("no-augmentation")
@@ -14,11 +14,11 @@ PLAIN = CALM | {"scale": 0.3, "translate": 0.1, "fliplr": 0.5, "flipud": 0.5}
 WILD = PLAIN | {"degrees": 20.0, "shear": 5.0, "perspective": 0.0005}
 
 
-def picture(x: int, y: int, width: int, height: int, size_wh: tuple[int, int] = (128, 100)) -> Labelled:
-    """A bright box on a dark picture, labelled 2."""
-    image = np.full((size_wh[1], size_wh[0], 3), 20, np.uint8)
-    image[y : y + height, x : x + width] = 250
-    return Labelled(image, np.array([[2, x, y, x + width, y + height]], np.float64))
+def image(x: int, y: int, width: int, height: int, size_wh: tuple[int, int] = (128, 100)) -> LabelledImage:
+    """A bright box on a dark image, labelled 2."""
+    pixels = np.full((size_wh[1], size_wh[0], 3), 20, np.uint8)
+    pixels[y : y + height, x : x + width] = 250
+    return LabelledImage(pixels, np.array([[2, x, y, x + width, y + height]], np.float64))
 
 
 def extent(image: np.ndarray) -> list[int]:
@@ -32,7 +32,7 @@ BOXES = (st.integers(20, 70), st.integers(20, 50), st.integers(10, 40), st.integ
 
 @given(st.integers(0, 10_000), *BOXES, st.booleans())
 def test_labels_follow_the_pixels(key: int, x: int, y: int, width: int, height: int, wild: bool) -> None:
-    made = augmented(picture(x, y, width, height), (128, 128), random_for(key, 0), WILD if wild else PLAIN)
+    made = augmented(image(x, y, width, height), (128, 128), random_for(key, 0), WILD if wild else PLAIN)
     assert made.image.shape == (128, 128, 3)
     if not len(made.labels):
         assert (made.image[..., 0] > 185).mean() < 0.03
@@ -46,8 +46,8 @@ def test_labels_follow_the_pixels(key: int, x: int, y: int, width: int, height: 
 @given(st.integers(0, 10_000), *BOXES)
 @settings(max_examples=50)
 def test_labels_of_a_mosaic_follow_the_pixels(key: int, x: int, y: int, width: int, height: int) -> None:
-    dark = Labelled(np.full((128, 96, 3), 30, np.uint8), np.zeros((0, 5)))
-    made = mosaic([picture(x, y, width, height), dark, dark, dark], 128, random_for(key, 0), PLAIN)
+    dark = LabelledImage(np.full((128, 96, 3), 30, np.uint8), np.zeros((0, 5)))
+    made = mosaic([image(x, y, width, height), dark, dark, dark], 128, random_for(key, 0), PLAIN)
     assert made.image.shape == (128, 128, 3) and len(made.labels) <= 1
     if len(made.labels):
         np.testing.assert_allclose(made.labels[0, 1:], extent(made.image), atol=2.6)
@@ -55,8 +55,8 @@ def test_labels_of_a_mosaic_follow_the_pixels(key: int, x: int, y: int, width: i
         assert (made.image[..., 0] > 185).mean() < 0.03
 
 
-def test_a_mosaic_shows_four_pictures_without_a_gap_around_its_centre() -> None:
-    tiles = [Labelled(np.full((64, 64, 3), 40 * n, np.uint8), np.zeros((0, 5))) for n in range(1, 5)]
+def test_a_mosaic_shows_four_images_without_a_gap_around_its_center() -> None:
+    tiles = [LabelledImage(np.full((64, 64, 3), 40 * n, np.uint8), np.zeros((0, 5))) for n in range(1, 5)]
     seen = set()
     for key in range(20):
         made = mosaic(tiles, 64, random_for(key, 0), CALM)
@@ -66,29 +66,27 @@ def test_a_mosaic_shows_four_pictures_without_a_gap_around_its_centre() -> None:
 
 def test_mixup_shows_and_labels_both() -> None:
     first, second = (
-        picture(40, 40, 30, 30),
-        Labelled(np.full((100, 128, 3), 200, np.uint8), np.array([[1.0, 5, 5, 90, 90]])),
+        image(40, 40, 30, 30),
+        LabelledImage(np.full((100, 128, 3), 200, np.uint8), np.array([[1.0, 5, 5, 90, 90]])),
     )
     made = [mosaic([first] * 4, 128, random_for(key, 0), CALM, [second] * 4) for key in range(5)]
     assert any({1, 2} <= set(one.labels[:, 0].astype(int).tolist()) for one in made)
 
 
-def test_the_same_key_gives_the_same_picture() -> None:
+def test_the_same_key_gives_the_same_image() -> None:
     strength = hyperparameters("scratch-high")
-    tiles = [picture(10 * n, 10 * n, 20, 20) for n in range(1, 5)]
+    tiles = [image(10 * n, 10 * n, 20, 20) for n in range(1, 5)]
     first, again = (mosaic(tiles, 96, random_for(7, 1), strength) for _ in range(2))
     assert (first.image == again.image).all() and (first.labels == again.labels).all()
 
 
 def test_letterboxed_lies_in_the_middle() -> None:
-    made = letterboxed(Labelled(np.full((40, 64, 3), 200, np.uint8), np.array([[1.0, 0, 0, 64, 40]])), (64, 64))
+    made = letterboxed(LabelledImage(np.full((40, 64, 3), 200, np.uint8), np.array([[1.0, 0, 0, 64, 40]])), (64, 64))
     assert (made.image[12:52] == 200).all() and (made.image[:12] == 114).all() and (made.image[52:] == 114).all()
     assert made.labels.tolist() == [[1, 0, 12, 64, 52]]
 
 
 @pytest.mark.parametrize("name", ["scratch-low", "scratch-med", "scratch-high", "no-augmentation", "VOC", "Objects365"])
 def test_the_packages_hyperparameters_work(name: str) -> None:
-    made = mosaic(
-        [picture(40, 40, 30, 30)] * 4, 64, random_for(0, 0), hyperparameters(name), [picture(9, 9, 20, 20)] * 4
-    )
+    made = mosaic([image(40, 40, 30, 30)] * 4, 64, random_for(0, 0), hyperparameters(name), [image(9, 9, 20, 20)] * 4)
     assert made.image.shape == (64, 64, 3)

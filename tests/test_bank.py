@@ -21,7 +21,7 @@ def sprite(name: str, source: str, **changed: Any) -> dict[str, Any]:
         field.name: 1 for field in SPRITES if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
     }
     label = {"class_id": 1, "x_min": 0.0, "y_min": 0.0, "x_max": 1.0, "y_max": 1.0}
-    row = {"id": name, "labels": [label], "picture": b"jpeg", "source": source, "group": "g", "split": "train"}
+    row = {"id": name, "labels": [label], "image": b"jpeg", "source": source, "group": "g", "split": "train"}
     return numbers | row | {"truncated": False} | changed
 
 
@@ -43,7 +43,7 @@ def test_what_is_read_is_what_was_written(extracted: Extracted) -> None:
     table = bank.read_sprites(extracted)
     assert tuple(table.column_names) == METADATA
     assert table["id"].to_pylist() == ["3", "1", "2"]  # by source and id, whatever the parts
-    assert bank.read_sprites(extracted, ["picture"])["picture"].to_pylist() == [b"jpeg"] * 3
+    assert bank.read_sprites(extracted, ["image"])["image"].to_pylist() == [b"jpeg"] * 3
     assert [part["id"].to_pylist() for part in bank.iterate_sprites(extracted)] == [["2", "1"], ["3"]]
     assert next(bank.iterate_sprites(extracted)).schema.equals(SPRITES)
     assert bank.read_sprites(extracted._replace(parts=())).num_rows == 0

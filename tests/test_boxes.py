@@ -20,7 +20,7 @@ SIZES = st.tuples(st.integers(1, 6000), st.integers(1, 6000))
 
 @st.composite
 def boxes_in(draw: st.DrawFn, size_wh: tuple[int, int] = SIZE_WH) -> Boxes:
-    """Up to 8 boxes inside a picture, some of them empty."""
+    """Up to 8 boxes inside an image, some of them empty."""
     shares = st.floats(0, 1, width=32)
     points = draw(arrays.arrays(np.float32, st.tuples(st.integers(0, 8), st.just(2), st.just(2)), elements=shares))
     return (np.sort(points, axis=1).reshape(-1, 4) * np.float32([*size_wh, *size_wh])).astype(np.float32)
@@ -208,12 +208,12 @@ def test_letterbox_round_trip(data: st.DataObject, size_wh: tuple[int, int], img
     assert np.abs(placed - boxes.clip(placed, frame.canvas_wh)).max(initial=0) <= 0.5 * half_stride_pad
     back = frame.invert(placed)
     assert back.dtype == np.float32
-    pixel = max(size_wh[0] / frame.resized_wh[0], size_wh[1] / frame.resized_wh[1])  # of the canvas, in the picture
+    pixel = max(size_wh[0] / frame.resized_wh[0], size_wh[1] / frame.resized_wh[1])  # of the canvas, in the image
     assert np.abs(back - some).max(initial=0) <= 1e-3 * max(1, pixel)
 
 
 @given(SIZES, st.sampled_from([32, 64]))
-def test_the_whole_picture_fills_its_place(size_wh: tuple[int, int], stride: int) -> None:
+def test_the_whole_image_fills_its_place(size_wh: tuple[int, int], stride: int) -> None:
     frame = letterbox(size_wh, 640, stride=stride)
     (x0, y0), (width, height) = frame.pad_xy, frame.resized_wh
     whole = np.array([[0, 0, *size_wh]], np.float32)

@@ -145,8 +145,8 @@ def test_the_promise_holds() -> None:
 BOX = [10.0, 10.0, 50.0, 50.0]
 
 
-def one_picture(confidence: float | None, false: float | None = None, labelled: tuple[int, ...] = (0, 1)) -> Sample:
-    """A picture with one label of class 0, found at a confidence, and perhaps a false box."""
+def one_image(confidence: float | None, false: float | None = None, labelled: tuple[int, ...] = (0, 1)) -> Sample:
+    """An image with one label of class 0, found at a confidence, and perhaps a false box."""
     boxes = [(BOX, confidence)] * (confidence is not None) + [([200, 200, 250, 250], false)] * (false is not None)
     boxes.sort(key=lambda each: -float(each[1] or 0))
     return Sample(
@@ -168,40 +168,40 @@ def calibrated(samples: list[Sample], target: float = 0.9, known: tuple[str, ...
 
 
 def test_a_threshold_is_the_highest_that_shows_the_target() -> None:
-    samples = [one_picture(0.9 - 0.001 * n, false=0.4 if n % 4 == 0 else None) for n in range(100)]
+    samples = [one_image(0.9 - 0.001 * n, false=0.4 if n % 4 == 0 else None) for n in range(100)]
     found = calibrated(samples)
     wanted = least_found(100, 0.9, 0.95)
     assert wanted == 96
     assert found.threshold == pytest.approx(0.9 - 0.001 * (wanted - 1), abs=3e-6)
     assert found.threshold < samples[wanted - 1].confidences[0]
-    assert (found.found, found.labels, found.precision, found.false_per_picture) == (96, 100, 1.0, 0.0)
+    assert (found.found, found.labels, found.precision, found.false_per_image) == (96, 100, 1.0, 0.0)
     assert found.bound >= 0.9
-    lower = calibrated([one_picture(0.3, false=0.4)] * 100)
-    assert (lower.threshold, lower.precision, lower.false_per_picture) == (pytest.approx(0.3, abs=3e-6), 0.5, 1.0)
+    lower = calibrated([one_image(0.3, false=0.4)] * 100)
+    assert (lower.threshold, lower.precision, lower.false_per_image) == (pytest.approx(0.3, abs=3e-6), 0.5, 1.0)
 
 
 def test_boxes_are_grown_as_anonymization_grows_them() -> None:
     """A box that is a tenth too short on each side covers 64 % of its label, grown by a tenth nearly 93 %."""
-    tight = one_picture(0.5)._replace(boxes_xyxy=np.array([[14, 14, 46, 46]], np.float32))
+    tight = one_image(0.5)._replace(boxes_xyxy=np.array([[14, 14, 46, 46]], np.float32))
     assert calibrated([tight] * 40).found == 40
     [bare] = calibrate([tight] * 40, ["face"], ["face"], {"face": 0.9}, margin=0.0, coverage=0.9, certainty=0.95)
     assert (bare.found, bare.threshold) == (0, None)
 
 
 def test_what_cannot_be_supported_is_refused_with_the_reason() -> None:
-    assert calibrated([one_picture(0.9)] * 28).threshold is None
-    assert calibrated([one_picture(0.9)] * 28).reason == "at least 29 labels are needed to show it, but there are 28"
-    assert calibrated([one_picture(0.9)] * 29).threshold == pytest.approx(0.9, abs=3e-6)
-    poor = calibrated([one_picture(0.9)] * 60 + [one_picture(None)] * 40)
+    assert calibrated([one_image(0.9)] * 28).threshold is None
+    assert calibrated([one_image(0.9)] * 28).reason == "at least 29 labels are needed to show it, but there are 28"
+    assert calibrated([one_image(0.9)] * 29).threshold == pytest.approx(0.9, abs=3e-6)
+    poor = calibrated([one_image(0.9)] * 60 + [one_image(None)] * 40)
     assert poor.threshold is None and "60 of 100 labels are found with every box at hand" in poor.reason
-    assert calibrated([one_picture(0.9)] * 99, known=()).reason == "these weights do not know the class"
+    assert calibrated([one_image(0.9)] * 99, known=()).reason == "these weights do not know the class"
     assert calibrated([]).threshold is None
-    elsewhere = one_picture(0.9, labelled=(1,))
+    elsewhere = one_image(0.9, labelled=(1,))
     assert calibrated([elsewhere] * 99).labels == 0  # not labelled for faces: it says nothing about them
 
 
 def test_calibrations_are_written_as_they_are_read(tmp_path: Path) -> None:
-    found = [calibrated([one_picture(0.25)] * 40), calibrated([one_picture(0.9)] * 3)._replace(name="car")]
+    found = [calibrated([one_image(0.25)] * 40), calibrated([one_image(0.9)] * 3)._replace(name="car")]
     file = tmp_path / "thresholds.json"
     file.write_text(format_thresholds(found, {"margin": 0.1}), encoding="utf-8")
     assert read_thresholds(str(file)) == {"face": found[0].threshold}

@@ -1,4 +1,4 @@
-"""Rendering: seams change what they may and nothing else, and a picture is a function of its row."""
+"""Rendering: seams change what they may and nothing else, and an image is a function of its row."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from depers.synthesis import blending, compositing
 from depers.synthesis import plan_table as plan
 
 PLACED: dict[str, Any] = {
-    "sprite": "s", "picture": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,
+    "sprite": "s", "image": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,
     "x": 40, "y": 30, "width": 60, "height": 50,
     "x_min": 48.0, "y_min": 38.0, "x_max": 92.0, "y_max": 72.0, "reach": 6.0,
     "blending": "feathered", "shape": "box", "match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0,
@@ -24,19 +24,19 @@ def textured(size_wh: tuple[int, int], seed: int, low: int = 0, high: int = 256)
     return np.random.default_rng(seed).integers(low, high, (size_wh[1], size_wh[0], 3)).astype(np.uint8)
 
 
-def composed(placed: dict[str, Any], ground: np.ndarray, picture: np.ndarray) -> planes.Planes:
-    """One object in a picture, both given as RGB."""
-    return compositing.compose([placed], planes.of_rgb(ground), [planes.of_rgb(picture)])
+def composed(placed: dict[str, Any], ground: np.ndarray, image: np.ndarray) -> planes.Planes:
+    """One object in an image, both given as RGB."""
+    return compositing.compose([placed], planes.of_rgb(ground), [planes.of_rgb(image)])
 
 
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("name", plan.BLENDINGS)
 def test_only_the_region_of_the_seam_changes(name: str, offset: int) -> None:
-    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
+    ground, image = textured((160, 120), 0), textured((60, 50), 1)
     reach = 6.0 if name in ("feathered", "gaussian") else 0.0
     moved = {key: PLACED[key] + offset for key in ("x", "y", "x_min", "y_min", "x_max", "y_max")}
-    made = composed(PLACED | moved | {"blending": name, "reach": reach}, ground, picture)
-    before, object_planes = planes.of_rgb(ground), planes.of_rgb(picture)
+    made = composed(PLACED | moved | {"blending": name, "reach": reach}, ground, image)
+    before, object_planes = planes.of_rgb(ground), planes.of_rgb(image)
     for step, now, then, own in zip((1, 2), made, before, object_planes, strict=True):
         changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
@@ -66,24 +66,24 @@ def test_shares_are_half_at_the_edge_and_whole_inside(shape: str) -> None:
     assert step.sum() == pytest.approx(expected, rel=0.01)
 
 
-def test_colours_meet_those_around() -> None:
+def test_colors_meet_those_around() -> None:
     ground = np.full((120, 160, 3), (100, 150, 90), np.uint8)
-    picture = np.full((50, 60, 3), (120, 120, 120), np.uint8)
-    picture[8:42, 8:52] = (200, 40, 60)  # the object is not what is compared
+    image = np.full((50, 60, 3), (120, 120, 120), np.uint8)
+    image[8:42, 8:52] = (200, 40, 60)  # the object is not what is compared
     for placed, expected in (
         (PLACED | {"match": 1.0, "blending": "hard", "reach": 0.0}, [180, 70, 30]),
         (PLACED | {"match": 0.5, "blending": "hard", "reach": 0.0, "blue": 4.0}, [190, 55, 49]),
     ):
-        made = planes.to_rgb(composed(placed, ground, picture))
+        made = planes.to_rgb(composed(placed, ground, image))
         np.testing.assert_allclose(made[50, 70], expected, atol=2)  # whole levels of luma and chroma
 
 
 def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     ground = np.full((120, 160, 3), 100, np.uint8)
-    picture = textured((60, 50), 1, 120, 150)
-    made = composed(PLACED | {"blending": "poisson", "reach": 0.0}, ground, picture)
+    image = textured((60, 50), 1, 120, 150)
+    made = composed(PLACED | {"blending": "poisson", "reach": 0.0}, ground, image)
     assert abs(np.median(planes.to_rgb(made)[40:70, 50:90]) - 100) < 8
-    inside, source = made.luma[40:70, 50:90].astype(int), planes.of_rgb(picture).luma[10:40, 10:50].astype(int)
+    inside, source = made.luma[40:70, 50:90].astype(int), planes.of_rgb(image).luma[10:40, 10:50].astype(int)
     assert np.corrcoef(np.diff(inside).ravel(), np.diff(source).ravel())[0, 1] > 0.85
 
 
@@ -92,13 +92,13 @@ def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     st.sampled_from(plan.BLENDINGS), st.sampled_from(plan.SHAPES), st.integers(1, 60), st.integers(1, 60),
     st.floats(0, 1), st.floats(0.0, 0.3),
 )  # fmt: skip
-def test_pictures_may_be_of_any_size(name: str, shape: str, wide: int, high: int, at: float, margin: float) -> None:
+def test_images_may_be_of_any_size(name: str, shape: str, wide: int, high: int, at: float, margin: float) -> None:
     placed = PLACED | {"blending": name, "shape": shape, "width": wide, "height": high, "x": int(at * 150), "y": 20}
     placed |= {"x_min": placed["x"] + margin * wide, "x_max": placed["x"] + (1 - margin) * wide}
     placed |= {"y_min": 20 + margin * high, "y_max": 20 + (1 - margin) * high}
     placed["reach"] = min(6.0, wide * margin * 2) if name in ("feathered", "gaussian") else 0.0
-    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
-    for step, now, then in zip((1, 2), composed(placed, ground, picture), planes.of_rgb(ground), strict=True):
+    ground, image = textured((160, 120), 0), textured((60, 50), 1)
+    for step, now, then in zip((1, 2), composed(placed, ground, image), planes.of_rgb(ground), strict=True):
         changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
         below, left = -(-(20 + high) // step), placed["x"] // step
         assert not changed[: 20 // step].any() and not changed[below:].any() and not changed[:, :left].any()
@@ -106,11 +106,11 @@ def test_pictures_may_be_of_any_size(name: str, shape: str, wide: int, high: int
 
 @pytest.mark.parametrize("name", plan.BLENDINGS)
 @pytest.mark.parametrize("corner", [(-20, -10), (130, 100), (-58, 0), (500, 500)])
-def test_pictures_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -> None:
-    ground, picture = textured((160, 120), 0), textured((60, 50), 1)
+def test_images_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -> None:
+    ground, image = textured((160, 120), 0), textured((60, 50), 1)
     moved = {"x": corner[0], "y": corner[1], "x_min": corner[0] + 8.0, "x_max": corner[0] + 52.0}
     moved |= {"y_min": corner[1] + 8.0, "y_max": corner[1] + 42.0, "blending": name, "match": 0.7}
-    made = composed(PLACED | moved, ground, picture)
+    made = composed(PLACED | moved, ground, image)
     assert made.luma.shape == (120, 160) and made.chroma.shape == (60, 80, 2)
 
 
@@ -151,10 +151,10 @@ def test_noise_and_blur_are_what_the_row_says() -> None:
 def test_render_is_a_jpeg_of_the_wanted_quality() -> None:
     row = {"objects": [PLACED], "blur": 0.5, "noise": 1, "noise_x": 3, "noise_y": 4, "quality": 60}
     ground = planes.of_rgb(textured((160, 120), 0, 100, 140))
-    picture, before = planes.of_rgb(textured((60, 50), 1)), ground.copy()
-    data = compositing.render(row, ground, [picture])
-    assert data == compositing.render(row, ground, [picture])
-    assert len(data) < len(compositing.render(row | {"quality": 95}, ground, [picture]))
+    image, before = planes.of_rgb(textured((60, 50), 1)), ground.copy()
+    data = compositing.render(row, ground, [image])
+    assert data == compositing.render(row, ground, [image])
+    assert len(data) < len(compositing.render(row | {"quality": 95}, ground, [image]))
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (120, 160, 3)
     for plane, then in zip(ground, before, strict=True):  # not changed
         np.testing.assert_array_equal(plane, then)

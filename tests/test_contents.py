@@ -1,4 +1,4 @@
-"""What a file is and what becomes of it: pictures whatever their names, nothing else unless it is named."""
+"""What a file is and what becomes of it: images whatever their names, nothing else unless it is named."""
 
 import pytest
 
@@ -12,15 +12,15 @@ BITMAP = b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(20)
 @pytest.mark.parametrize(
     ("name", "head", "keep", "expected"),
     [
-        ("a.jpg", JPEG, (), "picture"),
-        ("a", JPEG, (), "picture"),
-        ("a.txt", PNG, ("*.txt",), "picture"),
-        ("a.bin", BITMAP, ("*",), "picture"),
-        ("a.bin", b"RIFF\0\0\0\0WEBPVP8 ", (), "picture"),
-        ("a.bin", b"\0\0\0\x18ftypheic", ("*",), "picture"),
+        ("a.jpg", JPEG, (), "image"),
+        ("a", JPEG, (), "image"),
+        ("a.txt", PNG, ("*.txt",), "image"),
+        ("a.bin", BITMAP, ("*",), "image"),
+        ("a.bin", b"RIFF\0\0\0\0WEBPVP8 ", (), "image"),
+        ("a.bin", b"\0\0\0\x18ftypheic", ("*",), "image"),
         ("a.mp4", b"\0\0\0\x18ftypisom", (), "left out"),
-        ("a.jpg", TEXT, (), "picture"),
-        ("a.JPG", b"", (), "picture"),
+        ("a.jpg", TEXT, (), "image"),
+        ("a.JPG", b"", (), "image"),
         ("a.txt", b"BM is how this text begins", ("*.txt",), "kept"),
         ("a.txt", TEXT, (), "left out"),
         ("d/a.txt", TEXT, ("*.txt",), "kept"),

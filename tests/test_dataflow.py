@@ -35,7 +35,7 @@ def test_the_notebook_knows_what_ended_too_often() -> None:
 def test_a_deadly_file_costs_one_row(ray_local: None, tmp_path: Path, staged: bool) -> None:
     for name in ("a", "deadly", "e", "f", "g"):
         (tmp_path / "in" / name).mkdir(parents=True)
-        (tmp_path / "in" / name / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+        (tmp_path / "in" / name / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
 
     def finish(item: Item, boxes: Sequence[Row]) -> Outcome:
         if item.path.startswith("deadly") and "ends the process" not in item.reason:

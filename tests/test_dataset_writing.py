@@ -1,4 +1,4 @@
-"""Examining pictures is quicker than decoding them, and must come to the same result."""
+"""Examining images is quicker than decoding them, and must come to the same result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,15 +48,15 @@ def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
 
 
 def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
-    picture = next((data / "samples").glob("*.jpg"))
-    task = Task(str(picture), "a.jpg", "a.jpg", "train", "", None, ())
+    image = next((data / "samples").glob("*.jpg"))
+    task = Task(str(image), "a.jpg", "a.jpg", "train", "", None, ())
     (tmp_path / "labels").write_text("a file where a folder must be")
     with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \((Not a directory|File exists)\)$"):
         write_unit(str(tmp_path), "unit", "auto", [task])
     assert not (tmp_path / "images").exists()
 
 
-def test_a_unit_with_a_picture_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+def test_a_unit_with_a_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     task = Task(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, ())
     record = tmp_path / "out" / "_depers" / "units" / "unit.parquet"
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()

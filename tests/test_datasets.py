@@ -30,7 +30,7 @@ def test_data_yaml_without_a_split(tmp_path: Path) -> None:
     assert read_dataset(root)[2:4] == (f"{root}/images/train", None)
 
 
-def test_pictures_may_be_labelled_for_some_classes_only(tmp_path: Path) -> None:
+def test_images_may_be_labelled_for_some_classes_only(tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
     every = frozenset(range(5))
     assert read_dataset(root).labelled == ()
@@ -48,7 +48,7 @@ def test_pictures_may_be_labelled_for_some_classes_only(tmp_path: Path) -> None:
 def test_a_dataset_on_s3(s3_bucket: str) -> None:
     root = f"{s3_bucket}/a set"
     write_data_yaml(root, CLASSES, ["train"])
-    with pytest.raises(UserError, match=r"train must be a folder of pictures, but s3://.*/a set/images/train is none"):
+    with pytest.raises(UserError, match=r"train must be a folder of images, but s3://.*/a set/images/train is none"):
         read_dataset(root)
     storage.write_bytes(f"{root}/images/train/ü 1.jpg", b"")
     expected = Dataset(root, CLASSES, f"{root}/images/train", None)
@@ -60,9 +60,9 @@ def test_a_dataset_on_s3(s3_bucket: str) -> None:
 
 
 def test_a_path_in_data_yaml_is_seen_from_its_folder_on_s3(s3_bucket: str) -> None:
-    storage.write_bytes(f"{s3_bucket}/pictures/images/a.jpg", b"")
-    storage.write_bytes(f"{s3_bucket}/lists/x.yaml", b"path: ../pictures\ntrain: ./images\nnames: [a]\n")
-    assert read_dataset(f"{s3_bucket}/lists/x.yaml").train == f"{s3_bucket}/pictures/images"
+    storage.write_bytes(f"{s3_bucket}/images/images/a.jpg", b"")
+    storage.write_bytes(f"{s3_bucket}/lists/x.yaml", b"path: ../images\ntrain: ./images\nnames: [a]\n")
+    assert read_dataset(f"{s3_bucket}/lists/x.yaml").train == f"{s3_bucket}/images/images"
 
 
 def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
         ("names: [a, a]", r"names must differ, but are a, a"),
         ("names: {0: a, 2: b}", r"names must be numbered from 0 .* \[0, 2\]"),
         ("names: [a]\nnc: 2", r"nc must be the number of names, 1, but is 2"),
-        ("names: [a]\ntrain: nowhere", r"train must be a folder of pictures, but .*nowhere is none"),
+        ("names: [a]\ntrain: nowhere", r"train must be a folder of images, but .*nowhere is none"),
         ("names: [a]\nval: [x, y]", r"val must be the path of one folder, but is \['x', 'y'\]"),
         ("names: [a]\nlabelled: [a]", r"labelled must map prefixes .* to class names, but is \['a'\]"),
         ("names: [a]\nlabelled: {x/: a}", r"labelled 'x/' must be a list of classes \(a\), but is 'a'"),
@@ -105,7 +105,7 @@ def test_read_dataset_of_nothing(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nowhere")
 
 
-def test_several_folders_of_training_pictures(tmp_path: Path) -> None:
+def test_several_folders_of_training_images(tmp_path: Path) -> None:
     for name in ("real", "made", "val"):
         (tmp_path / "images" / name).mkdir(parents=True)
     file = tmp_path / "data.yaml"
@@ -116,7 +116,7 @@ def test_several_folders_of_training_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"val must be the path of one folder, but is \['images/val'\]"):
         read_dataset(tmp_path)
     file.write_text("train: [images/real, images/none]\nval: images/val\nnames: [a]\n")
-    with pytest.raises(UserError, match=r"train must be a folder of pictures, but .*images/none is none"):
+    with pytest.raises(UserError, match=r"train must be a folder of images, but .*images/none is none"):
         read_dataset(tmp_path)
 
 

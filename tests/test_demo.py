@@ -35,7 +35,7 @@ def test_demo_runs_all_steps(
     assert [f"[{number}/7]" in printed for number in range(1, 8)] == [True] * 7
     assert len(list((tmp_path / "anonymized").glob("*.jpg"))) == 4
     page = (tmp_path / "report.html").read_text()
-    for word in ("Evaluation on unseen scenes", "mAP@.5", "pictures", "train YOLOv5n from scratch", "synthetic scenes"):
+    for word in ("Evaluation on unseen scenes", "mAP@.5", "images", "train YOLOv5n from scratch", "synthetic scenes"):
         assert word in page
     if "before" in page:
         assert "data:image/jpeg;base64," in page

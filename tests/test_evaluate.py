@@ -68,13 +68,13 @@ def test_judge(
 
 
 def test_worst_has_most_misses_then_most_false_alarms() -> None:
-    pictures = {
+    images = {
         "none missed": sample([(CAR, 0.9, BOX), (CAR, 0.9, FAR)], [(CAR, BOX)]),
         "one missed": sample([], [(CAR, BOX)]),
         "one missed, one false": sample([(CAR, 0.9, FAR)], [(CAR, BOX)]),
         "two missed": sample([], [(CAR, BOX), (HEAD, BOX)]),
     }
-    verdicts = [judge(picture._replace(path=name), 0.5) for name, picture in pictures.items()]
+    verdicts = [judge(image._replace(path=name), 0.5) for name, image in images.items()]
     names = [verdict.sample.path for verdict in worst(verdicts, 9)]
     assert names == ["two missed", "one missed, one false", "one missed"]
     assert [verdict.sample.path for verdict in worst(verdicts, 1)] == ["two missed"]
@@ -91,9 +91,9 @@ def test_evaluation_of_a_small_dataset(
     tmp_path: Path, weights: str, s3_bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = write_dataset(tmp_path / "data", count=1, val_count=4)
-    pictures = dataset / "images/val"
-    (pictures / "broken.jpg").write_bytes(b"no picture")
-    (pictures / "nothing.jpg").write_bytes((pictures / "100000.jpg").read_bytes())  # without a label file
+    images = dataset / "images/val"
+    (images / "broken.jpg").write_bytes(b"no image")
+    (images / "nothing.jpg").write_bytes((images / "100000.jpg").read_bytes())  # without a label file
     out, file = f"{s3_bucket}/evaluation", str(tmp_path / "submission.csv")
     given = Options(str(dataset), out, (weights,), submission=file, target_recall=("0.9",), imgsz=128)
     assert evaluate.run(given) == 3
@@ -110,13 +110,13 @@ def test_evaluation_of_a_small_dataset(
     assert figures["sizes"] and {row["name"] for row in figures["sizes"]} <= {"all", *figures["classes"]}
     thresholds = json.loads(storage.read_bytes(f"{out}/thresholds.json"))
     assert thresholds["thresholds"] == dict.fromkeys(CLASSES)  # a handful of labels shows nothing
-    assert thresholds["details"]["pictures"] == 5  # the broken one is withheld anyway
+    assert thresholds["details"]["images"] == 5  # the broken one is withheld anyway
     assert "labels are needed" in thresholds["details"]["classes"]["car"]["reason"]
     assert detection_thresholds.read_thresholds(f"{out}/thresholds.json") == {}
-    assert "1 pictures failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
+    assert "1 images failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
 
     table = tables.read_table(f"{out}/detect/detections.parquet")
-    found = samples(table, str(pictures), read_dataset(dataset))
+    found = samples(table, str(images), read_dataset(dataset))
     assert [one.path for one in found] == table["path"].to_pylist()
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
     assert evaluate.run(given) == 3
@@ -127,11 +127,11 @@ def test_evaluation_of_a_small_dataset(
     scored = json.loads(storage.read_bytes(f"{out}/score/score.json"))
     assert {name: scored[name] for name in figures["competition"]} == figures["competition"]
     assert f"competition's score (mean): {scored['score']:.6f}" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"submission.csv, line 2: ImageID must be one of the 1 pictures in .*train"):
+    with pytest.raises(UserError, match=r"submission.csv, line 2: ImageID must be one of the 1 images in .*train"):
         evaluate.run(Options(str(dataset), f"{out}/score", score=file, split="train"))
 
 
-def test_classes_that_a_picture_is_not_labelled_for_do_not_count(tmp_path: Path) -> None:
+def test_classes_that_a_image_is_not_labelled_for_do_not_count(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", count=1, val_count=2)
     text = (dataset / "data.yaml").read_text()
     (dataset / "data.yaml").write_text(text + 'labelled: {"100000": [head]}\n')
@@ -140,7 +140,7 @@ def test_classes_that_a_picture_is_not_labelled_for_do_not_count(tmp_path: Path)
     rows = [{**row, "path": "100000.jpg"}, {**row, "path": "100001.jpg"}]
     found = samples(SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
     assert [one.class_ids.tolist() for one in found] == [[HEAD], [CAR, HEAD]]
-    assert [len(one.picture().labelled or ()) for one in found] == [1, 5]
+    assert [len(one.image().labelled or ()) for one in found] == [1, 5]
     (dataset / "labels/val/100000.txt").write_text("1 0.5 0.5 0.2 0.2\n")
     (dataset / "labels/val/100001.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     lines = [

@@ -46,7 +46,7 @@ def test_parts_are_nested_and_differ_by_seed() -> None:
     assert choose(paths, Cell(50, 3)) == sorted(paths)
 
 
-def test_arms_differ_in_their_pictures_alone() -> None:
+def test_arms_differ_in_their_images_alone() -> None:
     options = Options("data", "out", synthetic=5, imgsz=320, steps=70, weights="w.pt", train_with=("optimizer=AdamW",))
     first, second = (options.training(Cell(10, 3), arm) for arm in ARMS)
     assert first.dataset == second.dataset and first.out != second.out
@@ -91,7 +91,7 @@ def test_wrong_options_are_refused(values: dict[str, object], message: str) -> N
 
 
 def test_sizes_beyond_the_dataset_are_refused() -> None:
-    with pytest.raises(UserError, match="--sizes must be at most 40, the dataset's training pictures, but got 41"):
+    with pytest.raises(UserError, match="--sizes must be at most 40, the dataset's training images, but got 41"):
         plan_cells(Options("data", "out", sizes=(10, 41)), 40)
 
 
@@ -100,11 +100,11 @@ def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
     copy_part(whole, ["0.jpg", "2.jpg"], str(tmp_path / "part"))
     part = read_dataset(tmp_path / "part")
     assert part.names == whole.names and part.val is not None and part.train is not None
-    assert [Path(picture).name for picture, _ in pairs(part.train)] == ["0.jpg", "2.jpg"]
+    assert [Path(image).name for image, _ in pairs(part.train)] == ["0.jpg", "2.jpg"]
     assert [Path(text).read_bytes() for _, text in pairs(part.train)] == [
         (tmp_path / f"data/labels/train/{number}.txt").read_bytes() for number in (0, 2)
     ]
-    assert [Path(picture).name for picture, _ in pairs(part.val)] == ["100000.jpg", "100001.jpg"]
+    assert [Path(image).name for image, _ in pairs(part.val)] == ["100000.jpg", "100001.jpg"]
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
@@ -179,7 +179,7 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
     capsys.readouterr()
     assert experiment.run(given) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"\b6 (train|pictures per epoch)\b", printed)  # the other arm sees both kinds
+    assert re.search(r"\b6 (train|images per epoch)\b", printed)  # the other arm sees both kinds
     assert "one seed says nothing" in printed
     assert record.stat().st_mtime_ns == before
     for arm in ARMS:  # its weights stay, what it would be resumed from does not
@@ -187,7 +187,7 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
         assert (runs / "weights" / "last.pt").exists() and not (runs / "state").exists()
     content = json.loads((out / "experiment.json").read_text())
     [row] = content["sizes"]
-    assert (row["real_pictures"], row["synthetic_pictures"], row["seeds"]) == (3, 2, 1)  # two steps see no more
+    assert (row["real_images"], row["synthetic_images"], row["seeds"]) == (3, 2, 1)  # two steps see no more
     assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 2
     made = read_dataset(out / "cells/3-0/synthetic")
     assert not made.added and made.val is None  # both arms are validated on what the real part names

@@ -36,11 +36,11 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def write_scene(root: Path, split: str, name: str, scene: Scene, **save: Any) -> None:
-    picture, text = root / "images" / split / name, (root / "labels" / split / name).with_suffix(".txt")
-    for path in (picture, text):
+    image, text = root / "images" / split / name, (root / "labels" / split / name).with_suffix(".txt")
+    for path in (image, text):
         path.parent.mkdir(parents=True, exist_ok=True)
     height, width = scene.image.shape[:2]
-    Image.fromarray(scene.image).save(picture, **({"quality": 92} | save))
+    Image.fromarray(scene.image).save(image, **({"quality": 92} | save))
     boxes = to_normalized_xywh(scene.boxes_xyxy, (width, height))
     text.write_text(format_yolo(Labels(scene.class_ids, boxes)))
 
@@ -95,10 +95,10 @@ def error_of(options: Options) -> str:
     return str(wrong)
 
 
-def test_every_picture_is_a_background_and_every_object_a_sprite(dataset: Path, done: Path) -> None:
+def test_every_image_is_a_background_and_every_object_a_sprite(dataset: Path, done: Path) -> None:
     extracted, backgrounds, sprites = read(done)
     assert extracted.class_names == CLASSES and extracted.dataset == str(dataset)
-    assert extracted.counts["pictures"] == extracted.counts["backgrounds"] == len(backgrounds) == 10
+    assert extracted.counts["images"] == extracted.counts["backgrounds"] == len(backgrounds) == 10
     assert extracted.counts["sprites"] == len(sprites) > 20
     expected = sorted(str(path.relative_to(dataset / "images/train")) for path in dataset.glob("images/train/*/*.jpg"))
     assert [row["source"] for row in backgrounds] == expected
@@ -123,10 +123,10 @@ def test_a_sprite_shows_its_objects_under_their_own_classes(dataset: Path, done:
     for sprite in sprites:
         scene = draw_scene(int(sprite["source"][-6:-4]), 5, SIZE)
         x, y, width, height = (sprite[name] for name in ("source_x", "source_y", "width", "height"))
-        picture = rgb(sprite["picture"])
-        assert picture.shape == (height, width, 3)
+        image = rgb(sprite["image"])
+        assert image.shape == (height, width, 3)
         source = rgb((dataset / "images/train" / sprite["source"]).read_bytes())
-        assert np.abs(picture.astype(int) - source[y : y + height, x : x + width]).mean() < 4
+        assert np.abs(image.astype(int) - source[y : y + height, x : x + width]).mean() < 4
         outer = sprite["labels"][0]
         assert outer["class_id"] == sprite["class_id"]
         for label in sprite["labels"]:
@@ -135,7 +135,7 @@ def test_a_sprite_shows_its_objects_under_their_own_classes(dataset: Path, done:
             assert (scene.class_ids[near] == label["class_id"]).any()
             seen.add((sprite["class_id"], label["class_id"]))
         assert sprite["foot_y"] == pytest.approx((outer["y_max"] + y) / SIZE[1])
-        assert sprite["centre_x"] == pytest.approx(((outer["x_min"] + outer["x_max"]) / 2 + x) / SIZE[0], abs=1e-6)
+        assert sprite["center_x"] == pytest.approx(((outer["x_min"] + outer["x_max"]) / 2 + x) / SIZE[0], abs=1e-6)
         assert sprite["scene_height"] == pytest.approx((outer["y_max"] - outer["y_min"]) / SIZE[1], abs=1e-6)
         assert sprite["split"] == "train" and sprite["group"] == sprite["source"][:4]
     assert {(HUMAN, HEAD), (HUMAN, FACE), (CAR, PLATE)} <= seen
@@ -147,14 +147,14 @@ def test_val_is_not_read_whatever_it_holds(done: Path, tmp_path: Path) -> None:
     poison = tmp_path / "images/val"
     shutil.rmtree(poison)
     (poison / "cam9").mkdir(parents=True)
-    (poison / "cam9/v1.jpg").write_bytes(b"\xff\xd8 no picture")
+    (poison / "cam9/v1.jpg").write_bytes(b"\xff\xd8 no image")
     (poison / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "labels/val/cam9/v1.txt").write_text("99 nan nan")
     assert extract.run(Options(str(tmp_path), str(tmp_path.with_name("poisoned")), group_by=r"^cam\d")) == 0
     assert tree(tmp_path.with_name("poisoned")) == tree(done)
 
 
-def test_sprites_come_from_real_pictures_not_from_what_was_added(done: Path, dataset: Path, tmp_path: Path) -> None:
+def test_sprites_come_from_real_images_not_from_what_was_added(done: Path, dataset: Path, tmp_path: Path) -> None:
     """The original sampled sprites from the folder that it wrote to."""
     write_scene(tmp_path, "train", "synthetic/s1.jpg", draw_scene(77, 5, SIZE))
     real, added = str(dataset / "images/train"), str(tmp_path / "images/train")
@@ -190,7 +190,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path:
     assert not list(out.rglob("*partial*"))
 
 
-def test_a_changed_picture_is_done_again_and_a_removed_one_is_gone(tmp_path: Path) -> None:
+def test_a_changed_image_is_done_again_and_a_removed_one_is_gone(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "dataset", 5), tmp_path / "out"
     options = Options(str(root), str(out))
     assert extract.run(options) == 0
@@ -239,10 +239,10 @@ def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
     text = capsys.readouterr()
     assert "failed: cam0/empty.png: the file is empty" in text.err
-    assert "8 pictures: 5 backgrounds, 0 left out, 3 failed; " in text.out.splitlines()[-1]
+    assert "8 images: 5 backgrounds, 0 left out, 3 failed; " in text.out.splitlines()[-1]
     for path in root.glob("images/train/*/*"):
         path.write_bytes(b"")
-    assert "no picture can be used, such as cam0/broken.jpg: the file is empty" in error_of(
+    assert "no image can be used, such as cam0/broken.jpg: the file is empty" in error_of(
         Options(str(root), str(tmp_path / "none"))
     )
     assert not (tmp_path / "none/extract.json").exists()
@@ -259,7 +259,7 @@ def labelled(*labels: tuple[int, tuple[float, float, float, float]], shade: int 
     return Scene(np.full((100, 200, 3), shade, np.uint8), np.array([i for i, _ in labels], np.int64), boxes)
 
 
-def test_what_a_picture_gave_before_is_gone(tmp_path: Path) -> None:
+def test_what_a_image_gave_before_is_gone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     root = one(tmp_path / "dataset", labelled((CAR, (10, 10, 60, 60))))
     one(root, labelled(), "b.png")
@@ -314,7 +314,7 @@ def test_keep_labels(tmp_path: Path) -> None:
     assert [label["class_id"] for label in row["labels"]] == scene.class_ids.tolist() and sprites
 
 
-def test_rotated_pictures_are_upright(tmp_path: Path) -> None:
+def test_rotated_images_are_upright(tmp_path: Path) -> None:
     scene = draw_scene(3, 5, SIZE)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise by a quarter
@@ -328,7 +328,7 @@ def test_rotated_pictures_are_upright(tmp_path: Path) -> None:
     assert np.abs(rgb((tmp_path / "out" / row["path"]).read_bytes()).astype(int) - scene.image).mean() < 6
     for sprite in sprites:
         x, y, width, height = (sprite[name] for name in ("source_x", "source_y", "width", "height"))
-        assert np.abs(rgb(sprite["picture"]).astype(int) - scene.image[y : y + height, x : x + width]).mean() < 8
+        assert np.abs(rgb(sprite["image"]).astype(int) - scene.image[y : y + height, x : x + width]).mean() < 8
 
 
 @pytest.mark.parametrize("fill", ["smooth", "confetti", "mean"])
@@ -348,7 +348,7 @@ def test_no_labelled_pixel_reaches_the_background(tmp_path: Path, fill: str) -> 
     assert results[0] != results[1]
 
 
-def test_partly_labelled_pictures(tmp_path: Path) -> None:
+def test_partly_labelled_images(tmp_path: Path) -> None:
     scene = labelled((CAR, (10, 10, 60, 60)), (FACE, (90, 10, 120, 50)), (HEAD, (140, 10, 190, 60)))
     root = one(tmp_path / "dataset", scene, "faces/a.png")
     one(root, scene, "all/b.png")
@@ -365,12 +365,12 @@ def test_partly_labelled_pictures(tmp_path: Path) -> None:
     assert extracted.counts["unlabelled_inside"] == 1 and extracted.counts["sprites"] == 5
 
 
-def test_one_picture_without_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image_without_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = one(tmp_path / "dataset", labelled())
     assert extract.run(Options(str(root), str(tmp_path / "out"))) == 0
     extracted, [row], sprites = read(tmp_path / "out")
     assert row["status"] == "used" and row["objects"] == 0 and sprites == [] and extracted.parts == ()
-    assert "no sprites: the pictures have no boxes of at least 10 px" in capsys.readouterr().out
+    assert "no sprites: the images have no boxes of at least 10 px" in capsys.readouterr().out
     assert "1 backgrounds" in (tmp_path / "out/report.html").read_text()
 
 
@@ -398,7 +398,7 @@ def test_a_background_in_which_something_is_found_is_left_out(
         "labelled boxes cover more than 60%",
     ]
     assert sprites and not (tmp_path / "out/backgrounds").exists()
-    assert "no backgrounds: every picture was left out or failed" in capsys.readouterr().out
+    assert "no backgrounds: every image was left out or failed" in capsys.readouterr().out
     unsure = Options(str(root), str(tmp_path / "two"), weights=(f"{weights}:person=human",), confidence=0.99, imgsz=320)
     assert extract.run(unsure) == 0
     assert [row["status"] for row in read(tmp_path / "two")[1]] == ["used", "left out"]
@@ -423,8 +423,8 @@ def write_yaml(root: Path, **content: Any) -> None:
         ({"train": "images"}, {}, "val must lie outside train"),
         ({"val": "images/train/cam0"}, {}, "val must lie outside train"),
         ({"train": ""}, {}, "the dataset must name a train split"),
-        ({"train": "images/none", "val": ""}, {}, "must hold pictures (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)"),
-        ({"train": "images/bare", "val": ""}, {}, "must hold the labels of the pictures, but none of 1 has any"),
+        ({"train": "images/none", "val": ""}, {}, "must hold images (.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)"),
+        ({"train": "images/bare", "val": ""}, {}, "must hold the labels of the images, but none of 1 has any"),
         ({}, {"out": "dataset/out"}, "OUT must lie outside DATASET"),
         ({}, {"out": "."}, "OUT must lie outside DATASET"),
         ({}, {"out": "full"}, "must be absent, an empty folder or an earlier run"),
@@ -471,7 +471,7 @@ def test_wrong_options_fail_before_ray_starts(wrong: dict[str, Any], message: st
 
 
 @pytest.mark.parametrize("name", ["plates_cars", "heads_scut"])
-def test_real_pictures(data: Path, tmp_path: Path, name: str) -> None:
+def test_real_images(data: Path, tmp_path: Path, name: str) -> None:
     for path in sorted((data / name / "images").iterdir())[:8]:
         for kind, source in (("images", path), ("labels", (data / name / "labels" / path.name).with_suffix(".txt"))):
             target = tmp_path / "dataset" / kind / "train" / source.name
@@ -481,7 +481,7 @@ def test_real_pictures(data: Path, tmp_path: Path, name: str) -> None:
     write_data_yaml(tmp_path / "dataset", ["thing"], ["train"])
     assert extract.run(Options(str(tmp_path / "dataset"), str(tmp_path / "out"))) == 0
     extracted, backgrounds, sprites = read(tmp_path / "out")
-    assert extracted.counts["pictures"] == len(backgrounds) == 8 and sprites
+    assert extracted.counts["images"] == len(backgrounds) == 8 and sprites
     for row in backgrounds:
         if row["status"] == "used":
             assert rgb((tmp_path / "out" / row["path"]).read_bytes()).shape == (row["height"], row["width"], 3)

@@ -46,7 +46,7 @@ def test_what_is_removed_holds_the_boxes_in_whole_blocks(
         )
         if right > left and bottom > top:
             blocks[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
-    for flipped in (False, True):  # a rotated picture's blocks are counted from the other edge
+    for flipped in (False, True):  # a rotated image's blocks are counted from the other edge
         part = blocks[::-1, ::-1] if flipped else blocks
         whole = np.zeros_like(part)
         for y in range(0, height, block):
@@ -61,19 +61,19 @@ def test_nothing_in_a_box_shows_in_the_result_not_even_through_the_jpeg(fill: st
     """Two scenes that differ in their boxes alone, a shrill pattern against gray, give the same background."""
     scene = draw_scene(3, 1, (333, 219))  # not whole blocks
     boxes = np.concatenate([scene.boxes_xyxy, boxes_of((100, 60, 141, 83), (320, 200, 333, 219))])
-    results, pictures = [], []
+    results, images = [], []
     for planted in (0, 1):
         rgb = scene.image.copy()
         for x0, y0, x1, y1 in boxes.astype(int).tolist():
             checks = np.indices((y1 - y0, x1 - x0)).sum(axis=0) // 3 % 2
             rgb[y0:y1, x0:x1] = np.where(checks[..., None], (255, 0, 255), (0, 255, 0)) if planted else 128
-        picture = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(rgb, quality, "RGB", "420"), "RGB")
+        image = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(rgb, quality, "RGB", "420"), "RGB")
         rects = removed(boxes, (333, 219), 0.05)
-        pictures.append(picture)
-        results.append(remove(picture, rects, fill, rng()))
+        images.append(image)
+        results.append(remove(image, rects, fill, rng()))
     outside = ~inside(rects, (336, 220))[:219, :333]
-    assert outside.any() and not np.array_equal(*pictures)
-    assert np.array_equal(pictures[0][outside], pictures[1][outside])  # the smear ends within what is removed
+    assert outside.any() and not np.array_equal(*images)
+    assert np.array_equal(images[0][outside], images[1][outside])  # the smear ends within what is removed
     assert np.array_equal(*results)
 
 
@@ -94,7 +94,7 @@ def test_a_pattern_is_gone_and_no_paint_spills_past_the_box(fill: str) -> None:
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("size_wh", [(1, 1), (3, 5), (64, 48)])
-def test_a_picture_that_is_one_object(fill: str, size_wh: tuple[int, int]) -> None:
+def test_a_image_that_is_one_object(fill: str, size_wh: tuple[int, int]) -> None:
     rgb = np.full((*size_wh[::-1], 3), (255, 0, 0), np.uint8)
     result = remove(rgb, removed(boxes_of(FULL), size_wh, 0.0), fill, rng())
     assert result.shape == rgb.shape
@@ -103,7 +103,7 @@ def test_a_picture_that_is_one_object(fill: str, size_wh: tuple[int, int]) -> No
         assert abs(result.mean() - 128) < 10
 
 
-def test_confetti_is_many_colours_and_mean_is_one() -> None:
+def test_confetti_is_many_colors_and_mean_is_one() -> None:
     rgb = np.full((200, 200, 3), 50, np.uint8)
     rects = removed(boxes_of((40, 40, 160, 160)), (200, 200), 0.0, 1)
     mask = inside(rects, (200, 200))
@@ -118,7 +118,7 @@ def test_no_boxes_no_change() -> None:
 
 
 def test_smooth_goes_on_from_the_surroundings_without_a_halo() -> None:
-    """On a slope of colours the fill is that slope; across its edge the step is no larger than elsewhere."""
+    """On a slope of colors the fill is that slope; across its edge the step is no larger than elsewhere."""
     y, x = np.mgrid[0:240, 0:320]
     rgb = np.dstack([40 + x / 2, 200 - y / 2, 60 + x / 4 + y / 4]).round().astype(np.uint8)
     hole = rgb.copy()

@@ -20,7 +20,7 @@ def fuzz() -> ModuleType:
     return module
 
 
-def test_mutated_pictures_are_redacted_or_refused(fuzz: ModuleType) -> None:
+def test_mutated_images_are_redacted_or_refused(fuzz: ModuleType) -> None:
     files = fuzz.sources(None)
     outcomes = Counter[str]()
     for index in range(300):

@@ -22,7 +22,7 @@ from depers.training.options import Options
 from depers.training.process_group import Place, synchronize
 
 NAMES = ["car", "head", "face"]
-SPLIT = 3  # of eight pictures, the first worker has three
+SPLIT = 3  # of eight images, the first worker has three
 
 
 def free_port() -> int:
@@ -39,7 +39,7 @@ def join(rank: int, port: int) -> Place:
 
 
 def gradients(place: Place) -> dict[str, torch.Tensor]:
-    """Gradients and running statistics of a step on the place's part of eight pictures, in float64."""
+    """Gradients and running statistics of a step on the place's part of eight images, in float64."""
     torch.manual_seed(0)
     model = yolo.build("yolov5n", NAMES).double()
     model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
@@ -98,7 +98,7 @@ def work(rank: int, port: int, wanted: Options, disk: str) -> None:
 
 
 def note_plans(rank: int, port: int, wanted: Options, notes: str) -> None:
-    """Trains as `work` does, and writes down the pictures of every batch that this process plans."""
+    """Trains as `work` does, and writes down the images of every batch that this process plans."""
     plans: list[list[int]] = []
     plan = Batches.plan
 
@@ -112,8 +112,8 @@ def note_plans(rank: int, port: int, wanted: Options, notes: str) -> None:
     Path(f"{notes}{rank}").write_text(json.dumps(plans))
 
 
-def test_all_workers_draw_the_same_pictures_by_their_weights(tmp_path: Path) -> None:
-    """From the first pass on: of which one worker alone makes a picture of a batch, before the training begins."""
+def test_all_workers_draw_the_same_images_by_their_weights(tmp_path: Path) -> None:
+    """From the first pass on: of which one worker alone makes an image of a batch, before the training begins."""
     root, notes = write_dataset(tmp_path / "data", count=12), str(tmp_path / "plans")
     wanted = options(root, tmp_path / "out", imgsz=64, batch_size=4, workers=2, image_weights=True, epochs=1, steps=6)
     torch.multiprocessing.spawn(note_plans, (free_port(), wanted, notes), nprocs=2)
@@ -145,4 +145,4 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
     ]
     assert np.abs(moves[0]).max() > 1e-4
     assert np.corrcoef(moves)[0, 1] > 0.99
-    assert not list(tmp_path.glob("decoded*"))  # files of decoded pictures last only as long as the workers
+    assert not list(tmp_path.glob("decoded*"))  # files of decoded images last only as long as the workers

@@ -17,7 +17,7 @@ KINDS = (
 )
 
 
-def picture_bytes(kind: str, mode: str = "RGB", size_wh: tuple[int, int] = (64, 48), **options: object) -> bytes:
+def image_bytes(kind: str, mode: str = "RGB", size_wh: tuple[int, int] = (64, 48), **options: object) -> bytes:
     rng = np.random.default_rng(0)
     base = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8)).resize(size_wh, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
@@ -30,39 +30,39 @@ def picture_bytes(kind: str, mode: str = "RGB", size_wh: tuple[int, int] = (64, 
     [tuple(case.split()) for case in KINDS.split(", ")],
 )
 def test_same_format_out_and_nearly_the_same_pixels(kind: str, mode: str) -> None:
-    data = picture_bytes(kind, mode)
-    picture = decode(data)
-    again = encode(picture, picture.pixels)
+    data = image_bytes(kind, mode)
+    image = decode(data)
+    again = encode(image, image.pixels)
     assert Image.open(io.BytesIO(again)).format == kind
-    assert np.abs(decode(again).rgb().astype(int) - picture.rgb().astype(int)).mean() < 3
-    assert picture.rgb().shape == (48, 64, 3)
-    assert picture.size_wh == (64, 48)
+    assert np.abs(decode(again).rgb().astype(int) - image.rgb().astype(int)).mean() < 3
+    assert image.rgb().shape == (48, 64, 3)
+    assert image.size_wh == (64, 48)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = picture_bytes("PNG", exif=exif)
+    data = image_bytes("PNG", exif=exif)
     from PIL import ImageOps
 
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    picture = decode(data)
-    assert (picture.pixels == expected).all()
-    again = Image.open(io.BytesIO(encode(picture, picture.pixels)))
+    image = decode(data)
+    assert (image.pixels == expected).all()
+    again = Image.open(io.BytesIO(encode(image, image.pixels)))
     assert not again.getexif()
 
 
-def test_metadata_goes_and_the_colour_profile_stays() -> None:
+def test_metadata_goes_and_the_color_profile_stays() -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
     profile = icc.sanitized(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "RGB")
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         extra = {"comment": b"SECRET comment"} if kind == "JPEG" else {}
-        data = picture_bytes(kind, exif=exif, icc_profile=profile, **extra)
+        data = image_bytes(kind, exif=exif, icc_profile=profile, **extra)
         assert b"SECRET" in data
-        picture = decode(data + b"SECRET trailer")
-        again = encode(picture, picture.pixels)
+        image = decode(data + b"SECRET trailer")
+        again = encode(image, image.pixels)
         assert b"SECRET" not in again, kind
         assert Image.open(io.BytesIO(again)).info["icc_profile"] == profile, kind
 
@@ -70,21 +70,21 @@ def test_metadata_goes_and_the_colour_profile_stays() -> None:
 @pytest.mark.parametrize("quality", [10, 50, 75, 90, 95, 100])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_jpeg_keeps_tables_and_sampling(quality: int, subsampling: int) -> None:
-    data = picture_bytes("JPEG", quality=quality, subsampling=subsampling)
-    picture = decode(data)
-    assert standard_quality(picture.jpeg_tables or {}) == quality
-    again = Image.open(io.BytesIO(encode(picture, picture.pixels)))
+    data = image_bytes("JPEG", quality=quality, subsampling=subsampling)
+    image = decode(data)
+    assert standard_quality(image.jpeg_tables or {}) == quality
+    again = Image.open(io.BytesIO(encode(image, image.pixels)))
     assert again.quantization == Image.open(io.BytesIO(data)).quantization  # type: ignore[attr-defined]
-    assert decode(encode(picture, picture.pixels)).jpeg_sampling == picture.jpeg_sampling
+    assert decode(encode(image, image.pixels)).jpeg_sampling == image.jpeg_sampling
 
 
 def test_sixteen_bit_gray_keeps_its_depth() -> None:
     gray = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20
     buffer = io.BytesIO()
     Image.fromarray(gray).save(buffer, "PNG")
-    picture = decode(buffer.getvalue())
-    assert (decode(encode(picture, picture.pixels)).pixels == gray).all()
-    assert picture.rgb().dtype == np.uint8
+    image = decode(buffer.getvalue())
+    assert (decode(encode(image, image.pixels)).pixels == gray).all()
+    assert image.rgb().dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_sixteen_bit_gray_keeps_its_depth() -> None:
     [
         (b"", "empty"),
         (b"just some text", "not an image"),
-        (picture_bytes("JPEG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
-        (picture_bytes("PNG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
-        (picture_bytes("ICO"), "format must be one of JPEG, PNG, WEBP, TIFF, BMP, GIF, AVIF, HEIF, but is ICO"),
-        (picture_bytes("TIFF", "F"), "pixel mode must be one of"),
+        (image_bytes("JPEG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
+        (image_bytes("PNG", size_wh=(640, 480))[:-2000], "cannot be decoded"),
+        (image_bytes("ICO"), "format must be one of JPEG, PNG, WEBP, TIFF, BMP, GIF, AVIF, HEIF, but is ICO"),
+        (image_bytes("TIFF", "F"), "pixel mode must be one of"),
     ],
 )
 def test_what_is_not_whole_fails_with_a_reason(data: bytes, reason: str) -> None:
@@ -104,7 +104,7 @@ def test_what_is_not_whole_fails_with_a_reason(data: bytes, reason: str) -> None
 
 
 def test_several_frames_fail() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for kind in ("WEBP", "PNG", "TIFF"):
         buffer = io.BytesIO()
         frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
@@ -114,4 +114,4 @@ def test_several_frames_fail() -> None:
 
 def test_too_many_pixels_fail_before_decoding() -> None:
     with pytest.raises(ImageError, match=r"at most 0\.001 megapixels, but declares 64x48"):
-        decode(picture_bytes("PNG"), max_megapixels=0.001)
+        decode(image_bytes("PNG"), max_megapixels=0.001)

@@ -1,4 +1,4 @@
-"""AVIF sequences do not say when they were written, so the same pictures are the same bytes on any day."""
+"""AVIF sequences do not say when they were written, so the same images are the same bytes on any day."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ def sequence() -> bytes:
     return buffer.getvalue()
 
 
-def test_times_are_gone_and_pictures_are_not() -> None:
+def test_times_are_gone_and_images_are_not() -> None:
     first = sequence()
     time.sleep(1.1)
     second = sequence()

@@ -67,11 +67,11 @@ def assert_lossless(data: bytes, boxes: NDArray[np.float32], mode: str) -> bytes
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sampling", [*SIZES, "Gray"])
 def test_every_sampling(sampling: str, mode: str) -> None:
-    picture = pixels((333, 217))
+    image = pixels((333, 217))
     if sampling == "Gray":
-        data = simplejpeg.encode_jpeg(np.ascontiguousarray(picture[:, :, :1]), 88, "GRAY", "Gray")
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(image[:, :, :1]), 88, "GRAY", "Gray")
     else:
-        data = simplejpeg.encode_jpeg(picture, 88, "RGB", sampling)
+        data = simplejpeg.encode_jpeg(image, 88, "RGB", sampling)
     assert_lossless(data, BOXES, mode)
 
 
@@ -164,7 +164,7 @@ def test_without_the_library_it_is_encoded_again_with_its_own_tables(
 
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_an_error_in_the_filter_is_raised_not_swallowed(failure: BaseException) -> None:
-    """ctypes prints what a callback raises and goes on: the picture would come out as it was."""
+    """ctypes prints what a callback raises and goes on: the image would come out as it was."""
 
     def edit(components: list[turbojpeg.Coefficients]) -> None:
         raise failure

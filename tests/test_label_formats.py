@@ -1,10 +1,10 @@
-"""Which files are pictures and labels of which layout: tables of names, and folders that cannot be told."""
+"""Which files are images and labels of which layout: tables of names, and folders that cannot be told."""
 
 import pytest
 
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.normalization.layouts import LabelFile, PictureFinder, dataset_name, label_target, match, recognise
+from depers.normalization.layouts import ImageFinder, LabelFile, dataset_name, label_target, match, recognise
 
 COCO = b'{"images": []'
 
@@ -97,7 +97,7 @@ def test_match_reports_all_that_belongs_nowhere() -> None:
         "old/b.xml",
     ]
     matched = match("competition", paths, CLASSES)
-    assert [(p.path, p.name, p.label_files) for p in matched.pictures] == [
+    assert [(p.path, p.name, p.label_files) for p in matched.images] == [
         ("images/a.jpg", "a.jpg", (LabelFile("labels/a_car..txt", "car"), LabelFile("labels/a_face..txt", "face"))),
         ("images/b.jpg", "b.jpg", ()),
     ]
@@ -115,9 +115,9 @@ def test_match_reports_all_that_belongs_nowhere() -> None:
     }
 
 
-def test_match_finds_the_only_picture_of_that_name() -> None:
+def test_match_finds_the_only_image_of_that_name() -> None:
     matched = match("yolo", ["photos/a.jpg", "x/b.jpg", "y/b.jpg", "texts/a.txt", "texts/b.txt"], CLASSES)
-    assert [picture.label_files for picture in matched.pictures] == [(LabelFile("texts/a.txt", ""),), (), ()]
+    assert [image.label_files for image in matched.images] == [(LabelFile("texts/a.txt", ""),), (), ()]
     assert [problem[:3] for problem in matched.problems] == [("texts/b.txt", 0, "label without image")]
 
 
@@ -133,6 +133,6 @@ def test_match_finds_the_only_picture_of_that_name() -> None:
         ("c.jpg", "x.json", []),
     ],
 )
-def test_picture_finder(file_name: str, json_path: str, expected: list[str]) -> None:
-    finder = PictureFinder(["train2017/a.jpg", "val2017/a.jpg", "train2017/b.jpg"])
+def test_image_finder(file_name: str, json_path: str, expected: list[str]) -> None:
+    finder = ImageFinder(["train2017/a.jpg", "val2017/a.jpg", "train2017/b.jpg"])
     assert finder.find(file_name, json_path) == expected

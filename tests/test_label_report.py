@@ -43,7 +43,7 @@ def test_statistics_and_what_is_shown_do_not_depend_on_the_order() -> None:
     assert statistics.shown() == other.shown()
     assert len(set(statistics.shown())) == len(statistics.shown()) >= 5 + 1 + 1
     assert {("train", "crowd.jpg"), ("val", "none.jpg")} < set(statistics.shown())
-    for name in ("pictures", "backgrounds", "boxes", "with_class", "objects", "left_out"):
+    for name in ("images", "backgrounds", "boxes", "with_class", "objects", "left_out"):
         assert getattr(statistics, name) == getattr(other, name)
     np.testing.assert_array_equal(statistics.sizes, other.sizes)
     assert statistics.sizes.sum() == statistics.shares.sum() == 20 * 3 + 4 + 300
@@ -69,7 +69,7 @@ def test_texts() -> None:
     assert problem_text([]) == ""
 
 
-def test_the_page_shows_pictures_with_the_boxes_of_their_files(tmp_path: Path) -> None:
+def test_the_page_shows_images_with_the_boxes_of_their_files(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (60, 40), "white").save(buffer, "PNG")
     for split, name, text in (("train", "a.png", "0 0.5 0.5 0.5 0.5\n2 0.2 0.2 0.1 0.1\n"), ("val", "b.png", "")):

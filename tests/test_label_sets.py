@@ -142,11 +142,11 @@ def index(tmp_path: Path) -> Iterator[LabelIndex]:
         yield made
 
 
-def test_the_index_gives_boxes_picture_by_picture_in_the_order_of_files_and_lines(index: LabelIndex) -> None:
+def test_the_index_gives_boxes_image_by_image_in_the_order_of_files_and_lines(index: LabelIndex) -> None:
     places = [(3, 1, 2, 7), (1, 0, 9, 7), (3, 0, 5, 8), (3, 1, 1, 7), (1, 0, 2, 8)]
     index.add_boxes(IndexedBox(*place, 0.5, 0.5, 1e-300, -1.0) for place in places)
     index.sort()
-    assert [(picture, [box[:4] for box in boxes]) for picture, boxes in index.boxes()] == [
+    assert [(image, [box[:4] for box in boxes]) for image, boxes in index.boxes()] == [
         (1, [(1, 0, 2, 8), (1, 0, 9, 7)]),
         (3, [(3, 0, 5, 8), (3, 1, 1, 7), (3, 1, 2, 7)]),
     ]

@@ -47,12 +47,12 @@ def test_format_yolo() -> None:
         ("0.5 0.5 0.5 0.1 0.1", r"class id .* got '0.5'"),
         ("car 0.5 0.5 0.1 0.1", r"class id .* got 'car'"),
         ("nan 0.5 0.5 0.1 0.1", r"class id .* got 'nan'"),
-        ("0 nan 0.5 0.1 0.1", r"centre x must be a number in 0…1, but got 'nan'"),
-        ("0 0.5 1.5 0.1 0.1", r"centre y .* got '1.5'"),
-        ("0 -0.1 0.5 0.1 0.1", r"centre x .* got '-0.1'"),
+        ("0 nan 0.5 0.1 0.1", r"center x must be a number in 0…1, but got 'nan'"),
+        ("0 0.5 1.5 0.1 0.1", r"center y .* got '1.5'"),
+        ("0 -0.1 0.5 0.1 0.1", r"center x .* got '-0.1'"),
         ("0 0.5 0.5 640 0.1", r"width .* got '640'"),
         ("0 0.5 0.5 0.1 inf", r"height .* got 'inf'"),
-        ("0 0,5 0.5 0.1 0.1", r"centre x .* got '0,5'"),
+        ("0 0,5 0.5 0.1 0.1", r"center x .* got '0,5'"),
         ("0 0.5 0.5 0.1 0.1_0", r"height .* got '0.1_0'"),
         ("0 0.5 0.5 0 0.1", r"width and height must be more than 0, but got 0 and 0.1"),
     ],
@@ -88,7 +88,7 @@ def test_label_path(image: str, expected: str) -> None:
     assert label_path(image) == expected
 
 
-@pytest.mark.parametrize("image", ["pictures/a.jpg", "images", "d/images.jpg"])
+@pytest.mark.parametrize("image", ["images/a.jpg", "images", "d/images.jpg"])
 def test_label_path_needs_a_folder_named_images(image: str) -> None:
     with pytest.raises(UserError, match="folder named images"):
         label_path(image)

@@ -1,4 +1,4 @@
-"""Large pictures stay within the memory that the README states."""
+"""Large images stay within the memory that the README states."""
 
 import subprocess
 import sys

@@ -11,17 +11,17 @@ from depers.training.loss import Loss, perhaps_unlabelled
 GAINS = yolo.hyperparameters("scratch-low") | {"label_smoothing": 0.1}
 
 
-def model_and_targets(names: list[str], pictures: int = 4, **gains: float) -> tuple[torch.nn.Module, Tensor, Tensor]:
+def model_and_targets(names: list[str], images: int = 4, **gains: float) -> tuple[torch.nn.Module, Tensor, Tensor]:
     """A model in evaluation-free training mode, a batch (B, 3, 96, 128) and 20 targets."""
     torch.manual_seed(0)
     model = yolo.build("yolov5n", names)
     model.hyp = GAINS | gains  # type: ignore[assignment]
     rng = np.random.default_rng(0)
     targets = np.column_stack(
-        [rng.integers(0, pictures, 20), rng.integers(0, len(names), 20), rng.uniform(0.1, 0.9, (20, 2)),
+        [rng.integers(0, images, 20), rng.integers(0, len(names), 20), rng.uniform(0.1, 0.9, (20, 2)),
          rng.uniform(0.05, 0.4, (20, 2))]
     )  # fmt: skip
-    return model, torch.rand(pictures, 3, 96, 128), torch.tensor(targets, dtype=torch.float32)
+    return model, torch.rand(images, 3, 96, 128), torch.tensor(targets, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("gains", [{}, {"fl_gamma": 1.5}, {"cls_pw": 0.5, "obj_pw": 2.0}])
@@ -47,7 +47,7 @@ def test_the_losses_of_two_workers_add_up() -> None:
     model, images, targets = model_and_targets(names)
     predictions = model(images)
     whole, whole_items = Loss(model, names)(predictions, targets)
-    halves = [targets[:, 0] < 1, targets[:, 0] >= 1]  # one picture, and three
+    halves = [targets[:, 0] < 1, targets[:, 0] >= 1]  # one image, and three
     counts: list[Tensor] = []
 
     def half(number: int, total) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
@@ -75,7 +75,7 @@ def test_only_confident_unlabelled_objects_are_left_alone() -> None:
 
 def test_missing_labels_have_no_gradient() -> None:
     names = ["head", "face", "carplate"]
-    model, images, targets = model_and_targets(names, pictures=1)
+    model, images, targets = model_and_targets(names, images=1)
     targets[:, 1] = 1.0  # faces only
     predictions = [level.detach() for level in model(images)]
     for level in predictions:

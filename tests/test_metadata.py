@@ -1,4 +1,4 @@
-"""Nothing but picture, orientation and neutral profile survives: planted metadata, real files, and outside judges."""
+"""Nothing but image, orientation and neutral profile survives: planted metadata, real files, and outside judges."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from depers.imaging.metadata.residue import residue
 from depers.redaction.files import redact_file
 
 SECRET = b"SECRET-47.3769,8.5417"
-PICTURE = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)).resize((96, 64)))
+IMAGE = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)).resize((96, 64)))
 NOTHING = np.empty((0, 4), np.float32)
 BOX = np.array([[20, 10, 60, 40]], np.float32)
 
@@ -45,7 +45,7 @@ def full_exif(orientation: int = 6) -> bytes:
 
 
 def planted_jpegs() -> Iterator[tuple[str, bytes]]:
-    plain = bytes(simplejpeg.encode_jpeg(PICTURE, 90, "RGB", "420"))
+    plain = bytes(simplejpeg.encode_jpeg(IMAGE, 90, "RGB", "420"))
     head, rest = plain[:20], plain[20:]
     xmp = b"http://ns.adobe.com/xap/1.0/\0"
     cases = {
@@ -67,14 +67,14 @@ def planted_jpegs() -> Iterator[tuple[str, bytes]]:
         if name != "jfxx thumbnail":
             yield f"{name}, first", plain[:2] + content + plain[2:]
     yield "after the end", plain + SECRET
-    yield "a second picture after the end", plain + plain[:20] + segment(0xFE, SECRET) + rest
+    yield "a second image after the end", plain + plain[:20] + segment(0xFE, SECRET) + rest
     yield "a film after the end", plain + b"\0\0\0\x18ftypmp42" + SECRET
     yield "before the end", plain[:-2] + SECRET + plain[-2:]
     yield "JFIF thumbnail", plain[:2] + segment(0xE0, plain[6:18] + b"\x02\x02" + SECRET[:12]) + rest
 
 
 def planted_others() -> Iterator[tuple[str, bytes]]:
-    image = Image.fromarray(PICTURE)
+    image = Image.fromarray(IMAGE)
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", SECRET.decode())
     text.add_text("Zipped", SECRET.decode(), zip=True)
@@ -145,7 +145,7 @@ def test_a_stream_is_rebuilt_from_what_it_needs(name: str, data: bytes) -> None:
 
 
 def test_a_truncated_or_foreign_file_is_no_clean_one() -> None:
-    for data in (b"", b"text", saved(Image.fromarray(PICTURE), "PNG")[:-20], b"\xff\xd8\xff\xe0", b"BM", b"II*\0"):
+    for data in (b"", b"text", saved(Image.fromarray(IMAGE), "PNG")[:-20], b"\xff\xd8\xff\xe0", b"BM", b"II*\0"):
         assert residue(data), data[:10]
 
 
@@ -156,7 +156,7 @@ def test_kept_groups_and_nothing_else() -> None:
         "gps": (set(), set(), {1, 2, 3, 4}),
     }
     assert set(wanted) == set(exif.GROUPS)
-    image = Image.fromarray(PICTURE)
+    image = Image.fromarray(IMAGE)
     for kind, options in (("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("AVIF", {"speed": 10})):
         data = saved(image, kind, exif=full_exif(1 if kind in ("TIFF", "AVIF") else 6), **options)
         for group, (main, details, gps) in wanted.items():
@@ -175,7 +175,7 @@ def test_kept_groups_and_nothing_else() -> None:
 
 def test_an_unknown_group_is_refused() -> None:
     with pytest.raises(ValueError, match="must be among date, camera, gps, but got 'thumbnail'"):
-        redact_file(saved(Image.fromarray(PICTURE), "PNG"), [NOTHING], keep_metadata=["thumbnail"])
+        redact_file(saved(Image.fromarray(IMAGE), "PNG"), [NOTHING], keep_metadata=["thumbnail"])
 
 
 def boxes_of(data: bytes) -> list[np.ndarray]:

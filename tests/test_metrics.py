@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.evaluation.metrics import IOU_THRESHOLDS, Picture, Row, ap_per_class, average_precision, match, measure
+from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, Row, ap_per_class, average_precision, match, measure
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +116,18 @@ def test_average_precision_by_hand(recall: list[float], precision: list[float], 
     assert average_precision(np.array(recall), np.array(precision)) == pytest.approx(expected, abs=1e-9)
 
 
-def pictures() -> list[Picture]:
+def images() -> list[MatchedImage]:
     """Two cars found, one missed; a head found by weights that know heads; a false face."""
     every, none = np.ones((1, 10), np.bool_), np.zeros((1, 10), np.bool_)
     return [
-        Picture(np.repeat(every, 2, 0), np.float32([0.9, 0.8]), np.array([0, 0]), np.array([0, 0, 0])),
-        Picture(np.concatenate([every, none]), np.float32([0.7, 0.6]), np.array([1, 2]), np.array([1])),
-        Picture(none[:0], np.float32([]), np.array([], np.int64), np.array([3])),
+        MatchedImage(np.repeat(every, 2, 0), np.float32([0.9, 0.8]), np.array([0, 0]), np.array([0, 0, 0])),
+        MatchedImage(np.concatenate([every, none]), np.float32([0.7, 0.6]), np.array([1, 2]), np.array([1])),
+        MatchedImage(none[:0], np.float32([]), np.array([], np.int64), np.array([3])),
     ]
 
 
 def test_measure_counts_and_averages() -> None:
-    metrics = measure(pictures(), ["car", "head", "face", "human"], [True, True, True, False])
+    metrics = measure(images(), ["car", "head", "face", "human"], [True, True, True, False])
     car, head = metrics.classes
     assert (car.name, car.images, car.labels, head.name, head.labels) == ("car", 3, 3, "head", 1)
     assert car.recall == pytest.approx(2 / 3, abs=1e-9)
@@ -137,14 +137,14 @@ def test_measure_counts_and_averages() -> None:
     expected = [(a + b) / 2 for a, b in zip(car[3:], head[3:], strict=True)]
     assert metrics.mean[3:] == pytest.approx(expected, abs=1e-12)
     assert metrics.undetectable == (("human", 1),)
-    assert measure(pictures(), ["car", "head", "face", "human"]).mean.map50 == pytest.approx(metrics.mean.map50 * 2 / 3)
+    assert measure(images(), ["car", "head", "face", "human"]).mean.map50 == pytest.approx(metrics.mean.map50 * 2 / 3)
 
 
-def test_pictures_count_for_the_classes_they_are_labelled_for() -> None:
+def test_images_count_for_the_classes_they_are_labelled_for() -> None:
     """A face found where faces are not labelled is neither right nor false."""
     none = np.zeros((1, 10), np.bool_)
-    heads_only = Picture(none, np.float32([0.95]), np.array([2]), np.array([], np.int64), frozenset([1]))
-    face = Picture(~none, np.float32([0.5]), np.array([2]), np.array([2]), frozenset([2]))
+    heads_only = MatchedImage(none, np.float32([0.95]), np.array([2]), np.array([], np.int64), frozenset([1]))
+    face = MatchedImage(~none, np.float32([0.5]), np.array([2]), np.array([2]), frozenset([2]))
     [row] = measure([heads_only, face], ["car", "head", "face"]).classes
     assert (row.name, row.images, row.labels) == ("face", 1, 1)
     assert row.map50 == pytest.approx(0.995, abs=1e-9) and row.precision == pytest.approx(1)
@@ -153,7 +153,7 @@ def test_pictures_count_for_the_classes_they_are_labelled_for() -> None:
 
 
 def test_text_reads_like_yolov5() -> None:
-    lines = measure(pictures(), ["car", "head", "face", "human"], [True, True, True, False]).text().splitlines()
+    lines = measure(images(), ["car", "head", "face", "human"], [True, True, True, False]).text().splitlines()
     assert lines[0].split() == ["Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95"]
     assert [line.split()[:3] for line in lines[1:4]] == [["all", "3", "4"], ["car", "3", "3"], ["head", "3", "1"]]
     assert len({len(line) for line in lines[:4]}) == 1
@@ -164,5 +164,7 @@ def test_nothing_at_all() -> None:
     metrics = measure([], ["car"])
     assert metrics.mean == Row("all", 0, 0, 0, 0, 0, 0)
     assert metrics.classes == ()
-    none = measure([Picture(np.zeros((0, 10), np.bool_), np.float32([]), np.array([], int), np.array([0]))], ["car"])
+    none = measure(
+        [MatchedImage(np.zeros((0, 10), np.bool_), np.float32([]), np.array([], int), np.array([0]))], ["car"]
+    )
     assert none.classes == (Row("car", 1, 1, 0, 0, 0, 0),)

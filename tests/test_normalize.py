@@ -158,7 +158,7 @@ def test_run_without_val_and_with_unusable_images(tmp_path: Path, ray_local: Non
         run(Options(str(raw), str(tmp_path / "none")))
 
 
-PICTURES = {"a.jpg": (60, 40), "deep/b c.png": (80, 80), "d.jpg": (64, 48)}
+IMAGES = {"a.jpg": (60, 40), "deep/b c.png": (80, 80), "d.jpg": (64, 48)}
 OBJECTS = {
     "a.jpg": [("person", 6, 4, 30, 20), ("dog", 0, 0, 60, 40)],
     "deep/b c.png": [("car", 8, 16, 72, 80)],
@@ -166,14 +166,14 @@ OBJECTS = {
 }
 
 
-def picture(name: str, size_wh: tuple[int, int], **options: Any) -> bytes:
+def image(name: str, size_wh: tuple[int, int], **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size_wh, "gray").save(buffer, "PNG" if name.endswith("png") else "JPEG", **options)
     return buffer.getvalue()
 
 
 def yolo_lines(name: str, classes: list[str]) -> str:
-    wide, high = PICTURES[name]
+    wide, high = IMAGES[name]
     return "".join(
         f"{classes.index(c)} {(x0 + x1) / 2 / wide} {(y0 + y1) / 2 / high} {(x1 - x0) / wide} {(y1 - y0) / high}\n"
         for c, x0, y0, x1, y1 in OBJECTS[name]
@@ -181,13 +181,13 @@ def yolo_lines(name: str, classes: list[str]) -> str:
 
 
 def write_set(root: str, kind: str) -> str:
-    """The same labelled pictures in one of the layouts."""
+    """The same labelled images in one of the layouts."""
     folder = {"yolo": "images/", "roboflow": "train/images/", "flat": "", "voc": "JPEGImages/", "coco": "val2017/"}[
         kind
     ]
     names, files = ["dog", "person", "car"], {}
-    for name, size in PICTURES.items():
-        files[folder + name] = picture(name, size)
+    for name, size in IMAGES.items():
+        files[folder + name] = image(name, size)
         stem = name.rpartition(".")[0]
         text = folder.replace("images", "labels") + f"{stem}.txt"
         if kind == "voc":
@@ -205,10 +205,10 @@ def write_set(root: str, kind: str) -> str:
     elif kind == "flat":
         files["classes.txt"] = "\n".join(names).encode()
     elif kind == "coco":
-        images = [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, (w, h)) in enumerate(PICTURES.items())]
+        images = [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, (w, h)) in enumerate(IMAGES.items())]
         boxes = [
             {"image_id": i, "category_id": names.index(c) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-            for i, name in enumerate(PICTURES)
+            for i, name in enumerate(IMAGES)
             for c, x0, y0, x1, y1 in OBJECTS[name]
         ]
         categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
@@ -273,7 +273,7 @@ def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_lo
     assert sorted(path.partition("/")[0] for path in paths) == ["plates"] * 3 + ["raw"] * 3 + ["raw-2"] * 3
 
 
-def test_wrong_sizes_and_turned_pictures(tmp_path: Path, ray_local: None) -> None:
+def test_wrong_sizes_and_turned_images(tmp_path: Path, ray_local: None) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -288,7 +288,7 @@ def test_wrong_sizes_and_turned_pictures(tmp_path: Path, ray_local: None) -> Non
     }
     for name, (wide, high) in sizes.items():
         turned = {"exif": exif} if name in ("stored", "seen") else {}
-        storage.write_bytes(f"{raw}/{name}.jpg", picture("x.jpg", (60, 40), **turned))
+        storage.write_bytes(f"{raw}/{name}.jpg", image("x.jpg", (60, 40), **turned))
         size = f"<size><width>{wide}</width><height>{high}</height></size>" if wide else ""
         storage.write_bytes(f"{raw}/{name}.xml", f"<annotation>{size}{box}</annotation>".encode())
     assert run(Options(str(raw), str(out), val_fraction=0)) == 3
@@ -312,7 +312,7 @@ def test_wrong_sizes_and_turned_pictures(tmp_path: Path, ray_local: None) -> Non
     assert copied == (raw / "stored.jpg").read_bytes()  # readers turn it, as `images.decode` does
 
 
-def test_unreadable_labels_cost_their_picture_and_json_that_is_none_everything(tmp_path: Path, ray_local: None) -> None:
+def test_unreadable_labels_cost_their_image_and_json_that_is_none_everything(tmp_path: Path, ray_local: None) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_set(str(raw), "voc")
     (raw / "Annotations" / "d.xml").write_bytes(b"<annotation>")
@@ -331,7 +331,7 @@ def test_unreadable_labels_cost_their_picture_and_json_that_is_none_everything(t
     assert not (tmp_path / "none").exists()
 
 
-def test_what_coco_says_of_other_pictures_is_reported(tmp_path: Path, ray_local: None) -> None:
+def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: None) -> None:
     raw, out = write_set(str(tmp_path / "raw"), "coco"), tmp_path / "out"
     file = tmp_path / "raw" / "annotations" / "instances_val2017.json"
     content = json.loads(file.read_bytes())
@@ -423,7 +423,7 @@ def test_a_set_whose_classes_nobody_asked_for_is_refused(
 
 
 def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> None:
-    """PNGs named .jpg, names with # and =, transparent pictures, ids without names."""
+    """PNGs named .jpg, names with # and =, transparent images, ids without names."""
     out = tmp_path / "out"
     added = (f"{data}/faces_mask:0=face",)
     options = Options(
@@ -447,7 +447,7 @@ def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> No
 @pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
-    data = picture("a.jpg", (1800, 1200), quality=95)
+    data = image("a.jpg", (1800, 1200), quality=95)
     for index in range(480):
         storage.write_bytes(f"{raw}/images/{index:03}.jpg", data)
         storage.write_bytes(f"{raw}/labels/{index:03}_car..txt", BOX.encode())

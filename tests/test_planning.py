@@ -1,4 +1,4 @@
-"""Plans against pixels: what a plan says of a picture is what rendering it shows, whatever bank and options."""
+"""Plans against pixels: what a plan says of an image is what rendering it shows, whatever bank and options."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def material(
     names = [f"sprites/{number:03d}.parquet" for number in range(parts)]
     schema = pa.schema([bank.SPRITES.field(name) for name in bank.METADATA]).append(pa.field("part", pa.string()))
     rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
-    pictures = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
-    return make_material(pictures, pa.Table.from_pylist(rows, schema=schema), balance)
+    images = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
+    return make_material(images, pa.Table.from_pylist(rows, schema=schema), balance)
 
 
 def usual() -> Material:
@@ -62,7 +62,7 @@ def test_visible_is_what_pixels_say(box: Box, covers: list[Box]) -> None:
 
 @st.composite
 def banks(draw: st.DrawFn) -> Material:
-    """Sprites of all kinds, also larger than the pictures, cut by their frames, without a margin."""
+    """Sprites of all kinds, also larger than the images, cut by their frames, without a margin."""
     rows = []
     for number in range(draw(st.integers(1, 6))):
         class_id = draw(st.sampled_from([0, 1, 3]))
@@ -110,23 +110,23 @@ recipes = st.builds(
 def shown(
     row: dict[str, Any], sizes: dict[str, dict[str, Any]], number: int, part: dict[str, Any], soft: bool
 ) -> NDArray[np.float64]:
-    """The share, 0…1, that one labelled part of object `number` has in each pixel of the picture.
+    """The share, 0…1, that one labelled part of object `number` has in each pixel of the image.
 
     A seam counts as its edge, where what is in front gives half, unless `soft`.
     """
-    pictures = []
+    images = []
     for index, placed in enumerate(row["objects"]):
         bank_row = sizes.get(placed["sprite"])
         size = (bank_row["height"], bank_row["width"]) if bank_row else (row["height"], row["width"])
-        pictures.append(np.zeros((*size, 3), np.uint8))
+        images.append(np.zeros((*size, 3), np.uint8))
         if index == number:
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
-            pictures[-1][y0:y1, x0:x1] = 255
+            images[-1][y0:y1, x0:x1] = 255
     reduced = [
-        compositing.reduced(planes.of_rgb(picture), compositing.reduction(placed))
-        for picture, placed in zip(pictures, row["objects"], strict=True)
+        compositing.reduced(planes.of_rgb(image), compositing.reduction(placed))
+        for image, placed in zip(images, row["objects"], strict=True)
     ]
-    # Colours must not be matched here, and cloning keeps gradients, not values.
+    # Colors must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
     hard = {"blending": "hard", "reach": 0.0}
     objects = [o | plain | ({} if soft and o["blending"] != "poisson" else hard) for o in row["objects"]]
@@ -139,10 +139,10 @@ def shown_of_background(
 ) -> NDArray[np.bool_]:
     """The pixels of a mask over the background that everything pasted leaves to be seen, by its hard edges."""
     sizes = [sprites.get(o["sprite"], {"height": row["height"], "width": row["width"]}) for o in row["objects"]]
-    pictures = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
+    images = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
     reduced = [
-        compositing.reduced(planes.of_rgb(picture), compositing.reduction(placed))
-        for picture, placed in zip(pictures, row["objects"], strict=True)
+        compositing.reduced(planes.of_rgb(image), compositing.reduction(placed))
+        for image, placed in zip(images, row["objects"], strict=True)
     ]
     hard = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0, "blending": "hard", "reach": 0.0}
     objects = [o | hard for o in row["objects"]]
@@ -155,7 +155,7 @@ def shown_of_background(
 def test_labels_are_where_the_pixels_are(found: Material, recipe: Recipe) -> None:
     sprites = {row["id"]: row for row in found.sprites.to_pylist()}
     for row in plan_block(found, recipe, 0, 3).to_pylist():
-        for label in row["labels"]:  # nothing outside the picture
+        for label in row["labels"]:  # nothing outside the image
             assert 0 <= label["x_min"] < label["x_max"] <= row["width"]
             assert 0 <= label["y_min"] < label["y_max"] <= row["height"]
         kept = [label for label in row["labels"] if label["object"] < 0]
@@ -197,7 +197,7 @@ def test_nothing_covers_what_was_labelled_before(found: Material, recipe: Recipe
                 assert apart or placed["y_min"] >= label["y_max"] or placed["y_max"] <= label["y_min"]
         for placed in row["objects"]:
             if placed["sprite"] is None:  # a decoy shows nothing labelled
-                other = next(b for b in found.backgrounds.to_pylist() if b["path"] == placed["picture"])
+                other = next(b for b in found.backgrounds.to_pylist() if b["path"] == placed["image"])
                 x0, y0 = placed["source_x"], placed["source_y"]
                 assert x0 >= 0 and x0 + placed["source_width"] <= other["width"]
                 assert y0 >= 0 and y0 + placed["source_height"] <= other["height"]
@@ -205,7 +205,7 @@ def test_nothing_covers_what_was_labelled_before(found: Material, recipe: Recipe
                     assert x0 >= label["x_max"] or y0 >= label["y_max"] or x0 + placed["source_width"] <= label["x_min"]
 
 
-def test_picture_does_not_depend_on_how_many_there_are() -> None:
+def test_image_does_not_depend_on_how_many_there_are() -> None:
     found = usual()
     few, many = plan_block(found, RECIPE, 1, 70).to_pylist(), plan_block(found, RECIPE, 1, 100_000).to_pylist()
     assert len(few) == 6 and few == many[:6]
@@ -228,7 +228,7 @@ def test_variants_differ_in_their_seams_only() -> None:
     assert rows[0::3] == [row | {"variant": 0} for row in plan_block(usual(), RECIPE, 0, 8).to_pylist()]
 
 
-def test_many_objects_in_a_picture_each_with_labels_of_its_class() -> None:
+def test_many_objects_in_a_image_each_with_labels_of_its_class() -> None:
     found = usual()
     sprites = {row["id"]: row for row in found.sprites.to_pylist()}
     rows = plan_block(found, RECIPE._replace(objects=6, decoys=0.0), 0, 40).to_pylist()
@@ -361,7 +361,7 @@ def test_what_is_exchanged_is_hardly_larger(size_wh: tuple[int, int]) -> None:
     assert len(areas) > 30 and max(areas) < 1.65 * wide * high
 
 
-def test_nothing_is_exchanged_where_a_neighbour_would_be_hidden_in_part() -> None:
+def test_nothing_is_exchanged_where_a_neighbor_would_be_hidden_in_part() -> None:
     car, plate = (100.0, 150.0, 140.0, 170.0), (136.0, 160.0, 150.0, 166.0)
     scene = [drawn.seen(0, car), drawn.seen(4, plate)]
     labels = [drawn.label(0, car), drawn.label(4, plate)]

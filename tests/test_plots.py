@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depers.reports.plots import bars, bin_edges, histogram, histogram_of_counts, lines
-from depers.reports.svg import COLOURS, ticks
+from depers.reports.svg import COLORS, ticks
 
 finite = st.floats(-1e9, 1e9, allow_subnormal=False)
 
@@ -39,7 +39,7 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert widths == pytest.approx([widths[1] / 4, widths[1], 0, widths[1] / 2], abs=0.1)
     assert tips(svg) == ["car, real: 10", "car, synthetic: 40", "head, real: 0", "head, synthetic: 20"]
     assert {"Boxes", "car", "head", "real", "synthetic", "40"} <= set(texts(svg))
-    assert [element.get("fill") for element in drawn] == [COLOURS[0], COLOURS[1]] * 2
+    assert [element.get("fill") for element in drawn] == [COLORS[0], COLORS[1]] * 2
 
 
 def test_a_single_series_has_no_legend() -> None:
@@ -124,10 +124,10 @@ def test_hostile_names_stay_text() -> None:
 
 
 def contrast(first: str, second: str) -> float:
-    """The contrast ratio of two colours (WCAG 2.2, relative luminance)."""
+    """The contrast ratio of two colors (WCAG 2.2, relative luminance)."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -135,10 +135,10 @@ def contrast(first: str, second: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("color", COLORS)
 @pytest.mark.parametrize("ground", ["#ffffff", "#1c2127"])
-def test_colours_stand_out_on_both_grounds(colour: str, ground: str) -> None:
-    assert contrast(colour, ground) >= 3
+def test_colors_stand_out_on_both_grounds(color: str, ground: str) -> None:
+    assert contrast(color, ground) >= 3
 
 
 @given(st.lists(st.integers(-1000, 1000), max_size=50), st.integers(1, 30))

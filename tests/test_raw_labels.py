@@ -1,4 +1,4 @@
-"""The rules for boxes and their frames: tables, and turned pictures whose boxes must stay on what they mark."""
+"""The rules for boxes and their frames: tables, and turned images whose boxes must stay on what they mark."""
 
 import io
 
@@ -58,7 +58,7 @@ def test_mend_gives_valid_labels_whatever_the_numbers(rows: list[Numbers], orien
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_turn_as_pictures_do(orientation: int) -> None:
+def test_boxes_turn_as_images_do(orientation: int) -> None:
     stored = np.zeros((40, 60, 3), np.uint8)
     stored[4:12, 30:54] = 255
     cx, cy, w, h = 42 / 60, 8 / 40, 24 / 60, 8 / 40
@@ -114,7 +114,7 @@ def test_frame(
 @pytest.mark.parametrize(
     ("declared", "orientation", "rule"), [((40, 60), 1, "auto"), ((60, 60), 6, "auto"), ((40, 60), 6, "upright")]
 )
-def test_the_size_of_another_picture_is_refused(declared: tuple[int, int], orientation: int, rule: str) -> None:
+def test_the_size_of_another_image_is_refused(declared: tuple[int, int], orientation: int, rule: str) -> None:
     with pytest.raises(LabelError) as refused:
         frame("a.jpg", declared, (60, 40), orientation, rule)
     assert refused.value.kind == "wrong image size"

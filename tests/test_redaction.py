@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.imaging.decoding import Picture, decode
+from depers.imaging.decoding import DecodedImage, decode
 from depers.imaging.encoding import encode
 from depers.redaction.files import CELLS_ACROSS, MODES, redact
 
@@ -38,7 +38,7 @@ def test_at_most_six_cells_across_whatever_the_size(width: int, height: int, mod
     if mode == "pixelate":
         assert len(np.unique(redacted, axis=1).T) <= CELLS_ACROSS
         assert len(np.unique(redacted, axis=0)) <= CELLS_ACROSS
-    # Interpolating 6 × 6 colours gives a matrix of rank 6; what is above it is noise and rounding.
+    # Interpolating 6 × 6 colors gives a matrix of rank 6; what is above it is noise and rounding.
     beyond = np.linalg.svd(redacted.astype(float), compute_uv=False)[CELLS_ACROSS:]
     assert (beyond < 4 * (np.sqrt(width) + np.sqrt(height))).all()
 
@@ -52,8 +52,8 @@ def test_a_planted_pattern_leaves_no_trace(mode: str) -> None:
     pixels[64:160, 96:224] = checker[64:160, 96:224, None]
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
         tables = {0: [2] * 64, 1: [2] * 64} if kind == "JPEG" else None
-        picture = Picture(pixels, "RGB", kind, None, tables, "420")
-        data = encode(picture, redact(pixels, np.array([[96, 64, 224, 160]], np.float32), mode))
+        image = DecodedImage(pixels, "RGB", kind, None, tables, "420")
+        data = encode(image, redact(pixels, np.array([[96, 64, 224, 160]], np.float32), mode))
         found = decode(data).pixels[64:160, 96:224].astype(float)
         pattern = checker[64:160, 96:224].astype(float) - 127.5
         assert abs((found.mean(axis=2) * pattern).mean()) < 0.02 * (pattern**2).mean(), kind

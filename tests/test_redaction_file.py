@@ -37,7 +37,7 @@ CASES = {
 
 
 def scene(content: int, size_wh: tuple[int, int] = SIZE_WH, box: tuple[int, int, int, int] = BOX) -> Image.Image:
-    """A picture that is the same for every `content` but under the box, by 16-pixel blocks."""
+    """An image that is the same for every `content` but under the box, by 16-pixel blocks."""
     width, height = size_wh
     rows, columns = np.indices((height, width))
     pixels = np.stack([rows, columns, (rows * columns) % 200], axis=2).astype(np.uint8)
@@ -88,7 +88,7 @@ def test_so_do_jpegs_that_are_encoded_again(mode: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
-def test_so_do_palettes_with_colours_of_their_own(kind: str, mode: str) -> None:
+def test_so_do_palettes_with_colors_of_their_own(kind: str, mode: str) -> None:
     files = []
     for content in (1, 2):
         rng = np.random.default_rng(content)
@@ -144,7 +144,7 @@ def test_sixteen_bits_per_channel_are_kept(mode: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_boxes_are_those_of_the_upright_picture(kind: str, orientation: int) -> None:
+def test_boxes_are_those_of_the_upright_image(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     exif[0x010E] = "a description"
@@ -235,7 +235,7 @@ def test_reduced_pages_of_a_tiff_are_left_out() -> None:
         writer.write(rng.integers(0, 256, (15, 20, 3), np.uint8), photometric="rgb", subfiletype=1)
         writer.write(rng.integers(0, 256, (60, 80), np.uint8), photometric="minisblack")
     data = buffer.getvalue()
-    assert {"a reduced picture or mask", "TIFF tag 270"} <= set(residue(data))
+    assert {"a reduced image or mask", "TIFF tag 270"} <= set(residue(data))
     assert [frame.shape for frame in decode_frames(data)] == [(60, 80, 3), (60, 80, 3)]
     result = redact_file(data, [np.empty((0, 4), np.float32)] * 2)
     assert frame_count(result.data) == 2
@@ -243,8 +243,8 @@ def test_reduced_pages_of_a_tiff_are_left_out() -> None:
     assert b"SECRET" not in result.data
 
 
-def test_what_is_transparent_keeps_no_colours() -> None:
-    """Cutting out is no redaction: the colours of fully transparent pixels can be made visible again."""
+def test_what_is_transparent_keeps_no_colors() -> None:
+    """Cutting out is no redaction: the colors of fully transparent pixels can be made visible again."""
     pixels = np.random.default_rng(0).integers(1, 256, (60, 80, 4), np.uint8)
     pixels[:, 40:, 3] = 0
     pixels[:, :40, 3] = 255
@@ -258,7 +258,7 @@ def test_what_is_transparent_keeps_no_colours() -> None:
             assert (again[:, :10] == pixels[:, :10]).all()
 
 
-def test_no_colour_of_the_palette_is_left_over() -> None:
+def test_no_color_of_the_palette_is_left_over() -> None:
     pixels = np.zeros((40, 60), np.uint8)
     pixels[10:30, 20:40] = np.arange(400).reshape(20, 20) % 200 + 10
     image = Image.fromarray(pixels, "P")
@@ -267,8 +267,8 @@ def test_no_colour_of_the_palette_is_left_over() -> None:
         data = saved(image.copy(), kind, "P") if kind != "GIF" else _gif(image)
         result = redact_file(data, [np.array([[20, 10, 40, 30]], np.float32)])
         opened = Image.open(io.BytesIO(result.data))
-        colours = {tuple(colour) for colour in np.asarray(opened.convert("RGB")).reshape(-1, 3).tolist()}
-        assert colours == {(0, 255, 77)}, kind
+        colors = {tuple(color) for color in np.asarray(opened.convert("RGB")).reshape(-1, 3).tolist()}
+        assert colors == {(0, 255, 77)}, kind
         palette = np.array(opened.getpalette()).reshape(-1, 3)
         assert not ((palette[:, 2] == 77) & (palette[:, 0] > 0)).any(), kind
 
@@ -301,12 +301,12 @@ def test_heic_without_its_extra_says_what_is_missing(monkeypatch: pytest.MonkeyP
         decode(data)
 
 
-def test_a_profile_keeps_its_colours_and_loses_its_texts() -> None:
+def test_a_profile_keeps_its_colors_and_loses_its_texts() -> None:
     source = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     kinds = {"JPEG": {}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
     for kind, options in kinds.items():
         data = saved(scene(1), kind, icc_profile=source.tobytes(), **options)
-        assert "colour profile with texts" in residue(data)
+        assert "color profile with texts" in residue(data)
         result = redact_file(data, [np.array([BOX], np.float32)])
         profile = Image.open(io.BytesIO(result.data)).info["icc_profile"]
         assert not any(name in profile for name in (b"sRGB", b"lcms", b"APPL", b"MSFT"))
@@ -328,7 +328,7 @@ def test_a_png_keeps_its_gamma() -> None:
     result = redact_file(data, [np.array([BOX], np.float32)])
     assert Image.open(io.BytesIO(result.data)).info["gamma"] == 1.0
     assert result.data.count(b"gAMA") == 1
-    assert png_chunks.colour_chunks(png_chunks.inserted(plain, png_chunks.chunk(b"cHRM", b"too short"))) == b""
+    assert png_chunks.color_chunks(png_chunks.inserted(plain, png_chunks.chunk(b"cHRM", b"too short"))) == b""
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_frames_outside_the_screen_of_a_gif_count() -> None:
 
 
 def test_the_limit_counts_all_frames() -> None:
-    images = [Image.new("RGB", (300, 300), colour) for colour in ("red", "green", "blue")]
+    images = [Image.new("RGB", (300, 300), color) for color in ("red", "green", "blue")]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:])
     with pytest.raises(ImageError, match=r"at most 0\.2 megapixels, but declares 300x300 in 3 frames"):

@@ -1,4 +1,4 @@
-"""Regions: boxes that overlap are one, colours come from free pixels around, cells are at most 6 across."""
+"""Regions: boxes that overlap are one, colors come from free pixels around, cells are at most 6 across."""
 
 import numpy as np
 import pytest
@@ -67,15 +67,15 @@ def test_cells_are_at_most_six_across_and_about_square(width: int, height: int) 
     assert max(len(across), len(down)) - 1 == min(regions.CELLS_ACROSS, max(width, height))
 
 
-def test_colours_come_from_free_units_alone() -> None:
+def test_colors_come_from_free_units_alone() -> None:
     patch = np.full((20, 20, 1), 1000.0)  # what is redacted, here or in another region
     free = np.zeros((20, 20), bool)
     free[:, :4], patch[:, :4] = True, 10.0
     free[:, 16:], patch[:, 16:] = True, 30.0
-    found = regions.colours(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
+    found = regions.colors(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
     assert found.shape == (1, 2, 1)
     assert 10 < found[0, 0, 0] < 20 < found[0, 1, 0] < 30
-    none = regions.colours(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
+    none = regions.colors(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
     assert none.tolist() == [[[7.0]]]
 
 

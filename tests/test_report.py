@@ -1,4 +1,4 @@
-"""Reports: pages are self-contained, escaped and deterministic; pictures land where they should."""
+"""Reports: pages are self-contained, escaped and deterministic; images land where they should."""
 
 import base64
 import re
@@ -10,8 +10,8 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.reports.drawing import colour, contact_sheet, draw_boxes, fit
-from depers.reports.html import gallery, page, paragraph, picture, table
+from depers.reports.drawing import color, contact_sheet, draw_boxes, fit
+from depers.reports.html import gallery, image, page, paragraph, table
 
 VOID = {"meta", "img"}
 
@@ -49,7 +49,7 @@ def flat(value: int, size_wh: tuple[int, int]) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(st.text(), st.text(), st.text())
 def test_everything_is_escaped(title: str, cell: str, caption: str) -> None:
-    content = table([title], [[cell]]) + paragraph(cell) + gallery([picture(flat(0, (2, 2)), caption)])
+    content = table([title], [[cell]]) + paragraph(cell) + gallery([image(flat(0, (2, 2)), caption)])
     reader = Reader(page(title, cell, [(caption, content)]))
     assert set(reader.seen) == {
         *("html", "head", "meta", "title", "style", "body", "main", "header", "h1", "p", "section", "h2"),
@@ -61,7 +61,7 @@ def test_everything_is_escaped(title: str, cell: str, caption: str) -> None:
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '" onload="x', "a&b", "caf\udce9.jpg"])
 def test_hostile_names_stay_text(hostile: str) -> None:
     reader = Reader(
-        page(hostile, hostile, [(hostile, table([hostile], [[hostile]]) + picture(flat(9, (4, 4)), hostile))])
+        page(hostile, hostile, [(hostile, table([hostile], [[hostile]]) + image(flat(9, (4, 4)), hostile))])
     )
     assert "script" not in reader.seen
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
@@ -72,7 +72,7 @@ def test_hostile_names_stay_text(hostile: str) -> None:
 
 def test_a_page_loads_nothing_and_is_the_same_every_time() -> None:
     def make() -> str:
-        return page("Title", "lead", [("Pictures", gallery([picture(flat(77, (30, 20)), "one")]))])
+        return page("Title", "lead", [("Images", gallery([image(flat(77, (30, 20)), "one")]))])
 
     assert make() == make()
     sources = re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", make())
@@ -81,8 +81,8 @@ def test_a_page_loads_nothing_and_is_the_same_every_time() -> None:
     assert "http" not in make()
 
 
-def test_picture_holds_a_reduced_jpeg() -> None:
-    data = re.search(r"base64,([^\"]*)", picture(flat(120, (400, 100)), max_side=200))
+def test_image_holds_a_reduced_jpeg() -> None:
+    data = re.search(r"base64,([^\"]*)", image(flat(120, (400, 100)), max_side=200))
     assert data
     decoded = simplejpeg.decode_jpeg(base64.b64decode(data[1]))
     assert decoded.shape == (50, 200, 3)
@@ -98,15 +98,15 @@ def test_fit(size_wh: tuple[int, int], box_wh: tuple[int, int], expected: tuple[
     assert fit(flat(1, size_wh), box_wh).shape == (expected[1], expected[0], 3)
 
 
-def test_contact_sheet_places_every_picture() -> None:
+def test_contact_sheet_places_every_image() -> None:
     images = [flat(10 * index, (64, 48)) for index in range(1, 6)]
     sheet = contact_sheet(images, [f"n{index}" for index in range(5)], columns=2, cell_wh=(64, 48))
     assert sheet.dtype == np.uint8
     assert sheet.shape == (3 * (48 + 8 + 22) + 8, 2 * (64 + 8) + 8, 3)
     for index in range(5):
         row, column = divmod(index, 2)
-        centre = sheet[8 + 24 + row * 78, 8 + 32 + column * 72]
-        assert centre.tolist() == [10 * (index + 1)] * 3
+        center = sheet[8 + 24 + row * 78, 8 + 32 + column * 72]
+        assert center.tolist() == [10 * (index + 1)] * 3
 
 
 def test_long_captions_keep_their_ends_inside_the_cell() -> None:
@@ -126,7 +126,7 @@ def test_contact_sheet_refuses(count: int, captions: list[str] | None, columns: 
         contact_sheet([flat(0, (4, 4))] * count, captions, columns)
 
 
-def test_draw_boxes_outlines_in_colour_and_leaves_the_rest() -> None:
+def test_draw_boxes_outlines_in_color_and_leaves_the_rest() -> None:
     image = flat(100, (200, 100))
     drawn = draw_boxes(image, [[20, 30, 60, 70], [-50, -50, 500, 500]], ["", ""], [(255, 0, 0), (0, 0, 255)])
     assert (image == 100).all()
@@ -137,17 +137,17 @@ def test_draw_boxes_outlines_in_colour_and_leaves_the_rest() -> None:
     assert not changed[1:30, 1:-1].any()
 
 
-def test_draw_boxes_writes_texts_inside_the_picture() -> None:
-    drawn = draw_boxes(flat(100, (200, 100)), [[180, 0, 200, 20]], ["human 0.97"], [colour("human")])
+def test_draw_boxes_writes_texts_inside_the_image() -> None:
+    drawn = draw_boxes(flat(100, (200, 100)), [[180, 0, 200, 20]], ["human 0.97"], [color("human")])
     assert (drawn > 220).all(2).any()
     with pytest.raises(ValueError, match="argument"):
         draw_boxes(flat(0, (9, 9)), [[0, 0, 4, 4]], [], [])
 
 
-def test_classes_have_colours_of_their_own() -> None:
+def test_classes_have_colors_of_their_own() -> None:
     names = ("car", "head", "face", "human", "carplate")
-    assert len({colour(name) for name in names}) == len(names)
-    assert colour("person") == colour("person")
+    assert len({color(name) for name in names}) == len(names)
+    assert color("person") == color("person")
 
 
 def test_headings_are_where_their_numbers_are() -> None:

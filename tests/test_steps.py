@@ -28,9 +28,9 @@ def test_jpegs_are_decoded_at_a_fraction(
     rgb = draw_scene(1, 7, (320, 192)).image
     whole = np.asarray(np.tile(rgb, (size_wh[1] // 192 + 1, size_wh[0] // 320 + 1, 1))[: size_wh[1], : size_wh[0]])
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(whole), 90, "RGB", "420")
-    found, size, picture = steps._decode_for_detection(data, open_header(data), least, 80)
+    found, size, image = steps._decode_for_detection(data, open_header(data), least, 80)
     assert size == size_wh and (found.shape[1], found.shape[0]) == decoded_wh
-    assert (picture is None) == (decoded_wh != size_wh)
+    assert (image is None) == (decoded_wh != size_wh)
     mean = decode(data).rgb().mean(axis=(0, 1))
     np.testing.assert_allclose(found.mean(axis=(0, 1)), mean, atol=1.5)
 

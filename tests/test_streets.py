@@ -32,7 +32,7 @@ def test_same_seed_and_index_give_the_same_scene(scenes: list[Scene]) -> None:
     assert not np.array_equal(draw_scene(5, seed=12).image[:100, :100], again.image[:100, :100])
 
 
-def test_boxes_lie_in_the_picture_and_have_an_area(scenes: list[Scene]) -> None:
+def test_boxes_lie_in_the_image_and_have_an_area(scenes: list[Scene]) -> None:
     for scene in scenes:
         height, width = scene.image.shape[:2]
         assert scene.image.dtype == np.uint8
@@ -61,10 +61,10 @@ def test_size_can_be_asked_for() -> None:
     ("turn", "shows_face"), [(0.0, True), (0.9, True), (-0.9, True), (np.pi, False), (2.0, False), (-2.6, False)]
 )
 def test_face_is_labelled_only_if_turned_to_the_camera(turn: float, shows_face: bool) -> None:
-    picture = canvas()
-    labels = _Labels(picture)
-    picture.thing = labels.new_thing()
-    draw_person(picture, Person(0.0, 5.0, 1.75, turn), np.random.default_rng(3))
+    image = canvas()
+    labels = _Labels(image)
+    image.thing = labels.new_thing()
+    draw_person(image, Person(0.0, 5.0, 1.75, turn), np.random.default_rng(3))
     labels.drawn({"human": (BODY, HEAD, FACE), "head": (HEAD, FACE), "face": (FACE,)})
     class_ids, boxes = labels.visible()
     assert (FACE_CLASS in class_ids) == shows_face
@@ -74,31 +74,31 @@ def test_face_is_labelled_only_if_turned_to_the_camera(turn: float, shows_face: 
 
 
 def test_what_is_hidden_loses_its_label_or_the_hidden_part_of_its_box() -> None:
-    picture = canvas()
-    labels = _Labels(picture)
-    picture.thing = labels.new_thing()
-    draw_car(picture, Car(0.0, 9.0, np.pi), np.random.default_rng(0))
+    image = canvas()
+    labels = _Labels(image)
+    image.thing = labels.new_thing()
+    draw_car(image, Car(0.0, 9.0, np.pi), np.random.default_rng(0))
     labels.drawn({"car": (BODY, PLATE), "carplate": (PLATE,)})
     class_ids, boxes = labels.visible()
     assert set(class_ids) == {CAR, CARPLATE}
     car, plate = boxes[list(class_ids).index(CAR)], boxes[list(class_ids).index(CARPLATE)]
-    picture.thing = 0  # a wall in front of the left half of the car
+    image.thing = 0  # a wall in front of the left half of the car
     middle = float(car[0] + car[2]) / 2 + 5
-    picture.polygon(np.array([[0, 0], [middle, 0], [middle, 480], [0, 480]]), (90, 90, 90))
+    image.polygon(np.array([[0, 0], [middle, 0], [middle, 480], [0, 480]]), (90, 90, 90))
     class_ids, boxes = labels.visible()
     assert list(class_ids) == [CAR], "half of the plate is too little"
     assert boxes[0][0] == pytest.approx(middle, abs=1.5) and boxes[0][2] == car[2]
     assert plate[0] > car[0] and plate[2] < car[2]
-    picture.polygon(np.array([[0, 0], [640, 0], [640, 480], [0, 480]]), (90, 90, 90))
+    image.polygon(np.array([[0, 0], [640, 0], [640, 480], [0, 480]]), (90, 90, 90))
     assert not len(labels.visible()[0])
 
 
 @pytest.mark.parametrize("heading", [0.0, 0.6, np.pi, np.pi - 0.5])
 def test_plate_is_where_the_car_ends(heading: float) -> None:
-    picture = canvas()
-    labels = _Labels(picture)
-    picture.thing = labels.new_thing()
-    draw_car(picture, Car(0.5, 8.0, heading), np.random.default_rng(1))
+    image = canvas()
+    labels = _Labels(image)
+    image.thing = labels.new_thing()
+    draw_car(image, Car(0.5, 8.0, heading), np.random.default_rng(1))
     labels.drawn({"car": (BODY, PLATE), "carplate": (PLATE,)})
     class_ids, boxes = labels.visible()
     width, height = np.diff(boxes[list(class_ids).index(CARPLATE)].reshape(2, 2), axis=0)[0]

@@ -74,7 +74,7 @@ LINE = "a.jpg;1;0.5;0.1;0.2;0.3;0.4"
         (f"{HEADER}\na.jpg;1;0.5;0.3;0.2;0.3;0.4\n", "line 2: XMin must be at most XMax, but they are 0.3 and 0.2"),
         (f"{HEADER}\na.jpg;5;0.5;0.1;0.2;0.3;0.4\n", "line 2: LabelName must be a class id in 0…4, but is '5'"),
         (f"{HEADER}\na.jpg;car;0.5;0.1;0.2;0.3;0.4\n", "line 2: LabelName must be a class id in 0…4, but is 'car'"),
-        (f"{HEADER}\n;1;0.5;0.1;0.2;0.3;0.4\n", "line 2: ImageID must be a picture's name, but is empty"),
+        (f"{HEADER}\n;1;0.5;0.1;0.2;0.3;0.4\n", "line 2: ImageID must be an image's name, but is empty"),
     ],
 )
 def test_what_is_wrong_is_named_by_line(text: str, message: str) -> None:
@@ -83,9 +83,9 @@ def test_what_is_wrong_is_named_by_line(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_that_the_dataset_lacks_are_refused() -> None:
+def test_images_that_the_dataset_lacks_are_refused() -> None:
     found = parse(f"{HEADER}\n{LINE}\n{LINE.replace('a.jpg', 'b.jpg')}\n", 5, "a.csv")
-    with pytest.raises(UserError, match=r"a.csv, line 3: ImageID must be one of the 1 pictures in val, but is 'b.jpg'"):
+    with pytest.raises(UserError, match=r"a.csv, line 3: ImageID must be one of the 1 images in val, but is 'b.jpg'"):
         check_images(found, {"a.jpg": None}, "a.csv", "val")
 
 
@@ -112,7 +112,7 @@ def test_detections_as_a_submission() -> None:
         "b.jpg;1;0.1;0.1;0.3;0.25;0.75",
     ]
     table = SCHEMA.empty_table().from_pylist([{**row, "path": "a;b.jpg", "boxes": []}], SCHEMA)
-    with pytest.raises(UserError, match=r"'a;b.jpg': a picture's name must hold no semicolon"):
+    with pytest.raises(UserError, match=r"'a;b.jpg': an image's name must hold no semicolon"):
         from_table(table, ["car"])
 
 
@@ -156,14 +156,14 @@ def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    pictures=st.integers(0, 6),
+    images=st.integers(0, 6),
     detected=st.integers(0, 60),
     classes=st.integers(1, 12),
     grid=st.sampled_from([0, 4, 20]),
     iou_threshold=st.sampled_from([0.3, 0.5, 0.9]),
 )
 def test_score_equals_the_package(
-    seed: int, pictures: int, detected: int, classes: int, grid: int, iou_threshold: float
+    seed: int, images: int, detected: int, classes: int, grid: int, iou_threshold: float
 ) -> None:
     """Random sets; on a grid, boxes touch, coincide, have no area, and confidences are equal."""
     rng = np.random.default_rng(seed)
@@ -172,8 +172,8 @@ def test_score_equals_the_package(
         return np.round(values * grid) / grid if grid else values
 
     labels: Labels = {}
-    for number in range(pictures):
-        count = int(rng.integers(0, 6))  # 0: a picture without a label
+    for number in range(images):
+        count = int(rng.integers(0, 6))  # 0: an image without a label
         labels[f"{number}.jpg"] = (rng.integers(0, classes, count), rounded(random_boxes(rng, count)))
     everything = np.concatenate([boxes for _, boxes in labels.values()] + [np.zeros((0, 4))])
     boxes = random_boxes(rng, detected)
@@ -183,7 +183,7 @@ def test_score_equals_the_package(
         boxes[near] = (chosen + rng.normal(0, rng.choice([0, 0.01, 0.05], (detected, 1)), (detected, 4)))[near]
     found = Submission(
         (),
-        tuple(f"{number}.jpg" for number in rng.integers(0, pictures + 1, detected)),
+        tuple(f"{number}.jpg" for number in rng.integers(0, images + 1, detected)),
         rng.integers(0, classes + 1, detected),
         rounded(rng.random(detected)),
         rounded(boxes),
@@ -207,7 +207,7 @@ BOX, NEAR, FAR = [0.1, 0.1, 0.5, 0.5], [0.12, 0.1, 0.52, 0.5], [0.6, 0.6, 0.9, 0
         (one((0.9, FAR)), 0.0, 0),
         (one((0.2, NEAR), (0.9, BOX)), 0.5, 0),  # the first in the file is right, the surer one false
         (one((0.9, BOX), (0.2, NEAR)), 1.0, 0),
-        (one((0.9, BOX), image="empty.jpg"), 0.0, 1),  # a picture without labels is not seen
+        (one((0.9, BOX), image="empty.jpg"), 0.0, 1),  # an image without labels is not seen
     ],
     ids=["same", "elsewhere", "less sure first", "surer first", "without labels"],
 )
@@ -238,15 +238,15 @@ def test_score_of_real_predictions_equals_the_package(data: Path) -> None:
     labels: Labels = {}
     rows: list[dict[str, object]] = []
     for path in sorted((data / "coco_val/images").iterdir())[:8]:
-        picture = decode(path.read_bytes())
+        image = decode(path.read_bytes())
         given = read_labels(str(data / "coco_val/labels" / f"{path.stem}.txt"), 80)
         half = given.boxes_xywh[:, 2:] / 2
         corners = [given.boxes_xywh[:, :2] - half, given.boxes_xywh[:, :2] + half]
         labels[path.name] = (given.class_ids, np.concatenate(corners, 1))
-        frame = letterbox(picture.size_wh, 320)
-        [found] = detector([draw_canvas(picture.rgb(), frame)])
-        found = found._replace(boxes_xyxy=clip(frame.invert(found.boxes_xyxy), picture.size_wh))
-        width, height = picture.size_wh
+        frame = letterbox(image.size_wh, 320)
+        [found] = detector([draw_canvas(image.rgb(), frame)])
+        found = found._replace(boxes_xyxy=clip(frame.invert(found.boxes_xyxy), image.size_wh))
+        width, height = image.size_wh
         row = {"path": path.name, "status": "ok", "width": width, "height": height}
         rows.append({**row, "boxes": to_rows(found, detector.class_names, detector.model_names)})
     submission = from_table(SCHEMA.empty_table().from_pylist(rows, SCHEMA), detector.class_names)

@@ -1,4 +1,4 @@
-"""The whole verb on a real local Ray: the same pictures however the work is done, and clear words for what is wrong."""
+"""The whole verb on a real local Ray: the same images however the work is done, and clear words for what is wrong."""
 
 import io
 import os
@@ -42,7 +42,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def contents(out: str, *folders: str) -> dict[str, bytes]:
-    """All pictures and labels below `out`, by their paths."""
+    """All images and labels below `out`, by their paths."""
     found = {}
     for folder in folders or ("images", "labels"):
         root = storage.join(out, folder)
@@ -77,24 +77,24 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
     before, out = contents(extracted, "backgrounds", "sprites"), tmp_path / "out"
     assert run(Options(extracted, str(out), count=70, seed=5)) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.startswith("70 pictures, ") and last.endswith(f"report {out}/report.html")
+    assert last.startswith("70 images, ") and last.endswith(f"report {out}/report.html")
     assert contents(extracted, "backgrounds", "sprites") == before
-    pictures = pairs(str(out / "images" / "train"))
-    rate = re.search(r"; 70 rendered at ([\d.]+) pictures/s; ", last)
-    written = [Path(picture).stat().st_mtime for picture, _ in pictures]
+    images = pairs(str(out / "images" / "train"))
+    rate = re.search(r"; 70 rendered at ([\d.]+) images/s; ", last)
+    written = [Path(image).stat().st_mtime for image, _ in images]
     assert rate and 0 < float(rate[1]) * (max(written) - min(written)) < 70
-    assert len(pictures) == 70 and pictures[69][0].endswith("synthetic/000000/000000069.jpg")
+    assert len(images) == 70 and images[69][0].endswith("synthetic/000000/000000069.jpg")
     rows = [row for block in (0, 1) for row in rendering.read_block(str(out), block)]
-    for (picture, text), row in zip(pictures, rows, strict=True):
+    for (image, text), row in zip(images, rows, strict=True):
         labels = read_labels(text, len(CLASSES))
         assert labels.class_ids.tolist() == [label["class_id"] for label in row["labels"]]
-        assert simplejpeg.decode_jpeg_header(Path(picture).read_bytes())[:2] == (row["height"], row["width"])
+        assert simplejpeg.decode_jpeg_header(Path(image).read_bytes())[:2] == (row["height"], row["width"])
     record = pq.read_table(units.record_uri(str(out), "00000001"))
     assert record["path"].to_pylist() == [f"synthetic/000000/{number:09d}.jpg" for number in range(64, 70)]
     page = (out / "report.html").read_text()
     assert all(word in page for word in ("Real against synthetic", "<svg", "data:image/jpeg", "carplate"))
     assert simplejpeg.decode_jpeg((out / "sheet.jpg").read_bytes()).shape[1] > 1000
-    # Training sees real and synthetic pictures, validation real ones only, and so do those who cut sprites.
+    # Training sees real and synthetic images, validation real ones only, and so do those who cut sprites.
     joined = read_dataset(out)
     real = str(Path(extracted).parent / "real")
     assert (joined.train, joined.val, joined.added) == (
@@ -107,11 +107,11 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_pictures_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path, extracted: str) -> None:
+def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path, extracted: str) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     assert run(Options(extracted, first, count=140)) == 0
     expected = contents(first)
-    # Cut off: a record and some pictures are missing, another is half written.
+    # Cut off: a record and some images are missing, another is half written.
     storage.delete(units.record_uri(first, "00000001"))
     storage.delete(f"{first}/data.yaml")
     for number in (64, 65, 99):
@@ -122,7 +122,7 @@ def test_pictures_do_not_depend_on_workers_units_and_interruptions(tmp_path: Pat
     assert run(Options(extracted, first, count=140)) == 0
     assert contents(first) == expected and not left.exists()
     assert Path(first, "images/train/synthetic/000000/000000003.jpg").stat().st_mtime_ns == kept
-    # One process, all blocks in one go, fewer pictures.
+    # One process, all blocks in one go, fewer images.
     opened, options = bank.open_extracted(extracted), Options(extracted, second, count=75)
     job = rendering.Job(second, 75, 1, False, len(CLASSES))
     rendering.plan_part(read_material(opened, options), options.recipe(), job, 0)
@@ -167,11 +167,11 @@ def test_backgrounds_that_keep_their_labels(tmp_path: Path) -> None:
     grounds = [drawn.background(number, labels=kept) for number in range(3)]
     out = str(tmp_path / "out")
     assert run(Options(make_bank(str(tmp_path), backgrounds=grounds), out, count=12, effects=False, real="none")) == 0
-    for picture, text in pairs(f"{out}/images/train"):
+    for image, text in pairs(f"{out}/images/train"):
         labels = read_labels(text, 5)
         assert labels.class_ids[:2].tolist() == [0, 4] and len(labels.class_ids) > 2
         np.testing.assert_allclose(labels.boxes_xywh[0] * [320, 240, 320, 240], [50, 125, 80, 50], atol=1e-3)
-        pixels = simplejpeg.decode_jpeg(Path(picture).read_bytes())[104:146, 14:86].astype(int)
+        pixels = simplejpeg.decode_jpeg(Path(image).read_bytes())[104:146, 14:86].astype(int)
         assert np.abs(np.diff(pixels, axis=1)).max() < 12  # still the even ground
 
 
@@ -233,8 +233,8 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
 def test_one_background_and_damaged_sprites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = make_bank(str(tmp_path), backgrounds=[drawn.background(0)])
     assert run(Options(alone, str(tmp_path / "out"), count=6, objects=2)) == 0
-    assert "all pictures show the only background, backgrounds/000.jpg" in capsys.readouterr().err
-    storage.write_bytes(f"{alone}/backgrounds/000.jpg", b"no picture")
+    assert "all images show the only background, backgrounds/000.jpg" in capsys.readouterr().err
+    storage.write_bytes(f"{alone}/backgrounds/000.jpg", b"no image")
     with pytest.raises(Exception, match=r"backgrounds/000.jpg: the background cannot be read .*: extract again"):
         run(Options(alone, str(tmp_path / "damaged"), count=6))
     assert not Path(tmp_path, "damaged", "data.yaml").exists()

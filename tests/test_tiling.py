@@ -1,4 +1,4 @@
-"""Tiles cover a picture, boxes found in them come back to their places, doubles and fragments go."""
+"""Tiles cover an image, boxes found in them come back to their places, doubles and fragments go."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_every_pixel_is_seen_and_located() -> None:
     assert seen.all()
 
 
-def test_small_pictures_have_no_tiles() -> None:
+def test_small_images_have_no_tiles() -> None:
     assert len(list(tiling.views(np.zeros((300, 400, 3), np.uint8), 320, 32, False, 400))) == 1
     assert len(list(tiling.views(np.zeros((300, 900, 3), np.uint8), 320, 32, False, None))) == 1
 

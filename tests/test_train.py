@@ -123,13 +123,13 @@ def validate_on_training(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "options", "message"),
     [
-        (truncate, {}, r"2\.jpg: must be a picture that can be decoded"),
-        (unlabel, {}, "train must hold labels, but none of its 6 pictures has one"),
+        (truncate, {}, r"2\.jpg: must be an image that can be decoded"),
+        (unlabel, {}, "train must hold labels, but none of its 6 images has one"),
         (misclass, {}, r"2\.txt, line 1: the class id must be a whole number 0…4, but got '9'"),
-        (validate_on_training, {}, "train and val must be different pictures"),
+        (validate_on_training, {}, "train and val must be different images"),
         (None, {"model": "yolov5s", "weights": "weights/yolov5n.pt"}, "weights of the same architecture"),
         (None, {"precision": "float16"}, "float16 is for GPUs"),
-        (None, {"cache": "ram", "imgsz": 32 * 100_000}, "--cache ram: .* of pictures do not fit"),
+        (None, {"cache": "ram", "imgsz": 32 * 100_000}, "--cache ram: .* of images do not fit"),
     ],
 )
 def test_bad_input_ends_before_the_first_epoch(tmp_path: Path, data: Path, damage, options, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -147,6 +147,6 @@ def test_bad_input_ends_before_the_first_epoch(tmp_path: Path, data: Path, damag
 def test_what_is_wrong_ends_all_workers_at_once(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data")
     truncate(root)
-    with pytest.raises(UserError, match=r"2\.jpg: must be a picture that can be decoded"):
+    with pytest.raises(UserError, match=r"2\.jpg: must be an image that can be decoded"):
         run(Options(str(root), str(tmp_path / "out"), imgsz=128, epochs=1, batch_size=4, workers=2, device="cpu"))
     assert not (tmp_path / "out" / "results.csv").exists()

@@ -54,7 +54,7 @@ def assert_alike(rows: list[dict[str, float]], wanted: list[dict[str, float]]) -
     for row, other in zip(rows, wanted, strict=True):
         for name in COLUMNS:
             assert row[name] == pytest.approx(other[name], rel=0.05), (row["epoch"], name)
-        assert row["map50"] == pytest.approx(other["map50"], abs=0.05)  # of three pictures, after so few steps
+        assert row["map50"] == pytest.approx(other["map50"], abs=0.05)  # of three images, after so few steps
 
 
 def wait_for_rows(out: str, count: int) -> None:

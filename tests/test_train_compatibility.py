@@ -21,7 +21,7 @@ from depers.evaluation import metrics
 from depers.imaging.decoding import decode
 from depers.training import loop, validation
 from depers.training.augmentation import letterboxed
-from depers.training.batches import collate, labelled_picture
+from depers.training.batches import collate, labelled_image
 from depers.training.data import read_splits
 from depers.training.image_cache import read_scaled, scaled_size
 from depers.training.loss import Loss
@@ -54,11 +54,11 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     checkpoint = loop._checkpoint_bytes(trained, 3)
     weights = tmp_path / "best.pt"
     weights.write_bytes(checkpoint)
-    pictures = sorted((data / "coco_val" / "images").glob("*.jpg"))[:8]
+    images = sorted((data / "coco_val" / "images").glob("*.jpg"))[:8]
     for split in ("train", "val"):
-        for picture in pictures:
-            label = data / "coco_val" / "labels" / f"{picture.stem}.txt"
-            for kind, path in (("images", picture), ("labels", label)):
+        for image in images:
+            label = data / "coco_val" / "labels" / f"{image.stem}.txt"
+            for kind, path in (("images", image), ("labels", label)):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
                 if path.exists():
                     shutil.copy(path, tmp_path / split / kind / path.name)
@@ -74,10 +74,10 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     how = Prediction(IMGSZ, 0.25, 0.45, precision="float32")
     detector = Detector([Weights("best.pt", {})], [checkpoint], [], how)
     compared = 0
-    for picture in pictures:
-        text = tmp_path / "detect" / "labels" / f"{picture.stem}.txt"
+    for image in images:
+        text = tmp_path / "detect" / "labels" / f"{image.stem}.txt"
         rows = np.loadtxt(text, ndmin=2) if text.exists() else np.zeros((0, 6))
-        rgb = decode(picture.read_bytes()).rgb()
+        rgb = decode(image.read_bytes()).rgb()
         size_wh = (rgb.shape[1], rgb.shape[0])
         box = letterbox(size_wh, IMGSZ)
         canvas = np.full((box.canvas_wh[1], box.canvas_wh[0], 3), 114, np.uint8)
@@ -91,7 +91,7 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
         apart[found.class_ids[sure][:, None] != rows[:, 0][None]] = np.inf
         # Of two candidates for a large thing, one or the other may be the more confident by a hair.
         allowed = np.maximum(1.5, 0.05 * (mine[:, 2:] - mine[:, :2]).max(1))
-        assert not sure.any() or (apart.min(1) < allowed).all(), picture
+        assert not sure.any() or (apart.min(1) < allowed).all(), image
         compared += int(sure.sum())
     assert compared > 10
 
@@ -115,18 +115,18 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
     model = yolo.load("last.pt", checkpoint)
     model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
     canvases = validation.canvases(data.val, 96, 32)
-    pictures = [read_scaled(example.path, scaled_size(example.size_wh, 96)) for example in data.val]
+    images = [read_scaled(example.path, scaled_size(example.size_wh, 96)) for example in data.val]
     found, losses = validation.predict(
-        checkpoint, range(3), pictures.__getitem__, data.val, canvases, 3, 96, "cpu", "float32", Loss(model, data.names)
+        checkpoint, range(3), images.__getitem__, data.val, canvases, 3, 96, "cpu", "float32", Loss(model, data.names)
     )
     placed = [
-        letterboxed(labelled_picture(*both), canvas)
-        for both, canvas in zip(zip(pictures, data.val, strict=True), canvases, strict=True)
+        letterboxed(labelled_image(*both), canvas)
+        for both, canvas in zip(zip(images, data.val, strict=True), canvases, strict=True)
     ]
     batch = collate(placed, [np.zeros(len(data.names), np.bool_)] * 3)
-    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
+    inputs = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        _, levels = model(images)
+        _, levels = model(inputs)
         expected = yolo.training_parts().ComputeLoss(model)(levels, torch.from_numpy(batch.targets))[1]
     np.testing.assert_allclose(losses / 3, expected, rtol=1e-3)
     assert len(found) == 3 and (losses > 0).all()

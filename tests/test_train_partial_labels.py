@@ -32,13 +32,13 @@ def test_what_a_set_does_not_label_is_still_found_there(tmp_path: Path, data: Pa
     found = {}
     for name, splits in (("joined", joined), ("as background", as_background)):
         found[name] = recall(splits, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
-    # Average precision, which sees ranks alone, hardly differs: what half of the pictures call background is found with
+    # Average precision, which sees ranks alone, hardly differs: what half of the images call background is found with
     # half the confidence. 0.42 and 0.11 after 12 epochs.
     assert found["joined"] > found["as background"] + 0.1, found
 
 
 def recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
-    """The share of labels that are found above a confidence after a short training, in pictures that show both."""
+    """The share of labels that are found above a confidence after a short training, in images that show both."""
     options = Options(
         "",
         str(out),
@@ -57,10 +57,10 @@ def recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> f
     train(options, splits, Place(), None, writer)
     writer.close()
     checkpoint = (out / "weights" / "last.pt").read_bytes()
-    pictures = [read_scaled(example.path, scaled_size(example.size_wh, 256)) for example in splits.val]
+    images = [read_scaled(example.path, scaled_size(example.size_wh, 256)) for example in splits.val]
     canvases = validation.canvases(splits.val, 256, 32)
     members = range(len(splits.val))
-    found, _ = validation.predict(checkpoint, members, pictures.__getitem__, splits.val, canvases, 8, 256, "cpu")
+    found, _ = validation.predict(checkpoint, members, images.__getitem__, splits.val, canvases, 8, 256, "cpu")
     matched = [one.matched() for one in found]
     hits = sum(int(one.correct[one.confidences > CONFIDENT, 0].sum()) for one in matched)
     return hits / sum(len(one.label_ids) for one in matched)

@@ -1,4 +1,4 @@
-"""Caches of a training: what is free, what fits, pictures on disk, datasets of S3 on a node."""
+"""Caches of a training: what is free, what fits, images on disk, datasets of S3 on a node."""
 
 import os
 from collections import namedtuple
@@ -13,8 +13,8 @@ from depers import storage
 from depers.errors import UserError
 from depers.resources import GIB, free_memory
 from depers.storage.cache import DatasetCache
-from depers.training import image_cache as picture_cache
-from depers.training.image_cache import Pictures, allocate, plan
+from depers.training import image_cache as image_cache
+from depers.training.image_cache import Images, allocate, plan
 
 
 @pytest.mark.parametrize(
@@ -57,38 +57,38 @@ def test_this_machines_memory_is_plausible() -> None:
         ("none", 1, 1, "none"),
     ],
 )
-def test_pictures_go_where_they_fit(wanted: str, size: int, workers: int, kind: str) -> None:
+def test_images_go_where_they_fit(wanted: str, size: int, workers: int, kind: str) -> None:
     assert plan(wanted, size * GIB, workers, 10 * GIB, 100 * GIB).kind == kind
 
 
-def test_pictures_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--cache ram: 6.0 GiB of pictures do not fit: 10.0 GiB of memory"):
+def test_images_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--cache ram: 6.0 GiB of images do not fit: 10.0 GiB of memory"):
         plan("ram", 6 * GIB, 1, 10 * GIB, 100 * GIB)
-    with pytest.raises(UserError, match=r"--cache ram: 3.0 GiB of pictures for each of 2 workers do not fit"):
+    with pytest.raises(UserError, match=r"--cache ram: 3.0 GiB of images for each of 2 workers do not fit"):
         plan("ram", 3 * GIB, 2, 10 * GIB, 100 * GIB)
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk", "none"])
-def test_pictures_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str) -> None:
+def test_images_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str) -> None:
     root = write_dataset(tmp_path / "data")
     paths = sorted(str(path) for path in (root / "images" / "train").iterdir())
     sizes = [(96, 60 if index % 2 else 96) for index in range(6)]
-    file = str(tmp_path / "pictures.rgb")
+    file = str(tmp_path / "images.rgb")
     allocate(file, sum(3 * w * h for w, h in sizes))
-    one, other = (Pictures(paths, sizes, kind, file) for _ in range(2))
+    one, other = (Images(paths, sizes, kind, file) for _ in range(2))
     Path(file).unlink()
     one.fill([0, 2, 4], 2)
     other.fill([1, 3, 5], 2)
     for index in range(6):
-        for pictures in (one, other):
-            picture = pictures(index)
-            assert picture.shape == (sizes[index][1], sizes[index][0], 3)
-            assert (picture == picture_cache.read_scaled(paths[index], sizes[index])).all()
+        for images in (one, other):
+            image = images(index)
+            assert image.shape == (sizes[index][1], sizes[index][0], 3)
+            assert (image == image_cache.read_scaled(paths[index], sizes[index])).all()
 
 
 def test_a_full_disk_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"cannot take .* of disk"):
-        allocate(str(tmp_path / "x" / "pictures.rgb"), 2**60)
+        allocate(str(tmp_path / "x" / "images.rgb"), 2**60)
     assert not list((tmp_path / "x").iterdir())
 
 
@@ -151,7 +151,7 @@ def test_the_cache_makes_room_but_not_from_what_is_in_use(tmp_path: Path, s3_buc
 def test_a_full_disk_and_damage_on_the_way_are_errors(
     tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage.write_bytes(f"{s3_bucket}/images/1.jpg", b"picture")
+    storage.write_bytes(f"{s3_bucket}/images/1.jpg", b"image")
     read = storage.read_bytes
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read_bytes", lambda uri: read(uri)[:-1] + b"!")

@@ -23,7 +23,7 @@ from depers.training.image_cache import scaled_size
     st.lists(st.tuples(st.integers(1, 30), st.sampled_from([0.1, 0.5, 1.0, 1.7, 3.0])), min_size=1, max_size=3),
     st.integers(0, 5),
 )
-def test_shares_are_exact_and_every_picture_comes_up_equally_often(parts, number: int) -> None:  # type: ignore[no-untyped-def]
+def test_shares_are_exact_and_every_image_comes_up_equally_often(parts, number: int) -> None:  # type: ignore[no-untyped-def]
     order = order_of_pass(parts, 0, number)
     first = 0
     for size, weight in parts:
@@ -55,7 +55,7 @@ def test_partners_are_of_the_same_group_and_equally_often() -> None:
     assert (np.bincount(partners.ravel()) == 3).all()
 
 
-def test_batches_share_a_canvas_that_holds_them_and_hold_every_picture_once() -> None:
+def test_batches_share_a_canvas_that_holds_them_and_hold_every_image_once() -> None:
     canvases = [(64, 32), (32, 64), (64, 32), (64, 64), (64, 32), (32, 64), (64, 32)]
     order = [6, 5, 4, 3, 2, 1, 0]
     plan = plan_batches(order, canvases, 3, data.random_for(0, 1))
@@ -68,7 +68,7 @@ def test_batches_share_a_canvas_that_holds_them_and_hold_every_picture_once() ->
 
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
-def test_a_picture_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
+def test_a_image_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
     scaled = scaled_size(size_wh, strides * stride)
     canvas = smallest_canvas(scaled, stride)
     assert max(scaled) == max(canvas) == strides * stride

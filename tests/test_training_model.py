@@ -113,7 +113,7 @@ def test_missing_hyperparameters_are_yolov5s_and_no_augmentation(tmp_path: Path)
     assert model.model[-1].anchors.shape == (3, 4, 2)
 
 
-def test_pictures_of_rare_and_badly_found_classes_are_drawn_more_often() -> None:
+def test_images_of_rare_and_badly_found_classes_are_drawn_more_often() -> None:
     def example(*ids: int) -> Example:
         return Example("x", (1, 1), np.array(ids, np.int64), np.zeros((len(ids), 4)), frozenset({0, 1}))
 

@@ -8,7 +8,7 @@ from training_sets import write_dataset
 
 from depers.detection.yolo import hyperparameters
 from depers.evaluation.metrics import measure
-from depers.training import image_cache as picture_cache
+from depers.training import image_cache as image_cache
 from depers.training import report
 from depers.training.batches import Batches
 from depers.training.data import read_splits
@@ -57,12 +57,12 @@ def test_confusion(one: Found, wanted: list[list[int]]) -> None:
 
 
 def test_curves_follow_the_detections() -> None:
-    pictures = [found([A, B, C], [0, 0, 0], [A, C], [0, 0]).matched()]
-    recall, precision, confidences = curves(pictures, ["x", "y"])["x"]
+    images = [found([A, B, C], [0, 0, 0], [A, C], [0, 0]).matched()]
+    recall, precision, confidences = curves(images, ["x", "y"])["x"]
     np.testing.assert_allclose(recall, [0.5, 0.5, 1])
     np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3])
     np.testing.assert_allclose(confidences, [0.9, 0.8, 0.7], rtol=1e-6)
-    assert fitness(measure(pictures, ["x", "y"]).mean) > 0.5
+    assert fitness(measure(images, ["x", "y"]).mean) > 0.5
 
 
 def test_results_are_read_again(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data")
     data = read_splits(str(root))
     loads = {
-        name: picture_cache.Pictures(
-            [e.path for e in split], [picture_cache.scaled_size(e.size_wh, 96) for e in split], "none"
+        name: image_cache.Images(
+            [e.path for e in split], [image_cache.scaled_size(e.size_wh, 96) for e in split], "none"
         )
         for name, split in (("train", data.train), ("val", data.val))
     }
@@ -96,7 +96,7 @@ def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
     shown = [found([A], [0], [A, B], [0, 3], number) for number in range(3)]
     first = batches.batch(batches.plan(0))
     page = report.make(ROWS, data, shown, loads["val"], canvases(data.val, 96, 32), first).decode()
-    for text in ("Confusion matrix", "Precision over recall", "mAP@.5", "Labelled pictures", "100000.jpg: predictions"):
+    for text in ("Confusion matrix", "Precision over recall", "mAP@.5", "Labelled images", "100000.jpg: predictions"):
         assert text in page
     assert page.count("<svg") == 9 and page.count("data:image/jpeg") == 4 + 2 * 3
     assert report.labelled_batch(first, data.names).startswith(b"\xff\xd8")

@@ -36,9 +36,9 @@ def faces(data: Path, count: int, size_wh: tuple[int, int]) -> list[RGB]:
     """Real faces of at least 40 pixels, resized."""
     found: list[RGB] = []
     for label in sorted((data / "faces_wider").rglob("*.txt")):
-        pictures = [p for p in (data / "faces_wider").rglob(f"{label.stem}.*") if p.suffix in (".jpg", ".png")]
-        for row in np.loadtxt(label, ndmin=2) if pictures else ():
-            rgb = decode(pictures[0].read_bytes()).rgb()
+        images = [p for p in (data / "faces_wider").rglob(f"{label.stem}.*") if p.suffix in (".jpg", ".png")]
+        for row in np.loadtxt(label, ndmin=2) if images else ():
+            rgb = decode(images[0].read_bytes()).rgb()
             sides = np.array([rgb.shape[1], rgb.shape[0]])
             low, high = ((row[1:3] - row[3:5] / 2) * sides).astype(int), ((row[1:3] + row[3:5] / 2) * sides).astype(int)
             if (high - low).min() >= 40 and (low >= 0).all():
@@ -50,12 +50,12 @@ def faces(data: Path, count: int, size_wh: tuple[int, int]) -> list[RGB]:
 
 
 def planted(secret: RGB) -> RGB:
-    """A street-like picture with the secret in the box."""
+    """A street-like image with the secret in the box."""
     rows, columns = np.indices((192, 384))
     rng = np.random.default_rng(5)
-    picture = np.stack([60 + rows // 2, 80 + columns // 4, 140 - rows // 3], axis=2) + rng.normal(0, 6, (192, 384, 3))
-    picture[64:128, 96:288] = secret
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    image = np.stack([60 + rows // 2, 80 + columns // 4, 140 - rows // 3], axis=2) + rng.normal(0, 6, (192, 384, 3))
+    image[64:128, 96:288] = secret
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def right_guesses(secrets: Sequence[RGB], redact: Redact) -> int:
@@ -66,29 +66,29 @@ def right_guesses(secrets: Sequence[RGB], redact: Redact) -> int:
     return max(int((guess == np.arange(len(secrets))).sum()) for guess in guesses)
 
 
-def _normalised(pictures: Sequence[RGB]) -> NDArray[np.float32]:
-    """Pictures as vectors of length 1 without their mean colour, float32 (N, values)."""
-    vectors = np.stack([(one - one.mean((0, 1))).ravel() for one in pictures]).astype(np.float32)
+def _normalised(images: Sequence[RGB]) -> NDArray[np.float32]:
+    """Images as vectors of length 1 without their mean color, float32 (N, values)."""
+    vectors = np.stack([(one - one.mean((0, 1))).ravel() for one in images]).astype(np.float32)
     return np.round(vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-6), 7)
 
 
-def averaged(picture: RGB) -> RGB:
+def averaged(image: RGB) -> RGB:
     """What is usual: 6 × 6 averages of what is under the box."""
     x0, y0, x1, y1 = BOX[0].astype(int).tolist()
-    cells = cv2.resize(picture[y0:y1, x0:x1], (6, 2), interpolation=cv2.INTER_AREA)
-    picture = picture.copy()
-    picture[y0:y1, x0:x1] = cv2.resize(cells, (x1 - x0, y1 - y0), interpolation=cv2.INTER_NEAREST)
-    return picture
+    cells = cv2.resize(image[y0:y1, x0:x1], (6, 2), interpolation=cv2.INTER_AREA)
+    image = image.copy()
+    image[y0:y1, x0:x1] = cv2.resize(cells, (x1 - x0, y1 - y0), interpolation=cv2.INTER_NEAREST)
+    return image
 
 
 def through(kind: str, mode: str) -> Redact:
     """Written as a file, redacted, and read again."""
 
-    def redact(picture: RGB) -> RGB:
+    def redact(image: RGB) -> RGB:
         if kind == "JPEG":
-            data = simplejpeg.encode_jpeg(picture, 95, "RGB", "420")
+            data = simplejpeg.encode_jpeg(image, 95, "RGB", "420")
         else:
-            data = cv2.imencode(f".{kind.lower()}", picture[..., ::-1])[1].tobytes()
+            data = cv2.imencode(f".{kind.lower()}", image[..., ::-1])[1].tobytes()
         [shown] = decode_frames(redact_file(data, [BOX], mode=mode).data)
         return shown
 

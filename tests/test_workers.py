@@ -23,7 +23,7 @@ from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.street_scenes.scenes import draw_scene
 
-PICTURES = 40
+IMAGES = 40
 
 
 def png(number: int) -> bytes:
@@ -34,17 +34,17 @@ def png(number: int) -> bytes:
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """A tar and loose pictures, all with a label but the first of each."""
+    """A tar and loose images, all with a label but the first of each."""
     monkeypatch.setattr(workers, "_get", lambda reference: reference[0])
     root, labels = tmp_path / "in", tmp_path / "boxes/labels"
     root.mkdir()
-    pictures = {f"{number:02}.png": png(number) for number in range(PICTURES)}
+    images = {f"{number:02}.png": png(number) for number in range(IMAGES)}
     with tarfile.open(root / "a.tar", "w") as archive:
-        for name, data in pictures.items():
+        for name, data in images.items():
             header = tarfile.TarInfo(name)
             header.size = len(data)
             archive.addfile(header, io.BytesIO(data))
-    for number, (name, data) in enumerate(pictures.items()):
+    for number, (name, data) in enumerate(images.items()):
         for place in (name, f"a.tar/{name}"):
             (labels / place).parent.mkdir(parents=True, exist_ok=True)
             if number:
@@ -83,7 +83,7 @@ def test_an_archive_and_its_loose_files_become_the_same(job: Job) -> None:
     rows = [row for table in units.collect(job.out, everything, job.schema) for row in table.to_pylist()]
     members = {row["member"]: row for row in rows if row["member"]}
     loose = {row["path"]: row for row in rows if row["path"] != "a.tar"}
-    assert len(members) == len(loose) == PICTURES
+    assert len(members) == len(loose) == IMAGES
     for name in members:
         for column in ("status", "input_sha256", "output_sha256", "boxes", "width", "method"):
             assert members[name][column] == loose[name][column]
@@ -130,7 +130,7 @@ def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
 
 
 @pytest.mark.parametrize("mirrors", [True, False], ids=["redacting computes", "finishing writes files of its own"])
-def test_pictures_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Job, mirrors: bool) -> None:
+def test_images_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Job, mirrors: bool) -> None:
     unit = next(one for one in units.cut(storage.list_files(job.input)) if not one.archive)
     held: list[bool] = []
 
@@ -144,8 +144,8 @@ def test_pictures_are_finished_one_at_a_time_unless_that_waits_for_storage(job: 
 
 
 def test_what_is_written_is_let_go(job: Job) -> None:
-    outcome = steps.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"picture"))
-    assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"picture"
+    outcome = steps.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"image"))
+    assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"image"
 
 
 def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: Job) -> None:

@@ -101,8 +101,8 @@ def real_detector(data: Path, precision: str) -> Detector:
 
 
 def canvases(data: Path, count: int) -> list[np.ndarray]:
-    pictures = [decode(path.read_bytes()) for path in sorted((data / "coco_val/images").iterdir())[:count]]
-    return [draw_canvas(one.rgb(), letterbox(one.size_wh, 640)) for one in pictures]
+    images = [decode(path.read_bytes()) for path in sorted((data / "coco_val/images").iterdir())[:count]]
+    return [draw_canvas(one.rgb(), letterbox(one.size_wh, 640)) for one in images]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

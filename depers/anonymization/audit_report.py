@@ -54,7 +54,7 @@ def make_report(out: str, wrong: Wrong, offsets: Mapping[tuple[str, int | None],
         sections.append((heading, report.table(("what", "why"), lines)))
     figures = [_figure(out, row, offsets.get((row["path"], row["number"]))) for row in wrong.shown]
     if figures:
-        note = "Found again in the redacted pictures, where less than half of it is redacted."
+        note = "Found again in the redacted images, where less than half of it is redacted."
         gallery = report.gallery([figure for figure in figures if figure])
         sections.append(("What is still found", report.paragraph(note) + gallery))
     if not looked:
@@ -74,8 +74,8 @@ def _figure(out: str, row: Row, written: Row | None) -> str:
     boxes = [box for box in row["boxes"] if box["frame"] == 0]
     edges = [[box[name] for name in ("x_min", "y_min", "x_max", "y_max")] for box in boxes]
     texts = [f"{box['class']} {box['confidence']:.2f}" for box in boxes]
-    drawn = drawing.draw_boxes(pixels, edges, texts, [drawing.colour(box["class"]) for box in boxes])
-    return report.picture(drawn, f"{place(row)}: {row['reason']}", max_side=640)
+    drawn = drawing.draw_boxes(pixels, edges, texts, [drawing.color(box["class"]) for box in boxes])
+    return report.image(drawn, f"{place(row)}: {row['reason']}", max_side=640)
 
 
 def place(row: Row) -> str:

@@ -12,7 +12,7 @@ from depers.imaging.decoding import ImageError
 from depers.pipeline.steps import Item, Outcome, Row
 from depers.redaction.files import redact_file
 
-_FAR = 1 << 24  # pixels; beyond any picture
+_FAR = 1 << 24  # pixels; beyond any image
 
 
 def by_frame(boxes: Sequence[Row], frames: int, margin: float) -> list[NDArray[np.float32]]:
@@ -31,7 +31,7 @@ def by_frame(boxes: Sequence[Row], frames: int, margin: float) -> list[NDArray[n
 def redact_item(
     item: Item, boxes: Sequence[Row], *, mode: str, margin: float, keep_metadata: Sequence[str], max_megapixels: float
 ) -> Outcome:
-    """The last step: the redacted picture and its manifest row; a file that is kept goes through as it is."""
+    """The last step: the redacted image and its manifest row; a file that is kept goes through as it is."""
     row: Row = {"path": item.path, "member": item.member, "number": item.number, "status": item.status or "failed"}
     row |= {"reason": item.reason, "width": None, "height": None, "boxes": list(boxes), "version": __version__}
     row |= {"input_bytes": item.size, "again": item.again}
@@ -51,7 +51,7 @@ def redact_item(
         mode=mode,
         keep_metadata=keep_metadata,
         max_megapixels=max_megapixels,
-        decoded=item.picture,
+        decoded=item.image,
     )
     row |= {"status": "redacted" if boxes else "clean", "format": result.format, "method": result.method}
     row |= {"frames": result.frames, "output_bytes": len(result.data)}

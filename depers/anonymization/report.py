@@ -102,7 +102,7 @@ def make_report(out: str, tally: Tally) -> str:
         crops = [_crop(out, row, box) for *_, row, box in sorted(tally.doubtful, key=lambda one: (-one[0], *one[1:3]))]
         gallery = report.gallery([crop for crop in crops if crop])
         sections.append(("Lowest confidence, for review", report.paragraph(note) + gallery))
-    return report.page("Anonymized pictures", f"{total} files, one manifest row each.", sections)
+    return report.page("Anonymized images", f"{total} files, one manifest row each.", sections)
 
 
 def _figures(tally: Tally) -> str:
@@ -110,8 +110,8 @@ def _figures(tally: Tally) -> str:
     if tally.confidences:
         values.append(("Confidence of the boxes", tally.confidences, "confidence"))
     drawn = [plots.histogram(title, {"boxes": _spread(counts)}, label) for title, counts, label in values]
-    pictures = [number for number, count in tally.counts.items() for _ in range(_scaled(count, tally.counts))]
-    drawn.append(plots.histogram("Boxes in a picture", {"pictures": pictures}, "boxes"))
+    images = [number for number, count in tally.counts.items() for _ in range(_scaled(count, tally.counts))]
+    drawn.append(plots.histogram("Boxes in an image", {"images": images}, "boxes"))
     return report.gallery(drawn)
 
 
@@ -126,7 +126,7 @@ def _scaled(count: int, counts: Counter[int]) -> int:
 
 def _sample(out: str, row: Row) -> str:
     pixels = _pixels(out, row)
-    return "" if pixels is None else report.picture(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
+    return "" if pixels is None else report.image(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
 
 
 def _crop(out: str, row: Row, box: Row) -> str:
@@ -138,7 +138,7 @@ def _crop(out: str, row: Row, box: Row) -> str:
     left, right = int(box["x_min"] - _AROUND * width), int(box["x_max"] + _AROUND * width) + 1
     top, bottom = int(box["y_min"] - _AROUND * height), int(box["y_max"] + _AROUND * height) + 1
     crop = pixels[max(0, top) : max(1, bottom), max(0, left) : max(1, right)]
-    return report.picture(crop, f"{box['class']} {box['confidence']:.2f}, {_place(row)}", max_side=320)
+    return report.image(crop, f"{box['class']} {box['confidence']:.2f}, {_place(row)}", max_side=320)
 
 
 def _pixels(out: str, row: Row) -> Any:

@@ -20,7 +20,7 @@ SLICE_BYTES = 16 * 2**20
 class Member(NamedTuple):
     """One file of an archive, by its number among its files. `data` is None where nothing needs to be done with it.
 
-    `status` is empty for a picture to process, else `kept`, `left out`, `failed`, or `folder`, which
+    `status` is empty for an image to process, else `kept`, `left out`, `failed`, or `folder`, which
     has no number of its own.
     """
 
@@ -60,7 +60,7 @@ class ArchiveError(Exception):
 
 
 class Rules(NamedTuple):
-    """What is done with members: globs of those to keep though they are no pictures, and the most bytes of one."""
+    """What is done with members: globs of those to keep though they are no images, and the most bytes of one."""
 
     keep: tuple[str, ...]
     most_bytes: int

@@ -1,6 +1,6 @@
-"""Parquet files with pictures in binary columns, plain or as Hugging Face's `{bytes, path}`, at any depth.
+"""Parquet files with images in binary columns, plain or as Hugging Face's `{bytes, path}`, at any depth.
 
-Rows, their order, all other values and the schema with its metadata stay; a picture that failed becomes null.
+Rows, their order, all other values and the schema with its metadata stay; an image that failed becomes null.
 """
 
 import io
@@ -20,10 +20,10 @@ _CODECS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
 
 
 class _Columns(NamedTuple):
-    """Which columns are searched for pictures, and of those the ones that hold nothing else."""
+    """Which columns are searched for images, and of those the ones that hold nothing else."""
 
     searched: tuple[int, ...]
-    pictures: frozenset[int]
+    images: frozenset[int]
 
 
 def layout_of(file: BinaryIO) -> bytes:
@@ -93,19 +93,19 @@ def _slices(batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, ru
 
 
 def _columns(schema: pa.Schema, batch: pa.RecordBatch) -> _Columns:
-    """A column holds pictures where its schema says so, or where its first values are some."""
+    """A column holds images where its schema says so, or where its first values are some."""
     searched = tuple(index for index, field in enumerate(schema) if _may_hold_bytes(field.type))
     features = _features(schema)
-    pictures = set()
+    images = set()
     for index in searched:
         field = schema.field(index)
         kind = features.get(field.name)
         struct = pa.types.is_struct(field.type) and {"bytes", "path"} <= {one.name for one in field.type}
         if kind == "Image" or (struct and kind is None) or any(
-            contents.is_picture(value) for value in _values(_storage(batch.column(index)).to_pylist())
+            contents.is_image(value) for value in _values(_storage(batch.column(index)).to_pylist())
         ):  # fmt: skip
-            pictures.add(index)
-    return _Columns(searched, frozenset(pictures))
+            images.add(index)
+    return _Columns(searched, frozenset(images))
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:
@@ -144,13 +144,13 @@ def _values(value: Any) -> Iterator[bytes]:
 
 
 def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rules: Rules) -> Iterator[Member]:
-    """The pictures of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
+    """The images of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
     for column in columns.searched:
         name = batch.schema.field(column).name
         for offset, cell in enumerate(_storage(batch.column(column)).to_pylist()):
             values = list(_values(cell))
             for place, data in enumerate(values):
-                if column not in columns.pictures and not contents.is_picture(data):
+                if column not in columns.images and not contents.is_image(data):
                     continue  # a value like any other
                 label = f"{name}[{row + offset}]" + (f"[{place}]" if len(values) > 1 else "")
                 too_large = len(data) > rules.most_bytes
@@ -175,7 +175,7 @@ def _unstream(data: bytes) -> tuple[pa.RecordBatch, int, int]:
 
 
 def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-    """The rows with the results in the place of the pictures."""
+    """The rows with the results in the place of the images."""
     batch, row_group, row = _unstream(piece.rows)
     by_label = {member.name: data for member, data in zip(piece.members, results, strict=True)}
     columns = [
@@ -220,7 +220,7 @@ def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]
     """The rows as one file with the row groups of the input, unless they are large, and its compression."""
     about = json.loads(layout)
     schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(about["schema"])))
-    # The least and greatest value of a column of pictures are pictures: not wanted in the footer, nor as a dictionary.
+    # The least and greatest value of a column of images are images: not wanted in the footer, nor as a dictionary.
     bytes_in = {field.name for field in schema if _may_hold_bytes(field.type)}
     plain = [path for path in about["codecs"] if path.split(".")[0] not in bytes_in]
     codecs = {path: name if name in _CODECS else "zstd" for path, name in about["codecs"].items()}

@@ -20,7 +20,7 @@ _MOST_RATIO, _FREE_BYTES = 200, 2**32  # unpacked to packed, beyond some GiB: mo
 _STARTS = {b"\x1f\x8b": b"gz", b"BZ": b"bz2", b"\xfd7": b"xz"}
 _COMPRESS: dict[bytes, Callable[[bytes], bytes]] = {
     b"": bytes,
-    b"gz": lambda data: gzip.compress(data, compresslevel=1, mtime=0),  # pictures are compressed already
+    b"gz": lambda data: gzip.compress(data, compresslevel=1, mtime=0),  # images are compressed already
     b"bz2": bz2.compress,
     b"xz": lambda data: lzma.compress(data, preset=1),
 }

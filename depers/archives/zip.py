@@ -120,7 +120,7 @@ def _unpack(index: int, name: str, raw: bytes, about: tuple[int, int, int, int],
 
 
 def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-    """A zip archive of its own; what was stored stays so, and pictures that are compressed already are."""
+    """A zip archive of its own; what was stored stays so, and images that are compressed already are."""
     buffer = io.BytesIO()
     offsets: list[int | None] = []
     with zipfile.ZipFile(buffer, "w") as archive:

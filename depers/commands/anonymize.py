@@ -1,7 +1,7 @@
-"""`depers anonymize`: mirror pictures with faces, people and plates made unrecognizable, loose or in archives.
+"""`depers anonymize`: mirror images with faces, people and plates made unrecognizable, loose or in archives.
 
 Every file, and every member of an archive, ends as exactly one manifest row: `redacted`, `clean` (nothing found),
-`failed` with a reason, or, where it is no picture, `kept` or `left out`. What failed is absent from the output. Each
+`failed` with a reason, or, where it is no image, `kept` or `left out`. What failed is absent from the output. Each
 archive has a row of its own: `complete`, `incomplete`, or `failed`.
 """
 
@@ -44,7 +44,7 @@ class Options(pipeline_options.PassOptions):
         "no detector, but the boxes of an earlier run over the same files: its OUT, manifest or detections.parquet",
     )
     keep: tuple[str, ...] = option(
-        (), "keep files that are no pictures and match this pattern, as they are (default: none)", metavar="GLOB"
+        (), "keep files that are no images and match this pattern, as they are (default: none)", metavar="GLOB"
     )
     keep_metadata: tuple[str, ...] = option(
         (), "metadata to keep: date, camera, gps (default: only what is needed to look right)", metavar="NAME"

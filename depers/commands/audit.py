@@ -1,7 +1,7 @@
 """`depers audit`: a second, independent pass over what an anonymization wrote, against its manifest.
 
-Every row must have its object with the recorded digest, and every object its row; no picture may hold metadata or
-bytes after its end; and with weights, a detector looks at the redacted pictures again. 3 where anything is wrong.
+Every row must have its object with the recorded digest, and every object its row; no image may hold metadata or
+bytes after its end; and with weights, a detector looks at the redacted images again. 3 where anything is wrong.
 """
 
 import json
@@ -44,8 +44,8 @@ class Options:
     classes: tuple[str, ...] = option((), "only these classes (default: all that the weights give)", metavar="CLASS")
     confidence: float = option(0.25, "least confidence of what counts as found again, 0…1")
     imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
-    tile: int | None = option(None, "larger pictures are looked at whole and in overlapping tiles of this size")
-    batch_size: int = option(8, "pictures per inference")
+    tile: int | None = option(None, "larger images are looked at whole and in overlapping tiles of this size")
+    batch_size: int = option(8, "images per inference")
     device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
     workers: int | None = option(None, "actors (default: one per core of the cluster)")
 

@@ -1,4 +1,4 @@
-"""`depers demo`: the whole mission on drawn street scenes, from raw labels to anonymized pictures and a report.
+"""`depers demo`: the whole mission on drawn street scenes, from raw labels to anonymized images and a report.
 
 Draws scenes in the competition's raw layout, normalizes them, cuts them into backgrounds and sprites, makes synthetic
 scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those, and
@@ -33,7 +33,7 @@ from depers.storage import tables
 from depers.street_scenes import scenes as streets
 from depers.training import options as training_options
 
-# Few, plain pictures and a few minutes: larger gains for objectness and class than a long training needs, less
+# Few, plain images and a few minutes: larger gains for objectness and class than a long training needs, less
 # augmentation, since drawn scenes differ by themselves.
 HYPERPARAMETERS = {
     "momentum": 0.9, "weight_decay": 0.0005, "box": 0.05, "cls": 4.0, "cls_pw": 1.0, "obj": 2.0, "obj_pw": 1.0,
@@ -53,9 +53,7 @@ class Options:
     scenes: int = option(360, "scenes to draw for training and validation")
     synthetic: int = option(120, "scenes to make of those for training, or 0")
     unseen: int = option(60, "scenes to draw for evaluation and anonymization")
-    imgsz: int = option(
-        320, "longer side of the pictures in training, pixels, a multiple of 32; a fifth more afterwards"
-    )
+    imgsz: int = option(320, "longer side of the images in training, pixels, a multiple of 32; a fifth more afterwards")
     epochs: int = option(16, "how often training sees every scene")
 
     def __post_init__(self) -> None:
@@ -68,7 +66,7 @@ class Options:
 
     @property
     def finding_imgsz(self) -> int:
-        """The longer side where the detector is used: things look larger to it in training, where pictures are zoomed.
+        """The longer side where the detector is used: things look larger to it in training, where images are zoomed.
 
         See Touvron et al. 2019, "Fixing the train-test resolution discrepancy".
         """
@@ -92,7 +90,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Runs all steps and prints the report's path last; 3 where a step could not process a picture."""
+    """Runs all steps and prints the report's path last; 3 where a step could not process an image."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "hyperparameters.yaml").write_text(yaml.safe_dump(HYPERPARAMETERS), encoding="utf-8")
@@ -169,20 +167,20 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     """The demo's page: before and after, the evaluation, counts and timings; also writes OUT/before-after.jpg."""
     rows = tables.read_table(str(out / "anonymized" / units.FOLDER / "manifest.parquet")).to_pylist()
     shown = sorted((row for row in rows if row["status"] == "redacted"), key=_interest, reverse=True)[:_SHOWN]
-    pictures = []
+    images = []
     for row in shown:
         before = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
         after = decode((out / "anonymized" / row["path"]).read_bytes()).rgb()
-        pictures.append((row["path"], before, after))
-    if pictures:
-        sides = [side for _, *pair in pictures[:2] for side in pair]
+        images.append((row["path"], before, after))
+    if images:
+        sides = [side for _, *pair in images[:2] for side in pair]
         sheet = drawing.contact_sheet(sides, ["before", "after"] * (len(sides) // 2), columns=2, cell_wh=(640, 400))
         _write_jpeg(out / "before-after.jpg", sheet)
     figures = json.loads((out / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     statuses = Counter(row["status"] for row in rows)
     boxes = Counter(box["class"] for row in rows for box in row["boxes"])
-    counts: list[list[object]] = [["pictures", len(rows)]]
-    counts += [[f"pictures {status}", statuses[status]] for status in manifest.STATUSES]
+    counts: list[list[object]] = [["images", len(rows)]]
+    counts += [[f"images {status}", statuses[status]] for status in manifest.STATUSES]
     counts += [[f"{name} made unrecognizable", count] for name, count in boxes.most_common()]
     names = ("labels", "precision", "recall", "map50", "map50_95")
     lines = [
@@ -191,8 +189,8 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     table = report.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
     times = report.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
     pairs = "".join(
-        report.gallery([report.picture(before, f"{name}, before"), report.picture(after, "after")])
-        for name, before, after in pictures
+        report.gallery([report.image(before, f"{name}, before"), report.image(after, "after")])
+        for name, before, after in images
     )
     lead = (
         "Drawn street scenes, more scenes made of those, a YOLOv5n detector trained on both from scratch on this"
@@ -206,22 +204,22 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
 
 
 def _made(out: Path) -> str:
-    """Backgrounds, their objects removed, and synthetic pictures, each side by side."""
+    """Backgrounds, their objects removed, and synthetic images, each side by side."""
     backgrounds = bank.read_backgrounds(bank.open_extracted(str(out / "extracted")))
     paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
-    pictures = sorted((out / "synthetic" / "images").rglob("*.jpg"))
-    made = pictures[:: max(1, len(pictures) // _SHOWN)][:_SHOWN]
+    images = sorted((out / "synthetic" / "images").rglob("*.jpg"))
+    made = images[:: max(1, len(images) // _SHOWN)][:_SHOWN]
     sheets = [
         drawing.contact_sheet([decode(path.read_bytes()).rgb() for path in shown], columns=4, cell_wh=(320, 220))
         for shown in (paths, made)
         if shown
     ]
     captions = "backgrounds: scenes without their objects", "synthetic scenes"
-    return "".join(report.picture(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
+    return "".join(report.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
 
 
 def _interest(row: dict[str, Any]) -> tuple[int, int]:
-    """Pictures with many kinds of things come first, then those with many things."""
+    """Images with many kinds of things come first, then those with many things."""
     names = [box["class"] for box in row["boxes"] if box["confidence"] > 0.4]
     return len(set(names)), min(names.count("face"), 6) + min(names.count("carplate"), 4) + min(len(names), 12) // 4
 

@@ -1,4 +1,4 @@
-"""`depers detect`: the boxes that one or more detectors find in a folder of pictures, for all that reads boxes."""
+"""`depers detect`: the boxes that one or more detectors find in a folder of images, for all that reads boxes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ from depers.storage import tables
 
 @dataclass(frozen=True)
 class Options(pipeline_options.PassOptions):
-    """Write OUT/detections.parquet, and with --format yolo also one text per picture."""
+    """Write OUT/detections.parquet, and with --format yolo also one text per image."""
 
     format: str = option("parquet", "yolo: also OUT/labels/NAME.txt", choices=("parquet", "yolo"))
     multi_label: bool = option(False, "a box counts for every class above the threshold, not only for its best")
-    half_stride_pad: bool = option(False, "see pictures as `yolov5 val` does: decoded whole, half a stride of border")
+    half_stride_pad: bool = option(False, "see images as `yolov5 val` does: decoded whole, half a stride of border")
 
 
 def label_name(path: str) -> str:
-    """Where the YOLO text of a picture goes below OUT."""
+    """Where the YOLO text of an image goes below OUT."""
     return str(PurePosixPath("labels", path).with_suffix(".txt"))
 
 
 def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None, names: Sequence[str] = ()) -> Outcome:
-    """The last step of detection: the row of a picture, and its YOLO text below `labels_root` where one is given.
+    """The last step of detection: the row of an image, and its YOLO text below `labels_root` where one is given.
 
     The text's class ids count `names`; of several frames it holds the boxes of the first.
     """
@@ -55,13 +55,13 @@ def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None
 
 
 def run(options: Options) -> int:
-    """Detects; 3 where some pictures failed. Raises UserError for wrong options, weights or folders."""
+    """Detects; 3 where some images failed. Raises UserError for wrong options, weights or folders."""
     yolo = options.format == "yolo"
     names: list[str] = []
     if yolo:
         stems = Counter(label_name(entry.path) for entry in storage.list_files(options.input))
         if doubles := [name for name, count in stems.items() if count > 1]:
-            raise UserError(f"{options.input}: --format yolo needs distinct names, but pictures share {doubles[0]}")
+            raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {doubles[0]}")
         names = pipeline.class_names(options)
     job = pipeline.make_job(
         options,

@@ -1,11 +1,11 @@
 """`depers evaluate`: how well detectors do on a labelled dataset, with the figures of `yolov5 val` and what they miss.
 
-Classes are matched by name, so that detectors trained elsewhere can be measured. A picture that could not be read
-counts as one in which nothing was found. A picture that is labelled for some classes only (`labelled` in data.yaml)
+Classes are matched by name, so that detectors trained elsewhere can be measured. An image that could not be read
+counts as one in which nothing was found. An image that is labelled for some classes only (`labelled` in data.yaml)
 says nothing about the others: there they are neither right nor false.
 
-The figures are those of `yolov5 val --batch-size 1`. With larger batches the package pads a picture to the shape of its
-neighbours, which moves every figure a little; here they depend on the picture alone.
+The figures are those of `yolov5 val --batch-size 1`. With larger batches the package pads an image to the shape of its
+neighbors, which moves every figure a little; here they depend on the image alone.
 """
 
 import json
@@ -47,12 +47,12 @@ class Options:
     submission: str | None = option(
         None, "write the detections in the competition's format as well, and score them", metavar="FILE"
     )
-    split: str = option("val", "which pictures", choices=("val", "train"))
+    split: str = option("val", "which images", choices=("val", "train"))
     confidence: float = option(0.001, "least confidence of a box; low, for the whole curve of precision over recall")
     iou_threshold: float = option(0.6, "boxes of one class that overlap more than this are one, 0…1")
-    max_detections: int = option(300, "most boxes of one picture")
+    max_detections: int = option(300, "most boxes of one image")
     imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
-    augment: bool = option(False, "look at every picture three times, smaller and mirrored, as `yolov5 val --augment`")
+    augment: bool = option(False, "look at every image three times, smaller and mirrored, as `yolov5 val --augment`")
     target_recall: tuple[str, ...] = option(
         (),
         "write OUT/thresholds.json: the confidence at which this share of all labels, such as 0.99, is redacted;"
@@ -62,7 +62,7 @@ class Options:
     certainty: float = option(0.95, "with --target-recall: how certain its lower bound shall be, 0…1")
     coverage: float = option(0.9, "with --target-recall: how much of a label boxes must cover to redact it, 0…1")
     margin: float = option(0.1, "with --target-recall: what `anonymize --margin` will add to boxes on each side")
-    batch_size: int = option(8, "pictures per inference")
+    batch_size: int = option(8, "images per inference")
     device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
     precision: str = option(
         "float32", "arithmetic on CPUs; auto: bfloat16 where it is native, faster, figures differ", choices=PRECISIONS
@@ -124,7 +124,7 @@ class Options:
 
 
 def split_folder(dataset: Dataset, split: str, source: str) -> str:
-    """The folder of pictures of a split. Raises UserError where the dataset has no such split."""
+    """The folder of images of a split. Raises UserError where the dataset has no such split."""
     folder = dataset.val if split == "val" else dataset.train
     if folder is None:
         raise UserError(f"{source}: the dataset must name a {split} split, but does not")
@@ -150,11 +150,11 @@ def _calibrate(
     """Detects as anonymization does, and writes OUT/thresholds.json."""
     detection = options.redaction(folder, classes)
     detect.run(detection)
-    table = _pictures(tables.read_table(storage.join(detection.out, "detections.parquet")))
+    table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     readable = table.filter(pc.equal(table["status"], "ok"))  # anonymization withholds the others
     how = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
     calibrations = calibration.calibrate(samples(readable, folder, dataset), dataset.names, classes, targets, **how)
-    about = {"dataset": options.dataset, "split": options.split, "pictures": len(readable)}
+    about = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
     about |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
     about |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **how}
     about["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
@@ -163,13 +163,13 @@ def _calibrate(
     return calibrations
 
 
-def _pictures(table: pa.Table) -> pa.Table:
-    """The rows that are about pictures: other files are left out, as `yolov5 val` does."""
+def _images(table: pa.Table) -> pa.Table:
+    """The rows that are about images: other files are left out, as `yolov5 val` does."""
     return table.filter(pc.is_in(table["status"], value_set=pa.array(["ok", "failed"])))
 
 
 def run(options: Options) -> int:
-    """Evaluates; 3 where some pictures failed. Raises UserError for a wrong dataset, options or weights."""
+    """Evaluates; 3 where some images failed. Raises UserError for a wrong dataset, options or weights."""
     dataset = read_dataset(options.dataset)
     folder = split_folder(dataset, options.split, options.dataset)
     if options.score is not None:
@@ -185,9 +185,9 @@ def run(options: Options) -> int:
         )
     detection = options.detection(folder, classes)
     code = detect.run(detection)
-    table = _pictures(tables.read_table(storage.join(detection.out, "detections.parquet")))
+    table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     measured = samples(table, folder, dataset)
-    metrics = measure([sample.picture() for sample in measured], dataset.names, detectable)
+    metrics = measure([sample.image() for sample in measured], dataset.names, detectable)
     sizes = measure_sizes(measured, dataset.names, detectable, metrics.confidence)
     failures = table.filter(pc.equal(table["status"], "failed")).select(["path", "reason"]).to_pylist()
     failed = [(row["path"], row["reason"]) for row in failures]

@@ -1,8 +1,8 @@
-"""`depers experiment`: does synthesis help? Real pictures alone against real and synthetic ones, all else equal.
+"""`depers experiment`: does synthesis help? Real images alone against real and synthetic ones, all else equal.
 
-For every training-set size and seed, the same real pictures are trained on twice: alone, and joined by pictures that
-are synthesized of nothing but them. Both arms take equally many optimizer steps, so that more pictures do not mean
-more training, start from the same weights, and are validated on the same real pictures. The seed decides the part of
+For every training-set size and seed, the same real images are trained on twice: alone, and joined by images that
+are synthesized of nothing but them. Both arms take equally many optimizer steps, so that more images do not mean
+more training, start from the same weights, and are validated on the same real images. The seed decides the part of
 the dataset, the synthesis and the training; parts are nested, and arms are compared seed by seed.
 
 OUT/cells/SIZE-SEED/          real: the part; extracted, synthetic; runs/ARM: the trainings
@@ -39,7 +39,7 @@ from depers.evaluation.experiment_report import (
     runs_csv,
     table_text,
 )
-from depers.extraction.training_images import list_pictures
+from depers.extraction.training_images import list_images
 from depers.options import argument, option, parse
 from depers.runtime import units
 from depers.training import options as training_options
@@ -68,22 +68,22 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Options:
-    """Train on real pictures alone, and on the same with synthetic ones made of them; write the difference to OUT."""
+    """Train on real images alone, and on the same with synthetic ones made of them; write the difference to OUT."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
     sizes: tuple[int, ...] = option(
-        (), "real training pictures (default: a quarter, a half and all of them)", metavar="N"
+        (), "real training images (default: a quarter, a half and all of them)", metavar="N"
     )
     seeds: int = option(3, "trainings of each arm and size")
-    synthetic: float = option(30.0, "synthetic pictures per real one")
-    share: float = option(0.5, "how many of the pictures that a training with synthetic ones sees are these, 0…1")
+    synthetic: float = option(30.0, "synthetic images per real one")
+    share: float = option(0.5, "how many of the images that a training with synthetic ones sees are these, 0…1")
     steps: int = option(1000, "optimizer steps of every training")
     validations: int = option(10, "how often a training stops to validate; the last one counts")
     model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file")
     weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
-    imgsz: int = option(640, "longer side of the pictures, pixels, a multiple of 32")
-    batch_size: int = option(16, "pictures per step")
+    imgsz: int = option(640, "longer side of the images, pixels, a multiple of 32")
+    batch_size: int = option(16, "images per step")
     extract_with: tuple[str, ...] = option((), "an option of `depers extract`, such as fill=mean", metavar="NAME=VALUE")
     synthesize_with: tuple[str, ...] = option(
         (), "an option of `depers synthesize`, such as placement=uniform", metavar="NAME=VALUE"
@@ -142,12 +142,12 @@ class Options:
 
     @property
     def shown(self) -> int:
-        """How many synthetic pictures a training sees, if each is seen once; more are not made."""
+        """How many synthetic images a training sees, if each is seen once; more are not made."""
         own = self.training(Cell(1, 0), REAL)
         return math.ceil(self.share * self.steps * max(self.batch_size, own.nominal_batch or 0))
 
     def added(self, cell: "Cell") -> int:
-        """How many pictures a cell's synthesis makes."""
+        """How many images a cell's synthesis makes."""
         made = self.synthesis(cell)
         return made.count * made.variants
 
@@ -157,7 +157,7 @@ class Options:
 
 
 class Cell(NamedTuple):
-    """What both arms share: `size` real pictures, and the seed."""
+    """What both arms share: `size` real images, and the seed."""
 
     size: int
     seed: int
@@ -184,22 +184,22 @@ def _passed_on(verb: str, pairs: Sequence[str], options_type: type[Any]) -> list
 
 
 def plan_cells(options: Options, count: int) -> list[Cell]:
-    """The cells, small ones first, for a dataset of `count` training pictures. Raises UserError for a larger size."""
+    """The cells, small ones first, for a dataset of `count` training images. Raises UserError for a larger size."""
     sizes = sorted(options.sizes) or sorted({max(1, count // 4), max(1, count // 2), count})
     if sizes[-1] > count:
-        raise UserError(f"--sizes must be at most {count}, the dataset's training pictures, but got {sizes[-1]}")
+        raise UserError(f"--sizes must be at most {count}, the dataset's training images, but got {sizes[-1]}")
     return [Cell(size, seed) for size in sizes for seed in range(options.seeds)]
 
 
 def choose(paths: Sequence[str], cell: Cell) -> list[str]:
-    """The pictures of a cell: of one seed, a smaller part lies in every larger one."""
+    """The images of a cell: of one seed, a smaller part lies in every larger one."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(cell.seed, spawn_key=(_STAGE,))))
     order = rng.permutation(len(paths))[: cell.size]
     return sorted(paths[index] for index in order)
 
 
 def copy_part(dataset: Dataset, paths: Sequence[str], root: str) -> None:
-    """Writes a dataset of these training pictures and their labels, with the validation pictures where they are."""
+    """Writes a dataset of these training images and their labels, with the validation images where they are."""
 
     def copy(path: str) -> None:
         assert dataset.train is not None
@@ -222,22 +222,22 @@ def run(options: Options) -> int:
             raise UserError(f"{options.dataset}: the dataset must name a {name} split, but does not")
     assert dataset.train is not None and dataset.val is not None
     if storage.overlap(dataset.train, dataset.val):
-        raise UserError(f"{options.dataset}: train and val must be different pictures, but are {dataset.train} and val")
+        raise UserError(f"{options.dataset}: train and val must be different images, but are {dataset.train} and val")
     if storage.overlap(dataset.root, options.out):
         raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {options.out}")
-    pictures = list_pictures(dataset.train)
-    cells = plan_cells(options, len(pictures))
-    digest = hashlib.sha256(repr([tuple(entry) for entry in pictures]).encode()).hexdigest()[:16]
+    images = list_images(dataset.train)
+    cells = plan_cells(options, len(images))
+    digest = hashlib.sha256(repr([tuple(entry) for entry in images]).encode()).hexdigest()[:16]
     # More seeds and sizes can be added to a run; all else decides what a training was.
     decisive = {name: value for name, value in asdict(options).items() if name not in ("out", "sizes", "seeds")}
-    units.claim(options.out, decisive | {"pictures_sha256": digest, "depers": __version__})
+    units.claim(options.out, decisive | {"images_sha256": digest, "depers": __version__})
     results: list[Result] = []
     for number, cell in enumerate(cells, 1):
         for arm in ARMS:
-            results.append(_result(options, dataset, [entry.path for entry in pictures], cell, arm))
+            results.append(_result(options, dataset, [entry.path for entry in images], cell, arm))
             one = results[-1]
             print(
-                f"[{number}/{len(cells)}] {cell.size} pictures, seed {cell.seed}, {arm}:"
+                f"[{number}/{len(cells)}] {cell.size} images, seed {cell.seed}, {arm}:"
                 f" mAP@.5 {one.map50:.4f}, mAP@.5:.95 {one.map50_95:.4f}, {one.seconds:.0f} s",
                 flush=True,
             )

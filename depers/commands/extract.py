@@ -1,6 +1,6 @@
-"""`depers extract`: take a dataset's training pictures apart into backgrounds and sprites, to synthesize more from.
+"""`depers extract`: take a dataset's training images apart into backgrounds and sprites, to synthesize more from.
 
-Only the training split is ever read. Every picture of it ends as one row of OUT/backgrounds.parquet: `used`, or with a
+Only the training split is ever read. Every image of it ends as one row of OUT/backgrounds.parquet: `used`, or with a
 reason `left out` or `failed`. See `depers.bank` for what lies in OUT.
 """
 
@@ -29,7 +29,7 @@ from depers.extraction.inpainting import FILLS
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import part_path, process
 from depers.extraction.take_apart import RECORD, Job
-from depers.extraction.training_images import check_groups, list_pictures, training_folder
+from depers.extraction.training_images import check_groups, list_images, training_folder
 from depers.imaging.decoding import MAX_MEGAPIXELS
 from depers.options import argument, check_pattern, option
 from depers.runtime import progress, units
@@ -42,19 +42,19 @@ _NOT_DECISIVE = ("dataset", "out", "device", "workers")
 
 @dataclass(frozen=True)
 class Options:
-    """Cut the labelled objects out of a dataset's training pictures, and fill the holes: sprites and backgrounds."""
+    """Cut the labelled objects out of a dataset's training images, and fill the holes: sprites and backgrounds."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
     fill: str = option("smooth", "how holes are filled: from around them, with random squares, or flat", choices=FILLS)
     dilate: float = option(0.05, "how much of a box's width and height is removed around it on each side")
-    max_coverage: float = option(0.6, "no background from pictures of which boxes cover more than this, 0…1")
+    max_coverage: float = option(0.6, "no background from images of which boxes cover more than this, 0…1")
     keep_labels: bool = option(False, "backgrounds keep their objects and labels; sprites go into the free space")
     min_size: float = option(10.0, "no sprites from boxes with a shorter side of fewer pixels")
     margin: float = option(0.1, "context around a sprite, a share of its longer side; 4 to 32 pixels")
     nest: tuple[str, ...] = option(NESTING, "which classes belong to a sprite of another", metavar="OUTER=INNER,…")
     group_by: str | None = option(
-        None, "pictures are alike where this regular expression finds the same in their names", metavar="REGEX"
+        None, "images are alike where this regular expression finds the same in their names", metavar="REGEX"
     )
     seed: int = option(0, "seed of grain and confetti")
     weights: tuple[str, ...] = option(
@@ -66,7 +66,7 @@ class Options:
     imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
     device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "arithmetic on CPUs; auto: bfloat16 where it is native", choices=PRECISIONS)
-    max_megapixels: float = option(MAX_MEGAPIXELS, "pictures that declare more pixels fail")
+    max_megapixels: float = option(MAX_MEGAPIXELS, "images that declare more pixels fail")
     workers: int | None = option(None, "tasks at the same time (default: one per core of the cluster)")
 
     def __post_init__(self) -> None:
@@ -120,17 +120,17 @@ def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers
 
 
 def run(options: Options) -> int:
-    """Extracts; 3 where some pictures failed. Raises UserError for a wrong dataset, options or weights."""
+    """Extracts; 3 where some images failed. Raises UserError for a wrong dataset, options or weights."""
     dataset = read_dataset(options.dataset)
     out = _absolute(options.out)
     folder = _absolute(training_folder(dataset, out, options.dataset))
-    pictures = list_pictures(folder)
-    check_groups(dataset.val, pictures, options.group_by)
+    images = list_images(folder)
+    check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
     how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
     look, checkpoints = second_look.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
     job = Job(
-        pictures=folder,
+        images=folder,
         out=out,
         dataset=dataset,
         group_by=options.group_by,
@@ -149,17 +149,17 @@ def run(options: Options) -> int:
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
     units.claim(out, decisive | {"depers": __version__, "layout": bank.VERSION})
-    everything = units.cut(pictures)
+    everything = units.cut(images)
     finished = units.recorded(out)
     todo = [unit for unit in everything if unit.name not in finished]
     left = sum(len(unit.entries) for unit in todo)
-    print(f"{len(pictures)} training pictures, {len(pictures) - left} done before", file=sys.stderr)
+    print(f"{len(images)} training images, {len(images) - left} done before", file=sys.stderr)
     bank.withdraw(out)
     rate = follow(job, todo, checkpoints, options.workers)
     table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
-        raise UserError(f"{folder}: no picture can be used, such as {first['path']}: {first['reason']}")
+        raise UserError(f"{folder}: no image can be used, such as {first['path']}: {first['reason']}")
     return _finish(options, job, everything, table, rate)
 
 
@@ -174,7 +174,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
         part_path(unit) for unit in everything if any(parquet_text(entry.path) in sources for entry in unit.entries)
     }
     statuses = Counter(table["status"].to_pylist())
-    counts = {"pictures": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
+    counts = {"images": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
     counts |= {"failed": statuses[FAILED], "sprites": len(table["sprites"].combine_chunks().flatten())}
     counts |= {
         name: pc.sum(table[name]).as_py() or 0
@@ -189,20 +189,20 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
         parts=tuple(sorted(parts)),
     )
     report = storage.join(job.out, "report.html")
-    page = extraction_report.make_report(extracted, table, job.pictures, everything)
+    page = extraction_report.make_report(extracted, table, job.images, everything)
     storage.write_bytes(report, page.encode())
     bank.write_extracted(extracted)
     failures = progress.Failures(storage.join(job.out, "backgrounds.parquet"))
     failures.see(table)
     failures.close()
     if not counts["backgrounds"]:
-        print("no backgrounds: every picture was left out or failed, see the report for the reasons")
+        print("no backgrounds: every image was left out or failed, see the report for the reasons")
     if not counts["sprites"]:
-        print(f"no sprites: the pictures have no boxes of at least {options.min_size:g} px, so nothing can be pasted")
+        print(f"no sprites: the images have no boxes of at least {options.min_size:g} px, so nothing can be pasted")
     speed = f"{rate:.1f} images/s" if rate else "all done before"
     outcome = f"{statuses[USED]} backgrounds, {statuses[LEFT_OUT]} left out, {statuses[FAILED]} failed"
     sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
-    print(f"{len(table)} pictures: {outcome}; {sprites}; {speed}; report {report}")
+    print(f"{len(table)} images: {outcome}; {sprites}; {speed}; report {report}")
     return 3 if statuses[FAILED] else 0
 
 

@@ -1,11 +1,11 @@
 """Raw labelled sets, in the layouts that people have, as one dataset: checked, mended, split for validation.
 
 RAW is a folder in the competition's layout, or with YOLO text, Pascal VOC's XML or COCO's JSON, whichever it holds.
-Every picture that can be decoded is in the dataset, with its boxes or without any, and whatever was wrong is a row of
+Every image that can be decoded is in the dataset, with its boxes or without any, and whatever was wrong is a row of
 OUT/problems.parquet: nothing is dropped silently. The rules are those of `raw_labels`; OUT/report.html shows counts,
-distributions and labelled pictures, which are also on OUT/sheet.jpg.
+distributions and labelled images, which are also on OUT/sheet.jpg.
 
-    labels of all sets → index (on disk) → split → [ picture → labels mended → written → record ] → problems, report
+    labels of all sets → index (on disk) → split → [ image → labels mended → written → record ] → problems, report
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from depers.options import argument, check_pattern, option
 from depers.runtime import units
 from depers.storage import tables
 
-_CHUNK = 32  # pictures per Ray task
+_CHUNK = 32  # images per Ray task
 _DECISIVE = ("classes", "val_fraction", "seed", "group_by", "keep_splits", "unlabelled", "exif_frame")
 
 
@@ -154,14 +154,14 @@ def run(options: Options) -> int:
         kinds = index.problem_kinds()
         with told_of(out):
             problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
-    if not statistics.pictures.total():
+    if not statistics.images.total():
         first = min((first for _, _, _, first in kinds), default=Problem("", 0, "", ""))
         raise UserError(f"{options.raw}: no image can be used, such as {first.path}: {first.found or first.kind}")
     labelled = catalogue.labelled(options.classes)
     with told_of(out):
         _report(out, options.classes, statistics, labelled, kinds)
     print(label_report.summary(statistics, options.classes, labelled))
-    tested = len(catalogue.pictures) - plan.total - len(read.unread | read.left_out)
+    tested = len(catalogue.images) - plan.total - len(read.unread | read.left_out)
     notes = [*meanings.notes, *([f"left out, as --keep-splits says: {tested} images in test"] if tested else [])]
     for line in (*notes, label_report.problem_text(kinds)):
         print(line, end="\n" if line else "")
@@ -170,7 +170,7 @@ def run(options: Options) -> int:
     if options.strict and problems:
         print("--strict: the dataset is left without data.yaml", flush=True)
         return 3
-    write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.pictures[name]], labelled)
+    write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
     return 3 if read.unread or statistics.left_out else 0
 
 

@@ -1,8 +1,8 @@
-"""`depers synthesize`: new labelled pictures from backgrounds and sprites, any number of them, reproducibly.
+"""`depers synthesize`: new labelled images from backgrounds and sprites, any number of them, reproducibly.
 
-Plan, then render: OUT/plan holds every decision, a row per picture; rendering is a pure function of a row and of what
-was extracted. The same seed gives the same pictures and labels, however the work is spread, cut off and resumed, and
-picture number i does not depend on how many there will be.
+Plan, then render: OUT/plan holds every decision, a row per image; rendering is a pure function of a row and of what
+was extracted. The same seed gives the same images and labels, however the work is spread, cut off and resumed, and
+image number i does not depend on how many there will be.
 """
 
 import hashlib
@@ -39,16 +39,16 @@ _NOT_DECISIVE = ("extracted", "out", "real")
 
 @dataclass(frozen=True)
 class Options:
-    """Make COUNT labelled pictures by pasting extracted sprites into extracted backgrounds."""
+    """Make COUNT labelled images by pasting extracted sprites into extracted backgrounds."""
 
     extracted: str = argument("folder or s3:// URI that `depers extract` has written")
     out: str = argument("folder or s3:// URI of the synthetic dataset; an earlier run there is resumed")
-    count: int = option(REQUIRED, "pictures to make; picture i does not depend on it")
-    seed: int = option(0, "seed of everything; another one gives other pictures")
+    count: int = option(REQUIRED, "images to make; image i does not depend on it")
+    seed: int = option(0, "seed of everything; another one gives other images")
     classes: tuple[str, ...] = option(
         (), "paste only what has a label of these classes (default: all)", metavar="CLASS"
     )
-    objects: int | None = option(None, "objects to paste per picture (default: as many as real pictures have)")
+    objects: int | None = option(None, "objects to paste per image (default: as many as real images have)")
     balance: float = option(0.5, "0: classes as frequent as in the dataset; 1: rare ones about as frequent as others")
     placement: str = option(
         "scene",
@@ -62,13 +62,13 @@ class Options:
     max_hidden: float = option(0.1, "sprites of which other objects hid more than this are not used, 0…1")
     decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
     blending: tuple[str, ...] = option(plan.BLENDINGS, "seams to choose from", choices=plan.BLENDINGS)
-    variants: int = option(1, "pictures per plan: the same objects in the same places with other blendings")
-    per_background: int = option(8, "pictures in a row that share a background; more are made faster")
-    effects: bool = option(True, "blur and noise over the whole of some pictures")
+    variants: int = option(1, "images per plan: the same objects in the same places with other blendings")
+    per_background: int = option(8, "images in a row that share a background; more are made faster")
+    effects: bool = option(True, "blur and noise over the whole of some images")
     quality: int = option(90, "of the JPEGs, 1 to 100")
     shards: bool = option(False, "tar files for WebDataset instead of folders")
     real: str | None = option(
-        None, "dataset that data.yaml adds the pictures to, or none (default: the one that EXTRACTED was cut from)"
+        None, "dataset that data.yaml adds the images to, or none (default: the one that EXTRACTED was cut from)"
     )
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ def read_material(extracted: bank.Extracted, options: Options) -> Material:
     """What the options leave of the bank. Raises UserError where that is nothing."""
     backgrounds = bank.read_backgrounds(extracted)
     if not pc.any(pc.equal(backgrounds["status"], bank.USED)).as_py():
-        raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} pictures were left out")
+        raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} images were left out")
     tables = [_with_part(bank.read_part(extracted, part, bank.METADATA), part) for part in sorted(extracted.parts)]
     sprites = pa.concat_tables(tables) if tables else None
     if sprites is None or not len(sprites):
@@ -155,14 +155,14 @@ def _eligible(sprites: pa.Table, names: Sequence[str], options: Options) -> NDAr
 
 
 def find_real(options: Options, extracted: bank.Extracted, out: str) -> Dataset | None:
-    """The dataset that the pictures are added to. Raises UserError where it is not there, or does not fit."""
+    """The dataset that the images are added to. Raises UserError where it is not there, or does not fit."""
     if options.real == "none":
         return None
     where = options.real or extracted.dataset
     try:
         found = read_dataset(where)
     except UserError as error:
-        hint = "name it with --real, or --real none for the synthetic pictures alone"
+        hint = "name it with --real, or --real none for the synthetic images alone"
         raise UserError(f"the dataset that they are added to cannot be read ({error}): {hint}") from None
     if found.names != extracted.class_names:
         wanted = ", ".join(extracted.class_names)
@@ -173,7 +173,7 @@ def find_real(options: Options, extracted: bank.Extracted, out: str) -> Dataset 
         )
     for folder in (found.train, found.val, *found.added):
         if folder and storage.overlap(folder, out):
-            raise UserError(f"OUT must lie outside the dataset's pictures, but got {out} and {folder}")
+            raise UserError(f"OUT must lie outside the dataset's images, but got {out} and {folder}")
     return found
 
 
@@ -200,47 +200,47 @@ def run(options: Options) -> int:
     units.claim(out, decisive | {"depers": __version__})
     storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that all is there
     if len(material.backgrounds) == 1:
-        print(f"note: all pictures show the only background, {material.backgrounds['path'][0]}", file=sys.stderr)
+        print(f"note: all images show the only background, {material.backgrounds['path'][0]}", file=sys.stderr)
 
     job = rendering.Job(out, options.count, options.variants, options.shards, len(extracted.class_names))
     made = tally.Tally.none(job.class_count)
     shared, recipe = ray.put(material), options.recipe()
-    parts = [(job.pictures(*blocks), (shared, recipe, job, number)) for number, blocks in enumerate(job.parts())]
+    parts = [(job.images(*blocks), (shared, recipe, job, number)) for number, blocks in enumerate(job.parts())]
     for found in _follow(ray.remote(rendering.plan_part), parts, "planned"):
         made = made.plus(found)
     finished = units.recorded(out)
     todo = [blocks for blocks in job.units() if rendering.unit_name(blocks[0]) not in finished]
-    tasks = [(job.pictures(*blocks), (extracted, job, *blocks)) for blocks in todo]
+    tasks = [(job.images(*blocks), (extracted, job, *blocks)) for blocks in todo]
     started = time.monotonic()
     rendered = sum(_follow(ray.remote(rendering.render_blocks), tasks, "rendered"))
     seconds = time.monotonic() - started
-    speed = f"{rendered} rendered at {rendered / seconds:.1f} pictures/s" if todo else "all rendered before"
+    speed = f"{rendered} rendered at {rendered / seconds:.1f} images/s" if todo else "all rendered before"
 
-    pictures = ray.get(ray.remote(rendering.sheet).remote(extracted, job, extracted.class_names))
-    storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(pictures, 88, "RGB")))
-    real_tally = tally.of_pictures(bank.read_backgrounds(extracted), job.class_count)
+    images = ray.get(ray.remote(rendering.sheet).remote(extracted, job, extracted.class_names))
+    storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
+    real_tally = tally.of_images(bank.read_backgrounds(extracted), job.class_count)
     overview = storage.join(out, "report.html")
-    storage.write_bytes(overview, make_report(options, extracted, real_tally, made, pictures).encode())
+    storage.write_bytes(overview, make_report(options, extracted, real_tally, made, images).encode())
     write_joined_yaml(
         out, extracted.class_names, real, plan.FOLDER, rendering.shard_names(job), made_of=real or _source(extracted)
     )
     missing = made.wanted - made.objects
     print(
-        f"{made.pictures} pictures, {made.objects} objects with {int(made.classes.sum())} labels"
+        f"{made.images} images, {made.objects} objects with {int(made.classes.sum())} labels"
         f" ({missing} objects found no place), {made.decoys} decoys; {speed}; report {overview}"
     )
     return 0
 
 
 def _follow(task: Any, arguments: Sequence[tuple[int, tuple[Any, ...]]], verb: str) -> Iterator[Any]:
-    """What a Ray task gives for each (number of pictures, its arguments), as they come, with a progress bar."""
+    """What a Ray task gives for each (number of images, its arguments), as they come, with a progress bar."""
     import ray
     from tqdm import tqdm
 
     bound = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
     waiting, running = iter(arguments), {}
     with tqdm(
-        total=sum(count for count, _ in arguments), desc=verb, unit="picture", file=sys.stderr, mininterval=0.5
+        total=sum(count for count, _ in arguments), desc=verb, unit="image", file=sys.stderr, mininterval=0.5
     ) as bar:
         for count, given in itertools.islice(waiting, bound):
             running[task.remote(*given)] = count

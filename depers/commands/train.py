@@ -4,7 +4,7 @@ Reads dataset folders (data.yaml, images/, labels/). Writes below OUT
 
 weights/best.pt, weights/last.pt    ordinary YOLOv5 checkpoints
 results.csv, tensorboard/           a row per epoch
-report.html, train_batch.jpg        curves, confusion matrix, labelled and predicted pictures
+report.html, train_batch.jpg        curves, confusion matrix, labelled and predicted images
 state/last.pt                       everything to go on with: the same command after an interruption does
 """
 

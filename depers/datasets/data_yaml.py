@@ -1,6 +1,6 @@
-"""The only reader and writer of a dataset's data.yaml, which says what its classes are and where its pictures.
+"""The only reader and writer of a dataset's data.yaml, which says what its classes are and where its images.
 
-ROOT/data.yaml                      names, where the splits are, and which pictures are labelled for some classes only
+ROOT/data.yaml                      names, where the splits are, and which images are labelled for some classes only
 ROOT/images/{train,val}/NAME.jpg
 ROOT/labels/{train,val}/NAME.txt    what `labels` reads and writes
 
@@ -20,12 +20,12 @@ from depers.errors import UserError
 
 
 class Dataset(NamedTuple):
-    """A dataset: its folder, class names in the order of their ids, and the picture folders of its splits, if any.
+    """A dataset: its folder, class names in the order of their ids, and the image folders of its splits, if any.
 
-    `labelled`: (prefix, class ids), longest prefix first. A picture whose path in its split's folder begins with the
-    prefix ("": every picture) is labelled for those classes only: of the others it may show objects without a label.
+    `labelled`: (prefix, class ids), longest prefix first. An image whose path in its split's folder begins with the
+    prefix ("": every image) is labelled for those classes only: of the others it may show objects without a label.
 
-    `added`: where data.yaml lists several folders of training pictures, those after the first, such as synthetic ones.
+    `added`: where data.yaml lists several folders of training images, those after the first, such as synthetic ones.
     Training sees them too; sprites are cut and figures measured in the first alone.
     """
 
@@ -38,7 +38,7 @@ class Dataset(NamedTuple):
 
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
-    """The ids of the classes for which a picture is labelled; `path` is that in its split's folder.
+    """The ids of the classes for which an image is labelled; `path` is that in its split's folder.
 
     Only of those does a missing box say that there is no object. The longest prefix counts; without any, all classes.
     """
@@ -112,7 +112,7 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
         raise UserError(f"{file}: {split} must be {wanted}, but is {value!r}")
     folder = _seen_from(root, value)
     if not storage.is_dir(folder):
-        raise UserError(f"{file}: {split} must be a folder of pictures, but {folder} is none")
+        raise UserError(f"{file}: {split} must be a folder of images, but {folder} is none")
     return folder
 
 
@@ -120,7 +120,7 @@ def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tupl
     if value is None:
         return ()
     if not isinstance(value, dict) or not all(isinstance(prefix, str) for prefix in value):
-        raise UserError(f"{file}: labelled must map prefixes of pictures' paths to class names, but is {value!r}")
+        raise UserError(f"{file}: labelled must map prefixes of images' paths to class names, but is {value!r}")
     found = []
     for prefix, classes in value.items():
         if not isinstance(classes, list) or not all(name in names for name in classes):
@@ -138,7 +138,7 @@ def write_data_yaml(
 ) -> None:
     """Writes ROOT/data.yaml (ROOT may be an `s3://` URI), which names the folders of those `splits` that exist.
 
-    `labelled` maps a prefix of pictures' paths in their split's folder, such as `heads/`, to the names of the classes
+    `labelled` maps a prefix of images' paths in their split's folder, such as `heads/`, to the names of the classes
     that are labelled there; YOLOv5 ignores the key.
     """
     folders = {split: f"images/{split}" if split in splits else "" for split in SPLITS}
@@ -156,11 +156,11 @@ def write_joined_yaml(
     shards: str | None = None,
     made_of: Dataset | None = None,
 ) -> None:
-    """Writes ROOT/data.yaml, which adds the pictures in ROOT/images/train, below `prefix`, to those of `real`, if any.
+    """Writes ROOT/data.yaml, which adds the images in ROOT/images/train, below `prefix`, to those of `real`, if any.
 
-    Training pictures are the dataset's and these, validation pictures the dataset's alone. Folders are absolute, as
+    Training images are the dataset's and these, validation images the dataset's alone. Folders are absolute, as
     YOLOv5 needs them where they are not below one. Where the dataset that they are `made_of` is labelled for some
-    classes only, they are labelled for no more than all of it is. Where the pictures are in tars (`shards`), the file
+    classes only, they are labelled for no more than all of it is. Where the images are in tars (`shards`), the file
     names those, and no folder to train on, since it could not name both.
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
@@ -178,7 +178,7 @@ def write_joined_yaml(
 
 
 def write_subset_yaml(root: str, dataset: Dataset) -> None:
-    """Writes ROOT/data.yaml for a part of a dataset: training pictures in ROOT/images/train, its own for validation."""
+    """Writes ROOT/data.yaml for a part of a dataset: training images in ROOT/images/train, its own for validation."""
     content: dict[str, Any] = {"train": "images/train", "val": _absolute(dataset.val) if dataset.val else ""}
     content |= {"nc": len(dataset.names), "names": list(dataset.names)}
     if dataset.labelled:

@@ -1,6 +1,6 @@
-"""The only reader and writer of YOLO text: a line per box, its class id, centre x, centre y, width, height.
+"""The only reader and writer of YOLO text: a line per box, its class id, center x, center y, width, height.
 
-The numbers are fractions of the picture. `datasets` says where such files lie.
+The numbers are fractions of the image. `datasets` says where such files lie.
 """
 
 import math
@@ -18,12 +18,12 @@ CLASSES = ("car", "head", "face", "human", "carplate")
 """The classes in the order of their ids."""
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What a picture's name in a dataset ends with, in lower case."""
-_EDGE = 1e-3  # how far a box may reach over the picture's edge: annotation tools round
+"""What an image's name in a dataset ends with, in lower case."""
+_EDGE = 1e-3  # how far a box may reach over the image's edge: annotation tools round
 
 
 class Labels(NamedTuple):
-    """The boxes of one picture: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1."""
+    """The boxes of one image: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), center and size in 0…1."""
 
     class_ids: NDArray[np.int64]
     boxes_xywh: NDArray[np.float64]
@@ -38,7 +38,7 @@ def parse_yolo(text: str, class_count: int, source: str) -> Labels:
     """The labels of YOLO text; blank lines are skipped, either kind of line end is read.
 
     Raises UserError, which names `source`, the line, the value and what is allowed, for anything but five finite
-    numbers per line: a class id below `class_count`, a centre in 0…1, and a size in 0…1 that is more than 0.
+    numbers per line: a class id below `class_count`, a center in 0…1, and a size in 0…1 that is more than 0.
     """
     class_ids: list[int] = []
     boxes: list[list[float]] = []
@@ -53,7 +53,7 @@ def parse_yolo(text: str, class_count: int, source: str) -> Labels:
         if class_id not in range(class_count):
             raise UserError(f"{where}: the class id must be a whole number 0…{class_count - 1}, but got {fields[0]!r}")
         box = [read_number(field) for field in fields[1:]]
-        for name, field, value in zip(("centre x", "centre y", "width", "height"), fields[1:], box, strict=True):
+        for name, field, value in zip(("center x", "center y", "width", "height"), fields[1:], box, strict=True):
             if not 0 <= value <= 1 + _EDGE:
                 raise UserError(f"{where}: the {name} must be a number in 0…1, but got {field!r}")
         if min(box[2:]) == 0:
@@ -89,24 +89,24 @@ def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
 
 
 def label_path(image: str) -> str:
-    """Where the labels of a picture are: the last folder named `images` above it is named `labels` instead.
+    """Where the labels of an image are: the last folder named `images` above it is named `labels` instead.
 
     Raises UserError where no folder of that name is above it.
     """
     above, found, below = f"/{image}".rpartition("/images/")
     if not found:
-        raise UserError(f"{image}: a dataset's pictures must be in a folder named images, or below one")
+        raise UserError(f"{image}: a dataset's images must be in a folder named images, or below one")
     return f"{above}/labels/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
 
 
 def pairs(folder: str) -> list[tuple[str, str]]:
-    """The pictures of a split's folder, also in folders below it, in order, each with its label file.
+    """The images of a split's folder, also in folders below it, in order, each with its label file.
 
-    The label file may be missing: then the picture has no boxes. Raises UserError where the folder is missing.
+    The label file may be missing: then the image has no boxes. Raises UserError where the folder is missing.
     """
     names = [entry.path for entry in storage.list_files(folder)]
-    pictures = [storage.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    return [(picture, label_path(picture)) for picture in pictures]
+    images = [storage.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    return [(image, label_path(image)) for image in images]
 
 
 def read_labels(uri: str, class_count: int) -> Labels:

@@ -8,14 +8,14 @@ from collections.abc import Hashable, Sequence
 from depers.errors import UserError
 
 _PASSES = 8  # over all groups, at most; three or four are usually enough
-_PICTURES = object()  # the stratum that every picture counts in
+_IMAGES = object()  # the stratum that every image counts in
 Strata = Sequence[tuple[Hashable, int]]
 
 
 def group_names(names: Sequence[str], group_by: str | None) -> list[str]:
     """The group of every name: what the regular expression finds (its first bracket, if it has one), else the name.
 
-    Raises UserError where it finds nothing, since that picture could leak from one split into the other.
+    Raises UserError where it finds nothing, since that image could leak from one split into the other.
     """
     if group_by is None:
         return list(names)
@@ -32,12 +32,12 @@ def group_names(names: Sequence[str], group_by: str | None) -> list[str]:
 
 
 def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequence[Strata] | None = None) -> list[str]:
-    """The split, train or val, of every picture, given its group; pictures of a group stay together.
+    """The split, train or val, of every image, given its group; images of a group stay together.
 
-    `strata` (one per picture) are pairs of anything that is to be spread evenly, such as a class, and how much of it
-    the picture has. Groups are taken in an order that the seed decides, and moved between the splits as long as the sum
-    over all strata of (share in val − val_fraction)² falls; the number of pictures weighs as much as all others
-    together. With more than one group and a fraction above 0 neither split is empty. The order of the pictures does not
+    `strata` (one per image) are pairs of anything that is to be spread evenly, such as a class, and how much of it
+    the image has. Groups are taken in an order that the seed decides, and moved between the splits as long as the sum
+    over all strata of (share in val − val_fraction)² falls; the number of images weighs as much as all others
+    together. With more than one group and a fraction above 0 neither split is empty. The order of the images does not
     matter.
     """
     members: dict[str, list[int]] = defaultdict(list)
@@ -46,14 +46,14 @@ def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequenc
     contents: dict[str, dict[Hashable, int]] = {}
     totals: Counter[Hashable] = Counter()
     for group, indices in members.items():
-        content: Counter[Hashable] = Counter({_PICTURES: len(indices)})
+        content: Counter[Hashable] = Counter({_IMAGES: len(indices)})
         for index in indices if strata else ():
             for stratum, amount in strata[index] if strata else ():
                 content[stratum] += amount
         contents[group] = {stratum: amount for stratum, amount in content.items() if amount}
         totals.update(contents[group])
     weights = {stratum: 1 / total**2 for stratum, total in totals.items()}
-    weights[_PICTURES] = max(1, len(totals) - 1) / len(groups) ** 2 if groups else 0.0
+    weights[_IMAGES] = max(1, len(totals) - 1) / len(groups) ** 2 if groups else 0.0
     # The excess of val over its share; integers would do but for the fraction.
     excess = {stratum: -val_fraction * total for stratum, total in totals.items()}
     ordered = sorted(members, key=lambda group: _rank(group, seed))

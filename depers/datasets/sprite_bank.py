@@ -1,8 +1,8 @@
 """What extraction leaves and synthesis reads: backgrounds and sprites, as files and tables in one folder.
 
 EXTRACTED/backgrounds/…                JPEGs, the labelled boxes removed (or kept in place, with their labels)
-EXTRACTED/backgrounds.parquet          a row per picture of the training split, `BACKGROUNDS`
-EXTRACTED/sprites/PART.parquet         a row per sprite, the picture in it, `SPRITES`
+EXTRACTED/backgrounds.parquet          a row per image of the training split, `BACKGROUNDS`
+EXTRACTED/sprites/PART.parquet         a row per sprite, the image in it, `SPRITES`
 EXTRACTED/extract.json                 names of the classes, options, counts; written last: it says that all is there
 
 Boxes are pixels, the origin at the top left, in the frame that the column's comment names.
@@ -29,14 +29,14 @@ SEEN = pa.struct([*LABEL, ("outer", pa.bool_()), ("truncated", pa.bool_())])
 
 BACKGROUNDS = pa.schema(
     [
-        ("source", pa.string()),  # the picture's path in the dataset's folder of training pictures
-        ("group", pa.string()),  # pictures of one group (camera, day) are alike
+        ("source", pa.string()),  # the image's path in the dataset's folder of training images
+        ("group", pa.string()),  # images of one group (camera, day) are alike
         ("status", pa.string()),  # `used`, or with a reason `left out` or (not to be read) `failed`
         ("reason", pa.string()),
         ("path", pa.string()),  # of the background, below EXTRACTED; null where it was left out
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("coverage", pa.float32()),  # share of the picture that labelled boxes cover, 0…1
+        ("coverage", pa.float32()),  # share of the image that labelled boxes cover, 0…1
         ("objects", pa.int32()),  # outer boxes in the source: what a scene of this kind holds
         ("scene", pa.list_(SEEN)),  # all labels of the source, also of what was too small to be cut, in its pixels
         ("labels", pa.list_(LABEL)),  # objects that are still there, in pixels of the background; else empty
@@ -47,18 +47,18 @@ SPRITES = pa.schema(
     [
         ("id", pa.string()),  # a hash of the source and its box, the same in every run
         ("class_id", pa.int32()),  # of the outer box
-        ("labels", pa.list_(LABEL)),  # the outer box first, then those inside it; in pixels of the sprite's picture
-        ("picture", pa.binary()),  # JPEG, quality 95, 4:4:4: the outer box with its context margin
-        ("width", pa.int32()),  # of the picture, so with the margin
+        ("labels", pa.list_(LABEL)),  # the outer box first, then those inside it; in pixels of the sprite's image
+        ("image", pa.binary()),  # JPEG, quality 95, 4:4:4: the outer box with its context margin
+        ("width", pa.int32()),  # of the image, so with the margin
         ("height", pa.int32()),
         ("source", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),  # always `train`; a reader refuses anything else
         ("source_width", pa.int32()),
         ("source_height", pa.int32()),
-        ("source_x", pa.int32()),  # where the picture's top left corner lies in the source
+        ("source_x", pa.int32()),  # where the image's top left corner lies in the source
         ("source_y", pa.int32()),
-        ("centre_x", pa.float32()),  # middle of the outer box, as a share of the source's width
+        ("center_x", pa.float32()),  # middle of the outer box, as a share of the source's width
         ("foot_y", pa.float32()),  # lower edge of the outer box, as a share of the source's height
         ("scene_height", pa.float32()),  # height of the outer box, as a share of the source's height
         ("truncated", pa.bool_()),  # the frame cuts it
@@ -67,7 +67,7 @@ SPRITES = pa.schema(
 )
 """One table per part. A reader refuses a part with another split than `train`."""
 
-METADATA = tuple(name for name in SPRITES.names if name != "picture")
+METADATA = tuple(name for name in SPRITES.names if name != "image")
 """The columns of `SPRITES` that are small: what a plan needs of every sprite."""
 
 USED, LEFT_OUT, FAILED = "used", "left out", "failed"
@@ -85,7 +85,7 @@ class Extracted(NamedTuple):
     options: dict[str, Any]
     """Those that decided what was written, by their names."""
     counts: dict[str, int]
-    """`pictures` = `backgrounds` + `left_out` + `failed`; `sprites`, and of these `truncated` and `mostly_hidden`."""
+    """`images` = `backgrounds` + `left_out` + `failed`; `sprites`, and of these `truncated` and `mostly_hidden`."""
     parts: tuple[str, ...]
     """The tables of sprites, below the root, in order."""
 
@@ -140,7 +140,7 @@ def read_backgrounds(extracted: Extracted) -> pa.Table:
 
 
 def read_sprites(extracted: Extracted, columns: Sequence[str] = METADATA) -> pa.Table:
-    """All sprites, sorted by source and id, in the given columns; their pictures would fill the memory.
+    """All sprites, sorted by source and id, in the given columns; their images would fill the memory.
 
     Raises UserError where a part is missing or damaged, or holds a sprite of another split than `train`.
     """
@@ -151,7 +151,7 @@ def read_sprites(extracted: Extracted, columns: Sequence[str] = METADATA) -> pa.
 
 
 def iterate_sprites(extracted: Extracted, columns: Sequence[str] = tuple(SPRITES.names)) -> Iterator[pa.Table]:
-    """The sprites part by part, with their pictures unless `columns` says otherwise. Raises as `read_sprites`."""
+    """The sprites part by part, with their images unless `columns` says otherwise. Raises as `read_sprites`."""
     for part in extracted.parts:
         yield read_part(extracted, part, columns)
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 class Detections(NamedTuple):
-    """What a detector found in one picture, highest confidence first.
+    """What a detector found in one image, highest confidence first.
 
-    `boxes_xyxy` float32 (N, 4) in pixels of the upright full-size picture, `confidences` float32 (N,), `class_ids`
+    `boxes_xyxy` float32 (N, 4) in pixels of the upright full-size image, `confidences` float32 (N,), `class_ids`
     int64 (N,), `models` int64 (N,): the index of the weights that found the box.
     """
 
@@ -45,15 +45,15 @@ SCHEMA = pa.schema(
 )
 """One row per file: `path` relative to the input, in an archive also the `member` and its `number`.
 
-`status` is `ok`, `left out` (no picture) or `failed` with a `reason`, an archive's own `complete`, `incomplete` or
-`failed`; boxes are in pixels of their frame, of which most pictures have one, number 0.
+`status` is `ok`, `left out` (no image) or `failed` with a `reason`, an archive's own `complete`, `incomplete` or
+`failed`; boxes are in pixels of their frame, of which most images have one, number 0.
 """
 
 
 def to_rows(
     detections: Detections, class_names: Sequence[str], models: Sequence[str], frame: int = 0
 ) -> list[dict[str, Any]]:
-    """The detections in one frame of a picture as the rows of the `boxes` column."""
+    """The detections in one frame of an image as the rows of the `boxes` column."""
     return [
         dict(zip(BOX.names, (class_names[class_id], confidence, *box, models[model], frame), strict=True))
         for box, confidence, class_id, model in zip(

@@ -24,7 +24,7 @@ _CLASS_STEP = 7680.0  # pixels, YOLOv5's
 # YOLOv5's `--augment`: scale, whether mirrored, and which levels of the head count: the coarsest not at full size, the
 # finest not at the smallest, where each adds little but false boxes.
 _VIEWS = ((1.0, False, slice(None, -1)), (0.83, True, _ALL), (0.67, False, slice(1, None)))
-_MEAN = 0.447  # ImageNet's, the border of scaled pictures
+_MEAN = 0.447  # ImageNet's, the border of scaled images
 
 
 def cpu_has_bfloat16() -> bool:
@@ -110,10 +110,10 @@ class _Level:
         for anchor, anchor_wh in enumerate(self.anchors_wh):
             image, y, x = likely[..., anchor].nonzero(as_tuple=True)
             raw = functional.linear(pixels[image, y, x], self.weight[anchor], self.bias[anchor]).sigmoid()
-            centre = (raw[:, :2] * 2 - 0.5 + torch.stack((x, y), dim=1)) * self.stride
+            center = (raw[:, :2] * 2 - 0.5 + torch.stack((x, y), dim=1)) * self.stride
             size = (raw[:, 2:4] * 2) ** 2 * anchor_wh
             images.append(image)
-            rows.append(torch.cat((centre, size, raw[:, 4:]), dim=1))
+            rows.append(torch.cat((center, size, raw[:, 4:]), dim=1))
         return torch.cat(images), torch.cat(rows)
 
     def raw(self, features: Tensor) -> Tensor:
@@ -232,8 +232,8 @@ def candidates(image: Tensor, predictions: Tensor, count: int, targets: Tensor, 
         best, which = scores.max(dim=1)
         (row,) = (best > how.confidence).nonzero(as_tuple=True)
         confidence, column = best[row], which[row]
-    centre, half = predictions[row, :2], predictions[row, 2:4] / 2
-    rows = torch.cat((centre - half, centre + half, confidence[:, None], targets[column][:, None].float()), dim=1)
+    center, half = predictions[row, :2], predictions[row, 2:4] / 2
+    rows = torch.cat((center - half, center + half, confidence[:, None], targets[column][:, None].float()), dim=1)
     return list(torch.split(rows, torch.bincount(image[row], minlength=count).tolist()))
 
 

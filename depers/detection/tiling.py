@@ -1,4 +1,4 @@
-"""Views of a picture for the detector: the whole, and for large ones overlapping tiles; what they find is merged."""
+"""Views of an image for the detector: the whole, and for large ones overlapping tiles; what they find is merged."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,19 @@ from depers.detection.settings import Prediction
 from depers.imaging.decoding import resize_rgb
 
 PADDING = 114  # YOLOv5's letterbox gray
-OVERLAP = 0.2  # of a tile with its neighbour: things smaller than that are whole in one of them
+OVERLAP = 0.2  # of a tile with its neighbor: things smaller than that are whole in one of them
 _CONTAINED = 0.9  # a box with this share of its area in a larger one of its class is a fragment of it
 
 
 class View(NamedTuple):
-    """A letterboxed canvas, uint8 RGB (H, W, 3), and where in the picture it is from: `origin_xy` in pixels."""
+    """A letterboxed canvas, uint8 RGB (H, W, 3), and where in the image it is from: `origin_xy` in pixels."""
 
     canvas: NDArray[np.uint8]
     frame: Letterbox
     origin_xy: tuple[int, int] = (0, 0)
 
     def locate(self, found: Detections) -> Detections:
-        """Detections in pixels of the canvas as detections in pixels of the picture."""
+        """Detections in pixels of the canvas as detections in pixels of the image."""
         boxes = self.frame.invert(found.boxes_xyxy) + np.array(self.origin_xy * 2, np.float32)
         return found._replace(boxes_xyxy=boxes)
 
@@ -40,7 +40,7 @@ def starts(length: int, tile: int) -> list[int]:
 
 
 def whole(rgb: NDArray[np.uint8], size_wh: tuple[int, int], imgsz: int, stride: int, half_stride_pad: bool) -> View:
-    """The whole picture; `rgb` may be smaller than its size, as decoders make it: by area means."""
+    """The whole image; `rgb` may be smaller than its size, as decoders make it: by area means."""
     frame = letterbox(size_wh, imgsz, stride=stride, half_stride_pad=half_stride_pad)
     if (rgb.shape[1], rgb.shape[0]) != size_wh:  # the little that is left is as good, and ten times as fast, so
         rgb = cv2.resize(rgb, frame.resized_wh, interpolation=cv2.INTER_LINEAR)
@@ -48,7 +48,7 @@ def whole(rgb: NDArray[np.uint8], size_wh: tuple[int, int], imgsz: int, stride: 
 
 
 def views(rgb: NDArray[np.uint8], imgsz: int, stride: int, half_stride_pad: bool, tile: int | None) -> Iterator[View]:
-    """The whole picture (uint8 RGB, full size), then its tiles, made as they are asked for."""
+    """The whole image (uint8 RGB, full size), then its tiles, made as they are asked for."""
     height, width = rgb.shape[:2]
     yield whole(rgb, (width, height), imgsz, stride, half_stride_pad)
     if tile is None or max(width, height) <= tile:
@@ -61,7 +61,7 @@ def views(rgb: NDArray[np.uint8], imgsz: int, stride: int, half_stride_pad: bool
 
 
 def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
-    """The letterboxed picture, uint8 RGB (H, W, 3), gray around it."""
+    """The letterboxed image, uint8 RGB (H, W, 3), gray around it."""
     width, height = frame.canvas_wh
     canvas = np.full((height, width, 3), PADDING, np.uint8)
     x, y = frame.pad_xy
@@ -71,7 +71,7 @@ def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
 
 
 def merge(parts: Sequence[Detections], how: Prediction, size_wh: tuple[int, int]) -> Detections:
-    """Detections of several views in pixels of the picture as one: doubles and fragments left out."""
+    """Detections of several views in pixels of the image as one: doubles and fragments left out."""
     columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
     found = Detections(*columns)
     found = found._replace(boxes_xyxy=clip(found.boxes_xyxy, size_wh))

@@ -6,7 +6,7 @@ label says so. Every label has a highest threshold at which it is found; the cla
 these, where k is the least number of n labels for which the exact binomial lower bound (Clopper and Pearson 1934) on
 the recall is the target. As k follows from n alone, choosing the threshold by the same labels costs nothing: it is a
 distribution-free tolerance limit (Wilks 1941). It takes the labels as independent draws from what will be anonymized;
-those of one picture are not quite, so give it many pictures.
+those of one image are not quite, so give it many images.
 
 `thresholds.json`, which `depers evaluate --target-recall` writes and `depers anonymize --thresholds` takes:
 
@@ -36,7 +36,7 @@ class Calibration(NamedTuple):
 
     `found` of `labels` are found, so that the recall is at least `bound` with the certainty asked for (both with every
     box at hand where there is no threshold); `precision` is the share of the boxes at the threshold that are right at
-    IoU 0.5, `false_per_picture` the number of others. None where there is no threshold.
+    IoU 0.5, `false_per_image` the number of others. None where there is no threshold.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Calibration(NamedTuple):
     found: int
     bound: float
     precision: float | None
-    false_per_picture: float | None
+    false_per_image: float | None
 
 
 def parse_targets(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
@@ -143,11 +143,11 @@ def _calibrate_class(
     certainty: float,
 ) -> Calibration:
     from_confidence, confidences, correct = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, np.bool_)]
-    pictures = 0
+    images = 0
     for sample in samples:
         if class_id not in sample.labelled:
             continue
-        pictures += 1
+        images += 1
         own, labels = sample.class_ids == class_id, sample.label_boxes_xyxy[sample.label_ids == class_id]
         boxes, sure = sample.boxes_xyxy[own], sample.confidences[own]
         visible = clip(labels, sample.size_wh)
@@ -182,7 +182,7 @@ def _calibrate_class(
         found=found,
         bound=lower_bound(found, count, certainty),
         precision=float(right[shown].mean()) if shown.any() else 0.0,
-        false_per_picture=float((shown & ~right).sum() / max(pictures, 1)),
+        false_per_image=float((shown & ~right).sum() / max(images, 1)),
     )
 
 
@@ -205,7 +205,7 @@ def table_text(calibrations: Sequence[Calibration]) -> str:
         if each.threshold is None:
             lines.append(f"{each.name:>22}{each.labels:12}{each.target:12g}        none: {each.reason}")
         else:
-            figures = (each.threshold, each.found / each.labels, each.bound, each.precision, each.false_per_picture)
+            figures = (each.threshold, each.found / each.labels, each.bound, each.precision, each.false_per_image)
             shown = "".join(f"{value:12.4g}" for value in figures)
             lines.append(f"{each.name:>22}{each.labels:12}{each.target:12g}{shown}")
     return "\n".join(lines)

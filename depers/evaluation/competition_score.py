@@ -19,7 +19,7 @@ class Score(NamedTuple):
     """The competition's figure: `mean` over the classes that have labels of their average precision at IoU 0.5.
 
     `classes`: (average precision, number of labels) by class id, as texts are sorted. `uncounted`: detections on
-    pictures without any label, which the definition does not see.
+    images without any label, which the definition does not see.
     """
 
     mean: float
@@ -31,8 +31,8 @@ _READERS = 16  # threads that mostly wait for storage
 
 
 def label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """By a picture's path in the split's folder, class ids int64 (M,) and boxes float64 (M, 4), xyxy in fractions."""
-    pictures = [entry.path for entry in storage.list_files(folder) if entry.path.lower().endswith(IMAGE_SUFFIXES)]
+    """By an image's path in the split's folder, class ids int64 (M,) and boxes float64 (M, 4), xyxy in fractions."""
+    images = [entry.path for entry in storage.list_files(folder) if entry.path.lower().endswith(IMAGE_SUFFIXES)]
 
     def read(path: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         labels = read_unique_labels(storage.join(folder, path), len(dataset.names))
@@ -40,14 +40,14 @@ def label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np
         return labels.class_ids, np.concatenate([labels.boxes_xywh[:, :2] - half, labels.boxes_xywh[:, :2] + half], 1)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(pictures, pool.map(read, pictures), strict=True))
+        return dict(zip(images, pool.map(read, images), strict=True))
 
 
 def score_file(found: submission.Submission, source: str, folder: str, dataset: Dataset) -> Score:
-    """The competition's score of detections in the pictures of a split's folder.
+    """The competition's score of detections in the images of a split's folder.
 
-    What was found of classes that a picture is not labelled for is left out. Raises UserError for a detection on a
-    picture that is not there.
+    What was found of classes that an image is not labelled for is left out. Raises UserError for a detection on a
+    image that is not there.
     """
     labels = label_fractions(folder, dataset)
     submission.check_images(found, labels, source, folder)
@@ -64,14 +64,14 @@ def score_text(score: Score, names: Sequence[str]) -> str:
     lines += [f"{names[index]:>22}{count:11}{average:11.6f}" for index, (average, count) in score.classes.items()]
     lines.append(f"competition's score (mean): {score.mean:.6f}")
     if score.uncounted:
-        lines.append(f"{score.uncounted} boxes lie on pictures without any label, which the definition does not count")
+        lines.append(f"{score.uncounted} boxes lie on images without any label, which the definition does not count")
     return "\n".join(lines)
 
 
 def score_dict(score: Score, names: Sequence[str]) -> dict[str, Any]:
     """The score for JSON."""
     classes = {names[index]: {"ap": average, "labels": count} for index, (average, count) in score.classes.items()}
-    return {"score": score.mean, "classes": classes, "boxes_on_pictures_without_labels": score.uncounted}
+    return {"score": score.mean, "classes": classes, "boxes_on_images_without_labels": score.uncounted}
 
 
 def score(
@@ -84,8 +84,8 @@ def score(
     `labels`: class ids int64 (M,) and boxes float64 (M, 4), x_min, y_min, x_max, y_max in fractions, by image id. The
     definition's own traits:
 
-    - detections on a picture that has no label at all do not count, not even as false ones;
-    - the detections of a picture take their labels in the order of the file, whatever their confidence: the first
+    - detections on an image that has no label at all do not count, not even as false ones;
+    - the detections of an image take their labels in the order of the file, whatever their confidence: the first
       that fits is right, a more confident one further down is then false;
     - a detection goes for the one label that it overlaps most, of equals the first, and is false where that is taken,
       also when another one would do;
@@ -115,7 +115,7 @@ def score(
 
 
 def _first_come(boxes: NDArray[np.float64], labels: NDArray[np.float64], iou_threshold: float) -> list[bool]:
-    """Which detections of one class in one picture are right, in the order given."""
+    """Which detections of one class in one image are right, in the order given."""
     if not len(boxes) or not len(labels):
         return [False] * len(boxes)
     low, high = np.maximum(boxes[:, None, :2], labels[None, :, :2]), np.minimum(boxes[:, None, 2:], labels[None, :, 2:])

@@ -17,7 +17,7 @@ _CERTAINTY = 0.95
 
 
 class Result(NamedTuple):
-    """One training: real pictures, seed, arm, synthetic pictures, the figures of its last validation, and its time."""
+    """One training: real images, seed, arm, synthetic images, the figures of its last validation, and its time."""
 
     size: int
     seed: int
@@ -63,7 +63,7 @@ class SizeRow(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what there is not is null."""
         figures = {name: _numbers(getattr(self, name)) for name in ("map50", "map50_95")}
-        return {"real_pictures": self.size, "synthetic_pictures": self.synthetic, "seeds": self.seeds, **figures}
+        return {"real_images": self.size, "synthetic_images": self.synthetic, "seeds": self.seeds, **figures}
 
 
 def _numbers(figure: Figure) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def make_report(results: Sequence[Result], rows: Sequence[SizeRow], options: Map
         }
         drawn = report.gallery(
             [
-                plots.lines(f"{title}, mean and single seeds", lines, "real training pictures", title),
-                plots.lines("difference and its 95 % interval", differences, "real training pictures", title),
+                plots.lines(f"{title}, mean and single seeds", lines, "real training images", title),
+                plots.lines("difference and its 95 % interval", differences, "real training images", title),
             ]
         )
         sections.append((title, drawn + table))
@@ -166,7 +166,7 @@ def make_report(results: Sequence[Result], rows: Sequence[SizeRow], options: Map
     sections.append(("Every training", report.table(Result._fields, results)))
     given = [(name, _shown(value)) for name, value in options.items()]
     sections.append(("Options", report.table(("option", "value"), given)))
-    lead = "Real pictures alone against the same with synthetic ones made of them: same steps, start and validation."
+    lead = "Real images alone against the same with synthetic ones made of them: same steps, start and validation."
     return report.page("Does synthesis help?", lead, sections)
 
 

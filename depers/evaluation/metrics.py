@@ -20,8 +20,8 @@ _RECALLS = np.linspace(0, 1, 101)
 _EPS = 1e-16
 
 
-class Picture(NamedTuple):
-    """The matched detections of one picture: `correct` bool (N, 10), one column per IoU threshold, `confidences`
+class MatchedImage(NamedTuple):
+    """The matched detections of one image: `correct` bool (N, 10), one column per IoU threshold, `confidences`
     float32 (N,), `class_ids` int64 (N,), and the classes of its labels, int64 (M,).
 
     `labelled` are the classes that it is labelled for (None: all); only of those can a detection be false.
@@ -112,7 +112,7 @@ def match(
     label_ids: NDArray[np.int64],
     thresholds: NDArray[np.float32] = IOU_THRESHOLDS,
 ) -> NDArray[np.bool_]:
-    """Which detections of one picture are correct, bool (N, T), one column per IoU threshold.
+    """Which detections of one image are correct, bool (N, T), one column per IoU threshold.
 
     The boxes (N, 4) come with falling confidence, in the same units as the labels (M, 4). Every detection goes for
     the label of its class that it overlaps most; of several that go for one label, the most confident is correct.
@@ -190,41 +190,48 @@ def _smooth(values: NDArray[np.float64], fraction: float = 0.1) -> NDArray[np.fl
     return np.convolve(padded, np.ones(size) / size, mode="valid")
 
 
-def measure(pictures: Sequence[Picture], names: Sequence[str], detectable: Sequence[bool] | None = None) -> Metrics:
-    """The table over all pictures; class ids index `names`, and `detectable` says which of them the weights know."""
+def measure(images: Sequence[MatchedImage], names: Sequence[str], detectable: Sequence[bool] | None = None) -> Metrics:
+    """The table over all images; class ids index `names`, and `detectable` says which of them the weights know."""
     known = np.ones(len(names), np.bool_) if detectable is None else np.asarray(detectable, np.bool_)
-    kept = [_labelled_only(picture) for picture in pictures]
-    correct = np.concatenate([_EMPTY.correct, *(picture.correct for picture in kept)])
-    confidences = np.concatenate([_EMPTY.confidences, *(picture.confidences for picture in kept)])
-    class_ids = np.concatenate([_EMPTY.class_ids, *(picture.class_ids for picture in kept)])
-    label_ids = np.concatenate([_EMPTY.label_ids, *(picture.label_ids for picture in kept)])
+    labelled_only = [_labelled_only(image) for image in images]
+    correct = np.concatenate([_EMPTY.correct, *(image.correct for image in labelled_only)])
+    confidences = np.concatenate([_EMPTY.confidences, *(image.confidences for image in labelled_only)])
+    class_ids = np.concatenate([_EMPTY.class_ids, *(image.class_ids for image in labelled_only)])
+    label_ids = np.concatenate([_EMPTY.label_ids, *(image.label_ids for image in labelled_only)])
     counts = np.bincount(label_ids, minlength=len(names))
     curves = ap_per_class(correct, confidences, class_ids, label_ids[known[label_ids]])
-    images = [sum(each.labelled is None or index in each.labelled for each in kept) for index in range(len(names))]
+    counts_of_images = [
+        sum(image.labelled is None or index in image.labelled for image in labelled_only) for index in range(len(names))
+    ]
     rows = []
     for index, class_id in enumerate(curves.class_ids):
         average = curves.average_precisions[index]
         figures = (curves.precisions[index], curves.recalls[index], average[0], average.mean())
         rows.append(
-            Row(names[int(class_id)], images[class_id], int(counts[class_id]), *(float(value) for value in figures))
+            Row(
+                names[int(class_id)],
+                counts_of_images[class_id],
+                int(counts[class_id]),
+                *(float(value) for value in figures),
+            )
         )
     means = np.array([row[3:] for row in rows]).mean(0).tolist() if rows else [0.0] * 4
     rest = tuple((names[index], int(counts[index])) for index in np.flatnonzero((counts > 0) & ~known).tolist())
     return Metrics(
-        Row("all", len(pictures), sum(row.labels for row in rows), *means), tuple(rows), rest, curves.confidence
+        Row("all", len(images), sum(row.labels for row in rows), *means), tuple(rows), rest, curves.confidence
     )
 
 
-def _labelled_only(picture: Picture) -> Picture:
-    """The picture without the detections of classes that it is not labelled for."""
-    if picture.labelled is None:
-        return picture
-    kept = np.isin(picture.class_ids, list(picture.labelled))
-    return picture._replace(
-        correct=picture.correct[kept], confidences=picture.confidences[kept], class_ids=picture.class_ids[kept]
+def _labelled_only(image: MatchedImage) -> MatchedImage:
+    """The image without the detections of classes that it is not labelled for."""
+    if image.labelled is None:
+        return image
+    kept = np.isin(image.class_ids, list(image.labelled))
+    return image._replace(
+        correct=image.correct[kept], confidences=image.confidences[kept], class_ids=image.class_ids[kept]
     )
 
 
-_EMPTY = Picture(
+_EMPTY = MatchedImage(
     np.zeros((0, len(IOU_THRESHOLDS)), np.bool_), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
 )

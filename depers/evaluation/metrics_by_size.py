@@ -24,7 +24,7 @@ class Size(NamedTuple):
     high: float
 
     def holds(self, boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which of the boxes (N, 4) in a picture of that size are in the range, bool (N,)."""
+        """Which of the boxes (N, 4) in an image of that size are in the range, bool (N,)."""
         values = self.measure(boxes_xyxy, size_wh)
         return np.asarray((values >= self.low) & (values < self.high))
 
@@ -35,7 +35,7 @@ def side(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def relative_side(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    """The same as a share of the picture's longer side, which is what the detector sees."""
+    """The same as a share of the image's longer side, which is what the detector sees."""
     return np.asarray(side(boxes_xyxy, size_wh) / np.float32(max(size_wh)))
 
 

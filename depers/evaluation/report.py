@@ -1,4 +1,4 @@
-"""The page that `depers evaluate` leaves: figures, sizes, thresholds, and the pictures with the most misses."""
+"""The page that `depers evaluate` leaves: figures, sizes, thresholds, and the images with the most misses."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from depers.evaluation.samples import Verdict, figure, worst
 from depers.reports import html as report
 from depers.storage.tables import parquet_text
 
-_PICTURES_IN_REPORT = 24
+_IMAGES_IN_REPORT = 24
 
 
 def make_report(
@@ -21,12 +21,12 @@ def make_report(
     folder: str,
     names: Sequence[str],
 ) -> str:
-    """The HTML page: figures, what could not be measured, and the pictures with the most misses."""
+    """The HTML page: figures, what could not be measured, and the images with the most misses."""
     header = ("Class", "Images", "Labels", "Precision", "Recall", "mAP@.5", "mAP@.5:.95")
     rows: list[tuple[object, ...]] = [metrics.mean, *metrics.classes]
     rows += [(name, metrics.mean.images, labels, *["not detectable"] * 4) for name, labels in metrics.undetectable]
     mean, confidence = metrics.mean, metrics.confidence
-    lead = f"{mean.images} pictures, {mean.labels} labels: mAP@.5 {mean.map50:.3f}, mAP@.5:.95 {mean.map50_95:.3f}."
+    lead = f"{mean.images} images, {mean.labels} labels: mAP@.5 {mean.map50:.3f}, mAP@.5:.95 {mean.map50_95:.3f}."
     about = f"Precision and recall at confidence {confidence:.3f}, where F1 is best."
     if metrics.undetectable:
         about += " Classes that these weights do not know are left out of the mean."
@@ -38,27 +38,27 @@ def make_report(
     if calibrations:
         sections.append(("Thresholds for a target recall", _calibration_table(calibrations)))
     if failed:
-        note = report.paragraph("They count as pictures in which nothing was found.")
-        sections.append((f"{len(failed)} pictures failed", note + report.table(("Picture", "Reason"), failed[:100])))
+        note = report.paragraph("They count as images in which nothing was found.")
+        sections.append((f"{len(failed)} images failed", note + report.table(("Image", "Reason"), failed[:100])))
     broken = {path for path, _ in failed}
     readable = [verdict for verdict in verdicts if parquet_text(verdict.sample.path) not in broken]
-    shown = worst(readable, _PICTURES_IN_REPORT)
+    shown = worst(readable, _IMAGES_IN_REPORT)
     if shown:
         legend = report.paragraph("Red: missed. Orange: found but not labelled. Green: found. IoU at least 0.5.")
         figures = [figure(verdict, folder, names) for verdict in shown]
-        sections.append(("Pictures with the most misses", legend + report.gallery(figures)))
+        sections.append(("Images with the most misses", legend + report.gallery(figures)))
     return report.page("Evaluation", lead, sections)
 
 
 def _calibration_table(calibrations: Sequence[Calibration]) -> str:
-    heads = ("Class", "Labels", "Target", "Threshold", "Recall", "at least", "Precision", "False per picture")
+    heads = ("Class", "Labels", "Target", "Threshold", "Recall", "at least", "Precision", "False per image")
     rows: list[tuple[object, ...]] = []
     for each in calibrations:
         if each.threshold is None:
             rows.append((each.name, each.labels, each.target, f"none: {each.reason}", "", "", "", ""))
         else:
             recall = each.found / each.labels
-            figures = (recall, each.bound, each.precision, each.false_per_picture)
+            figures = (recall, each.bound, each.precision, each.false_per_image)
             rows.append((each.name, each.labels, each.target, f"{each.threshold:.6f}", *figures))
     note = "A label counts as found where grown boxes of its class cover it; precision at IoU 0.5."
     return report.table(heads, rows) + report.paragraph(note)

@@ -1,4 +1,4 @@
-"""One picture's detections beside its labels: read, judged, and drawn."""
+"""One image's detections beside its labels: read, judged, and drawn."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from depers import storage
 from depers.boxes import from_normalized_xywh, intersection_over_union
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, label_path, read_labels
-from depers.evaluation.metrics import IOU_THRESHOLDS, Picture, match
+from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, match
 from depers.imaging.decoding import decode
 from depers.reports import drawing
 from depers.reports import html as report
@@ -25,10 +25,10 @@ _FOUND, _MISSED, _FALSE = (44, 160, 44), (214, 39, 40), (255, 160, 0)
 
 
 class Sample(NamedTuple):
-    """One picture: its path in the split's folder, what was found, highest confidence first, and what is labelled.
+    """One image: its path in the split's folder, what was found, highest confidence first, and what is labelled.
 
-    Boxes float32 (N, 4) and (M, 4) in pixels of the upright picture, class ids int64 as the dataset names them.
-    `labelled` are the classes that the picture is labelled for; what was found of others is left out, since nobody
+    Boxes float32 (N, 4) and (M, 4) in pixels of the upright image, class ids int64 as the dataset names them.
+    `labelled` are the classes that the image is labelled for; what was found of others is left out, since nobody
     knows whether it is right.
     """
 
@@ -41,14 +41,14 @@ class Sample(NamedTuple):
     label_ids: NDArray[np.int64]
     labelled: frozenset[int]
 
-    def picture(self) -> Picture:
+    def image(self) -> MatchedImage:
         """The detections matched with the labels."""
         correct = match(self.boxes_xyxy, self.class_ids, self.label_boxes_xyxy, self.label_ids)
-        return Picture(correct, self.confidences, self.class_ids, self.label_ids, self.labelled)
+        return MatchedImage(correct, self.confidences, self.class_ids, self.label_ids, self.labelled)
 
 
 class Verdict(NamedTuple):
-    """One picture at one confidence: masks of the labels that were missed and of the detections that are shown."""
+    """One image at one confidence: masks of the labels that were missed and of the detections that are shown."""
 
     sample: Sample
     missed: NDArray[np.bool_]
@@ -80,7 +80,7 @@ def samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
         labelled = labelled_classes(dataset, path)
         found = np.arange(offsets[index], offsets[index + 1])
         found = found[np.isin(ids[found], list(labelled))]
-        size_wh = row["width"] or 1, row["height"] or 1  # a failed picture has no size, and no boxes to compare
+        size_wh = row["width"] or 1, row["height"] or 1  # a failed image has no size, and no boxes to compare
         result.append(
             Sample(
                 path=path,
@@ -97,7 +97,7 @@ def samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
 
 
 def read_unique_labels(image: str, class_count: int) -> Labels:
-    """The labels of one picture, doubles counted once (as YOLOv5 does); none where it has no label file."""
+    """The labels of one image, doubles counted once (as YOLOv5 does); none where it has no label file."""
     labels = read_labels(label_path(image), class_count)
     both = np.column_stack([labels.class_ids, labels.boxes_xywh])
     _, first = np.unique(both, axis=0, return_index=True)
@@ -106,7 +106,7 @@ def read_unique_labels(image: str, class_count: int) -> Labels:
 
 
 def judge(sample: Sample, confidence: float) -> Verdict:
-    """What of one picture is missed and falsely found, at IoU 0.5, where boxes below `confidence` do not count."""
+    """What of one image is missed and falsely found, at IoU 0.5, where boxes below `confidence` do not count."""
     shown = sample.confidences >= confidence
     boxes, ids = sample.boxes_xyxy[shown], sample.class_ids[shown]
     labels, label_ids = sample.label_boxes_xyxy, sample.label_ids
@@ -118,7 +118,7 @@ def judge(sample: Sample, confidence: float) -> Verdict:
 
 
 def worst(verdicts: Sequence[Verdict], count: int) -> list[Verdict]:
-    """The pictures with the most missed labels, then the most false alarms; only those with a miss."""
+    """The images with the most missed labels, then the most false alarms; only those with a miss."""
     with_misses = [verdict for verdict in verdicts if verdict.missed.any()]
 
     def key(verdict: Verdict) -> tuple[int, int, str]:
@@ -132,21 +132,21 @@ def draw(image: NDArray[np.uint8], verdict: Verdict, names: Sequence[str]) -> ND
     sample, missed = verdict.sample, verdict.missed
     found, false = verdict.correct, verdict.shown & ~verdict.correct
     boxes = [sample.boxes_xyxy[found], sample.boxes_xyxy[false], sample.label_boxes_xyxy[missed]]
-    colours = [_FOUND] * int(found.sum()) + [_FALSE] * int(false.sum()) + [_MISSED] * int(missed.sum())
+    colors = [_FOUND] * int(found.sum()) + [_FALSE] * int(false.sum()) + [_MISSED] * int(missed.sum())
     texts = [
         f"{names[class_id]} {confidence:.2f}"
         for mask in (found, false)
         for class_id, confidence in zip(sample.class_ids[mask].tolist(), sample.confidences[mask].tolist(), strict=True)
     ]
     texts += [names[class_id] for class_id in sample.label_ids[missed].tolist()]
-    return drawing.draw_boxes(image, np.concatenate(boxes), texts, colours)
+    return drawing.draw_boxes(image, np.concatenate(boxes), texts, colors)
 
 
 def figure(verdict: Verdict, folder: str, names: Sequence[str]) -> str:
-    """The picture with its verdict as HTML, what was missed below it."""
+    """The image with its verdict as HTML, what was missed below it."""
     sample = verdict.sample
     image = decode(storage.read_bytes(storage.join(folder, sample.path)), float("inf")).rgb()
     counts = Counter(names[class_id] for class_id in sample.label_ids[verdict.missed].tolist())
     missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     caption = f"{sample.path}: {int(verdict.missed.sum())} of {len(verdict.missed)} missed ({missed})"
-    return report.picture(draw(image, verdict, names), caption, max_side=800)
+    return report.image(draw(image, verdict, names), caption, max_side=800)

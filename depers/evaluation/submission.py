@@ -3,7 +3,7 @@
     ImageID;LabelName;Conf;XMin;XMax;YMin;YMax
     24-11-2021_05-31-51_AM.jpg;3;0.825893;0.03593755;0.053645849999999995;0.3055557;0.3731483
 
-ImageID is the picture's path in its split's folder, LabelName the class id, coordinates are fractions of the picture's
+ImageID is the image's path in its split's folder, LabelName the class id, coordinates are fractions of the image's
 width and height; mind the order X, X, Y, Y. Numbers keep the digits they were written with, so that a file that is
 read and written again has the same bytes.
 """
@@ -23,14 +23,14 @@ from depers.errors import UserError
 COLUMNS = ("ImageID", "LabelName", "Conf", "XMin", "XMax", "YMin", "YMax")
 HEADER = ";".join(COLUMNS)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # what float() takes, less nan, inf, 1_0 and blanks
-_EDGE = 1e-3  # how far a box may reach over the picture's edge: detectors round
+_EDGE = 1e-3  # how far a box may reach over the image's edge: detectors round
 
 
 class Submission(NamedTuple):
     """Detections in the order of the file.
 
     `rows`: the seven fields of each as they are written; `image_ids` (N of them); `class_ids` int64 (N,);
-    `confidences` float64 (N,) in 0…1; `boxes_xyxy` float64 (N, 4) in fractions of the picture.
+    `confidences` float64 (N,) in 0…1; `boxes_xyxy` float64 (N, 4) in fractions of the image.
     """
 
     rows: tuple[tuple[str, ...], ...]
@@ -46,7 +46,7 @@ def parse(text: str, class_count: int, source: str) -> Submission:
 
     Raises UserError, which names `source`, the line, the value and what is allowed, for a wrong header, another number
     of fields, what is no number, a class id that is not below `class_count`, a confidence outside of 0…1, and a
-    box outside of the picture or turned inside out.
+    box outside of the image or turned inside out.
     """
     text = text.removeprefix("\ufeff")
     if not text.strip():
@@ -67,7 +67,7 @@ def _read_row(row: Sequence[str], class_count: int, where: str) -> list[float]:
     if len(row) != len(COLUMNS):
         raise UserError(f"{where}: must be {len(COLUMNS)} fields between semicolons, but is {';'.join(row)[:80]!r}")
     if not row[0]:
-        raise UserError(f"{where}: ImageID must be a picture's name, but is empty")
+        raise UserError(f"{where}: ImageID must be an image's name, but is empty")
     if not row[1].isascii() or not row[1].isdigit() or int(row[1]) >= class_count:
         raise UserError(f"{where}: LabelName must be a class id in 0…{class_count - 1}, but is {row[1]!r}")
     values = []
@@ -92,16 +92,16 @@ def format_submission(submission: Submission) -> str:
 def from_table(table: pa.Table, names: Sequence[str]) -> Submission:
     """A table of detections (`detections.SCHEMA`) as a submission, by path and falling confidence.
 
-    Class ids are positions in `names`; boxes of other classes are left out. Raises UserError for a picture's name that
+    Class ids are positions in `names`; boxes of other classes are left out. Raises UserError for an image's name that
     the file cannot hold.
     """
     ids = {name: str(index) for index, name in enumerate(names)}
     rows = []
-    for picture in sorted(table.to_pylist(), key=lambda row: str(row["path"])):
-        path, size_wh = picture["path"], (picture["width"], picture["height"])
+    for image in sorted(table.to_pylist(), key=lambda row: str(row["path"])):
+        path, size_wh = image["path"], (image["width"], image["height"])
         if re.search(r"[;\r\n]", path):
-            raise UserError(f"{path!r}: a picture's name must hold no semicolon or line end to be in a submission file")
-        for box in sorted(picture["boxes"], key=lambda box: -box["confidence"]):
+            raise UserError(f"{path!r}: an image's name must hold no semicolon or line end to be in a submission file")
+        for box in sorted(image["boxes"], key=lambda box: -box["confidence"]):
             if box["class"] not in ids:
                 continue
             sides = [
@@ -135,10 +135,10 @@ def select(found: Submission, kept: NDArray[np.bool_]) -> Submission:
 
 
 def check_images(submission: Submission, known: Mapping[str, object], source: str, folder: str) -> None:
-    """Raises UserError, which names the line, for a detection on a picture that the dataset does not have."""
+    """Raises UserError, which names the line, for a detection on an image that the dataset does not have."""
     for number, image_id in enumerate(submission.image_ids, 2):
         if image_id not in known:
             raise UserError(
-                f"{source}, line {number}: ImageID must be one of the {len(known)} pictures in {folder},"
+                f"{source}, line {number}: ImageID must be one of the {len(known)} images in {folder},"
                 f" but is {image_id!r}"
             )

@@ -1,8 +1,8 @@
-"""Remove boxes from a picture so that it can serve as background: smooth, confetti or mean.
+"""Remove boxes from an image so that it can serve as background: smooth, confetti or mean.
 
-What is removed is more than the boxes: they are grown, then made up to whole blocks of the picture's compression, since
-a JPEG smears colours and ringing within its blocks, and decoders interpolate chroma beyond them. The result depends on
-the pixels outside alone: two pictures that differ within their boxes only give the same bytes.
+What is removed is more than the boxes: they are grown, then made up to whole blocks of the image's compression, since
+a JPEG smears colors and ringing within its blocks, and decoders interpolate chroma beyond them. The result depends on
+the pixels outside alone: two images that differ within their boxes only give the same bytes.
 """
 
 from functools import lru_cache
@@ -16,7 +16,7 @@ from depers.boxes import Boxes, grow
 
 FILLS = ("smooth", "confetti", "mean")
 CELL = 4
-"""Side in pixels of the cells in which pictures are filled and masks are kept."""
+"""Side in pixels of the cells in which images are filled and masks are kept."""
 BLOCK = 16
 """Side in pixels of the largest block of a JPEG with subsampled chroma, and of WebP's macroblocks."""
 RGB = NDArray[np.uint8]
@@ -35,7 +35,7 @@ def removed(boxes_xyxy: Boxes, size_wh: tuple[int, int], dilate: float, block: i
     """The rectangles that are removed for boxes in pixels: int64 (N, 4) x0, y0, x1, y1 in cells, empty ones left out.
 
     The boxes are grown by `dilate` times their sides on each side, then to whole blocks (`block` 1: not compressed in
-    blocks), counted from either edge of the picture, since rotating it may have moved the first one; then to cells.
+    blocks), counted from either edge of the image, since rotating it may have moved the first one; then to cells.
     """
     size = np.array(size_wh)
     grown = grow(boxes_xyxy, dilate, size_wh)
@@ -50,7 +50,7 @@ def removed(boxes_xyxy: Boxes, size_wh: tuple[int, int], dilate: float, block: i
 
 
 def remove(rgb: RGB, rects: Rects, fill: str, rng: np.random.Generator) -> RGB:
-    """A copy of a picture, uint8 RGB (H, W, 3), with the rectangles (N, 4) in cells filled from their surroundings."""
+    """A copy of an image, uint8 RGB (H, W, 3), with the rectangles (N, 4) in cells filled from their surroundings."""
     if not len(rects):
         return rgb.copy()
     height, width = rgb.shape[:2]
@@ -69,7 +69,7 @@ def remove(rgb: RGB, rects: Rects, fill: str, rng: np.random.Generator) -> RGB:
 
 
 def _pad(rgb: RGB) -> RGB:
-    """The picture made up to whole cells by repeating its last pixels."""
+    """The image made up to whole cells by repeating its last pixels."""
     bottom, right = -rgb.shape[0] % CELL, -rgb.shape[1] % CELL
     if not bottom and not right:
         return rgb
@@ -85,17 +85,17 @@ def _means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _fill_smooth(rgb: RGB, rects: Rects, known: NDArray[np.bool_], rng: np.random.Generator) -> None:
-    """Interpolates the colour and the strength of the grain at the scale of cells, and draws the grain anew."""
+    """Interpolates the color and the strength of the grain at the scale of cells, and draws the grain anew."""
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     cells = interpolate(np.dstack([_means(rgb), _grain_strength(gray, known)]), known)
-    colours, strengths = np.rint(cells[..., :3]).astype(np.uint8), np.minimum(cells[..., 3], _STRONGEST)
+    colors, strengths = np.rint(cells[..., :3]).astype(np.uint8), np.minimum(cells[..., 3], _STRONGEST)
     tile = np.roll(_grain(), rng.integers(0, _TILE, 2), axis=(0, 1))
     for rect in rects.tolist():
         x0, y0, x1, y1 = (CELL * edge for edge in rect)
         beyond = max(y1 - y0 - _TILE, 0), max(x1 - x0 - _TILE, 0)
         wrapped = cv2.copyMakeBorder(tile, 0, beyond[0], 0, beyond[1], cv2.BORDER_WRAP) if any(beyond) else tile
         grain = cv2.multiply(_enlarge(strengths, rect), wrapped[: y1 - y0, : x1 - x0], dtype=cv2.CV_16S)
-        cv2.add(_enlarge(colours, rect), cv2.merge([grain] * 3), rgb[y0:y1, x0:x1], dtype=cv2.CV_8U)
+        cv2.add(_enlarge(colors, rect), cv2.merge([grain] * 3), rgb[y0:y1, x0:x1], dtype=cv2.CV_8U)
 
 
 def _enlarge(cells: NDArray[Any], rect: list[int]) -> NDArray[Any]:
@@ -163,23 +163,23 @@ def _grain() -> NDArray[np.float32]:
 
 
 def _fill_mean(rgb: RGB, rects: Rects, known: NDArray[np.bool_]) -> None:
-    """One colour: the mean of what is left of the picture, mid gray where nothing is."""
-    colour = np.rint(_means(rgb)[known].mean(axis=0)).tolist() if known.any() else (128, 128, 128)
+    """One color: the mean of what is left of the image, mid gray where nothing is."""
+    color = np.rint(_means(rgb)[known].mean(axis=0)).tolist() if known.any() else (128, 128, 128)
     for x0, y0, x1, y1 in (rects * CELL).tolist():
-        cv2.rectangle(rgb, (x0, y0), (x1 - 1, y1 - 1), colour, cv2.FILLED)
+        cv2.rectangle(rgb, (x0, y0), (x1 - 1, y1 - 1), color, cv2.FILLED)
 
 
 def _fill_confetti(rgb: RGB, rects: Rects, rng: np.random.Generator) -> None:
-    """Squares of random sizes and colours: a layer without gaps, then scattered ones, none beyond its rectangle."""
+    """Squares of random sizes and colors: a layer without gaps, then scattered ones, none beyond its rectangle."""
     for x0, y0, x1, y1 in (rects * CELL).tolist():
         inside = rgb[y0:y1, x0:x1]
         for share in _LAYERS:
             side, shift = int(rng.integers(*_SQUARES)), rng.random(2)
             grid = (y1 - y0) // side + 2, (x1 - x0) // side + 2
             y, x = (int(part * side) for part in shift)
-            colours = rng.integers(0, 256, (*grid, 3), np.uint8)
+            colors = rng.integers(0, 256, (*grid, 3), np.uint8)
             shown = (rng.random(grid) < share).astype(np.uint8)
             whole = grid[1] * side, grid[0] * side
-            layer, mask = (cv2.resize(array, whole, interpolation=cv2.INTER_NEAREST) for array in (colours, shown))
+            layer, mask = (cv2.resize(array, whole, interpolation=cv2.INTER_NEAREST) for array in (colors, shown))
             visible = slice(y, y + y1 - y0), slice(x, x + x1 - x0)
             cv2.copyTo(layer[visible], mask[visible], inside)

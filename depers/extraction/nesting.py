@@ -1,4 +1,4 @@
-"""Which boxes of a picture travel together as one sprite, and what is known of each: pure geometry on its labels.
+"""Which boxes of an image travel together as one sprite, and what is known of each: pure geometry on its labels.
 
 A sprite is an outer box with all that lies in it. Boxes nest by class: a head belongs to its human, a plate to its car,
 while a human who stands before a car is a sprite of their own.
@@ -18,7 +18,7 @@ NESTING = ("human=head,face", "head=face", "car=carplate")
 INSIDE = 0.8
 """The share of a box that must lie in another for it to count as being inside."""
 
-_EDGE = 0.002  # of the picture's side, at least 2 px: a box that near to the frame is taken as cut by it
+_EDGE = 0.002  # of the image's side, at least 2 px: a box that near to the frame is taken as cut by it
 _MULTIPLE = 8
 _MARGIN = (4, 32)  # px, the least and the most context around a sprite
 
@@ -26,10 +26,10 @@ Nesting = Mapping[int, frozenset[int]]
 
 
 class Sprite(NamedTuple):
-    """One sprite: the index of its outer box, of all boxes in it, outer first, and its frame in the picture.
+    """One sprite: the index of its outer box, of all boxes in it, outer first, and its frame in the image.
 
     `frame` x0, y0, x1, y1 in whole pixels: the outer box with its margin. `hidden`: the share of the outer box that
-    other outer boxes cover. `truncated`: the picture's edge cuts it.
+    other outer boxes cover. `truncated`: the image's edge cuts it.
     """
 
     outer: int
@@ -86,7 +86,7 @@ def parents(class_ids: NDArray[np.int64], boxes_xyxy: Boxes, nesting: Nesting) -
 def group(
     class_ids: NDArray[np.int64], boxes_xyxy: Boxes, size_wh: tuple[int, int], nesting: Nesting, margin: float
 ) -> list[Sprite]:
-    """The sprites of a picture: one for every box that belongs to no other, in the order of the boxes.
+    """The sprites of an image: one for every box that belongs to no other, in the order of the boxes.
 
     A sprite's labels are all boxes that lie in its outer one, also those of other sprites: where they are pasted with
     it, they can be seen. `margin` is the context kept on each side, a share of the box's longer side.
@@ -120,7 +120,7 @@ def _root(above: Sequence[int | None], index: int) -> int:
 
 
 def _frame(box: NDArray[np.float32], size_wh: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
-    """The box with its context in whole pixels, inside the picture.
+    """The box with its context in whole pixels, inside the image.
 
     Where there is room its sides are multiples of 8: as a JPEG it can be reduced by that without a rest.
     """

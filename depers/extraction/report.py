@@ -21,11 +21,11 @@ from depers.storage.tables import parquet_text
 _PAIRS = 12
 _SPRITES = 24  # of a class
 _CLASSES = 12  # with sprites in the report, the most frequent ones
-_SIDE = 640  # px, of a picture in the report
+_SIDE = 640  # px, of an image in the report
 
 
-def make_report(extracted: Extracted, record: pa.Table, pictures: str, everything: Sequence[Unit]) -> str:
-    """The HTML page. `record` as `depers.parts.RECORD`, `pictures` the training folder, cut into `everything`."""
+def make_report(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> str:
+    """The HTML page. `record` as `depers.parts.RECORD`, `images` the training folder, cut into `everything`."""
     counts, names = extracted.counts, extracted.class_names
     sprites = pc.value_counts(record["sprites"].combine_chunks().flatten()).to_pylist()
     by_class = {int(count["values"]): int(count["counts"]) for count in sprites}
@@ -37,14 +37,14 @@ def make_report(extracted: Extracted, record: pa.Table, pictures: str, everythin
         ("Sprites", report.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in ordered])),
     ]
     if rows:
-        sections.append(("Left out and failed", report.table(("reason", "pictures"), rows[:50])))
-    sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, pictures, everything)))
+        sections.append(("Left out and failed", report.table(("reason", "images"), rows[:50])))
+    sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, images, everything)))
     for class_id in ordered[:_CLASSES]:
         cells = list(_sample(extracted, record, everything, class_id))
-        images, captions = [image for image, _ in cells], [caption for _, caption in cells]
-        sheet = drawing.contact_sheet(images, captions, columns=6, cell_wh=(200, 200))
-        sections.append((f"Sprites: {names[class_id]}", report.picture(sheet, max_side=max(sheet.shape))))
-    lead = f"{counts['pictures']} training pictures: {counts['backgrounds']} backgrounds, {counts['sprites']} sprites."
+        crops, captions = [crop for crop, _ in cells], [caption for _, caption in cells]
+        sheet = drawing.contact_sheet(crops, captions, columns=6, cell_wh=(200, 200))
+        sections.append((f"Sprites: {names[class_id]}", report.image(sheet, max_side=max(sheet.shape))))
+    lead = f"{counts['images']} training images: {counts['backgrounds']} backgrounds, {counts['sprites']} sprites."
     return report.page("Extraction", lead, sections)
 
 
@@ -53,8 +53,8 @@ def _evenly(count: int, most: int) -> list[int]:
     return sorted({index * count // min(count, most) for index in range(min(count, most))})
 
 
-def _pairs(extracted: Extracted, record: pa.Table, pictures: str, everything: Sequence[Unit]) -> str:
-    """Pictures, each beside the background made of it; those with objects come first."""
+def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> str:
+    """Images, each beside the background made of it; those with objects come first."""
     used = record.filter(pc.equal(record["status"], bank.USED))
     with_objects = used.filter(pc.greater(used["objects"], 0))
     table = with_objects if len(with_objects) else used
@@ -63,19 +63,19 @@ def _pairs(extracted: Extracted, record: pa.Table, pictures: str, everything: Se
     for index in _evenly(len(table), _PAIRS):
         (row,) = table.slice(index, 1).to_pylist()
         try:
-            before = decode(storage.read_bytes(storage.join(pictures, sources[row["path"]])), float("inf")).rgb()
+            before = decode(storage.read_bytes(storage.join(images, sources[row["path"]])), float("inf")).rgb()
             after = decode(storage.read_bytes(storage.join(extracted.root, row["background"])), float("inf")).rgb()
         except (KeyError, OSError, ImageError):  # it has changed since then
             continue
-        caption = f"{row['path']}: {row['objects']} objects, {row['coverage']:.0%} of the picture"
-        figures += [report.picture(before, caption, _SIDE), report.picture(after, "the background", _SIDE)]
+        caption = f"{row['path']}: {row['objects']} objects, {row['coverage']:.0%} of the image"
+        figures += [report.image(before, caption, _SIDE), report.image(after, "the background", _SIDE)]
     return report.gallery(figures)
 
 
 def _sample(
     extracted: Extracted, record: pa.Table, everything: Sequence[Unit], class_id: int
 ) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    """Sprites of a class with their labels drawn, each from another picture, and a caption."""
+    """Sprites of a class with their labels drawn, each from another image, and a caption."""
     lists = record["sprites"].combine_chunks()
     holders = pc.list_parent_indices(lists).filter(pc.equal(lists.flatten(), class_id)).unique()
     sources = set(record["path"].take(holders.take(pa.array(_evenly(len(holders), _SPRITES)))).to_pylist())
@@ -94,8 +94,8 @@ def _sample(
 def _draw(row: Row, names: tuple[str, ...]) -> NDArray[np.uint8]:
     labels = row["labels"]
     boxes = [[label[side] for side in ("x_min", "y_min", "x_max", "y_max")] for label in labels]
-    colours = [drawing.colour(names[label["class_id"]]) for label in labels]
-    return drawing.draw_boxes(decode(row["picture"]).rgb(), boxes, [""] * len(boxes), colours)
+    colors = [drawing.color(names[label["class_id"]]) for label in labels]
+    return drawing.draw_boxes(decode(row["image"]).rgb(), boxes, [""] * len(boxes), colors)
 
 
 def _caption(row: Row) -> str:

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     pass
 
 _THREADS = 4  # per task, for what waits for storage
-_BATCH = 8  # pictures per inference
+_BATCH = 8  # images per inference
 
 
 def part_path(unit: Unit) -> str:
-    """Where the sprites of a unit go below OUT, by its pictures' paths alone: the same for folders and S3."""
+    """Where the sprites of a unit go below OUT, by its images' paths alone: the same for folders and S3."""
     text = "\n".join(parquet_text(entry.path) for entry in unit.entries)
     return f"sprites/{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
 
 
 def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str]:
-    """Extracts a unit's pictures and records it; gives the status of each. The checkpoints are those of `job.look`."""
+    """Extracts a unit's images and records it; gives the status of each. The checkpoints are those of `job.look`."""
     cv2.setNumThreads(1)  # one task per core
     look = job.look
     detector = load_detector(look.weights, look.wanted, look.how, tuple(checkpoints)) if look else None
@@ -59,7 +59,7 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
     if sprites:
         tables.write_table(part, pa.Table.from_pylist(sprites, bank.SPRITES))
     else:
-        storage.delete(part)  # an earlier version of these pictures may have had some
+        storage.delete(part)  # an earlier version of these images may have had some
     tables.write_table(units.record_uri(job.out, unit.name, again), pa.Table.from_pylist(rows, RECORD))
     if not again:
         storage.delete(units.record_uri(job.out, unit.name, again=True))
@@ -67,14 +67,14 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
 
 
 def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
-    """A picture's path, its bytes or why they cannot be had, and its label text, empty where there is none."""
-    picture = storage.join(job.pictures, path)
+    """An image's path, its bytes or why they cannot be had, and its label text, empty where there is none."""
+    image = storage.join(job.images, path)
     try:
-        data = storage.read_bytes(picture)
+        data = storage.read_bytes(image)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
         return path, f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", b""
     try:
-        return path, data, storage.read_bytes(label_path(picture))
+        return path, data, storage.read_bytes(label_path(image))
     except FileNotFoundError:
         return path, data, b""
     except Exception as error:
@@ -82,7 +82,7 @@ def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
 
 
 def _write_background(job: Job, parts: Parts) -> None:
-    """Writes the background, or makes sure that none is there: an earlier version of the picture may have had one."""
+    """Writes the background, or makes sure that none is there: an earlier version of the image may have had one."""
     if parts.background:
         storage.write_bytes(storage.join(job.out, str(parts.row["background"])), parts.background)
     else:

@@ -1,4 +1,4 @@
-"""Take a picture apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
+"""Take an image apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from depers.detection.tiling import View, whole
 from depers.errors import UserError, line
 from depers.extraction import inpainting as filling
 from depers.extraction.nesting import Nesting, Sprite, group
-from depers.imaging.decoding import ImageError, Picture, decode
+from depers.imaging.decoding import DecodedImage, ImageError, decode
 from depers.storage.tables import parquet_text
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ RECORD = pa.schema(
     + [("sprites", pa.list_(pa.int32()))]  # the class id of each
     + [(name, pa.int32()) for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")]
 )
-"""A unit's record: one row per picture, `path` in the folder of training pictures."""
+"""A unit's record: one row per image, `path` in the folder of training images."""
 
 
 class Look(NamedTuple):
@@ -51,9 +51,9 @@ class Look(NamedTuple):
 
 
 class Job(NamedTuple):
-    """All that a task needs to know; it travels by pickle. `pictures` is the folder of the training split."""
+    """All that a task needs to know; it travels by pickle. `images` is the folder of the training split."""
 
-    pictures: str
+    images: str
     out: str
     dataset: Dataset
     group_by: str | None
@@ -71,10 +71,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """A picture taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
+    """An image taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
 
     `view` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
-    `again` says that storage failed, not the picture.
+    `again` says that storage failed, not the image.
     """
 
     row: Row
@@ -86,28 +86,28 @@ class Parts:
 
 
 def background_path(path: str) -> str:
-    """Where the background of a picture goes below OUT: as in the dataset, with the suffix of a JPEG."""
+    """Where the background of an image goes below OUT: as in the dataset, with the suffix of a JPEG."""
     name = parquet_text(path)
     return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
 
 
 def take_apart(job: Job, path: str, data: bytes | str, label_text: bytes) -> Parts:
-    """A picture's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
+    """An image's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
     row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": FAILED, "labels": [], "sprites": []}
     row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
     if isinstance(data, str):
         return Parts(row | {"reason": data}, again=True)
     try:
-        picture = decode(data, job.max_megapixels)
-        return _take_apart(job, path, row, picture, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
+        image = decode(data, job.max_megapixels)
+        return _take_apart(job, path, row, image, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
     except (ImageError, UserError) as error:
         return Parts(row | {"reason": str(error)})
     except Exception as error:
         return Parts(row | {"reason": f"cannot be taken apart ({type(error).__name__}: {line(error)})"})
 
 
-def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels) -> Parts:
-    rgb, size_wh = picture.rgb(), picture.size_wh
+def _take_apart(job: Job, path: str, row: Row, image: DecodedImage, labels: Labels) -> Parts:
+    rgb, size_wh = image.rgb(), image.size_wh
     class_ids, boxes = _whole_boxes(labels, size_wh)
     everything = group(class_ids, boxes, size_wh, job.nesting, job.margin)
     coverage = covered((0.0, 0.0, *size_wh), boxes)
@@ -128,7 +128,7 @@ def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels)
     if job.keep_labels:
         row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
     else:
-        block = 1 if picture.format in _UNCOMPRESSED else filling.BLOCK
+        block = 1 if image.format in _UNCOMPRESSED else filling.BLOCK
         rects = filling.removed(boxes, size_wh, job.dilate, block)
         rgb = filling.remove(rgb, rects, job.fill, _rng(job.seed, path))
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
@@ -138,7 +138,7 @@ def _take_apart(job: Job, path: str, row: Row, picture: Picture, labels: Labels)
 
 
 def _unfit(job: Job, coverage: float, labelled: frozenset[int]) -> str:
-    """Why a picture cannot be a background; empty if it can."""
+    """Why an image cannot be a background; empty if it can."""
     if coverage > job.max_coverage:
         return f"labelled boxes cover more than {job.max_coverage:.0%}"
     unknown = [name for class_id, name in enumerate(job.dataset.names) if class_id not in labelled]
@@ -146,7 +146,7 @@ def _unfit(job: Job, coverage: float, labelled: frozenset[int]) -> str:
 
 
 def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
-    """Class ids (N,) and boxes (N, 4) in pixels inside the picture; doubles and what is without area left out."""
+    """Class ids (N,) and boxes (N, 4) in pixels inside the image; doubles and what is without area left out."""
     both = np.column_stack([labels.class_ids, labels.boxes_xywh])
     _, first = np.unique(both, axis=0, return_index=True)
     first = np.sort(first)
@@ -156,7 +156,7 @@ def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.i
 
 
 def _rng(seed: int, path: str) -> np.random.Generator:
-    """The randomness of one picture, by its path: the same whatever else is in the dataset."""
+    """The randomness of one image, by its path: the same whatever else is in the dataset."""
     name = int.from_bytes(hashlib.sha256(parquet_text(path).encode()).digest()[:8])
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, name))))
 
@@ -166,7 +166,7 @@ def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:
 
 
 def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[Sprite]) -> list[Row]:
-    """All labels of a picture as `bank.SEEN`."""
+    """All labels of an image as `bank.SEEN`."""
     outer = {sprite.outer: sprite.truncated for sprite in sprites}
     return [
         {**_label(class_id, box), "outer": index in outer, "truncated": outer.get(index, False)}
@@ -185,7 +185,7 @@ def _sprite_row(row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], 
         "id": sprite_id(row["path"], class_id, outer),
         "class_id": class_id,
         "labels": [_label(int(class_ids[member]), box) for member, box in zip(members, inside, strict=True)],
-        "picture": simplejpeg.encode_jpeg(np.ascontiguousarray(rgb[y0:y1, x0:x1]), QUALITY, "RGB", "444"),
+        "image": simplejpeg.encode_jpeg(np.ascontiguousarray(rgb[y0:y1, x0:x1]), QUALITY, "RGB", "444"),
         "width": x1 - x0,
         "height": y1 - y0,
         "source": row["path"],
@@ -195,7 +195,7 @@ def _sprite_row(row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], 
         "source_height": height,
         "source_x": x0,
         "source_y": y0,
-        "centre_x": (outer[0] + outer[2]) / 2 / width,
+        "center_x": (outer[0] + outer[2]) / 2 / width,
         "foot_y": outer[3] / height,
         "scene_height": (outer[3] - outer[1]) / height,
         "truncated": sprite.truncated,

@@ -1,4 +1,4 @@
-"""The training pictures of a dataset, and what makes sure that nothing of val is among them."""
+"""The training images of a dataset, and what makes sure that nothing of val is among them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from depers.storage import Entry
 
 
 def training_folder(dataset: Dataset, out: str, source: str) -> str:
-    """The folder of the training pictures. Raises UserError where it cannot be told from val, or OUT from the dataset.
+    """The folder of the training images. Raises UserError where it cannot be told from val, or OUT from the dataset.
 
-    Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training pictures:
+    Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training images:
     those may be synthetic, and what is cut from them would be pasted for the second time.
     """
     if dataset.train is None:
@@ -29,36 +29,36 @@ def training_folder(dataset: Dataset, out: str, source: str) -> str:
     return dataset.train
 
 
-def list_pictures(folder: str) -> list[Entry]:
-    """The pictures in the folder of a split, with tags that also change with their labels.
+def list_images(folder: str) -> list[Entry]:
+    """The images in the folder of a split, with tags that also change with their labels.
 
     Raises UserError where there is none, or none of them has labels.
     """
     entries = storage.list_files(folder)
-    pictures = [entry for entry in entries if entry.path.lower().endswith(IMAGE_SUFFIXES)]
-    if not pictures:
+    images = [entry for entry in entries if entry.path.lower().endswith(IMAGE_SUFFIXES)]
+    if not images:
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"{folder}: must hold pictures ({suffixes}), but none of {len(entries)} files is one")
+        raise UserError(f"{folder}: must hold images ({suffixes}), but none of {len(entries)} files is one")
     labels = label_path(storage.join(folder, "x.jpg")).rpartition("/")[0]
     texts = {entry.path: entry for entry in storage.list_files(labels)} if storage.is_dir(labels) else {}
     found = []
-    for entry in pictures:
+    for entry in images:
         text = texts.get(label_path(storage.join(folder, entry.path)).removeprefix(f"{labels}/"))
         found.append(entry._replace(etag=f"{entry.etag} {text.size} {text.etag}" if text else entry.etag))
-    if all(tagged == entry for tagged, entry in zip(found, pictures, strict=True)):
-        raise UserError(f"{labels}: must hold the labels of the pictures, but none of {len(pictures)} has any")
-    targets = Counter(background_path(entry.path) for entry in pictures)
+    if all(tagged == entry for tagged, entry in zip(found, images, strict=True)):
+        raise UserError(f"{labels}: must hold the labels of the images, but none of {len(images)} has any")
+    targets = Counter(background_path(entry.path) for entry in images)
     if doubles := [path for path, count in targets.items() if count > 1]:
-        raise UserError(f"{folder}: pictures must differ in their names, but two would be {doubles[0]}")
+        raise UserError(f"{folder}: images must differ in their names, but two would be {doubles[0]}")
     return found
 
 
-def check_groups(val: str | None, pictures: Sequence[Entry], group_by: str | None) -> None:
-    """Raises UserError where `group_by` finds nothing, or the same in a training picture as in one of val.
+def check_groups(val: str | None, images: Sequence[Entry], group_by: str | None) -> None:
+    """Raises UserError where `group_by` finds nothing, or the same in a training image as in one of val.
 
     Of val only the names are read, and only if that is possible.
     """
-    groups = set(group_names([entry.path for entry in pictures], group_by))
+    groups = set(group_names([entry.path for entry in images], group_by))
     if val is None or group_by is None:
         return
     try:

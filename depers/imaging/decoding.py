@@ -1,6 +1,6 @@
 """Image bytes → arrays: upright pixels of every frame; `depers.encoding` is the way back.
 
-Orientation is applied to the pixels, so the picture looks the same without its EXIF; the colour profile is kept. What
+Orientation is applied to the pixels, so the image looks the same without its EXIF; the color profile is kept. What
 cannot be decoded whole is an ImageError, never a best effort.
 """
 
@@ -33,8 +33,8 @@ from depers.imaging.headers import (
 __all__ = (
     "FORMATS",
     "MAX_MEGAPIXELS",
+    "Image",
     "ImageError",
-    "Picture",
     "decode",
     "decode_frames",
     "frame_count",
@@ -50,8 +50,8 @@ _BILEVEL = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture: upright `pixels` (H, W) or (H, W, C), uint8 or uint16, in `mode`'s channel order.
+class DecodedImage:
+    """A decoded image: upright `pixels` (H, W) or (H, W, C), uint8 or uint16, in `mode`'s channel order.
 
     Modes are Pillow's, and RGB;16 and RGBA;16. In modes P and 1 pixels are indices into `palette`, uint8 (N, 3 or 4).
     `lossless` says whether the file kept every pixel, and is to be written so; `duration_ms` how long a frame is shown.
@@ -73,7 +73,7 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The picture as uint8 RGB (H, W, 3), transparency on white: what the detector sees."""
+        """The image as uint8 RGB (H, W, 3), transparency on white: what the detector sees."""
         if self.mode == "RGB":
             return self.pixels
         pixels, mode = self.pixels, self.mode
@@ -89,8 +89,8 @@ class Picture:
         return np.asarray(image.convert("RGB"))
 
 
-def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
-    """The whole picture, upright. Raises ImageError where it is not an allowed image, not whole or not the only one."""
+def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> DecodedImage:
+    """The whole image, upright. Raises ImageError where it is not an allowed image, not whole or not the only one."""
     image = open_header(data, max_megapixels)
     with _decoding():
         count = len(pages(image))
@@ -101,11 +101,11 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
 
 def decode_frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[NDArray[np.uint8]]:
     """Every frame or page as upright uint8 RGB (H, W, 3), one at a time, transparency on white. Raises ImageError."""
-    for picture in frames(data, max_megapixels):
-        yield picture.rgb()
+    for image in frames(data, max_megapixels):
+        yield image.rgb()
 
 
-def frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[Picture]:
+def frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[DecodedImage]:
     """Every frame or page, whole and upright, one at a time. Raises ImageError.
 
     The limit holds for all together; pages of a TIFF may differ in size.
@@ -135,19 +135,19 @@ def _decoding() -> Iterator[None]:
         raise ImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
-def _decode(data: bytes, image: Image.Image) -> Picture:
+def _decode(data: bytes, image: Image.Image) -> DecodedImage:
     """The frame that `image` stands at."""
     if format_of(image) == "JPEG":
         return _decode_jpeg(data, image)
     if deep.is_deep(data, image):
         orientation, profile = orientation_of(image), profile_of(image)
         pixels, mode = deep.read(data, image)
-        return Picture(upright(pixels, orientation), mode, format_of(image), profile, None, "")
+        return DecodedImage(upright(pixels, orientation), mode, format_of(image), profile, None, "")
     transparent = "transparency" in image.info
     mode = {"PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}.get(
         image.mode, image.mode
     )
-    if transparent and mode in ("1", "L", "RGB"):  # one colour means transparent, which no pixel could say afterwards
+    if transparent and mode in ("1", "L", "RGB"):  # one color means transparent, which no pixel could say afterwards
         mode = "RGBA" if mode == "RGB" else "LA"
     if mode not in _MODES:
         raise ImageError(f"pixel mode must be one of {', '.join(_MODES)}, but is {image.mode}")
@@ -163,23 +163,23 @@ def _decode(data: bytes, image: Image.Image) -> Picture:
         pixels = np.asarray(loaded)
     pixels, name = upright(pixels, orientation_of(image)), format_of(image)
     duration = float(image.info.get("duration") or 0)
-    return Picture(pixels, mode, name, profile_of(image), None, "", palette, keeps_pixels(data, name), duration)
+    return DecodedImage(pixels, mode, name, profile_of(image), None, "", palette, keeps_pixels(data, name), duration)
 
 
 def _palette(image: Image.Image) -> NDArray[np.uint8]:
     """The palette, uint8 (N, 3), or (N, 4) where entries are transparent."""
-    colours = np.array(image.getpalette("RGB") or [0, 0, 0], np.uint8).reshape(-1, 3)
+    colors = np.array(image.getpalette("RGB") or [0, 0, 0], np.uint8).reshape(-1, 3)
     transparency = image.info.get("transparency")
     if transparency is None and "A" not in (image.palette.mode if image.palette else ""):
-        return colours
+        return colors
     if isinstance(transparency, bytes):
-        alpha = np.full(len(colours), 255, np.uint8)
-        alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)[: len(colours)]
+        alpha = np.full(len(colors), 255, np.uint8)
+        alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)[: len(colors)]
     elif transparency is None:
         return np.array(image.getpalette("RGBA") or [0, 0, 0, 255], np.uint8).reshape(-1, 4)
     else:
-        alpha = np.where(np.arange(len(colours)) == transparency, 0, 255).astype(np.uint8)
-    return np.concatenate([colours, alpha[:, None]], axis=1)
+        alpha = np.where(np.arange(len(colors)) == transparency, 0, 255).astype(np.uint8)
+    return np.concatenate([colors, alpha[:, None]], axis=1)
 
 
 def _loaded(image: Image.Image, mode: str) -> Image.Image:
@@ -189,7 +189,7 @@ def _loaded(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _decode_jpeg(data: bytes, image: Any) -> Picture:
+def _decode_jpeg(data: bytes, image: Any) -> DecodedImage:
     sampling = jpeg_encoding.sampling_name(image.layer)
     mode = image.mode
     tables = {key: list(table) for key, table in image.quantization.items()}
@@ -204,7 +204,7 @@ def _decode_jpeg(data: bytes, image: Any) -> Picture:
         pixels = np.asarray(_loaded(image, mode))
     else:
         raise ImageError(f"pixel mode must be one of L, RGB, CMYK, but is {mode}")
-    return Picture(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling, lossless=False)
+    return DecodedImage(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling, lossless=False)
 
 
 def keeps_pixels(data: bytes, name: str) -> bool:

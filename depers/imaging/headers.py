@@ -1,4 +1,4 @@
-"""A picture's header: its format, size, frames, orientation and colour profile, before any pixel is decoded."""
+"""An image's header: its format, size, frames, orientation and color profile, before any pixel is decoded."""
 
 import importlib
 import io
@@ -28,11 +28,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(Exception):
-    """Why a picture cannot be processed, in one line."""
+    """Why an image cannot be processed, in one line."""
 
 
 def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
-    """The picture's header, checked, its pixels not yet decoded. Raises ImageError.
+    """The image's header, checked, its pixels not yet decoded. Raises ImageError.
 
     The limit holds for all frames together.
     """
@@ -94,17 +94,17 @@ def learn_heif() -> None:
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether these are the first bytes of a HEIF file with HEVC pictures (ISO/IEC 23008-12)."""
+    """Whether these are the first bytes of a HEIF file with HEVC images (ISO/IEC 23008-12)."""
     return data[4:8] == b"ftyp" and data[8:12] in _ISO_BRANDS
 
 
 def format_of(image: Image.Image) -> str:
-    """The format's name; a JPEG with further pictures behind it (MPO) is a JPEG, of which the first counts."""
+    """The format's name; a JPEG with further images behind it (MPO) is a JPEG, of which the first counts."""
     return "JPEG" if image.format == "MPO" else str(image.format)
 
 
 def pages(image: Image.Image) -> list[int]:
-    """The indices of the frames that are pictures of their own: reduced copies and masks in a TIFF are not."""
+    """The indices of the frames that are images of their own: reduced copies and masks in a TIFF are not."""
     count = int(getattr(image, "n_frames", 1))
     if format_of(image) == "JPEG":
         return [0]
@@ -153,7 +153,7 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def stored_boxes(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], orientation: int) -> NDArray[np.float32]:
-    """Boxes of the upright picture of `size_wh` as boxes of the pixels as they are stored: `upright` undone."""
+    """Boxes of the upright image of `size_wh` as boxes of the pixels as they are stored: `upright` undone."""
     x0, y0, x1, y1 = boxes_xyxy.T
     width, height = size_wh
     if orientation in (2, 3, 6, 7):
@@ -166,6 +166,6 @@ def stored_boxes(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], orie
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """The colour profile, without its texts, where it is one and belongs to pixels of this kind."""
+    """The color profile, without its texts, where it is one and belongs to pixels of this kind."""
     profile = image.info.get("icc_profile")
     return icc.sanitized(profile, image.mode) if profile else None

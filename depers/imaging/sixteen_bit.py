@@ -1,4 +1,4 @@
-"""Pictures of 16 bits per colour channel, which Pillow would cut to 8: read by OpenCV, written by it and tifffile."""
+"""Images of 16 bits per color channel, which Pillow would cut to 8: read by OpenCV, written by it and tifffile."""
 
 import io
 import zlib
@@ -15,11 +15,11 @@ from depers.imaging.headers import ImageError
 
 _BITS_PER_SAMPLE = 258
 _PLANES = 284
-_PNG_COLOUR_TYPES = (b"\2", b"\4", b"\6")
+_PNG_COLOR_TYPES = (b"\2", b"\4", b"\6")
 
 
 class Page(NamedTuple):
-    """Pixels (H, W) or (H, W, C) in Pillow's channel order, their mode and the colour profile."""
+    """Pixels (H, W) or (H, W, C) in Pillow's channel order, their mode and the color profile."""
 
     pixels: NDArray[Any]
     mode: str
@@ -27,9 +27,9 @@ class Page(NamedTuple):
 
 
 def is_deep(data: bytes, image: Any) -> bool:
-    """Whether the frame that `image` stands at has 16 bits per colour channel; animations are read as 8 bits."""
+    """Whether the frame that `image` stands at has 16 bits per color channel; animations are read as 8 bits."""
     if image.format == "PNG":
-        return data[24:25] == b"\x10" and data[25:26] in _PNG_COLOUR_TYPES and not getattr(image, "is_animated", False)
+        return data[24:25] == b"\x10" and data[25:26] in _PNG_COLOR_TYPES and not getattr(image, "is_animated", False)
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()
     return set(bits) == {16} and len(bits) > 1
 
@@ -37,7 +37,7 @@ def is_deep(data: bytes, image: Any) -> bool:
 def read(data: bytes, image: Any) -> tuple[NDArray[np.uint16], str]:
     """Pixels uint16 (H, W, 3 or 4) as they are stored, and their mode. Raises ImageError, and what decoders raise."""
     if "transparency" in image.info:
-        raise ImageError("16 bits per channel with one colour that means transparent cannot be kept")
+        raise ImageError("16 bits per channel with one color that means transparent cannot be kept")
     image.load()  # OpenCV would give a part of a truncated file
     buffer = np.frombuffer(data, np.uint8)
     if image.format == "TIFF" and image.tag_v2.get(_PLANES, 1) != 1:  # OpenCV gives memory that it never wrote to

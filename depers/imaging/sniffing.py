@@ -1,6 +1,6 @@
-"""What a file is, by its name and first bytes, and what becomes of it: a picture is processed, all else left out.
+"""What a file is, by its name and first bytes, and what becomes of it: an image is processed, all else left out.
 
-A file that is no picture can hold anything, so it is kept only where the user names it; an archive within an archive
+A file that is no image can hold anything, so it is kept only where the user names it; an archive within an archive
 never is.
 """
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 HEAD = 4096  # bytes that are enough to tell
-PICTURE, KEPT, LEFT_OUT = "picture", "kept", "left out"
+IMAGE, KEPT, LEFT_OUT = "image", "kept", "left out"
 
-_PICTURE_SUFFIXES = (
+_IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
     ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
     ".rw2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".sgi", ".raf", ".svg",
 )  # fmt: skip
-_PICTURE_STARTS = (
+_IMAGE_STARTS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"8BPS",
     b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0",
 )  # fmt: skip
-_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"crx ")
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"crx ")
 _ARCHIVE_STARTS = (
     b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf'\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd",
     b"PAR1", b"\x04\x22\x4d\x18",
@@ -30,14 +30,14 @@ _ARCHIVE_SUFFIXES = re.compile(
 )
 
 
-def is_picture(head: bytes) -> bool:
-    """Whether the first bytes are those of a picture, also of one in a format that cannot be processed."""
-    if head.startswith(_PICTURE_STARTS):
+def is_image(head: bytes) -> bool:
+    """Whether the first bytes are those of an image, also of one in a format that cannot be processed."""
+    if head.startswith(_IMAGE_STARTS):
         return True
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"
     if head[4:8] == b"ftyp":
-        return head[8:12] in _PICTURE_BRANDS
+        return head[8:12] in _IMAGE_BRANDS
     # "BM" alone begins many a text: a bitmap says how long its header is, too.
     return (
         head[:2] == b"BM"
@@ -52,14 +52,14 @@ def is_archive(name: str, head: bytes) -> bool:
 
 
 def classify(name: str, head: bytes, keep: Sequence[str]) -> tuple[str, str]:
-    """`picture`, `kept` or `left out` with the reason; `keep` are globs over the whole name or its last part."""
-    if is_picture(head):
-        return PICTURE, ""
+    """`image`, `kept` or `left out` with the reason; `keep` are globs over the whole name or its last part."""
+    if is_image(head):
+        return IMAGE, ""
     if is_archive(name, head):
         return LEFT_OUT, "an archive that is not opened: what it holds is not known"
-    if name.lower().endswith(_PICTURE_SUFFIXES):
-        return PICTURE, ""
+    if name.lower().endswith(_IMAGE_SUFFIXES):
+        return IMAGE, ""
     last = name.rsplit("/", 1)[-1]
     if any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in keep):
         return KEPT, ""
-    return LEFT_OUT, "not a picture, and not named by --keep"
+    return LEFT_OUT, "not an image, and not named by --keep"

@@ -1,4 +1,4 @@
-"""Pictures as a JPEG holds them: luma for every pixel, the two chroma for squares of four; half the bytes of RGB.
+"""Images as a JPEG holds them: luma for every pixel, the two chroma for squares of four; half the bytes of RGB.
 
 What is composed in these planes is encoded without another conversion, and seams lie in chroma where they lie in luma.
 """
@@ -22,7 +22,7 @@ _TO_YCC = (0.299, 0.587, 0.114), (0.5, -0.418688, -0.081312), (-0.168736, -0.331
 
 
 class Planes(NamedTuple):
-    """A picture in JFIF's YCbCr 4:2:0, uint8.
+    """An image in JFIF's YCbCr 4:2:0, uint8.
 
     `luma` is (H, W), `chroma` (H / 2, W / 2, 2), rounded up, in OpenCV's order Cr, Cb: the means of squares of 2×2
     pixels, of which the first begins at the top left corner.
@@ -42,7 +42,7 @@ class Planes(NamedTuple):
 
 
 def of_rgb(rgb: RGB) -> Planes:
-    """A picture of uint8 RGB (H, W, 3) as planes."""
+    """An image of uint8 RGB (H, W, 3) as planes."""
     height, width = rgb.shape[:2]
     luma = np.empty((height, width), np.uint8)
     chroma = np.empty((-(-height // 2), -(-width // 2), 2), np.uint8)
@@ -55,14 +55,14 @@ def of_rgb(rgb: RGB) -> Planes:
 
 
 def to_rgb(planes: Planes) -> RGB:
-    """The picture as uint8 RGB (H, W, 3), each square of pixels in its one chroma."""
+    """The image as uint8 RGB (H, W, 3), each square of pixels in its one chroma."""
     height, width = planes.luma.shape
     chroma = planes.chroma.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     return np.asarray(cv2.cvtColor(np.dstack([planes.luma, chroma]), cv2.COLOR_YCrCb2RGB))
 
 
-def colour(red: float, green: float, blue: float) -> tuple[list[float], list[float]]:
-    """A difference of colours as one of luma and one of chroma (Cr, Cb)."""
+def color(red: float, green: float, blue: float) -> tuple[list[float], list[float]]:
+    """A difference of colors as one of luma and one of chroma (Cr, Cb)."""
     luma, *chroma = (r * red + g * green + b * blue for r, g, b in _TO_YCC)
     return [luma], chroma
 
@@ -71,7 +71,7 @@ def encode(planes: Planes, quality: int) -> bytes:
     """The planes as a JPEG of 4:2:0."""
     luma, (cr, cb) = planes.luma, cv2.split(planes.chroma)
     height, width = luma.shape
-    if height % 2 or width % 2:  # libjpeg-turbo reads whole squares, also those that are only partly the picture's
+    if height % 2 or width % 2:  # libjpeg-turbo reads whole squares, also those that are only partly the image's
         luma = cv2.copyMakeBorder(luma, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)[:height, :width]
     return bytes(simplejpeg.encode_jpeg_yuv_planes(luma, cb, cr, quality))
 
@@ -95,7 +95,7 @@ def halved(samples: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
 
 
 _INIT_DECOMPRESS = 1
-_SUBSAMPLING, _WIDTH, _HEIGHT, _COLOURS = 4, 5, 6, 8
+_SUBSAMPLING, _WIDTH, _HEIGHT, _COLORS = 4, 5, 6, 8
 _YCBCR = 1
 _FULL, _QUARTER = 0, 2  # chroma of 4:4:4 and of 4:2:0
 
@@ -116,7 +116,7 @@ def decode(jpeg: bytes) -> Planes | None:
         if turbo.tj3DecompressHeader(handle, jpeg, size):
             return None
         width, height, sampling = (turbo.tj3Get(handle, each) for each in (_WIDTH, _HEIGHT, _SUBSAMPLING))
-        if turbo.tj3Get(handle, _COLOURS) != _YCBCR or sampling not in (_FULL, _QUARTER):
+        if turbo.tj3Get(handle, _COLORS) != _YCBCR or sampling not in (_FULL, _QUARTER):
             return None
         quarter = sampling == _QUARTER
         even = (height + height % 2, width + width % 2) if quarter else (height, width)  # what is written to luma

@@ -1,4 +1,4 @@
-"""Which picture goes where: the split, the names in the dataset, and the tasks that write it."""
+"""Which image goes where: the split, the names in the dataset, and the tasks that write it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,14 +14,14 @@ from depers.normalization.writing import Task
 
 
 class Plan(NamedTuple):
-    """Where every picture goes: names in the dataset and splits by the catalogue's number, "" where it is left out."""
+    """Where every image goes: names in the dataset and splits by the catalogue's number, "" where it is left out."""
 
     names: list[str]
     splits: list[str]
 
     @property
     def total(self) -> int:
-        """The pictures that are not left out."""
+        """The images that are not left out."""
         return sum(map(bool, self.splits))
 
 
@@ -32,21 +32,21 @@ def split_anew(
     index: LabelIndex,
     how: tuple[float, int, str | None],
 ) -> Plan:
-    """Splits the pictures, but those `left_out`, by `how`: the share of val, a seed, the groups' regular expression.
+    """Splits the images, but those `left_out`, by `how`: the share of val, a seed, the groups' regular expression.
 
     Spread evenly are the boxes of every class (`class_ids` are the dataset's, by the catalogue's class numbers), the
-    pictures without any, and the sets. Raises UserError where the expression finds nothing in a picture's name.
+    images without any, and the sets. Raises UserError where the expression finds nothing in an image's name.
     """
     val_fraction, seed, group_by = how
-    numbers = [number for number in range(len(catalogue.pictures)) if number not in left_out]
-    names = [one.prefix + picture.name for one, picture in catalogue.pictures]
-    groups = group_names([catalogue.pictures[number][1].name for number in numbers], group_by)
-    groups = [catalogue.pictures[n][0].prefix + group for n, group in zip(numbers, groups, strict=True)]
+    numbers = [number for number in range(len(catalogue.images)) if number not in left_out]
+    names = [one.prefix + image.name for one, image in catalogue.images]
+    groups = group_names([catalogue.images[number][1].name for number in numbers], group_by)
+    groups = [catalogue.images[n][0].prefix + group for n, group in zip(numbers, groups, strict=True)]
     own: dict[str, Strata] = {one.prefix: [(one.prefix, 1)] if one.prefix else [] for one in catalogue.sets}
-    strata: list[Strata] = [[("background", 1), *own[one.prefix]] for one, _ in catalogue.pictures]
+    strata: list[Strata] = [[("background", 1), *own[one.prefix]] for one, _ in catalogue.images]
     for number, counts in index.class_counts():
         if known := [(class_ids[c], count) for c, count in counts if c in class_ids]:
-            strata[number] = [*known, *own[catalogue.pictures[number][0].prefix]]
+            strata[number] = [*known, *own[catalogue.images[number][0].prefix]]
     splits = [""] * len(names)
     chosen = split(groups, val_fraction, seed, [strata[number] for number in numbers])
     for number, where in zip(numbers, chosen, strict=True):
@@ -55,23 +55,23 @@ def split_anew(
 
 
 def split_as_found(catalogue: Catalogue, left_out: set[int]) -> Plan:
-    """Splits the pictures, but those `left_out`, as their folders say. Raises UserError where those say nothing."""
-    names = [one.prefix + picture.name for one, picture in catalogue.pictures]
+    """Splits the images, but those `left_out`, as their folders say. Raises UserError where those say nothing."""
+    names = [one.prefix + image.name for one, image in catalogue.images]
     splits = [""] * len(names)
     taken: dict[tuple[str, str], str] = {}
-    for number, (one, picture) in enumerate(catalogue.pictures):
+    for number, (one, image) in enumerate(catalogue.images):
         if number in left_out:
             continue
-        splits[number], name = own_split(picture.name)
+        splits[number], name = own_split(image.name)
         names[number] = one.prefix + name
-        other = taken.setdefault((splits[number], names[number]), picture.path)
-        if splits[number] and other != picture.path:
-            raise UserError(f"{one.uri}: with --keep-splits, {other} and {picture.path} would be the same image")
+        other = taken.setdefault((splits[number], names[number]), image.path)
+        if splits[number] and other != image.path:
+            raise UserError(f"{one.uri}: with --keep-splits, {other} and {image.path} would be the same image")
     return Plan(names, splits)
 
 
 def own_split(name: str) -> tuple[str, str]:
-    """The split that a picture's folder says (train2017, valid, …; "" for test), and its name without that folder.
+    """The split that an image's folder says (train2017, valid, …; "" for test), and its name without that folder.
 
     Raises UserError where no folder says one.
     """
@@ -85,9 +85,9 @@ def own_split(name: str) -> tuple[str, str]:
 
 
 def tasks_of(catalogue: Catalogue, plan: Plan, class_ids: Mapping[int, int], index: LabelIndex) -> Iterator[Task]:
-    """The pictures with a split, in order, each with its boxes of the dataset's classes."""
+    """The images with a split, in order, each with its boxes of the dataset's classes."""
     boxes, sizes = _Follower(index.boxes()), _Follower((number, (w, h)) for number, w, h in index.sizes())
-    for number, (one, picture) in enumerate(catalogue.pictures):
+    for number, (one, image) in enumerate(catalogue.images):
         found, declared_wh = boxes.at(number) or [], sizes.at(number)
         if not plan.splits[number]:
             continue
@@ -96,8 +96,8 @@ def tasks_of(catalogue: Catalogue, plan: Plan, class_ids: Mapping[int, int], ind
             for box in found
             if box.class_number in class_ids
         )
-        source, path = storage.join(one.uri, picture.path), one.prefix + picture.path
-        entry = one.entries[picture.path]
+        source, path = storage.join(one.uri, image.path), one.prefix + image.path
+        entry = one.entries[image.path]
         stamp = f"{entry.size} {entry.etag}"
         yield Task(source, path, plan.names[number], plan.splits[number], stamp, declared_wh, kept)
 
@@ -118,7 +118,7 @@ class _Follower:
 def refuse_leftovers(out: str, plan: Plan) -> None:
     """Raises UserError for files that another run left: they would be in both splits, or labels in neither."""
     tasks = (Task("", "", name, where, "", None, ()) for name, where in zip(plan.names, plan.splits, strict=True))
-    allowed = {path for task in tasks for path in (task.picture_uri, task.labels_uri)}
+    allowed = {path for task in tasks for path in (task.image_uri, task.labels_uri)}
     for folder in ("images", "labels"):
         root = storage.join(out, folder)
         for entry in storage.list_files(root) if storage.is_dir(root) else []:

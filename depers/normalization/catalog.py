@@ -1,11 +1,11 @@
-"""Every picture, label file and class of the raw sets by number, and what the classes mean in the dataset."""
+"""Every image, label file and class of the raw sets by number, and what the classes mean in the dataset."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from depers.errors import UserError
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.layouts import LabelFile, SetPicture
+from depers.normalization.layouts import LabelFile, SetImage
 from depers.normalization.rules import Problem, RawBox
 from depers.normalization.sources import ANY, LabelSet, labelled_classes, target
 
@@ -13,25 +13,25 @@ _NOTED = 6  # classes in one line
 
 
 class FileTask(NamedTuple):
-    """A label file to read: the numbers of its picture and of itself."""
+    """A label file to read: the numbers of its image and of itself."""
 
-    picture: int
+    image: int
     number: int
     file: LabelFile
 
 
 class Catalogue:
-    """The pictures of all sets, their label files, and the classes that occur, all by number."""
+    """The images of all sets, their label files, and the classes that occur, all by number."""
 
     def __init__(self, sets: Sequence[LabelSet]) -> None:
         self.sets = sets
-        self.pictures: list[tuple[LabelSet, SetPicture]] = [(one, p) for one in sets for p in one.pictures]
+        self.images: list[tuple[LabelSet, SetImage]] = [(one, p) for one in sets for p in one.images]
         self.files: list[str] = []  # with the set's prefix, as problems name them
         self.classes: dict[tuple[str, str], int] = {}  # of (set's prefix, name)
         self.tasks: dict[str, list[FileTask]] = {}  # by the set's prefix
-        for number, (one, picture) in enumerate(self.pictures):
+        for number, (one, image) in enumerate(self.images):
             tasks = self.tasks.setdefault(one.prefix, [])
-            for file in picture.label_files:
+            for file in image.label_files:
                 tasks.append(FileTask(number, self.add_file(one, file.path), file))
 
     def add_file(self, one: LabelSet, path: str) -> int:
@@ -48,14 +48,14 @@ class Catalogue:
         return [name for where, name in self.classes if where == prefix]
 
     def labelled(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """The classes that each set labels, by the prefix of its pictures; only sets that do not label all."""
+        """The classes that each set labels, by the prefix of its images; only sets that do not label all."""
         found = {one.prefix: labelled_classes(one, self.found_names(one.prefix), classes) for one in self.sets}
         return {prefix: names for prefix, names in found.items() if len(names) < len(classes)}
 
-    def indexed(self, prefix: str, picture: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
+    def indexed(self, prefix: str, image: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
         """Boxes of one file with numbers instead of names."""
         for line, name, *numbers in boxes:
-            yield IndexedBox(picture, file, line, self.class_number(prefix, name), *numbers)
+            yield IndexedBox(image, file, line, self.class_number(prefix, name), *numbers)
 
 
 class Meanings(NamedTuple):
@@ -71,18 +71,18 @@ def class_meanings(index: LabelIndex, catalogue: Catalogue, classes: Sequence[st
     Raises UserError where that goes for every box: then nobody wants such a dataset.
     """
     maps = {one.prefix: one.class_map for one in catalogue.sets}
-    totals = {number: (boxes, pictures) for number, boxes, pictures in index.class_totals()}
+    totals = {number: (boxes, images) for number, boxes, images in index.class_totals()}
     class_ids: dict[int, int] = {}
     purpose: list[tuple[int, str]] = []
     strange: list[tuple[int, str]] = []
     for (prefix, name), number in sorted(catalogue.classes.items()):
-        boxes, pictures = totals.get(number, (0, 0))
+        boxes, images = totals.get(number, (0, 0))
         meant = target(name, maps[prefix], classes)
         if meant:
             class_ids[number] = classes.index(meant)
         elif meant is None and boxes:
             strange.append((boxes, name))
-            found = f"{name}: {boxes} boxes in {pictures} images"
+            found = f"{name}: {boxes} boxes in {images} images"
             index.add_problems([Problem(prefix or ".", 0, "class that is not asked for", "left out", found)])
         elif boxes:
             purpose.append((boxes, prefix + name))

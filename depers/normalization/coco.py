@@ -1,4 +1,4 @@
-"""COCO JSON: one file for many pictures, read as a stream, whatever the order of its parts and however large it is.
+"""COCO JSON: one file for many images, read as a stream, whatever the order of its parts and however large it is.
 
     {"images": [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480}, …],
      "annotations": [{"image_id": 1, "category_id": 3, "bbox": [x, y, w, h], "iscrowd": 0}, …],
@@ -22,7 +22,7 @@ HEAD = 2**16
 
 
 class CocoImage(NamedTuple):
-    """A picture as the file lists it; `declared_wh` is (0, 0) where it gives no size."""
+    """An image as the file lists it; `declared_wh` is (0, 0) where it gives no size."""
 
     id: object
     file_name: str
@@ -30,7 +30,7 @@ class CocoImage(NamedTuple):
 
 
 class CocoBox(NamedTuple):
-    """An annotation: the id of its picture, and its box, whose class is the category's name; or what is wrong."""
+    """An annotation: the id of its image, and its box, whose class is the category's name; or what is wrong."""
 
     image_id: object
     box: RawBox | None
@@ -44,7 +44,7 @@ def looks_like_coco(head: bytes) -> bool:
 
 
 class CocoFile:
-    """A COCO file, read three times from its beginning: categories, pictures, annotations. Each may be millions.
+    """A COCO file, read three times from its beginning: categories, images, annotations. Each may be millions.
 
     `open_anew` gives it open at its beginning. Everything raises UserError for what is no JSON, with its place, and for
     a file that cannot be read.
@@ -62,7 +62,7 @@ class CocoFile:
             raise UserError(f"{path}: must be COCO, with categories that have an id and a name, but there are none")
 
     def images(self) -> Iterator[CocoImage]:
-        """The pictures that the file lists. Raises UserError for one without a file name."""
+        """The images that the file lists. Raises UserError for one without a file name."""
         for item in self._items("images"):
             name, sides = item.get("file_name"), [item.get("width"), item.get("height")]
             if not isinstance(name, str) or not name:

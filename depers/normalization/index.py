@@ -1,6 +1,6 @@
-"""The raw boxes of all pictures on disk: added in any order, given back picture by picture, whatever their number.
+"""The raw boxes of all images on disk: added in any order, given back image by image, whatever their number.
 
-Pictures, label files and classes are numbers here; their names are the caller's.
+Images, label files and classes are numbers here; their names are the caller's.
 """
 
 import itertools
@@ -17,16 +17,16 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 PRAGMA cache_size = -65536;
-CREATE TABLE boxes (picture INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL);
-CREATE TABLE sizes (picture INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
+CREATE TABLE boxes (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL);
+CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
 CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, found TEXT);
 """
 
 
 class IndexedBox(NamedTuple):
-    """A box of the picture `picture` in the label file `file`, as `RawBox` has it."""
+    """A box of the image `image` in the label file `file`, as `RawBox` has it."""
 
-    picture: int
+    image: int
     file: int
     line: int
     class_number: int
@@ -53,7 +53,7 @@ class LabelIndex:
         self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", boxes)
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
-        """Adds declared sizes, (picture, width, height); the first of a picture counts."""
+        """Adds declared sizes, (image, width, height); the first of an image counts."""
         self._db.executemany("INSERT OR IGNORE INTO sizes VALUES (?, ?, ?)", sizes)
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
@@ -63,32 +63,30 @@ class LabelIndex:
 
     def sort(self) -> None:
         """To be called when all boxes are there, before they are read."""
-        self._db.execute("CREATE INDEX boxes_in_order ON boxes (picture, file, line)")
+        self._db.execute("CREATE INDEX boxes_in_order ON boxes (image, file, line)")
 
     def class_counts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(picture, [(class, boxes)…]) of every picture that has boxes, in order."""
-        rows = self._db.execute(
-            "SELECT picture, class, COUNT(*) FROM boxes GROUP BY picture, class ORDER BY picture, class"
-        )
-        for picture, group in itertools.groupby(rows, key=lambda row: row[0]):
-            yield picture, [(class_number, count) for _, class_number, count in group]
+        """(image, [(class, boxes)…]) of every image that has boxes, in order."""
+        rows = self._db.execute("SELECT image, class, COUNT(*) FROM boxes GROUP BY image, class ORDER BY image, class")
+        for image, group in itertools.groupby(rows, key=lambda row: row[0]):
+            yield image, [(class_number, count) for _, class_number, count in group]
 
     def class_totals(self) -> list[tuple[int, int, int]]:
-        """(class, boxes, pictures with it) of every class that occurs."""
+        """(class, boxes, images with it) of every class that occurs."""
         rows = self._db.execute(
-            "SELECT class, COUNT(*), COUNT(DISTINCT picture) FROM boxes GROUP BY class ORDER BY class"
+            "SELECT class, COUNT(*), COUNT(DISTINCT image) FROM boxes GROUP BY class ORDER BY class"
         )
         return list(rows)
 
     def sizes(self) -> Iterator[tuple[int, int, int]]:
-        """The declared sizes, in the order of the pictures."""
-        yield from self._db.execute("SELECT picture, width, height FROM sizes ORDER BY picture")
+        """The declared sizes, in the order of the images."""
+        yield from self._db.execute("SELECT image, width, height FROM sizes ORDER BY image")
 
     def boxes(self) -> Iterator[tuple[int, list[IndexedBox]]]:
-        """(picture, its boxes by file and line) of every picture that has boxes, in order."""
-        rows = self._db.execute("SELECT * FROM boxes ORDER BY picture, file, line, rowid")
-        for picture, group in itertools.groupby(rows, key=lambda row: row[0]):
-            yield picture, [IndexedBox(*row) for row in group]
+        """(image, its boxes by file and line) of every image that has boxes, in order."""
+        rows = self._db.execute("SELECT * FROM boxes ORDER BY image, file, line, rowid")
+        for image, group in itertools.groupby(rows, key=lambda row: row[0]):
+            yield image, [IndexedBox(*row) for row in group]
 
     def problems(self) -> Iterator[Problem]:
         """All problems in the order of their paths."""

@@ -1,11 +1,11 @@
-"""Which files of a raw folder are pictures, which hold their labels, and in which format.
+"""Which files of a raw folder are images, which hold their labels, and in which format.
 
 - `competition`: `labels/NAME_CLASS..txt` (one dot is accepted too) for `images/NAME.jpg`;
-- `yolo`: `a.txt` for `a.jpg`; `voc`: `a.xml` for `a.jpg`; `coco`: JSON files for all pictures.
+- `yolo`: `a.txt` for `a.jpg`; `voc`: `a.xml` for `a.jpg`; `coco`: JSON files for all images.
 
-A picture and its labels lie at the same place but for folders named images, labels, Annotations, JPEGImages or xmls, so
+An image and its labels lie at the same place but for folders named images, labels, Annotations, JPEGImages or xmls, so
 `images/train/a.jpg` and `labels/train/a.txt`, `train/images/a.jpg` and `train/labels/a.txt`, `a.jpg` and `a.txt`,
-`JPEGImages/a.jpg` and `Annotations/a.xml` belong together; else the only picture of that name counts.
+`JPEGImages/a.jpg` and `Annotations/a.xml` belong together; else the only image of that name counts.
 """
 
 import re
@@ -21,7 +21,7 @@ from depers.normalization.rules import Problem
 FORMATS = ("competition", "yolo", "voc", "coco")
 _SUFFIXES = {"competition": ".txt", "yolo": ".txt", "voc": ".xml", "coco": ".json"}
 _LAYOUT = frozenset(("images", "labels", "annotations", "jpegimages", "xmls"))
-_BESIDE = re.compile(  # what sets hold beside pictures and labels
+_BESIDE = re.compile(  # what sets hold beside images and labels
     r"(?:^|/)(?:\.[^/]*|(?:readme|licen[cs]e|changelog)[^/]*|(?:predefined_)?classes\.txt|requirements\.txt|notes\.json"
     r"|(?:train|val|valid|validation|test|trainval)\.txt)$|(?:^|/)imagesets/|\.(?:ya?ml|names|data|md|cache|html?|csv)$",
     re.IGNORECASE,
@@ -35,8 +35,8 @@ class LabelFile(NamedTuple):
     class_name: str
 
 
-class SetPicture(NamedTuple):
-    """A picture: its path below RAW, its name in the dataset, and its label files."""
+class SetImage(NamedTuple):
+    """An image: its path below RAW, its name in the dataset, and its label files."""
 
     path: str
     name: str
@@ -44,9 +44,9 @@ class SetPicture(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """The pictures of a raw folder, sorted; its JSON files; and the files that are of no use."""
+    """The images of a raw folder, sorted; its JSON files; and the files that are of no use."""
 
-    pictures: list[SetPicture]
+    images: list[SetImage]
     json_files: list[str]
     problems: list[Problem]
 
@@ -58,10 +58,10 @@ def dataset_name(path: str) -> str:
 
 
 def label_target(name: str, stems: Collection[str], classes: Sequence[str]) -> tuple[str, str] | None:
-    """(picture's stem, class) of a label file in the competition's layout; None: its name ends in no class.
+    """(image's stem, class) of a label file in the competition's layout; None: its name ends in no class.
 
-    `stems` are those of the pictures; the stem is "" where no picture has it. Where several classes fit, one whose
-    picture exists goes first, then the longest.
+    `stems` are those of the images; the stem is "" where no image has it. Where several classes fit, one whose
+    image exists goes first, then the longest.
     """
     base = re.sub(r"\.{1,2}txt$", "", name, flags=re.IGNORECASE)
     fitting = sorted((c for c in classes if base.endswith(f"_{c}") and base != name), key=len, reverse=True)
@@ -110,7 +110,7 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: C
 
 
 def match(kind: str, paths: Sequence[str], classes: Sequence[str]) -> Matched:
-    """The pictures and labels of one format among `paths` below RAW; competition files name one of `classes`."""
+    """The images and labels of one format among `paths` below RAW; competition files name one of `classes`."""
     problems: list[Problem] = []
     stems: dict[str, str] = {}
     labels, foreign = [], defaultdict(list)
@@ -132,8 +132,8 @@ def match(kind: str, paths: Sequence[str], classes: Sequence[str]) -> Matched:
     for suffix, others in foreign.items():
         problems.append(Problem(others[0], 0, "label files of another format", "left out", f"{len(others)} × {suffix}"))
     if kind == "coco":
-        pictures = [SetPicture(path, dataset_name(path), ()) for path in stems.values()]
-        return Matched(pictures, labels, problems)
+        images = [SetImage(path, dataset_name(path), ()) for path in stems.values()]
+        return Matched(images, labels, problems)
     files: dict[str, list[LabelFile]] = {stem: [] for stem in stems}
     targets = _competition_targets(labels, stems, classes) if kind == "competition" else _name_targets(labels, stems)
     for path, (target, class_name) in targets:
@@ -147,8 +147,8 @@ def match(kind: str, paths: Sequence[str], classes: Sequence[str]) -> Matched:
     order = {name: index for index, name in enumerate(classes)}
     for found in files.values():
         found.sort(key=lambda file: (order.get(file.class_name, 0), file.path))
-    pictures = [SetPicture(stems[stem], dataset_name(stems[stem]), tuple(found)) for stem, found in files.items()]
-    return Matched(pictures, [], problems)
+    images = [SetImage(stems[stem], dataset_name(stems[stem]), tuple(found)) for stem, found in files.items()]
+    return Matched(images, [], problems)
 
 
 _Target = tuple[str, tuple[str | None, str]]
@@ -170,7 +170,7 @@ def _name_targets(labels: Sequence[str], stems: Collection[str]) -> Iterator[_Ta
 
 
 def _by_stem(paths: Sequence[str]) -> frozenset[str]:
-    """What the pictures among `paths` are called."""
+    """What the images among `paths` are called."""
     return frozenset(_stem(dataset_name(path)) for path in paths if path.lower().endswith(IMAGE_SUFFIXES))
 
 
@@ -178,8 +178,8 @@ def _stem(name: str) -> str:
     return splitext(name)[0]
 
 
-class PictureFinder:
-    """Finds the pictures that a JSON file names: tools write a path from here or there, or only a name."""
+class ImageFinder:
+    """Finds the images that a JSON file names: tools write a path from here or there, or only a name."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = frozenset(paths)
@@ -188,7 +188,7 @@ class PictureFinder:
             self._by_name[path.rpartition("/")[2]].append(path)
 
     def find(self, file_name: str, json_path: str) -> list[str]:
-        """Every picture that `file_name` in the file at `json_path` may mean: one, if all is well."""
+        """Every image that `file_name` in the file at `json_path` may mean: one, if all is well."""
         name = file_name.replace("\\", "/").removeprefix("./")
         beside = f"{json_path.rpartition('/')[0]}/{name}".lstrip("/")
         for path in (beside, name):

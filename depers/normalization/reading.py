@@ -12,7 +12,7 @@ from depers import storage
 from depers.normalization.catalog import Catalogue, FileTask
 from depers.normalization.coco import CocoFile
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.layouts import PictureFinder
+from depers.normalization.layouts import ImageFinder
 from depers.normalization.rules import FileLabels, LabelError, Problem
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
@@ -45,7 +45,7 @@ class FileResult(NamedTuple):
 
 
 def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence[FileTask]) -> list[FileResult]:
-    """Reads label files of one set, each a picture's own."""
+    """Reads label files of one set, each an image's own."""
 
     def read(task: FileTask) -> FileResult:
         path = task.file.path
@@ -68,21 +68,21 @@ def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence
 
 
 def add_files(index: LabelIndex, catalogue: Catalogue, prefix: str, results: Iterable[FileResult]) -> set[int]:
-    """Puts what files say into the index; gives the pictures that must be left out with their unreadable labels."""
+    """Puts what files say into the index; gives the images that must be left out with their unreadable labels."""
     unread = set()
-    for (picture, number, _), labels, failure in results:
-        index.add_boxes(catalogue.indexed(prefix, picture, number, labels.boxes))
+    for (image, number, _), labels, failure in results:
+        index.add_boxes(catalogue.indexed(prefix, image, number, labels.boxes))
         if labels.declared_wh is not None:
-            index.add_sizes([(picture, *labels.declared_wh)])
+            index.add_sizes([(image, *labels.declared_wh)])
         problems = labels.problems if failure is None else [failure]
         index.add_problems(problem._replace(path=prefix + problem.path) for problem in problems)
         if failure is not None:
-            unread.add(picture)
+            unread.add(image)
     return unread
 
 
 def add_json(index: LabelIndex, catalogue: Catalogue, one: LabelSet, path: str, tick: Callable[[], object]) -> set[int]:
-    """Puts a COCO file into the index, calls `tick` for every box, and gives the pictures that the file lists.
+    """Puts a COCO file into the index, calls `tick` for every box, and gives the images that the file lists.
 
     Raises UserError where the file is no COCO, or cannot be read.
     """
@@ -117,24 +117,24 @@ def add_json(index: LabelIndex, catalogue: Catalogue, one: LabelSet, path: str, 
 def _find_images(
     index: LabelIndex, catalogue: Catalogue, one: LabelSet, path: str, coco: CocoFile
 ) -> tuple[dict[object, int], dict[object, Problem]]:
-    """By the file's own ids: the pictures that it means, and what is wrong with its other images."""
-    numbers = {picture.path: n for n, (owner, picture) in enumerate(catalogue.pictures) if owner is one}
-    finder = PictureFinder(list(numbers))
-    images: dict[object, int] = {}
+    """By the file's own ids: the images that it means, and what is wrong with its other images."""
+    numbers = {image.path: n for n, (owner, image) in enumerate(catalogue.images) if owner is one}
+    finder = ImageFinder(list(numbers))
+    numbers_by_id: dict[object, int] = {}
     missing: dict[object, Problem] = {}
-    for image in coco.images():
-        found = finder.find(image.file_name, path)
+    for listed in coco.images():
+        found = finder.find(listed.file_name, path)
         if len(found) == 1:
-            images[image.id] = numbers[found[0]]
-            index.add_sizes([(numbers[found[0]], *image.declared_wh)])
+            numbers_by_id[listed.id] = numbers[found[0]]
+            index.add_sizes([(numbers[found[0]], *listed.declared_wh)])
         else:
             kind = "image name that several images have" if found else "label without image"
-            missing[image.id] = Problem(one.prefix + path, 0, kind, "left out", image.file_name)
-    return images, missing
+            missing[listed.id] = Problem(one.prefix + path, 0, kind, "left out", listed.file_name)
+    return numbers_by_id, missing
 
 
 class Read(NamedTuple):
-    """Pictures by number: those with an `unread` label file, and those that --unlabelled leaves out."""
+    """Images by number: those with an `unread` label file, and those that --unlabelled leaves out."""
 
     unread: set[int]
     left_out: set[int]
@@ -146,7 +146,7 @@ def read_labels(index: LabelIndex, catalogue: Catalogue, spread: Spread, unlabel
     for one in catalogue.sets:
         index.add_problems(problem._replace(path=one.prefix + problem.path) for problem in one.problems)
         tasks = catalogue.tasks.get(one.prefix, [])
-        listed = {task.picture for task in tasks}
+        listed = {task.image for task in tasks}
         parts = [tasks[start : start + _FILES] for start in range(0, len(tasks), _FILES)]
         calls = ((one.uri, one.format, one.names, part) for part in parts)
         with tqdm(total=len(tasks) or None, desc="labels", file=sys.stderr, mininterval=0.5) as bar:
@@ -155,9 +155,9 @@ def read_labels(index: LabelIndex, catalogue: Catalogue, spread: Spread, unlabel
             for results in spread(read_files, calls) if parts else ():
                 read.unread.update(add_files(index, catalogue, one.prefix, results))
                 bar.update(len(results))
-        bare = [n for n, (owner, _) in enumerate(catalogue.pictures) if owner is one and n not in listed]
+        bare = [n for n, (owner, _) in enumerate(catalogue.images) if owner is one and n not in listed]
         action = "kept as background" if unlabelled == BACKGROUND else "left out"
-        paths = (one.prefix + catalogue.pictures[number][1].path for number in bare)
+        paths = (one.prefix + catalogue.images[number][1].path for number in bare)
         index.add_problems(Problem(path, 0, "image without label", action) for path in paths)
         read.left_out.update(() if unlabelled == BACKGROUND else bare)
     index.sort()

@@ -1,4 +1,4 @@
-"""What is in a dataset: counts, plots, a sheet of labelled pictures, what was wrong; as text and as an HTML page."""
+"""What is in a dataset: counts, plots, a sheet of labelled images, what was wrong; as text and as an HTML page."""
 
 import hashlib
 import heapq
@@ -20,12 +20,12 @@ from depers.reports import drawing, plots
 from depers.reports import html as report
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
-_SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the picture's
-_SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # pictures on the sheet: in all, at most of a class, without boxes
+_SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the image's
+_SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # images on the sheet: in all, at most of a class, without boxes
 _NONE, _ANY = -1, -2  # in place of a class id: no boxes, and any or none
 _CELL = (640, 480)  # pixels; boxes are drawn at this size, so that lines stay visible
 _SERIES = 6  # classes in one plot
-_TEXTS = 12  # boxes of one picture that are named
+_TEXTS = 12  # boxes of one image that are named
 
 Kinds = Sequence[tuple[str, str, int, Problem]]
 
@@ -34,12 +34,12 @@ class Statistics:
     """Counts of a dataset, gathered from the records of its units in any order; small, whatever the dataset's size."""
 
     def __init__(self, class_count: int) -> None:
-        self.pictures: Counter[str] = Counter()  # by split
+        self.images: Counter[str] = Counter()  # by split
         self.backgrounds: Counter[str] = Counter()
         self.left_out = 0
         self.boxes: Counter[tuple[str, int]] = Counter()  # by split and class id
-        self.with_class: Counter[tuple[str, int]] = Counter()  # pictures, the same
-        self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # pictures by number of boxes
+        self.with_class: Counter[tuple[str, int]] = Counter()  # images, the same
+        self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # images by number of boxes
         self.sizes = np.zeros((class_count, len(_EDGES) - 1), np.int64)
         self.shares = np.zeros((class_count, len(_SHARES) - 1), np.int64)
         self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, _NONE, _ANY
@@ -51,7 +51,7 @@ class Statistics:
             if row["status"] != USED:
                 self.left_out += 1
                 continue
-            self.pictures[split] += 1
+            self.images[split] += 1
             self.backgrounds[split] += not boxes
             self.objects[split][len(boxes)] += 1
             ids = Counter(box["class_id"] for box in boxes)
@@ -77,7 +77,7 @@ class Statistics:
                 heapq.heappushpop(kept, entry)
 
     def shown(self) -> list[tuple[str, str]]:
-        """(split, name) of pictures for the sheet: in turn one of every class and one without boxes, then any."""
+        """(split, name) of images for the sheet: in turn one of every class and one without boxes, then any."""
         queues = {class_id: sorted(kept, reverse=True) for class_id, kept in self._shown.items()}
         rest = queues.pop(_ANY, [])
         ordered = [queues[class_id] for class_id in sorted(queues, key=lambda class_id: (class_id < 0, class_id))]
@@ -120,31 +120,31 @@ def problem_text(kinds: Kinds) -> str:
 
 
 def summary(statistics: Statistics, classes: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> str:
-    """Pictures and boxes, for the screen, and which pictures are labelled for some classes only."""
-    pictures = "; ".join(
-        f"{statistics.pictures[split]} images in {split} ({statistics.backgrounds[split]} without boxes)"
+    """Images and boxes, for the screen, and which images are labelled for some classes only."""
+    images = "; ".join(
+        f"{statistics.images[split]} images in {split} ({statistics.backgrounds[split]} without boxes)"
         for split in SPLITS
     )
     counts = [sum(statistics.boxes[split, class_id] for split in SPLITS) for class_id in range(len(classes))]
     boxes = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
-    lines = [pictures, f"{sum(counts)} boxes: {boxes}"]
+    lines = [images, f"{sum(counts)} boxes: {boxes}"]
     for prefix, names in labelled.items():
         lines.append(f"{prefix or 'all images'}: labelled for {', '.join(names) or 'no class'} only")
     return "\n".join(lines)
 
 
 def class_rows(statistics: Statistics, classes: Sequence[str]) -> list[list[object]]:
-    """Boxes and pictures of every class in either split, and val's share of the boxes."""
+    """Boxes and images of every class in either split, and val's share of the boxes."""
     rows: list[list[object]] = []
     for class_id, name in enumerate(classes):
         train, val = (statistics.boxes[split, class_id] for split in SPLITS)
-        pictures = [statistics.with_class[split, class_id] for split in SPLITS]
-        rows.append([name, train, val, *pictures, val / (train + val) if train + val else "–"])
+        images = [statistics.with_class[split, class_id] for split in SPLITS]
+        rows.append([name, train, val, *images, val / (train + val) if train + val else "–"])
     return rows
 
 
 def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list[tuple[str, NDArray[np.uint8]]]:
-    """(caption, picture) of some pictures of the dataset at `out`, reduced, with the boxes of their label files."""
+    """(caption, image) of some images of the dataset at `out`, reduced, with the boxes of their label files."""
     drawn = []
     for split, name in statistics.shown():
         try:
@@ -158,13 +158,13 @@ def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list
         names = [classes[class_id] for class_id in labels.class_ids.tolist()]
         texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
         counts = ", ".join(f"{class_name} {count}" for class_name, count in Counter(names).items())
-        coloured = drawing.draw_boxes(image, boxes, texts, [drawing.colour(class_name) for class_name in names])
-        drawn.append((f"{counts or 'no boxes'}: {split}/{name}", coloured))
+        colored = drawing.draw_boxes(image, boxes, texts, [drawing.color(class_name) for class_name in names])
+        drawn.append((f"{counts or 'no boxes'}: {split}/{name}", colored))
     return drawn
 
 
 def sheet(drawn: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-    """The drawn pictures on one sheet."""
+    """The drawn images on one sheet."""
     return drawing.contact_sheet([image for _, image in drawn], [caption for caption, _ in drawn], 4, _CELL)
 
 
@@ -176,23 +176,23 @@ def make_report(
     drawn: Sequence[tuple[str, NDArray[np.uint8]]],
 ) -> str:
     """The HTML page."""
-    lead = ", ".join(f"{statistics.pictures[split]} pictures in {split}" for split in SPLITS)
+    lead = ", ".join(f"{statistics.images[split]} images in {split}" for split in SPLITS)
     header = (
         "Class",
         "Boxes in train",
         "Boxes in val",
-        "Pictures in train",
-        "Pictures in val",
+        "Images in train",
+        "Images in val",
         "Share of boxes in val",
     )
     numbers = report.table(header, class_rows(statistics, classes))
     if labelled:
         rows = [[prefix or "all", ", ".join(names) or "none"] for prefix, names in labelled.items()]
-        note = "Only these classes are labelled there: of the others, pictures may show objects without a box."
-        numbers += report.paragraph(note) + report.table(("Pictures", "Labelled classes"), rows)
+        note = "Only these classes are labelled there: of the others, images may show objects without a box."
+        numbers += report.paragraph(note) + report.table(("Images", "Labelled classes"), rows)
     sections = [("Classes", numbers), ("Distributions", report.gallery(_plots(statistics, classes)))]
-    pictures = [report.picture(image, caption, max_side=640) for caption, image in drawn]
-    sections.append(("Labelled pictures", report.gallery(pictures)))
+    images = [report.image(image, caption, max_side=640) for caption, image in drawn]
+    sections.append(("Labelled images", report.gallery(images)))
     nothing = report.paragraph("Nothing.")
     wrong = report.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
     sections.append(("What was wrong", wrong))
@@ -204,11 +204,11 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]
     objects = {split: counter for split, counter in statistics.objects.items() if counter}
-    edges, per_picture = _histogram(objects)
+    edges, per_image = _histogram(objects)
     made = [plots.bars("Boxes per class", classes, counts)]
     for title, all_edges, all_counts, unit in (
         ("Box sizes", _EDGES, statistics.sizes, "square root of the area, pixels"),
-        ("Box sizes in the picture", _SHARES, statistics.shares, "square root of box area / picture area"),
+        ("Box sizes in the image", _SHARES, statistics.shares, "square root of box area / image area"),
     ):
         if most:
             filled = np.flatnonzero(all_counts[most].sum(axis=0))
@@ -217,14 +217,14 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
             made.append(
                 plots.histogram_of_counts(title, all_edges[first : last + 1], series, unit, log=True, share=True)
             )
-    made.append(plots.histogram_of_counts("Objects per picture", edges, per_picture, _unit(edges, objects), share=True))
+    made.append(plots.histogram_of_counts("Objects per image", edges, per_image, _unit(edges, objects), share=True))
     return made
 
 
 def _histogram(
     objects: Mapping[str, Counter[int]],
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """Edges and pictures per bin by split; the few pictures with the most boxes are in the last bin."""
+    """Edges and images per bin by split; the few images with the most boxes are in the last bin."""
     numbers = np.array(sorted(n for counter in objects.values() for n in counter.elements()), np.float64)
     most = float(np.quantile(numbers, 0.98)) if len(numbers) else 1.0
     edges = plots.bin_edges(np.unique(np.append(np.minimum(numbers, max(most, 10)), 0)).round(), 30)

@@ -1,14 +1,14 @@
-"""What label files say about one picture, and the rules by which it is believed, mended or dropped; on record.
+"""What label files say about one image, and the rules by which it is believed, mended or dropped; on record.
 
-A box is written as centre and size, cx, cy, w, h, in fractions of the picture or in pixels. By rule:
+A box is written as center and size, cx, cy, w, h, in fractions of the image or in pixels. By rule:
 
-- a box that reaches over the picture's edge is clipped, one that lies outside is dropped;
+- a box that reaches over the image's edge is clipped, one that lies outside is dropped;
 - a box without area, with a number that is none, with a wrong class id, or that is there twice, is dropped;
-- pixels count in a picture of the size that the file declares: one of the same proportions is scaled, a missing one is
-  taken from the picture; where the proportions differ, nobody knows what the boxes are about, and the picture is left
+- pixels count in an image of the size that the file declares: one of the same proportions is scaled, a missing one is
+  taken from the image; where the proportions differ, nobody knows what the boxes are about, and the image is left
   out;
-- a picture that EXIF turns is labelled as it is seen, upright, for so do today's tools, unless the declared size is
-  that of the stored pixels: then its boxes are turned. The dataset's labels are always those of the upright picture.
+- an image that EXIF turns is labelled as it is seen, upright, for so do today's tools, unless the declared size is
+  that of the stored pixels: then its boxes are turned. The dataset's labels are always those of the upright image.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from depers.datasets.labels import Labels
 
 _ROUNDING = 1e-5  # an edge this far outside 0…1 comes from writing six decimals, and is clipped without a word
-_PROPORTION = 0.02  # how far the factors of width and height may differ where a picture was only resized
+_PROPORTION = 0.02  # how far the factors of width and height may differ where an image was only resized
 EXIF_FRAMES = ("auto", "upright", "stored")
 
 
@@ -43,7 +43,7 @@ class LabelError(Exception):
 
 
 class RawBox(NamedTuple):
-    """A box as a file gives it: its class by the source's name, centre and size; `line` as in `Problem`."""
+    """A box as a file gives it: its class by the source's name, center and size; `line` as in `Problem`."""
 
     line: int
     class_name: str
@@ -54,9 +54,9 @@ class RawBox(NamedTuple):
 
 
 class FileLabels(NamedTuple):
-    """What one label file says: `declared_wh` is the picture's size in pixels, None where the boxes are fractions.
+    """What one label file says: `declared_wh` is the image's size in pixels, None where the boxes are fractions.
 
-    (0, 0): the boxes are pixels, but the file gives no size, or none that a picture can have.
+    (0, 0): the boxes are pixels, but the file gives no size, or none that an image can have.
     """
 
     boxes: list[RawBox]
@@ -77,7 +77,7 @@ class Box(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """How the boxes of one picture become fractions of the upright one: divided by `size_wh`, then turned upright."""
+    """How the boxes of one image become fractions of the upright one: divided by `size_wh`, then turned upright."""
 
     size_wh: tuple[float, float]
     orientation: int
@@ -91,9 +91,9 @@ def frame(
     orientation: int,
     exif_frame: str = "auto",
 ) -> Frame:
-    """The frame of the picture at `path`, whose EXIF orientation is 1…8, by the rules above.
+    """The frame of the image at `path`, whose EXIF orientation is 1…8, by the rules above.
 
-    Raises LabelError where the declared size is that of another picture.
+    Raises LabelError where the declared size is that of another image.
     """
     problems = []
     stored_wh = upright_wh[::-1] if orientation >= 5 else upright_wh
@@ -120,7 +120,7 @@ def frame(
 
 
 def _same_shape(first_wh: tuple[int, int] | None, second_wh: tuple[int, int]) -> bool:
-    """Whether two sizes are those of one picture, perhaps resized."""
+    """Whether two sizes are those of one image, perhaps resized."""
     if first_wh is None or min(first_wh) < 1:
         return False
     wide, high = first_wh[0] / second_wh[0], first_wh[1] / second_wh[1]
@@ -128,7 +128,7 @@ def _same_shape(first_wh: tuple[int, int] | None, second_wh: tuple[int, int]) ->
 
 
 def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> tuple[float, float, float, float]:
-    """A box in fractions of the stored picture as one of the upright picture (TIFF 6.0, tag 274)."""
+    """A box in fractions of the stored image as one of the upright image (TIFF 6.0, tag 274)."""
     if orientation in (5, 6, 7, 8):
         cx, cy, w, h = cy, cx, h, w
     if orientation in (3, 4, 7, 8):
@@ -141,7 +141,7 @@ def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> 
 def mend(
     boxes: Sequence[Box], size_wh: tuple[float, float] = (1, 1), orientation: int = 1
 ) -> tuple[Labels, list[Problem]]:
-    """The labels of one picture, in fractions of the upright one, and what was wrong with its boxes.
+    """The labels of one image, in fractions of the upright one, and what was wrong with its boxes.
 
     `size_wh` is what the boxes are fractions of, `orientation` that of the pixels that they lie on.
     """

@@ -12,7 +12,7 @@ from depers.datasets.data_yaml import class_names
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError
 from depers.normalization.coco import HEAD
-from depers.normalization.layouts import Matched, SetPicture, match, recognise
+from depers.normalization.layouts import Matched, SetImage, match, recognise
 from depers.normalization.rules import Problem
 from depers.storage import Entry
 
@@ -24,7 +24,7 @@ ANY = "*"
 
 
 class LabelSet(NamedTuple):
-    """One raw set. `prefix` is its pictures' folder in the dataset, "" or `NAME/`.
+    """One raw set. `prefix` is its images' folder in the dataset, "" or `NAME/`.
 
     `names`: its classes in the order of their ids; None where the files themselves say them (VOC, COCO), or where ids
     have no names: then a class is called by its id. `entries`: its files by their paths, as they were listed.
@@ -35,7 +35,7 @@ class LabelSet(NamedTuple):
     format: str
     names: tuple[str, ...] | None
     class_map: Mapping[str, str]
-    pictures: list[SetPicture]
+    images: list[SetImage]
     json_files: list[str]
     problems: list[Problem]
     entries: Mapping[str, Entry]
@@ -72,7 +72,7 @@ def parse_added(text: str, classes: Collection[str]) -> tuple[str, dict[str, str
 
 
 def prefixes(uris: Sequence[str]) -> list[str]:
-    """A folder for the pictures of every set, named as the set's is, with a number where that is taken."""
+    """A folder for the images of every set, named as the set's is, with a number where that is taken."""
     if len(uris) == 1:
         return [""]
     found: list[str] = []
@@ -101,7 +101,7 @@ def open_set(
     if kind == AUTO:
         kind = recognise(uri, paths, in_names, lambda path: _head_of(uri, entries[path]))
     matched = match(kind, paths, in_names)
-    if not any(picture.label_files for picture in matched.pictures) and not matched.json_files:
+    if not any(image.label_files for image in matched.images) and not matched.json_files:
         raise UserError(f"{uri}: {_no_labels(kind, matched, paths)}")
     names: tuple[str, ...] | None = None
     if kind == "competition":

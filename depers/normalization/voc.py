@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file per picture, as LabelImg, CVAT and the challenge itself write it.
+"""Pascal VOC: an XML file per image, as LabelImg, CVAT and the challenge itself write it.
 
     <annotation>
       <size><width>500</width><height>375</height></size>

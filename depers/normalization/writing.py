@@ -1,4 +1,4 @@
-"""One unit of a dataset: pictures copied, their labels mended and written, and a row of record for each."""
+"""One unit of a dataset: images copied, their labels mended and written, and a row of record for each."""
 
 import contextlib
 import hashlib
@@ -42,7 +42,7 @@ RECORD = pa.schema(
         ("status", pa.string()),  # USED, or LEFT_OUT
         ("width", pa.int32()),  # upright
         ("height", pa.int32()),
-        # size in pixels of the upright picture
+        # size in pixels of the upright image
         ("boxes", pa.list_(pa.struct([("class_id", pa.int32()), ("w", pa.float32()), ("h", pa.float32())]))),
         ("problems", pa.list_(pa.struct(list(PROBLEMS)))),
     ]
@@ -50,9 +50,9 @@ RECORD = pa.schema(
 
 
 class Task(NamedTuple):
-    """One picture: where it is, how problems call it, its name and split in the dataset, and its raw boxes.
+    """One image: where it is, how problems call it, its name and split in the dataset, and its raw boxes.
 
-    `stamp` changes with the picture; `declared_wh` is as in `FileLabels`.
+    `stamp` changes with the image; `declared_wh` is as in `FileLabels`.
     """
 
     source: str
@@ -64,8 +64,8 @@ class Task(NamedTuple):
     boxes: tuple[Box, ...]
 
     @property
-    def picture_uri(self) -> str:
-        """The picture's path below the dataset."""
+    def image_uri(self) -> str:
+        """The image's path below the dataset."""
         return storage.join("images", self.split, self.name)
 
     @property
@@ -81,15 +81,15 @@ def unit_name(tasks: Sequence[Task], exif_frame: str) -> str:
 
 
 def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> pa.Table:
-    """Writes pictures, labels and last the record of a unit, which it gives, too.
+    """Writes images, labels and last the record of a unit, which it gives, too.
 
-    A picture that cannot be decoded whole is left out, as is one whose labels are about another picture. Where one
+    An image that cannot be decoded whole is left out, as is one whose labels are about another image. Where one
     could not be read, the unit is not recorded: the next run tries again. Raises UserError where the output cannot be
     written.
     """
     waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
     with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
-        rows = list(pool.map(lambda task: _write_picture(out, exif_frame, task), tasks))
+        rows = list(pool.map(lambda task: _write_image(out, exif_frame, task), tasks))
     table = pa.Table.from_pylist(rows, schema=RECORD)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
         with told_of(out):
@@ -97,8 +97,8 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> p
     return table
 
 
-def _write_picture(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
-    """Writes a picture and its labels, or leaves them out; gives its row of the record."""
+def _write_image(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
+    """Writes an image and its labels, or leaves them out; gives its row of the record."""
     try:
         data = storage.read_bytes(task.source)
         size_wh, orientation = examine(data)  # training would stop at an image that is not whole
@@ -112,7 +112,7 @@ def _write_picture(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
     labels, problems = mend(task.boxes, where.size_wh, where.orientation)
     with told_of(out):
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
-        storage.write_bytes(storage.join(out, task.picture_uri), data)
+        storage.write_bytes(storage.join(out, task.image_uri), data)
     boxes = [
         {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
         for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
@@ -121,13 +121,13 @@ def _write_picture(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
 
 
 def _leave_out(out: str, task: Task, kind: str, found: str) -> dict[str, Any]:
-    for path in (task.picture_uri, task.labels_uri):  # of an earlier run, when it was still usable
+    for path in (task.image_uri, task.labels_uri):  # of an earlier run, when it was still usable
         storage.delete(storage.join(out, path))
     return _row(task, LEFT_OUT, (0, 0), [], [Problem(task.path, 0, kind, "left out", found)])
 
 
 def examine(data: bytes) -> tuple[tuple[int, int], int]:
-    """Upright width and height, and EXIF orientation, of a picture that can be decoded whole. Raises ImageError."""
+    """Upright width and height, and EXIF orientation, of an image that can be decoded whole. Raises ImageError."""
     image = images.open_header(data)
     orientation = images.orientation_of(image)
     if image.format == "JPEG" and image.mode in ("L", "RGB"):

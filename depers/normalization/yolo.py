@@ -1,6 +1,6 @@
 """YOLO text as tools and people write it, read forgivingly but on record.
 
-A line is `class cx cy w h` in fractions of the picture, or a polygon, `class x1 y1 x2 y2 x3 y3 …`, whose bounding box
+A line is `class cx cy w h` in fractions of the image, or a polygon, `class x1 y1 x2 y2 x3 y3 …`, whose bounding box
 is taken. The class is an id: the place of its name in the set's list of names.
 """
 
@@ -53,6 +53,6 @@ def read_yolo(path: str, data: bytes, names: Sequence[str] | None = None, file_c
 
 
 def _bounding_box(points: Sequence[float]) -> tuple[float, float, float, float]:
-    """Centre and size of the box around x1, y1, x2, y2, …"""
+    """Center and size of the box around x1, y1, x2, y2, …"""
     xs, ys = points[::2], points[1::2]
     return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)

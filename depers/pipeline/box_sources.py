@@ -1,6 +1,6 @@
 """Boxes from elsewhere than a detector: labels, detections edited by a person, or those of an earlier run.
 
-A picture that they say nothing about fails: an empty list of boxes must be said, too.
+An image that they say nothing about fails: an empty list of boxes must be said, too.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ class Rows:
 def boxes_of(
     source: BoxSource, given: Row | None, data: bytes, place: str, size_wh: tuple[int, int], classes: Sequence[str]
 ) -> list[Row]:
-    """The boxes of one picture as rows of `detections.BOX`. Raises ImageError where there is no word about it."""
+    """The boxes of one image as rows of `detections.BOX`. Raises ImageError where there is no word about it."""
     rows = _labelled(source, place, size_wh) if source.labels else _listed(source, given, data)
     return [row for row in rows if not classes or row["class"] in classes]
 
@@ -135,7 +135,7 @@ def _labelled(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[R
         five = "\n".join(" ".join(line.split()[:5]) if len(line.split()) == 6 else line for line in lines)
         labels = parse_yolo(five, len(source.names), name)  # a sixth number is a confidence, as `depers detect` writes
     except FileNotFoundError:
-        raise ImageError(f"has no labels at {name}; a picture without boxes must have an empty text") from None
+        raise ImageError(f"has no labels at {name}; an image without boxes must have an empty text") from None
     except (UserError, UnicodeDecodeError) as error:
         raise ImageError(f"has labels that cannot be read ({error})") from None
     boxes = from_normalized_xywh(labels.boxes_xywh, size_wh)

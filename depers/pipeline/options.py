@@ -18,7 +18,7 @@ _NOT_DECISIVE = ("input", "out", "device", "topology", "workers")
 class PassOptions:
     """What detection and anonymization have in common."""
 
-    input: str = argument("folder of pictures and archives of pictures (recursive), a path or s3:// URI")
+    input: str = argument("folder of images and archives of images (recursive), a path or s3:// URI")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
     weights: tuple[str, ...] = option(
         (), "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; repeat to combine detectors", metavar="W"
@@ -29,14 +29,14 @@ class PassOptions:
     thresholds: str | None = option(
         None, "thresholds.json from `depers evaluate`: the least confidence by class; the lowest for all others"
     )
-    max_detections: int = option(1000, "most boxes of one picture")
+    max_detections: int = option(1000, "most boxes of one image")
     imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
     tile: int | None = option(
-        None, "pictures larger than this many pixels are looked at whole and in overlapping tiles of this size"
+        None, "images larger than this many pixels are looked at whole and in overlapping tiles of this size"
     )
-    augment: bool = option(False, "look at every picture several times, enlarged and mirrored: finds more, slower")
-    batch_size: int = option(8, "pictures per inference")
-    max_megapixels: float = option(MAX_MEGAPIXELS, "pictures that declare more pixels fail")
+    augment: bool = option(False, "look at every image several times, enlarged and mirrored: finds more, slower")
+    batch_size: int = option(8, "images per inference")
+    max_megapixels: float = option(MAX_MEGAPIXELS, "images that declare more pixels fail")
     device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "arithmetic on CPUs; auto: bfloat16 where it is native", choices=PRECISIONS)
     topology: str = option("auto", "auto: fused on CPUs, staged around GPUs", choices=("auto", "fused", "staged"))

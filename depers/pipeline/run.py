@@ -1,4 +1,4 @@
-"""Runs the steps of a pass on Ray, resumed, followed and accounted for; what verbs that look at pictures share."""
+"""Runs the steps of a pass on Ray, resumed, followed and accounted for; what verbs that look at images share."""
 
 import hashlib
 import os

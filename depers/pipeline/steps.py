@@ -1,4 +1,4 @@
-"""The steps of one pass over pictures, read → prepare → detect → finish → record, as plain functions.
+"""The steps of one pass over images, read → prepare → detect → finish → record, as plain functions.
 
 `depers.pipeline` composes them; detection, anonymization and audit differ in `finish` alone.
 """
@@ -26,7 +26,15 @@ from depers.detection.settings import Prediction, Weights
 from depers.detection.tiling import View
 from depers.errors import line
 from depers.imaging import sniffing as contents
-from depers.imaging.decoding import ImageError, Picture, decode, decode_frames, frame_count, open_header, orientation_of
+from depers.imaging.decoding import (
+    DecodedImage,
+    ImageError,
+    decode,
+    decode_frames,
+    frame_count,
+    open_header,
+    orientation_of,
+)
 from depers.imaging.headers import format_of
 from depers.pipeline.box_sources import BoxSource, boxes_of
 from depers.storage import Entry
@@ -43,7 +51,7 @@ _one_large = threading.Lock()
 class Item:
     """One file on its way: its bytes, and after `prepare` what the detector looks at, or why it failed.
 
-    `member` and `number` say which one of the archive `path` it is. `status` is empty for a picture, else `kept` or
+    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else `kept` or
     `left out`; `again` that storage failed, not the file. `given` is its row in an earlier manifest or table of boxes.
     """
 
@@ -58,7 +66,7 @@ class Item:
     view: View | None = None  # None also for what is looked at in several views, made only while it is
     size_wh: tuple[int, int] = (0, 0)
     frames: int = 1
-    picture: Picture | None = None  # kept where preparing it took a full decode and it is not large
+    image: DecodedImage | None = None  # kept where preparing it took a full decode and it is not large
     given: Row | None = None
 
     @property
@@ -101,7 +109,7 @@ class Job(NamedTuple):
 
     @property
     def rules(self) -> Rules:
-        """What is read of archives: no picture that is allowed has more than 8 bytes per pixel, and some around it."""
+        """What is read of archives: no image that is allowed has more than 8 bytes per pixel, and some around it."""
         return Rules(self.keep, int(self.max_megapixels * 8e6) + 64 * 2**20)
 
 
@@ -149,9 +157,9 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
             swapped = orientation_of(header) > 4
             return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
         least = None if job.half_stride_pad else job.how.imgsz  # `yolov5 val` shrinks what it has decoded whole
-        rgb, size_wh, picture = _decode_for_detection(item.data, header, least, job.max_megapixels)
+        rgb, size_wh, image = _decode_for_detection(item.data, header, least, job.max_megapixels)
         view = tiling.whole(rgb, size_wh, job.how.imgsz, stride, job.half_stride_pad)
-        return replace(item, view=view, size_wh=size_wh, picture=picture)
+        return replace(item, view=view, size_wh=size_wh, image=image)
     except ImageError as error:
         return replace(item, reason=str(error))
     except Exception as error:
@@ -160,8 +168,8 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
 
 def _decode_for_detection(
     data: bytes, header: Image.Image, least: int | None, max_megapixels: float
-) -> tuple[NDArray[np.uint8], tuple[int, int], Picture | None]:
-    """RGB for the detector, the upright full size, and the full picture where it was decoded anyway.
+) -> tuple[NDArray[np.uint8], tuple[int, int], DecodedImage | None]:
+    """RGB for the detector, the upright full size, and the full image where it was decoded anyway.
 
     The longer side has at least `least` pixels; without it, all it has.
     """
@@ -176,14 +184,14 @@ def _decode_for_detection(
         except ValueError:
             pass  # the full decode decides whether it is whole
     with _room_for(header.size):
-        picture = decode(data, max_megapixels)
-        kept = picture if header.width * header.height <= _LARGE_PIXELS else None
-        return picture.rgb(), picture.size_wh, kept
+        image = decode(data, max_megapixels)
+        kept = image if header.width * header.height <= _LARGE_PIXELS else None
+        return image.rgb(), image.size_wh, kept
 
 
 @contextmanager
 def _room_for(size_wh: tuple[int, int]) -> Iterator[None]:
-    """A process holds one large picture in full at a time, so that its memory does not depend on what it is fed."""
+    """A process holds one large image in full at a time, so that its memory does not depend on what it is fed."""
     if size_wh[0] * size_wh[1] <= _LARGE_PIXELS:
         yield
     else:
@@ -275,4 +283,4 @@ def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
     except OSError as error:
         reason = f"cannot be written ({error.strerror or line(error)})"
         return job.finish(replace(item, reason=reason, again=True), [])
-    return Outcome(outcome.row)  # a unit's pictures together are large
+    return Outcome(outcome.row)  # a unit's images together are large

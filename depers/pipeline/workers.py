@@ -142,7 +142,7 @@ class FusedWorker:
         """One file after another, each noted down first: where the process ends, the note says which one did it.
 
         Batches are those of `work`, since the last digits of what is found hang on them. Where one ended the process,
-        which is noted as `-1 - place` of its first file, its pictures are looked at one by one.
+        which is noted as `-1 - place` of its first file, its images are looked at one by one.
         """
         files, done, first = _items(self.job, work, piece, self.pool), list[Outcome](), 0
         while items := list(islice(files, self.job.batch_size)):
@@ -175,7 +175,7 @@ def prepare_stage(job: Job, stride: int, work: Work, piece: Slice | None = None)
     """Staged, first: a CPU task that reads, decodes and letterboxes."""
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as pool:
         items = list(pool.map(lambda item: prepare(job, item, stride), _items(job, work, piece, readers)))
-    return [replace(item, picture=None) for item in items]  # the store carries canvases, not full frames
+    return [replace(item, image=None) for item in items]  # the store carries canvases, not full frames
 
 
 class DetectStage:

@@ -1,4 +1,4 @@
-"""Boxes + the bytes of a picture → the bytes of a redacted picture of the same format, without metadata."""
+"""Boxes + the bytes of an image → the bytes of a redacted image of the same format, without metadata."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depers.imaging.decoding import Picture, Pixels, decode, keeps_pixels
+from depers.imaging.decoding import DecodedImage, Pixels, decode, keeps_pixels
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png as png_chunks
 from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
@@ -17,9 +17,9 @@ from depers.redaction import animation, regions
 from depers.redaction import lossless_jpeg as jpeg
 from depers.redaction.regions import CELLS_ACROSS, MODES, Paint, Region
 
-__all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_picture")
+__all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_image")
 
-_RING = 8  # pixels around a region that give it its colours
+_RING = 8  # pixels around a region that give it its colors
 _RIM = {"JPEG": 16, "WEBP": 8, "AVIF": 8, "HEIF": 8}
 _BAND = 256  # rows painted at a time, which bounds the memory of a blur
 
@@ -45,13 +45,13 @@ def redact_file(
     mode: str = "pixelate",
     keep_metadata: Sequence[str] = (),
     max_megapixels: float = MAX_MEGAPIXELS,
-    decoded: Picture | None = None,
+    decoded: DecodedImage | None = None,
 ) -> Redacted:
-    """The whole file anew: every box unrecognizable, and nothing in it but picture, orientation and colour profile.
+    """The whole file anew: every box unrecognizable, and nothing in it but image, orientation and color profile.
 
-    Boxes are float32 (N, 4) in pixels of the upright picture, already grown by their margin, one array per frame or
+    Boxes are float32 (N, 4) in pixels of the upright image, already grown by their margin, one array per frame or
     page; a file without boxes is rewritten all the same. `keep_metadata` names groups of `exif.GROUPS` to keep.
-    `decoded` spares decoding a picture again that is not redacted losslessly. Raises ImageError.
+    `decoded` spares decoding an image again that is not redacted losslessly. Raises ImageError.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
@@ -65,66 +65,66 @@ def redact_file(
     kept = exif.kept(image, keep_metadata)
     result = _redacted(data, image, boxes_xyxy_by_frame, mode, kept, max_megapixels, decoded)
     if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
-        chunks = png_chunks.colour_chunks(data)
+        chunks = png_chunks.color_chunks(data)
         return result._replace(data=png_chunks.inserted(result.data, chunks))
     return result
 
 
 def _redacted(
     data: bytes,
-    image: Image.Image,
+    header: Image.Image,
     boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
     mode: str,
     kept: dict[int, dict[int, Any]],
     max_megapixels: float,
-    decoded: Picture | None,
+    decoded: DecodedImage | None,
 ) -> Redacted:
-    """`redact_file` by the way that the format allows, `image` its header."""
+    """`redact_file` by the way that the format allows, `header` its header."""
     count = len(boxes_xyxy_by_frame)
-    name, method = format_of(image), "lossless" if keeps_pixels(data, format_of(image)) else "re-encoded"
+    name, method = format_of(header), "lossless" if keeps_pixels(data, format_of(header)) else "re-encoded"
     if count > 1:
-        return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_picture))
+        return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_image))
     if name == "JPEG":
         try:
-            lossless = jpeg.redact(data, image, boxes_xyxy_by_frame[0], mode, kept)
+            lossless = jpeg.redact(data, header, boxes_xyxy_by_frame[0], mode, kept)
             return Redacted(lossless.data, "lossless", name, lossless.size_wh, 1)
         except jpeg.NotLosslessError as error:
             method = f"re-encoded: {error}"
-    picture = decoded or decode(data, max_megapixels)
-    result = redact_picture(picture, boxes_xyxy_by_frame[0], mode)
-    return Redacted(encode(result, result.pixels, kept), method, name, picture.size_wh, 1)
+    image = decoded or decode(data, max_megapixels)
+    result = redact_image(image, boxes_xyxy_by_frame[0], mode)
+    return Redacted(encode(result, result.pixels, kept), method, name, image.size_wh, 1)
 
 
-def redact_picture(picture: Picture, boxes_xyxy: NDArray[np.float32], mode: str) -> Picture:
-    """The picture with every box redacted, and without colours where it is fully transparent.
+def redact_image(image: DecodedImage, boxes_xyxy: NDArray[np.float32], mode: str) -> DecodedImage:
+    """The image with every box redacted, and without colors where it is fully transparent.
 
     In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`.
     """
-    if picture.format in _RIM and not (picture.format == "WEBP" and picture.lossless):
-        boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[picture.format]
-    if picture.mode == "P":
-        picture = _without_colours_of_boxes(picture, boxes_xyxy)
-    palette, pixels = picture.palette, redact(picture.pixels, boxes_xyxy, mode, picture.palette, picture.mode)
+    if image.format in _RIM and not (image.format == "WEBP" and image.lossless):
+        boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[image.format]
+    if image.mode == "P":
+        image = _without_colors_of_boxes(image, boxes_xyxy)
+    palette, pixels = image.palette, redact(image.pixels, boxes_xyxy, mode, image.palette, image.mode)
     if palette is not None and palette.shape[1] == 4:
         palette = palette * (palette[:, 3:] > 0)
-    elif picture.mode in ("LA", "RGBA", "RGBA;16") and not pixels[..., -1].all():
+    elif image.mode in ("LA", "RGBA", "RGBA;16") and not pixels[..., -1].all():
         pixels[pixels[..., -1] == 0] = 0
-    return replace(picture, pixels=pixels, palette=palette)
+    return replace(image, pixels=pixels, palette=palette)
 
 
-def _without_colours_of_boxes(picture: Picture, boxes_xyxy: NDArray[np.float32]) -> Picture:
-    """A palette picture whose palette holds only what occurs outside the boxes; inside, any of it."""
-    assert picture.palette is not None
-    pixels, outside = picture.pixels.copy(), np.ones(picture.pixels.shape, bool)
-    for region in regions.find(boxes_xyxy, picture.size_wh):
+def _without_colors_of_boxes(image: DecodedImage, boxes_xyxy: NDArray[np.float32]) -> DecodedImage:
+    """A palette image whose palette holds only what occurs outside the boxes; inside, any of it."""
+    assert image.palette is not None
+    pixels, outside = image.pixels.copy(), np.ones(image.pixels.shape, bool)
+    for region in regions.find(boxes_xyxy, image.size_wh):
         for x0, y0, x1, y1 in region.parts:
             outside[y0:y1, x0:x1] = False
     used = np.unique(pixels[outside])
     if not len(used):
-        gray = np.full((1, picture.palette.shape[1]), [128, 128, 128, 255][: picture.palette.shape[1]], np.uint8)
-        return replace(picture, pixels=np.zeros_like(pixels), palette=gray)
+        gray = np.full((1, image.palette.shape[1]), [128, 128, 128, 255][: image.palette.shape[1]], np.uint8)
+        return replace(image, pixels=np.zeros_like(pixels), palette=gray)
     pixels[~outside] = used[0]
-    return replace(picture, pixels=np.searchsorted(used, pixels).astype(np.uint8), palette=picture.palette[used])
+    return replace(image, pixels=np.searchsorted(used, pixels).astype(np.uint8), palette=image.palette[used])
 
 
 def redact(
@@ -136,7 +136,7 @@ def redact(
 ) -> Pixels:
     """A copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, of whose boxes nothing is left.
 
-    Boxes that overlap are one region. `pixelate` replaces it by at most 6 cells across in the colours around it,
+    Boxes that overlap are one region. `pixelate` replaces it by at most 6 cells across in the colors around it,
     `blur` by the same interpolated smoothly, `fill` by mid gray. `pixels` may be indices into a `palette` (N, 3 or 4).
     """
     redacted = pixels.copy()
@@ -162,7 +162,7 @@ def _paint(
     palette: NDArray[np.uint8] | None,
     pixel_mode: str,
 ) -> Paint:
-    """The paint for one region of a picture, its colours taken from the pixels around it."""
+    """The paint for one region of an image, its colors taken from the pixels around it."""
     x0, y0, x1, y1 = frame = regions.ring(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
     patch = pixels[y0:y1, x0:x1]
     patch = patch[:, :, None] if patch.ndim == 2 else patch
@@ -180,7 +180,7 @@ def _paint(
     if opacity:
         visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)
         free = visible if visible.any() else free
-    values = regions.colours(patch, free, inner, edges, span / 2, palette)
+    values = regions.colors(patch, free, inner, edges, span / 2, palette)
     if opacity and values[:, :, -1].any():
         values[:, :, -1] = span  # an interpolated opacity would look like an outline
     noisy = range(channels - 1) if opacity else range(channels)
@@ -188,15 +188,15 @@ def _paint(
 
 
 def _as_pixels(band: NDArray[np.float32], like: Pixels, palette: NDArray[np.uint8] | None) -> Pixels:
-    """Painted colours (H, W, C) in the form of the picture `like`."""
+    """Painted colors (H, W, C) in the form of the image `like`."""
     if palette is not None:
         return _nearest(band, palette)
     values = np.clip(np.round(band), 0, np.iinfo(like.dtype).max).astype(like.dtype)
     return values if like.ndim == 3 else values[:, :, 0]
 
 
-def _nearest(colours: NDArray[np.float32], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The index of the nearest palette entry for each colour (H, W, C)."""
-    distinct, which = np.unique(np.round(colours).reshape(-1, colours.shape[2]), axis=0, return_inverse=True)
+def _nearest(colors: NDArray[np.float32], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The index of the nearest palette entry for each color (H, W, C)."""
+    distinct, which = np.unique(np.round(colors).reshape(-1, colors.shape[2]), axis=0, return_inverse=True)
     squares = ((distinct[:, None] - palette[None].astype(np.float32)) ** 2).sum(axis=2)
-    return np.asarray(squares.argmin(axis=1).astype(np.uint8)[which].reshape(colours.shape[:2]))
+    return np.asarray(squares.argmin(axis=1).astype(np.uint8)[which].reshape(colors.shape[:2]))

@@ -1,6 +1,6 @@
 """Redaction inside a JPEG: only the coefficients of the touched MCUs change, all others stay as they are.
 
-A redacted block is made from its region's paint: the colours are those of the blocks around the region, whose means are
+A redacted block is made from its region's paint: the colors are those of the blocks around the region, whose means are
 their DC coefficients, so nothing needs to be decoded.
 """
 
@@ -25,7 +25,7 @@ _HUFFMAN = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ZIGZAG = np.array(sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8))))
 _BAND = 16  # rows of blocks painted at a time
-_RING = 1  # MCUs around a region that give it its colours
+_RING = 1  # MCUs around a region that give it its colors
 
 
 class NotLosslessError(Exception):
@@ -33,7 +33,7 @@ class NotLosslessError(Exception):
 
 
 class Lossless(NamedTuple):
-    """The new file, and the size of the upright picture."""
+    """The new file, and the size of the upright image."""
 
     data: bytes
     size_wh: tuple[int, int]
@@ -44,7 +44,7 @@ def redact(
 ) -> Lossless:
     """The JPEG with the boxes (upright pixels) redacted; `image` is its header, `kept` EXIF tags by directory.
 
-    Orientation tag, colour profile and kind of coding are kept, restart markers are not. Raises NotLosslessError.
+    Orientation tag, color profile and kind of coding are kept, restart markers are not. Raises NotLosslessError.
     """
     try:
         frame = jpeg_segments.frame(data)
@@ -125,14 +125,14 @@ def _paint(
         values = np.zeros((len(down) - 1, len(across) - 1, means.shape[2]))
     else:
         inner = ((x0 - around[0]) * h, (y0 - around[1]) * v, (x1 - around[0]) * h, (y1 - around[1]) * v)
-        values = regions.colours(means, free, inner, (across * h, down * v), 0.0)
+        values = regions.colors(means, free, inner, (across * h, down * v), 0.0)
     size = 8 if mode == "blur" else 1
     edges = (across * h * size, down * v * size)
     return Paint(values, edges, region.bounds, mode, _SPAN, () if mode == "fill" else noisy)
 
 
 def _write(alike: Sequence[_Plane], region: Region, paint: Paint, scale: tuple[int, int], mode: str) -> None:
-    """Paints the blocks of the region's parts, the rows past the picture's height included."""
+    """Paints the blocks of the region's parts, the rows past the image's height included."""
     (h, v), (left, above) = scale, region.bounds[:2]
     for x0, y0, x1, y1 in region.parts:
         first, last = y0 * v, min(y1 * v, len(alike[0].blocks))
@@ -158,7 +158,7 @@ def _quantized(pixels: NDArray[np.float32], zigzag_table: NDArray[np.float64]) -
     factors = np.empty(64, np.float32)
     factors[_ZIGZAG] = 1 / zigzag_table
     rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
-    # The two-dimensional DCT as one matrix on 64 samples, of which a smooth picture needs only single precision.
+    # The two-dimensional DCT as one matrix on 64 samples, of which a smooth image needs only single precision.
     samples = np.clip(pixels, -128, 127).reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 64)
     coefficients = samples @ (_DCT * factors[:, None]).T
     return np.rint(coefficients, out=coefficients).astype(np.int16).reshape(rows, columns, 64)

@@ -1,8 +1,8 @@
-"""Where boxes are redacted, and with what: cells that take their colours from around them, never from inside.
+"""Where boxes are redacted, and with what: cells that take their colors from around them, never from inside.
 
 Averages of what is under a box would let anyone who has candidates (a list of plates, a gallery of faces) average those
-alike and compare: 6 × 6 averages pick the right one of hundreds. So a cell's colour is interpolated from the pixels
-around the region, which the picture shows anyway, and noise that hangs on the box alone makes it look like the mosaic
+alike and compare: 6 × 6 averages pick the right one of hundreds. So a cell's color is interpolated from the pixels
+around the region, which the image shows anyway, and noise that hangs on the box alone makes it look like the mosaic
 that people take for redacted.
 """
 
@@ -34,7 +34,7 @@ class Region(NamedTuple):
 
 
 def find(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], unit_wh: tuple[int, int] = (1, 1)) -> list[Region]:
-    """The regions that cover the boxes inside a picture, in units of `unit_wh` pixels; empty boxes are left out."""
+    """The regions that cover the boxes inside an image, in units of `unit_wh` pixels; empty boxes are left out."""
     unit = np.array(unit_wh * 2, np.float64)
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
     if not np.isfinite(boxes).all():
@@ -84,7 +84,7 @@ def grid(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def ring(bounds: Rectangle, size_wh: tuple[int, int], thickness: int) -> Rectangle:
-    """The bounds grown by `thickness` on each side, inside the picture."""
+    """The bounds grown by `thickness` on each side, inside the image."""
     x0, y0, x1, y1 = bounds
     low = (max(0, x0 - thickness), max(0, y0 - thickness))
     return (*low, min(size_wh[0], x1 + thickness), min(size_wh[1], y1 + thickness))
@@ -100,7 +100,7 @@ def outside(parts: NDArray[np.int64], frame: Rectangle, bounds: Rectangle) -> ND
     return free
 
 
-def colours(
+def colors(
     patch: NDArray[Any],
     free: NDArray[np.bool_],
     inner: Rectangle,
@@ -108,7 +108,7 @@ def colours(
     middle: float,
     palette: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.float64]:
-    """The cells' colours, float64 (rows, columns, C), from the free pixels of `patch` (H, W, C) around `inner`.
+    """The cells' colors, float64 (rows, columns, C), from the free pixels of `patch` (H, W, C) around `inner`.
 
     `patch` may hold indices into a `palette` (N, C).
     Each stretch of the surroundings beside a cell is averaged; a cell weighs these averages by the inverse square of
@@ -129,8 +129,8 @@ def colours(
     sums = np.stack([np.bincount(stretch, one, 2 * (wide + high)) for one in measures], axis=1)
     counts = np.bincount(stretch, minlength=2 * (wide + high))
     means = sums[counts > 0] / counts[counts > 0, None]
-    centres_x, centres_y = (across[1:] + across[:-1]) / 2, (down[1:] + down[:-1]) / 2
-    squares = (centres_x[None, :, None] - means[:, 0]) ** 2 + (centres_y[:, None, None] - means[:, 1]) ** 2
+    centers_x, centers_y = (across[1:] + across[:-1]) / 2, (down[1:] + down[:-1]) / 2
+    squares = (centers_x[None, :, None] - means[:, 0]) ** 2 + (centers_y[:, None, None] - means[:, 1]) ** 2
     weights = 1 / (squares + 1)
     weights /= weights.sum(axis=2, keepdims=True)
     return np.asarray(weights @ means[:, 2:])
@@ -148,7 +148,7 @@ class Paint:
         span: float,
         noisy: Sequence[int],
     ) -> None:
-        """`values` (rows, columns, C) are the cells' colours, `edges` their edges as `grid` gives them (or scaled).
+        """`values` (rows, columns, C) are the cells' colors, `edges` their edges as `grid` gives them (or scaled).
 
         `span` is the range of values; the channels `noisy` get noise, which hangs on the region's place alone, so that
         a rerun gives the same bytes.
@@ -186,9 +186,9 @@ class Paint:
 
 
 def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Weights (positions, cells) that interpolate linearly between the cells' centres."""
-    centres = (edges[1:] + edges[:-1]) / 2
-    weights = [np.interp(positions + 0.5, centres, unit) for unit in np.eye(len(centres))]
+    """Weights (positions, cells) that interpolate linearly between the cells' centers."""
+    centers = (edges[1:] + edges[:-1]) / 2
+    weights = [np.interp(positions + 0.5, centers, unit) for unit in np.eye(len(centers))]
     return np.stack(weights, axis=1).astype(np.float32)
 
 

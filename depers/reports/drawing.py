@@ -20,8 +20,8 @@ _PALETTE: tuple[RGB, ...] = (
 _KNOWN = {"car": 0, "head": 4, "face": 1, "human": 2, "carplate": 3}
 
 
-def colour(name: str) -> RGB:
-    """The colour of a class, the same in every report."""
+def color(name: str) -> RGB:
+    """The color of a class, the same in every report."""
     known = _KNOWN.get(name)
     index = known if known is not None else hashlib.sha256(name.encode()).digest()[0]
     return _PALETTE[index % len(_PALETTE)]
@@ -43,14 +43,14 @@ def contact_sheet(
     columns: int = 4,
     cell_wh: tuple[int, int] = (320, 240),
 ) -> NDArray[np.uint8]:
-    """Pictures (uint8 RGB (H, W, 3), any sizes) side by side in rows, each with its caption below; uint8 RGB.
+    """Images (uint8 RGB (H, W, 3), any sizes) side by side in rows, each with its caption below; uint8 RGB.
 
-    Raises ValueError where there is no picture, no column, or not one caption per picture.
+    Raises ValueError where there is no image, no column, or not one caption per image.
     """
     if not images or columns < 1:
-        raise ValueError(f"a contact sheet must have pictures and columns, but got {len(images)} in {columns}")
+        raise ValueError(f"a contact sheet must have images and columns, but got {len(images)} in {columns}")
     if captions is not None and len(captions) != len(images):
-        raise ValueError(f"captions must be one per picture, but got {len(captions)} for {len(images)}")
+        raise ValueError(f"captions must be one per image, but got {len(captions)} for {len(images)}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     step_x, step_y = cell_wh[0] + _GAP, cell_wh[1] + _GAP + (_CAPTION if captions is not None else 0)
@@ -78,26 +78,26 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
 
 
 def draw_boxes(
-    image: NDArray[np.uint8], boxes_xyxy: ArrayLike, texts: Sequence[str], colours: Sequence[RGB]
+    image: NDArray[np.uint8], boxes_xyxy: ArrayLike, texts: Sequence[str], colors: Sequence[RGB]
 ) -> NDArray[np.uint8]:
-    """A copy of `image` (uint8 RGB) with every box (N, 4) in pixels outlined in its colour, its text on top of it.
+    """A copy of `image` (uint8 RGB) with every box (N, 4) in pixels outlined in its color, its text on top of it.
 
-    Raises ValueError where boxes, texts and colours do not number the same.
+    Raises ValueError where boxes, texts and colors do not number the same.
     """
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
     longer = max(image.shape[:2])
     line, font = max(1, round(longer / 400)), ImageFont.load_default(max(10, round(longer / 55)))
-    for box, text, ink in zip(boxes, texts, colours, strict=True):
-        low = np.clip(np.floor(box[:2]), 0, (picture.width - 1, picture.height - 1))
-        high = np.clip(np.ceil(box[2:]) - 1, low, (picture.width - 1, picture.height - 1))
+    for box, text, ink in zip(boxes, texts, colors, strict=True):
+        low = np.clip(np.floor(box[:2]), 0, (canvas.width - 1, canvas.height - 1))
+        high = np.clip(np.ceil(box[2:]) - 1, low, (canvas.width - 1, canvas.height - 1))
         draw.rectangle((*low, *high), outline=ink, width=line)
         if text:
             left, top, right, bottom = draw.textbbox((0, 0), text, font)
             width, height = right - left + 4, bottom - top + 4
-            x = max(0, min(low[0], picture.width - width))
+            x = max(0, min(low[0], canvas.width - width))
             y = low[1] - height if low[1] >= height else low[1]
             draw.rectangle((x, y, x + width, y + height), fill=ink)
             draw.text((x + 2 - left, y + 2 - top), text, "white", font)
-    return np.asarray(picture)
+    return np.asarray(canvas)

@@ -1,6 +1,6 @@
 """Reports for people: contact sheets, drawn boxes, and one self-contained HTML page.
 
-Pages hold their pictures as data URIs, run no scripts and carry no dates: the same results give the same bytes.
+Pages hold their images as data URIs, run no scripts and carry no dates: the same results give the same bytes.
 """
 
 import base64
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from depers.reports.drawing import fit
 
 
-def picture(rgb: NDArray[np.uint8], caption: str = "", max_side: int = 960) -> str:
-    """A picture (uint8 RGB) as an HTML figure with the JPEG inside, its longer side at most `max_side` pixels."""
+def image(rgb: NDArray[np.uint8], caption: str = "", max_side: int = 960) -> str:
+    """An image (uint8 RGB) as an HTML figure with the JPEG inside, its longer side at most `max_side` pixels."""
     small = np.ascontiguousarray(fit(rgb, (max_side, max_side)))
     height, width = small.shape[:2]
     data = base64.b64encode(simplejpeg.encode_jpeg(small, quality=85, colorspace="RGB")).decode()
@@ -24,9 +24,9 @@ def picture(rgb: NDArray[np.uint8], caption: str = "", max_side: int = 960) -> s
     return f'<figure><img {source} alt="{_escape(caption)}">{below}</figure>\n'
 
 
-def gallery(pictures: Sequence[str]) -> str:
-    """Figures made by `picture` in a grid that fits the window."""
-    return f'<div class="gallery">\n{"".join(pictures)}</div>\n'
+def gallery(images: Sequence[str]) -> str:
+    """Figures made by `image` in a grid that fits the window."""
+    return f'<div class="gallery">\n{"".join(images)}</div>\n'
 
 
 _NUMBER = ' class="number"'

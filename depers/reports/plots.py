@@ -2,7 +2,7 @@
 
 Every function gives one `<svg>` as text: plain functions of their numbers, no ids, no scripts, nothing loaded. Ink
 follows the page's theme (`currentColor` and the page's own variables), series are told apart by dashes as well as by
-colour, a title says what a screen reader or a pointer finds, and the exact numbers lie in the tooltips. Several plots
+color, a title says what a screen reader or a pointer finds, and the exact numbers lie in the tooltips. Several plots
 side by side: `report.gallery([bars(…), histogram(…)])`.
 """
 

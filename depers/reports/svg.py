@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-COLOURS = ("#3b82c4", "#d9602b", "#2b9a69", "#9b6bd3", "#a97c0f", "#d1508f")
-"""The series' colours, in order: each stands out (3:1, WCAG 2.2, 1.4.11) from the page's light and dark ground."""
+COLORS = ("#3b82c4", "#d9602b", "#2b9a69", "#9b6bd3", "#a97c0f", "#d1508f")
+"""The series' colors, in order: each stands out (3:1, WCAG 2.2, 1.4.11) from the page's light and dark ground."""
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "12 4")
 WIDTH, HEIGHT = 480, 280  # of the view box; the page scales it
 _LEFT, _RIGHT, _BOTTOM = 52, 14, 44  # margins around the axes
@@ -97,9 +97,9 @@ def span(arrays: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
 
 
 def ink_and_dash(index: int) -> tuple[str, str]:
-    """Colour and dash attribute of a series."""
+    """Color and dash attribute of a series."""
     dash = _DASHES[index % len(_DASHES)]
-    return COLOURS[index % len(COLOURS)], f' stroke-dasharray="{dash}"' if dash else ""
+    return COLORS[index % len(COLORS)], f' stroke-dasharray="{dash}"' if dash else ""
 
 
 def _legend_places(series: Mapping[str, object]) -> list[tuple[float, int]]:
@@ -122,7 +122,7 @@ def legend_height(series: Mapping[str, object]) -> int:
 
 
 def legend(series: Mapping[str, object], filled: bool) -> list[str]:
-    """The names of `series` beside their colour, as an area or as a dashed line."""
+    """The names of `series` beside their color, as an area or as a dashed line."""
     parts = []
     for index, (name, (x, line)) in enumerate(zip(series, _legend_places(series), strict=False)):
         ink, dash = ink_and_dash(index)

@@ -142,7 +142,7 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes whole or not at all: one upload, or a neighbour that is renamed into place. Makes folders."""
+    """Writes whole or not at all: one upload, or a neighbor that is renamed into place. Makes folders."""
     if is_s3(uri):
         s3.write(uri, data)
     else:

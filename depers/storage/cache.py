@@ -1,6 +1,6 @@
 """Folders on S3 as folders of this node: brought here once, verified, within a size limit.
 
-CACHE/data/BUCKET/KEY         the files, laid out as on S3, so that labels are found beside their pictures
+CACHE/data/BUCKET/KEY         the files, laid out as on S3, so that labels are found beside their images
 CACHE/folders/NAME.json       what was brought of one folder: paths, sizes and tags
 CACHE/folders/NAME.lock       held shared by the processes that use it, so that nothing in use is cleared away
 

@@ -1,4 +1,4 @@
-"""Local files as storage has them: listed with what they are known by, and written whole, by way of a neighbour."""
+"""Local files as storage has them: listed with what they are known by, and written whole, by way of a neighbor."""
 
 import os
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def writing(path: str) -> Iterator[BinaryIO]:
 
 
 def _partial(path: str) -> Path:
-    """The neighbour that is renamed into place."""
+    """The neighbor that is renamed into place."""
     return Path(path).with_name(f".{Path(path).name[:200]}.{os.getpid()}{_PARTIAL}")
 
 

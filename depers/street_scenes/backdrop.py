@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depers.street_scenes.canvas import Canvas, Colour, Floats, Light
+from depers.street_scenes.canvas import Canvas, Color, Floats, Light
 
-_WALLS: list[Colour] = [
+_WALLS: list[Color] = [
     (182, 150, 120),
     (150, 88, 70),
     (200, 190, 172),
@@ -15,7 +15,7 @@ _WALLS: list[Colour] = [
     (168, 176, 160),
 ]
 _WALLS += [(120, 98, 84), (190, 140, 120), (225, 218, 205), (98, 108, 122)]
-_SIGNS: list[Colour] = [(170, 40, 40), (40, 90, 150), (50, 120, 70), (215, 160, 40), (60, 60, 66), (130, 60, 120)]
+_SIGNS: list[Color] = [(170, 40, 40), (40, 90, 150), (50, 120, 70), (215, 160, 40), (60, 60, 66), (130, 60, 120)]
 ROAD_HALF_WIDTH = 4.2
 """Metres from the middle of a street that leads away from the camera to its kerb."""
 PAVEMENT = 4.0
@@ -37,11 +37,11 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 
 def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fills the picture with sky: a gradient down to the horizon, and clouds."""
+    """Fills the image with sky: a gradient down to the horizon, and clouds."""
     height, width = canvas.owner.shape
     horizon = max(int(canvas.camera.horizon), 1)
     mix = np.clip(np.linspace(0, height / horizon, height, dtype=np.float32), 0, 1)[:, None, None]
-    top, bottom = (np.asarray(colour, np.float32) for colour in (canvas.light.sky_top, canvas.light.sky_bottom))
+    top, bottom = (np.asarray(color, np.float32) for color in (canvas.light.sky_top, canvas.light.sky_bottom))
     sky = top * (1 - mix) + bottom * mix
     clouds = np.zeros((height, width), np.float32)
     for cells, weight in ((4, 0.6), (9, 0.3), (20, 0.15)):
@@ -56,12 +56,12 @@ def draw_avenue(canvas: Canvas, rng: np.random.Generator) -> None:
     """A street that leads away from the camera between two rows of houses."""
     edge, far = ROAD_HALF_WIDTH + PAVEMENT, 90.0
     canvas.at_depth(25)
-    grey = rng.uniform(82, 112)
-    _ground(canvas, -200, 200, far * 4, (grey * 1.35, grey * 1.32, grey * 1.27))
-    _paving(canvas, edge, grey * 1.2)
-    _ground(canvas, -ROAD_HALF_WIDTH, ROAD_HALF_WIDTH, far * 4, (grey, grey, grey * 1.03))
+    gray = rng.uniform(82, 112)
+    _ground(canvas, -200, 200, far * 4, (gray * 1.35, gray * 1.32, gray * 1.27))
+    _paving(canvas, edge, gray * 1.2)
+    _ground(canvas, -ROAD_HALF_WIDTH, ROAD_HALF_WIDTH, far * 4, (gray, gray, gray * 1.03))
     for kerb in (-ROAD_HALF_WIDTH, ROAD_HALF_WIDTH):
-        _ground(canvas, kerb - 0.12, kerb + 0.12, far * 2, (grey * 1.7,) * 3)
+        _ground(canvas, kerb - 0.12, kerb + 0.12, far * 2, (gray * 1.7,) * 3)
     start = rng.uniform(0, 4)
     for near in np.arange(start, 70, 4.5):
         dash = [(-0.08, 0, near), (0.08, 0, near), (0.08, 0, near + 2), (-0.08, 0, near + 2)]
@@ -85,19 +85,19 @@ def draw_avenue(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_crossroad(canvas: Canvas, rng: np.random.Generator) -> float:
-    """A street that crosses the picture in front of a row of houses; returns their depth in metres."""
+    """A street that crosses the image in front of a row of houses; returns their depth in metres."""
     depth = rng.uniform(16, 26)
     canvas.at_depth(depth * 0.6)
-    grey = rng.uniform(82, 112)
-    _ground(canvas, -300, 300, depth * 8, (grey * 1.35, grey * 1.32, grey * 1.27))
-    _paving(canvas, 60, grey * 1.2)
+    gray = rng.uniform(82, 112)
+    _ground(canvas, -300, 300, depth * 8, (gray * 1.35, gray * 1.32, gray * 1.27))
+    _paving(canvas, 60, gray * 1.2)
     near, far = depth - 12.5, depth - 4
-    for z0, z1, colour in (
-        (near, far, (grey, grey, grey * 1.03)),
-        (near - 0.2, near + 0.1, (grey * 1.7,) * 3),
-        (far - 0.1, far + 0.2, (grey * 1.7,) * 3),
+    for z0, z1, color in (
+        (near, far, (gray, gray, gray * 1.03)),
+        (near - 0.2, near + 0.1, (gray * 1.7,) * 3),
+        (far - 0.1, far + 0.2, (gray * 1.7,) * 3),
     ):
-        canvas.surface([(-300, 0, z0), (300, 0, z0), (300, 0, z1), (-300, 0, z1)], colour)
+        canvas.surface([(-300, 0, z0), (300, 0, z0), (300, 0, z1), (-300, 0, z1)], color)
     middle = (near + far) / 2
     for x in np.arange(-40 + rng.uniform(0, 4), 40, 4.5):
         canvas.surface(
@@ -121,16 +121,16 @@ def draw_crossroad(canvas: Canvas, rng: np.random.Generator) -> float:
     return float(depth)
 
 
-def _ground(canvas: Canvas, left: float, right: float, far: float, colour: Colour) -> None:
-    canvas.surface([(left, 0, 0.2), (right, 0, 0.2), (right, 0, far), (left, 0, far)], colour)
+def _ground(canvas: Canvas, left: float, right: float, far: float, color: Color) -> None:
+    canvas.surface([(left, 0, 0.2), (right, 0, 0.2), (right, 0, far), (left, 0, far)], color)
 
 
-def _paving(canvas: Canvas, half_width: float, grey: float) -> None:
+def _paving(canvas: Canvas, half_width: float, gray: float) -> None:
     """The seams between the slabs of the pavement."""
     for z in np.arange(2, 30, 1.5):
         canvas.surface(
             [(-half_width, 0, z), (half_width, 0, z), (half_width, 0, z + 0.04), (-half_width, 0, z + 0.04)],
-            (grey,) * 3,
+            (gray,) * 3,
         )
 
 
@@ -221,7 +221,7 @@ def draw_post(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> N
     canvas.at_depth(z)
     unit = canvas.camera.scale(z)
     foot = canvas.camera.project([x, 0.0, z])
-    metal: Colour = (72, 76, 80)
+    metal: Color = (72, 76, 80)
     kind = rng.choice(["lamp", "sign", "bin", "hedge", "box"], p=[0.3, 0.3, 0.16, 0.12, 0.12])
     if kind == "lamp":
         top = foot - [0, 5.5 * unit]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.floating[Any]]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 _FRACTION_BITS = 4  # OpenCV draws polygons with 1/16 px precision
 _FAR_OUTSIDE = 30_000.0  # coordinates beyond are clipped, so that fixed point does not overflow
@@ -39,11 +39,11 @@ class Camera(NamedTuple):
 
 
 class Light(NamedTuple):
-    """The hour and the weather: colours as 0…255, gains as factors, `visibility` in metres."""
+    """The hour and the weather: colors as 0…255, gains as factors, `visibility` in metres."""
 
-    sky_top: Colour
-    sky_bottom: Colour
-    gain: Colour
+    sky_top: Color
+    sky_bottom: Color
+    gain: Color
     sun: float
     """How strong the direct light is, 0…1: contrast of shaded sides and depth of the shadows."""
     visibility: float
@@ -51,7 +51,7 @@ class Light(NamedTuple):
 
 
 class Canvas:
-    """A picture and, pixel for pixel, the number of the thing drawn there.
+    """An image and, pixel for pixel, the number of the thing drawn there.
 
     `image` is uint8 RGB (H, W, 3), `owner` uint16 (H, W), 0 for what carries no label. `shadow` (0…1) and `glow`
     (RGB) are quarter-size float layers: the first is laid over the ground before things stand on it, the second
@@ -72,14 +72,14 @@ class Canvas:
         """What is drawn from here on stands at `z` metres and fades into the air accordingly."""
         self._haze = float(1 - np.exp(-z / self.light.visibility))
 
-    def tint(self, colour: Sequence[float], shade: float = 1.0) -> tuple[int, int, int]:
-        """`colour` (RGB 0…255) times `shade`, seen through the air at the present depth."""
+    def tint(self, color: Sequence[float], shade: float = 1.0) -> tuple[int, int, int]:
+        """`color` (RGB 0…255) times `shade`, seen through the air at the present depth."""
         air = np.asarray(self.light.sky_bottom)
-        mixed = np.asarray(colour) * shade * (1 - self._haze) + air * self._haze
+        mixed = np.asarray(color) * shade * (1 - self._haze) + air * self._haze
         red, green, blue = np.clip(mixed, 0, 255).astype(int).tolist()
         return red, green, blue
 
-    def polygons(self, many: Sequence[Floats], colour: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
+    def polygons(self, many: Sequence[Floats], color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
         """Fills polygons (each (N, 2) in pixels) that do not overlap; `part` is added to the thing's number."""
         fixed = [
             np.rint(np.clip(points, -_FAR_OUTSIDE, _FAR_OUTSIDE) * (1 << _FRACTION_BITS)).astype(np.int32)
@@ -87,23 +87,23 @@ class Canvas:
         ]
         if not fixed:
             return
-        cv2.fillPoly(self.image, fixed, self.tint(colour, shade), cv2.LINE_AA, _FRACTION_BITS)
+        cv2.fillPoly(self.image, fixed, self.tint(color, shade), cv2.LINE_AA, _FRACTION_BITS)
         owner = self.thing + part if self.thing else 0
         cv2.fillPoly(self.owner, fixed, (owner,), cv2.LINE_8, _FRACTION_BITS)
 
-    def polygon(self, points: Floats, colour: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
+    def polygon(self, points: Floats, color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
         """Fills one polygon (N, 2) in pixels."""
-        self.polygons([points], colour, shade, part)
+        self.polygons([points], color, shade, part)
 
-    def surface(self, points: ArrayLike, colour: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
+    def surface(self, points: ArrayLike, color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
         """Fills one polygon (N, 3) given in the world."""
-        self.polygon(self.camera.project(points), colour, shade, part)
+        self.polygon(self.camera.project(points), color, shade, part)
 
     def ellipse(
         self,
-        centre: ArrayLike,
+        center: ArrayLike,
         radii: tuple[float, float],
-        colour: Sequence[float],
+        color: Sequence[float],
         shade: float = 1.0,
         part: int = 0,
         arc: tuple[float, float] = (0.0, 2 * np.pi),
@@ -112,10 +112,10 @@ class Canvas:
         count = 10 if max(radii) < 6 else 22
         angles = np.linspace(arc[0], arc[1], count)
         circle = np.stack([np.cos(angles), np.sin(angles)], -1)
-        self.polygon(np.asarray(centre) + circle * radii, colour, shade, part)
+        self.polygon(np.asarray(center) + circle * radii, color, shade, part)
 
     def limb(
-        self, start: ArrayLike, end: ArrayLike, widths: tuple[float, float], colour: Sequence[float], shade: float = 1.0
+        self, start: ArrayLike, end: ArrayLike, widths: tuple[float, float], color: Sequence[float], shade: float = 1.0
     ) -> None:
         """A tapered stroke with round ends: `widths` at its start and end, all in pixels."""
         a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
@@ -123,7 +123,7 @@ class Canvas:
         half = np.linspace(np.pi / 2, 3 * np.pi / 2, 6) + angle
         ring_a = a + np.stack([np.cos(half), np.sin(half)], -1) * widths[0] / 2
         ring_b = b + np.stack([np.cos(half + np.pi), np.sin(half + np.pi)], -1) * widths[1] / 2
-        self.polygon(np.concatenate([ring_a, ring_b]), colour, shade)
+        self.polygon(np.concatenate([ring_a, ring_b]), color, shade)
 
     def cast(self, x: float, z: float, half_width: float, half_depth: float) -> None:
         """A shadow on the ground below a thing, in metres."""
@@ -134,37 +134,37 @@ class Canvas:
         cv2.fillPoly(self.shadow, [np.rint(points * 16).astype(np.int32)], (1.0,), cv2.LINE_AA, _FRACTION_BITS)
 
     def lay_shadows(self) -> None:
-        """Darkens the picture by the shadows cast so far."""
+        """Darkens the image by the shadows cast so far."""
         height, width = self.owner.shape
         soft = cv2.resize(cv2.GaussianBlur(self.shadow, (0, 0), 1.2), (width, height))
         self.image = (self.image * (1 - (0.25 + 0.3 * self.light.sun) * soft[..., None])).astype(np.uint8)
 
-    def shine(self, point: ArrayLike, radius: float, colour: Colour) -> None:
+    def shine(self, point: ArrayLike, radius: float, color: Color) -> None:
         """A lamp at a pixel position."""
         x, y = np.rint(np.clip(np.asarray(point), -4000, 8000) * 4).astype(int)  # quarter size, 1/16 px
-        cv2.circle(self.glow, (int(x), int(y)), max(1, round(radius * 4)), colour, -1, cv2.LINE_AA, _FRACTION_BITS)
+        cv2.circle(self.glow, (int(x), int(y)), max(1, round(radius * 4)), color, -1, cv2.LINE_AA, _FRACTION_BITS)
 
     def develop(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """The photograph, uint8 RGB: the light's colour, glow, vignette, lens blur or motion, sensor noise."""
+        """The photograph, uint8 RGB: the light's color, glow, vignette, lens blur or motion, sensor noise."""
         height, width = self.owner.shape
-        picture = self.image.astype(np.float32) * np.asarray(self.light.gain, np.float32)
+        image = self.image.astype(np.float32) * np.asarray(self.light.gain, np.float32)
         if self.glow.any():
             halo = cv2.GaussianBlur(self.glow, (0, 0), 2) + cv2.GaussianBlur(self.glow, (0, 0), 9)
-            picture += cv2.resize(halo, (width, height))
+            image += cv2.resize(halo, (width, height))
         grain = rng.normal(1, 0.025, (height // 24 + 2, width // 24 + 2)).astype(np.float32)  # uneven surfaces
         across = np.linspace(-1, 1, width, dtype=np.float32) ** 2
         down = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
         vignette = 1 - rng.uniform(0, 0.25) * (across + down) / 2
-        picture *= (cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC) * vignette)[..., None]
+        image *= (cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC) * vignette)[..., None]
         kind = rng.random()
         if kind < 0.35:
-            picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.3))
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3))
         elif kind < 0.45:
             length = int(rng.integers(3, 7))
-            picture = cv2.blur(picture, (length, 1) if rng.random() < 0.7 else (1, length))
+            image = cv2.blur(image, (length, 1) if rng.random() < 0.7 else (1, length))
         strength = rng.uniform(1, 5) * (2 if self.light.night else 1)
         noise = rng.standard_normal((height, width), np.float32)[..., None]
         tinted = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32)
-        picture += strength * (noise + 0.6 * cv2.resize(tinted, (width, height), interpolation=cv2.INTER_NEAREST))
-        picture = (picture - 128) * rng.uniform(0.85, 1.1) + 128 + rng.uniform(-8, 8)
-        return np.clip(picture, 0, 255).astype(np.uint8)
+        image += strength * (noise + 0.6 * cv2.resize(tinted, (width, height), interpolation=cv2.INTER_NEAREST))
+        image = (image - 128) * rng.uniform(0.85, 1.1) + 128 + rng.uniform(-8, 8)
+        return np.clip(image, 0, 255).astype(np.uint8)

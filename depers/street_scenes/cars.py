@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depers.street_scenes.canvas import Canvas, Colour, Floats
+from depers.street_scenes.canvas import Canvas, Color, Floats
 
 BODY, PLATE = 0, 3
 
 Quad = Callable[[tuple[float, float], tuple[float, float], tuple[float, float]], Floats]
 
-_PAINTS: list[Colour] = [(225, 225, 222), (30, 31, 34), (120, 124, 128), (175, 178, 180), (150, 28, 32), (35, 62, 120)]
+_PAINTS: list[Color] = [(225, 225, 222), (30, 31, 34), (120, 124, 128), (175, 178, 180), (150, 28, 32), (35, 62, 120)]
 _PAINTS += [(60, 100, 70), (205, 170, 60), (90, 60, 45), (215, 110, 40), (70, 130, 165), (110, 25, 60)]
 
 # Side profiles, (along the car, up) in metres, from the rear bumper over the roof to the front bumper.
@@ -51,7 +51,7 @@ def draw_car(canvas: Canvas, car: Car, rng: np.random.Generator) -> None:
     canvas.at_depth(car.z)
     profile = np.array(_PROFILES[str(rng.choice(["sedan", "hatch", "suv", "van"], p=[0.35, 0.3, 0.25, 0.1]))])
     paint = np.array(_PAINTS[rng.integers(len(_PAINTS))]) * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10, 3)
-    glass: Colour = (45, 55, 66) if rng.random() < 0.8 else (95, 115, 130)
+    glass: Color = (45, 55, 66) if rng.random() < 0.8 else (95, 115, 130)
     waist = profile[2, 1]
     roof = profile[3:5, 1].max()
     sine, cosine = np.sin(car.heading), np.cos(car.heading)
@@ -86,8 +86,8 @@ def draw_car(canvas: Canvas, car: Car, rng: np.random.Generator) -> None:
                 (a0 + 0.1 * (a1 - a0), a1 - 0.1 * (a1 - a0)), (u0 + 0.1 * (u1 - u0), u1 - 0.1 * (u1 - u0)), (-0.8, 0.8)
             )
             strips.append((strips[-1][0] - 1e-3, inner, glass, 1.0 + 0.3 * up))
-    for _, corners, colour, shade in sorted(strips, key=lambda strip: -strip[0]):
-        canvas.surface(corners, tuple(np.asarray(colour)), shade)
+    for _, corners, color, shade in sorted(strips, key=lambda strip: -strip[0]):
+        canvas.surface(corners, tuple(np.asarray(color)), shade)
 
     shade_side = 0.72 + 0.2 * canvas.light.sun * side
     canvas.surface(place(profile[:, 0], profile[:, 1], side * _HALF_WIDTH), tuple(paint), shade_side)
@@ -102,40 +102,38 @@ def draw_car(canvas: Canvas, car: Car, rng: np.random.Generator) -> None:
         canvas.surface(place([a[0], a[1], b[1], b[0]], [low, high, high, low], side * 0.905), glass)
     angles = np.linspace(0, 2 * np.pi, 18)
     for wheel in (profile[0, 0] + 0.82, profile[-1, 0] - 0.85):
-        for radius, up_, colour in (
+        for radius, up_, color in (
             (0.37, 0.36, (20, 20, 22)),
             (0.32, 0.33, (34, 34, 36)),
             (0.19, 0.33, (150, 152, 155)),
         ):
             ring = place(wheel + radius * np.cos(angles), up_ + radius * np.sin(angles), side * 0.92)
-            canvas.surface(ring, colour)
+            canvas.surface(ring, color)
     _draw_end(canvas, quad, profile, toward @ np.array([sine, 0, cosine]) > 0, tuple(paint), rng)
 
 
-def _draw_end(
-    canvas: Canvas, quad: Quad, profile: Floats, front: bool, paint: Colour, rng: np.random.Generator
-) -> None:
+def _draw_end(canvas: Canvas, quad: Quad, profile: Floats, front: bool, paint: Color, rng: np.random.Generator) -> None:
     """The end of a car that looks at the camera: bumper, grille, lamps, plate."""
     end = profile[-1, 0] + 0.02 if front else profile[0, 0] - 0.07
     top = profile[-2, 1] if front else profile[1, 1]
     flat = (end, end)
 
-    def panel(up: tuple[float, float], across: tuple[float, float], colour: Colour) -> Floats:
+    def panel(up: tuple[float, float], across: tuple[float, float], color: Color) -> Floats:
         corners = canvas.camera.project(
             quad(flat, up, across)[[0, 1, 1, 0]] * [1, 0, 1]
             + np.array([[0, up[0], 0], [0, up[0], 0], [0, up[1], 0], [0, up[1], 0]])
         )
-        canvas.polygon(corners, colour)
+        canvas.polygon(corners, color)
         return corners
 
     panel((0.26, 0.4), (-0.88, 0.88), (40, 41, 44))
-    lamp: Colour = (250, 248, 230) if front else (190, 20, 24)
+    lamp: Color = (250, 248, 230) if front else (190, 20, 24)
     if front:
         panel((0.5, top - 0.1), (-0.5, 0.5), (28, 28, 30))
     for inner, outer in ((-0.86, -0.55), (0.55, 0.86)):
         corners = panel((top - 0.26, top - 0.08), (inner, outer), lamp)
         if canvas.light.night:
-            glow: Colour = (210, 200, 160) if front else (150, 10, 10)
+            glow: Color = (210, 200, 160) if front else (150, 10, 10)
             canvas.shine(corners.mean(0), float(np.ptp(corners[:, 0])) * 0.5, glow)
     if rng.random() < 0.04:
         return  # a car without its plate

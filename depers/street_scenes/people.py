@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depers.street_scenes.canvas import Canvas, Colour, Floats
+from depers.street_scenes.canvas import Canvas, Color, Floats
 
 BODY, HEAD, FACE = 0, 1, 2
 
-_SKINS: list[Colour] = [
+_SKINS: list[Color] = [
     (248, 214, 190),
     (238, 194, 162),
     (222, 172, 136),
@@ -19,8 +19,8 @@ _SKINS: list[Colour] = [
     (150, 102, 72),
     (108, 74, 54),
 ]
-_HAIRS: list[Colour] = [(28, 22, 20), (60, 40, 26), (105, 72, 40), (180, 140, 80), (150, 148, 145), (130, 52, 28)]
-_CLOTHES: list[Colour] = [(40, 44, 58), (150, 40, 44), (52, 84, 130), (90, 110, 70), (200, 190, 170), (60, 60, 62)]
+_HAIRS: list[Color] = [(28, 22, 20), (60, 40, 26), (105, 72, 40), (180, 140, 80), (150, 148, 145), (130, 52, 28)]
+_CLOTHES: list[Color] = [(40, 44, 58), (150, 40, 44), (52, 84, 130), (90, 110, 70), (200, 190, 170), (60, 60, 62)]
 _CLOTHES += [(220, 160, 50), (120, 70, 110), (230, 230, 228), (70, 130, 130), (110, 80, 55), (205, 110, 120)]
 
 
@@ -41,7 +41,7 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
     skin = np.array(_SKINS[rng.integers(len(_SKINS))]) * rng.uniform(0.92, 1.06)
     coat = np.array(_CLOTHES[rng.integers(len(_CLOTHES))]) * rng.uniform(0.7, 1.15)
     legs = np.array(_CLOTHES[rng.integers(6)]) * rng.uniform(0.6, 1.1)
-    shoes: Colour = (34, 30, 28) if rng.random() < 0.7 else (215, 212, 205)
+    shoes: Color = (34, 30, 28) if rng.random() < 0.7 else (215, 212, 205)
     frontal = abs(np.cos(person.turn))
     sideways = np.sign(np.sin(person.turn)) or 1.0
     girth = rng.uniform(0.85, 1.25)
@@ -56,9 +56,9 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
     skirt = rng.random() < 0.18
     for swing, x, dark in ((-stride, -hip * 0.5, 0.82), (stride, hip * 0.5, 1.0)):
         knee, ankle = at(x + swing * 0.7, 0.27), at(x + swing * 1.35, 0.045 + 0.03 * abs(swing))
-        colour = skin if skirt else legs
-        canvas.limb(at(x * 1.1, 0.5), knee, (0.1 * unit * girth, 0.075 * unit), tuple(colour), dark)
-        canvas.limb(knee, ankle, (0.072 * unit, 0.05 * unit), tuple(colour), dark)
+        color = skin if skirt else legs
+        canvas.limb(at(x * 1.1, 0.5), knee, (0.1 * unit * girth, 0.075 * unit), tuple(color), dark)
+        canvas.limb(knee, ankle, (0.072 * unit, 0.05 * unit), tuple(color), dark)
         toe = ankle + np.array([0.045 * sideways * (1 - frontal) + 0.01 * np.sign(x), 0.022]) * unit
         canvas.limb(ankle + np.array([0, 0.02]) * unit, toe, (0.05 * unit, 0.045 * unit), shoes, dark)
     hem = rng.uniform(0.28, 0.36) if skirt else 0.46 if rng.random() < 0.7 else rng.uniform(0.3, 0.4)
@@ -98,26 +98,26 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
 
 
 def _draw_head(
-    canvas: Canvas, centre: Floats, unit: float, turn: float, skin: Floats, coat: Floats, rng: np.random.Generator
+    canvas: Canvas, center: Floats, unit: float, turn: float, skin: Floats, coat: Floats, rng: np.random.Generator
 ) -> None:
-    """A head (with hair, hat or hood) around `centre`; its face is drawn when it is turned less than 80°."""
+    """A head (with hair, hat or hood) around `center`; its face is drawn when it is turned less than 80°."""
     half_wh = np.array([0.056, 0.072]) * unit * rng.uniform(0.95, 1.15)
     rx, ry = half_wh.tolist()
     hair = tuple(np.array(_HAIRS[rng.integers(len(_HAIRS))]) * rng.uniform(0.8, 1.15))
     style = rng.choice(["short", "long", "bald", "hat", "hood"], p=[0.4, 0.27, 0.08, 0.15, 0.1])
     facing = abs(turn) < np.deg2rad(80)
     canvas.limb(
-        centre + np.array([0, ry * 0.5]), centre + np.array([0, ry * 1.35]), (rx * 0.95, rx * 1.05), tuple(skin), 0.85
+        center + np.array([0, ry * 0.5]), center + np.array([0, ry * 1.35]), (rx * 0.95, rx * 1.05), tuple(skin), 0.85
     )
     back = tuple(coat * 0.92) if style == "hood" else tuple(skin) if style == "bald" else hair
     if style == "long":
         canvas.ellipse(
-            centre + np.array([-np.sin(turn) * rx * 0.3, ry * 0.35]), (rx * 1.12, ry * 1.25), hair, 0.9, HEAD
+            center + np.array([-np.sin(turn) * rx * 0.3, ry * 0.35]), (rx * 1.12, ry * 1.25), hair, 0.9, HEAD
         )
-    canvas.ellipse(centre, (rx * (1.12 if style == "hood" else 1.0), ry), back, 1.0, HEAD)
+    canvas.ellipse(center, (rx * (1.12 if style == "hood" else 1.0), ry), back, 1.0, HEAD)
     if style != "hood" and np.cos(turn) < 0.75:  # the ear
         canvas.ellipse(
-            centre - np.array([np.sin(turn) * rx * 0.35 * np.sign(np.cos(turn) or 1), -0.05 * ry]),
+            center - np.array([np.sin(turn) * rx * 0.35 * np.sign(np.cos(turn) or 1), -0.05 * ry]),
             (rx * 0.16, ry * 0.17),
             tuple(skin),
             0.9,
@@ -125,13 +125,13 @@ def _draw_head(
         )
     if facing:
         shift, narrow = np.sin(turn) * rx * 0.42, 0.62 + 0.2 * np.cos(turn)
-        middle = centre + np.array([shift, ry * 0.14])
+        middle = center + np.array([shift, ry * 0.14])
         canvas.ellipse(middle, (rx * narrow, ry * 0.84), tuple(skin), 1.0, FACE)
         _draw_features(canvas, middle, (rx, ry), turn, skin, hair, rng)
         if style in ("short", "long", "hat"):  # the hair line
             brow = (np.pi * 1.08, np.pi * 1.92)
             canvas.ellipse(
-                centre + np.array([shift * 0.6, -ry * 0.02]),
+                center + np.array([shift * 0.6, -ry * 0.02]),
                 (rx * (narrow + 0.12), ry * 0.97),
                 hair,
                 1.0,
@@ -141,9 +141,9 @@ def _draw_head(
     if style == "hat":
         cap = tuple(np.array(_CLOTHES[rng.integers(len(_CLOTHES))]))
         canvas.ellipse(
-            centre - np.array([0, ry * 0.35]), (rx * 1.08, ry * 0.78), cap, 1.0, HEAD, arc=(np.pi, 2 * np.pi)
+            center - np.array([0, ry * 0.35]), (rx * 1.08, ry * 0.78), cap, 1.0, HEAD, arc=(np.pi, 2 * np.pi)
         )
-        brim = centre + np.array([np.sin(turn) * rx * 0.7, -ry * 0.36])
+        brim = center + np.array([np.sin(turn) * rx * 0.7, -ry * 0.36])
         canvas.ellipse(brim, (rx * 0.95, ry * 0.1), cap, 0.75, HEAD)
 
 
@@ -153,7 +153,7 @@ def _draw_features(
     radii: tuple[float, float],
     turn: float,
     skin: Floats,
-    hair: Colour,
+    hair: Color,
     rng: np.random.Generator,
 ) -> None:
     """Eyes, brows, nose and mouth on a face around `middle`; `radii` are those of the head."""

@@ -28,7 +28,7 @@ from depers.street_scenes.cars import BODY, PLATE, Car, draw_car
 from depers.street_scenes.people import FACE, HEAD, Person, draw_person
 
 SIZES_WH = ((720, 405), (640, 480), (512, 512), (640, 360), (480, 640), (576, 432), (800, 450))
-"""The sizes of pictures to choose from, in pixels."""
+"""The sizes of images to choose from, in pixels."""
 
 _STAGE = 1  # this module's branch of the seed tree
 _PARTS = 4  # numbers that one thing takes in the owner map: body, head, face, plate
@@ -122,7 +122,7 @@ def _furnish(
     """Who and what stands where, as (x, z, thing) in metres; `depth` is that of the houses of a crossroad."""
     things: list[tuple[float, float, Car | Person | str]] = []
     taken: list[tuple[float, float, float]] = []
-    wide = camera.size_wh[0] / 2 / camera.focal  # half the picture's width at 1 m
+    wide = camera.size_wh[0] / 2 / camera.focal  # half the image's width at 1 m
     far = min(depth - 0.8 if depth else 45.0, 45.0)
     nearest = max(camera.focal * camera.height / (camera.size_wh[1] * 1.35 - camera.horizon), 2.4)
 

@@ -1,7 +1,7 @@
-"""What synthesis has to choose from: the bank's backgrounds and sprites, and where things are in real pictures.
+"""What synthesis has to choose from: the bank's backgrounds and sprites, and where things are in real images.
 
-What pictures share (a background, a pool of sprites) hangs on the seed and the number of their block, never on how many
-pictures there will be.
+What images share (a background, a pool of sprites) hangs on the seed and the number of their block, never on how many
+images there will be.
 """
 
 from collections import defaultdict
@@ -22,16 +22,16 @@ from depers.synthesis.instances import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
 from depers.synthesis.occlusion import Box
 
 _BACKGROUNDS, _POOL = 10, 11  # branches of the seed tree; those of `depers.planning` follow
-_POOL_SIZE = 128  # sprites that the pictures of a block choose from, each decoded once for several of them
+_POOL_SIZE = 128  # sprites that the images of a block choose from, each decoded once for several of them
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _MAX_PLACES = 200  # of a group, and of a kind in a block
 _OF_SCENE = ["path", "source", "width", "height", "group", "labels", "scene"]
 
 
 class Material(NamedTuple):
-    """What there is to choose from. `sprites`: rows of the bank without pictures, with `part`, sorted by it.
+    """What there is to choose from. `sprites`: rows of the bank without images, with `part`, sorted by it.
 
-    `backgrounds`: the used ones; `scenes` int64 (N,): how many objects a real picture has; `weights` float64 (N,): how
+    `backgrounds`: the used ones; `scenes` int64 (N,): how many objects a real image has; `weights` float64 (N,): how
     often each sprite is wanted.
     """
 
@@ -43,7 +43,7 @@ class Material(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where objects are in real pictures, also those that were too small to be cut: a row for each, sorted by kind.
+    """Where objects are in real images, also those that were too small to be cut: a row for each, sorted by kind.
 
     `values` float32 (N, 3) as `Place`; `kinds` int64 (N,) as `Sprite.kind`; `by_group`: the rows of each group.
     """
@@ -66,7 +66,7 @@ class Places(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Sprites, some of them more than once, the same by their kinds, and where those are in pictures of any group."""
+    """Sprites, some of them more than once, the same by their kinds, and where those are in images of any group."""
 
     sprites: Sequence[Sprite]
     alike: Mapping[int, Sequence[Sprite]]
@@ -103,33 +103,33 @@ def sprite_weights(labels: Sequence[Sequence[int]], balance: float) -> NDArray[n
     return np.array([rare[list(found)].max() for found in labels], np.float64)
 
 
-def make_material(pictures: pa.Table, sprites: pa.Table, balance: float) -> Material:
-    """The bank ready to be drawn from: all its `pictures`, as `bank.BACKGROUNDS`, and its sprites, sorted by `part`."""
+def make_material(images: pa.Table, sprites: pa.Table, balance: float) -> Material:
+    """The bank ready to be drawn from: all its `images`, as `bank.BACKGROUNDS`, and its sprites, sorted by `part`."""
     ids = sprites["labels"].combine_chunks()
     flat = ids.flatten().field("class_id").to_numpy(zero_copy_only=False)
     bounds = ids.offsets.to_numpy()
     bounds = bounds - bounds[0]
     labels = [flat[low:high].tolist() for low, high in pairwise(bounds)]
-    used = pictures.filter(pc.equal(pictures["status"], bank.USED)).sort_by("path")
-    scenes = pictures["objects"].drop_null().to_numpy().astype(np.int64)
+    used = images.filter(pc.equal(images["status"], bank.USED)).sort_by("path")
+    scenes = images["objects"].drop_null().to_numpy().astype(np.int64)
     # One chunk each: rows are taken from them again and again.
-    weights, places = sprite_weights(labels, balance), find_places(pictures)
+    weights, places = sprite_weights(labels, balance), find_places(images)
     return Material(used.combine_chunks(), sprites.combine_chunks(), scenes, weights, places)
 
 
-def find_places(pictures: pa.Table) -> Places:
-    """The places of all outer labels of the bank's `pictures`."""
-    scenes = pictures["scene"].combine_chunks()
+def find_places(images: pa.Table) -> Places:
+    """The places of all outer labels of the bank's `images`."""
+    scenes = images["scene"].combine_chunks()
     flat, rows = scenes.flatten(), scenes.value_parent_indices().to_numpy()
     outer = flat.field("outer").to_numpy(zero_copy_only=False)
     x0, y0, x1, y1 = (flat.field(name).to_numpy()[outer] for name in ("x_min", "y_min", "x_max", "y_max"))
     rows = rows[outer]
-    width, height = (pictures[name].to_numpy()[rows] for name in ("width", "height"))
+    width, height = (images[name].to_numpy()[rows] for name in ("width", "height"))
     values = np.column_stack([(x0 + x1) / 2 / width, y1 / height, (y1 - y0) / height]).astype(np.float32)
     cut = flat.field("truncated").to_numpy(zero_copy_only=False)[outer]
     kinds = kind_of(flat.field("class_id").to_numpy()[outer].astype(np.int64), cut)
     order = np.argsort(kinds, kind="stable")
-    groups = pictures["group"].combine_chunks().dictionary_encode()
+    groups = images["group"].combine_chunks().dictionary_encode()
     codes = groups.indices.to_numpy()[rows[order]]
     by_code = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[by_code], np.arange(len(groups.dictionary) + 1))
@@ -165,7 +165,7 @@ def to_sprite(row: Mapping[str, Any]) -> Sprite:
 
 
 def background_number(seed: int, count: int, group: int) -> int:
-    """The background of the `group`-th handful of pictures: all `count` in turn, each time in another order."""
+    """The background of the `group`-th handful of images: all `count` in turn, each time in another order."""
     return int(_order(seed, count, group // count)[group % count])
 
 
@@ -175,7 +175,7 @@ def _order(seed: int, count: int, turn: int) -> NDArray[np.int64]:
 
 
 def draw_pool(material: Material, seed: int, block: int) -> Pool:
-    """What the pictures of a block choose from."""
+    """What the images of a block choose from."""
     rng = random_for(seed, _POOL, block)
     starts, weights = _parts(material.sprites), material.weights
     totals = np.add.reduceat(weights, starts[:-1])

@@ -1,6 +1,6 @@
-"""Seams: how a patch goes into a picture so that its edge does not say "object".
+"""Seams: how a patch goes into an image so that its edge does not say "object".
 
-All of it happens in one plane of a picture (`planes.Plane`, uint8 (H, W) or (H, W, 2)), in the pixels of that plane.
+All of it happens in one plane of an image (`planes.Plane`, uint8 (H, W) or (H, W, 2)), in the pixels of that plane.
 
 Dwibedi et al. 2017, "Cut, Paste and Learn": a detector learns the seam unless it varies; Pérez et al. 2003, "Poisson
 Image Editing".
@@ -114,7 +114,7 @@ def lay(
 
 
 def _around(inner: tuple[int, int, int, int], width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """The strips above, below, left and right of a box in a picture, x_min, y_min, x_max, y_max, those not empty."""
+    """The strips above, below, left and right of a box in an image, x_min, y_min, x_max, y_max, those not empty."""
     x0, y0, x1, y1 = inner
     strips = (0, 0, width, y0), (0, y1, width, height), (0, y0, x0, y1), (x1, y0, width, y1)
     return [strip for strip in strips if strip[2] > strip[0] and strip[3] > strip[1]]
@@ -139,9 +139,9 @@ def ring_difference(patch: Plane, ground: Plane, inner: tuple[int, int, int, int
 
 
 def shift(patch: Plane, added: Sequence[float]) -> Plane:
-    """The patch with a colour added, in whole levels, saturating."""
+    """The patch with a color added, in whole levels, saturating."""
     levels = [round(each) for each in added]
-    if patch.shape[1] == 1:  # OpenCV takes the numbers of a colour for a column of four where there is one
+    if patch.shape[1] == 1:  # OpenCV takes the numbers of a color for a column of four where there is one
         return np.asarray(np.clip(patch + np.array(levels), 0, 255), np.uint8)
     for sign, how in ((1, cv2.add), (-1, cv2.subtract)):  # fast for what is not negative
         if any(sign * each > 0 for each in levels):
@@ -156,7 +156,7 @@ def poisson(
     pixels: tuple[int, int, int, int],
     shape: str,
 ) -> Plane:
-    """The patch's gradients inside the edge, the ground's colours around: seamless cloning; both are at `pixels`.
+    """The patch's gradients inside the edge, the ground's colors around: seamless cloning; both are at `pixels`.
 
     What cloning adds to a patch is smooth, so it is found in a small copy and added to the full one.
     """

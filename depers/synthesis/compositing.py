@@ -1,4 +1,4 @@
-"""Renders one synthetic picture: plan row + decoded background + cut-out pictures → pixels → JPEG.
+"""Renders one synthetic image: plan row + decoded background + cut-out images → pixels → JPEG.
 
 A pure function of these; everything it decides nothing about is in the plan.
 """
@@ -15,39 +15,39 @@ from depers.imaging.ycbcr import Plane, Planes
 from depers.synthesis import blending
 
 NOISE_TILE = 1024
-"""Side in pixels of the tile of noise that is laid over pictures, again and again."""
+"""Side in pixels of the tile of noise that is laid over images, again and again."""
 _NOISE_SEED = 20170807
 _LUMA_NOISE, _CHROMA_NOISE = 0.9, 0.25  # together, as much as is asked for in red, green and blue
 _STEPS = (1, 2)  # pixels in a row for each sample of luma and of chroma
 
 
-def render(row: Mapping[str, Any], background: Planes, pictures: Sequence[Planes]) -> bytes:
-    """The JPEG of a plan row; `pictures` are those of its objects: sprites `reduced`, of decoys a background."""
-    return planes.encode(finish(compose(row["objects"], background, pictures), row), row["quality"])
+def render(row: Mapping[str, Any], background: Planes, images: Sequence[Planes]) -> bytes:
+    """The JPEG of a plan row; `images` are those of its objects: sprites `reduced`, of decoys a background."""
+    return planes.encode(finish(compose(row["objects"], background, images), row), row["quality"])
 
 
-def compose(objects: Sequence[Mapping[str, Any]], background: Planes, pictures: Sequence[Planes]) -> Planes:
+def compose(objects: Sequence[Mapping[str, Any]], background: Planes, images: Sequence[Planes]) -> Planes:
     """The background with all objects in their places; it is not changed itself."""
     canvas = background.copy()
-    for placed, picture in zip(objects, pictures, strict=True):
-        tint = planes.colour(placed["red"], placed["green"], placed["blue"])
-        for plane, own, colour, step in zip(canvas, picture, tint, _STEPS, strict=True):
-            paint(plane, placed, own, colour, step)
+    for placed, image in zip(objects, images, strict=True):
+        tint = planes.color(placed["red"], placed["green"], placed["blue"])
+        for plane, own, color, step in zip(canvas, image, tint, _STEPS, strict=True):
+            paint(plane, placed, own, color, step)
     return canvas
 
 
-def paint(canvas: Plane, placed: Mapping[str, Any], picture: Plane, tint: Sequence[float], step: int) -> None:
+def paint(canvas: Plane, placed: Mapping[str, Any], image: Plane, tint: Sequence[float], step: int) -> None:
     """Puts one object into a plane, of which only the region within the seam's reach changes.
 
     A sample of the plane stands for `step` × `step` pixels; `tint` is added to each of its channels.
     """
     height, width = canvas.shape[:2]
     left, top, right, bottom = _samples(placed, step)
-    # What of the scaled picture lies in the frame.
+    # What of the scaled image lies in the frame.
     x0, y0, x1, y1 = max(0, left), max(0, top), min(width, right), min(height, bottom)
     if x1 <= x0 or y1 <= y0:
         return
-    patch = scaled(picture, placed, step)[y0 - top : y1 - top, x0 - left : x1 - left]
+    patch = scaled(image, placed, step)[y0 - top : y1 - top, x0 - left : x1 - left]
     edge = placed["x_min"] / step, placed["y_min"] / step, placed["x_max"] / step, placed["y_max"] / step
     reach, how, shape = placed["reach"] / step, placed["blending"], placed["shape"]
     ground = canvas[y0:y1, x0:x1]
@@ -66,7 +66,7 @@ def paint(canvas: Plane, placed: Mapping[str, Any], picture: Plane, tint: Sequen
 
 
 def _samples(placed: Mapping[str, Any], step: int) -> tuple[int, int, int, int]:
-    """The samples that a placed picture has a part in, x_min, y_min, x_max, y_max."""
+    """The samples that a placed image has a part in, x_min, y_min, x_max, y_max."""
     x, y = placed["x"], placed["y"]
     return x // step, y // step, -(-(x + placed["width"]) // step), -(-(y + placed["height"]) // step)
 
@@ -74,7 +74,7 @@ def _samples(placed: Mapping[str, Any], step: int) -> tuple[int, int, int, int]:
 def _whole(
     edge: tuple[float, float, float, float], grown: float, frame: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
-    """The pixels whose centres lie in `edge`, grown on all sides, counted from the corner of `frame` and inside it."""
+    """The pixels whose centers lie in `edge`, grown on all sides, counted from the corner of `frame` and inside it."""
     (x0, y0, x1, y1), (x_min, y_min, x_max, y_max) = frame, edge
     return (
         max(0, round(x_min - grown) - x0),
@@ -92,26 +92,26 @@ def reduction(placed: Mapping[str, Any]) -> int:
     return 1 << max(0, int(by).bit_length() - 1)
 
 
-def reduced(picture: Planes, by: int) -> Planes:
-    """The picture with the means of squares of `by` samples."""
-    return Planes(planes.reduced(picture.luma, by), planes.reduced(picture.chroma, by))
+def reduced(image: Planes, by: int) -> Planes:
+    """The image with the means of squares of `by` samples."""
+    return Planes(planes.reduced(image.luma, by), planes.reduced(image.chroma, by))
 
 
-def scaled(picture: Plane, placed: Mapping[str, Any], step: int) -> Plane:
+def scaled(image: Plane, placed: Mapping[str, Any], step: int) -> Plane:
     """The part of a plane, reduced by `reduction`, that is pasted, in its size in the scene, as `_samples`.
 
-    A sample of it stands for `step` × `step` pixels. Where the picture begins or ends within one of chroma, it is
+    A sample of it stands for `step` × `step` pixels. Where the image begins or ends within one of chroma, it is
     stretched to all of that.
     """
     x, y, width, height = (placed[f"source_{name}"] for name in ("x", "y", "width", "height"))
     left, top, right, bottom = _samples(placed, step)
     by, size = reduction(placed), (right - left, bottom - top)
-    part = picture if by > 1 else picture[y // step : -(-(y + height) // step), x // step : -(-(x + width) // step)]
+    part = image if by > 1 else image[y // step : -(-(y + height) // step), x // step : -(-(x + width) // step)]
     if size == (part.shape[1], part.shape[0]):
         return part
     if by == 1 or (width % (by * step) == 0 and height % (by * step) == 0):
         return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR))
-    # The last row and column are only partly the picture's.
+    # The last row and column are only partly the image's.
     scale_x, scale_y = width / placed["width"], height / placed["height"]
     first_x, first_y = ((left + 0.5) * step - placed["x"]) * scale_x, ((top + 0.5) * step - placed["y"]) * scale_y
     back = np.array([[scale_x / by, 0, first_x / step / by - 0.5], [0, scale_y / by, first_y / step / by - 0.5]])
@@ -120,7 +120,7 @@ def scaled(picture: Plane, placed: Mapping[str, Any], step: int) -> Plane:
 
 
 def finish(canvas: Planes, row: Mapping[str, Any]) -> Planes:
-    """Blur and noise over the whole picture, so that pasted and real pixels have had the same done to them."""
+    """Blur and noise over the whole image, so that pasted and real pixels have had the same done to them."""
     if row["blur"] > 0:
         blurred = (
             cv2.GaussianBlur(plane, (3, 3), row["blur"] / step) for plane, step in zip(canvas, _STEPS, strict=True)

@@ -1,6 +1,6 @@
 """What is pasted: sprites, places in scenes, and a sprite in its place, with its seam and its labels.
 
-Scalars instead of arrays: a picture holds about ten things, and a plan a million pictures.
+Scalars instead of arrays: an image holds about ten things, and a plan a million images.
 """
 
 import math
@@ -19,11 +19,11 @@ MAX_ENLARGEMENT = 1.5
 MIN_SIDE = 3.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
-_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the picture; along the ground things move freely, in depth hardly
+_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the image; along the ground things move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
-    """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its picture), the outer first.
+    """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its image), the outer first.
 
     `kind` is the same for what is placed alike. `hull` is the box around all labels; `heights` says how high in pixels
     the outer one may be made, `aspect` is its width as a share of its height, and `cut` says on which sides (left, top,
@@ -42,16 +42,16 @@ class Sprite(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where and how large a thing stands: its middle, its lower edge and its height, as shares of the picture's."""
+    """Where and how large a thing stands: its middle, its lower edge and its height, as shares of the image's."""
 
-    centre_x: float
+    center_x: float
     foot_y: float
     height: float
 
 
 @dataclass(eq=False)
 class Thing:
-    """A sprite or a decoy in its place: `corner_xy` and `size_wh` of its scaled picture, `outer` the box around its
+    """A sprite or a decoy in its place: `corner_xy` and `size_wh` of its scaled image, `outer` the box around its
     labels in the scene, which is opaque.
 
     `reach` is how many pixels its seam may be wide, half of it on either side of the edge of `region`. `covers` are
@@ -97,7 +97,7 @@ def near(place: Place, uniform: Uniform) -> Place:
 
 
 def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
-    """A place drawn from the whole picture, in the sprite's own size: the rule of the original."""
+    """A place drawn from the whole image, in the sprite's own size: the rule of the original."""
     box = sprite.labels[0][1]
     height = (box[3] - box[1]) / size_wh[1]
     half = (box[2] - box[0]) / size_wh[0] / 2
@@ -106,7 +106,7 @@ def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Plac
 
 
 def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing | None:
-    """The sprite at a place, `factor` times as high as that says, but inside the picture; None if a label vanished.
+    """The sprite at a place, `factor` times as high as that says, but inside the image; None if a label vanished.
 
     What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
     the seam may take.
@@ -123,7 +123,7 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
     scale_x, scale_y = wide / own_width, high / own_height
     x0, y0, x1, y1 = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
     left, top, right, bottom = sprite.cut
-    x = _along(place.centre_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, left, right)
+    x = _along(place.center_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, left, right)
     y = _along(place.foot_y * height - main_y1 * scale_y, y0, y1, height, top, bottom)
     # There is nothing to be seen of a seam beyond the frame.
     least = min(
@@ -134,7 +134,7 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
 
 
 def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
-    """The corner's coordinate along one side, so that `low`…`high` of the scaled picture lies inside the frame."""
+    """The corner's coordinate along one side, so that `low`…`high` of the scaled image lies inside the frame."""
     first, last = math.ceil(-low), math.floor(side - high)
     if last < first:  # as long as the side, up to rounding
         return math.floor(-low)
@@ -145,7 +145,7 @@ def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut
 
 def about(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
     """The outer box of what `put` gives, where neither the sprite nor the frame sets limits."""
-    high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.centre_x * size_wh[0]
+    high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.center_x * size_wh[0]
     half = high * sprite.aspect / 2
     return middle - half, foot - high, middle + half, foot
 

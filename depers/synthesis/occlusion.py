@@ -1,6 +1,6 @@
-"""Boxes in a picture, and what of them others leave to be seen: scalars instead of arrays, for there are few at a time.
+"""Boxes in an image, and what of them others leave to be seen: scalars instead of arrays, for there are few at a time.
 
-A box is a tuple x_min, y_min, x_max, y_max in pixels of the picture.
+A box is a tuple x_min, y_min, x_max, y_max in pixels of the image.
 """
 
 import math
@@ -23,7 +23,7 @@ def area(box: Box) -> float:
 
 
 def clip(box: Box, size_wh: tuple[int, int]) -> Box:
-    """The part of a box that lies in the picture."""
+    """The part of a box that lies in the image."""
     width, height = size_wh
     x0, y0, x1, y1 = box
     if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:  # as most
@@ -32,7 +32,7 @@ def clip(box: Box, size_wh: tuple[int, int]) -> Box:
 
 
 def whole(box: Box) -> Box:
-    """The pixels whose centres lie in a box."""
+    """The pixels whose centers lie in a box."""
     return round(box[0]), round(box[1]), round(box[2]), round(box[3])
 
 

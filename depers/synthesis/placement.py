@@ -1,4 +1,4 @@
-"""How things are arranged in one picture: who stands where, who covers whom, and what is left out for that."""
+"""How things are arranged in one image: who stands where, who covers whom, and what is left out for that."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -128,10 +128,10 @@ def exchange(
     rules: Rules,
     uniform: Uniform,
 ) -> list[Thing]:
-    """Sprites over a picture's `own` things (kind, name of its sprite, box), each covered by another of its kind that
+    """Sprites over an image's `own` things (kind, name of its sprite, box), each covered by another of its kind that
     is hardly larger.
 
-    What fits none of eight sprites, or would hide half of a neighbour, is left alone.
+    What fits none of eight sprites, or would hide half of a neighbor, is left alone.
     """
     things: list[Thing] = []
     for kind, name, box in own:

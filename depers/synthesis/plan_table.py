@@ -1,7 +1,7 @@
-"""The plan of a synthesis: every decision, a row per picture, and so the provenance of every pasted pixel.
+"""The plan of a synthesis: every decision, a row per image, and so the provenance of every pasted pixel.
 
-OUT/plan/NNNNNN.parquet holds the pictures of 64 blocks, a row group for each. Picture `index` is the same in every plan
-with the same bank, options and seed, however many pictures that has.
+OUT/plan/NNNNNN.parquet holds the images of 64 blocks, a row group for each. Image `index` is the same in every plan
+with the same bank, options and seed, however many images that has.
 """
 
 import io
@@ -19,10 +19,10 @@ from depers.errors import UserError
 VERSION = 3
 """Of what a row means; the plan of another version is refused, since other pixels would come of it."""
 BLOCK = 64
-"""Pictures that share a pool of sprites and a few backgrounds, and are rendered together."""
+"""Images that share a pool of sprites and a few backgrounds, and are rendered together."""
 BLOCKS_PER_PART = 64
 FOLDER = "synthetic"
-"""Where the pictures are, below the folder of their split."""
+"""Where the images are, below the folder of their split."""
 BLENDINGS = ("hard", "feathered", "gaussian", "poisson")
 SHAPES = ("box", "rounded", "oval")
 
@@ -30,30 +30,30 @@ _BOX = [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
 OBJECT = pa.struct(
     [
         ("sprite", pa.string()),  # its id; null: a decoy, a patch of another background
-        ("picture", pa.string()),  # below EXTRACTED: the sprite's part, or the decoy's background
+        ("image", pa.string()),  # below EXTRACTED: the sprite's part, or the decoy's background
         *((name, pa.int32()) for name in ("source_x", "source_y", "source_width", "source_height")),  # a decoy's patch
-        *((name, pa.int32()) for name in ("x", "y", "width", "height")),  # where the whole picture goes, scaled
+        *((name, pa.int32()) for name in ("x", "y", "width", "height")),  # where the whole image goes, scaled
         *_BOX,  # the box of the edge: inside of it the object gives more than half of each pixel, outside less
         ("shape", pa.string()),  # of the edge in that box, one of SHAPES
         ("reach", pa.float32()),  # the seam's width across the edge, pixels
         ("blending", pa.string()),  # one of BLENDINGS
-        ("match", pa.float32()),  # share of the difference to the surroundings' colour that is taken over, 0…1
+        ("match", pa.float32()),  # share of the difference to the surroundings' color that is taken over, 0…1
         *((name, pa.float32()) for name in ("red", "green", "blue")),  # added to that
     ]
 )
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
-        ("variant", pa.int32()),  # pictures of one index differ in their blendings only
+        ("variant", pa.int32()),  # images of one index differ in their blendings only
         ("background", pa.string()),  # below EXTRACTED
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("objects", pa.list_(OBJECT)),  # in the order in which they are painted
         ("labels", pa.list_(pa.struct([*LABEL, ("object", pa.int32())]))),  # object -1: in the background, real
         ("wanted", pa.int32()),  # objects; those that found no place are missing
-        ("blur", pa.float32()),  # standard deviation in pixels, over the whole picture; 0: none
+        ("blur", pa.float32()),  # standard deviation in pixels, over the whole image; 0: none
         ("noise", pa.int32()),  # standard deviation in gray levels; 0: none
-        ("noise_x", pa.int32()),  # where in the tile of noise the picture begins
+        ("noise_x", pa.int32()),  # where in the tile of noise the image begins
         ("noise_y", pa.int32()),
         ("quality", pa.int32()),  # of the JPEG
     ]
@@ -107,5 +107,5 @@ def open_part(uri: str) -> Any:
 
 
 def file_name(index: int, variant: int, variants: int) -> str:
-    """The picture's path below its split, without suffix; no folder holds more than 1000 indices."""
+    """The image's path below its split, without suffix; no folder holds more than 1000 indices."""
     return f"{FOLDER}/{index // 1000:06d}/{index:09d}" + (f"-{variant}" if variants > 1 else "")

@@ -1,7 +1,7 @@
-"""Decides what every synthetic picture shows, without looking at a pixel: bank and seed → rows of the plan.
+"""Decides what every synthetic image shows, without looking at a pixel: bank and seed → rows of the plan.
 
-The random numbers of a picture depend on the seed and its index only, those of what pictures share (background, pool
-of sprites) on the seed and the block's number: never on how many pictures there will be.
+The random numbers of an image depend on the seed and its index only, those of what images share (background, pool
+of sprites) on the seed and the block's number: never on how many images there will be.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ from depers.synthesis.placement import Rules, exchange, place_all
 _IMAGE, _SEAMS = 12, 13  # branches of the seed tree; those of `depers.material` come before
 _OWN_CAMERA = 0.85  # how often a place is taken from the background's own group, where its camera is the same
 _TRIES = 8
-_TINT = 10.0  # gray levels: how far apart the colours added to an object may be
+_TINT = 10.0  # gray levels: how far apart the colors added to an object may be
 _SOFTNESS = {"hard": 0.0, "feathered": 1.0, "gaussian": 1.0, "poisson": 1.0}
 PLACEMENTS = ("scene", "exchange", "uniform")
 
 
 class Recipe(NamedTuple):
-    """What is wanted of the pictures; see the options of `depers synthesize`."""
+    """What is wanted of the images; see the options of `depers synthesize`."""
 
     seed: int
     variants: int
@@ -51,7 +51,7 @@ def uniforms(rng: np.random.Generator) -> Uniform:
 
 
 def plan_block(material: Material, recipe: Recipe, block: int, count: int) -> pa.Table:
-    """The rows of a block's pictures with an index below `count`, see `plan.SCHEMA`."""
+    """The rows of a block's images with an index below `count`, see `plan.SCHEMA`."""
     pool = draw_pool(material, recipe.seed, block)
     rows: list[dict[str, Any]] = []
     scenes: dict[int, Scene] = {}
@@ -65,11 +65,11 @@ def plan_block(material: Material, recipe: Recipe, block: int, count: int) -> pa
     for index in range(block * plan.BLOCK, min((block + 1) * plan.BLOCK, count)):
         group = index // recipe.per_background
         # The next handful's background, which has to be decoded anyway, gives the decoys.
-        rows += plan_picture(material, recipe, index, scene(group), scene(group + 1), pool)
+        rows += plan_image(material, recipe, index, scene(group), scene(group + 1), pool)
     return plan.to_table(rows)
 
 
-def plan_picture(
+def plan_image(
     material: Material,
     recipe: Recipe,
     index: int,
@@ -77,7 +77,7 @@ def plan_picture(
     other: Scene,
     pool: Pool,
 ) -> list[dict[str, Any]]:
-    """The rows of one picture, one for each variant."""
+    """The rows of one image, one for each variant."""
     uniform = uniforms(random_for(recipe.seed, _IMAGE, index))
     effects = _effects(recipe, uniform)
     exchanged: list[Thing] = []
@@ -111,16 +111,16 @@ def plan_picture(
     for thing in things:
         thing.covers = [cover for cover in thing.covers if not cover.decoy or patches[cover]]
     others = (uniforms(random_for(recipe.seed, _SEAMS, index, variant)) for variant in range(1, recipe.variants))
-    picture = {"index": index, "background": scene.path, "width": scene.size_wh[0], "height": scene.size_wh[1]}
-    picture |= {"wanted": count, "quality": recipe.quality, **effects}
+    image = {"index": index, "background": scene.path, "width": scene.size_wh[0], "height": scene.size_wh[1]}
+    image |= {"wanted": count, "quality": recipe.quality, **effects}
     return [
-        picture | {"variant": variant, **_seams(recipe, things, patches, other.path, scene, exchanged, random)}
+        image | {"variant": variant, **_seams(recipe, things, patches, other.path, scene, exchanged, random)}
         for variant, random in enumerate([uniform, *others])
     ]
 
 
 def _wanted(material: Material, recipe: Recipe, scene: Scene, uniform: Uniform) -> int:
-    """How many objects to paste: as many as some real picture has, of which those that are there count."""
+    """How many objects to paste: as many as some real image has, of which those that are there count."""
     if recipe.objects is not None:
         return recipe.objects
     count = int(material.scenes[int(uniform() * len(material.scenes))])
@@ -159,7 +159,7 @@ def _patch(decoy: Thing, other: Scene, uniform: Uniform) -> tuple[int, int, int,
 
 
 def _effects(recipe: Recipe, uniform: Uniform) -> dict[str, Any]:
-    """What is done to the whole picture in the end: some are a little soft, most are a little noisy."""
+    """What is done to the whole image in the end: some are a little soft, most are a little noisy."""
     blur = 0.4 + 0.5 * uniform() if uniform() < 0.15 else 0.0
     noise = (0, 0, 1, 1, 2, 3)[int(uniform() * 6)]
     x, y = int(uniform() * 1024), int(uniform() * 1024)
@@ -212,7 +212,7 @@ def _seams(
         objects.append(
             {
                 "sprite": None if thing.decoy else thing.sprite.id,
-                "picture": other if thing.decoy else thing.sprite.part,
+                "image": other if thing.decoy else thing.sprite.part,
                 **{"source_x": patch[0], "source_y": patch[1], "source_width": patch[2], "source_height": patch[3]},
                 **{"x": thing.corner_xy[0], "y": thing.corner_xy[1]},
                 **{"width": thing.size_wh[0], "height": thing.size_wh[1]},

@@ -1,4 +1,4 @@
-"""Plans and renders blocks of synthetic pictures: what a worker does, from the bank to files in OUT.
+"""Plans and renders blocks of synthetic images: what a worker does, from the bank to files in OUT.
 
 OUT/images/train/synthetic/NNNNNN/…jpg and OUT/labels/train/synthetic/NNNNNN/…txt, or OUT/shards/train-NNNNNN.tar
 """
@@ -20,7 +20,7 @@ from depers.boxes import to_normalized_xywh
 from depers.datasets import sprite_bank as bank
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
-from depers.imaging import decoding as images
+from depers.imaging import decoding
 from depers.imaging import ycbcr as jpeg_planes
 from depers.imaging import ycbcr as planes
 from depers.imaging.headers import open_header, orientation_of
@@ -36,18 +36,18 @@ from depers.synthesis.assets import Material
 from depers.synthesis.statistics import Tally
 
 RECORD = pa.schema([("path", pa.string()), ("objects", pa.int32()), ("labels", pa.int32()), ("bytes", pa.int64())])
-"""A unit's record: a row per picture."""
+"""A unit's record: a row per image."""
 SHARD_BLOCKS = 16
-"""Blocks in a tar: about a thousand pictures."""
+"""Blocks in a tar: about a thousand images."""
 _SHOWN = 24
 _DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
 _READ_PARTS = 8  # what a block chooses from
-_DECODED_BACKGROUNDS = 3  # pictures come in the order of their backgrounds
+_DECODED_BACKGROUNDS = 3  # images come in the order of their backgrounds
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 class Job(NamedTuple):
-    """Where a job's pictures go, and how many: `scenes`, each in `variants`. Travels to the workers."""
+    """Where a job's images go, and how many: `scenes`, each in `variants`. Travels to the workers."""
 
     out: str
     scenes: int
@@ -67,8 +67,8 @@ class Job(NamedTuple):
         blocks = -(-self.scenes // plan.BLOCK)
         return [(first, min(first + size, blocks)) for first in range(0, blocks, size)]
 
-    def pictures(self, first: int, last: int) -> int:
-        """How many pictures are in blocks `first` to `last` (not included)."""
+    def images(self, first: int, last: int) -> int:
+        """How many images are in blocks `first` to `last` (not included)."""
         return (min(last * plan.BLOCK, self.scenes) - first * plan.BLOCK) * self.variants
 
 
@@ -105,10 +105,10 @@ class Renderer:
         self._held = 0
 
     def __call__(self, row: dict[str, Any]) -> bytes:
-        """The JPEG of a row. Raises UserError where a picture of the extraction is missing or damaged."""
-        pictures = [self._sprite(placed) if placed["sprite"] else self._background(placed["picture"])
+        """The JPEG of a row. Raises UserError where an image of the extraction is missing or damaged."""
+        images = [self._sprite(placed) if placed["sprite"] else self._background(placed["image"])
                     for placed in row["objects"]]  # fmt: skip
-        return compositing.render(row, self._background(row["background"]), pictures)
+        return compositing.render(row, self._background(row["background"]), images)
 
     def _decode_background(self, path: str) -> Planes:
         uri = storage.join(self._extracted.root, path)
@@ -116,26 +116,26 @@ class Renderer:
             data = storage.read_bytes(uri)
             upright = orientation_of(open_header(data, float("inf"))) == 1
             return (jpeg_planes.decode(data) if upright else None) or planes.of_rgb(
-                images.decode(data, float("inf")).rgb()
+                decoding.decode(data, float("inf")).rgb()
             )
-        except (OSError, images.ImageError) as error:
+        except (OSError, decoding.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
     def _sprite(self, placed: dict[str, Any]) -> Planes:
-        """A sprite's picture; those decoded first make room for it where there are too many bytes of them."""
+        """A sprite's image; those decoded first make room for it where there are too many bytes of them."""
         sprite, by = key = placed["sprite"], compositing.reduction(placed)
         if key not in self._sprites:
             if (sprite, 1) not in self._sprites:
-                self._keep((sprite, 1), self._decode_sprite(placed["picture"], sprite))
+                self._keep((sprite, 1), self._decode_sprite(placed["image"], sprite))
             if by > 1:
                 self._keep(key, compositing.reduced(self._sprites[sprite, 1], by))
         return self._sprites[key]
 
-    def _keep(self, key: tuple[str, int], picture: Planes) -> None:
-        self._held += picture.nbytes
+    def _keep(self, key: tuple[str, int], image: Planes) -> None:
+        self._held += image.nbytes
         while self._sprites and self._held > _DECODED_BYTES:
             self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
-        self._sprites[key] = picture
+        self._sprites[key] = image
 
     def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
@@ -147,8 +147,8 @@ class Renderer:
 
     def _read_part(self, part: str) -> dict[str, Any]:
         """The JPEGs of the sprites in a part, by their ids."""
-        table = bank.read_part(self._extracted, part, ("id", "picture"))
-        return dict(zip(table["id"].to_pylist(), table["picture"], strict=True))
+        table = bank.read_part(self._extracted, part, ("id", "image"))
+        return dict(zip(table["id"].to_pylist(), table["image"], strict=True))
 
 
 def label_text(row: dict[str, Any]) -> bytes:
@@ -171,7 +171,7 @@ def _renderer(extracted: bank.Extracted, job: Job) -> Renderer:
 
 
 def render_blocks(extracted: bank.Extracted, job: Job, first: int, last: int) -> int:
-    """Makes the pictures of blocks `first` to `last` (not included) and their record, last. Gives their number."""
+    """Makes the images of blocks `first` to `last` (not included) and their record, last. Gives their number."""
     cv2.setNumThreads(1)  # one task per core
     rows: list[dict[str, Any]] = []
     write = _write_shard if job.shards else _write_files
@@ -188,7 +188,7 @@ def unit_name(first: int) -> str:
 def _rendered(
     extracted: bank.Extracted, job: Job, first: int, last: int, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, JPEG and label text of each picture; adds to the record's `rows`."""
+    """Name, JPEG and label text of each image; adds to the record's `rows`."""
     render = _renderer(extracted, job)
     for block in range(first, last):
         for row in read_block(job.out, block):
@@ -198,17 +198,17 @@ def _rendered(
             yield name, data, label_text(row)
 
 
-def _write_files(job: Job, _: int, pictures: Iterator[tuple[str, bytes, bytes]]) -> None:
-    for name, data, text in pictures:
+def _write_files(job: Job, _: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
+    for name, data, text in images:
         storage.write_bytes(storage.join(job.out, "labels", "train", f"{name}.txt"), text)
         storage.write_bytes(storage.join(job.out, "images", "train", f"{name}.jpg"), data)
 
 
-def _write_shard(job: Job, first: int, pictures: Iterator[tuple[str, bytes, bytes]]) -> None:
+def _write_shard(job: Job, first: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
     """One tar, whole: NAME.jpg and NAME.txt one after the other, as WebDataset groups them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data, text in pictures:
+        for name, data, text in images:
             for suffix, content in (("jpg", data), ("txt", text)):
                 info = tarfile.TarInfo(f"{name.rpartition('/')[2]}.{suffix}")
                 info.size = len(content)
@@ -217,22 +217,22 @@ def _write_shard(job: Job, first: int, pictures: Iterator[tuple[str, bytes, byte
 
 
 def shard_names(job: Job) -> str | None:
-    """The tars, as WebDataset takes them; None where the pictures are files."""
+    """The tars, as WebDataset takes them; None where the images are files."""
     last = len(job.units()) - 1
     return f"shards/{{000000..{last:06d}}}.tar" if job.shards else None
 
 
 def sheet(extracted: bank.Extracted, job: Job, names: Sequence[str]) -> NDArray[np.uint8]:
-    """Two dozen pictures from all of the run, with their boxes, side by side; uint8 RGB."""
+    """Two dozen images from all of the run, with their boxes, side by side; uint8 RGB."""
     indices = sorted({round(i) for i in np.linspace(0, job.scenes - 1, min(_SHOWN, job.scenes))})
     shown, captions = [], []
     for index in indices:
         row = next(row for row in read_block(job.out, index // plan.BLOCK) if row["index"] == index)
-        picture = images.decode(Renderer(extracted)(row), float("inf")).rgb()
+        image = decoding.decode(Renderer(extracted)(row), float("inf")).rgb()
         found = [names[label["class_id"]] for label in row["labels"]]
         boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
-        least = row["width"] / 16  # the names of small things would hide them; colours tell
+        least = row["width"] / 16  # the names of small things would hide them; colors tell
         texts = [name if box[2] - box[0] > least else "" for name, box in zip(found, boxes, strict=True)]
-        shown.append(drawing.draw_boxes(picture, boxes, texts, [drawing.colour(name) for name in found]))
+        shown.append(drawing.draw_boxes(image, boxes, texts, [drawing.color(name) for name in found]))
         captions.append(f"{plan.file_name(index, 0, job.variants)}.jpg")
     return drawing.contact_sheet(shown, captions, columns=4, cell_wh=(480, 360))

@@ -12,24 +12,24 @@ from depers.synthesis import statistics as tally
 
 
 def make_report(
-    options: Any, extracted: bank.Extracted, real: tally.Tally, made: tally.Tally, pictures: NDArray[np.uint8]
+    options: Any, extracted: bank.Extracted, real: tally.Tally, made: tally.Tally, images: NDArray[np.uint8]
 ) -> str:
-    """The HTML page: a sheet of pictures with their labels, and how they compare with the real ones."""
+    """The HTML page: a sheet of images with their labels, and how they compare with the real ones."""
     asked = [(name.replace("_", "-"), _shown(value)) for name, value in asdict(options).items()]
     lead = (
-        f"{made.pictures} pictures made of {extracted.counts.get('backgrounds', 0)} backgrounds and"
+        f"{made.images} images made of {extracted.counts.get('backgrounds', 0)} backgrounds and"
         f" {extracted.counts.get('sprites', 0)} sprites, with {int(made.classes.sum())} labels."
     )
     counts = [
         ("objects pasted", made.objects), ("objects that found no place", made.wanted - made.objects),
         ("unlabelled decoys", made.decoys), ("labels", int(made.classes.sum())),
     ]  # fmt: skip
-    note = report.paragraph("Real: all labels of the training pictures, also of what was too small to be cut out.")
+    note = report.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
     return report.page(
-        "Synthetic pictures",
+        "Synthetic images",
         lead,
         [
-            ("A sample, with the labels", report.picture(pictures, max_side=2000)),
+            ("A sample, with the labels", report.image(images, max_side=2000)),
             ("Real against synthetic", note + tally.compare(extracted.class_names, real, made)),
             ("Counts", report.table(("what", "how many"), counts)),
             ("Options", report.table(("option", "value"), asked)),

@@ -1,4 +1,4 @@
-"""What labels and scenes are like, as counts that add up: the same for real pictures and for a million made ones."""
+"""What labels and scenes are like, as counts that add up: the same for real images and for a million made ones."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -17,17 +17,17 @@ _SHOWN_CLASSES = 40
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of labels by class id, by side, by middle and foot, and of pictures by their objects; int64 all.
+    """Counts of labels by class id, by side, by middle and foot, and of images by their objects; int64 all.
 
-    Sides are the root of a box's share of the picture; a foot is its lower edge.
+    Sides are the root of a box's share of the image; a foot is its lower edge.
     """
 
     classes: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    centres_x: NDArray[np.int64]
+    centers_x: NDArray[np.int64]
     feet_y: NDArray[np.int64]
     scenes: NDArray[np.int64]
-    pictures: int = 0
+    images: int = 0
     objects: int = 0
     wanted: int = 0
     decoys: int = 0
@@ -36,8 +36,8 @@ class Tally:
     def none(cls, class_count: int) -> "Tally":
         """Nothing counted yet."""
         bins = class_count, len(SIZES) - 1, len(SHARES) - 1, len(SHARES) - 1, len(SCENES) - 1
-        classes, sizes, centres_x, feet_y, scenes = (np.zeros(count, np.int64) for count in bins)
-        return cls(classes, sizes, centres_x, feet_y, scenes)
+        classes, sizes, centers_x, feet_y, scenes = (np.zeros(count, np.int64) for count in bins)
+        return cls(classes, sizes, centers_x, feet_y, scenes)
 
     def plus(self, other: "Tally") -> "Tally":
         """Both together."""
@@ -45,13 +45,13 @@ class Tally:
 
 
 def _count(class_ids: NDArray[np.int64], shares_xyxy: NDArray[np.float64], class_count: int) -> Tally:
-    """Counts of boxes, whose corners (N, 4) are shares of their pictures' sides."""
+    """Counts of boxes, whose corners (N, 4) are shares of their images' sides."""
     x0, y0, x1, y1 = shares_xyxy.T
     return replace(
         Tally.none(class_count),
         classes=np.bincount(class_ids, minlength=class_count).astype(np.int64),
         sizes=np.histogram(np.sqrt((x1 - x0) * (y1 - y0)).clip(SIZES[0], SIZES[-1]), SIZES)[0].astype(np.int64),
-        centres_x=np.histogram(((x0 + x1) / 2).clip(0, 1), SHARES)[0].astype(np.int64),
+        centers_x=np.histogram(((x0 + x1) / 2).clip(0, 1), SHARES)[0].astype(np.int64),
         feet_y=np.histogram(y1.clip(0, 1), SHARES)[0].astype(np.int64),
     )
 
@@ -65,33 +65,33 @@ def _boxes(labels: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.float64]
     return ids, np.column_stack(corners).astype(np.float64), rows.astype(np.int64)
 
 
-def _normalize(corners_xyxy: NDArray[np.float64], pictures: pa.Table, rows: NDArray[np.int64]) -> None:
-    """Turns pixels into shares of the sides of the pictures in those rows, in place."""
+def _normalize(corners_xyxy: NDArray[np.float64], images: pa.Table, rows: NDArray[np.int64]) -> None:
+    """Turns pixels into shares of the sides of the images in those rows, in place."""
     for axis, name in enumerate(("width", "height")):
-        corners_xyxy[:, axis::2] /= pictures[name].to_numpy()[rows][:, None]
+        corners_xyxy[:, axis::2] /= images[name].to_numpy()[rows][:, None]
 
 
-def of_pictures(pictures: pa.Table, class_count: int) -> Tally:
-    """The real pictures, as the bank's table of backgrounds has them, and all their labels."""
-    ids, corners, rows = _boxes(pictures["scene"].combine_chunks())
-    _normalize(corners, pictures, rows)
-    scenes = pictures["objects"].drop_null().to_numpy()
+def of_images(images: pa.Table, class_count: int) -> Tally:
+    """The real images, as the bank's table of backgrounds has them, and all their labels."""
+    ids, corners, rows = _boxes(images["scene"].combine_chunks())
+    _normalize(corners, images, rows)
+    scenes = images["objects"].drop_null().to_numpy()
     counted = _count(ids, corners, class_count)
-    return replace(counted, scenes=np.histogram(scenes, SCENES)[0], pictures=len(scenes), objects=int(scenes.sum()))
+    return replace(counted, scenes=np.histogram(scenes, SCENES)[0], images=len(scenes), objects=int(scenes.sum()))
 
 
 def of_plan(rows: pa.Table, class_count: int) -> Tally:
-    """Pictures of a plan, each variant for itself."""
+    """Images of a plan, each variant for itself."""
     ids, corners, parents = _boxes(rows["labels"].combine_chunks())
     _normalize(corners, rows, parents)
     objects = rows["objects"].combine_chunks()
     sprites = objects.flatten().field("sprite")
     pasted = ~np.asarray(sprites.is_null())
-    per_picture = np.bincount(objects.value_parent_indices().to_numpy()[pasted], minlength=len(rows))
+    per_image = np.bincount(objects.value_parent_indices().to_numpy()[pasted], minlength=len(rows))
     return replace(
         _count(ids, corners, class_count),
-        scenes=np.histogram(per_picture, SCENES)[0].astype(np.int64),
-        pictures=len(rows),
+        scenes=np.histogram(per_image, SCENES)[0].astype(np.int64),
+        images=len(rows),
         objects=int(pasted.sum()),
         wanted=int(rows["wanted"].to_numpy().sum()),
         decoys=int((~pasted).sum()),
@@ -112,17 +112,17 @@ def compare(names: tuple[str, ...], real: Tally, made: Tally) -> str:
     figures = [
         plots.bars("Labels by class, %", [names[number] for number in shown], {k: shares(t) for k, t in both.items()}),
         plots.histogram_of_counts(
-            "Size of labels", SIZES, {k: t.sizes for k, t in both.items()}, "side, share of the picture", log=True,
+            "Size of labels", SIZES, {k: t.sizes for k, t in both.items()}, "side, share of the image", log=True,
             share=True,
         ),
         plots.histogram_of_counts(
-            "Middle of labels", SHARES, {k: t.centres_x for k, t in both.items()}, "x, share of the width", share=True
+            "Middle of labels", SHARES, {k: t.centers_x for k, t in both.items()}, "x, share of the width", share=True
         ),
         plots.histogram_of_counts(
             "Foot of labels", SHARES, {k: t.feet_y for k, t in both.items()}, "y, share of the height", share=True
         ),
         plots.histogram_of_counts(
-            "Objects in a picture", scenes, {k: t.scenes for k, t in both.items()}, "objects; the last bin: and more",
+            "Objects in an image", scenes, {k: t.scenes for k, t in both.items()}, "objects; the last bin: and more",
             share=True,
         ),
     ]  # fmt: skip

@@ -14,14 +14,14 @@ def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: i
     count = per_level * levels
     points = np.log(np.maximum(sizes, 2.0))
     order = np.argsort(points.sum(1), kind="stable")
-    centres = points[order[np.linspace(0, len(order) - 1, count).astype(int)]]
-    centres = centres + random_for(seed, _NOISE).normal(0, 1e-3, centres.shape)  # equal boxes do not share a centre
+    centers = points[order[np.linspace(0, len(order) - 1, count).astype(int)]]
+    centers = centers + random_for(seed, _NOISE).normal(0, 1e-3, centers.shape)  # equal boxes do not share a center
     for _ in range(30):
-        nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+        nearest = ((points[:, None] - centers[None]) ** 2).sum(2).argmin(1)
         for k in range(count):
             if (nearest == k).any():
-                centres[k] = points[nearest == k].mean(0)
-    anchors = np.exp(centres[np.argsort(centres.sum(1))]).round(2)
+                centers[k] = points[nearest == k].mean(0)
+    anchors = np.exp(centers[np.argsort(centers.sum(1))]).round(2)
     return [level.ravel().tolist() for level in anchors.reshape(levels, per_level, 2)]
 
 

@@ -1,4 +1,4 @@
-"""Random pictures from pictures: mosaics, perspective, mixup, mirroring and colour, by YOLOv5's hyperparameters.
+"""Random images from images: mosaics, perspective, mixup, mirroring and color, by YOLOv5's hyperparameters.
 
 Pure functions of pixels, boxes and a random generator. The tiles of a mosaic are warped straight to where they come
 to lie: no canvas of twice the size is ever filled. `copy_paste` has no effect: it needs outlines, and a dataset's
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-GREY = 114
+GRAY = 114
 """YOLOv5's padding."""
 _LEAST_SIDE, _LEAST_AREA, _MOST_RATIO = 2, 0.1, 100  # of a box that is left of a label: px, share, sides
 
@@ -20,37 +20,39 @@ RGB = NDArray[np.uint8]
 Strength = Mapping[str, float]
 
 
-class Labelled(NamedTuple):
+class LabelledImage(NamedTuple):
     """`image` uint8 RGB (H, W, 3), and `labels` float64 (N, 5): class id, then x_min, y_min, x_max, y_max in pixels."""
 
     image: RGB
     labels: NDArray[np.float64]
 
 
-def letterboxed(picture: Labelled, canvas_wh: tuple[int, int]) -> Labelled:
-    """The picture in the middle of a canvas, as for prediction."""
-    height, width = picture.image.shape[:2]
+def letterboxed(sample: LabelledImage, canvas_wh: tuple[int, int]) -> LabelledImage:
+    """The image in the middle of a canvas, as for prediction."""
+    height, width = sample.image.shape[:2]
     x, y = (round((side - own) / 2 - 0.1) for side, own in zip(canvas_wh, (width, height), strict=True))
-    image = np.full((canvas_wh[1], canvas_wh[0], 3), GREY, np.uint8)
-    image[y : y + height, x : x + width] = picture.image
-    return Labelled(image, _moved(picture.labels, x, y))
+    image = np.full((canvas_wh[1], canvas_wh[0], 3), GRAY, np.uint8)
+    image[y : y + height, x : x + width] = sample.image
+    return LabelledImage(image, _moved(sample.labels, x, y))
 
 
-def augmented(picture: Labelled, canvas_wh: tuple[int, int], rng: np.random.Generator, strength: Strength) -> Labelled:
-    """The picture on its canvas: rotated, sheared, scaled and moved, then mirrored and recoloured, all at random."""
-    height, width = picture.image.shape[:2]
+def augmented(
+    sample: LabelledImage, canvas_wh: tuple[int, int], rng: np.random.Generator, strength: Strength
+) -> LabelledImage:
+    """The image on its canvas: rotated, sheared, scaled and moved, then mirrored and recolored, all at random."""
+    height, width = sample.image.shape[:2]
     x, y = (round((side - own) / 2 - 0.1) for side, own in zip(canvas_wh, (width, height), strict=True))
-    return _finished(_warped([(picture, x, y)], canvas_wh, canvas_wh, rng, strength), rng, strength)
+    return _finished(_warped([(sample, x, y)], canvas_wh, canvas_wh, rng, strength), rng, strength)
 
 
 def mosaic(
-    tiles: Sequence[Labelled],
+    tiles: Sequence[LabelledImage],
     imgsz: int,
     rng: np.random.Generator,
     strength: Strength,
-    others: Sequence[Labelled] = (),
-) -> Labelled:
-    """Four pictures around a random point, warped to `imgsz` squared (Bochkovskiy et al. 2020, YOLOv4).
+    others: Sequence[LabelledImage] = (),
+) -> LabelledImage:
+    """Four images around a random point, warped to `imgsz` squared (Bochkovskiy et al. 2020, YOLOv4).
 
     With `others`, a second mosaic of those is mixed in (Zhang et al. 2017, mixup).
     """
@@ -59,25 +61,25 @@ def mosaic(
         second = _mosaic(others, imgsz, rng, strength)
         share = rng.beta(32.0, 32.0)
         mixed = cv2.addWeighted(made.image, share, second.image, 1 - share, 0)
-        made = Labelled(np.asarray(mixed, np.uint8), np.concatenate([made.labels, second.labels]))
+        made = LabelledImage(np.asarray(mixed, np.uint8), np.concatenate([made.labels, second.labels]))
     return _finished(made, rng, strength)
 
 
-def _mosaic(tiles: Sequence[Labelled], imgsz: int, rng: np.random.Generator, strength: Strength) -> Labelled:
+def _mosaic(tiles: Sequence[LabelledImage], imgsz: int, rng: np.random.Generator, strength: Strength) -> LabelledImage:
     side = 2 * imgsz
-    centre_x, centre_y = (int(value) for value in rng.uniform(imgsz / 2, 3 * imgsz / 2, 2))
+    center_x, center_y = (int(value) for value in rng.uniform(imgsz / 2, 3 * imgsz / 2, 2))
     parts = []
     for number, at in enumerate(rng.permutation(4)):
         image, labels = tiles[at]
         height, width = image.shape[:2]
-        x = centre_x if number % 2 else centre_x - width  # upper left, upper right, lower left, lower right
-        y = centre_y if number // 2 else centre_y - height
+        x = center_x if number % 2 else center_x - width  # upper left, upper right, lower left, lower right
+        y = center_y if number // 2 else center_y - height
         left, top = max(-x, 0), max(-y, 0)
         cut = image[top : min(height, side - y), left : min(width, side - x)]
         moved = _moved(labels, x, y)
         moved[:, 1:] = moved[:, 1:].clip(0, side)
-        parts.append((Labelled(cut, moved), x + left, y + top))
-    flat = [(Labelled(part.image, _moved(part.labels, -x, -y)), x, y) for part, x, y in parts]
+        parts.append((LabelledImage(cut, moved), x + left, y + top))
+    flat = [(LabelledImage(part.image, _moved(part.labels, -x, -y)), x, y) for part, x, y in parts]
     return _warped(flat, (side, side), (imgsz, imgsz), rng, strength)
 
 
@@ -86,18 +88,18 @@ def _moved(labels: NDArray[np.float64], x: float, y: float) -> NDArray[np.float6
 
 
 def _warped(
-    parts: Sequence[tuple[Labelled, int, int]],
+    parts: Sequence[tuple[LabelledImage, int, int]],
     canvas_wh: tuple[int, int],
     out_wh: tuple[int, int],
     rng: np.random.Generator,
     strength: Strength,
-) -> Labelled:
-    """Pictures that lie side by side on a canvas, each with its corner (x, y) there, seen through a random warp."""
+) -> LabelledImage:
+    """Images that lie side by side on a canvas, each with its corner (x, y) there, seen through a random warp."""
     matrix, zoom = random_matrix(canvas_wh, out_wh, rng, strength)
-    image = np.full((out_wh[1], out_wh[0], 3), GREY, np.uint8)
+    image = np.full((out_wh[1], out_wh[0], 3), GRAY, np.uint8)
     placed = [np.zeros((0, 5))]
-    for picture, x, y in parts:
-        height, width = picture.image.shape[:2]
+    for sample, x, y in parts:
+        height, width = sample.image.shape[:2]
         own = matrix @ _shift(x, y)
         corners = project(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), own)
         low = np.floor(corners.min(0)).clip(0, out_wh).astype(int)
@@ -108,11 +110,11 @@ def _warped(
             how = {"dst": target, "flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_TRANSPARENT}
             local = _shift(-low[0], -low[1]) @ own
             if strength["perspective"]:
-                cv2.warpPerspective(picture.image, local, size, **how)  # type: ignore[call-overload]
+                cv2.warpPerspective(sample.image, local, size, **how)  # type: ignore[call-overload]
             else:
-                cv2.warpAffine(picture.image, local[:2], size, **how)  # type: ignore[call-overload]
-        placed.append(warp_labels(picture.labels, own, zoom, out_wh))
-    return Labelled(image, np.concatenate(placed))
+                cv2.warpAffine(sample.image, local[:2], size, **how)  # type: ignore[call-overload]
+        placed.append(warp_labels(sample.labels, own, zoom, out_wh))
+    return LabelledImage(image, np.concatenate(placed))
 
 
 def random_matrix(
@@ -156,9 +158,9 @@ def warp_labels(
     return np.asarray(np.column_stack([labels[:, 0], low, high])[kept], np.float64)
 
 
-def _finished(picture: Labelled, rng: np.random.Generator, strength: Strength) -> Labelled:
-    """Recoloured and mirrored at random."""
-    image, labels = recoloured(picture.image, rng, strength), picture.labels
+def _finished(sample: LabelledImage, rng: np.random.Generator, strength: Strength) -> LabelledImage:
+    """Recolored and mirrored at random."""
+    image, labels = recolored(sample.image, rng, strength), sample.labels
     height, width = image.shape[:2]
     upside_down, mirrored = rng.random(2) < [strength["flipud"], strength["fliplr"]]
     if upside_down:
@@ -167,10 +169,10 @@ def _finished(picture: Labelled, rng: np.random.Generator, strength: Strength) -
     if mirrored:
         image, labels = image[:, ::-1], labels.copy()
         labels[:, [1, 3]] = width - labels[:, [3, 1]]
-    return Labelled(image, labels)
+    return LabelledImage(image, labels)
 
 
-def recoloured(image: RGB, rng: np.random.Generator, strength: Strength) -> RGB:
+def recolored(image: RGB, rng: np.random.Generator, strength: Strength) -> RGB:
     """Hue turned, saturation and value scaled at random, through one table per channel."""
     gains = np.array([strength["hsv_h"], strength["hsv_s"], strength["hsv_v"]])
     turn, saturate, light = 1 + rng.uniform(-1, 1, 3) * gains

@@ -11,7 +11,7 @@ from depers import storage
 from depers.datasets import labels
 from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset
 from depers.errors import UserError
-from depers.imaging import decoding as images
+from depers.imaging import decoding
 
 _STAGE, _NOISE = 2, 0  # training's branch of the seed tree, and of it this module's
 _READERS = 16  # threads that mostly wait for storage
@@ -21,9 +21,9 @@ Place = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 class Example(NamedTuple):
-    """A picture, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), centre and size in 0…1.
+    """An image, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), center and size in 0…1.
 
-    `labelled` are the classes that the picture has labels for: objects of others may be there without.
+    `labelled` are the classes that the image has labels for: objects of others may be there without.
     """
 
     path: str
@@ -53,11 +53,11 @@ def random_for(seed: int, *key: int) -> np.random.Generator:
 def read_splits(
     dataset: str, more: Sequence[tuple[str, float]] = (), weight: float = 1.0, place: Place | None = None
 ) -> Splits:
-    """The class names and the examples of `train` and `val`, all labels read and all pictures' headers seen.
+    """The class names and the examples of `train` and `val`, all labels read and all images' headers seen.
 
-    `more` are further datasets with their weights: they add their training pictures, for those of the classes that
+    `more` are further datasets with their weights: they add their training images, for those of the classes that
     they name. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own
-    training pictures, no labels at all, a faulty label file, a file that is no picture, an unknown class.
+    training images, no labels at all, a faulty label file, a file that is no image, an unknown class.
     """
     first = read_dataset(dataset)
     others = [(read_dataset(uri), uri, share) for uri, share in more]
@@ -73,7 +73,7 @@ def read_splits(
         folders = [folder for folder in (found.train, *found.added) if folder]
         for folder in folders:
             if storage.overlap(folder, first.val):
-                raise UserError(f"{uri}: train and val must be different pictures, but are {folder} and {first.val}")
+                raise UserError(f"{uri}: train and val must be different images, but are {folder} and {first.val}")
         examples = [example for folder in folders for example in _read_folder(found, folder, first.names, place)]
         _check(uri, "train", folders, examples)
         train += examples
@@ -85,17 +85,17 @@ def read_splits(
 
 def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Example]) -> None:
     if not examples:
-        raise UserError(f"{uri}: {split} must hold pictures, but {', '.join(folders) or 'data.yaml'} has none")
+        raise UserError(f"{uri}: {split} must hold images, but {', '.join(folders) or 'data.yaml'} has none")
     if not any(len(example.class_ids) for example in examples):
-        raise UserError(f"{uri}: {split} must hold labels, but none of its {len(examples)} pictures has one")
+        raise UserError(f"{uri}: {split} must hold labels, but none of its {len(examples)} images has one")
 
 
 def _read_folder(
     found: Dataset, folder: str, names: Sequence[str], place: Place | None, exact: bool = False
 ) -> list[Example]:
-    """The examples of one folder, with class ids that index `names`; a picture without a label file has no objects.
+    """The examples of one folder, with class ids that index `names`; an image without a label file has no objects.
 
-    A picture that is labelled for some classes may have single labels of others, as synthetic ones do, which can be
+    An image that is labelled for some classes may have single labels of others, as synthetic ones do, which can be
     trained on, but not (`exact`) be measured with.
     """
     here = folder
@@ -107,9 +107,9 @@ def _read_folder(
     everything = frozenset(ids.tolist())
 
     def read(pair: tuple[str, str]) -> Example:
-        picture, label_file = pair
+        image, label_file = pair
         own = labels.read_labels(label_file, len(found.names))
-        inside = picture.removeprefix(here.rstrip("/") + "/")
+        inside = image.removeprefix(here.rstrip("/") + "/")
         labelled = known.get(labelled_classes(found, inside), everything)
         for class_id in ids[own.class_ids].tolist():
             if exact and class_id not in labelled:
@@ -117,7 +117,7 @@ def _read_folder(
                 raise UserError(
                     f"{label_file}: data.yaml says that it holds only {allowed}, but it holds {names[class_id]}"
                 )
-        return _example(picture, ids[own.class_ids], own.boxes_xywh, labelled)
+        return _example(image, ids[own.class_ids], own.boxes_xywh, labelled)
 
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(read, labels.pairs(here)))
@@ -126,20 +126,20 @@ def _read_folder(
 def _example(
     path: str, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64], labelled: frozenset[int]
 ) -> Example:
-    """Looks at a picture's header only. Raises UserError where it is none."""
+    """Looks at an image's header only. Raises UserError where it is none."""
     try:
-        header = images.open_header(storage.read_bytes(path))
-    except (images.ImageError, OSError) as error:
-        raise UserError(f"{path}: must be a readable picture, but {error}") from None
+        header = decoding.open_header(storage.read_bytes(path))
+    except (decoding.ImageError, OSError) as error:
+        raise UserError(f"{path}: must be a readable image, but {error}") from None
     width, height = header.size
-    if images.orientation_of(header) >= 5:  # lies on its side
+    if decoding.orientation_of(header) >= 5:  # lies on its side
         width, height = height, width
     both = np.unique(np.column_stack([class_ids, boxes_xywh]), axis=0)  # doubles count once, as in YOLOv5
     return Example(path, (width, height), both[:, 0].astype(np.int64), both[:, 1:], labelled)
 
 
 def unlabelled_mask(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:
-    """Bool (N, C): the classes that each picture has no labels for."""
+    """Bool (N, C): the classes that each image has no labels for."""
     mask = np.ones((len(examples), class_count), np.bool_)
     for row, example in enumerate(examples):
         mask[row, sorted(example.labelled)] = False

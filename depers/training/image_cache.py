@@ -1,6 +1,6 @@
-"""The pictures of a training, decoded and scaled: kept in memory, in a file on disk, or not at all.
+"""The images of a training, decoded and scaled: kept in memory, in a file on disk, or not at all.
 
-Which of these is decided from the sizes that the pictures will really have and from what the container leaves free.
+Which of these is decided from the sizes that the images will really have and from what the container leaves free.
 The file on disk is one per node and split, mapped by all workers there: its pages are page cache, which the kernel
 takes back when memory runs short.
 """
@@ -18,7 +18,7 @@ from depers import resources as memory
 from depers import storage
 from depers.boxes import letterbox
 from depers.errors import UserError
-from depers.imaging import decoding as images
+from depers.imaging import decoding
 from depers.training.augmentation import RGB
 from depers.training.process_group import Place
 
@@ -33,13 +33,13 @@ class Plan(NamedTuple):
 
 
 def plan(wanted: str, size: int, workers: int, free_memory: int, free_disk: int) -> Plan:
-    """Where `size` bytes of pictures go on a node where `workers` processes need them. Raises UserError.
+    """Where `size` bytes of images go on a node where `workers` processes need them. Raises UserError.
 
     In memory each worker has its own copy, on disk they share one. `auto` takes the fastest that fits.
     """
     fits = {"ram": size * workers <= free_memory * _MEMORY_SHARE, "disk": size <= free_disk * _DISK_SHARE, "none": True}
     copies = f" for each of {workers} workers" if workers > 1 else ""
-    needs = f"{memory.shown(size)} of pictures"
+    needs = f"{memory.shown(size)} of images"
     free = f"{memory.shown(free_memory)} of memory and {memory.shown(free_disk)} of disk are free"
     if wanted != "auto":
         if not fits[wanted]:
@@ -50,21 +50,21 @@ def plan(wanted: str, size: int, workers: int, free_memory: int, free_disk: int)
 
 
 def scaled_size(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
-    """The size of a picture whose longer side is `imgsz`, the other rounded up, as YOLOv5 loads it."""
+    """The size of an image whose longer side is `imgsz`, the other rounded up, as YOLOv5 loads it."""
     return letterbox(size_wh, imgsz, half_stride_pad=True).resized_wh
 
 
 def read_scaled(path: str, size_wh: tuple[int, int]) -> RGB:
-    """A picture, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
+    """An image, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
     try:
-        picture = images.decode(storage.read_bytes(path)).rgb()
-    except (images.ImageError, OSError) as error:
-        raise UserError(f"{path}: must be a picture that can be decoded, but {error}") from None
-    return images.resize_rgb(picture, size_wh)
+        image = decoding.decode(storage.read_bytes(path)).rgb()
+    except (decoding.ImageError, OSError) as error:
+        raise UserError(f"{path}: must be an image that can be decoded, but {error}") from None
+    return decoding.resize_rgb(image, size_wh)
 
 
-class Pictures:
-    """The pictures at `paths`, uint8 RGB scaled to `sizes_wh`, by index; safe to call from several threads."""
+class Images:
+    """The images at `paths`, uint8 RGB scaled to `sizes_wh`, by index; safe to call from several threads."""
 
     def __init__(self, paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]], kind: str, file: str = "") -> None:
         """`file`: for `disk`, what `allocate` made; once all workers of the node have it mapped, it may be unlinked."""
@@ -80,24 +80,24 @@ class Pictures:
                 pass
 
     def _fill(self, index: int) -> None:
-        picture = read_scaled(self._paths[index], self._sizes_wh[index])
+        image = read_scaled(self._paths[index], self._sizes_wh[index])
         if self._kind == "ram":
-            self._kept[index] = picture
+            self._kept[index] = image
         elif self._kind == "disk":
-            self._map[self._offsets[index] : self._offsets[index + 1]] = picture.ravel()
+            self._map[self._offsets[index] : self._offsets[index + 1]] = image.ravel()
 
     def __call__(self, index: int) -> RGB:
-        """Picture `index`; from a file on disk only after `fill`. Raises UserError where it cannot be decoded."""
+        """Image `index`; from a file on disk only after `fill`. Raises UserError where it cannot be decoded."""
         if index in self._kept:
             return self._kept[index]
         width, height = self._sizes_wh[index]
         if self._map is not None:
             part = self._map[self._offsets[index] : self._offsets[index + 1]]
             return np.asarray(part).reshape(height, width, 3)
-        picture = read_scaled(self._paths[index], self._sizes_wh[index])
+        image = read_scaled(self._paths[index], self._sizes_wh[index])
         if self._kind == "ram":
-            self._kept[index] = picture
-        return picture
+            self._kept[index] = image
+        return image
 
 
 def allocate(file: str, size: int) -> None:
@@ -116,8 +116,8 @@ def allocate(file: str, size: int) -> None:
 
 def prepare(
     paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]], wanted: str, here: Place, disk: str, threads: int
-) -> tuple[Pictures, str]:
-    """All pictures of a split, decoded once and kept where they fit on every node; and a line on that.
+) -> tuple[Images, str]:
+    """All images of a split, decoded once and kept where they fit on every node; and a line on that.
 
     `disk`: the file that the workers of a node share, if they do. Raises UserError, the same on all workers.
     """
@@ -131,15 +131,15 @@ def prepare(
     except UserError as error:
         problem = error
     here.agree(problem)
-    pictures = Pictures(paths, sizes_wh, planned.kind, disk)
+    images = Images(paths, sizes_wh, planned.kind, disk)
     here.gather(None)  # every worker of the node has the file
     if planned.kind == "disk" and here.local_rank == 0:
         Path(disk).unlink()  # it lasts as long as a worker has it
     everything = range(len(paths))
     mine = {"ram": everything, "disk": everything[here.local_rank :: here.local_world]}
     try:
-        pictures.fill(mine.get(planned.kind, everything[here.rank :: here.world]), threads)
+        images.fill(mine.get(planned.kind, everything[here.rank :: here.world]), threads)
     except UserError as error:
         problem = error
     here.agree(problem)
-    return pictures, f"pictures kept: {planned.kind} ({planned.reason})"
+    return images, f"images kept: {planned.kind} ({planned.reason})"

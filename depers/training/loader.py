@@ -1,7 +1,7 @@
 """Batches made ahead of their use: by threads beside a CPU that trains, by processes where a GPU must be fed.
 
 Threads share Python's lock with the loop that starts a GPU's kernels, and keep it waiting; processes do not, and they
-share the pictures in memory with it, since they are its forks. What is made is the same.
+share the images in memory with it, since they are its forks. What is made is the same.
 """
 
 import warnings
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from depers import resources as memory
-from depers.training.augmentation import Labelled
+from depers.training.augmentation import LabelledImage
 from depers.training.batches import Batch, Batches, Planned
 from depers.training.process_group import Place
 
@@ -27,7 +27,7 @@ class Loader:
     """Makes what `Batches` plans."""
 
     def __init__(self, batches: Batches, makers: int, processes: bool) -> None:
-        """`makers`: how many threads, or processes, make pictures."""
+        """`makers`: how many threads, or processes, make images."""
         self._batches, self._makers = batches, makers
         self._plan = _Plan()
         self._feed: Any = None
@@ -40,7 +40,7 @@ class Loader:
                 prefetch_factor=_AHEAD,
                 persistent_workers=True,
                 pin_memory=torch.cuda.is_available(),
-                multiprocessing_context="fork",  # a spawned process would need a copy of the pictures
+                multiprocessing_context="fork",  # a spawned process would need a copy of the images
                 worker_init_fn=_alone,
             )
 
@@ -56,7 +56,7 @@ class Loader:
 
     def _by_threads(self, plan: Sequence[Sequence[Planned]]) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._makers) as pool:
-            pending: list[tuple[Sequence[Planned], list[Future[Labelled]]]] = []
+            pending: list[tuple[Sequence[Planned], list[Future[LabelledImage]]]] = []
             for members in [*plan, *[()] * _AHEAD]:
                 pending.append((members, [pool.submit(self._batches.make, one) for one in members]))
                 if len(pending) > _AHEAD:

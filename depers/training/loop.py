@@ -26,7 +26,7 @@ from depers.detection.detector import cpu_has_bfloat16
 from depers.errors import UserError
 from depers.evaluation import metrics
 from depers.training import checkpoints, report, validation
-from depers.training import image_cache as picture_cache
+from depers.training import image_cache as image_cache
 from depers.training import loader as training_loader
 from depers.training import model as training_model
 from depers.training.batches import Batch, Batches, Planned
@@ -80,7 +80,7 @@ def train(
 ) -> None:
     """Trains in this process, as one of `here.world`; `state` is what an earlier call has written last.
 
-    `disk`: a name, without suffix, for the files of decoded pictures that all workers of the node share. Raises
+    `disk`: a name, without suffix, for the files of decoded images that all workers of the node share. Raises
     UserError, the same on all workers, for what cannot be trained.
     """
     watch = watch or Unwatched()
@@ -92,19 +92,19 @@ def train(
     if options.learning_rate is not None:
         strength["lr0"] = options.learning_rate
 
-    # The model, the same on every worker; then the pictures, all of which are decoded once before the first epoch.
+    # The model, the same on every worker; then the images, all of which are decoded once before the first epoch.
     lines: list[str] = []
-    sizes_wh = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in data.train]
+    sizes_wh = [image_cache.scaled_size(example.size_wh, options.imgsz) for example in data.train]
     boxes = training_model.box_sizes(data.train, sizes_wh)
     model = training_model.prepare(options, data.names, boxes, strength, lines)
-    pictures = []
+    images = []
     for name, split in (("train", data.train), ("val", data.val)):
-        scaled = [picture_cache.scaled_size(example.size_wh, options.imgsz) for example in split]
+        scaled = [image_cache.scaled_size(example.size_wh, options.imgsz) for example in split]
         paths, file = [example.path for example in split], f"{disk}-{name}.rgb"
-        own, line = picture_cache.prepare(
+        own, line = image_cache.prepare(
             paths, scaled, options.cache, here, file, options.loaders or max(here.threads, 4)
         )
-        pictures.append(own)
+        images.append(own)
         lines.append(f"{name} {line}")
     stride = max(int(model.stride.max()), 32)
     model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
@@ -113,7 +113,7 @@ def train(
     nominal = options.nominal_batch or (options.batch_size if options.steps else 64)
     batches = Batches(
         data,
-        pictures[0],
+        images[0],
         strength,
         imgsz=options.imgsz,
         stride=stride,
@@ -123,7 +123,7 @@ def train(
     )
 
     def chances_of() -> NDArray[np.float64] | None:
-        """Of the pictures to be drawn, by what is found so far; nothing is at first, even where a run goes on."""
+        """Of the images to be drawn, by what is found so far; nothing is at first, even where a run goes on."""
         return training_model.image_chances(data.train, len(data.names), found) if options.image_weights else None
 
     found = [0.0] * len(data.names)  # average precision per class
@@ -169,19 +169,19 @@ def train(
     if here.world > 1:
         trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     compute_loss = Loss(model, data.names, here.total if here.world > 1 else None)
-    own_loss = Loss(model, data.names)  # of a worker's validation pictures: the others have other batches
+    own_loss = Loss(model, data.names)  # of a worker's validation images: the others have other batches
     val_canvases = validation.canvases(data.val, options.imgsz, stride)
 
     def validate(checkpoint: bytes) -> tuple[list[validation.Found], list[float]]:
-        """What a checkpoint finds in all validation pictures, and its losses; every worker looks at its share."""
+        """What a checkpoint finds in all validation images, and its losses; every worker looks at its share."""
         members = list(range(len(data.val)))[here.rank :: here.world]
-        args = (pictures[1], data.val, val_canvases, options.batch_size, options.imgsz, here.device)
+        args = (images[1], data.val, val_canvases, options.batch_size, options.imgsz, here.device)
         seen, losses = validation.predict(checkpoint, members, *args, loss=own_loss)
         everything = sorted((one for share in here.gather(seen) for one in share), key=lambda one: one.number)
         return everything, (here.total(losses) / len(data.val)).tolist()
 
     if here.rank == 0:
-        counts = f"{batches.pictures_per_pass} pictures per epoch of {len(data.train)}, {len(data.val)} for validation"
+        counts = f"{batches.images_per_pass} images per epoch of {len(data.train)}, {len(data.val)} for validation"
         how = f"{here.world} worker(s) on {device.type}, {str(mixed).removeprefix('torch.')}"
         watch.say(f"{counts}; {steps} optimizer steps; {how}")
         for line in lines:
@@ -212,8 +212,8 @@ def train(
         losses = torch.zeros(3, device=device)
         for number, batch in enumerate(made, first):
             _set_rates(optimizer, schedule, number)
-            images = torch.as_tensor(batch.images).to(device, non_blocking=True)
-            pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+            inputs = torch.as_tensor(batch.images).to(device, non_blocking=True)
+            pixels = inputs.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
             if options.multi_scale:
                 pixels = _resized(pixels, random_for(options.seed, _SCALE, number), options.imgsz, stride)
             stepping = bool(schedule.ends[number])
@@ -270,10 +270,10 @@ def train(
             kept |= {"epoch": epoch + 1, "best": best, "best_epoch": best_epoch}
             _keep(writer, checkpoints.snapshot(kept), checkpoint, better)
 
-    # The best weights once more, on all validation pictures, for the report.
+    # The best weights once more, on all validation images, for the report.
     shown, _ = validate(here.gather(best_checkpoint if here.rank == 0 else b"")[0])
     if writer:
-        writer.put({"report.html": report.make(rows, data, shown, pictures[1], val_canvases, first_batch)})
+        writer.put({"report.html": report.make(rows, data, shown, images[1], val_canvases, first_batch)})
 
 
 def precision(wanted: str, device: torch.device) -> str:

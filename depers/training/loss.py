@@ -1,11 +1,11 @@
-"""YOLOv5's loss for pictures that are labelled for some classes only, and for several workers.
+"""YOLOv5's loss for images that are labelled for some classes only, and for several workers.
 
 Where everything is labelled and one worker computes it, it is YOLOv5's `ComputeLoss`. Two things are added:
 
-**Missing labels.** In a picture that is labelled for plates only, the heads are there without a label, and must not
+**Missing labels.** In an image that is labelled for plates only, the heads are there without a label, and must not
 be taught as background. So where the model itself finds, above a low confidence, that a class without labels is more
 likely than all labelled ones, the objectness of an anchor without a target is left alone: neither object nor
-background. The class loss stays exclusive, since a box labelled `carplate` is no `head`, whatever else the picture
+background. The class loss stays exclusive, since a box labelled `carplate` is no `head`, whatever else the image
 holds; without that, sets that each label one class would never teach to tell the classes apart. The exception are
 classes whose boxes may lie on one another (a face fills most of its head): there the missing class is masked.
 
@@ -49,7 +49,7 @@ class Loss:
         """This worker's share of the loss, times the whole batch's size, and its box, objectness and class part (3,).
 
         `predictions` float32 per level (B, anchors, rows, columns, 5 + C), `targets` (N, 6): image, class, cx, cy, w,
-        h in 0…1, `unlabelled` bool (B, C): classes that the picture has no labels for, if any.
+        h in 0…1, `unlabelled` bool (B, C): classes that the image has no labels for, if any.
         """
         base = self._base
         classes, boxes, places, anchors = base.build_targets(predictions, targets)
@@ -64,9 +64,9 @@ class Loss:
             wanted = torch.zeros_like(predicted[..., 0])
             if len(image):
                 own = predicted[at]
-                centre = own[:, :2].sigmoid() * 2 - 0.5
+                center = own[:, :2].sigmoid() * 2 - 0.5
                 size = (own[:, 2:4].sigmoid() * 2) ** 2 * anchors[level]
-                overlap = self._overlap_of(torch.cat((centre, size), 1), boxes[level], CIoU=True).squeeze(-1)
+                overlap = self._overlap_of(torch.cat((center, size), 1), boxes[level], CIoU=True).squeeze(-1)
                 losses[0] += (1 - overlap).sum() / found[level]
                 wanted[at] = overlap.detach().clamp(0).type(wanted.dtype)
                 if base.nc > 1:
@@ -87,7 +87,7 @@ class Loss:
 
 
 def perhaps_unlabelled(predicted: Tensor, unlabelled: Tensor) -> Tensor:
-    """Which anchors of a level (B, A, H, W, 5 + C) may show a class that their picture is not labelled for, bool."""
+    """Which anchors of a level (B, A, H, W, 5 + C) may show a class that their image is not labelled for, bool."""
     missing = unlabelled[:, None, None, None]  # (B, 1, 1, 1, C)
     scores = predicted[..., 5:]
     lowest = torch.finfo(scores.dtype).min

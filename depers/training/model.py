@@ -107,14 +107,14 @@ def _fit_anchors(model: Any, sizes: NDArray[np.float64], most: float, seed: int,
 
 
 def box_sizes(examples: Sequence[Example], sizes_wh: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
-    """Widths and heights (N, 2) of all labels, in pixels of the scaled pictures."""
+    """Widths and heights (N, 2) of all labels, in pixels of the scaled images."""
     return np.concatenate([e.boxes_xywh[:, 2:] * wh for e, wh in zip(examples, sizes_wh, strict=True)])
 
 
 def image_chances(
     examples: Sequence[Example], class_count: int, average_precisions: Sequence[float]
 ) -> NDArray[np.float64]:
-    """YOLOv5's image weights (N,): more for pictures of rare classes, and of those that are found badly."""
+    """YOLOv5's image weights (N,): more for images of rare classes, and of those that are found badly."""
     counts = np.array([np.bincount(e.class_ids, minlength=class_count) for e in examples])
     rarity = 1 / np.maximum(counts.sum(0), 1)
     worth = rarity / rarity.sum() * (1 - np.asarray(average_precisions)) ** 2

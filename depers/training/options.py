@@ -25,7 +25,7 @@ class Options:
     out: str = argument("folder or s3:// URI for weights, results and report; an earlier run there is resumed")
     data: tuple[str, ...] = option(
         (),
-        "further dataset for training, with how often an epoch shows each of its pictures; also DATASET's, if named",
+        "further dataset for training, with how often an epoch shows each of its images; also DATASET's, if named",
         metavar="DATASET=WEIGHT",
     )
     model: str | None = option(
@@ -33,14 +33,14 @@ class Options:
         "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file (default: that of --weights, else yolov5n)",
     )
     weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
-    imgsz: int = option(640, "longer side of the pictures, pixels, a multiple of 32, with P6 models of 64")
-    epochs: int = option(100, "how often every picture is seen")
+    imgsz: int = option(640, "longer side of the images, pixels, a multiple of 32, with P6 models of 64")
+    epochs: int = option(100, "how often every image is seen")
     steps: int | None = option(
-        None, "optimizer steps in all, instead of passes over the pictures; an epoch is then an equal part of them"
+        None, "optimizer steps in all, instead of passes over the images; an epoch is then an equal part of them"
     )
-    batch_size: int = option(16, "pictures per batch, over all workers")
+    batch_size: int = option(16, "images per batch, over all workers")
     nominal_batch: int | None = option(
-        None, "pictures per optimizer step, over several batches (default: 64; with --steps, one batch)", metavar="N"
+        None, "images per optimizer step, over several batches (default: 64; with --steps, one batch)", metavar="N"
     )
     workers: int = option(1, "processes that train together and share gradients")
     device: str = option(
@@ -63,21 +63,21 @@ class Options:
     hyperparameters: str = option("scratch-low", "rates, gains and augmentation: a name of YOLOv5's, or a YAML file")
     label_smoothing: float = option(0.0, "how much of a class target is spread over the others, 0…1")
     freeze: tuple[int, ...] = option((), "one number: that many first layers stay as they are; several: these layers")
-    image_weights: bool = option(False, "draw pictures more often whose classes are rare or found badly")
+    image_weights: bool = option(False, "draw images more often whose classes are rare or found badly")
     rectangular: bool | None = option(
-        None, "batches of like-shaped pictures instead of mosaics (default: if the hyperparameters have no mosaic)"
+        None, "batches of like-shaped images instead of mosaics (default: if the hyperparameters have no mosaic)"
     )
     multi_scale: bool = option(False, "every batch at a random size, half to one and a half times --imgsz")
     autoanchor: bool = option(True, "fit anchors to the labels")
     patience: int = option(100, "epochs without improvement after which training stops; 0: never")
     loaders: int | None = option(
-        None, "threads, with a GPU processes, per worker that prepare pictures (default: 4, with a GPU its CPUs)"
+        None, "threads, with a GPU processes, per worker that prepare images (default: 4, with a GPU its CPUs)"
     )
     cache: str = option(
-        "auto", "where decoded pictures are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
+        "auto", "where decoded images are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
     )
     cache_folder: str = option(
-        memory.default_cache_folder(), "folder of each node for datasets from S3 and decoded pictures"
+        memory.default_cache_folder(), "folder of each node for datasets from S3 and decoded images"
     )
     cache_limit: float = option(100.0, "GiB that datasets from S3 may take there")
     max_failures: int = option(3, "how often dead workers are replaced; -1: always")

@@ -44,7 +44,7 @@ class Place(NamedTuple):
                 raise UserError(found)
 
     def share(self, members: Sequence[T]) -> Sequence[T]:
-        """This worker's part of a batch; none is empty, even if a batch has fewer pictures than there are workers."""
+        """This worker's part of a batch; none is empty, even if a batch has fewer images than there are workers."""
         return members[self.rank :: self.world] or members[:1]
 
 
@@ -63,8 +63,8 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         sums = all_reduce(sums)  # type: ignore[no-untyped-call]
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        centred = values - mean[None, :, None, None]
-        variance = all_reduce(centred.square().sum(axes)) / count  # type: ignore[no-untyped-call]
+        centerd = values - mean[None, :, None, None]
+        variance = all_reduce(centerd.square().sum(axes)) / count  # type: ignore[no-untyped-call]
         if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
             with torch.no_grad():
                 self.running_mean.lerp_(mean.detach(), self.momentum)
@@ -72,7 +72,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalized: Tensor = centred * scale[None, :, None, None] + self.bias[None, :, None, None]
+        normalized: Tensor = centerd * scale[None, :, None, None] + self.bias[None, :, None, None]
         return normalized.to(input.dtype)
 
 

@@ -185,7 +185,7 @@ def _work(config: dict[str, Any]) -> None:
         except UserError as error:
             problem = error
         place.agree(problem)
-        disk = storage.join(options.cache_folder, "pictures", config["name"])
+        disk = storage.join(options.cache_folder, "images", config["name"])
         state = place.gather(checkpoints.read_state(options.out) if place.rank == 0 else None)[0]
         loop.train(options, data, place, state, writer, _Told(config["board"]), disk)
         try:

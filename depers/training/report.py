@@ -1,4 +1,4 @@
-"""What a training shows of itself: results.csv, TensorBoard events, labelled and predicted pictures, report.html."""
+"""What a training shows of itself: results.csv, TensorBoard events, labelled and predicted images, report.html."""
 
 import os
 import tempfile
@@ -10,17 +10,17 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers.evaluation import metrics
-from depers.evaluation.metrics import Picture
+from depers.evaluation.metrics import MatchedImage
 from depers.reports import drawing, plots
 from depers.reports import html as report
 from depers.training.augmentation import RGB, letterboxed
-from depers.training.batches import Batch, labelled_picture
+from depers.training.batches import Batch, labelled_image
 from depers.training.data import Splits
 from depers.training.validation import Found
 
 EVENTS = "tensorboard/events.out.tfevents.training"
 """TensorBoard's file below OUT; it is written anew after every epoch, so a resumed run leaves no doubles."""
-SHOWN = 12  # pictures of either kind
+SHOWN = 12  # images of either kind
 _CONFIDENT = 0.25  # of boxes that are drawn and counted in the confusion matrix, as in YOLOv5
 _IOU = 0.45  # above which a box and a label are one thing in the confusion matrix, as in YOLOv5
 _BACKGROUND = "background"
@@ -55,7 +55,7 @@ _METRICS = ("pre", "rec", "map")
 
 
 def labelled_batch(batch: Batch, names: Sequence[str]) -> bytes:
-    """The pictures of a training batch with their labels, as they reach the model: a contact sheet, JPEG."""
+    """The images of a training batch with their labels, as they reach the model: a contact sheet, JPEG."""
     sheet = drawing.contact_sheet(_with_labels(batch, names), columns=4, cell_wh=(400, 400))
     return simplejpeg.encode_jpeg(np.ascontiguousarray(sheet), quality=88, colorspace="RGB")  # type: ignore[no-any-return]
 
@@ -80,14 +80,14 @@ def _drawn(
     texts = [names[class_id] for class_id in class_ids]
     if confidences:
         texts = [f"{text} {confidence:.2f}" for text, confidence in zip(texts, confidences, strict=True)]
-    return drawing.draw_boxes(image, boxes, texts, [drawing.colour(names[class_id]) for class_id in class_ids])
+    return drawing.draw_boxes(image, boxes, texts, [drawing.color(names[class_id]) for class_id in class_ids])
 
 
-def curves(pictures: Sequence[Picture], names: Sequence[str]) -> dict[str, tuple[NDArray[np.float64], ...]]:
+def curves(images: Sequence[MatchedImage], names: Sequence[str]) -> dict[str, tuple[NDArray[np.float64], ...]]:
     """For each class with labels: recalls, precisions, confidences (N,) of its detections at IoU 0.5, best first."""
-    correct = np.concatenate([picture.correct[:, 0] for picture in pictures])
-    confidences, ids = (np.concatenate([picture[column] for picture in pictures]) for column in (1, 2))
-    counts = np.bincount(np.concatenate([picture.label_ids for picture in pictures]), minlength=len(names))
+    correct = np.concatenate([image.correct[:, 0] for image in images])
+    confidences, ids = (np.concatenate([image[column] for image in images]) for column in (1, 2))
+    counts = np.bincount(np.concatenate([image.label_ids for image in images]), minlength=len(names))
     order = np.argsort(-confidences, kind="stable")
     result: dict[str, tuple[NDArray[np.float64], ...]] = {}
     for class_id in np.flatnonzero(counts).tolist():
@@ -128,17 +128,17 @@ def make(
     rows: Rows,
     data: Splits,
     found: Sequence[Found],
-    pictures: Callable[[int], RGB],
+    images: Callable[[int], RGB],
     canvases_wh: Sequence[tuple[int, int]],
     first: Batch,
 ) -> bytes:
-    """report.html: figures and curves of the best weights, the course of the training, pictures."""
+    """report.html: figures and curves of the best weights, the course of the training, images."""
     names = data.names
     matched = [one.matched() for one in found]
     measured = metrics.measure(matched, names)
     header = ("Class", "Images", "Labels", "Precision", "Recall", "mAP@.5", "mAP@.5:.95")
     mean = measured.mean
-    lead = f"{len(rows)} epochs on {len(data.train)} pictures; {mean.images} for validation, with {mean.labels} labels:"
+    lead = f"{len(rows)} epochs on {len(data.train)} images; {mean.images} for validation, with {mean.labels} labels:"
     lead += f" mAP@.5 {mean.map50:.3f}, mAP@.5:.95 {mean.map50_95:.3f}."
     at = report.paragraph(f"The best weights. Precision and recall at confidence {measured.confidence:.3f}.")
     sections = [("Figures", report.table(header, [mean, *measured.classes]) + at)]
@@ -151,18 +151,18 @@ def make(
         [name, *row] for name, row in zip((*names, _BACKGROUND), confusion(found, len(names)).tolist(), strict=True)
     ]
     sections.append(("Confusion matrix", report.table(("found as", *names, _BACKGROUND), counts) + legend))
-    sheets = [report.picture(image, max_side=480) for image in _with_labels(first, names)]
-    sections.append(("Labelled pictures of the first training batch", report.gallery(sheets)))
+    sheets = [report.image(batch_image, max_side=480) for batch_image in _with_labels(first, names)]
+    sections.append(("Labelled images of the first training batch", report.gallery(sheets)))
     figures = []
     for one in sorted(found, key=lambda one: (-len(one.label_ids), one.number))[:SHOWN]:
-        picture = letterboxed(labelled_picture(pictures(one.number), data.val[one.number]), canvases_wh[one.number])
+        sample = letterboxed(labelled_image(images(one.number), data.val[one.number]), canvases_wh[one.number])
         shown = one.confidences > _CONFIDENT
         confidences = one.confidences[shown].tolist()
-        left = _drawn(picture.image, one.label_boxes_xyxy, one.label_ids.tolist(), names)
-        right = _drawn(picture.image, one.boxes_xyxy[shown], one.class_ids[shown].tolist(), names, confidences)
+        left = _drawn(sample.image, one.label_boxes_xyxy, one.label_ids.tolist(), names)
+        right = _drawn(sample.image, one.boxes_xyxy[shown], one.class_ids[shown].tolist(), names, confidences)
         name = os.path.basename(data.val[one.number].path)  # noqa: PTH119
-        figures += [report.picture(left, f"{name}: labels"), report.picture(right, f"{name}: predictions")]
-    sections.append(("Validation pictures, labelled and predicted", report.gallery(figures)))
+        figures += [report.image(left, f"{name}: labels"), report.image(right, f"{name}: predictions")]
+    sections.append(("Validation images, labelled and predicted", report.gallery(figures)))
     return report.page("Training", lead, sections).encode()
 
 
@@ -176,14 +176,14 @@ def _course(rows: Rows) -> list[str]:
     found = {"mAP@.5": "map50", "mAP@.5:.95": "map50_95"}
     return [
         plot("Losses", {"box": "box", "objectness": "obj", "class": "cls"}),
-        plot("Losses of validation pictures", {"box": "val_box", "objectness": "val_obj", "class": "val_cls"}),
-        plot("Average precision on validation pictures", found),
+        plot("Losses of validation images", {"box": "val_box", "objectness": "val_obj", "class": "val_cls"}),
+        plot("Average precision on validation images", found),
         plot("Precision and recall", {"precision": "precision", "recall": "recall"}),
         plot("Learning rate", {"learning rate": "learning_rate"}),
     ]
 
 
-def _curve_plots(matched: Sequence[Picture], names: Sequence[str]) -> list[str]:
+def _curve_plots(matched: Sequence[MatchedImage], names: Sequence[str]) -> list[str]:
     by_class = {name: _thinned(found) for name, found in curves(matched, names).items()}
     precision_recall = {name: (recall, precision) for name, (recall, precision, _) in by_class.items()}
     f1 = {name: (c, 2 * p * r / np.maximum(p + r, 1e-9)) for name, (r, p, c) in by_class.items()}

@@ -24,7 +24,7 @@ class Rates(NamedTuple):
 class Schedule(NamedTuple):
     """`starts` (epochs + 1): the number of each epoch's first batch; `ends` bool (batches,): a step follows the batch.
 
-    Gradients add up over batches to `nominal_batch` pictures per step (fewer at the beginning, as YOLOv5 warms up);
+    Gradients add up over batches to `nominal_batch` images per step (fewer at the beginning, as YOLOv5 warms up);
     the last step of an epoch takes what is left.
     """
 

@@ -10,8 +10,8 @@ SOI, EOI, SOS, DQT, DHT, DRI, DAC, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xC
 APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _RESTARTS = range(0xD0, 0xD8)
 FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
-PICTURE = FRAMES | {DQT, DHT, DRI, DAC, SOS}
-"""What is needed to decode the picture; whatever else is found is not copied."""
+IMAGE = FRAMES | {DQT, DHT, DRI, DAC, SOS}
+"""What is needed to decode the image; whatever else is found is not copied."""
 _ICC_CHUNK = 65519
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # The lengths of the standard tables' segments K.3–K.6 contents, as libjpeg writes them: counts of codes by length.
@@ -142,7 +142,7 @@ def _read_tables(content: bytes, tables: dict[int, list[int]]) -> None:
 
 
 def rebuilt(data: bytes, exif: bytes, icc_profile: bytes | None) -> bytes:
-    """The stream with nothing but the picture, a plain JFIF or Adobe header, an EXIF block and a colour profile.
+    """The stream with nothing but the image, a plain JFIF or Adobe header, an EXIF block and a color profile.
 
     `exif` from its TIFF header on, or empty. Raises ValueError.
     """
@@ -153,7 +153,7 @@ def rebuilt(data: bytes, exif: bytes, icc_profile: bytes | None) -> bytes:
             heads.append(_segment(APP0, segment.content[:12] + b"\0\0"))  # no thumbnail
         elif segment.marker == APP14 and segment.content[:5] == b"Adobe":
             heads.append(_segment(APP14, b"Adobe\0\x64\0\0\0\0" + segment.content[11:12]))
-        elif segment.marker in PICTURE:
+        elif segment.marker in IMAGE:
             body.append(_segment(segment.marker, segment.content) + segment.scan)
     if exif:
         heads.append(_segment(APP1, b"Exif\0\0" + exif))
@@ -165,7 +165,7 @@ def profile_segments(profile: bytes) -> bytes:
     """An ICC profile as APP2 segments (ICC.1:2010, annex B.4). Raises ValueError where it is too large for them."""
     parts = [profile[i : i + _ICC_CHUNK] for i in range(0, len(profile), _ICC_CHUNK)]
     if len(parts) > 255:
-        raise ValueError(f"colour profile must have at most {255 * _ICC_CHUNK} bytes, but has {len(profile)}")
+        raise ValueError(f"color profile must have at most {255 * _ICC_CHUNK} bytes, but has {len(profile)}")
     return b"".join(
         b"\xff\xe2" + struct.pack(">H", len(part) + 16) + b"ICC_PROFILE\0" + bytes([number, len(parts)]) + part
         for number, part in enumerate(parts, 1)

@@ -44,7 +44,7 @@ def standard_quality(tables: dict[int, list[int]]) -> int | None:
 
 @lru_cache(maxsize=1)
 def _standard_tables() -> dict[tuple[tuple[int, ...], ...], int]:
-    """Tables of every libjpeg quality, for gray and colour files (ITU-T T.81 annex K, scaled as libjpeg does)."""
+    """Tables of every libjpeg quality, for gray and color files (ITU-T T.81 annex K, scaled as libjpeg does)."""
     pixel, found = np.full((8, 8, 3), 128, np.uint8), {}
     for quality in range(100, 0, -1):
         with Image.open(io.BytesIO(simplejpeg.encode_jpeg(pixel, quality, "RGB", "444"))) as image:

@@ -1,10 +1,10 @@
-"""PNG chunks (ISO/IEC 15948) that say how colours are meant, which Pillow and OpenCV leave behind."""
+"""PNG chunks (ISO/IEC 15948) that say how colors are meant, which Pillow and OpenCV leave behind."""
 
 import zlib
 from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOUR = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
+_COLOR = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
 _HEADER_END = 33
 
 
@@ -13,13 +13,13 @@ def chunk(name: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
 
 
-def colour_chunks(png: bytes) -> bytes:
-    """The chunks of a PNG that give its gamma, primaries or colour space, each once and of the length it must have."""
+def color_chunks(png: bytes) -> bytes:
+    """The chunks of a PNG that give its gamma, primaries or color space, each once and of the length it must have."""
     found: dict[bytes, bytes] = {}
     for name, content in _chunks(png):
         if name == b"IDAT":
             break
-        if _COLOUR.get(name) == len(content):
+        if _COLOR.get(name) == len(content):
             found.setdefault(name, chunk(name, content))
     return b"".join(found.values())
 

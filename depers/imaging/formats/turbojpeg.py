@@ -48,7 +48,7 @@ class _Transform(ctypes.Structure):
 class Coefficients(NamedTuple):
     """The quantized coefficients of one component, in memory of the library: valid while `edit` runs.
 
-    `blocks` is int16 (rows, columns, 64), row order within a block; writing to it changes the picture. The first
+    `blocks` is int16 (rows, columns, 64), row order within a block; writing to it changes the image. The first
     `height` rows show something; those behind them fill the last MCUs.
     """
 
@@ -92,7 +92,7 @@ def _transformed(
     edited: list[bool] = []
 
     def collect(address: int, area: _Area, plane: _Area, index: int, _: int, __: int) -> int:
-        try:  # an exception would be printed and forgotten here, and the picture written as it was
+        try:  # an exception would be printed and forgotten here, and the image written as it was
             rows = addresses[index]
             if area.x or area.w != plane.w or area.h != 8 or area.y != 8 * len(rows):
                 raise TransformError("coefficients come in an order that is not known")

@@ -51,7 +51,7 @@ def tag_ids(groups: Sequence[str]) -> dict[int, set[int]]:
 
 
 def kept(image: Image.Image, groups: Sequence[str]) -> dict[int, dict[int, Any]]:
-    """The values of the picture's tags that belong to the groups, by directory. Raises ValueError."""
+    """The values of the image's tags that belong to the groups, by directory. Raises ValueError."""
     wanted = tag_ids(groups)
     if not wanted:
         return {}

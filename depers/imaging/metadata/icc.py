@@ -1,4 +1,4 @@
-"""ICC colour profiles (ICC.1:2022): what decides colours is kept, what tells of people and devices is not."""
+"""ICC color profiles (ICC.1:2022): what decides colors is kept, what tells of people and devices is not."""
 
 import io
 import struct
@@ -10,9 +10,9 @@ _KEPT = (
     "rXYZ gXYZ bXYZ rTRC gTRC bTRC kTRC wtpt bkpt chad A2B0 A2B1 A2B2 B2A0 B2A1 B2A2 "
     "D2B0 D2B1 D2B2 D2B3 B2D0 B2D1 B2D2 B2D3 gamt lumi cicp"
 )
-_COLOUR_TAGS = frozenset(_KEPT.encode().split())
+_COLOR_TAGS = frozenset(_KEPT.encode().split())
 MAX_BYTES = 16 << 20
-_NAME = "colour profile"
+_NAME = "color profile"
 _SPACES = {
     b"RGB ": ("RGB", "RGBA", "P", "RGBX", "RGB;16", "RGBA;16"),
     b"GRAY": ("L", "LA", "I;16", "1"),
@@ -22,9 +22,9 @@ _DATE = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
 
 
 def sanitized(profile: bytes, mode: str) -> bytes | None:
-    """The profile with its colour tags alone and neutral texts, or None where it is none for pixels of `mode`.
+    """The profile with its color tags alone and neutral texts, or None where it is none for pixels of `mode`.
 
-    Names of makers, models, monitors and dates can tell whose device it was; two files with the same colours get the
+    Names of makers, models, monitors and dates can tell whose device it was; two files with the same colors get the
     same bytes, and sanitizing again changes nothing.
     """
     try:
@@ -56,25 +56,25 @@ def from_png(content: bytes) -> bytes:
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if unpacker.unconsumed_tail:
-        raise ValueError("a colour profile is too large")
+        raise ValueError("a color profile is too large")
     return profile
 
 
 def _tags(profile: bytes) -> list[tuple[bytes, bytes]]:
-    """The colour tags with their data, in the order of the file."""
+    """The color tags with their data, in the order of the file."""
     (count,) = struct.unpack_from(">I", profile, 128)
     found = []
     for index in range(min(count, 200)):
         name, offset, size = struct.unpack_from(">4sII", profile, 132 + 12 * index)
-        if name in _COLOUR_TAGS:
+        if name in _COLOR_TAGS:
             if offset < 128 or offset + size > len(profile) or not size:
                 raise ValueError("a tag lies outside the profile")
             found.append((name, profile[offset : offset + size]))
     return found
 
 
-def _build(profile: bytes, colour: list[tuple[bytes, bytes]]) -> bytes:
-    tags = [(b"desc", _text(profile[8], "desc")), (b"cprt", _text(profile[8], "text")), *colour]
+def _build(profile: bytes, color: list[tuple[bytes, bytes]]) -> bytes:
+    tags = [(b"desc", _text(profile[8], "desc")), (b"cprt", _text(profile[8], "text")), *color]
     table, body, places = struct.pack(">I", len(tags)), b"", dict[bytes, int]()
     start = 132 + 12 * len(tags)
     for name, content in tags:

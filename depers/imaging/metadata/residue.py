@@ -1,4 +1,4 @@
-"""What a picture's file holds besides picture, orientation and colour profile: read from its bytes, not decoded."""
+"""What an image's file holds besides image, orientation and color profile: read from its bytes, not decoded."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ from depers.imaging.formats import tiff as tiff_tags
 from depers.imaging.headers import is_heif
 from depers.imaging.metadata import exif, icc
 
-_TIFF_PICTURE = set(range(254, 256)) | {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 296, 317}
-_TIFF_PICTURE |= {292, 293, 320, 322, 323, 324, 325, 332, 338, 339, 347, 530, 531, 532, 529, 34675}
+_TIFF_IMAGE = set(range(254, 256)) | {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 296, 317}
+_TIFF_IMAGE |= {292, 293, 320, 322, 323, 324, 325, 332, 338, 339, 347, 530, 531, 532, 529, 34675}
 _TIFF_REDUCED, _TIFF_PROFILE = 254, 34675
 _PNG_CHUNKS = "IHDR PLTE IDAT IEND tRNS iCCP acTL fcTL fdAT sRGB gAMA cHRM sBIT bKGD cICP pHYs"
-_PNG_PICTURE = set(_PNG_CHUNKS.split())
-_WEBP_PICTURE = {"VP8 ", "VP8L", "VP8X", "ALPH", "ANIM", "ANMF", "ICCP"}
-_ISO_PICTURE = {"ftyp", "meta", "mdat", "moov"}
+_PNG_IMAGE = set(_PNG_CHUNKS.split())
+_WEBP_IMAGE = {"VP8 ", "VP8L", "VP8X", "ALPH", "ANIM", "ANMF", "ICCP"}
+_ISO_IMAGE = {"ftyp", "meta", "mdat", "moov"}
 _ISO_FOREIGN_ITEMS = {b"Exif": "EXIF", b"mime": "XMP or another document", b"uri ": "a document"}
 
 
 def residue(data: bytes, keep: Sequence[str] = ()) -> list[str]:
-    """What the file holds besides picture, orientation and neutral colour profile, one line each; empty where nothing.
+    """What the file holds besides image, orientation and neutral color profile, one line each; empty where nothing.
 
     `keep` names groups of `exif.GROUPS` that are allowed. A file of no known format, or damaged, is a line as well.
     """
@@ -63,10 +63,10 @@ def _jpeg(data: bytes, keep: Sequence[str]) -> Iterator[str]:
         elif marker == jpeg_segments.APP1 and b"ns.adobe.com" in content[:40]:
             yield "XMP"
         elif marker == jpeg_segments.APP2 and content[:4] == b"MPF\0":
-            yield "MPF: further pictures"
+            yield "MPF: further images"
         elif marker == jpeg_segments.COM:
             yield "comment"
-        elif marker not in jpeg_segments.PICTURE | {jpeg_segments.SOI}:
+        elif marker not in jpeg_segments.IMAGE | {jpeg_segments.SOI}:
             name = content[:12].split(b"\0")[0].decode("ascii", "replace")
             yield f"segment 0x{marker:02X} {name}".rstrip()
     if profile:
@@ -89,7 +89,7 @@ def _exif(block: bytes, keep: Sequence[str]) -> Iterator[str]:
 
 def _profile(profile: bytes) -> Iterator[str]:
     if not icc.is_neutral(profile):
-        yield "colour profile with texts"
+        yield "color profile with texts"
 
 
 def _png(data: bytes, keep: Sequence[str]) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _png(data: bytes, keep: Sequence[str]) -> Iterator[str]:
             if position < len(data):
                 yield f"{len(data) - position} bytes after the end"
             return
-        elif name not in _PNG_PICTURE:
+        elif name not in _PNG_IMAGE:
             yield f"PNG chunk {name}"
     yield "no end"
 
@@ -123,7 +123,7 @@ def _webp(data: bytes, keep: Sequence[str]) -> Iterator[str]:
             yield from _exif(content, keep)
         elif name == "ICCP":
             yield from _profile(content)
-        elif name not in _WEBP_PICTURE:
+        elif name not in _WEBP_IMAGE:
             yield f"WebP chunk {name}"
     if len(data) > end:
         yield f"{len(data) - end} bytes after the end"
@@ -139,10 +139,10 @@ def _tiff(data: bytes, keep: Sequence[str]) -> Iterator[str]:
         if tag.number in (273, 279, 324, 325) and tag.directory == 0:
             places.setdefault(tag.page, {})[tag.number] = tiff_tags.numbers(data, tag)
         if tag.directory == 0 and tag.number == _TIFF_REDUCED and any(n & 5 for n in tiff_tags.numbers(data, tag)):
-            yield "a reduced picture or mask"
+            yield "a reduced image or mask"
         elif tag.directory == 0 and tag.number == _TIFF_PROFILE:
             yield from _profile(data[tag.start : tag.start + tag.size])
-        elif tag.directory == 0 and tag.number in _TIFF_PICTURE | pointers:
+        elif tag.directory == 0 and tag.number in _TIFF_IMAGE | pointers:
             continue
         elif tag.number not in allowed.get(tag.directory, set()):
             yield f"TIFF tag {tag.number}" + (f" in directory {tag.directory}" if tag.directory else "")
@@ -192,15 +192,15 @@ def _bmp(data: bytes) -> Iterator[str]:
         yield f"{len(data) - size} bytes after the end"
     if header < 40:
         return
-    width, height, bits, compression, colours = struct.unpack_from("<ii2xHI12xI", data, 18)
-    palette = 4 * (colours or (2**bits if bits <= 8 else 0)) + (12 if header == 40 and compression == 3 else 0)
+    width, height, bits, compression, colors = struct.unpack_from("<ii2xHI12xI", data, 18)
+    palette = 4 * (colors or (2**bits if bits <= 8 else 0)) + (12 if header == 40 and compression == 3 else 0)
     if offset > 14 + header + palette + 4:
         yield "bytes between header and pixels"
     rows = (width * bits + 31) // 32 * 4 * abs(height)
     if compression in (0, 3) and size > offset + rows + 4:
         yield "bytes behind the pixels"
     if header >= 124 and data[14 + 56 : 14 + 60] == b"KNIL":
-        yield "link to a colour profile"
+        yield "link to a color profile"
 
 
 def _iso(data: bytes, keep: Sequence[str]) -> Iterator[str]:
@@ -215,7 +215,7 @@ def _iso(data: bytes, keep: Sequence[str]) -> Iterator[str]:
             return
         name, content = kind.decode("latin-1"), data[position : position + size]
         position += size
-        if name not in _ISO_PICTURE:
+        if name not in _ISO_IMAGE:
             yield f"box {name}"
         elif name == "meta":
             for item, what in _ISO_FOREIGN_ITEMS.items():
