@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from depers.imaging.formats import jpeg_segments, turbojpeg
 from depers.redaction.files import redact_file
-from depers.street_scenes import scenes as streets
+from depers.street_scenes import scenes
 
 SIZE_WH = (4000, 3000)
 BOXES = np.array(
@@ -35,7 +35,7 @@ BOXES = np.array(
 
 def photo(quality: int = 92) -> bytes:
     """A drawn street of 12 megapixels with the grain of a sensor, 4:2:0."""
-    scene = streets.draw_scene(0, 1, (1920, 1440)).image
+    scene = scenes.draw_scene(0, 1, (1920, 1440)).image
     large = cv2.resize(scene, SIZE_WH, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     grain = np.random.default_rng(1).normal(0, 4, large.shape).astype(np.float32)
     pixels = np.clip(large + cv2.GaussianBlur(grain, (3, 3), 0.8), 0, 255).astype(np.uint8)

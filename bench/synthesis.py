@@ -30,10 +30,10 @@ from job import steady_rate, watch
 from PIL import Image, ImageDraw
 
 from depers.commands.synthesize import Options, read_material
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.labels import CLASSES
 from depers.street_scenes.scenes import draw_scene, write_scene
-from depers.synthesis import renderer as rendering
+from depers.synthesis import renderer
 
 SIZE_WH = (1920, 1080)
 SMALL_WH = (640, 360)
@@ -59,11 +59,11 @@ def make_bank(work: Path, size_wh: tuple[int, int] = SIZE_WH) -> str:
     return str(work / "extracted")
 
 
-def plainly(extracted: bank.Extracted, job: rendering.Job, processes: int) -> float:
+def plainly(extracted: sprite_bank.Extracted, job: renderer.Job, processes: int) -> float:
     """The rate of the same functions under multiprocessing, at the niceness of Ray's workers; planned before."""
     tasks = [(extracted, job, *blocks) for blocks in job.units()]
     with multiprocessing.get_context("spawn").Pool(processes, os.nice, (15,)) as pool:
-        pool.starmap(rendering.render_blocks, tasks, chunksize=1)
+        pool.starmap(renderer.render_blocks, tasks, chunksize=1)
     return steady_rate(Path(job.out))
 
 
@@ -136,10 +136,10 @@ def compare(work: Path, count: int, repeats: int) -> None:
     for number in range(repeats):
         out = work / f"out{number}"
         depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
-        own, job = steady_rate(out), rendering.Job(str(out), count, 1, False, len(CLASSES))
+        own, job = steady_rate(out), renderer.Job(str(out), count, 1, False, len(CLASSES))
         this = {
             "depers synthesize": own,
-            "multiprocessing": plainly(bank.open_extracted(extracted), job, cores),
+            "multiprocessing": plainly(sprite_bank.open_extracted(extracted), job, cores),
             "encoding alone": encoding_alone(out, cores),
             "the original": original(work / "raw", work / f"original{number}", 50),
         }
@@ -157,12 +157,12 @@ def compare(work: Path, count: int, repeats: int) -> None:
 def plan(work: Path, count: int) -> None:
     """Seconds and peak memory of planning `count` images in as many processes as there are cores."""
     options = Options(make_bank(work), str(work / "out"), count=count, objects=10)
-    opened, cores = bank.open_extracted(options.extracted), os.cpu_count() or 1
+    opened, cores = sprite_bank.open_extracted(options.extracted), os.cpu_count() or 1
     material, peak, started = read_material(opened, options), 0.0, time.monotonic()
-    job = rendering.Job(options.out, count, 1, False, len(CLASSES))
+    job = renderer.Job(options.out, count, 1, False, len(CLASSES))
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         parts = [(material, options.recipe(), job, part) for part in range(len(job.parts()))]
-        done = pool.starmap_async(rendering.plan_part, parts, chunksize=1)
+        done = pool.starmap_async(renderer.plan_part, parts, chunksize=1)
         while not done.ready():
             mine = psutil.Process()
             peak = max(peak, sum(each.memory_info().rss for each in [mine, *mine.children(recursive=True)]) / 2**20)

@@ -9,7 +9,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.storage import tables
@@ -126,16 +126,16 @@ def write_bank(
         if row["path"]:
             jpeg = simplejpeg.encode_jpeg(scenery(number, (row["width"], row["height"])), 95, "RGB", "444")
             storage.write_bytes(storage.join(root, row["path"]), jpeg)
-    table = pa.Table.from_pylist(with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
+    table = pa.Table.from_pylist(with_scenes(sprites, backgrounds), schema=sprite_bank.BACKGROUNDS)
     tables.write_table(storage.join(root, "backgrounds.parquet"), table)
     drawn = [{**row, "image": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
     written = []
     for part in range(parts):
         rows = drawn[part::parts]
         written.append(f"sprites/{part:03d}.parquet")
-        tables.write_table(storage.join(root, written[-1]), pa.Table.from_pylist(rows, schema=bank.SPRITES))
+        tables.write_table(storage.join(root, written[-1]), pa.Table.from_pylist(rows, schema=sprite_bank.SPRITES))
     counts = {"backgrounds": len(backgrounds), "sprites": len(sprites)}
-    bank.write_extracted(bank.Extracted(root, tuple(names), dataset, {}, counts, tuple(written)))
+    sprite_bank.write_extracted(sprite_bank.Extracted(root, tuple(names), dataset, {}, counts, tuple(written)))
     return root
 
 

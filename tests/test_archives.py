@@ -237,9 +237,9 @@ def test_long_headers_that_claim_too_much_are_refused() -> None:
 
 
 def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from depers.archives import tar as tar_archives
+    from depers.archives import tar
 
-    monkeypatch.setattr(tar_archives, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(tar, "_FREE_BYTES", 1 << 20)
     data = make_tar([("a.jpg", image(0)), ("zero.jpg", b"\xff\xd8\xff" + bytes(20 << 20))], "gz")
     slices, end = read("tar", data, Rules((), 1 << 30))
     assert members(slices)[0].data == image(0) and "unpacks to more than 200 times its size" in end.reason

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from depers import storage
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import BACKGROUNDS, METADATA, SPRITES, Extracted
 from depers.errors import UserError
 from depers.storage import tables
@@ -33,26 +33,26 @@ def extracted(tmp_path: Path) -> Extracted:
         tables.write_table(f"{root}/{part}", pa.Table.from_pylist(sprites, SPRITES))
     tables.write_table(f"{root}/backgrounds.parquet", BACKGROUNDS.empty_table())
     written = Extracted(root, ("car", "ü"), "/data", {"fill": "smooth"}, {"sprites": 3}, PARTS)
-    bank.write_extracted(written)
+    sprite_bank.write_extracted(written)
     return written
 
 
 def test_what_is_read_is_what_was_written(extracted: Extracted) -> None:
-    assert bank.open_extracted(extracted.root + "/") == extracted
-    assert bank.read_backgrounds(extracted).schema.equals(BACKGROUNDS)
-    table = bank.read_sprites(extracted)
+    assert sprite_bank.open_extracted(extracted.root + "/") == extracted
+    assert sprite_bank.read_backgrounds(extracted).schema.equals(BACKGROUNDS)
+    table = sprite_bank.read_sprites(extracted)
     assert tuple(table.column_names) == METADATA
     assert table["id"].to_pylist() == ["3", "1", "2"]  # by source and id, whatever the parts
-    assert bank.read_sprites(extracted, ["image"])["image"].to_pylist() == [b"jpeg"] * 3
-    assert [part["id"].to_pylist() for part in bank.iterate_sprites(extracted)] == [["2", "1"], ["3"]]
-    assert next(bank.iterate_sprites(extracted)).schema.equals(SPRITES)
-    assert bank.read_sprites(extracted._replace(parts=())).num_rows == 0
+    assert sprite_bank.read_sprites(extracted, ["image"])["image"].to_pylist() == [b"jpeg"] * 3
+    assert [part["id"].to_pylist() for part in sprite_bank.iterate_sprites(extracted)] == [["2", "1"], ["3"]]
+    assert next(sprite_bank.iterate_sprites(extracted)).schema.equals(SPRITES)
+    assert sprite_bank.read_sprites(extracted._replace(parts=())).num_rows == 0
 
 
 def test_columns_that_a_later_version_adds_are_left_aside(extracted: Extracted) -> None:
     uri = f"{extracted.root}/{PARTS[1]}"
     tables.write_table(uri, tables.read_table(uri).append_column("mask", pa.array([b""])))
-    assert bank.read_sprites(extracted, SPRITES.names).schema.equals(SPRITES)
+    assert sprite_bank.read_sprites(extracted, SPRITES.names).schema.equals(SPRITES)
 
 
 def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
 
     def refused(root: object) -> str:
         with pytest.raises(UserError) as caught:
-            bank.open_extracted(str(root))
+            sprite_bank.open_extracted(str(root))
         return str(caught.value)
 
     assert "but nothing is there" in refused(tmp_path / "none")
@@ -71,7 +71,7 @@ def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
         assert refused(extracted.root).startswith(f"{marker}: ")
     marker.write_text("{")
     assert f"{marker}: cannot be read" in refused(extracted.root)
-    bank.withdraw(extracted.root)
+    sprite_bank.withdraw(extracted.root)
     assert "it has no extract.json" in refused(extracted.root)
     (Path(extracted.root) / "_depers").mkdir()
     assert "the extraction is not finished" in refused(extracted.root)
@@ -81,13 +81,13 @@ def test_refusals_of_the_tables(extracted: Extracted) -> None:
     uri = f"{extracted.root}/{PARTS[0]}"
     tables.write_table(uri, pa.Table.from_pylist([sprite("1", "v.jpg", split="val")], SPRITES))
     with pytest.raises(UserError, match=r"must be of the split train, but some are of val"):
-        bank.read_sprites(extracted)
+        sprite_bank.read_sprites(extracted)
     tables.write_table(uri, pa.table({"split": ["train"]}))
     with pytest.raises(UserError, match=r"b\.parquet: must be a table of an extraction"):
-        bank.read_sprites(extracted)
+        sprite_bank.read_sprites(extracted)
     storage.write_bytes(uri, b"PAR1 no")
     with pytest.raises(UserError, match=r"b\.parquet: must be a table of an extraction"):
-        bank.read_sprites(extracted)
+        sprite_bank.read_sprites(extracted)
     storage.delete(uri)
     with pytest.raises(UserError, match=r"b\.parquet: is missing"):
-        bank.read_sprites(extracted)
+        sprite_bank.read_sprites(extracted)

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.imaging import ycbcr as planes
-from depers.synthesis import blending, compositing
-from depers.synthesis import plan_table as plan
+from depers.imaging import ycbcr
+from depers.synthesis import blending, compositing, plan_table
 
 PLACED: dict[str, Any] = {
     "sprite": "s", "image": "", "source_x": 0, "source_y": 0, "source_width": 60, "source_height": 50,
@@ -24,19 +23,19 @@ def textured(size_wh: tuple[int, int], seed: int, low: int = 0, high: int = 256)
     return np.random.default_rng(seed).integers(low, high, (size_wh[1], size_wh[0], 3)).astype(np.uint8)
 
 
-def composed(placed: dict[str, Any], ground: np.ndarray, image: np.ndarray) -> planes.Planes:
+def composed(placed: dict[str, Any], ground: np.ndarray, image: np.ndarray) -> ycbcr.Planes:
     """One object in an image, both given as RGB."""
-    return compositing.compose([placed], planes.of_rgb(ground), [planes.of_rgb(image)])
+    return compositing.compose([placed], ycbcr.of_rgb(ground), [ycbcr.of_rgb(image)])
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("name", plan.BLENDINGS)
+@pytest.mark.parametrize("name", plan_table.BLENDINGS)
 def test_only_the_region_of_the_seam_changes(name: str, offset: int) -> None:
     ground, image = textured((160, 120), 0), textured((60, 50), 1)
     reach = 6.0 if name in ("feathered", "gaussian") else 0.0
     moved = {key: PLACED[key] + offset for key in ("x", "y", "x_min", "y_min", "x_max", "y_max")}
     made = composed(PLACED | moved | {"blending": name, "reach": reach}, ground, image)
-    before, object_planes = planes.of_rgb(ground), planes.of_rgb(image)
+    before, object_planes = ycbcr.of_rgb(ground), ycbcr.of_rgb(image)
     for step, now, then, own in zip((1, 2), made, before, object_planes, strict=True):
         changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
@@ -50,7 +49,7 @@ def test_only_the_region_of_the_seam_changes(name: str, offset: int) -> None:
             np.testing.assert_array_equal(inside, own[12 // step : 38 // step, 12 // step : 48 // step])
 
 
-@pytest.mark.parametrize("shape", plan.SHAPES)
+@pytest.mark.parametrize("shape", plan_table.SHAPES)
 def test_shares_are_half_at_the_edge_and_whole_inside(shape: str) -> None:
     for gaussian in (False, True):
         share = blending.shares((10.0, 20.0, 50.0, 60.0), (0, 0, 60, 80), shape, 8.0, gaussian)
@@ -74,7 +73,7 @@ def test_colors_meet_those_around() -> None:
         (PLACED | {"match": 1.0, "blending": "hard", "reach": 0.0}, [180, 70, 30]),
         (PLACED | {"match": 0.5, "blending": "hard", "reach": 0.0, "blue": 4.0}, [190, 55, 49]),
     ):
-        made = planes.to_rgb(composed(placed, ground, image))
+        made = ycbcr.to_rgb(composed(placed, ground, image))
         np.testing.assert_allclose(made[50, 70], expected, atol=2)  # whole levels of luma and chroma
 
 
@@ -82,14 +81,14 @@ def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     ground = np.full((120, 160, 3), 100, np.uint8)
     image = textured((60, 50), 1, 120, 150)
     made = composed(PLACED | {"blending": "poisson", "reach": 0.0}, ground, image)
-    assert abs(np.median(planes.to_rgb(made)[40:70, 50:90]) - 100) < 8
-    inside, source = made.luma[40:70, 50:90].astype(int), planes.of_rgb(image).luma[10:40, 10:50].astype(int)
+    assert abs(np.median(ycbcr.to_rgb(made)[40:70, 50:90]) - 100) < 8
+    inside, source = made.luma[40:70, 50:90].astype(int), ycbcr.of_rgb(image).luma[10:40, 10:50].astype(int)
     assert np.corrcoef(np.diff(inside).ravel(), np.diff(source).ravel())[0, 1] > 0.85
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from(plan.BLENDINGS), st.sampled_from(plan.SHAPES), st.integers(1, 60), st.integers(1, 60),
+    st.sampled_from(plan_table.BLENDINGS), st.sampled_from(plan_table.SHAPES), st.integers(1, 60), st.integers(1, 60),
     st.floats(0, 1), st.floats(0.0, 0.3),
 )  # fmt: skip
 def test_images_may_be_of_any_size(name: str, shape: str, wide: int, high: int, at: float, margin: float) -> None:
@@ -98,13 +97,13 @@ def test_images_may_be_of_any_size(name: str, shape: str, wide: int, high: int, 
     placed |= {"y_min": 20 + margin * high, "y_max": 20 + (1 - margin) * high}
     placed["reach"] = min(6.0, wide * margin * 2) if name in ("feathered", "gaussian") else 0.0
     ground, image = textured((160, 120), 0), textured((60, 50), 1)
-    for step, now, then in zip((1, 2), composed(placed, ground, image), planes.of_rgb(ground), strict=True):
+    for step, now, then in zip((1, 2), composed(placed, ground, image), ycbcr.of_rgb(ground), strict=True):
         changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
         below, left = -(-(20 + high) // step), placed["x"] // step
         assert not changed[: 20 // step].any() and not changed[below:].any() and not changed[:, :left].any()
 
 
-@pytest.mark.parametrize("name", plan.BLENDINGS)
+@pytest.mark.parametrize("name", plan_table.BLENDINGS)
 @pytest.mark.parametrize("corner", [(-20, -10), (130, 100), (-58, 0), (500, 500)])
 def test_images_may_reach_over_the_frame(name: str, corner: tuple[int, int]) -> None:
     ground, image = textured((160, 120), 0), textured((60, 50), 1)
@@ -120,10 +119,10 @@ def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
     slope = np.linspace(0, 255, 90)[None, :, None].repeat(90, 0).repeat(3, 2).astype(np.uint8)
     size = {"width": max(1, int(wide * scale)), "height": max(1, int(high * scale))}
     source = {"sprite": "s", "source_x": 0, "source_y": 0, "source_width": wide, "source_height": high}
-    placed, whole = source | size | {"x": 0, "y": 0}, planes.of_rgb(slope[:high, :wide])
-    luma, chroma = whole.luma, np.dstack([planes.reduced(whole.luma, 2)] * 2)  # with what would be luma in it
+    placed, whole = source | size | {"x": 0, "y": 0}, ycbcr.of_rgb(slope[:high, :wide])
+    luma, chroma = whole.luma, np.dstack([ycbcr.reduced(whole.luma, 2)] * 2)  # with what would be luma in it
     for step, own in zip(
-        (1, 2), compositing.reduced(planes.Planes(luma, chroma), compositing.reduction(placed)), strict=True
+        (1, 2), compositing.reduced(ycbcr.Planes(luma, chroma), compositing.reduction(placed)), strict=True
     ):
         made = compositing.scaled(own, placed, step)
         assert made.shape[:2] == (-(-size["height"] // step), -(-size["width"] // step))
@@ -132,12 +131,12 @@ def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
 
 
 def test_noise_and_blur_are_what_the_row_says() -> None:
-    flat = planes.of_rgb(np.full((1100, 700, 3), 128, np.uint8))
+    flat = ycbcr.of_rgb(np.full((1100, 700, 3), 128, np.uint8))
     row = {"blur": 0.0, "noise": 0, "noise_x": 0, "noise_y": 0}
     for made, plane in zip(compositing.finish(flat.copy(), row), flat, strict=True):
         np.testing.assert_array_equal(made, plane)
     noisy = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 1000, "noise_y": 17})
-    assert planes.to_rgb(noisy).astype(int).std() == pytest.approx(3, rel=0.05)
+    assert ycbcr.to_rgb(noisy).astype(int).std() == pytest.approx(3, rel=0.05)
     assert noisy.luma.mean() == pytest.approx(128, abs=0.1)
     assert noisy.chroma.mean() == pytest.approx(128, abs=0.1)
     moved = compositing.finish(flat.copy(), row | {"noise": 3, "noise_x": 998, "noise_y": 17})
@@ -150,8 +149,8 @@ def test_noise_and_blur_are_what_the_row_says() -> None:
 
 def test_render_is_a_jpeg_of_the_wanted_quality() -> None:
     row = {"objects": [PLACED], "blur": 0.5, "noise": 1, "noise_x": 3, "noise_y": 4, "quality": 60}
-    ground = planes.of_rgb(textured((160, 120), 0, 100, 140))
-    image, before = planes.of_rgb(textured((60, 50), 1)), ground.copy()
+    ground = ycbcr.of_rgb(textured((160, 120), 0, 100, 140))
+    image, before = ycbcr.of_rgb(textured((60, 50), 1)), ground.copy()
     data = compositing.render(row, ground, [image])
     assert data == compositing.render(row, ground, [image])
     assert len(data) < len(compositing.render(row | {"quality": 95}, ground, [image]))

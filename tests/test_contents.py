@@ -3,7 +3,7 @@
 import pytest
 
 from depers.archives import base
-from depers.imaging import sniffing as contents
+from depers.imaging import sniffing
 
 JPEG, PNG, TEXT = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"hello, world, these are some words"
 BITMAP = b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(20)
@@ -35,7 +35,7 @@ BITMAP = b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(20)
     ],
 )
 def test_what_becomes_of_a_file(name: str, head: bytes, keep: tuple[str, ...], expected: str) -> None:
-    what, reason = contents.classify(name, head, keep)
+    what, reason = sniffing.classify(name, head, keep)
     assert what == expected
     assert bool(reason) == (expected == "left out")
 

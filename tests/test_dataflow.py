@@ -9,8 +9,7 @@ import ray
 
 from depers.detection.detections import SCHEMA
 from depers.detection.settings import Prediction
-from depers.pipeline import ray_data as dataflow
-from depers.pipeline import run as pipeline
+from depers.pipeline import ray_data, run
 from depers.pipeline.ray_data import Notebook, Pass
 from depers.pipeline.steps import Item, Job, Outcome, Row
 from depers.runtime import units
@@ -45,8 +44,8 @@ def test_a_deadly_file_costs_one_row(ray_local: None, tmp_path: Path, staged: bo
 
     how = Prediction(imgsz=64)
     job = Job(str(tmp_path / "in"), str(tmp_path / "out"), (), (), how, 8, 80, False, SCHEMA, finish)
-    everything = pipeline.plan(job.input)
-    assert list(dataflow.run(Pass(job, ray.put([]), 32, staged, 1), everything))
+    everything = run.plan(job.input)
+    assert list(ray_data.run(Pass(job, ray.put([]), 32, staged, 1), everything))
     rows = [row for table in units.collect(job.out, everything, SCHEMA) for row in table.to_pylist()]
     reasons = {row["path"]: row["reason"] for row in rows}
     assert len(reasons) == 5

@@ -20,7 +20,7 @@ from depers.errors import UserError
 from depers.evaluation import submission
 from depers.evaluation.competition_score import score_file
 from depers.evaluation.samples import Sample, judge, samples, worst
-from depers.pipeline import run as pipeline
+from depers.pipeline import run
 from depers.storage import tables
 
 CAR, HEAD = 0, 1
@@ -205,5 +205,5 @@ def test_a_class_without_a_threshold_is_not_looked_for_less(tmp_path: Path) -> N
     for face, expected in ((0.6, 0.15), (0.05, 0.05)):
         file.write_text(json.dumps({"version": 1, "thresholds": {"face": face, "car": None}, "details": {}}))
         options = detect.Options("in", "out", ("w.pt",), thresholds=str(file))
-        job = pipeline.make_job(options, SCHEMA, lambda out: partial(detect.write_boxes))
+        job = run.make_job(options, SCHEMA, lambda out: partial(detect.write_boxes))
         assert job.how.confidence == expected and job.thresholds == {"face": face}

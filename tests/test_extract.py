@@ -22,7 +22,7 @@ from depers import storage
 from depers.boxes import to_normalized_xywh
 from depers.commands import extract
 from depers.commands.extract import Options
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.errors import UserError
@@ -76,10 +76,10 @@ def tree(root: Path | str) -> dict[str, bytes]:
     return results
 
 
-def read(root: Path | str) -> tuple[bank.Extracted, list[dict[str, Any]], list[dict[str, Any]]]:
-    extracted = bank.open_extracted(str(root))
-    sprites = bank.read_sprites(extracted, bank.SPRITES.names).to_pylist()
-    return extracted, bank.read_backgrounds(extracted).to_pylist(), sprites
+def read(root: Path | str) -> tuple[sprite_bank.Extracted, list[dict[str, Any]], list[dict[str, Any]]]:
+    extracted = sprite_bank.open_extracted(str(root))
+    sprites = sprite_bank.read_sprites(extracted, sprite_bank.SPRITES.names).to_pylist()
+    return extracted, sprite_bank.read_backgrounds(extracted).to_pylist(), sprites
 
 
 def rgb(data: bytes) -> NDArray[np.uint8]:
@@ -175,7 +175,7 @@ def test_the_same_bytes_with_one_worker_and_from_s3_to_s3(
         storage.write_bytes(f"{s3_bucket}/a b/{path.relative_to(dataset)}", path.read_bytes())
     assert extract.run(Options(f"{s3_bucket}/a b", f"{s3_bucket}/out", group_by=r"^cam\d")) == 0
     assert tree(f"{s3_bucket}/out") == tree(done)
-    assert bank.open_extracted(f"{s3_bucket}/out").dataset == f"{s3_bucket}/a b"
+    assert sprite_bank.open_extracted(f"{s3_bucket}/out").dataset == f"{s3_bucket}/a b"
 
 
 def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path:
     before = run_and_kill(out, "extract", str(dataset), str(out), "--group-by", r"^cam\d", "--workers", "1")
     assert not (out / "extract.json").exists()
     with pytest.raises(UserError, match="the extraction is not finished"):
-        bank.open_extracted(str(out))
+        sprite_bank.open_extracted(str(out))
     assert extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")) == 0
     assert records(out).items() >= before.items()
     assert tree(out) == tree(done)
@@ -486,4 +486,4 @@ def test_real_images(data: Path, tmp_path: Path, name: str) -> None:
         if row["status"] == "used":
             assert rgb((tmp_path / "out" / row["path"]).read_bytes()).shape == (row["height"], row["width"], 3)
     table = pq.read_table(tmp_path / "out/backgrounds.parquet")
-    assert table.schema.equals(bank.BACKGROUNDS)
+    assert table.schema.equals(sprite_bank.BACKGROUNDS)

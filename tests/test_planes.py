@@ -7,7 +7,7 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.imaging import ycbcr as jpeg_planes
+from depers.imaging import ycbcr
 from depers.imaging import ycbcr as planes
 from depers.synthesis import blending
 
@@ -76,14 +76,14 @@ def test_a_membrane_keeps_gradients_and_meets_the_border(channels: tuple[int, ..
 def test_planes_of_a_file_are_those_of_its_pixels(size_wh: tuple[int, int], sampling: str) -> None:
     rgb = np.linspace((20, 200, 60), (180, 90, 240), size_wh[1])[:, None].repeat(size_wh[0], 1).astype(np.uint8)
     jpeg = simplejpeg.encode_jpeg(rgb, 95, "RGB", sampling)
-    found, expected = jpeg_planes.decode(jpeg), planes.of_rgb(simplejpeg.decode_jpeg(jpeg, "RGB"))
+    found, expected = ycbcr.decode(jpeg), planes.of_rgb(simplejpeg.decode_jpeg(jpeg, "RGB"))
     assert found
     for plane, same in zip(found, expected, strict=True):
         assert plane.shape == same.shape
         np.testing.assert_allclose(plane.astype(int), same, atol=3)
     assert planes.encode(found, 80) == planes.encode(found.copy(), 80)  # whatever lies behind it in memory
     # Nothing is lost on the way from a file to a file.
-    again = jpeg_planes.decode(planes.encode(found, 100))
+    again = ycbcr.decode(planes.encode(found, 100))
     assert again and np.abs(again.luma.astype(int) - found.luma).max() <= 1
 
 
@@ -98,4 +98,4 @@ def test_planes_are_not_taken_from_other_files() -> None:
         simplejpeg.encode_jpeg(rgb[:, :, :1].copy(), 90, "GRAY", "Gray"),
         bytes(cv2.imencode(".png", rgb)[1]),
     ):
-        assert jpeg_planes.decode(data) is None
+        assert ycbcr.decode(data) is None

@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import sprite_id
-from depers.imaging import ycbcr as planes
-from depers.synthesis import compositing
-from depers.synthesis import plan_table as plan
+from depers.imaging import ycbcr
+from depers.synthesis import compositing, plan_table
 from depers.synthesis.assets import Material, background_number, make_material, sprite_weights, to_sprite
 from depers.synthesis.instances import Place, put
 from depers.synthesis.occlusion import Box, visible
@@ -22,7 +21,7 @@ from depers.synthesis.placement import Rules, accept
 from depers.synthesis.planner import PLACEMENTS, Recipe, plan_block
 
 RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
-RECIPE = Recipe(3, 1, 4, None, 0.3, "scene", plan.BLENDINGS, True, 90, RULES)
+RECIPE = Recipe(3, 1, 4, None, 0.3, "scene", plan_table.BLENDINGS, True, 90, RULES)
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
@@ -30,9 +29,11 @@ def material(
     sprites: list[dict[str, Any]], backgrounds: list[dict[str, Any]], parts: int = 3, balance: float = 0.5
 ) -> Material:
     names = [f"sprites/{number:03d}.parquet" for number in range(parts)]
-    schema = pa.schema([bank.SPRITES.field(name) for name in bank.METADATA]).append(pa.field("part", pa.string()))
+    schema = pa.schema([sprite_bank.SPRITES.field(name) for name in sprite_bank.METADATA]).append(
+        pa.field("part", pa.string())
+    )
     rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
-    images = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=bank.BACKGROUNDS)
+    images = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=sprite_bank.BACKGROUNDS)
     return make_material(images, pa.Table.from_pylist(rows, schema=schema), balance)
 
 
@@ -103,7 +104,7 @@ recipes = st.builds(
     st.sampled_from(PLACEMENTS),
     st.sampled_from([0.0, 0.3, 0.8, 1.0]),
     st.sampled_from([0.1, 0.5, 0.9]),
-    st.lists(st.sampled_from(plan.BLENDINGS), min_size=1, unique=True),
+    st.lists(st.sampled_from(plan_table.BLENDINGS), min_size=1, unique=True),
 )
 
 
@@ -123,14 +124,14 @@ def shown(
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             images[-1][y0:y1, x0:x1] = 255
     reduced = [
-        compositing.reduced(planes.of_rgb(image), compositing.reduction(placed))
+        compositing.reduced(ycbcr.of_rgb(image), compositing.reduction(placed))
         for image, placed in zip(images, row["objects"], strict=True)
     ]
     # Colors must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
     hard = {"blending": "hard", "reach": 0.0}
     objects = [o | plain | ({} if soft and o["blending"] != "poisson" else hard) for o in row["objects"]]
-    ground = planes.of_rgb(np.zeros((row["height"], row["width"], 3), np.uint8))
+    ground = ycbcr.of_rgb(np.zeros((row["height"], row["width"], 3), np.uint8))
     return np.asarray(compositing.compose(objects, ground, reduced).luma / 255)
 
 
@@ -141,12 +142,12 @@ def shown_of_background(
     sizes = [sprites.get(o["sprite"], {"height": row["height"], "width": row["width"]}) for o in row["objects"]]
     images = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
     reduced = [
-        compositing.reduced(planes.of_rgb(image), compositing.reduction(placed))
+        compositing.reduced(ycbcr.of_rgb(image), compositing.reduction(placed))
         for image, placed in zip(images, row["objects"], strict=True)
     ]
     hard = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0, "blending": "hard", "reach": 0.0}
     objects = [o | hard for o in row["objects"]]
-    ground = planes.of_rgb(np.repeat(mask[:, :, None], 3, axis=2))
+    ground = ycbcr.of_rgb(np.repeat(mask[:, :, None], 3, axis=2))
     return np.asarray(compositing.compose(objects, ground, reduced).luma > 127)
 
 
@@ -224,7 +225,7 @@ def test_variants_differ_in_their_seams_only() -> None:
     assert rest(rows[0]) == rest(rows[1]) == rest(rows[2])
     blendings = [[placed["blending"] for row in rows[v::3] for placed in row["objects"]] for v in range(3)]
     assert blendings[0] != blendings[1]
-    assert set(blendings[0]) == set(plan.BLENDINGS)
+    assert set(blendings[0]) == set(plan_table.BLENDINGS)
     assert rows[0::3] == [row | {"variant": 0} for row in plan_block(usual(), RECIPE, 0, 8).to_pylist()]
 
 
@@ -383,9 +384,9 @@ def test_columns_are_those_of_rows(labels: list[dict[str, Any]]) -> None:
     rows = table.to_pylist()
     assert {bool(row["objects"]) for row in rows} == {True}
     rows[3]["objects"], rows[3]["labels"] = [], []
-    made = plan.to_table(rows)
+    made = plan_table.to_table(rows)
     made.validate(full=True)
-    assert made.equals(pa.Table.from_pylist(rows, schema=plan.SCHEMA))
+    assert made.equals(pa.Table.from_pylist(rows, schema=plan_table.SCHEMA))
 
 
 def test_balance() -> None:

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from depers.imaging.decoding import ImageError, decode, decode_frames, frame_count
-from depers.imaging.formats import png as png_chunks
-from depers.imaging.formats import turbojpeg
+from depers.imaging.formats import png, turbojpeg
 from depers.imaging.headers import learn_heif, stored_boxes, upright
 from depers.imaging.metadata.residue import residue
 from depers.redaction.files import MODES, redact_file
@@ -323,12 +322,12 @@ def test_a_profile_keeps_its_colors_and_loses_its_texts() -> None:
 
 def test_a_png_keeps_its_gamma() -> None:
     plain = saved(scene(1), "PNG")
-    gamma = png_chunks.chunk(b"gAMA", (100_000).to_bytes(4, "big"))
-    data = png_chunks.inserted(plain, gamma)
+    gamma = png.chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+    data = png.inserted(plain, gamma)
     result = redact_file(data, [np.array([BOX], np.float32)])
     assert Image.open(io.BytesIO(result.data)).info["gamma"] == 1.0
     assert result.data.count(b"gAMA") == 1
-    assert png_chunks.color_chunks(png_chunks.inserted(plain, png_chunks.chunk(b"cHRM", b"too short"))) == b""
+    assert png.color_chunks(png.inserted(plain, png.chunk(b"cHRM", b"too short"))) == b""
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,12 @@ import simplejpeg
 
 from depers import storage
 from depers.commands.synthesize import Options, read_material, run
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import CLASSES, pairs, read_labels
 from depers.errors import UserError
 from depers.runtime import units
-from depers.synthesis import plan_table as plan
-from depers.synthesis import renderer as rendering
+from depers.synthesis import plan_table, renderer
 from depers.training.data import read_splits
 
 
@@ -84,7 +83,7 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
     written = [Path(image).stat().st_mtime for image, _ in images]
     assert rate and 0 < float(rate[1]) * (max(written) - min(written)) < 70
     assert len(images) == 70 and images[69][0].endswith("synthetic/000000/000000069.jpg")
-    rows = [row for block in (0, 1) for row in rendering.read_block(str(out), block)]
+    rows = [row for block in (0, 1) for row in renderer.read_block(str(out), block)]
     for (image, text), row in zip(images, rows, strict=True):
         labels = read_labels(text, len(CLASSES))
         assert labels.class_ids.tolist() == [label["class_id"] for label in row["labels"]]
@@ -123,10 +122,10 @@ def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path,
     assert contents(first) == expected and not left.exists()
     assert Path(first, "images/train/synthetic/000000/000000003.jpg").stat().st_mtime_ns == kept
     # One process, all blocks in one go, fewer images.
-    opened, options = bank.open_extracted(extracted), Options(extracted, second, count=75)
-    job = rendering.Job(second, 75, 1, False, len(CLASSES))
-    rendering.plan_part(read_material(opened, options), options.recipe(), job, 0)
-    assert rendering.render_blocks(opened, job, 0, 2) == 75
+    opened, options = sprite_bank.open_extracted(extracted), Options(extracted, second, count=75)
+    job = renderer.Job(second, 75, 1, False, len(CLASSES))
+    renderer.plan_part(read_material(opened, options), options.recipe(), job, 0)
+    assert renderer.render_blocks(opened, job, 0, 2) == 75
     few = contents(second)
     assert len(few) == 150 and few == {path: expected[path] for path in few}
 
@@ -220,7 +219,7 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
     assert run(Options(extracted, out, count=5)) == 0
     with pytest.raises(UserError, match="holds a run with count 5, but now it is 6"):
         run(Options(extracted, out, count=6))
-    uri = plan.part_uri(out, 0)
+    uri = plan_table.part_uri(out, 0)
     table = pq.read_table(uri).replace_schema_metadata({"depers.plan": "0"})
     pq.write_table(table, uri)
     storage.delete(units.record_uri(out, "00000000"))

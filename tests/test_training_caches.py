@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import resources as memory
-from depers import storage
+from depers import resources, storage
 from depers.errors import UserError
 from depers.resources import GIB, free_memory
 from depers.storage.cache import DatasetCache
@@ -158,11 +157,11 @@ def test_a_full_disk_and_damage_on_the_way_are_errors(
         with pytest.raises(UserError, match=r"1\.jpg: must be 7 bytes with sum [0-9a-f]{32}, but 7 bytes"):
             DatasetCache(str(tmp_path), GIB).local([f"{s3_bucket}/images"])
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(UserError, match=r"images needs .* MiB, but 0.0 MiB are free"):
         DatasetCache(str(tmp_path), GIB).local([f"{s3_bucket}/images"])
 
 
 def test_shown_sizes() -> None:
-    assert [memory.shown(size) for size in (0, 2**20, 3 * GIB)] == ["0.0 MiB", "1.0 MiB", "3.0 GiB"]
-    assert np.isfinite(memory.free_disk(Path("/nowhere/at/all")))
+    assert [resources.shown(size) for size in (0, 2**20, 3 * GIB)] == ["0.0 MiB", "1.0 MiB", "3.0 GiB"]
+    assert np.isfinite(resources.free_disk(Path("/nowhere/at/all")))

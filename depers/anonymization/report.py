@@ -7,12 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from depers.anonymization import manifest as results
+from depers.anonymization import manifest
 from depers.archives import registry
 from depers.imaging.decoding import ImageError, decode
 from depers.pipeline.steps import Row
-from depers.reports import html as report
-from depers.reports import plots
+from depers.reports import html, plots
 
 _SAMPLES, _DOUBTFUL, _REASONS = 24, 24, 50
 _AROUND = 1.5  # how much of a doubtful box's surroundings is shown, in its own sizes
@@ -85,24 +84,24 @@ def make_report(out: str, tally: Tally) -> str:
     """The page: counts, reasons, histograms, a sample of results, and the boxes that were least certain."""
     total = sum(tally.files.values())
     names = [name for name in ("redacted", "clean", "failed", "kept", "left out") if tally.files[name]]
-    sections = [("Inputs", report.table(("status", "files"), [(name, tally.files[name]) for name in names]))]
+    sections = [("Inputs", html.table(("status", "files"), [(name, tally.files[name]) for name in names]))]
     if tally.archives:
-        sections.append(("Archives", report.table(("status", "archives"), sorted(tally.archives.items()))))
+        sections.append(("Archives", html.table(("status", "archives"), sorted(tally.archives.items()))))
     if tally.reasons:
         rows = tally.reasons.most_common(_REASONS)
-        sections.append(("What is not in the output, and why", report.table(("reason", "files"), rows)))
+        sections.append(("What is not in the output, and why", html.table(("reason", "files"), rows)))
     if tally.classes:
-        sections.append(("Boxes", report.table(("class", "boxes"), sorted(tally.classes.items())) + _figures(tally)))
+        sections.append(("Boxes", html.table(("class", "boxes"), sorted(tally.classes.items())) + _figures(tally)))
     if tally.methods:
-        sections.append(("Methods", report.table(("method", "files"), sorted(tally.methods.items()))))
+        sections.append(("Methods", html.table(("method", "files"), sorted(tally.methods.items()))))
     figures = [_sample(out, row) for row in tally.samples]
-    sections.append(("Results, a sample", report.gallery([figure for figure in figures if figure])))
+    sections.append(("Results, a sample", html.gallery([figure for figure in figures if figure])))
     if tally.doubtful:
         note = "Where the detector was least certain: what looks like nothing shows that the threshold is low enough."
         crops = [_crop(out, row, box) for *_, row, box in sorted(tally.doubtful, key=lambda one: (-one[0], *one[1:3]))]
-        gallery = report.gallery([crop for crop in crops if crop])
-        sections.append(("Lowest confidence, for review", report.paragraph(note) + gallery))
-    return report.page("Anonymized images", f"{total} files, one manifest row each.", sections)
+        gallery = html.gallery([crop for crop in crops if crop])
+        sections.append(("Lowest confidence, for review", html.paragraph(note) + gallery))
+    return html.page("Anonymized images", f"{total} files, one manifest row each.", sections)
 
 
 def _figures(tally: Tally) -> str:
@@ -112,7 +111,7 @@ def _figures(tally: Tally) -> str:
     drawn = [plots.histogram(title, {"boxes": _spread(counts)}, label) for title, counts, label in values]
     images = [number for number, count in tally.counts.items() for _ in range(_scaled(count, tally.counts))]
     drawn.append(plots.histogram("Boxes in an image", {"images": images}, "boxes"))
-    return report.gallery(drawn)
+    return html.gallery(drawn)
 
 
 def _spread(counts: Counter[int]) -> list[float]:
@@ -126,7 +125,7 @@ def _scaled(count: int, counts: Counter[int]) -> int:
 
 def _sample(out: str, row: Row) -> str:
     pixels = _pixels(out, row)
-    return "" if pixels is None else report.image(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
+    return "" if pixels is None else html.image(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
 
 
 def _crop(out: str, row: Row, box: Row) -> str:
@@ -138,12 +137,12 @@ def _crop(out: str, row: Row, box: Row) -> str:
     left, right = int(box["x_min"] - _AROUND * width), int(box["x_max"] + _AROUND * width) + 1
     top, bottom = int(box["y_min"] - _AROUND * height), int(box["y_max"] + _AROUND * height) + 1
     crop = pixels[max(0, top) : max(1, bottom), max(0, left) : max(1, right)]
-    return report.image(crop, f"{box['class']} {box['confidence']:.2f}, {_place(row)}", max_side=320)
+    return html.image(crop, f"{box['class']} {box['confidence']:.2f}, {_place(row)}", max_side=320)
 
 
 def _pixels(out: str, row: Row) -> Any:
     try:
-        data = results.read_result(out, row)
+        data = manifest.read_result(out, row)
         return None if data is None else decode(data, float("inf")).rgb()
     except (OSError, ImageError):
         return None  # a name that is not text cannot be found by what the manifest says

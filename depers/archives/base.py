@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
-from depers.imaging import sniffing as contents
+from depers.imaging import sniffing
 from depers.storage.s3 import UnavailableError
 
 T = TypeVar("T")
@@ -92,16 +92,16 @@ def take(number: int, name: str, size: int, file: BinaryIO, rules: Rules, deflat
     """
     if reason := unsafe(name):
         return Member(number, name, size, None, "failed", reason)
-    head = file.read(min(contents.HEAD, size))
-    what, reason = contents.classify(name, head, rules.keep)
-    if what == contents.LEFT_OUT:
+    head = file.read(min(sniffing.HEAD, size))
+    what, reason = sniffing.classify(name, head, rules.keep)
+    if what == sniffing.LEFT_OUT:
         return Member(number, name, size, None, what, reason)
     if size > rules.most_bytes:
         return Member(number, name, size, None, "failed", f"must have at most {rules.most_bytes} bytes, but has {size}")
     data = head + file.read(size - len(head))
     if len(data) != size:
         raise ArchiveError(f"ends inside {name}")
-    return Member(number, name, size, data, what if what == contents.KEPT else "", "", deflated)
+    return Member(number, name, size, data, what if what == sniffing.KEPT else "", "", deflated)
 
 
 def in_slices(members: Iterable[Member]) -> Iterator[Slice]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depers.archives.base import SLICE_BYTES, SLICE_MEMBERS, ArchiveError, End, Member, Rules, Slice, ended
-from depers.imaging import sniffing as contents
+from depers.imaging import sniffing
 from depers.storage.s3 import UnavailableError
 
 _ROW_GROUP_BYTES = 128 * 2**20  # the most that writing one holds in memory
@@ -102,7 +102,7 @@ def _columns(schema: pa.Schema, batch: pa.RecordBatch) -> _Columns:
         kind = features.get(field.name)
         struct = pa.types.is_struct(field.type) and {"bytes", "path"} <= {one.name for one in field.type}
         if kind == "Image" or (struct and kind is None) or any(
-            contents.is_image(value) for value in _values(_storage(batch.column(index)).to_pylist())
+            sniffing.is_image(value) for value in _values(_storage(batch.column(index)).to_pylist())
         ):  # fmt: skip
             images.add(index)
     return _Columns(searched, frozenset(images))
@@ -150,7 +150,7 @@ def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rul
         for offset, cell in enumerate(_storage(batch.column(column)).to_pylist()):
             values = list(_values(cell))
             for place, data in enumerate(values):
-                if column not in columns.images and not contents.is_image(data):
+                if column not in columns.images and not sniffing.is_image(data):
                     continue  # a value like any other
                 label = f"{name}[{row + offset}]" + (f"[{place}]" if len(values) > 1 else "")
                 too_large = len(data) > rules.most_bytes

@@ -17,9 +17,9 @@ def kind_of(path: str) -> str | None:
 def format_of(kind: str) -> Format:
     """The module for a kind of archive, imported when called for."""
     if kind == "tar":
-        from depers.archives import tar as module
+        from depers.archives import tar
     elif kind == "zip":
-        from depers.archives import zip as module  # type: ignore[no-redef]
+        from depers.archives import zip as tar  # type: ignore[no-redef]
     else:
-        from depers.archives import parquet as module  # type: ignore[no-redef]
-    return module
+        from depers.archives import parquet as tar  # type: ignore[no-redef]
+    return tar

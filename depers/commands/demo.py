@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from depers import storage
 from depers.anonymization import manifest
 from depers.commands import anonymize, evaluate, extract, normalize, synthesize, train
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.options import argument, option
-from depers.reports import drawing
-from depers.reports import html as report
+from depers.reports import drawing, html
 from depers.runtime import units
 from depers.storage import tables
 from depers.street_scenes import scenes as streets
@@ -132,7 +131,7 @@ def run(options: Options) -> int:
         print(f"[{number}/{len(steps)}] {title}: {timings[-1][1]:.0f} s", flush=True)
     (out / "report.html").write_text(make_report(out, timings), encoding="utf-8")
     print(
-        f"\nall of it took {sum(seconds for _, seconds in timings):.0f} s; the report:\n{out / 'report.html'}",
+        f"\nall of it took {sum(seconds for _, seconds in timings):.0f} s; the report:\n{out / 'html.html'}",
         flush=True,
     )
     return code
@@ -186,10 +185,10 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     lines = [
         [name, *(row[key] for key in names)] for name, row in ({"all": figures["all"]} | figures["classes"]).items()
     ]
-    table = report.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
-    times = report.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
+    table = html.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
+    times = html.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
     pairs = "".join(
-        report.gallery([report.image(before, f"{name}, before"), report.image(after, "after")])
+        html.gallery([html.image(before, f"{name}, before"), html.image(after, "after")])
         for name, before, after in images
     )
     lead = (
@@ -199,13 +198,13 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     sections = [("Before and after", pairs), ("Evaluation on unseen scenes", table)]
     if (out / "synthetic" / "data.yaml").exists():
         sections.append(("Scenes made of scenes", _made(out)))
-    sections += [("Counts", report.table(["what", "how many"], counts)), ("Time", times)]
-    return report.page("depers: the demo", lead, sections)
+    sections += [("Counts", html.table(["what", "how many"], counts)), ("Time", times)]
+    return html.page("depers: the demo", lead, sections)
 
 
 def _made(out: Path) -> str:
     """Backgrounds, their objects removed, and synthetic images, each side by side."""
-    backgrounds = bank.read_backgrounds(bank.open_extracted(str(out / "extracted")))
+    backgrounds = sprite_bank.read_backgrounds(sprite_bank.open_extracted(str(out / "extracted")))
     paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
     images = sorted((out / "synthetic" / "images").rglob("*.jpg"))
     made = images[:: max(1, len(images) // _SHOWN)][:_SHOWN]
@@ -215,7 +214,7 @@ def _made(out: Path) -> str:
         if shown
     ]
     captions = "backgrounds: scenes without their objects", "synthetic scenes"
-    return "".join(report.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
+    return "".join(html.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
 
 
 def _interest(row: dict[str, Any]) -> tuple[int, int]:

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers import __version__, storage
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED
 from depers.detection.settings import PRECISIONS, Prediction, parse_weights
 from depers.errors import UserError
 from depers.extraction import report as extraction_report
-from depers.extraction import verification as second_look
+from depers.extraction import verification
 from depers.extraction.inpainting import FILLS
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import part_path, process
@@ -98,7 +98,7 @@ def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers
     import ray
     from tqdm import tqdm
 
-    remote = second_look.as_task(process, job.look and job.look.how)
+    remote = verification.as_task(process, job.look and job.look.how)
     reference = ray.put(list(checkpoints))
     bound = workers or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
     counts: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def run(options: Options) -> int:
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
     how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
-    look, checkpoints = second_look.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
+    look, checkpoints = verification.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
     job = Job(
         images=folder,
         out=out,
@@ -148,13 +148,13 @@ def run(options: Options) -> int:
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
-    units.claim(out, decisive | {"depers": __version__, "layout": bank.VERSION})
+    units.claim(out, decisive | {"depers": __version__, "layout": sprite_bank.VERSION})
     everything = units.cut(images)
     finished = units.recorded(out)
     todo = [unit for unit in everything if unit.name not in finished]
     left = sum(len(unit.entries) for unit in todo)
     print(f"{len(images)} training images, {len(images) - left} done before", file=sys.stderr)
-    bank.withdraw(out)
+    sprite_bank.withdraw(out)
     rate = follow(job, todo, checkpoints, options.workers)
     table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(FAILED) == len(table):
@@ -165,8 +165,8 @@ def run(options: Options) -> int:
 
 def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Table, rate: float | None) -> int:
     """Writes the tables, the report and last of all extract.json, and says what there is."""
-    columns = [{"source": "path", "path": "background"}.get(name, name) for name in bank.BACKGROUNDS.names]
-    backgrounds = table.select(columns).rename_columns(bank.BACKGROUNDS.names).cast(bank.BACKGROUNDS)
+    columns = [{"source": "path", "path": "background"}.get(name, name) for name in sprite_bank.BACKGROUNDS.names]
+    backgrounds = table.select(columns).rename_columns(sprite_bank.BACKGROUNDS.names).cast(sprite_bank.BACKGROUNDS)
     tables.write_table(storage.join(job.out, "backgrounds.parquet"), backgrounds)
     cut = pc.greater(pc.list_value_length(table["sprites"]), 0)
     sources = set(table.filter(cut)["path"].to_pylist())
@@ -180,7 +180,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
         name: pc.sum(table[name]).as_py() or 0
         for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")
     }
-    extracted = bank.Extracted(
+    extracted = sprite_bank.Extracted(
         root=job.out,
         class_names=job.dataset.names,
         dataset=_absolute(options.dataset),
@@ -191,7 +191,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     report = storage.join(job.out, "report.html")
     page = extraction_report.make_report(extracted, table, job.images, everything)
     storage.write_bytes(report, page.encode())
-    bank.write_extracted(extracted)
+    sprite_bank.write_extracted(extracted)
     failures = progress.Failures(storage.join(job.out, "backgrounds.parquet"))
     failures.see(table)
     failures.close()

@@ -26,7 +26,7 @@ from depers import storage
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
-from depers.normalization import report as label_report
+from depers.normalization import report
 from depers.normalization.assignment import Plan, refuse_leftovers, split_anew, split_as_found, tasks_of
 from depers.normalization.catalog import Catalogue, class_meanings
 from depers.normalization.index import LabelIndex
@@ -160,10 +160,10 @@ def run(options: Options) -> int:
     labelled = catalogue.labelled(options.classes)
     with told_of(out):
         _report(out, options.classes, statistics, labelled, kinds)
-    print(label_report.summary(statistics, options.classes, labelled))
+    print(report.summary(statistics, options.classes, labelled))
     tested = len(catalogue.images) - plan.total - len(read.unread | read.left_out)
     notes = [*meanings.notes, *([f"left out, as --keep-splits says: {tested} images in test"] if tested else [])]
-    for line in (*notes, label_report.problem_text(kinds)):
+    for line in (*notes, report.problem_text(kinds)):
         print(line, end="\n" if line else "")
     print(f"report: {storage.join(options.out, 'report.html')}")
     print(f"{problems} problems: {storage.join(options.out, 'problems.parquet')}", flush=True)
@@ -185,9 +185,9 @@ def _plan(
 
 def _write(
     out: str, options: Options, tasks: Iterator[Task], total: int, index: LabelIndex, spread: Spread
-) -> label_report.Statistics:
+) -> report.Statistics:
     """Writes all units but those that an earlier run has recorded; their problems go into the index."""
-    statistics = label_report.Statistics(len(options.classes))
+    statistics = report.Statistics(len(options.classes))
     done = units.recorded(out)
 
     def calls() -> Iterator[tuple[str, str, str, list[Task]]]:
@@ -214,13 +214,13 @@ def _write(
 def _report(
     out: str,
     classes: Sequence[str],
-    statistics: label_report.Statistics,
+    statistics: report.Statistics,
     labelled: Mapping[str, Sequence[str]],
-    kinds: label_report.Kinds,
+    kinds: report.Kinds,
 ) -> None:
     """Writes OUT/report.html and OUT/sheet.jpg."""
-    drawn = label_report.draw_shown(out, statistics, classes)
-    html = label_report.make_report(statistics, classes, labelled, kinds, drawn)
+    drawn = report.draw_shown(out, statistics, classes)
+    html = report.make_report(statistics, classes, labelled, kinds, drawn)
     storage.write_bytes(storage.join(out, "report.html"), html.encode())
-    sheet = np.ascontiguousarray(label_report.sheet(drawn))
+    sheet = np.ascontiguousarray(report.sheet(drawn))
     storage.write_bytes(storage.join(out, "sheet.jpg"), simplejpeg.encode_jpeg(sheet, 88, "RGB"))

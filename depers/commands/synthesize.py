@@ -21,15 +21,12 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers import __version__, storage
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
 from depers.errors import UserError
 from depers.options import REQUIRED, argument, option
 from depers.runtime import units
-from depers.synthesis import plan_table as plan
-from depers.synthesis import planner as planning
-from depers.synthesis import renderer as rendering
-from depers.synthesis import statistics as tally
+from depers.synthesis import plan_table, planner, renderer, statistics
 from depers.synthesis.assets import Material, make_material
 from depers.synthesis.placement import Rules
 from depers.synthesis.report import make_report
@@ -54,14 +51,14 @@ class Options:
         "scene",
         "scene: where and as large as such things are; exchange: over the background's own, one for another;"
         " uniform: anywhere",
-        choices=planning.PLACEMENTS,
+        choices=planner.PLACEMENTS,
     )
     scale_jitter: float = option(0.2, "sizes vary by up to this share")
     max_overlap: float = option(0.3, "how much of an object another may overlap, 0…1")
     min_visible: float = option(0.5, "least share of a label that must be seen, 0…1")
     max_hidden: float = option(0.1, "sprites of which other objects hid more than this are not used, 0…1")
     decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
-    blending: tuple[str, ...] = option(plan.BLENDINGS, "seams to choose from", choices=plan.BLENDINGS)
+    blending: tuple[str, ...] = option(plan_table.BLENDINGS, "seams to choose from", choices=plan_table.BLENDINGS)
     variants: int = option(1, "images per plan: the same objects in the same places with other blendings")
     per_background: int = option(8, "images in a row that share a background; more are made faster")
     effects: bool = option(True, "blur and noise over the whole of some images")
@@ -94,9 +91,9 @@ class Options:
         storage.check(self.extracted, "EXTRACTED")
         storage.check(self.out, "OUT")
 
-    def recipe(self) -> planning.Recipe:
+    def recipe(self) -> planner.Recipe:
         """The options as the planner needs them."""
-        return planning.Recipe(
+        return planner.Recipe(
             seed=self.seed,
             variants=self.variants,
             per_background=self.per_background,
@@ -110,12 +107,15 @@ class Options:
         )
 
 
-def read_material(extracted: bank.Extracted, options: Options) -> Material:
+def read_material(extracted: sprite_bank.Extracted, options: Options) -> Material:
     """What the options leave of the bank. Raises UserError where that is nothing."""
-    backgrounds = bank.read_backgrounds(extracted)
-    if not pc.any(pc.equal(backgrounds["status"], bank.USED)).as_py():
+    backgrounds = sprite_bank.read_backgrounds(extracted)
+    if not pc.any(pc.equal(backgrounds["status"], sprite_bank.USED)).as_py():
         raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} images were left out")
-    tables = [_with_part(bank.read_part(extracted, part, bank.METADATA), part) for part in sorted(extracted.parts)]
+    tables = [
+        _with_part(sprite_bank.read_part(extracted, part, sprite_bank.METADATA), part)
+        for part in sorted(extracted.parts)
+    ]
     sprites = pa.concat_tables(tables) if tables else None
     if sprites is None or not len(sprites):
         raise UserError(f"{extracted.root}: must hold sprites, but there is none")
@@ -154,7 +154,7 @@ def _eligible(sprites: pa.Table, names: Sequence[str], options: Options) -> NDAr
     return np.asarray(seen & asked)
 
 
-def find_real(options: Options, extracted: bank.Extracted, out: str) -> Dataset | None:
+def find_real(options: Options, extracted: sprite_bank.Extracted, out: str) -> Dataset | None:
     """The dataset that the images are added to. Raises UserError where it is not there, or does not fit."""
     if options.real == "none":
         return None
@@ -177,7 +177,7 @@ def find_real(options: Options, extracted: bank.Extracted, out: str) -> Dataset 
     return found
 
 
-def _source(extracted: bank.Extracted) -> Dataset | None:
+def _source(extracted: sprite_bank.Extracted) -> Dataset | None:
     """The dataset that the extraction was cut from, where it is still there."""
     try:
         return read_dataset(extracted.dataset)
@@ -190,39 +190,44 @@ def run(options: Options) -> int:
     import ray
 
     out, where = (_absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
-    extracted = bank.open_extracted(where)
+    extracted = sprite_bank.open_extracted(where)
     if storage.overlap(extracted.root, out):
         raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {where} and {out}")
     real, material = find_real(options, extracted, out), read_material(extracted, options)
     marker = storage.read_bytes(storage.join(extracted.root, "extract.json"))
     decisive = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
-    decisive |= {"extracted_sha256": hashlib.sha256(marker).hexdigest()[:16], "plan": plan.VERSION}
+    decisive |= {"extracted_sha256": hashlib.sha256(marker).hexdigest()[:16], "plan": plan_table.VERSION}
     units.claim(out, decisive | {"depers": __version__})
     storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that all is there
     if len(material.backgrounds) == 1:
         print(f"note: all images show the only background, {material.backgrounds['path'][0]}", file=sys.stderr)
 
-    job = rendering.Job(out, options.count, options.variants, options.shards, len(extracted.class_names))
-    made = tally.Tally.none(job.class_count)
+    job = renderer.Job(out, options.count, options.variants, options.shards, len(extracted.class_names))
+    made = statistics.Tally.none(job.class_count)
     shared, recipe = ray.put(material), options.recipe()
     parts = [(job.images(*blocks), (shared, recipe, job, number)) for number, blocks in enumerate(job.parts())]
-    for found in _follow(ray.remote(rendering.plan_part), parts, "planned"):
+    for found in _follow(ray.remote(renderer.plan_part), parts, "planned"):
         made = made.plus(found)
     finished = units.recorded(out)
-    todo = [blocks for blocks in job.units() if rendering.unit_name(blocks[0]) not in finished]
+    todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished]
     tasks = [(job.images(*blocks), (extracted, job, *blocks)) for blocks in todo]
     started = time.monotonic()
-    rendered = sum(_follow(ray.remote(rendering.render_blocks), tasks, "rendered"))
+    rendered = sum(_follow(ray.remote(renderer.render_blocks), tasks, "rendered"))
     seconds = time.monotonic() - started
     speed = f"{rendered} rendered at {rendered / seconds:.1f} images/s" if todo else "all rendered before"
 
-    images = ray.get(ray.remote(rendering.sheet).remote(extracted, job, extracted.class_names))
+    images = ray.get(ray.remote(renderer.sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
-    real_tally = tally.of_images(bank.read_backgrounds(extracted), job.class_count)
+    real_tally = statistics.of_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     overview = storage.join(out, "report.html")
     storage.write_bytes(overview, make_report(options, extracted, real_tally, made, images).encode())
     write_joined_yaml(
-        out, extracted.class_names, real, plan.FOLDER, rendering.shard_names(job), made_of=real or _source(extracted)
+        out,
+        extracted.class_names,
+        real,
+        plan_table.FOLDER,
+        renderer.shard_names(job),
+        made_of=real or _source(extracted),
     )
     missing = made.wanted - made.objects
     print(

@@ -16,8 +16,7 @@ from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, label_path, read_labels
 from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, match
 from depers.imaging.decoding import decode
-from depers.reports import drawing
-from depers.reports import html as report
+from depers.reports import drawing, html
 from depers.storage.tables import parquet_text
 
 _READERS = 16  # threads that mostly wait for storage
@@ -149,4 +148,4 @@ def figure(verdict: Verdict, folder: str, names: Sequence[str]) -> str:
     counts = Counter(names[class_id] for class_id in sample.label_ids[verdict.missed].tolist())
     missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     caption = f"{sample.path}: {int(verdict.missed.sum())} of {len(verdict.missed)} missed ({missed})"
-    return report.image(draw(image, verdict, names), caption, max_side=800)
+    return html.image(draw(image, verdict, names), caption, max_side=800)

@@ -8,13 +8,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import Extracted
 from depers.extraction.steps import part_path
 from depers.extraction.take_apart import Row
 from depers.imaging.decoding import ImageError, decode
-from depers.reports import drawing
-from depers.reports import html as report
+from depers.reports import drawing, html
 from depers.runtime.units import Unit
 from depers.storage.tables import parquet_text
 
@@ -33,19 +32,19 @@ def make_report(extracted: Extracted, record: pa.Table, images: str, everything:
     reasons = pc.value_counts(record["reason"].drop_null()).to_pylist()
     rows = [(pair["values"], pair["counts"]) for pair in sorted(reasons, key=lambda pair: -pair["counts"])]
     sections = [
-        ("Counts", report.table(("what", "how many"), [(name.replace("_", " "), n) for name, n in counts.items()])),
-        ("Sprites", report.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in ordered])),
+        ("Counts", html.table(("what", "how many"), [(name.replace("_", " "), n) for name, n in counts.items()])),
+        ("Sprites", html.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in ordered])),
     ]
     if rows:
-        sections.append(("Left out and failed", report.table(("reason", "images"), rows[:50])))
+        sections.append(("Left out and failed", html.table(("reason", "images"), rows[:50])))
     sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, images, everything)))
     for class_id in ordered[:_CLASSES]:
         cells = list(_sample(extracted, record, everything, class_id))
         crops, captions = [crop for crop, _ in cells], [caption for _, caption in cells]
         sheet = drawing.contact_sheet(crops, captions, columns=6, cell_wh=(200, 200))
-        sections.append((f"Sprites: {names[class_id]}", report.image(sheet, max_side=max(sheet.shape))))
+        sections.append((f"Sprites: {names[class_id]}", html.image(sheet, max_side=max(sheet.shape))))
     lead = f"{counts['images']} training images: {counts['backgrounds']} backgrounds, {counts['sprites']} sprites."
-    return report.page("Extraction", lead, sections)
+    return html.page("Extraction", lead, sections)
 
 
 def _evenly(count: int, most: int) -> list[int]:
@@ -55,7 +54,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> str:
     """Images, each beside the background made of it; those with objects come first."""
-    used = record.filter(pc.equal(record["status"], bank.USED))
+    used = record.filter(pc.equal(record["status"], sprite_bank.USED))
     with_objects = used.filter(pc.greater(used["objects"], 0))
     table = with_objects if len(with_objects) else used
     sources = {parquet_text(entry.path): entry.path for unit in everything for entry in unit.entries}
@@ -68,8 +67,8 @@ def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequ
         except (KeyError, OSError, ImageError):  # it has changed since then
             continue
         caption = f"{row['path']}: {row['objects']} objects, {row['coverage']:.0%} of the image"
-        figures += [report.image(before, caption, _SIDE), report.image(after, "the background", _SIDE)]
-    return report.gallery(figures)
+        figures += [html.image(before, caption, _SIDE), html.image(after, "the background", _SIDE)]
+    return html.gallery(figures)
 
 
 def _sample(
@@ -82,7 +81,7 @@ def _sample(
     for unit in everything:
         if sources.isdisjoint(parquet_text(entry.path) for entry in unit.entries):
             continue
-        table = bank.read_part(extracted, part_path(unit))
+        table = sprite_bank.read_part(extracted, part_path(unit))
         chosen = pc.and_(pc.equal(table["class_id"], class_id), pc.is_in(table["source"], pa.array(sorted(sources))))
         seen = set()
         for row in table.filter(chosen).to_pylist():

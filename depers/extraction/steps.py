@@ -12,7 +12,7 @@ import cv2
 import pyarrow as pa
 
 from depers import storage
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.labels import label_path
 from depers.errors import line
 from depers.extraction.take_apart import RECORD, Job, Parts, Row, background_path, take_apart
@@ -57,7 +57,7 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
             write.result()
     part = storage.join(job.out, part_path(unit))
     if sprites:
-        tables.write_table(part, pa.Table.from_pylist(sprites, bank.SPRITES))
+        tables.write_table(part, pa.Table.from_pylist(sprites, sprite_bank.SPRITES))
     else:
         storage.delete(part)  # an earlier version of these images may have had some
     tables.write_table(units.record_uri(job.out, unit.name, again), pa.Table.from_pylist(rows, RECORD))

@@ -11,7 +11,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers.boxes import Boxes, clip, covered, from_normalized_xywh
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, parse_yolo
 from depers.datasets.splits import group_names
@@ -19,7 +19,7 @@ from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED, sprite_id
 from depers.detection.settings import Prediction
 from depers.detection.tiling import View, whole
 from depers.errors import UserError, line
-from depers.extraction import inpainting as filling
+from depers.extraction import inpainting
 from depers.extraction.nesting import Nesting, Sprite, group
 from depers.imaging.decoding import DecodedImage, ImageError, decode
 from depers.storage.tables import parquet_text
@@ -34,7 +34,7 @@ _UNCOMPRESSED = ("PNG", "BMP")  # nothing spreads beyond a pixel in these
 
 RECORD = pa.schema(
     [("path", pa.string()), ("background", pa.string())]
-    + [field for field in bank.BACKGROUNDS if field.name not in ("source", "path")]
+    + [field for field in sprite_bank.BACKGROUNDS if field.name not in ("source", "path")]
     + [("sprites", pa.list_(pa.int32()))]  # the class id of each
     + [(name, pa.int32()) for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")]
 )
@@ -128,9 +128,9 @@ def _take_apart(job: Job, path: str, row: Row, image: DecodedImage, labels: Labe
     if job.keep_labels:
         row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
     else:
-        block = 1 if image.format in _UNCOMPRESSED else filling.BLOCK
-        rects = filling.removed(boxes, size_wh, job.dilate, block)
-        rgb = filling.remove(rgb, rects, job.fill, _rng(job.seed, path))
+        block = 1 if image.format in _UNCOMPRESSED else inpainting.BLOCK
+        rects = inpainting.removed(boxes, size_wh, job.dilate, block)
+        rgb = inpainting.remove(rgb, rects, job.fill, _rng(job.seed, path))
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
     kept = boxes if job.keep_labels else boxes[:0]
     view = whole(rgb, size_wh, job.look.how.imgsz, job.look.stride, half_stride_pad=False) if job.look else None

@@ -15,7 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from depers.imaging import sixteen_bit as deep
+from depers.imaging import sixteen_bit
 from depers.imaging.formats import jpeg_tables as jpeg_encoding
 from depers.imaging.headers import (
     FORMATS,
@@ -139,9 +139,9 @@ def _decode(data: bytes, image: Image.Image) -> DecodedImage:
     """The frame that `image` stands at."""
     if format_of(image) == "JPEG":
         return _decode_jpeg(data, image)
-    if deep.is_deep(data, image):
+    if sixteen_bit.is_deep(data, image):
         orientation, profile = orientation_of(image), profile_of(image)
-        pixels, mode = deep.read(data, image)
+        pixels, mode = sixteen_bit.read(data, image)
         return DecodedImage(upright(pixels, orientation), mode, format_of(image), profile, None, "")
     transparent = "transparency" in image.info
     mode = {"PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}.get(

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from depers.imaging import sixteen_bit as deep
+from depers.imaging import sixteen_bit
 from depers.imaging.decoding import DecodedImage, ImageError, Pixels
-from depers.imaging.formats import jpeg_segments
-from depers.imaging.formats import jpeg_tables as jpeg_encoding
+from depers.imaging.formats import jpeg_segments, jpeg_tables
 from depers.imaging.metadata import exif
 
 
@@ -23,12 +22,12 @@ def encode(image: DecodedImage, pixels: Pixels, kept: dict[int, dict[int, Any]] 
     try:
         if image.format == "JPEG":
             tables, sampling = image.jpeg_tables or {}, image.jpeg_sampling
-            data = jpeg_encoding.encode(pixels, image.mode, tables, sampling)
+            data = jpeg_tables.encode(pixels, image.mode, tables, sampling)
             return jpeg_segments.rebuilt(data, block, image.icc_profile)
         if image.mode in ("RGB;16", "RGBA;16"):
             if image.format == "TIFF":
-                return deep.tiff([deep.Page(pixels, image.mode, image.icc_profile)])
-            return deep.png(pixels, image.icc_profile, block)
+                return sixteen_bit.tiff([sixteen_bit.Page(pixels, image.mode, image.icc_profile)])
+            return sixteen_bit.png(pixels, image.icc_profile, block)
         pil_image = as_pil(image, pixels)
         options = encoder_options(image.format, image.lossless)
         if image.icc_profile:

@@ -16,8 +16,7 @@ from depers.datasets.labels import SPLITS, read_labels
 from depers.imaging.decoding import decode
 from depers.normalization.rules import Problem
 from depers.normalization.writing import USED
-from depers.reports import drawing, plots
-from depers.reports import html as report
+from depers.reports import drawing, html, plots
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the image's
@@ -185,18 +184,18 @@ def make_report(
         "Images in val",
         "Share of boxes in val",
     )
-    numbers = report.table(header, class_rows(statistics, classes))
+    numbers = html.table(header, class_rows(statistics, classes))
     if labelled:
         rows = [[prefix or "all", ", ".join(names) or "none"] for prefix, names in labelled.items()]
         note = "Only these classes are labelled there: of the others, images may show objects without a box."
-        numbers += report.paragraph(note) + report.table(("Images", "Labelled classes"), rows)
-    sections = [("Classes", numbers), ("Distributions", report.gallery(_plots(statistics, classes)))]
-    images = [report.image(image, caption, max_side=640) for caption, image in drawn]
-    sections.append(("Labelled images", report.gallery(images)))
-    nothing = report.paragraph("Nothing.")
-    wrong = report.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
+        numbers += html.paragraph(note) + html.table(("Images", "Labelled classes"), rows)
+    sections = [("Classes", numbers), ("Distributions", html.gallery(_plots(statistics, classes)))]
+    images = [html.image(image, caption, max_side=640) for caption, image in drawn]
+    sections.append(("Labelled images", html.gallery(images)))
+    nothing = html.paragraph("Nothing.")
+    wrong = html.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
     sections.append(("What was wrong", wrong))
-    return report.page("Dataset", f"{lead}; {statistics.left_out} left out.", sections)
+    return html.page("Dataset", f"{lead}; {statistics.left_out} left out.", sections)
 
 
 def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import simplejpeg
 from depers import storage
 from depers.datasets.labels import format_yolo
 from depers.errors import UserError
-from depers.imaging import decoding as images
+from depers.imaging import decoding
 from depers.normalization.rules import Box, LabelError, Problem, frame, mend
 from depers.runtime import units
 from depers.storage import tables
@@ -105,7 +105,7 @@ def _write_image(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
         where = frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
     except LabelError as error:
         return _leave_out(out, task, error.kind, error.found)
-    except images.ImageError as error:
+    except decoding.ImageError as error:
         return _leave_out(out, task, UNUSABLE, str(error))
     except OSError as error:
         return _leave_out(out, task, UNREADABLE, error.strerror or str(error))
@@ -128,8 +128,8 @@ def _leave_out(out: str, task: Task, kind: str, found: str) -> dict[str, Any]:
 
 def examine(data: bytes) -> tuple[tuple[int, int], int]:
     """Upright width and height, and EXIF orientation, of an image that can be decoded whole. Raises ImageError."""
-    image = images.open_header(data)
-    orientation = images.orientation_of(image)
+    image = decoding.open_header(data)
+    orientation = decoding.orientation_of(image)
     if image.format == "JPEG" and image.mode in ("L", "RGB"):
         try:  # at an eighth of its size: every bit is read, little is computed
             simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
@@ -138,7 +138,7 @@ def examine(data: bytes) -> tuple[tuple[int, int], int]:
         else:
             width, height = image.size
             return ((height, width) if orientation >= 5 else (width, height)), orientation
-    return images.decode(data).size_wh, orientation
+    return decoding.decode(data).size_wh, orientation
 
 
 def write_problems(uri: str, problems: Iterator[Problem]) -> int:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from depers import __version__, storage
 from depers.detection.settings import Prediction, parse_weights, read_checkpoints
 from depers.errors import UserError
-from depers.pipeline import ray_data as dataflow
+from depers.pipeline import ray_data
 from depers.pipeline.box_sources import BoxSource, Rows
 from depers.pipeline.options import PassOptions, thresholds_of
 from depers.pipeline.ray_data import Pass
@@ -137,7 +137,7 @@ def run(job: Job, options: PassOptions, entries: Sequence[Entry] | None = None, 
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:
             rows = Rows(job.boxes.uri)
-        work = dataflow.run(Pass(job, reference, stride, staged, options.workers, rows, parts), todo)
+        work = ray_data.run(Pass(job, reference, stride, staged, options.workers, rows, parts), todo)
         total = sum(len(unit.entries) for unit in todo)
         rate = _follow(work, None if any(unit.archive for unit in todo) else total)
     return Summary(job, everything, class_names, rate)

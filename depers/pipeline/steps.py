@@ -25,7 +25,7 @@ from depers.detection.detector import answers
 from depers.detection.settings import Prediction, Weights
 from depers.detection.tiling import View
 from depers.errors import line
-from depers.imaging import sniffing as contents
+from depers.imaging import sniffing
 from depers.imaging.decoding import (
     DecodedImage,
     ImageError,
@@ -120,12 +120,12 @@ def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
         data = storage.read_entry(job.input, entry, job.rules.most_bytes)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
         return replace(item, reason=f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", again=True)
-    what, reason = contents.classify(entry.path, data[: contents.HEAD], job.keep)
-    if what == contents.LEFT_OUT:
+    what, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
+    if what == sniffing.LEFT_OUT:
         return replace(item, status=what, reason=reason)
     if len(data) < entry.size:
         return replace(item, reason=f"must have at most {job.rules.most_bytes} bytes, but has {entry.size}")
-    return replace(item, data=data, status=what if what == contents.KEPT else "")
+    return replace(item, data=data, status=what if what == sniffing.KEPT else "")
 
 
 def unpack(path: str, member: Member, given: Row | None = None) -> Item:

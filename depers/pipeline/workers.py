@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from depers import resources as memory
+from depers import resources
 from depers.archives.base import Slice
 from depers.pipeline import archive_steps
 from depers.pipeline.steps import Found, Item, Job, Outcome, Row, detect, finish, prepare, read, unpack, write
@@ -109,7 +109,7 @@ class FusedWorker:
 
     def __init__(self, job: Job, checkpoints: Any) -> None:
         self.job = job
-        memory.keep_freed_memory()
+        resources.keep_freed_memory()
         if job.weights:
             import torch
 

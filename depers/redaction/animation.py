@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from depers.imaging import sixteen_bit as deep
+from depers.imaging import sixteen_bit
 from depers.imaging.decoding import DecodedImage, frames, keeps_pixels
 from depers.imaging.encoding import as_pil, encoder_options
 from depers.imaging.formats.isobmff import without_times
@@ -41,7 +41,7 @@ def redact(
     lossless = name != "GIF" and keeps_pixels(data, name)
     try:
         if name == "TIFF" and any(image.mode.endswith(";16") and image.pixels.ndim == 3 for image in images):
-            written = deep.tiff([_page(image) for image in images])
+            written = sixteen_bit.tiff([_page(image) for image in images])
         else:
             written = _written(images, name, timing if name in _ANIMATED else {}, exif.build(kept), lossless)
     except ImageError:
@@ -79,11 +79,11 @@ def _written(images: list[DecodedImage], name: str, timing: dict[str, Any], bloc
     return without_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
 
 
-def _page(image: DecodedImage) -> deep.Page:
+def _page(image: DecodedImage) -> sixteen_bit.Page:
     if image.palette is None:
-        return deep.Page(image.pixels, image.mode, image.icc_profile)
+        return sixteen_bit.Page(image.pixels, image.mode, image.icc_profile)
     colors = image.palette[image.pixels]
-    return deep.Page(colors, "RGB" if colors.shape[2] == 3 else "RGBA", image.icc_profile)
+    return sixteen_bit.Page(colors, "RGB" if colors.shape[2] == 3 else "RGBA", image.icc_profile)
 
 
 def _images(images: list[DecodedImage], name: str) -> Iterator[Image.Image]:

@@ -10,11 +10,10 @@ from PIL import Image
 
 from depers.imaging.decoding import DecodedImage, Pixels, decode, keeps_pixels
 from depers.imaging.encoding import encode
-from depers.imaging.formats import png as png_chunks
+from depers.imaging.formats import png
 from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
 from depers.imaging.metadata import exif
-from depers.redaction import animation, regions
-from depers.redaction import lossless_jpeg as jpeg
+from depers.redaction import animation, lossless_jpeg, regions
 from depers.redaction.regions import CELLS_ACROSS, MODES, Paint, Region
 
 __all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_image")
@@ -65,8 +64,8 @@ def redact_file(
     kept = exif.kept(image, keep_metadata)
     result = _redacted(data, image, boxes_xyxy_by_frame, mode, kept, max_megapixels, decoded)
     if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
-        chunks = png_chunks.color_chunks(data)
-        return result._replace(data=png_chunks.inserted(result.data, chunks))
+        chunks = png.color_chunks(data)
+        return result._replace(data=png.inserted(result.data, chunks))
     return result
 
 
@@ -86,9 +85,9 @@ def _redacted(
         return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_image))
     if name == "JPEG":
         try:
-            lossless = jpeg.redact(data, header, boxes_xyxy_by_frame[0], mode, kept)
+            lossless = lossless_jpeg.redact(data, header, boxes_xyxy_by_frame[0], mode, kept)
             return Redacted(lossless.data, "lossless", name, lossless.size_wh, 1)
-        except jpeg.NotLosslessError as error:
+        except lossless_jpeg.NotLosslessError as error:
             method = f"re-encoded: {error}"
     image = decoded or decode(data, max_megapixels)
     result = redact_image(image, boxes_xyxy_by_frame[0], mode)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from depers.errors import UserError
-from depers.storage import local as local_files
-from depers.storage import s3, s3_files
+from depers.storage import local, s3, s3_files
 
 
 class Entry(NamedTuple):
@@ -92,7 +91,7 @@ def is_dir(uri: str) -> bool:
 def list_files(root: str) -> list[Entry]:
     """Every file below `root`, sorted by path. Raises UserError where `root` is missing, no folder or unreadable."""
     with _answering(root):
-        entries = [Entry(*one) for one in (s3.list_keys(root) if is_s3(root) else local_files.list_files(root))]
+        entries = [Entry(*one) for one in (s3.list_keys(root) if is_s3(root) else local.list_files(root))]
     if not entries and not is_dir(root):
         raise UserError(f"{root}: no such folder")
     return sorted(entries)
@@ -118,7 +117,7 @@ def read_bytes(uri: str) -> bytes:
 
 def read_range(uri: str, start: int, size: int) -> bytes:
     """`size` bytes from `start` on; raises OSError."""
-    return s3.read(uri, None, start, start + size) if is_s3(uri) else local_files.read_range(uri, start, size)
+    return s3.read(uri, None, start, start + size) if is_s3(uri) else local.read_range(uri, start, size)
 
 
 def read_entry(root: str, entry: Entry, most: int) -> bytes:
@@ -129,7 +128,7 @@ def read_entry(root: str, entry: Entry, most: int) -> bytes:
     uri, stop = join(root, entry.path), None if entry.size <= most else 4096
     if is_s3(uri):
         return s3.read(uri, entry.etag, 0, stop)
-    with local_files.open_listed(uri, entry.size, entry.etag) as file:
+    with local.open_listed(uri, entry.size, entry.etag) as file:
         return file.read() if stop is None else file.read(stop)
 
 
@@ -138,7 +137,7 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
     uri = join(root, entry.path)
     if is_s3(uri):
         return cast(BinaryIO, io.BufferedReader(s3_files.Reader(uri, entry.size, entry.etag), s3.MIB))
-    return local_files.open_listed(uri, entry.size, entry.etag)
+    return local.open_listed(uri, entry.size, entry.etag)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -146,14 +145,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         s3.write(uri, data)
     else:
-        local_files.write(uri, data)
+        local.write(uri, data)
 
 
 @contextmanager
 def writing(uri: str) -> Iterator[BinaryIO]:
     """A file to write from front to back, whatever its size, that appears whole where the block ends well."""
     if not is_s3(uri):
-        with local_files.writing(uri) as file:
+        with local.writing(uri) as file:
             yield file
         return
     upload = s3_files.Writer(uri)
@@ -178,10 +177,10 @@ def remove_partials(root: str) -> None:
     if is_s3(root):
         s3.abort_uploads(root)
     else:
-        local_files.remove_partials(root)
+        local.remove_partials(root)
 
 
 def remove_empty_folders(root: str, path: str) -> None:
     """Removes the folder `path` below `root`, and those above it below `root`, as far as they are empty."""
     if not is_s3(root):  # S3 has none
-        local_files.remove_empty_folders(root, path)
+        local.remove_empty_folders(root, path)

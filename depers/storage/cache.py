@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from depers import resources as memory
-from depers import storage
+from depers import resources, storage
 from depers.errors import UserError
 from depers.storage import Entry
 
@@ -60,12 +59,14 @@ class DatasetCache:
         named = ", ".join(folders)
         if size > self._limit:
             raise UserError(
-                f"--cache-limit must be at least {memory.shown(size)} for {named}, but is {memory.shown(self._limit)}"
+                f"--cache-limit must be at least {resources.shown(size)} for {named}, but is {resources.shown(self._limit)}"
             )
         self._make_room(wanted, set(folders))
-        free = memory.free_disk(self._root)
+        free = resources.free_disk(self._root)
         if wanted + _SPARE > free:
-            raise UserError(f"{self._root}: {named} needs {memory.shown(wanted)}, but {memory.shown(free)} are free")
+            raise UserError(
+                f"{self._root}: {named} needs {resources.shown(wanted)}, but {resources.shown(free)} are free"
+            )
         for uri, entries in folders.items():
             with ThreadPoolExecutor(_READERS) as pool:
                 for _ in pool.map(lambda entry, uri=uri: self._bring(uri, entry), missing[uri]):
@@ -128,7 +129,7 @@ class DatasetCache:
         sizes = {path: sum(entry.size for entry in self._recorded(path).values()) for path in records}
         used = sum(sizes.values())
         for path in records:
-            if used + wanted <= self._limit and wanted + _SPARE <= memory.free_disk(self._root):
+            if used + wanted <= self._limit and wanted + _SPARE <= resources.free_disk(self._root):
                 return
             with suppress(OSError, ValueError, KeyError):
                 uri = json.loads(path.read_bytes())["uri"]
@@ -140,8 +141,8 @@ class DatasetCache:
                     path.unlink()
                     used -= sizes[path]
         if used + wanted > self._limit:
-            used_now = f"{memory.shown(used)} in use there and {memory.shown(wanted)} to bring"
-            raise UserError(f"--cache-limit {memory.shown(self._limit)} is too little for {used_now}")
+            used_now = f"{resources.shown(used)} in use there and {resources.shown(wanted)} to bring"
+            raise UserError(f"--cache-limit {resources.shown(self._limit)} is too little for {used_now}")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import sprite_id
 from depers.seeds import random_for
 from depers.synthesis.instances import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
@@ -110,7 +110,7 @@ def make_material(images: pa.Table, sprites: pa.Table, balance: float) -> Materi
     bounds = ids.offsets.to_numpy()
     bounds = bounds - bounds[0]
     labels = [flat[low:high].tolist() for low, high in pairwise(bounds)]
-    used = images.filter(pc.equal(images["status"], bank.USED)).sort_by("path")
+    used = images.filter(pc.equal(images["status"], sprite_bank.USED)).sort_by("path")
     scenes = images["objects"].drop_null().to_numpy().astype(np.int64)
     # One chunk each: rows are taken from them again and again.
     weights, places = sprite_weights(labels, balance), find_places(images)

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from depers.imaging import ycbcr as planes
+from depers.imaging import ycbcr
 from depers.imaging.ycbcr import Plane, Planes
 from depers.synthesis import blending
 
@@ -23,14 +23,14 @@ _STEPS = (1, 2)  # pixels in a row for each sample of luma and of chroma
 
 def render(row: Mapping[str, Any], background: Planes, images: Sequence[Planes]) -> bytes:
     """The JPEG of a plan row; `images` are those of its objects: sprites `reduced`, of decoys a background."""
-    return planes.encode(finish(compose(row["objects"], background, images), row), row["quality"])
+    return ycbcr.encode(finish(compose(row["objects"], background, images), row), row["quality"])
 
 
 def compose(objects: Sequence[Mapping[str, Any]], background: Planes, images: Sequence[Planes]) -> Planes:
     """The background with all objects in their places; it is not changed itself."""
     canvas = background.copy()
     for placed, image in zip(objects, images, strict=True):
-        tint = planes.color(placed["red"], placed["green"], placed["blue"])
+        tint = ycbcr.color(placed["red"], placed["green"], placed["blue"])
         for plane, own, color, step in zip(canvas, image, tint, _STEPS, strict=True):
             paint(plane, placed, own, color, step)
     return canvas
@@ -94,7 +94,7 @@ def reduction(placed: Mapping[str, Any]) -> int:
 
 def reduced(image: Planes, by: int) -> Planes:
     """The image with the means of squares of `by` samples."""
-    return Planes(planes.reduced(image.luma, by), planes.reduced(image.chroma, by))
+    return Planes(ycbcr.reduced(image.luma, by), ycbcr.reduced(image.chroma, by))
 
 
 def scaled(image: Plane, placed: Mapping[str, Any], step: int) -> Plane:

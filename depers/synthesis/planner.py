@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from depers.seeds import random_for
-from depers.synthesis import plan_table as plan
+from depers.synthesis import plan_table
 from depers.synthesis.assets import Material, Pool, Scene, background_number, draw_pool, read_scene
 from depers.synthesis.instances import Place, Sprite, Thing, Uniform, anywhere, labels_of, near
 from depers.synthesis.occlusion import inside, intersection
@@ -62,11 +62,11 @@ def plan_block(material: Material, recipe: Recipe, block: int, count: int) -> pa
             scenes[number] = read_scene(material, number)
         return scenes[number]
 
-    for index in range(block * plan.BLOCK, min((block + 1) * plan.BLOCK, count)):
+    for index in range(block * plan_table.BLOCK, min((block + 1) * plan_table.BLOCK, count)):
         group = index // recipe.per_background
         # The next handful's background, which has to be decoded anyway, gives the decoys.
         rows += plan_image(material, recipe, index, scene(group), scene(group + 1), pool)
-    return plan.to_table(rows)
+    return plan_table.to_table(rows)
 
 
 def plan_image(
@@ -173,7 +173,7 @@ def _shape(thing: Thing, alone: bool, chance: float) -> str:
 
     Faces and people are ovals, roughly; an oval would take the ends off a plate or a car, so what is wide is none.
     """
-    shape = plan.SHAPES[int(chance * len(plan.SHAPES))]
+    shape = plan_table.SHAPES[int(chance * len(plan_table.SHAPES))]
     power = {"rounded": 4, "oval": 2}.get(shape)
     if power is None or not alone:
         return "box"

@@ -17,21 +17,17 @@ from numpy.typing import NDArray
 
 from depers import storage
 from depers.boxes import to_normalized_xywh
-from depers.datasets import sprite_bank as bank
+from depers.datasets import sprite_bank
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
-from depers.imaging import decoding
-from depers.imaging import ycbcr as jpeg_planes
+from depers.imaging import decoding, ycbcr
 from depers.imaging import ycbcr as planes
 from depers.imaging.headers import open_header, orientation_of
 from depers.imaging.ycbcr import Planes
 from depers.reports import drawing
 from depers.runtime import units
 from depers.storage import tables
-from depers.synthesis import compositing
-from depers.synthesis import plan_table as plan
-from depers.synthesis import planner as planning
-from depers.synthesis import statistics as tally
+from depers.synthesis import compositing, plan_table, planner, statistics
 from depers.synthesis.assets import Material
 from depers.synthesis.statistics import Tally
 
@@ -57,47 +53,47 @@ class Job(NamedTuple):
 
     def parts(self) -> list[tuple[int, int]]:
         """The parts of the plan, as first block and the one after the last."""
-        return self._cut(plan.BLOCKS_PER_PART)
+        return self._cut(plan_table.BLOCKS_PER_PART)
 
     def units(self) -> list[tuple[int, int]]:
         """The units of rendering, likewise: what one task does and records."""
         return self._cut(SHARD_BLOCKS if self.shards else 1)
 
     def _cut(self, size: int) -> list[tuple[int, int]]:
-        blocks = -(-self.scenes // plan.BLOCK)
+        blocks = -(-self.scenes // plan_table.BLOCK)
         return [(first, min(first + size, blocks)) for first in range(0, blocks, size)]
 
     def images(self, first: int, last: int) -> int:
         """How many images are in blocks `first` to `last` (not included)."""
-        return (min(last * plan.BLOCK, self.scenes) - first * plan.BLOCK) * self.variants
+        return (min(last * plan_table.BLOCK, self.scenes) - first * plan_table.BLOCK) * self.variants
 
 
-def plan_part(material: Material, recipe: planning.Recipe, job: Job, part: int) -> Tally:
+def plan_part(material: Material, recipe: planner.Recipe, job: Job, part: int) -> Tally:
     """Writes a part of the plan, unless it is there, and counts what it holds. Raises UserError as `open_part`."""
-    uri, found = plan.part_uri(job.out, part), Tally.none(job.class_count)
+    uri, found = plan_table.part_uri(job.out, part), Tally.none(job.class_count)
     if storage.exists(uri):
-        file, columns = plan.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
+        file, columns = plan_table.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
         for group in range(file.num_row_groups):
-            found = found.plus(tally.of_plan(file.read_row_group(group, columns), job.class_count))
+            found = found.plus(statistics.of_plan(file.read_row_group(group, columns), job.class_count))
         return found
-    blocks = [planning.plan_block(material, recipe, block, job.scenes) for block in range(*job.parts()[part])]
-    plan.write_part(uri, blocks)
+    blocks = [planner.plan_block(material, recipe, block, job.scenes) for block in range(*job.parts()[part])]
+    plan_table.write_part(uri, blocks)
     for block in blocks:
-        found = found.plus(tally.of_plan(block, job.class_count))
+        found = found.plus(statistics.of_plan(block, job.class_count))
     return found
 
 
 def read_block(out: str, block: int) -> list[dict[str, Any]]:
     """The plan's rows of a block."""
-    file = plan.open_part(plan.part_uri(out, block // plan.BLOCKS_PER_PART))
-    rows: list[dict[str, Any]] = file.read_row_group(block % plan.BLOCKS_PER_PART).to_pylist()
+    file = plan_table.open_part(plan_table.part_uri(out, block // plan_table.BLOCKS_PER_PART))
+    rows: list[dict[str, Any]] = file.read_row_group(block % plan_table.BLOCKS_PER_PART).to_pylist()
     return rows
 
 
 class Renderer:
     """Renders rows of a plan, keeping what was decoded for those that follow: all sprites of a small bank."""
 
-    def __init__(self, extracted: bank.Extracted) -> None:
+    def __init__(self, extracted: sprite_bank.Extracted) -> None:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
         self._part = lru_cache(_READ_PARTS)(self._read_part)
@@ -115,9 +111,7 @@ class Renderer:
         try:
             data = storage.read_bytes(uri)
             upright = orientation_of(open_header(data, float("inf"))) == 1
-            return (jpeg_planes.decode(data) if upright else None) or planes.of_rgb(
-                decoding.decode(data, float("inf")).rgb()
-            )
+            return (ycbcr.decode(data) if upright else None) or planes.of_rgb(decoding.decode(data, float("inf")).rgb())
         except (OSError, decoding.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
@@ -140,14 +134,14 @@ class Renderer:
     def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
             data = self._part(part)[sprite].as_py()
-            return jpeg_planes.decode(data) or planes.of_rgb(simplejpeg.decode_jpeg(data, "RGB"))
+            return ycbcr.decode(data) or planes.of_rgb(simplejpeg.decode_jpeg(data, "RGB"))
         except (KeyError, ValueError) as error:
             where = storage.join(self._extracted.root, part)
             raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
 
     def _read_part(self, part: str) -> dict[str, Any]:
         """The JPEGs of the sprites in a part, by their ids."""
-        table = bank.read_part(self._extracted, part, ("id", "image"))
+        table = sprite_bank.read_part(self._extracted, part, ("id", "image"))
         return dict(zip(table["id"].to_pylist(), table["image"], strict=True))
 
 
@@ -160,17 +154,17 @@ def label_text(row: dict[str, Any]) -> bytes:
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
 
 
-_renderers: list[tuple[bank.Extracted, Job, Renderer]] = []
+_renderers: list[tuple[sprite_bank.Extracted, Job, Renderer]] = []
 
 
-def _renderer(extracted: bank.Extracted, job: Job) -> Renderer:
+def _renderer(extracted: sprite_bank.Extracted, job: Job) -> Renderer:
     """This worker's renderer, which lives as long as it works for that job."""
     if not _renderers or _renderers[0][:2] != (extracted, job):
         _renderers[:] = [(extracted, job, Renderer(extracted))]
     return _renderers[0][2]
 
 
-def render_blocks(extracted: bank.Extracted, job: Job, first: int, last: int) -> int:
+def render_blocks(extracted: sprite_bank.Extracted, job: Job, first: int, last: int) -> int:
     """Makes the images of blocks `first` to `last` (not included) and their record, last. Gives their number."""
     cv2.setNumThreads(1)  # one task per core
     rows: list[dict[str, Any]] = []
@@ -186,13 +180,13 @@ def unit_name(first: int) -> str:
 
 
 def _rendered(
-    extracted: bank.Extracted, job: Job, first: int, last: int, rows: list[dict[str, Any]]
+    extracted: sprite_bank.Extracted, job: Job, first: int, last: int, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes, bytes]]:
     """Name, JPEG and label text of each image; adds to the record's `rows`."""
     render = _renderer(extracted, job)
     for block in range(first, last):
         for row in read_block(job.out, block):
-            name, data = plan.file_name(row["index"], row["variant"], job.variants), render(row)
+            name, data = plan_table.file_name(row["index"], row["variant"], job.variants), render(row)
             pasted = sum(placed["sprite"] is not None for placed in row["objects"])
             rows.append({"path": f"{name}.jpg", "objects": pasted, "labels": len(row["labels"]), "bytes": len(data)})
             yield name, data, label_text(row)
@@ -222,17 +216,17 @@ def shard_names(job: Job) -> str | None:
     return f"shards/{{000000..{last:06d}}}.tar" if job.shards else None
 
 
-def sheet(extracted: bank.Extracted, job: Job, names: Sequence[str]) -> NDArray[np.uint8]:
+def sheet(extracted: sprite_bank.Extracted, job: Job, names: Sequence[str]) -> NDArray[np.uint8]:
     """Two dozen images from all of the run, with their boxes, side by side; uint8 RGB."""
     indices = sorted({round(i) for i in np.linspace(0, job.scenes - 1, min(_SHOWN, job.scenes))})
     shown, captions = [], []
     for index in indices:
-        row = next(row for row in read_block(job.out, index // plan.BLOCK) if row["index"] == index)
+        row = next(row for row in read_block(job.out, index // plan_table.BLOCK) if row["index"] == index)
         image = decoding.decode(Renderer(extracted)(row), float("inf")).rgb()
         found = [names[label["class_id"]] for label in row["labels"]]
         boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
         least = row["width"] / 16  # the names of small things would hide them; colors tell
         texts = [name if box[2] - box[0] > least else "" for name, box in zip(found, boxes, strict=True)]
         shown.append(drawing.draw_boxes(image, boxes, texts, [drawing.color(name) for name in found]))
-        captions.append(f"{plan.file_name(index, 0, job.variants)}.jpg")
+        captions.append(f"{plan_table.file_name(index, 0, job.variants)}.jpg")
     return drawing.contact_sheet(shown, captions, columns=4, cell_wh=(480, 360))

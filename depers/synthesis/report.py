@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.datasets import sprite_bank as bank
-from depers.reports import html as report
-from depers.synthesis import statistics as tally
+from depers.datasets import sprite_bank
+from depers.reports import html
+from depers.synthesis import statistics
 
 
 def make_report(
-    options: Any, extracted: bank.Extracted, real: tally.Tally, made: tally.Tally, images: NDArray[np.uint8]
+    options: Any,
+    extracted: sprite_bank.Extracted,
+    real: statistics.Tally,
+    made: statistics.Tally,
+    images: NDArray[np.uint8],
 ) -> str:
     """The HTML page: a sheet of images with their labels, and how they compare with the real ones."""
     asked = [(name.replace("_", "-"), _shown(value)) for name, value in asdict(options).items()]
@@ -24,15 +28,15 @@ def make_report(
         ("objects pasted", made.objects), ("objects that found no place", made.wanted - made.objects),
         ("unlabelled decoys", made.decoys), ("labels", int(made.classes.sum())),
     ]  # fmt: skip
-    note = report.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
-    return report.page(
+    note = html.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
+    return html.page(
         "Synthetic images",
         lead,
         [
-            ("A sample, with the labels", report.image(images, max_side=2000)),
-            ("Real against synthetic", note + tally.compare(extracted.class_names, real, made)),
-            ("Counts", report.table(("what", "how many"), counts)),
-            ("Options", report.table(("option", "value"), asked)),
+            ("A sample, with the labels", html.image(images, max_side=2000)),
+            ("Real against synthetic", note + statistics.compare(extracted.class_names, real, made)),
+            ("Counts", html.table(("what", "how many"), counts)),
+            ("Options", html.table(("option", "value"), asked)),
         ],
     )
 

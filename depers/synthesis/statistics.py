@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from depers.reports import html as report
-from depers.reports import plots
+from depers.reports import html, plots
 
 SIZES = np.geomspace(0.002, 1.0, 28)
 SHARES = np.linspace(0, 1, 25)
@@ -126,4 +125,4 @@ def compare(names: tuple[str, ...], real: Tally, made: Tally) -> str:
             share=True,
         ),
     ]  # fmt: skip
-    return report.table(("class", "real labels", "synthetic labels"), rows) + report.gallery(figures)
+    return html.table(("class", "real labels", "synthetic labels"), rows) + html.gallery(figures)

@@ -14,7 +14,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from depers import resources as memory
+from depers import resources
 from depers.training.augmentation import LabelledImage
 from depers.training.batches import Batch, Batches, Planned
 from depers.training.process_group import Place
@@ -72,7 +72,7 @@ def makers(wanted: int | None, here: Place, batch_bytes: int, shared: str = "/de
     for one process, threads must do.
     """
     if here.device.startswith("cuda"):
-        room = int(memory.free_disk(Path(shared)) * _SHARE) // here.local_world // (_AHEAD * batch_bytes)
+        room = int(resources.free_disk(Path(shared)) * _SHARE) // here.local_world // (_AHEAD * batch_bytes)
         if count := min(wanted or max(here.threads, 1), room):
             return count, True
     return wanted or 4, False

@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depers import resources as memory
-from depers import storage
+from depers import resources, storage
 from depers.datasets import labels
 from depers.errors import UserError
 from depers.options import argument, option
@@ -77,7 +76,7 @@ class Options:
         "auto", "where decoded images are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
     )
     cache_folder: str = option(
-        memory.default_cache_folder(), "folder of each node for datasets from S3 and decoded images"
+        resources.default_cache_folder(), "folder of each node for datasets from S3 and decoded images"
     )
     cache_limit: float = option(100.0, "GiB that datasets from S3 may take there")
     max_failures: int = option(3, "how often dead workers are replaced; -1: always")

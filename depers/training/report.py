@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
-from depers.reports import drawing, plots
-from depers.reports import html as report
+from depers.reports import drawing, html, plots
 from depers.training.augmentation import RGB, letterboxed
 from depers.training.batches import Batch, labelled_image
 from depers.training.data import Splits
@@ -140,19 +139,19 @@ def make(
     mean = measured.mean
     lead = f"{len(rows)} epochs on {len(data.train)} images; {mean.images} for validation, with {mean.labels} labels:"
     lead += f" mAP@.5 {mean.map50:.3f}, mAP@.5:.95 {mean.map50_95:.3f}."
-    at = report.paragraph(f"The best weights. Precision and recall at confidence {measured.confidence:.3f}.")
-    sections = [("Figures", report.table(header, [mean, *measured.classes]) + at)]
-    sections.append(("The course of the training", report.gallery(_course(rows))))
-    sections.append(("Precision and recall at IoU 0.5", report.gallery(_curve_plots(matched, names))))
-    legend = report.paragraph(
+    at = html.paragraph(f"The best weights. Precision and recall at confidence {measured.confidence:.3f}.")
+    sections = [("Figures", html.table(header, [mean, *measured.classes]) + at)]
+    sections.append(("The course of the training", html.gallery(_course(rows))))
+    sections.append(("Precision and recall at IoU 0.5", html.gallery(_curve_plots(matched, names))))
+    legend = html.paragraph(
         f"Columns: what is labelled; rows: as what it was found, above confidence {_CONFIDENT}, at IoU {_IOU}."
     )
     counts = [
         [name, *row] for name, row in zip((*names, _BACKGROUND), confusion(found, len(names)).tolist(), strict=True)
     ]
-    sections.append(("Confusion matrix", report.table(("found as", *names, _BACKGROUND), counts) + legend))
-    sheets = [report.image(batch_image, max_side=480) for batch_image in _with_labels(first, names)]
-    sections.append(("Labelled images of the first training batch", report.gallery(sheets)))
+    sections.append(("Confusion matrix", html.table(("found as", *names, _BACKGROUND), counts) + legend))
+    sheets = [html.image(batch_image, max_side=480) for batch_image in _with_labels(first, names)]
+    sections.append(("Labelled images of the first training batch", html.gallery(sheets)))
     figures = []
     for one in sorted(found, key=lambda one: (-len(one.label_ids), one.number))[:SHOWN]:
         sample = letterboxed(labelled_image(images(one.number), data.val[one.number]), canvases_wh[one.number])
@@ -161,9 +160,9 @@ def make(
         left = _drawn(sample.image, one.label_boxes_xyxy, one.label_ids.tolist(), names)
         right = _drawn(sample.image, one.boxes_xyxy[shown], one.class_ids[shown].tolist(), names, confidences)
         name = os.path.basename(data.val[one.number].path)  # noqa: PTH119
-        figures += [report.image(left, f"{name}: labels"), report.image(right, f"{name}: predictions")]
-    sections.append(("Validation images, labelled and predicted", report.gallery(figures)))
-    return report.page("Training", lead, sections).encode()
+        figures += [html.image(left, f"{name}: labels"), html.image(right, f"{name}: predictions")]
+    sections.append(("Validation images, labelled and predicted", html.gallery(figures)))
+    return html.page("Training", lead, sections).encode()
 
 
 def _course(rows: Rows) -> list[str]:

@@ -3,8 +3,7 @@
 import struct
 from collections.abc import Iterator, Sequence
 
-from depers.imaging.formats import jpeg_segments
-from depers.imaging.formats import tiff as tiff_tags
+from depers.imaging.formats import jpeg_segments, tiff
 from depers.imaging.headers import is_heif
 from depers.imaging.metadata import exif, icc
 
@@ -76,8 +75,8 @@ def _jpeg(data: bytes, keep: Sequence[str]) -> Iterator[str]:
 def _exif(block: bytes, keep: Sequence[str]) -> Iterator[str]:
     """EXIF tags other than the orientation and those that may be kept."""
     allowed = exif.tag_ids(keep)
-    pointers = {tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD} & allowed.keys()
-    for tag in tiff_tags.walk(block.removeprefix(b"Exif\0\0")):
+    pointers = {tiff.EXIF_IFD, tiff.GPS_IFD} & allowed.keys()
+    for tag in tiff.walk(block.removeprefix(b"Exif\0\0")):
         main = tag.directory == 0 and tag.page == 0
         if main and (tag.number == exif.ORIENTATION or tag.number in pointers):
             continue
@@ -131,14 +130,14 @@ def _webp(data: bytes, keep: Sequence[str]) -> Iterator[str]:
 
 def _tiff(data: bytes, keep: Sequence[str]) -> Iterator[str]:
     allowed = exif.tag_ids(keep)
-    pointers = {tiff_tags.EXIF_IFD, tiff_tags.GPS_IFD} & allowed.keys()
+    pointers = {tiff.EXIF_IFD, tiff.GPS_IFD} & allowed.keys()
     used = 8
     places: dict[int, dict[int, tuple[int, ...]]] = {}
-    for tag in tiff_tags.walk(data):
+    for tag in tiff.walk(data):
         used += 12 + (tag.size if tag.size > 4 else 0)
         if tag.number in (273, 279, 324, 325) and tag.directory == 0:
-            places.setdefault(tag.page, {})[tag.number] = tiff_tags.numbers(data, tag)
-        if tag.directory == 0 and tag.number == _TIFF_REDUCED and any(n & 5 for n in tiff_tags.numbers(data, tag)):
+            places.setdefault(tag.page, {})[tag.number] = tiff.numbers(data, tag)
+        if tag.directory == 0 and tag.number == _TIFF_REDUCED and any(n & 5 for n in tiff.numbers(data, tag)):
             yield "a reduced image or mask"
         elif tag.directory == 0 and tag.number == _TIFF_PROFILE:
             yield from _profile(data[tag.start : tag.start + tag.size])
