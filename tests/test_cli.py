@@ -38,9 +38,9 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], int]]
     """Installs `depers probe`, a verb that runs the given function."""
 
     def install(run: Callable[[Options], int]) -> None:
-        module = types.ModuleType("depers.probe")
+        module = types.ModuleType("depers.commands.probe")
         module.__dict__.update(Options=Options, run=run)
-        monkeypatch.setitem(sys.modules, "depers.probe", module)
+        monkeypatch.setitem(sys.modules, "depers.commands.probe", module)
         monkeypatch.setitem(cli.VERBS, "probe", "a verb of the tests")
 
     return install
@@ -194,8 +194,8 @@ def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
                 print(address, flush=True)
                 ray.get(task)
 
-            sys.modules["depers.probe"] = types.ModuleType("depers.probe")
-            sys.modules["depers.probe"].__dict__.update(Options=Options, run=run)
+            sys.modules["depers.commands.probe"] = types.ModuleType("depers.commands.probe")
+            sys.modules["depers.commands.probe"].__dict__.update(Options=Options, run=run)
             cli.VERBS["probe"] = "a verb of the tests"
             sys.exit(cli.main(["probe"]))
         """)

@@ -58,9 +58,8 @@ class DatasetCache:
         wanted = sum(entry.size for entries in missing.values() for entry in entries)
         named = ", ".join(folders)
         if size > self._limit:
-            raise UserError(
-                f"--cache-limit must be at least {resources.shown(size)} for {named}, but is {resources.shown(self._limit)}"
-            )
+            needed, limit = resources.shown(size), resources.shown(self._limit)
+            raise UserError(f"--cache-limit must be at least {needed} for {named}, but is {limit}")
         self._make_room(wanted, set(folders))
         free = resources.free_disk(self._root)
         if wanted + _SPARE > free:
