@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test test-slow lint types lock clean
+.PHONY: demo test test-unit test-slow lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/depers demo $(OUT)
@@ -12,12 +12,16 @@ demo: $(VENV)/installed
 test: lint types
 	$(BIN)/python -m pytest -m "not slow"
 
+test-unit: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto tests/unit
+
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/installed
 	$(BIN)/mypy

@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 
 from depers import storage
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from faulty_s3 import FaultyS3
 
 

@@ -12,7 +12,7 @@ from depers.redaction.files import MODES
 
 @pytest.fixture(scope="module")
 def fuzz() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "bench" / "fuzz_images.py"
+    path = Path(__file__).resolve().parents[3] / "bench" / "fuzz_images.py"
     spec = importlib.util.spec_from_file_location("fuzz_images", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ import pytest
 ALLOCATES = """
 import resource, sys
 import numpy as np
-from depers.memory import keep_freed_memory
+from depers.resources import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def frames(): [np.ones(10 * 2**20, np.uint8) for _ in range(8)]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from depers import cli
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
 RAY = Path(sys.executable).with_name("ray")
 

@@ -12,7 +12,7 @@ import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text()
 CLUSTER: dict[str, Any] = yaml.safe_load(TEXT)
 NODE_TYPES: dict[str, Any] = CLUSTER["available_node_types"]

@@ -154,7 +154,7 @@ def test_a_full_disk_and_damage_on_the_way_are_errors(
     read = storage.read_bytes
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read_bytes", lambda uri: read(uri)[:-1] + b"!")
-        with pytest.raises(UserError, match=r"1\.jpg: must be 7 bytes with sum [0-9a-f]{32}, but 7 bytes"):
+        with pytest.raises(UserError, match=r"1\.jpg: must be 5 bytes with sum [0-9a-f]{32}, but 5 bytes"):
             DatasetCache(str(tmp_path), GIB).local([f"{s3_bucket}/images"])
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage(10, 9, 1))

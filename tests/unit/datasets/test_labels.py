@@ -88,7 +88,7 @@ def test_label_path(image: str, expected: str) -> None:
     assert label_path(image) == expected
 
 
-@pytest.mark.parametrize("image", ["images/a.jpg", "images", "d/images.jpg"])
+@pytest.mark.parametrize("image", ["photos/a.jpg", "images", "d/images.jpg"])
 def test_label_path_needs_a_folder_named_images(image: str) -> None:
     with pytest.raises(UserError, match="folder named images"):
         label_path(image)
