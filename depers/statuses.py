@@ -1,0 +1,62 @@
+"""The words that tables hold: what became of an image, an archive, a label. One place, so that readers can match them.
+
+They are `StrEnum`s: a member equals its text, and is written to tables and JSON as that text.
+"""
+
+from enum import StrEnum
+
+
+class FileStatus(StrEnum):
+    """What became of a file, or of a member of an archive: `status` in a manifest or a table of detections."""
+
+    REDACTED = "redacted"
+    """At least one box was painted over."""
+    CLEAN = "clean"
+    """Nothing was found in it."""
+    DETECTED = "detected"
+    """It was looked at, and nothing was written in its place (`depers detect`)."""
+    FAILED = "failed"
+    """It could not be read, decoded, looked at or written; `reason` says why. It is absent from OUT."""
+    SKIPPED = "skipped"
+    """It is no image; `reason` says what it is. It is absent from OUT."""
+    PASSED_THROUGH = "passed_through"
+    """It is no image, and `--keep` names it: it is in OUT as it is."""
+
+
+class ArchiveStatus(StrEnum):
+    """How well an archive could be read: `status` of its own row."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    """Damaged or cut off: what is whole is in OUT, the rest is listed."""
+    FAILED = "failed"
+
+
+class AuditStatus(StrEnum):
+    """What the audit says of a file that was written."""
+
+    SOUND = "sound"
+    WRONG = "wrong"
+
+
+class SourceStatus(StrEnum):
+    """What became of an image of a dataset: on the way into a dataset, or into backgrounds and sprites."""
+
+    USED = "used"
+    SKIPPED = "skipped"
+    """Left out by a rule; `reason` says by which."""
+    FAILED = "failed"
+
+
+class ProblemAction(StrEnum):
+    """What was done about something wrong with a label or its image: `action` in problems.parquet."""
+
+    MENDED = "mended"
+    ACCEPTED = "accepted"
+    """Noted, and used as it is."""
+    DROPPED = "dropped"
+    """The label is not used."""
+    SKIPPED = "skipped"
+    """The file or image is not used."""
+    AS_BACKGROUND = "as_background"
+    """The image is used as one without objects."""
