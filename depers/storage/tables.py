@@ -1,4 +1,4 @@
-"""Tables."""
+"""Tables: Parquet files, and the schemas that say what their columns hold."""
 
 import io
 from typing import Any
@@ -8,6 +8,38 @@ import pyarrow.parquet as pq
 
 from depers.storage import read_bytes, write_bytes, writing
 
+_DESCRIPTION = b"description"
+
+
+def column(name: str, type: pa.DataType, description: str) -> pa.Field:
+    """Return a column, or a field of a struct, that says what it holds: `description` lies in the field's metadata."""
+    return pa.field(name, type, metadata={_DESCRIPTION: description})
+
+
+def schema(*columns: pa.Field) -> pa.Schema:
+    """Return the schema of a table, a `column` per line where it is called."""
+    return pa.schema(columns)
+
+
+def description(field: pa.Field) -> str:
+    """Return what `column` says of a field; empty where it has no description."""
+    return str((field.metadata or {}).get(_DESCRIPTION, b""), "utf-8")
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema without the descriptions of its columns, as it is written to files."""
+    return pa.schema([_plain_field(field) for field in schema], schema.metadata)
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    metadata = {key: value for key, value in (field.metadata or {}).items() if key != _DESCRIPTION}
+    type = field.type
+    if pa.types.is_list(type):
+        type = pa.list_(_plain_field(type.value_field))
+    elif pa.types.is_struct(type):
+        type = pa.struct([_plain_field(type.field(index)) for index in range(type.num_fields)])
+    return pa.field(field.name, type, field.nullable, metadata or None)
+
 
 class TableWriter:
     """A Parquet file written table by table, in row groups of some size, that appears whole at the end of the block."""
@@ -15,8 +47,8 @@ class TableWriter:
     _ROWS = 65_536
 
     def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self._schema, self._writing = schema, writing(uri)
-        self._held: list[pa.Table] = []
+        self._schema, self._writing = plain_schema(schema), writing(uri)
+        self._pending: list[pa.Table] = []
         self._rows = 0
 
     def __enter__(self) -> "TableWriter":
@@ -24,16 +56,16 @@ class TableWriter:
         return self
 
     def write(self, table: pa.Table) -> None:
-        """Adds rows."""
-        self._held.append(table.select(self._schema.names).cast(self._schema))
+        """Add rows."""
+        self._pending.append(table.select(self._schema.names).cast(self._schema))
         self._rows += len(table)
         if self._rows >= self._ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if self._held:
-            self._parquet.write_table(pa.concat_tables(self._held), row_group_size=self._rows or 1)
-        self._held, self._rows = [], 0
+        if self._pending:
+            self._parquet.write_table(pa.concat_tables(self._pending), row_group_size=self._rows or 1)
+        self._pending, self._rows = [], 0
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
@@ -43,17 +75,22 @@ class TableWriter:
 
 
 def parquet_text(path: str) -> str:
-    """`path` as text that Parquet can hold: bytes of a file name that are not UTF-8 are written as `\\xNN`."""
+    """Return `path` as text that Parquet can hold: bytes of a file name that are not UTF-8 become `\\xNN`."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file as a table, all of it or these columns; raises OSError or pyarrow's error."""
+    """Return a Parquet file as a table, all of it or these columns; raise OSError or pyarrow's error."""
     return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
-    """Writes a table as one Parquet file, whole."""
+    """Write a table as one Parquet file, whole."""
+    write_bytes(uri, to_parquet(table))
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file, without the descriptions of its columns."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_bytes(uri, buffer.getvalue())
+    pq.write_table(table.cast(plain_schema(table.schema)), buffer, compression="zstd")
+    return buffer.getvalue()

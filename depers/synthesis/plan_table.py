@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from depers import storage
 from depers.datasets.sprite_bank import LABEL
 from depers.errors import UserError
+from depers.storage.tables import plain_schema
 
 VERSION = 3
 """Of what a row means; the plan of another version is refused, since other pixels would come of it."""
@@ -86,7 +87,7 @@ def part_uri(out: str, part: int) -> str:
 def write_part(uri: str, blocks: Iterable[pa.Table]) -> None:
     """Writes the tables of a part, whole, each as a row group."""
     buffer = io.BytesIO()
-    schema = SCHEMA.with_metadata({"depers.plan": str(VERSION)})
+    schema = plain_schema(SCHEMA).with_metadata({"depers.plan": str(VERSION)})
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
         for table in blocks:
             writer.write_table(table.cast(schema), row_group_size=max(1, len(table)))

@@ -1,0 +1,39 @@
+"""Tests of tables: columns say what they hold, and files hold plain schemas."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depers.storage.tables import TableWriter, column, description, plain_schema, schema, to_parquet
+
+LABEL = pa.struct([column("class_id", pa.int32(), "of the label"), column("x_min", pa.float32(), "pixels")])
+DESCRIBED = schema(column("path", pa.string(), "of the image"), column("labels", pa.list_(LABEL), "all of them"))
+PLAIN = pa.schema(
+    [("path", pa.string()), ("labels", pa.list_(pa.struct([("class_id", pa.int32()), ("x_min", pa.float32())])))]
+)
+ROWS = [{"path": "a", "labels": [{"class_id": 1, "x_min": 2.5}]}, {"path": None, "labels": []}]
+
+
+def test_a_column_says_what_it_holds() -> None:
+    assert [description(field) for field in DESCRIBED] == ["of the image", "all of them"]
+    assert [description(field) for field in LABEL] == ["of the label", "pixels"]
+    assert description(PLAIN.field("path")) == ""
+
+
+def test_descriptions_are_stripped_and_other_metadata_stays() -> None:
+    versioned = DESCRIBED.with_metadata({"version": "3"})
+    assert plain_schema(versioned).equals(PLAIN.with_metadata({"version": "3"}), check_metadata=True)
+    assert plain_schema(PLAIN).equals(PLAIN, check_metadata=True)
+
+
+def test_descriptions_do_not_change_the_files(tmp_path: Path) -> None:
+    described, plain = (pa.Table.from_pylist(ROWS, schema=columns) for columns in (DESCRIBED, PLAIN))
+    buffer = io.BytesIO()
+    pq.write_table(plain, buffer, compression="zstd")
+    assert to_parquet(described) == buffer.getvalue()
+    for name, columns in (("described", DESCRIBED), ("plain", PLAIN)):
+        with TableWriter(str(tmp_path / name), columns) as writer:
+            writer.write(described)
+    assert (tmp_path / "described").read_bytes() == (tmp_path / "plain").read_bytes()
