@@ -82,7 +82,7 @@ def process(kind: str, data: bytes) -> str:
     members = [member for piece in slices if isinstance(piece, Slice) for member in piece.members]
     files = [member for member in members if member.status != "folder"]
     assert [member.number for member in files] == list(range(len(files))) and end.members == len(members)
-    assert all(member.reason for member in files if member.status in ("failed", "left out"))
+    assert all(member.reason for member in files if member.status in ("failed", "skipped"))
     if end.reason and not slices:
         return "failed"
     parts = []

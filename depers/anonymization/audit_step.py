@@ -12,6 +12,7 @@ from depers.boxes import grow
 from depers.detection.detections import BOX
 from depers.imaging.metadata.residue import residue
 from depers.pipeline.steps import Item, Outcome, Row
+from depers.statuses import FileStatus
 from depers.storage import Entry
 from depers.storage.tables import parquet_text
 
@@ -40,7 +41,7 @@ def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = 
             problems.append(f"must be {given['member']}, by its place")
         if hashlib.sha256(item.data).hexdigest() != given["output_sha256"]:
             problems.append("its digest is not that in the manifest")
-        if given["status"] != "kept":
+        if given["status"] != FileStatus.PASSED_THROUGH:
             problems += [item.reason] if item.reason else []
             problems += [f"holds {what}" for what in residue(item.data, keep_metadata)]
             uncovered = [box for box in boxes if covered(box, given, item.size_wh) < _COVERED]

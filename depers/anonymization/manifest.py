@@ -7,6 +7,7 @@ from depers.archives import registry
 from depers.detection.detections import BOX
 from depers.pipeline.box_sources import Rows
 from depers.pipeline.steps import Row
+from depers.statuses import FileStatus
 
 
 class Written(Rows):
@@ -36,10 +37,16 @@ SCHEMA = pa.schema(_COLUMNS)
 place among all members. Boxes are as detected, before the margin, in upright pixels of their frame. `method` says how
 the file was redacted. `output_offset` is where the result's bytes begin in an archive that holds them as they are."""
 
-STATUSES = ("redacted", "clean", "failed", "kept", "left out")
+STATUSES = (
+    FileStatus.REDACTED,
+    FileStatus.CLEAN,
+    FileStatus.FAILED,
+    FileStatus.PASSED_THROUGH,
+    FileStatus.SKIPPED,
+)
 ARCHIVE_STATUSES = ("complete", "incomplete", "failed")
 
-WRITTEN = ("redacted", "clean", "kept")
+WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
 """The statuses of manifest rows whose result must be in OUT."""
 
 

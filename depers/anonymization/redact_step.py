@@ -11,6 +11,7 @@ from depers.boxes import grow
 from depers.imaging.decoding import ImageError
 from depers.pipeline.steps import Item, Outcome, Row
 from depers.redaction.files import redact_file
+from depers.statuses import FileStatus
 
 _FAR = 1 << 24  # pixels; beyond any image
 
@@ -31,13 +32,13 @@ def by_frame(boxes: Sequence[Row], frames: int, margin: float) -> list[NDArray[n
 def redact_item(
     item: Item, boxes: Sequence[Row], *, mode: str, margin: float, keep_metadata: Sequence[str], max_megapixels: float
 ) -> Outcome:
-    """The last step: the redacted image and its manifest row; a file that is kept goes through as it is."""
+    """The last step: the redacted image and its manifest row; a file that is passed through goes through as it is."""
     row: Row = {"path": item.path, "member": item.member, "number": item.number, "status": item.status or "failed"}
     row |= {"reason": item.reason, "width": None, "height": None, "boxes": list(boxes), "version": __version__}
     row |= {"input_bytes": item.size, "again": item.again}
     if item.data:
         row["input_sha256"] = hashlib.sha256(item.data).hexdigest()
-    if item.status == "kept":
+    if item.status == FileStatus.PASSED_THROUGH:
         return Outcome(row | {"output_bytes": item.size, "output_sha256": row["input_sha256"]}, item.data)
     if item.status:
         return Outcome(row)

@@ -12,6 +12,7 @@ from depers.archives import registry
 from depers.imaging.decoding import ImageError, decode
 from depers.pipeline.steps import Row
 from depers.reports import html, plots
+from depers.statuses import FileStatus
 
 _SAMPLES, _DOUBTFUL, _REASONS = 24, 24, 50
 _AROUND = 1.5  # how much of a doubtful box's surroundings is shown, in its own sizes
@@ -42,7 +43,7 @@ class Tally:
         for row in table.to_pylist():
             is_archive = row["number"] is None and registry.kind_of(row["path"]) is not None
             (self.archives if is_archive else self.files)[row["status"]] += 1
-            if row["status"] in ("failed", "incomplete", "left out"):
+            if row["status"] in ("failed", "incomplete", FileStatus.SKIPPED):
                 self.reasons[f"{row['status']}: {row['reason']}"] += 1
                 self._bound_reasons()
             if row["method"]:
@@ -83,7 +84,7 @@ def _keep(heap: list[Any], entry: tuple[Any, ...], most: int) -> None:
 def make_report(out: str, tally: Tally) -> str:
     """The page: counts, reasons, histograms, a sample of results, and the boxes that were least certain."""
     total = sum(tally.files.values())
-    names = [name for name in ("redacted", "clean", "failed", "kept", "left out") if tally.files[name]]
+    names = [name for name in manifest.STATUSES if tally.files[name]]
     sections = [("Inputs", html.table(("status", "files"), [(name, tally.files[name]) for name in names]))]
     if tally.archives:
         sections.append(("Archives", html.table(("status", "archives"), sorted(tally.archives.items()))))

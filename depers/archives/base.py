@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from depers.imaging import sniffing
+from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
 T = TypeVar("T")
@@ -20,8 +21,8 @@ SLICE_BYTES = 16 * 2**20
 class Member(NamedTuple):
     """One file of an archive, by its number among its files. `data` is None where nothing needs to be done with it.
 
-    `status` is empty for an image to process, else `kept`, `left out`, `failed`, or `folder`, which
-    has no number of its own.
+    `status` is empty for an image to process, else a `FileStatus` (passed through, skipped or failed), or
+    `folder`, which has no number of its own.
     """
 
     number: int
@@ -91,17 +92,19 @@ def take(number: int, name: str, size: int, file: BinaryIO, rules: Rules, deflat
     Raises ArchiveError where the archive ends before the member does, and what reading raises.
     """
     if reason := unsafe(name):
-        return Member(number, name, size, None, "failed", reason)
+        return Member(number, name, size, None, FileStatus.FAILED, reason)
     head = file.read(min(sniffing.HEAD, size))
-    what, reason = sniffing.classify(name, head, rules.keep)
-    if what == sniffing.LEFT_OUT:
-        return Member(number, name, size, None, what, reason)
+    status, reason = sniffing.classify(name, head, rules.keep)
+    if status == FileStatus.SKIPPED:
+        return Member(number, name, size, None, status, reason)
     if size > rules.most_bytes:
-        return Member(number, name, size, None, "failed", f"must have at most {rules.most_bytes} bytes, but has {size}")
+        return Member(
+            number, name, size, None, FileStatus.FAILED, f"must have at most {rules.most_bytes} bytes, but has {size}"
+        )
     data = head + file.read(size - len(head))
     if len(data) != size:
         raise ArchiveError(f"ends inside {name}")
-    return Member(number, name, size, data, what if what == sniffing.KEPT else "", "", deflated)
+    return Member(number, name, size, data, status or "", "", deflated)
 
 
 def in_slices(members: Iterable[Member]) -> Iterator[Slice]:

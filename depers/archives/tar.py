@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from depers.archives.base import ArchiveError, End, Member, Rules, Slice, sliced, take
+from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
@@ -152,9 +153,9 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules
         return Member(-1, header.name, 0, None, "folder")
     if header.islnk() or header.issym():
         kind = "hard" if header.islnk() else "symbolic"
-        return Member(index, header.name, 0, None, "left out", f"a {kind} link to {header.linkname}")
+        return Member(index, header.name, 0, None, FileStatus.SKIPPED, f"a {kind} link to {header.linkname}")
     if not header.isreg():
-        return Member(index, header.name, header.size, None, "left out", "neither a file nor a folder")
+        return Member(index, header.name, header.size, None, FileStatus.SKIPPED, "neither a file nor a folder")
     file = archive.extractfile(header)
     assert file is not None
     return take(index, header.name, header.size, file, rules)  # type: ignore[arg-type]

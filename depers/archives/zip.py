@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from depers.archives.base import ArchiveError, End, Member, Rules, Slice, sliced, take
+from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
@@ -68,7 +69,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules:
     if entry.is_dir():
         return Member(-1, name, 0, None, "folder")
     if stat.S_ISLNK(entry.external_attr >> 16):
-        return Member(index, name, size, None, "left out", "a symbolic link")
+        return Member(index, name, size, None, FileStatus.SKIPPED, "a symbolic link")
     reason = "encrypted" if entry.flag_bits & _ENCRYPTED else "shares its bytes with another member" if overlaps else ""
     if reason:
         return Member(index, name, size, None, "failed", reason)

@@ -1,15 +1,16 @@
-"""What a file is, by its name and first bytes, and what becomes of it: an image is processed, all else left out.
+"""What a file is, by its name and first bytes, and what becomes of it: an image is processed, all else skipped.
 
-A file that is no image can hold anything, so it is kept only where the user names it; an archive within an archive
-never is.
+A file that is no image can hold anything, so it is passed through only where the user names it; an archive within an
+archive never is.
 """
 
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from depers.statuses import FileStatus
+
 HEAD = 4096  # bytes that are enough to tell
-IMAGE, KEPT, LEFT_OUT = "image", "kept", "left out"
 
 _IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
@@ -51,15 +52,18 @@ def is_archive(name: str, head: bytes) -> bool:
     return bool(_ARCHIVE_SUFFIXES.search(name)) or head.startswith(_ARCHIVE_STARTS) or head[257:262] == b"ustar"
 
 
-def classify(name: str, head: bytes, keep: Sequence[str]) -> tuple[str, str]:
-    """`image`, `kept` or `left out` with the reason; `keep` are globs over the whole name or its last part."""
+def classify(name: str, head: bytes, keep: Sequence[str]) -> tuple[FileStatus | None, str]:
+    """Return None for an image, which is to be processed, else what becomes of the file, and the reason.
+
+    `keep` are globs over the whole name or its last part.
+    """
     if is_image(head):
-        return IMAGE, ""
+        return None, ""
     if is_archive(name, head):
-        return LEFT_OUT, "an archive that is not opened: what it holds is not known"
+        return FileStatus.SKIPPED, "an archive that is not opened: what it holds is not known"
     if name.lower().endswith(_IMAGE_SUFFIXES):
-        return IMAGE, ""
+        return None, ""
     last = name.rsplit("/", 1)[-1]
     if any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in keep):
-        return KEPT, ""
-    return LEFT_OUT, "not an image, and not named by --keep"
+        return FileStatus.PASSED_THROUGH, ""
+    return FileStatus.SKIPPED, "not an image, and not named by --keep"

@@ -37,6 +37,7 @@ from depers.imaging.decoding import (
 )
 from depers.imaging.headers import format_of
 from depers.pipeline.box_sources import BoxSource, boxes_of
+from depers.statuses import FileStatus
 from depers.storage import Entry
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ _one_large = threading.Lock()
 class Item:
     """One file on its way: its bytes, and after `prepare` what the detector looks at, or why it failed.
 
-    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else `kept` or
-    `left out`; `again` that storage failed, not the file. `given` is its row in an earlier manifest or table of boxes.
+    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else
+    `passed_through` or `skipped`; `again` that storage failed, not the file. `given` is its row in an earlier manifest or table of boxes.
     """
 
     path: str
@@ -120,17 +121,17 @@ def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
         data = storage.read_entry(job.input, entry, job.rules.most_bytes)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
         return replace(item, reason=f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", again=True)
-    what, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
-    if what == sniffing.LEFT_OUT:
-        return replace(item, status=what, reason=reason)
+    status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
+    if status == FileStatus.SKIPPED:
+        return replace(item, status=status, reason=reason)
     if len(data) < entry.size:
         return replace(item, reason=f"must have at most {job.rules.most_bytes} bytes, but has {entry.size}")
-    return replace(item, data=data, status=what if what == sniffing.KEPT else "")
+    return replace(item, data=data, status=status or "")
 
 
 def unpack(path: str, member: Member, given: Row | None = None) -> Item:
     """A member of the archive at `path`."""
-    status = "" if member.status == "failed" else member.status
+    status = "" if member.status == FileStatus.FAILED else member.status
     return Item(
         path,
         data=member.data or b"",

@@ -101,15 +101,15 @@ def test_every_member_has_one_row(done: Path) -> None:
     )
     found = {(row["path"], row["member"]): row["status"] for row in rows}
     shard = [status for (path, _), status in found.items() if path == "shard-000.tar"]
-    assert sorted(shard) == ["complete"] + ["kept"] * MEMBERS + ["redacted"] * MEMBERS
+    assert sorted(shard) == ["complete"] + ["passed_through"] * MEMBERS + ["redacted"] * MEMBERS
     assert found["cut.tar", None] == "incomplete" and found["cut.tar", "x/IMG.003.jpg"] == "failed"
     assert found["cut.tar", "x/IMG.002.jpg"] == "redacted"
     assert found["junk.zip", None] == "failed" and not (done / "junk.zip").exists()
-    assert found["sub/b.zip", "d/broken.jpg"] == "failed" and found["sub/b.zip", "d/secret.doc"] == "left out"
+    assert found["sub/b.zip", "d/broken.jpg"] == "failed" and found["sub/b.zip", "d/secret.doc"] == "skipped"
     assert found["sub/b.zip", "../up.jpg"] == "failed" and found["sub/b.zip", None] == "complete"
     assert found["sub/deep/c.parquet", "image[6]"] == "failed" and found["sub/deep/c.parquet", "image[5]"] == "redacted"
-    assert found["sub/notes.csv", None] == "left out" and found["sub/3.jpg", None] == "redacted"
-    assert all(row["reason"] for row in rows if row["status"] in ("failed", "left out", "incomplete"))
+    assert found["sub/notes.csv", None] == "skipped" and found["sub/3.jpg", None] == "redacted"
+    assert all(row["reason"] for row in rows if row["status"] in ("failed", "skipped", "incomplete"))
 
 
 def test_outputs_mirror_inputs_and_match_their_rows(done: Path) -> None:
@@ -209,7 +209,7 @@ def test_detections_of_archives_name_their_members(folder: Path, weights: str, r
     rows = {(row["path"], row["member"]): row for row in tables.read_table(str(out / "detections.parquet")).to_pylist()}
     assert rows["b.zip", "d/1.png"]["status"] == "ok" and rows["b.zip", None]["status"] == "complete"
     assert (out / "labels/b.zip/d/1.txt").is_file() and not [one for one in out.rglob("*.zip") if one.is_file()]
-    assert rows["notes.csv", None]["status"] == "left out"
+    assert rows["notes.csv", None]["status"] == "skipped"
 
 
 def test_an_audit_of_an_untouched_run_finds_nothing(
@@ -220,7 +220,9 @@ def test_an_audit_of_an_untouched_run_finds_nothing(
     assert " 0 wrong" in said
     rows = tables.read_table(str(done / "_depers/audit/findings.parquet")).to_pylist()
     written = [
-        row for row in manifest(done) if row["status"] in ("redacted", "clean", "kept", "complete", "incomplete")
+        row
+        for row in manifest(done)
+        if row["status"] in ("redacted", "clean", "passed_through", "complete", "incomplete")
     ]
     assert len(rows) == len(written) and {row["status"] for row in rows} == {"sound"}
 

@@ -69,7 +69,7 @@ def row(data: bytes, **more: Any) -> dict[str, Any]:
             "",
         ),
         (Item("a.tar", jpeg(), member="b", number=0, given=row(jpeg(), member="c"), size_wh=(64, 48)), [], "must be c"),
-        (Item("a.txt", b"text", status="kept", given=row(b"text", status="kept")), [], ""),
+        (Item("a.txt", b"text", status="passed_through", given=row(b"text", status="passed_through")), [], ""),
         (Item("a.jpg", reason="cannot be read (denied)", again=True, given=row(jpeg())), [], "cannot be read"),
     ],
 )
@@ -81,7 +81,7 @@ def test_what_is_wrong_with_one_object(item: Item, boxes: list[dict[str, Any]], 
 
 
 def test_the_rows_of_an_archive_are_those_of_the_new_one(tmp_path: Path) -> None:
-    statuses = ["failed", "redacted", "left out", "kept", "clean"]
+    statuses = ["failed", "redacted", "skipped", "passed_through", "clean"]
     rows: list[dict[str, Any]] = [
         {"path": "a.tar", "member": str(number), "number": number, "status": status, "boxes": []}
         for number, status in enumerate(statuses)

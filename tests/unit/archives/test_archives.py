@@ -125,13 +125,13 @@ def test_zip_keeps_order_names_and_doubles(method: int) -> None:
 def test_what_else_is_in_an_archive_follows_the_rules() -> None:
     content = [("a.jpg", image(1)), ("n.txt", b"note"), ("n.csv", b"1,2"), ("in.zip", make_zip(CONTENT[:1]))]
     content += [("/abs.jpg", image(2)), ("../up.jpg", image(3)), ("big.jpg", image(4) + bytes(1 << 20))]
-    expected = {"a.jpg": "", "n.txt": "kept", "n.csv": "left out", "in.zip": "left out", "/abs.jpg": "failed"}
+    expected = {"a.jpg": "", "n.txt": "passed_through", "n.csv": "skipped", "in.zip": "skipped", "/abs.jpg": "failed"}
     expected |= {"../up.jpg": "failed", "big.jpg": "failed"}
     for kind, data in (("tar", make_tar(content)), ("zip", make_zip(content))):
         slices, end = read(kind, data)
         found = {member.name: member for member in members(slices)}
         assert {name: member.status for name, member in found.items()} == expected and not end.reason
-        assert all(bool(one.reason) == (one.status in ("failed", "left out")) for one in found.values())
+        assert all(bool(one.reason) == (one.status in ("failed", "skipped")) for one in found.values())
         assert {name for name, one in found.items() if one.data is not None} == {"a.jpg", "n.txt"}
         result = rebuild(kind, data)
         assert [name for name, _ in (untar if kind == "tar" else unzip)(result)] == ["a.jpg", "n.txt"]
@@ -150,7 +150,7 @@ def test_links_and_devices_are_left_out_and_folders_stay() -> None:
             header.type, header.linkname = kind, "/etc/passwd"
             archive.addfile(header)
     slices, end = read("tar", buffer.getvalue())
-    assert [one.status for one in members(slices)] == ["folder", "left out", "left out", "left out"] and not end.reason
+    assert [one.status for one in members(slices)] == ["folder", "skipped", "skipped", "skipped"] and not end.reason
     with tarfile.open(fileobj=io.BytesIO(rebuild("tar", buffer.getvalue()))) as archive:
         assert [(one.name, one.isdir()) for one in archive] == [("d", True)]
     data = io.BytesIO()
@@ -158,7 +158,7 @@ def test_links_and_devices_are_left_out_and_folders_stay() -> None:
         link = zipfile.ZipInfo("link.jpg")
         link.external_attr = 0o120777 << 16
         packed.writestr(link, "/etc/passwd")
-    assert members(read("zip", data.getvalue())[0])[0].status == "left out"
+    assert members(read("zip", data.getvalue())[0])[0].status == "skipped"
 
 
 def test_encrypted_and_overlapping_members_of_a_zip_fail() -> None:
