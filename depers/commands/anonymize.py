@@ -1,8 +1,8 @@
 """`depers anonymize`: mirror images with faces, people and plates made unrecognizable, loose or in archives.
 
 Every file, and every member of an archive, ends as exactly one manifest row: `redacted`, `clean` (nothing found),
-`failed` with a reason, or, where it is no image, `passed_through` or `skipped`. What failed is absent from the output. Each
-archive has a row of its own: `complete`, `incomplete`, or `failed`.
+`failed` with a reason, or, where it is no image, `passed_through` or `skipped`. What failed is absent from the output.
+Each archive has a row of its own: `complete`, `incomplete`, or `failed`.
 """
 
 from collections import Counter
