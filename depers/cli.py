@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from depers import __version__
-from depers.errors import UserError, describe, one_line, user_error
+from depers.errors import UserError, as_user_error, describe, one_line
 from depers.options import parse
 from depers.runtime.cluster import start_ray
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exception(error)
-        if (wrong := user_error(error)) is not None:
+        if (wrong := as_user_error(error)) is not None:
             return _fail(prog, f"error: {one_line(wrong)}", WRONG_USE)
         hint = "" if debug else " (--debug shows the traceback)"
         return _fail(prog, f"unexpected error: {describe(error)}{hint}", FAILED)

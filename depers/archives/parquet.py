@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depers.archives.base import SLICE_BYTES, SLICE_MEMBERS, ArchiveError, End, Member, Rules, Slice, ended
+from depers.errors import REASON_LENGTH, one_line
 from depers.imaging import sniffing
 from depers.storage.s3 import UnavailableError
 
@@ -47,7 +48,7 @@ def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
     except UnavailableError:
         raise
     except Exception as error:
-        yield End(0, 0, f"not a whole Parquet file: {_line(error)}", b"")
+        yield End(0, 0, f"not a whole Parquet file: {one_line(error, REASON_LENGTH)}", b"")
         return
     yield from ended(lambda batches: _slices(batches, schema, rules), _batches(parquet), about)
 
@@ -77,7 +78,7 @@ def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
         except UnavailableError:
             raise
         except Exception as error:
-            lost.append(f"{group.num_rows - got} rows of row group {number} ({_line(error)})")
+            lost.append(f"{group.num_rows - got} rows of row group {number} ({one_line(error, REASON_LENGTH)})")
     if lost:
         raise ArchiveError(f"lost: {'; '.join(lost)}")
 
@@ -244,7 +245,3 @@ def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]
 def _write_row_group(writer: pq.ParquetWriter, batches: Sequence[pa.RecordBatch]) -> None:
     table = pa.Table.from_batches(batches)
     writer.write_table(table, row_group_size=max(1, len(table)))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -250,8 +250,8 @@ def run(options: Options) -> int:
 def _absolute(options: Options) -> Options:
     """The options with absolute paths: workers run in folders of their own, and cells name one another."""
     paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
-    local = {name: str(Path(path).absolute()) for name, path in paths.items() if path and not storage.is_s3(path)}
-    return replace(options, **local)  # type: ignore[arg-type]
+    changes = {name: storage.absolute(path) for name, path in paths.items() if path}
+    return replace(options, **changes)  # type: ignore[arg-type]
 
 
 def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> Result:

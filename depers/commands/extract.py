@@ -6,7 +6,6 @@ reason `left out` or `failed`. See `depers.bank` for what lies in OUT.
 
 import hashlib
 import itertools
-import os
 import sys
 import time
 from collections import Counter
@@ -122,8 +121,8 @@ def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers
 def run(options: Options) -> int:
     """Extracts; 3 where some images failed. Raises UserError for a wrong dataset, options or weights."""
     dataset = read_dataset(options.dataset)
-    out = _absolute(options.out)
-    folder = _absolute(training_folder(dataset, out, options.dataset))
+    out = storage.absolute(options.out)
+    folder = storage.absolute(training_folder(dataset, out, options.dataset))
     images = list_images(folder)
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
@@ -183,7 +182,7 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     extracted = sprite_bank.Extracted(
         root=job.out,
         class_names=job.dataset.names,
-        dataset=_absolute(options.dataset),
+        dataset=storage.absolute(options.dataset),
         options=options.decisive(),
         counts=counts,
         parts=tuple(sorted(parts)),
@@ -204,8 +203,3 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
     print(f"{len(table)} images: {outcome}; {sprites}; {speed}; report {report}")
     return 3 if statuses[FAILED] else 0
-
-
-def _absolute(uri: str) -> str:
-    """Workers run in folders of their own."""
-    return uri.rstrip("/") if storage.is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 (keeps links as they are)

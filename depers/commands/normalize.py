@@ -34,7 +34,7 @@ from depers.normalization.layouts import FORMATS
 from depers.normalization.reading import BACKGROUND, UNLABELLED, Spread, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
-from depers.normalization.writing import Task, told_of, unit_name, write_problems, write_unit
+from depers.normalization.writing import Task, unit_name, write_problems, write_unit
 from depers.options import argument, check_pattern, option
 from depers.runtime import units
 from depers.storage import tables
@@ -112,14 +112,9 @@ def open_sets(options: Options) -> list[LabelSet]:
     if len({uri for uri, _ in sources}) < len(sources):
         raise UserError(f"RAW and --add must differ, but got {', '.join(uri for uri, _ in sources)}")
     return [
-        open_set(_absolute(uri), prefix, options.format, options.classes, class_map, options.label_files)
+        open_set(storage.absolute(uri), prefix, options.format, options.classes, class_map, options.label_files)
         for (uri, class_map), prefix in zip(sources, prefixes([uri for uri, _ in sources]), strict=True)
     ]
-
-
-def _absolute(uri: str) -> str:
-    """Workers run in folders of their own."""
-    return uri if storage.is_s3(uri) else str(Path(uri).resolve())
 
 
 def run(options: Options) -> int:
@@ -137,7 +132,7 @@ def run(options: Options) -> int:
             running += [remote.remote(*call) for call in itertools.islice(waiting, 1)]
             yield ray.get(ready)
 
-    out = _absolute(storage.check(options.out, "OUT"))
+    out = storage.absolute(storage.check(options.out, "OUT"))
     catalogue = Catalogue(open_sets(options))
     with (
         tempfile.TemporaryDirectory(prefix="depers-labels-") as folder,
@@ -152,13 +147,13 @@ def run(options: Options) -> int:
         tasks = tasks_of(catalogue, plan, meanings.class_ids, index)
         statistics = _write(out, options, tasks, plan.total, index, spread)
         kinds = index.problem_kinds()
-        with told_of(out):
+        with storage.translated_write_errors(out):
             problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
     if not statistics.images.total():
         first = min((first for _, _, _, first in kinds), default=Problem("", 0, "", ""))
         raise UserError(f"{options.raw}: no image can be used, such as {first.path}: {first.found or first.kind}")
     labelled = catalogue.labelled(options.classes)
-    with told_of(out):
+    with storage.translated_write_errors(out):
         _report(out, options.classes, statistics, labelled, kinds)
     print(report.summary(statistics, options.classes, labelled))
     tested = len(catalogue.images) - plan.total - len(read.unread | read.left_out)

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,7 +188,7 @@ def run(options: Options) -> int:
     """Plans and renders with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
     import ray
 
-    out, where = (_absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
+    out, where = (storage.absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
     extracted = sprite_bank.open_extracted(where)
     if storage.overlap(extracted.root, out):
         raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {where} and {out}")
@@ -255,8 +254,3 @@ def _follow(task: Any, arguments: Sequence[tuple[int, tuple[Any, ...]]], verb: s
             yield ray.get(ready)
             for count, given in itertools.islice(waiting, 1):
                 running[task.remote(*given)] = count
-
-
-def _absolute(uri: str) -> str:
-    """Workers run in folders of their own."""
-    return uri if storage.is_s3(uri) else str(Path(uri).resolve())

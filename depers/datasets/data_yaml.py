@@ -16,7 +16,7 @@ import yaml
 
 from depers import storage
 from depers.datasets.labels import SPLITS
-from depers.errors import UserError
+from depers.errors import UserError, one_line
 
 
 class Dataset(NamedTuple):
@@ -62,7 +62,7 @@ def read_dataset(dataset: str | Path) -> Dataset:
         wanted = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
         raise UserError(f"{uri}: must be {wanted}" + ("" if is_folder else ", but nothing is there")) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
+        raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: must be a mapping with names, train and val, but is {type(content).__name__}")
     given = content.get("path")
@@ -165,8 +165,11 @@ def write_joined_yaml(
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
     if real:
-        content["train"] = [*(_absolute(f) for f in (real.train, *real.added) if f), _absolute(f"{root}/images/train")]
-        content["val"] = _absolute(real.val) if real.val else ""
+        content["train"] = [
+            *(storage.absolute(f) for f in (real.train, *real.added) if f),
+            storage.absolute(f"{root}/images/train"),
+        ]
+        content["val"] = storage.absolute(real.val) if real.val else ""
     labelled = [*real.labelled] if real else []
     if made_of and made_of.labelled:
         labelled.append((f"{prefix}/", frozenset.intersection(*(class_ids for _, class_ids in made_of.labelled))))
@@ -179,15 +182,11 @@ def write_joined_yaml(
 
 def write_subset_yaml(root: str, dataset: Dataset) -> None:
     """Writes ROOT/data.yaml for a part of a dataset: training images in ROOT/images/train, its own for validation."""
-    content: dict[str, Any] = {"train": "images/train", "val": _absolute(dataset.val) if dataset.val else ""}
+    content: dict[str, Any] = {"train": "images/train", "val": storage.absolute(dataset.val) if dataset.val else ""}
     content |= {"nc": len(dataset.names), "names": list(dataset.names)}
     if dataset.labelled:
         content["labelled"] = _named(dataset.labelled, dataset.names)
     _write(root, content)
-
-
-def _absolute(folder: str) -> str:
-    return folder if storage.is_s3(folder) else str(Path(folder).absolute())
 
 
 def _named(labelled: Iterable[tuple[str, frozenset[int]]], names: Sequence[str]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from depers.detection import yolo
 from depers.detection.detections import Detections
 from depers.detection.fused_convolution import join_activations
 from depers.detection.settings import Prediction, Weights
-from depers.errors import UserError, line
+from depers.errors import UserError, typed_reason
 
 MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
 _ALL = slice(None)
@@ -274,4 +274,4 @@ def answers(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list
     except Exception as error:
         if len(canvases) > 1:
             return [answer for canvas in canvases for answer in answers([canvas], detector)]
-        return [f"detection failed ({type(error).__name__}: {line(error)})"]
+        return [f"detection failed ({typed_reason(error)})"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from depers import storage
 from depers.datasets import sprite_bank
 from depers.datasets.labels import label_path
-from depers.errors import line
+from depers.errors import short_reason
 from depers.extraction.take_apart import RECORD, Job, Parts, Row, background_path, take_apart
 from depers.extraction.verification import load_detector, look_again
 from depers.runtime import units
@@ -72,13 +72,13 @@ def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
     try:
         data = storage.read_bytes(image)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return path, f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", b""
+        return path, f"cannot be read ({short_reason(error)})", b""
     try:
         return path, data, storage.read_bytes(label_path(image))
     except FileNotFoundError:
         return path, data, b""
     except Exception as error:
-        return path, f"its labels cannot be read ({getattr(error, 'strerror', None) or line(error)})", b""
+        return path, f"its labels cannot be read ({short_reason(error)})", b""
 
 
 def _write_background(job: Job, parts: Parts) -> None:

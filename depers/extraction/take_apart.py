@@ -18,7 +18,7 @@ from depers.datasets.splits import group_names
 from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED, sprite_id
 from depers.detection.settings import Prediction
 from depers.detection.tiling import View, whole
-from depers.errors import UserError, line
+from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
 from depers.extraction.nesting import Nesting, Sprite, group
 from depers.imaging.decoding import DecodedImage, ImageError, decode
@@ -103,7 +103,7 @@ def take_apart(job: Job, path: str, data: bytes | str, label_text: bytes) -> Par
     except (ImageError, UserError) as error:
         return Parts(row | {"reason": str(error)})
     except Exception as error:
-        return Parts(row | {"reason": f"cannot be taken apart ({type(error).__name__}: {line(error)})"})
+        return Parts(row | {"reason": f"cannot be taken apart ({typed_reason(error)})"})
 
 
 def _take_apart(job: Job, path: str, row: Row, image: DecodedImage, labels: Labels) -> Parts:

@@ -1,6 +1,5 @@
 """One unit of a dataset: images copied, their labels mended and written, and a row of record for each."""
 
-import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,6 @@ import simplejpeg
 
 from depers import storage
 from depers.datasets.labels import format_yolo
-from depers.errors import UserError
 from depers.imaging import decoding
 from depers.normalization.rules import Box, LabelError, Problem, frame, mend
 from depers.runtime import units
@@ -92,7 +90,7 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> p
         rows = list(pool.map(lambda task: _write_image(out, exif_frame, task), tasks))
     table = pa.Table.from_pylist(rows, schema=RECORD)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
-        with told_of(out):
+        with storage.translated_write_errors(out):
             tables.write_table(units.record_uri(out, name), table)
     return table
 
@@ -110,7 +108,7 @@ def _write_image(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
     except OSError as error:
         return _leave_out(out, task, UNREADABLE, error.strerror or str(error))
     labels, problems = mend(task.boxes, where.size_wh, where.orientation)
-    with told_of(out):
+    with storage.translated_write_errors(out):
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
         storage.write_bytes(storage.join(out, task.image_uri), data)
     boxes = [
@@ -166,12 +164,3 @@ def _row(
             for problem in problems
         ],
     }
-
-
-@contextlib.contextmanager
-def told_of(out: str) -> Iterator[None]:
-    """What the storage refuses to write as one line about `out`: a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from depers import storage
 from depers.archives import registry
 from depers.archives.base import End, Slice
-from depers.errors import line
+from depers.errors import short_reason
 from depers.pipeline.steps import Job, Outcome, Row
 from depers.runtime import units
 from depers.runtime.units import Unit
@@ -51,7 +51,7 @@ def read_slices(job: Job, unit: Unit, finished: frozenset[int]) -> Iterator[Head
                 if isinstance(piece, End) or piece.number not in finished:
                     yield piece
     except Exception as error:  # storage's own kinds
-        yield End(0, 0, f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", b"", True)
+        yield End(0, 0, f"cannot be read ({short_reason(error)})", b"", True)
 
 
 def write_part(job: Job, unit: Unit, piece: Slice, outcomes: Sequence[Outcome], layout: bytes) -> list[Row]:

@@ -1,7 +1,6 @@
 """Runs the steps of a pass on Ray, resumed, followed and accounted for; what verbs that look at images share."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -56,8 +55,8 @@ def make_job(
         augment=options.augment,
     )
     return Job(
-        input=_absolute(options.input),
-        out=_absolute(options.out),
+        input=storage.absolute(options.input),
+        out=storage.absolute(options.out),
         weights=tuple(parse_weights(text) for text in options.weights),
         classes=options.classes,
         how=how,
@@ -65,18 +64,13 @@ def make_job(
         max_megapixels=options.max_megapixels,
         half_stride_pad=half_stride_pad,
         schema=schema,
-        finish=last(_absolute(options.out)),
+        finish=last(storage.absolute(options.out)),
         mirrors=mirrors,
         keep=keep,
         tile=options.tile,
         thresholds=thresholds,
         boxes=boxes,
     )
-
-
-def _absolute(uri: str) -> str:
-    """Workers run in folders of their own."""
-    return uri.rstrip("/") if storage.is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 (keeps links as they are)
 
 
 def class_names(options: PassOptions) -> list[str]:

@@ -24,7 +24,7 @@ from depers.detection.detections import Detections, to_rows
 from depers.detection.detector import answers
 from depers.detection.settings import Prediction, Weights
 from depers.detection.tiling import View
-from depers.errors import line
+from depers.errors import short_reason, typed_reason
 from depers.imaging import sniffing
 from depers.imaging.decoding import (
     DecodedImage,
@@ -121,7 +121,7 @@ def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
     try:
         data = storage.read_entry(job.input, entry, job.rules.most_bytes)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return replace(item, reason=f"cannot be read ({getattr(error, 'strerror', None) or line(error)})", again=True)
+        return replace(item, reason=f"cannot be read ({short_reason(error)})", again=True)
     status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
     if status == FileStatus.SKIPPED:
         return replace(item, status=status, reason=reason)
@@ -165,7 +165,7 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
     except ImageError as error:
         return replace(item, reason=str(error))
     except Exception as error:
-        return replace(item, reason=f"cannot be prepared ({type(error).__name__}: {line(error)})")
+        return replace(item, reason=f"cannot be prepared ({typed_reason(error)})")
 
 
 def _decode_for_detection(
@@ -238,7 +238,7 @@ def _detected(job: Job, item: Item, answer: Detections | str | None, detector: "
     except ImageError as error:
         return replace(without, reason=str(error)), []
     except Exception as error:
-        return replace(without, reason=f"detection failed ({type(error).__name__}: {line(error)})"), []
+        return replace(without, reason=f"detection failed ({typed_reason(error)})"), []
 
 
 def _look_everywhere(job: Job, item: Item, detector: "Detector") -> list[Row]:
@@ -268,7 +268,7 @@ def finish(job: Job, item: Item, boxes: Sequence[Row]) -> Outcome:
     except ImageError as error:
         return job.finish(replace(item, reason=str(error)), [])
     except Exception as error:
-        reason = f"cannot be finished ({type(error).__name__}: {line(error)})"
+        reason = f"cannot be finished ({typed_reason(error)})"
         return job.finish(replace(item, reason=reason), [])
 
 
@@ -283,6 +283,6 @@ def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
         else:
             storage.write_bytes(target, outcome.data)
     except OSError as error:
-        reason = f"cannot be written ({error.strerror or line(error)})"
+        reason = f"cannot be written ({short_reason(error)})"
         return job.finish(replace(item, reason=reason, again=True), [])
     return Outcome(outcome.row)  # a unit's images together are large

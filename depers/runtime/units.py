@@ -90,10 +90,8 @@ def claim(out: str, options: dict[str, Any]) -> None:
         return
     if storage.exists(out) and (not storage.is_dir(out) or storage.list_files(out)):
         raise UserError(f"{out}: must be absent, an empty folder or an earlier run to resume, but holds other files")
-    try:
+    with storage.translated_write_errors(out):
         storage.write_bytes(job, text.encode())
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
 def record_uri(out: str, name: str, again: bool = False) -> str:

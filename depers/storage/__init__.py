@@ -65,6 +65,14 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts])
 
 
+def absolute(uri: str) -> str:
+    """Return `uri` so that it means the same in every process, without a trailing slash: workers run elsewhere.
+
+    Links and `..` stay as they are: the folder is named as the user names it, and `link/..` is not the link's folder.
+    """
+    return (uri.rstrip("/") or "/") if is_s3(uri) else str(Path(uri).absolute())
+
+
 def overlap(first: str, second: str) -> bool:
     """Whether one of two folders is the other or lies inside it (links resolved for local paths)."""
     if is_s3(first) != is_s3(second):
@@ -78,19 +86,19 @@ def overlap(first: str, second: str) -> bool:
 
 def exists(uri: str) -> bool:
     """Whether a file or folder is there. Raises UserError where S3 gives no answer."""
-    with _answering(uri):
+    with translated_errors(uri):
         return s3.size_of(uri) is not None or s3.holds(uri) if is_s3(uri) else Path(uri).exists()
 
 
 def is_dir(uri: str) -> bool:
     """Whether a folder (on S3: a key below the prefix) is there. Raises UserError where S3 gives no answer."""
-    with _answering(uri):
+    with translated_errors(uri):
         return s3.holds(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
 def list_files(root: str) -> list[Entry]:
     """Every file below `root`, sorted by path. Raises UserError where `root` is missing, no folder or unreadable."""
-    with _answering(root):
+    with translated_errors(root):
         entries = [Entry(*one) for one in (s3.list_keys(root) if is_s3(root) else local.list_files(root))]
     if not entries and not is_dir(root):
         raise UserError(f"{root}: no such folder")
@@ -98,8 +106,8 @@ def list_files(root: str) -> list[Entry]:
 
 
 @contextmanager
-def _answering(uri: str) -> Iterator[None]:
-    """What is asked of a folder has an answer, or the user hears why not: no such thing, no credentials, no network."""
+def translated_errors(uri: str) -> Iterator[None]:
+    """Turn an OSError of reading `uri` into a UserError: no such thing, no credentials, no network."""
     try:
         yield
     except FileNotFoundError:
@@ -108,6 +116,15 @@ def _answering(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: must be a folder, but is a file") from None
     except OSError as error:
         raise UserError(f"{error.filename or uri}: not readable ({error.strerror or error})") from None
+
+
+@contextmanager
+def translated_write_errors(uri: str) -> Iterator[None]:
+    """Turn an OSError of writing into a UserError about `uri`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be written ({error.strerror or error})") from None
 
 
 def read_bytes(uri: str) -> bytes:

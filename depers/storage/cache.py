@@ -110,10 +110,8 @@ class DatasetCache:
         if len(data) != entry.size or (plain and digest != entry.etag):
             found = f"{len(data)} bytes with sum {digest}"
             raise UserError(f"{source}: must be {entry.size} bytes with sum {entry.etag}, but {found} arrived")
-        try:
+        with storage.translated_write_errors(str(self._place(uri))):
             storage.write_bytes(str(self._place(uri) / entry.path), data)
-        except OSError as error:
-            raise UserError(f"{self._place(uri)}: cannot be written ({error.strerror or error})") from None
 
     def _remove_others(self, uri: str, entries: Sequence[Entry]) -> None:
         """Removes what is no longer on S3: it would be listed as a part of the dataset."""

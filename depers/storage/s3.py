@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from depers.errors import one_line
+
 T = TypeVar("T")
 
 MIB = 2**20
@@ -79,7 +81,7 @@ def persistent(transfer: Callable[[], T], uri: str) -> T:
         ) as error:  # also in the middle of a body
             problem = OSError(f"connection lost ({type(error).__name__})")
         except BotoCoreError as error:  # no credentials, no region, …
-            raise OSError(" ".join(str(error).split())) from None
+            raise OSError(one_line(error)) from None
         if attempt < _ATTEMPTS:
             time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1))
     raise OSError(f"{problem}, {_ATTEMPTS} times")

@@ -124,15 +124,14 @@ class Options:
 
 def absolute(options: Options) -> Options:
     """The options with absolute paths: Ray Train's workers run in a folder of their own."""
-
-    def resolved(path: str) -> str:
-        return path if storage.is_s3(path) else str(Path(path).resolve())
-
-    changes: dict[str, Any] = {name: resolved(getattr(options, name)) for name in ("dataset", "out", "cache_folder")}
+    paths = ("dataset", "out", "cache_folder")
+    changes: dict[str, Any] = {name: storage.absolute(getattr(options, name)) for name in paths}
     if options.weights:
-        changes["weights"] = resolved(options.weights)
+        changes["weights"] = storage.absolute(options.weights)
     # These two may be a name as well; a file comes second, as where they are read.
     files = {name: value for name in ("model", "hyperparameters") if (value := getattr(options, name))}
-    changes |= {name: resolved(value) for name, value in files.items() if Path(value).is_file()}
-    changes["data"] = tuple(f"{resolved(uri)}={weight!r}" for uri, weight in options.datasets()) if options.data else ()
+    changes |= {name: storage.absolute(value) for name, value in files.items() if Path(value).is_file()}
+    changes["data"] = (
+        tuple(f"{storage.absolute(uri)}={weight!r}" for uri, weight in options.datasets()) if options.data else ()
+    )
     return replace(options, **changes)

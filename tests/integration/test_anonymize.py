@@ -167,9 +167,9 @@ def test_wrong_input_is_one_clear_line(
     before = tree(tmp_path)
     with pytest.raises(Exception, match=r".") as caught:
         anonymize.run(Options(**here, weights=all_weights, classes=classes))  # type: ignore[arg-type]
-    from depers.errors import user_error
+    from depers.errors import as_user_error
 
-    wrong = user_error(caught.value)
+    wrong = as_user_error(caught.value)
     assert isinstance(wrong, UserError) and message in str(wrong)
     assert "\n" not in str(wrong)
     assert tree(tmp_path) == before

@@ -90,7 +90,7 @@ def error_of(options: Options) -> str:
     """The one line that a user would see."""
     with pytest.raises(Exception, match=r".") as caught:
         extract.run(options)
-    wrong = errors.user_error(caught.value)
+    wrong = errors.as_user_error(caught.value)
     assert wrong is not None
     return str(wrong)
 
