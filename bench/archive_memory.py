@@ -1,4 +1,4 @@
-"""Peak memory of reading an archive in slices and putting it together again: it must not grow with the archive.
+"""Peak memory of reading an archive in chunks and putting it together again: it must not grow with the archive.
 
     python bench/archive_memory.py [--gigabytes 2]
 
@@ -64,19 +64,19 @@ def stream(kind: str, source: str, target: str) -> None:
     from depers import storage
     from depers.archives import base as archives
 
-    form = registry.format_of(kind)
+    form = registry.load_format(kind)
     before = peak_mib()
     [entry] = storage.list_files(source)
     parts = Path(target) / "parts"
     parts.mkdir(parents=True)
     with storage.open_entry(source, entry) as file:
-        layout = form.layout_of(file)
-        for piece in form.read(file, entry.size, archives.Rules((), 1 << 30)):
-            if isinstance(piece, archives.Slice):
-                part, _ = form.make_part(piece, [member.data for member in piece.members], layout)
-                (parts / f"{piece.number:06}").write_bytes(part)
+        layout = form.read_layout(file)
+        for chunk in form.read(file, entry.size, archives.MemberRules((), 1 << 30)):
+            if isinstance(chunk, archives.Chunk):
+                part, _ = form.encode_chunk(chunk, [member.data for member in chunk.members], layout)
+                (parts / f"{chunk.number:06}").write_bytes(part)
             else:
-                end = piece
+                end = chunk
     assert not end.reason, end.reason
     with storage.writing(f"{target}/whole") as out:
         form.assemble((path.read_bytes() for path in sorted(parts.iterdir())), layout, out)

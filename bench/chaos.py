@@ -31,7 +31,7 @@ from PIL import Image
 
 from depers.street_scenes.scenes import draw_scene
 
-OURS = ("ray::Map", "ray::assemble", "ray::Notebook")
+OURS = ("ray::Map", "ray::assemble", "ray::CrashLedger")
 
 
 def make_input(root: Path) -> None:

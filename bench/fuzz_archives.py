@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from depers.archives import base as archives
 from depers.archives import registry
-from depers.archives.base import End, Slice
+from depers.archives.base import ArchiveEnd, Chunk
 
 SECRET = b"\xff\xd8\xff" + b"SECRET-IMAGE" * 40
 LIMIT_SECONDS = 20
@@ -76,20 +76,20 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 def process(kind: str, data: bytes) -> str:
     """What became of one archive, in a word. Raises AssertionError where something came through."""
-    form = registry.format_of("tar" if kind.startswith("tar") else kind)
-    *slices, end = form.read(io.BytesIO(data), len(data), archives.Rules((), 1 << 22))
-    assert isinstance(end, End) and all(isinstance(piece, Slice) for piece in slices)
-    members = [member for piece in slices if isinstance(piece, Slice) for member in piece.members]
+    form = registry.load_format("tar" if kind.startswith("tar") else kind)
+    *chunks, end = form.read(io.BytesIO(data), len(data), archives.MemberRules((), 1 << 22))
+    assert isinstance(end, ArchiveEnd) and all(isinstance(chunk, Chunk) for chunk in chunks)
+    members = [member for chunk in chunks if isinstance(chunk, Chunk) for member in chunk.members]
     files = [member for member in members if member.status != "folder"]
     assert [member.number for member in files] == list(range(len(files))) and end.members == len(members)
     assert all(member.reason for member in files if member.status in ("failed", "skipped"))
-    if end.reason and not slices:
+    if end.reason and not chunks:
         return "failed"
     parts = []
-    for piece in slices:
-        assert isinstance(piece, Slice)
-        results = [None if member.data is None or member.status else b"redacted" for member in piece.members]
-        parts.append(form.make_part(piece, results, end.layout)[0])
+    for chunk in chunks:
+        assert isinstance(chunk, Chunk)
+        results = [None if member.data is None or member.status else b"redacted" for member in chunk.members]
+        parts.append(form.encode_chunk(chunk, results, end.layout)[0])
     out = io.BytesIO()
     form.assemble(iter(parts), end.layout, out)
     written = out.getvalue()

@@ -18,9 +18,9 @@ from job import draw, rate
 
 from depers import storage
 from depers.anonymization import manifest, redact_step
-from depers.detection.settings import Prediction, parse_weights
+from depers.detection.settings import InferenceSettings, parse_weights
 from depers.imaging.decoding import MAX_MEGAPIXELS
-from depers.pipeline.steps import Job
+from depers.pipeline.steps import PassJob
 from depers.runtime import units
 
 
@@ -32,7 +32,7 @@ def with_ray(source: Path, out: Path, weights: str) -> float:
 _worker: Any = None
 
 
-def _begin(job: Job, weights: str) -> None:
+def _begin(job: PassJob, weights: str) -> None:
     global _worker
     from depers.pipeline import workers
 
@@ -56,9 +56,10 @@ def without_ray(source: Path, out: Path, weights: str) -> float:
         keep_metadata=(),
         max_megapixels=float(MAX_MEGAPIXELS),
     )
-    job = Job(
-        input=str(source), out=str(out), weights=(parse_weights(weights),), classes=(), how=Prediction(), batch_size=8,
-        max_megapixels=float(MAX_MEGAPIXELS), half_stride_pad=False, schema=manifest.SCHEMA, finish=last, mirrors=True,
+    job = PassJob(
+        input=str(source), out=str(out), weights=(parse_weights(weights),), classes=(), settings=InferenceSettings(),
+        batch_size=8, max_megapixels=float(MAX_MEGAPIXELS), half_stride_pad=False, schema=manifest.SCHEMA, finish=last,
+        mirrors=True,
     )  # fmt: skip
     cut = units.cut(storage.list_files(str(source)))
     context = multiprocessing.get_context("spawn")

@@ -15,7 +15,7 @@ from depers.reports import drawing, html
 _SHOWN, _LISTED = 24, 200
 
 
-class Wrong:
+class FindingStatistics:
     """Counts findings, and keeps the first of them to list and to show; its size does not grow with theirs."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ def _kind(problem: str) -> str:
     return re.sub(r"\d+ × ", "", problem)[:80]
 
 
-def make_report(out: str, wrong: Wrong, offsets: Mapping[tuple[str, int | None], Row], looked: bool) -> str:
+def make_report(out: str, wrong: FindingStatistics, offsets: Mapping[tuple[str, int | None], Row], looked: bool) -> str:
     """The page: counts, what is wrong by kind, the first of it, and what a detector still finds."""
     counts = [("sound", wrong.total - wrong.count), ("wrong", wrong.count)]
     sections = [("Objects, members and inputs", html.table(("finding", "number"), counts))]

@@ -31,37 +31,37 @@ _COVERED = 0.5  # the share of a box that must be redacted; what is found again 
 def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = ()) -> Outcome:
     """What is wrong with one object or member of OUT, given its manifest row and the metadata that may be there."""
     problems, uncovered = [], []
-    given = item.given
-    if given is None:
+    precomputed = item.precomputed
+    if precomputed is None:
         problems.append("has no row in the manifest that says it was written")
-    elif item.again or (item.reason and not item.data):
+    elif item.retry or (item.reason and not item.data):
         problems.append(item.reason)
     else:
-        if given["member"] is not None and given["member"] != parquet_text(item.member or ""):
-            problems.append(f"must be {given['member']}, by its place")
-        if hashlib.sha256(item.data).hexdigest() != given["output_sha256"]:
+        if precomputed["member"] is not None and precomputed["member"] != parquet_text(item.member or ""):
+            problems.append(f"must be {precomputed['member']}, by its place")
+        if hashlib.sha256(item.data).hexdigest() != precomputed["output_sha256"]:
             problems.append("its digest is not that in the manifest")
-        if given["status"] != FileStatus.PASSED_THROUGH:
+        if precomputed["status"] != FileStatus.PASSED_THROUGH:
             problems += [item.reason] if item.reason else []
             problems += [f"holds {what}" for what in residue(item.data, keep_metadata)]
-            uncovered = [box for box in boxes if covered(box, given, item.size_wh) < _COVERED]
+            uncovered = [box for box in boxes if covered(box, precomputed, item.size_wh) < _COVERED]
             names = Counter(box["class"] for box in uncovered)
             problems += [f"still shows {count} × {name}" for name, count in sorted(names.items())]
     row: Row = {"path": item.path, "member": item.member, "number": item.number, "boxes": uncovered}
-    row |= {"status": "wrong" if problems else "sound", "reason": "; ".join(problems), "again": item.again}
+    row |= {"status": "wrong" if problems else "sound", "reason": "; ".join(problems), "retry": item.retry}
     return Outcome(row)
 
 
-def covered(box: Row, given: Row, size_wh: tuple[int, int]) -> float:
+def covered(box: Row, precomputed: Row, size_wh: tuple[int, int]) -> float:
     """The share of a box that lies in the redacted boxes of its frame, 0…1, to the pixel."""
-    edges = [[one[name] for name in ("x_min", "y_min", "x_max", "y_max")] for one in (box, *given["boxes"])]
+    edges = [[one[name] for name in ("x_min", "y_min", "x_max", "y_max")] for one in (box, *precomputed["boxes"])]
     left, top, right, bottom = np.round(edges[0]).astype(int).tolist()
     if right <= left or bottom <= top:
         return 1.0
-    same = [one["frame"] == box["frame"] for one in given["boxes"]]
+    same = [one["frame"] == box["frame"] for one in precomputed["boxes"]]
     redacted = np.array(edges[1:], np.float32).reshape(-1, 4)[np.array(same, bool)]
     mask = np.zeros((bottom - top, right - left), bool)
-    for x0, y0, x1, y1 in np.round(grow(redacted, given["margin"] or 0, size_wh)).astype(int).tolist():
+    for x0, y0, x1, y1 in np.round(grow(redacted, precomputed["margin"] or 0, size_wh)).astype(int).tolist():
         mask[max(0, y0 - top) : max(0, y1 - top), max(0, x0 - left) : max(0, x1 - left)] = True
     return float(mask.mean())
 

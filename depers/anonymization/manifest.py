@@ -5,12 +5,12 @@ import pyarrow as pa
 from depers import storage
 from depers.archives import registry
 from depers.detection.detections import BOX
-from depers.pipeline.box_sources import Rows
+from depers.pipeline.box_sources import RowsByPath
 from depers.pipeline.steps import Row
 from depers.statuses import FileStatus
 
 
-class Written(Rows):
+class WrittenRows(RowsByPath):
     """The manifest's rows of what was written; those of an archive by their place in the new one."""
 
     def of(self, path: str) -> dict[int | None, Row]:

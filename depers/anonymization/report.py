@@ -19,7 +19,7 @@ _AROUND = 1.5  # how much of a doubtful box's surroundings is shown, in its own 
 _BINS = 24
 
 
-class Tally:
+class ManifestStatistics:
     """Counts over manifest rows, and the few rows that the report shows; its size does not grow with theirs."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ def _keep(heap: list[Any], entry: tuple[Any, ...], most: int) -> None:
         heapq.heapreplace(heap, entry)
 
 
-def make_report(out: str, tally: Tally) -> str:
+def make_report(out: str, tally: ManifestStatistics) -> str:
     """The page: counts, reasons, histograms, a sample of results, and the boxes that were least certain."""
     total = sum(tally.files.values())
     names = [name for name in manifest.STATUSES if tally.files[name]]
@@ -105,7 +105,7 @@ def make_report(out: str, tally: Tally) -> str:
     return html.page("Anonymized images", f"{total} files, one manifest row each.", sections)
 
 
-def _figures(tally: Tally) -> str:
+def _figures(tally: ManifestStatistics) -> str:
     values: list[tuple[str, Counter[int], str]] = []
     if tally.confidences:
         values.append(("Confidence of the boxes", tally.confidences, "confidence"))

@@ -1,7 +1,7 @@
 """Archives: what all kinds have in common, and which module reads and writes which.
 
-An archive is read once, from front to back, and cut into slices that are processed anywhere. Each slice becomes a part,
-and the parts, put together in order, the archive of the results: the same bytes however the slices were spread.
+An archive is read once, from front to back, and cut into chunks that are processed anywhere. Each chunk becomes a part,
+and the parts, put together in order, the archive of the results: the same bytes however the chunks were spread.
 """
 
 import re
@@ -14,8 +14,8 @@ from depers.storage.s3 import UnavailableError
 
 T = TypeVar("T")
 
-SLICE_MEMBERS = 32
-SLICE_BYTES = 16 * 2**20
+CHUNK_MEMBERS = 32
+CHUNK_BYTES = 16 * 2**20
 
 
 class Member(NamedTuple):
@@ -34,7 +34,7 @@ class Member(NamedTuple):
     deflated: bool = False
 
 
-class Slice(NamedTuple):
+class Chunk(NamedTuple):
     """Neighbouring members; of a Parquet file with the rows (an Arrow stream) that hold them."""
 
     number: int
@@ -42,42 +42,44 @@ class Slice(NamedTuple):
     rows: bytes = b""
 
 
-class End(NamedTuple):
-    """What closes an archive: how many slices and members it had, and why it is incomplete, if it is.
+class ArchiveEnd(NamedTuple):
+    """What closes an archive: how many chunks and members it had, and why it is incomplete, if it is.
 
     `layout` is what the format needs to be written: the compression of a tar, the schema of a Parquet file.
-    `again` says that storage failed, not the archive: another run may get further.
+    `retry` says that storage failed, not the archive: another run may get further.
     """
 
-    slices: int
+    chunks: int
     members: int
     reason: str
     layout: bytes
-    again: bool = False
+    retry: bool = False
 
 
 class ArchiveError(Exception):
     """Why an archive cannot be read on, or at all."""
 
 
-class Rules(NamedTuple):
+class MemberRules(NamedTuple):
     """What is done with members: globs of those to keep though they are no images, and the most bytes of one."""
 
     keep: tuple[str, ...]
     most_bytes: int
 
 
-class Format(Protocol):
+class ArchiveFormat(Protocol):
     """What a module for one kind of archive offers."""
 
-    def layout_of(self, file: BinaryIO) -> bytes:
+    def read_layout(self, file: BinaryIO) -> bytes:
         """What the new archive must know of the old one beyond its members; empty where the file is too damaged."""
 
-    def read(self, file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
-        """The archive in slices, then its end."""
+    def read(self, file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
+        """The archive in chunks, then its end."""
 
-    def make_part(self, piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-        """The slice with `results` in the place of its members, None for what is left out, as one part.
+    def encode_chunk(
+        self, chunk: Chunk, results: Sequence[bytes | None], layout: bytes
+    ) -> tuple[bytes, list[int | None]]:
+        """The chunk with `results` in the place of its members, None for what is left out, as one part.
 
         With it the offset of each result's bytes in the part, where they lie there as they are.
         """
@@ -86,7 +88,7 @@ class Format(Protocol):
         """Writes the archive of the parts; gives the offset in it of each part."""
 
 
-def take(number: int, name: str, size: int, file: BinaryIO, rules: Rules, deflated: bool = False) -> Member:
+def take(number: int, name: str, size: int, file: BinaryIO, rules: MemberRules, deflated: bool = False) -> Member:
     """A member, read from its `file` where it needs to be read; `size` is what the archive says that it has.
 
     Raises ArchiveError where the archive ends before the member does, and what reading raises.
@@ -107,44 +109,46 @@ def take(number: int, name: str, size: int, file: BinaryIO, rules: Rules, deflat
     return Member(number, name, size, data, status or "", "", deflated)
 
 
-def in_slices(members: Iterable[Member]) -> Iterator[Slice]:
-    """Members in slices of at most `SLICE_MEMBERS`, and of `SLICE_BYTES` unless one alone is larger."""
+def group_members(members: Iterable[Member]) -> Iterator[Chunk]:
+    """Members in chunks of at most `CHUNK_MEMBERS`, and of `CHUNK_BYTES` unless one alone is larger."""
     held: list[Member] = []
     size = number = 0
     for member in members:
         length = len(member.data or b"")
-        if held and (len(held) == SLICE_MEMBERS or size + length > SLICE_BYTES):
-            yield Slice(number, tuple(held))
+        if held and (len(held) == CHUNK_MEMBERS or size + length > CHUNK_BYTES):
+            yield Chunk(number, tuple(held))
             held, size, number = [], 0, number + 1
         held.append(member)
         size += length
     if held:
-        yield Slice(number, tuple(held))
+        yield Chunk(number, tuple(held))
 
 
-def sliced(members: Iterator[Member], layout: bytes) -> Iterator[Slice | End]:
-    """The members in slices, then the end."""
-    return ended(in_slices, members, layout)
+def chunk_members(members: Iterator[Member], layout: bytes) -> Iterator[Chunk | ArchiveEnd]:
+    """The members in chunks, then the end."""
+    return ended(group_members, members, layout)
 
 
-def ended(cut: Callable[[Iterator[T]], Iterator[Slice]], parts: Iterator[T], layout: bytes) -> Iterator[Slice | End]:
+def ended(
+    cut: Callable[[Iterator[T]], Iterator[Chunk]], parts: Iterator[T], layout: bytes
+) -> Iterator[Chunk | ArchiveEnd]:
     """What `cut` makes of `parts`, then the end; where getting parts fails, the end says so."""
-    reason, again = "", False
-    slices = members = 0
+    reason, retry = "", False
+    chunks = members = 0
 
     def whole() -> Iterator[T]:
-        nonlocal reason, again
+        nonlocal reason, retry
         try:
             yield from parts
         except ArchiveError as error:
             reason = str(error)
         except UnavailableError as error:
-            reason, again = f"cannot be read on ({error})", True
+            reason, retry = f"cannot be read on ({error})", True
 
-    for piece in cut(whole()):
-        slices, members = slices + 1, members + len(piece.members)
-        yield piece
-    yield End(slices, members, reason, layout, again)
+    for chunk in cut(whole()):
+        chunks, members = chunks + 1, members + len(chunk.members)
+        yield chunk
+    yield ArchiveEnd(chunks, members, reason, layout, retry)
 
 
 def unsafe(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depers.archives.base import SLICE_BYTES, SLICE_MEMBERS, ArchiveError, End, Member, Rules, Slice, ended
+from depers.archives.base import CHUNK_BYTES, CHUNK_MEMBERS, ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, ended
 from depers.errors import REASON_LENGTH, one_line
 from depers.imaging import sniffing
 from depers.storage.s3 import UnavailableError
@@ -27,7 +27,7 @@ class _Columns(NamedTuple):
     images: frozenset[int]
 
 
-def layout_of(file: BinaryIO) -> bytes:
+def read_layout(file: BinaryIO) -> bytes:
     """The schema and the compression of every column."""
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
@@ -39,16 +39,16 @@ def layout_of(file: BinaryIO) -> bytes:
         return b""
 
 
-def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
-    """The file in slices of rows, then its end; a row group that cannot be read is lost."""
-    about = layout_of(file)
+def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
+    """The file in chunks of rows, then its end; a row group that cannot be read is lost."""
+    about = read_layout(file)
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
         schema, _ = parquet.schema_arrow, _codecs(parquet.metadata)
     except UnavailableError:
         raise
     except Exception as error:
-        yield End(0, 0, f"not a whole Parquet file: {one_line(error, REASON_LENGTH)}", b"")
+        yield ArchiveEnd(0, 0, f"not a whole Parquet file: {one_line(error, REASON_LENGTH)}", b"")
         return
     yield from ended(lambda batches: _slices(batches, schema, rules), _batches(parquet), about)
 
@@ -64,11 +64,11 @@ def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
 
 
 def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows in batches of about `SLICE_BYTES`, each with the number of its row group."""
+    """The rows in batches of about `CHUNK_BYTES`, each with the number of its row group."""
     lost = []
     for number in range(parquet.num_row_groups):
         group = parquet.metadata.row_group(number)
-        rows = max(1, min(SLICE_MEMBERS, SLICE_BYTES * group.num_rows // max(1, group.total_byte_size)))
+        rows = max(1, min(CHUNK_MEMBERS, CHUNK_BYTES * group.num_rows // max(1, group.total_byte_size)))
         got = 0
         try:
             for batch in parquet.iter_batches(rows, row_groups=[number], use_threads=False):
@@ -83,13 +83,13 @@ def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
         raise ArchiveError(f"lost: {'; '.join(lost)}")
 
 
-def _slices(batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, rules: Rules) -> Iterator[Slice]:
+def _slices(batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, rules: MemberRules) -> Iterator[Chunk]:
     columns: _Columns | None = None
     index = first = row = 0
     for number, batch in batches:
         columns = columns or _columns(schema, batch)
         members = tuple(_members(batch, columns, first, row, rules))
-        yield Slice(index, members, _stream(batch, number, row))
+        yield Chunk(index, members, _stream(batch, number, row))
         index, first, row = index + 1, first + len(members), row + len(batch)
 
 
@@ -144,7 +144,7 @@ def _values(value: Any) -> Iterator[bytes]:
             yield from _values(one)
 
 
-def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rules: Rules) -> Iterator[Member]:
+def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rules: MemberRules) -> Iterator[Member]:
     """The images of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
     for column in columns.searched:
         name = batch.schema.field(column).name
@@ -175,10 +175,10 @@ def _unstream(data: bytes) -> tuple[pa.RecordBatch, int, int]:
     return batch, int(batch.schema.metadata[b"row group"]), int(batch.schema.metadata[b"row"])
 
 
-def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
     """The rows with the results in the place of the images."""
-    batch, row_group, row = _unstream(piece.rows)
-    by_label = {member.name: data for member, data in zip(piece.members, results, strict=True)}
+    batch, row_group, row = _unstream(chunk.rows)
+    by_label = {member.name: data for member, data in zip(chunk.members, results, strict=True)}
     columns = [
         _replaced(column, field, row, by_label)
         if any(label.startswith(f"{field.name}[") for label in by_label)
@@ -186,7 +186,7 @@ def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> t
         for column, field in zip(batch.columns, batch.schema, strict=True)
     ]
     changed = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
-    return _stream(changed, row_group, row), [None] * len(piece.members)
+    return _stream(changed, row_group, row), [None] * len(chunk.members)
 
 
 def _replaced(array: pa.Array, field: pa.Field, start: int, by_label: dict[str, bytes | None]) -> pa.Array:

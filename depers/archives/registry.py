@@ -1,6 +1,6 @@
 """Registry."""
 
-from depers.archives.base import Format
+from depers.archives.base import ArchiveFormat
 
 _SUFFIXES = {
     ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tbz2": "tar", ".tbz": "tar", ".tar.xz": "tar",
@@ -14,7 +14,7 @@ def kind_of(path: str) -> str | None:
     return next((kind for suffix, kind in _SUFFIXES.items() if lower.endswith(suffix)), None)
 
 
-def format_of(kind: str) -> Format:
+def load_format(kind: str) -> ArchiveFormat:
     """The module for a kind of archive, imported when called for."""
     if kind == "tar":
         from depers.archives import tar

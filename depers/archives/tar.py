@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-from depers.archives.base import ArchiveError, End, Member, Rules, Slice, sliced, take
+from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, take
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -57,7 +57,7 @@ class _Unpacked:
         return data
 
 
-def layout_of(file: BinaryIO) -> bytes:
+def read_layout(file: BinaryIO) -> bytes:
     """The compression, empty where there is none."""
     file.seek(0)
     start = file.read(2)
@@ -65,13 +65,13 @@ def layout_of(file: BinaryIO) -> bytes:
     return _STARTS.get(start, b"")
 
 
-def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
-    """The archive in slices, then its end. Damage is passed over where a whole header follows."""
-    compression = layout_of(file)
-    return sliced(_members(_Unpacked(file, compression, size), rules), compression)
+def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
+    """The archive in chunks, then its end. Damage is passed over where a whole header follows."""
+    compression = read_layout(file)
+    return chunk_members(_members(_Unpacked(file, compression, size), rules), compression)
 
 
-def _members(stream: _Unpacked, rules: Rules) -> Iterator[Member]:
+def _members(stream: _Unpacked, rules: MemberRules) -> Iterator[Member]:
     lost, broken, ended = 0, False, False
 
     class Header(tarfile.TarInfo):
@@ -148,7 +148,7 @@ def _next(archive: Any) -> tarfile.TarInfo | None:
             archive.offset = archive.fileobj.tell()
 
 
-def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules: Rules) -> Member:
+def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules: MemberRules) -> Member:
     if header.isdir():
         return Member(-1, header.name, 0, None, "folder")
     if header.islnk() or header.issym():
@@ -161,11 +161,11 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules
     return take(index, header.name, header.size, file, rules)  # type: ignore[arg-type]
 
 
-def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
     """Headers and contents, compressed by themselves: compressed streams one after another are one stream."""
     part = bytearray()
     offsets: list[int | None] = []
-    for member, data in zip(piece.members, results, strict=True):
+    for member, data in zip(chunk.members, results, strict=True):
         offsets.append(None)
         if member.status == "folder":
             folder = tarfile.TarInfo(member.name)

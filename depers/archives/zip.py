@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from depers.archives.base import ArchiveError, End, Member, Rules, Slice, sliced, take
+from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, take
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -22,17 +22,17 @@ _ENCRYPTED = 0x1 | 0x40
 _SIZE_FOLLOWS = 0x8
 
 
-def layout_of(file: BinaryIO) -> bytes:
+def read_layout(file: BinaryIO) -> bytes:
     """Nothing: members say how they are packed."""
     return b""
 
 
-def read(file: BinaryIO, size: int, rules: Rules) -> Iterator[Slice | End]:
-    """The archive in slices, in the order of its directory, then its end."""
-    return sliced(_members(file, size, rules), b"")
+def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
+    """The archive in chunks, in the order of its directory, then its end."""
+    return chunk_members(_members(file, size, rules), b"")
 
 
-def _members(file: BinaryIO, size: int, rules: Rules) -> Iterator[Member]:
+def _members(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(file)
     except UnavailableError:
@@ -64,7 +64,7 @@ def _overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
     return found
 
 
-def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: Rules, overlaps: bool) -> Member:
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: MemberRules, overlaps: bool) -> Member:
     name, size = entry.filename, entry.file_size
     if entry.is_dir():
         return Member(-1, name, 0, None, "folder")
@@ -82,7 +82,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules:
         return Member(index, name, size, None, "failed", f"lost: cannot be unpacked ({error or type(error).__name__})")
 
 
-def _without_directory(file: BinaryIO, size: int, rules: Rules) -> Iterator[Member]:
+def _without_directory(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
     """The members whose headers can be followed from the first one on, as long as they are whole."""
     offset = index = 0
     while offset + _LOCAL.size <= size:
@@ -109,7 +109,7 @@ def _without_directory(file: BinaryIO, size: int, rules: Rules) -> Iterator[Memb
         index += 1
 
 
-def _unpack(index: int, name: str, raw: bytes, about: tuple[int, int, int, int], rules: Rules) -> Member:
+def _unpack(index: int, name: str, raw: bytes, about: tuple[int, int, int, int], rules: MemberRules) -> Member:
     method, crc, packed, unpacked = about
     try:
         data = zlib.decompressobj(-15).decompress(raw, unpacked + 1) if method else raw
@@ -120,12 +120,12 @@ def _unpack(index: int, name: str, raw: bytes, about: tuple[int, int, int, int],
     return take(index, name, unpacked, io.BytesIO(data), rules, bool(method))
 
 
-def make_part(piece: Slice, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
+def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
     """A zip archive of its own; what was stored stays so, and images that are compressed already are."""
     buffer = io.BytesIO()
     offsets: list[int | None] = []
     with zipfile.ZipFile(buffer, "w") as archive:
-        for member, data in zip(piece.members, results, strict=True):
+        for member, data in zip(chunk.members, results, strict=True):
             offsets.append(None)
             if data is None and member.status != "folder":
                 continue

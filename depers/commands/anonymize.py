@@ -13,7 +13,7 @@ from functools import partial
 from depers import storage
 from depers.anonymization.manifest import ARCHIVE_STATUSES, SCHEMA, STATUSES
 from depers.anonymization.redact_step import redact_item
-from depers.anonymization.report import Tally, make_report
+from depers.anonymization.report import ManifestStatistics, make_report
 from depers.datasets.labels import CLASSES
 from depers.detection.settings import parse_weights
 from depers.errors import UserError
@@ -21,7 +21,7 @@ from depers.imaging.metadata import exif
 from depers.options import option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.box_sources import BoxSource, boxes_source, previous_source
+from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
 from depers.redaction.files import MODES
 from depers.runtime import progress, units
 from depers.storage import tables
@@ -65,10 +65,10 @@ class Options(pipeline_options.PassOptions):
 
     def check_sources(self) -> None:
         """Raises UserError unless exactly one thing says where boxes are."""
-        given = [bool(self.weights), self.boxes is not None, self.previous_detections is not None]
-        if not any(given):
+        sources = [bool(self.weights), self.boxes is not None, self.previous_detections is not None]
+        if not any(sources):
             raise UserError("one of --weights, --boxes and --previous-detections must be given")
-        if sum(given) > 1:
+        if sum(sources) > 1:
             raise UserError(
                 "--weights, --boxes and --previous-detections exclude each other, but more than one is given"
             )
@@ -78,10 +78,10 @@ class Options(pipeline_options.PassOptions):
     def source(self, thresholds: Mapping[str, float]) -> BoxSource | None:
         """Where boxes come from, if not from a detector. Raises UserError."""
         if self.boxes is not None:
-            return boxes_source(storage.check(self.boxes, "--boxes"))
+            return find_box_source(storage.check(self.boxes, "--boxes"))
         if self.previous_detections is not None:
             uri = storage.check(self.previous_detections, "--previous-detections")
-            return previous_source(uri, self.confidence, thresholds)
+            return find_previous_source(uri, self.confidence, thresholds)
         return None
 
 
@@ -101,7 +101,7 @@ def run(options: Options) -> int:
     pipeline.refuse_overlap(job)
     summary = pipeline.run(job, options)
     manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
-    tally, failures = Tally(), progress.Failures(manifest)
+    tally, failures = ManifestStatistics(), progress.Failures(manifest)
     with tables.TableWriter(manifest, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)

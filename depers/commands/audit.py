@@ -15,9 +15,9 @@ from functools import partial
 import pyarrow as pa
 
 from depers import storage
-from depers.anonymization.audit_report import Wrong, make_report, place
+from depers.anonymization.audit_report import FindingStatistics, make_report, place
 from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
-from depers.anonymization.manifest import Written
+from depers.anonymization.manifest import WrittenRows
 from depers.archives import registry
 from depers.errors import UserError
 from depers.options import argument, option
@@ -80,7 +80,7 @@ class _Reading(pipeline_options.PassOptions):
         """Digests and metadata can be checked alone."""
 
 
-def _missing(rows: Written, seen: Counter[str], given_input: str | None) -> Iterator[Row]:
+def _missing(rows: WrittenRows, seen: Counter[str], given_input: str | None) -> Iterator[Row]:
     """What the manifest has and OUT has not; and where INPUT is given, what either of the two does not know."""
 
     def finding(path: str, reason: str, member: Row | None = None) -> Row:
@@ -128,7 +128,7 @@ def run(options: Options) -> int:
     manifest = storage.join(reading.input, units.FOLDER, "manifest.parquet")
     if not storage.exists(manifest):
         raise UserError(f"{reading.input}: must be what a finished `depers anonymize` wrote, but has no manifest")
-    rows = Written(manifest)
+    rows = WrittenRows(manifest)
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     listed = storage.list_files(reading.input)
     entries = [entry for entry in listed if not entry.path.startswith(f"{units.FOLDER}/")]
@@ -141,7 +141,7 @@ def run(options: Options) -> int:
         entry.path: check.remote(job.input, entry, row["output_sha256"] if row else None)
         for entry, row in whole.items()
     }
-    seen, wrong = Counter[str](), Wrong()
+    seen, wrong = Counter[str](), FindingStatistics()
     findings = storage.join(job.out, "findings.parquet")
     with tables.TableWriter(findings, SCHEMA) as writer:
         for table in pipeline.run(job, reading, entries, rows).tables() if entries else ():

@@ -20,7 +20,7 @@ from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED
-from depers.detection.settings import PRECISIONS, Prediction, parse_weights
+from depers.detection.settings import PRECISIONS, InferenceSettings, parse_weights
 from depers.errors import UserError
 from depers.extraction import report as extraction_report
 from depers.extraction import verification
@@ -126,7 +126,7 @@ def run(options: Options) -> int:
     images = list_images(folder)
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
-    how = Prediction(options.imgsz, options.confidence, device=options.device, precision=options.precision)
+    how = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)
     look, checkpoints = verification.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
     job = Job(
         images=folder,

@@ -15,7 +15,7 @@ from torch.nn import functional
 from depers.detection import yolo
 from depers.detection.detections import Detections
 from depers.detection.fused_convolution import join_activations
-from depers.detection.settings import Prediction, Weights
+from depers.detection.settings import InferenceSettings, Weights
 from depers.errors import UserError, typed_reason
 
 MAX_CANDIDATES = 30_000  # per image, before suppression; as YOLOv5
@@ -126,7 +126,11 @@ class Detector:
     """One or more models that answer as one: classes united by name, boxes of all models suppressed together."""
 
     def __init__(
-        self, weights: Sequence[Weights], checkpoints: Sequence[bytes], classes: Sequence[str], how: Prediction
+        self,
+        weights: Sequence[Weights],
+        checkpoints: Sequence[bytes],
+        classes: Sequence[str],
+        settings: InferenceSettings,
     ) -> None:
         """`checkpoints` are the bytes of each `weights`; `classes` the names wanted (empty: all). Raises UserError."""
         models = [yolo.load(one.uri, data) for one, data in zip(weights, checkpoints, strict=True)]
@@ -137,9 +141,9 @@ class Detector:
                 raise UserError(f"--classes must be among those of the weights ({', '.join(known)}), but got {name!r}")
         self.class_names = [name for name in known if not classes or name in classes]
         self.model_names = [one.name for one in weights]
-        self.how = how
-        device = torch.device(how.device)
-        fast = how.precision == "bfloat16" or (how.precision == "auto" and cpu_has_bfloat16())
+        self.settings = settings
+        device = torch.device(settings.device)
+        fast = settings.precision == "bfloat16" or (settings.precision == "auto" and cpu_has_bfloat16())
         dtype = torch.bfloat16 if fast and device.type == "cpu" else torch.float32
         ids = {name: index for index, name in enumerate(self.class_names)}
         self._networks = [
@@ -147,8 +151,8 @@ class Detector:
             for model, mapping in zip(models, maps, strict=True)
         ]
         self.stride = max(network.stride for network in self._networks)
-        if how.imgsz % self.stride:
-            raise UserError(f"--imgsz must be a multiple of {self.stride}, but got {how.imgsz}")
+        if settings.imgsz % self.stride:
+            raise UserError(f"--imgsz must be a multiple of {self.stride}, but got {settings.imgsz}")
 
     def __call__(self, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Detections in canvas pixels for letterboxed uint8 RGB images (H, W, 3), grouped by shape into batches."""
@@ -169,8 +173,8 @@ class Detector:
         """
         (network,) = self._networks
         outputs = network.features(self._pixels(batch))
-        split = candidates(*network.rows(outputs, self.how.confidence), len(batch), network.targets, self.how)
-        found = [_as_detections(suppress(functional.pad(rows, (0, 1)), self.how)) for rows in split]
+        split = candidates(*network.rows(outputs, self.settings.confidence), len(batch), network.targets, self.settings)
+        found = [_as_detections(suppress(functional.pad(rows, (0, 1)), self.settings)) for rows in split]
         return found, [level.raw(outputs[level.source]) for level in network.levels]
 
     def _pixels(self, batch: NDArray[np.uint8]) -> Tensor:
@@ -184,12 +188,14 @@ class Detector:
         for index, network in enumerate(self._networks):
             if not len(network.targets):
                 continue
-            predict = network.augmented if self.how.augment else network
-            images_of, predictions = predict(images, self.how.confidence)
-            split = candidates(images_of, predictions, len(batch), network.targets, self.how)
+            predict = network.augmented if self.settings.augment else network
+            images_of, predictions = predict(images, self.settings.confidence)
+            split = candidates(images_of, predictions, len(batch), network.targets, self.settings)
             for image, rows in enumerate(split):
                 found[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
-        return [_as_detections(suppress(torch.cat(rows), self.how)) if rows else Detections.none() for rows in found]
+        return [
+            _as_detections(suppress(torch.cat(rows), self.settings)) if rows else Detections.none() for rows in found
+        ]
 
 
 def _class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
@@ -216,7 +222,9 @@ def scaled(images: Tensor, scale: float, stride: int) -> Tensor:
     return functional.pad(small, (0, wide - small.shape[3], 0, high - small.shape[2]), value=_MEAN)
 
 
-def candidates(image: Tensor, predictions: Tensor, count: int, targets: Tensor, how: Prediction) -> list[Tensor]:
+def candidates(
+    image: Tensor, predictions: Tensor, count: int, targets: Tensor, settings: InferenceSettings
+) -> list[Tensor]:
     """Per image the rows above the confidence threshold, float32 (N, 6): x0, y0, x1, y1, confidence, class.
 
     `image` int64 (M,) says which of `count` images each row of `predictions` float32 (M, 5 + C) belongs to; a box
@@ -225,19 +233,19 @@ def candidates(image: Tensor, predictions: Tensor, count: int, targets: Tensor, 
     order = image.argsort(stable=True)
     image, predictions = image[order], predictions[order]
     scores = predictions[:, 5:] * predictions[:, 4:5]
-    if how.multi_label:
-        row, column = (scores > how.confidence).nonzero(as_tuple=True)
+    if settings.multi_label:
+        row, column = (scores > settings.confidence).nonzero(as_tuple=True)
         confidence = scores[row, column]
     else:
         best, which = scores.max(dim=1)
-        (row,) = (best > how.confidence).nonzero(as_tuple=True)
+        (row,) = (best > settings.confidence).nonzero(as_tuple=True)
         confidence, column = best[row], which[row]
     center, half = predictions[row, :2], predictions[row, 2:4] / 2
     rows = torch.cat((center - half, center + half, confidence[:, None], targets[column][:, None].float()), dim=1)
     return list(torch.split(rows, torch.bincount(image[row], minlength=count).tolist()))
 
 
-def suppress(rows: Tensor, how: Prediction) -> Tensor:
+def suppress(rows: Tensor, settings: InferenceSettings) -> Tensor:
     """Greedy non-maximum suppression per class; rows as `candidates` gives them (any further columns follow along)."""
     rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
     if not len(rows):
@@ -245,8 +253,8 @@ def suppress(rows: Tensor, how: Prediction) -> Tensor:
     # Boxes of different classes are moved apart by as much as in YOLOv5, so that rounding decides ties as there.
     step = (rows[:, :4].max() - rows[:, :4].min() + 1).clamp(min=_CLASS_STEP)
     boxes = rows[:, :4] + rows[:, 5:6] * step
-    kept: Tensor = _nms()(boxes, rows[:, 4], how.iou_threshold)
-    return rows[kept[: how.max_detections]]
+    kept: Tensor = _nms()(boxes, rows[:, 4], settings.iou_threshold)
+    return rows[kept[: settings.max_detections]]
 
 
 def _nms() -> Any:
@@ -267,11 +275,11 @@ if TYPE_CHECKING:
     pass
 
 
-def answers(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:
+def detect_canvases(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:
     """The detections in each canvas, or why there are none; a batch that fails is tried again one by one."""
     try:
         return list(detector(canvases)) if canvases else []
     except Exception as error:
         if len(canvases) > 1:
-            return [answer for canvas in canvases for answer in answers([canvas], detector)]
+            return [answer for canvas in canvases for answer in detect_canvases([canvas], detector)]
         return [f"detection failed ({typed_reason(error)})"]

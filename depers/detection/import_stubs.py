@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 
-class _StandIn(ModuleType):
+class _Stub(ModuleType):
     """A module that has every attribute, callable as a function or a decorator that changes nothing."""
 
     __path__: list[str] = []  # noqa: RUF012 (a module attribute: it makes the stand-in a package)
@@ -20,7 +20,7 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _StandIn(f"{self.__name__}.{name}")
+        return _Stub(f"{self.__name__}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return args[0] if args and callable(args[0]) else self
@@ -37,13 +37,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         top = name.split(".")[0]
-        real = top in sys.modules and not isinstance(sys.modules[top], _StandIn)
+        real = top in sys.modules and not isinstance(sys.modules[top], _Stub)
         if top not in self._libraries or real:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        module = _StandIn(spec.name)
+        module = _Stub(spec.name)
         vars(module).update(self._libraries.get(spec.name, {}))
         return module
 
@@ -52,7 +52,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextmanager
-def stand_ins(libraries: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+def stub_imports(libraries: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
     """Stand-ins for `libraries` while the block imports what would import them, and gone again after it.
 
     Each library maps to the attributes that it must really have. What imports change in the module path, the
@@ -65,7 +65,7 @@ def stand_ins(libraries: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]:
+        for name in [name for name, module in sys.modules.items() if isinstance(module, _Stub)]:
             del sys.modules[name]
         sys.path[:] = path
         os.environ.clear()

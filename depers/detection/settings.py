@@ -38,7 +38,7 @@ def parse_weights(text: str) -> Weights:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class InferenceSettings:
     """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`).
 
     `augment` looks at every image three times, at scales 1, 0.83 (mirrored) and 0.67, as YOLOv5's `--augment`.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from depers.boxes import Letterbox, area, clip, letterbox
 from depers.detection.detections import Detections
-from depers.detection.settings import Prediction
+from depers.detection.settings import InferenceSettings
 from depers.imaging.decoding import resize_rgb
 
 PADDING = 114  # YOLOv5's letterbox gray
@@ -70,7 +70,7 @@ def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
     return canvas
 
 
-def merge(parts: Sequence[Detections], how: Prediction, size_wh: tuple[int, int]) -> Detections:
+def merge(parts: Sequence[Detections], settings: InferenceSettings, size_wh: tuple[int, int]) -> Detections:
     """Detections of several views in pixels of the image as one: doubles and fragments left out."""
     columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
     found = Detections(*columns)
@@ -84,7 +84,7 @@ def merge(parts: Sequence[Detections], how: Prediction, size_wh: tuple[int, int]
     order = np.arange(len(found.boxes_xyxy))
     numbers = (found.boxes_xyxy, found.confidences[:, None], found.class_ids[:, None], order[:, None])
     rows = torch.from_numpy(np.concatenate(numbers, axis=1, dtype=np.float64))
-    kept = suppress(rows, how)[:, 6].numpy().astype(np.int64)
+    kept = suppress(rows, settings)[:, 6].numpy().astype(np.int64)
     kept = kept[~_fragments(found.boxes_xyxy[kept], found.class_ids[kept])]
     return Detections(found.boxes_xyxy[kept], found.confidences[kept], found.class_ids[kept], found.models[kept])
 

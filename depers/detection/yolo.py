@@ -24,7 +24,7 @@ import torch
 import yaml
 from torch import nn
 
-from depers.detection.import_stubs import stand_ins
+from depers.detection.import_stubs import stub_imports
 from depers.errors import UserError
 
 MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
@@ -39,7 +39,7 @@ _NOT_NEEDED |= {"pkg_resources": {"parse_version": packaging.version.parse}}  # 
 @lru_cache(maxsize=1)
 def _yolov5() -> SimpleNamespace:
     """The package's modules that depers uses, by their last name."""
-    with stand_ins(_NOT_NEEDED):
+    with stub_imports(_NOT_NEEDED):
         names = ["models.yolo", "models.common", "models.experimental"]
         names += [f"utils.{name}" for name in ("loss", "torch_utils")]
         modules = {name.split(".")[-1]: importlib.import_module(f"yolov5.{name}") for name in names}

@@ -62,7 +62,7 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
         storage.delete(part)  # an earlier version of these images may have had some
     tables.write_table(units.record_uri(job.out, unit.name, again), pa.Table.from_pylist(rows, RECORD))
     if not again:
-        storage.delete(units.record_uri(job.out, unit.name, again=True))
+        storage.delete(units.record_uri(job.out, unit.name, retry=True))
     return [row["status"] for row in rows]
 
 

@@ -16,7 +16,7 @@ from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, parse_yolo
 from depers.datasets.splits import group_names
 from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED, sprite_id
-from depers.detection.settings import Prediction
+from depers.detection.settings import InferenceSettings
 from depers.detection.tiling import View, whole
 from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
@@ -46,7 +46,7 @@ class Look(NamedTuple):
 
     weights: tuple[str, ...]
     wanted: tuple[str, ...]
-    how: Prediction
+    how: InferenceSettings
     stride: int
 
 

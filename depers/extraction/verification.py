@@ -9,8 +9,8 @@ from depers.boxes import Boxes, shares_inside
 from depers.datasets.sprite_bank import LEFT_OUT
 from depers.detection import settings
 from depers.detection.detections import Detections
-from depers.detection.detector import answers
-from depers.detection.settings import Prediction, parse_weights
+from depers.detection.detector import detect_canvases
+from depers.detection.settings import InferenceSettings, parse_weights
 from depers.detection.tiling import View
 from depers.errors import UserError
 from depers.extraction.take_apart import Look, Parts
@@ -23,7 +23,7 @@ _SAME = 0.5  # a finding of which that much lies in an object that was kept is t
 
 @lru_cache(maxsize=1)
 def load_detector(
-    weights: tuple[str, ...], wanted: tuple[str, ...], how: Prediction, checkpoints: tuple[bytes, ...]
+    weights: tuple[str, ...], wanted: tuple[str, ...], how: InferenceSettings, checkpoints: tuple[bytes, ...]
 ) -> "Detector":
     """The detector of these `--weights`, loaded once in a process. Raises UserError as `Detector` does."""
     import torch
@@ -36,7 +36,7 @@ def load_detector(
 
 def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
     """Leaves out the backgrounds in which the detector still finds something, or fails."""
-    found = iter(answers([parts.view.canvas for parts in batch if parts.view], detector))
+    found = iter(detect_canvases([parts.view.canvas for parts in batch if parts.view], detector))
     return [_judged(parts, parts.view, next(found), detector) if parts.view else parts for parts in batch]
 
 
@@ -56,7 +56,7 @@ def _still_there(found: Detections, kept: Boxes, names: Sequence[str]) -> str:
     return f"the detector still finds {', '.join(classes)}" if classes else ""
 
 
-def prepare(weights: tuple[str, ...], names: Sequence[str], how: Prediction) -> tuple[Look, list[bytes]]:
+def prepare(weights: tuple[str, ...], names: Sequence[str], how: InferenceSettings) -> tuple[Look, list[bytes]]:
     """How to look for the classes of the dataset, `auto` devices settled, and the checkpoints of the `--weights`.
 
     Raises UserError for weights that will not do, or know none of the classes.
@@ -79,12 +79,12 @@ def prepare(weights: tuple[str, ...], names: Sequence[str], how: Prediction) -> 
     return Look(weights, wanted, how, stride), checkpoints
 
 
-def _inspect(weights: tuple[str, ...], how: Prediction, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
+def _inspect(weights: tuple[str, ...], how: InferenceSettings, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
     detector = load_detector(weights, (), how, tuple(checkpoints))
     return detector.class_names, detector.stride
 
 
-def as_task(function: Any, how: Prediction | None) -> Any:
+def as_task(function: Any, how: InferenceSettings | None) -> Any:
     """The function as a Ray task for one core; where it detects on GPUs, with an equal part of those."""
     import ray
 

@@ -1,4 +1,4 @@
-"""The steps of a pass that only archives need: read one in slices, keep each finished slice, put them together."""
+"""The steps of a pass that only archives need: read one in chunks, keep each finished chunk, put them together."""
 
 import hashlib
 import io
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from depers import storage
 from depers.archives import registry
-from depers.archives.base import End, Slice
+from depers.archives.base import ArchiveEnd, Chunk
 from depers.errors import short_reason
-from depers.pipeline.steps import Job, Outcome, Row
+from depers.pipeline.steps import Outcome, PassJob, Row
 from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.storage import tables as storage_tables
@@ -25,8 +25,8 @@ _LENGTH = struct.Struct("<Q")
 _AHEAD = 4  # parts that are fetched before they are asked for
 
 
-class Heading(NamedTuple):
-    """What the driver needs to know of a slice; the slice itself goes to a worker without passing through it."""
+class ChunkHeading(NamedTuple):
+    """What the driver needs to know of a chunk; the chunk itself goes to a worker without passing through it."""
 
     number: int
     files: tuple[int, ...]
@@ -34,47 +34,49 @@ class Heading(NamedTuple):
     layout: bytes
 
 
-def read_slices(job: Job, unit: Unit, finished: frozenset[int]) -> Iterator[Heading | Slice | End]:
-    """The archive's slices that are not finished, each after its heading, then its end."""
+def read_chunks(job: PassJob, unit: Unit, finished: frozenset[int]) -> Iterator[ChunkHeading | Chunk | ArchiveEnd]:
+    """The archive's chunks that are not finished, each after its heading, then its end."""
     (entry,) = unit.entries
     kind = unit.archive
     assert kind is not None
     if entry.size < 0:
-        yield End(0, 0, "cannot be read (no such file)", b"", True)
+        yield ArchiveEnd(0, 0, "cannot be read (no such file)", b"", True)
         return
     try:
         with storage.open_entry(job.input, entry) as file:
-            layout = registry.format_of(kind).layout_of(file)
-            for piece in registry.format_of(kind).read(file, entry.size, job.rules):
-                if isinstance(piece, Slice) and piece.number not in finished:
-                    yield Heading(piece.number, tuple(one.number for one in piece.members if one.number >= 0), layout)
-                if isinstance(piece, End) or piece.number not in finished:
-                    yield piece
+            layout = registry.load_format(kind).read_layout(file)
+            for chunk in registry.load_format(kind).read(file, entry.size, job.rules):
+                if isinstance(chunk, Chunk) and chunk.number not in finished:
+                    yield ChunkHeading(
+                        chunk.number, tuple(one.number for one in chunk.members if one.number >= 0), layout
+                    )
+                if isinstance(chunk, ArchiveEnd) or chunk.number not in finished:
+                    yield chunk
     except Exception as error:  # storage's own kinds
-        yield End(0, 0, f"cannot be read ({short_reason(error)})", b"", True)
+        yield ArchiveEnd(0, 0, f"cannot be read ({short_reason(error)})", b"", True)
 
 
-def write_part(job: Job, unit: Unit, piece: Slice, outcomes: Sequence[Outcome], layout: bytes) -> list[Row]:
-    """Keeps the rows and the part of the new archive that one slice gives, in one object; gives the rows."""
+def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome], layout: bytes) -> list[Row]:
+    """Keeps the rows and the part of the new archive that one chunk gives, in one object; gives the rows."""
     rows = [outcome.row for outcome in outcomes]
     part = b""
     if job.mirrors:
         kind = unit.archive
         assert kind is not None
         results = [outcome.data for outcome in outcomes]
-        part, offsets = registry.format_of(kind).make_part(piece, results, layout)
+        part, offsets = registry.load_format(kind).encode_chunk(chunk, results, layout)
         rows = [row | {"output_offset": offset} for row, offset in zip(rows, offsets, strict=True)]
-    files = [row for row, member in zip(rows, piece.members, strict=True) if member.status != "folder"]
+    files = [row for row, member in zip(rows, chunk.members, strict=True) if member.status != "folder"]
     table = to_table(job, files)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     head = buffer.getvalue()
-    storage.write_bytes(units.part_uri(job.out, unit.name, piece.number), _LENGTH.pack(len(head)) + head + part)
+    storage.write_bytes(units.chunk_uri(job.out, unit.name, chunk.number), _LENGTH.pack(len(head)) + head + part)
     return files
 
 
-def to_table(job: Job, rows: Sequence[Row]) -> pa.Table:
-    """Rows as a table of the job's schema; names that are not text are escaped."""
+def to_table(job: PassJob, rows: Sequence[Row]) -> pa.Table:
+    """RowsByPath as a table of the job's schema; names that are not text are escaped."""
     texts = ("path", "member", "reason")
     safe = [row | {name: parquet_text(row[name]) for name in texts if row.get(name)} for row in rows]
     return pa.Table.from_pylist(safe, schema=job.schema)
@@ -101,8 +103,8 @@ class _Digested(io.RawIOBase):
         return len(data)
 
 
-def assemble(job: Job, unit: Unit, end: End) -> Row:
-    """Puts the finished slices together: the new archive, then its record, which marks it done.
+def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> Row:
+    """Puts the finished chunks together: the new archive, then its record, which marks it done.
 
     Gives the number of rows by status.
     """
@@ -110,40 +112,40 @@ def assemble(job: Job, unit: Unit, end: End) -> Row:
     target = storage.join(job.out, entry.path)
     row: Row = {"path": entry.path, "status": "incomplete" if end.reason else "complete", "reason": end.reason}
     row["input_bytes"] = max(0, entry.size)
-    again = end.again
+    retry = end.retry
     tables: list[pa.Table] = []
     offsets: list[int] = []
-    if end.reason and not end.slices:
+    if end.reason and not end.chunks:
         row["status"] = "failed"
         if job.mirrors:
             storage.delete(target)
     else:
-        parts = _parts(job, unit, end.slices, tables)
+        parts = _parts(job, unit, end.chunks, tables)
         if job.mirrors:
             kind = unit.archive
             assert kind is not None
             with storage.writing(target) as file:
                 digested = _Digested(file)
-                offsets = registry.format_of(kind).assemble(parts, end.layout, digested)  # type: ignore[arg-type]
+                offsets = registry.load_format(kind).assemble(parts, end.layout, digested)  # type: ignore[arg-type]
             row |= {"output_bytes": digested.size, "output_sha256": digested.digest.hexdigest()}
         else:
             for _ in parts:
                 pass
     tables = [_shifted(table, offset) for table, offset in zip(tables, offsets or [0] * len(tables), strict=True)]
     table = pa.concat_tables([to_table(job, [row]), *tables])
-    storage_tables.write_table(units.record_uri(job.out, unit.name, again), table)
-    if not again:
-        units.remove_parts(job.out, unit.name, range(end.slices))
+    storage_tables.write_table(units.record_uri(job.out, unit.name, retry), table)
+    if not retry:
+        units.remove_chunks(job.out, unit.name, range(end.chunks))
     return {"statuses": [row["status"]], "rows": len(table)}
 
 
-def _parts(job: Job, unit: Unit, count: int, tables: list[pa.Table]) -> Iterator[bytes]:
+def _parts(job: PassJob, unit: Unit, count: int, tables: list[pa.Table]) -> Iterator[bytes]:
     """The parts in order, fetched ahead; the rows of each are added to `tables`."""
     with ThreadPoolExecutor(_AHEAD) as pool:
         waiting = []
         for number in range(count + _AHEAD):
             if number < count:
-                waiting.append(pool.submit(storage.read_bytes, units.part_uri(job.out, unit.name, number)))
+                waiting.append(pool.submit(storage.read_bytes, units.chunk_uri(job.out, unit.name, number)))
             if number >= _AHEAD:
                 data = waiting.pop(0).result()
                 (length,) = _LENGTH.unpack_from(data)

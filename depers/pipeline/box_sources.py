@@ -55,7 +55,7 @@ class BoxSource(NamedTuple):
     checked: bool = False
 
 
-def boxes_source(uri: str) -> BoxSource:
+def find_box_source(uri: str) -> BoxSource:
     """What `--boxes` names: a table of detections, or a folder of YOLO labels. Raises UserError."""
     if not storage.is_dir(uri):
         return BoxSource(uri)
@@ -72,7 +72,7 @@ def boxes_source(uri: str) -> BoxSource:
     raise UserError(f"{uri}: must be a table of detections, or a folder with labels/ and classes.txt or data.yaml")
 
 
-def previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]) -> BoxSource:
+def find_previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]) -> BoxSource:
     """What `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one."""
     found = uri
     if storage.is_dir(uri):
@@ -85,7 +85,7 @@ def previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]
     return BoxSource(found, confidence=least, thresholds=thresholds, checked=True)
 
 
-class Rows:
+class RowsByPath:
     """The rows of a table by path and number; read once, by the driver, which sends each unit its own."""
 
     def __init__(self, uri: str) -> None:
@@ -120,11 +120,16 @@ class Rows:
         return {row.get("number"): row for row in rows}
 
 
-def boxes_of(
-    source: BoxSource, given: Row | None, data: bytes, place: str, size_wh: tuple[int, int], classes: Sequence[str]
+def read_boxes(
+    source: BoxSource,
+    precomputed: Row | None,
+    data: bytes,
+    place: str,
+    size_wh: tuple[int, int],
+    classes: Sequence[str],
 ) -> list[Row]:
     """The boxes of one image as rows of `detections.BOX`. Raises ImageError where there is no word about it."""
-    rows = _labelled(source, place, size_wh) if source.labels else _listed(source, given, data)
+    rows = _labelled(source, place, size_wh) if source.labels else _listed(source, precomputed, data)
     return [row for row in rows if not classes or row["class"] in classes]
 
 
@@ -145,15 +150,15 @@ def _labelled(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[R
     ]
 
 
-def _listed(source: BoxSource, given: Row | None, data: bytes) -> list[Row]:
-    if given is None:
+def _listed(source: BoxSource, precomputed: Row | None, data: bytes) -> list[Row]:
+    if precomputed is None:
         raise ImageError(f"has no row in {source.uri}")
-    if given.get("status") == "failed":
-        raise ImageError(f"failed when its boxes were found: {given.get('reason')}")
-    if source.checked and given.get("input_sha256") not in (None, hashlib.sha256(data).hexdigest()):
+    if precomputed.get("status") == "failed":
+        raise ImageError(f"failed when its boxes were found: {precomputed.get('reason')}")
+    if source.checked and precomputed.get("input_sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise ImageError("changed since its boxes were found")
     rows = []
-    for box in given["boxes"] or ():
+    for box in precomputed["boxes"] or ():
         edges = [box[name] for name in _EDGES]
         if any(value is None for value in edges) or not np.isfinite(edges).all():
             raise ImageError(f"has a box with edges {edges}, which must be numbers")

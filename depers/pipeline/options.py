@@ -9,7 +9,6 @@ from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
 from depers.imaging.decoding import MAX_MEGAPIXELS
 from depers.options import argument, option
-from depers.pipeline.workers import inspect as inspect
 
 _NOT_DECISIVE = ("input", "out", "device", "topology", "workers")
 

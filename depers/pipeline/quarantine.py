@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from depers.archives.base import Slice
-from depers.pipeline.steps import Job
+from depers.archives.base import Chunk
+from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import FusedWorker, Work
 
 _TRIES = 2  # of the same work before it is done carefully; and then of one file, until it is given up
 _LIGHT = 0.05  # CPUs
 
 
-class Notebook:
+class CrashLedger:
     """An actor that outlives workers: what was begun how often, and with which file it ended."""
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class Notebook:
         self._place.pop(key, None)
 
 
-class Told:
-    """The notebook as a worker sees it: every call returns once it is written down."""
+class LedgerClient:
+    """The ledger as a worker sees it: every call returns once it is written down."""
 
-    def __init__(self, notebook: Any) -> None:
-        self._notebook = notebook
+    def __init__(self, ledger: Any) -> None:
+        self._notebook = ledger
 
     @contextmanager
     def work(self, key: Any) -> Iterator[tuple[bool, frozenset[int], Callable[[int], None]]]:
@@ -60,23 +60,23 @@ class Told:
         ray.get(self._notebook.end.remote(key))
 
 
-def _careful(job: Job, checkpoints: Any, notebook: Any, work: Work, piece: Slice | None) -> list[str]:
-    with Told(notebook).work(("careful", work.key)) as (_, condemned, note):
-        worker = FusedWorker(job._replace(how=replace(job.how, device="cpu")), checkpoints)
-        statuses: list[str] = worker.carefully(work._replace(condemned=condemned), piece, note)["statuses"]
+def _careful(job: PassJob, checkpoints: Any, ledger: Any, work: Work, chunk: Chunk | None) -> list[str]:
+    with LedgerClient(ledger).work(("careful", work.key)) as (_, condemned, note):
+        worker = FusedWorker(job._replace(settings=replace(job.settings, device="cpu")), checkpoints)
+        statuses: list[str] = worker.carefully(work._replace(condemned=condemned), chunk, note)["statuses"]
     return statuses
 
 
-def alone(job: Job, checkpoints: Any, notebook: Any, work: Work, piece: Slice | None) -> list[str]:
+def alone(job: PassJob, checkpoints: Any, ledger: Any, work: Work, chunk: Chunk | None) -> list[str]:
     """Does work carefully in a process of its own: nothing else dies with it, or is blamed for its end."""
     import ray
 
     task = ray.remote(num_cpus=_LIGHT, max_retries=0, max_calls=1)(_careful)
     while True:
         try:
-            statuses: list[str] = ray.get(task.remote(job, checkpoints, notebook, work, piece))
+            statuses: list[str] = ray.get(task.remote(job, checkpoints, ledger, work, chunk))
             return statuses
         except ray.exceptions.RayTaskError:
             raise
-        except ray.exceptions.RayError:  # it is gone, and the notebook knows at which file
+        except ray.exceptions.RayError:  # it is gone, and the ledger knows at which file
             continue

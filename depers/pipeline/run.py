@@ -8,14 +8,14 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from depers import __version__, storage
-from depers.detection.settings import Prediction, parse_weights, read_checkpoints
+from depers.detection.settings import InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
 from depers.pipeline import ray_data
-from depers.pipeline.box_sources import BoxSource, Rows
+from depers.pipeline.box_sources import BoxSource, RowsByPath
 from depers.pipeline.options import PassOptions, thresholds_of
-from depers.pipeline.ray_data import Pass
-from depers.pipeline.steps import Finish, Item, Job, Outcome, Row
-from depers.pipeline.workers import inspect as inspect
+from depers.pipeline.ray_data import PassRun
+from depers.pipeline.steps import Finish, Item, Outcome, PassJob, Row
+from depers.pipeline.workers import inspect_weights
 from depers.runtime import units
 from depers.runtime.progress import _count, _follow
 from depers.runtime.units import Unit
@@ -32,7 +32,7 @@ def make_job(
     mirrors: bool = False,
     keep: tuple[str, ...] = (),
     boxes: BoxSource | None = None,
-) -> Job:
+) -> PassJob:
     """The options as a job for the workers; `last` makes the last step, given OUT.
 
     Raises UserError for a malformed class map, or where there is no GPU.
@@ -44,7 +44,7 @@ def make_job(
         raise UserError("--device cuda needs a GPU, but this Ray cluster has none")
     device = options.device if options.device != "auto" else "cuda" if gpus else "cpu"
     thresholds = thresholds_of(options)
-    how = Prediction(
+    settings = InferenceSettings(
         imgsz=options.imgsz,
         confidence=min([options.confidence, *thresholds.values()]),  # also for classes that have no threshold
         iou_threshold=options.iou_threshold,
@@ -54,12 +54,12 @@ def make_job(
         precision=options.precision,
         augment=options.augment,
     )
-    return Job(
+    return PassJob(
         input=storage.absolute(options.input),
         out=storage.absolute(options.out),
         weights=tuple(parse_weights(text) for text in options.weights),
         classes=options.classes,
-        how=how,
+        settings=settings,
         batch_size=options.batch_size,
         max_megapixels=options.max_megapixels,
         half_stride_pad=half_stride_pad,
@@ -78,7 +78,7 @@ def class_names(options: PassOptions) -> list[str]:
     import ray
 
     job = make_job(options, pa.schema([]), lambda out: _nothing)
-    return list(ray.get(ray.remote(inspect).remote(job, read_checkpoints(job.weights)))[0])
+    return list(ray.get(ray.remote(inspect_weights).remote(job, read_checkpoints(job.weights)))[0])
 
 
 def _nothing(item: Item, boxes: Sequence[Row]) -> Outcome:
@@ -88,7 +88,7 @@ def _nothing(item: Item, boxes: Sequence[Row]) -> Outcome:
 class Summary(NamedTuple):
     """What a pass did: the units that account for every input, the class names, and how fast it went."""
 
-    job: Job
+    job: PassJob
     units: list[Unit]
     class_names: list[str]
     rate: float | None
@@ -104,7 +104,9 @@ class Summary(NamedTuple):
         return units.collect(self.job.out, self.units, self.job.schema)
 
 
-def run(job: Job, options: PassOptions, entries: Sequence[Entry] | None = None, rows: Rows | None = None) -> Summary:
+def run(
+    job: PassJob, options: PassOptions, entries: Sequence[Entry] | None = None, rows: RowsByPath | None = None
+) -> Summary:
     """Runs the job on the Ray cluster, resuming what OUT already holds.
 
     `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raises
@@ -114,24 +116,26 @@ def run(job: Job, options: PassOptions, entries: Sequence[Entry] | None = None, 
 
     checkpoints = read_checkpoints(job.weights)
     reference = ray.put(checkpoints)
-    inspection = ray.remote(inspect).options(num_cpus=0.05).remote(job, reference)  # imports torch; we list meanwhile
+    inspection = (
+        ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, reference)
+    )  # imports torch; we list meanwhile
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     everything = plan(job.input) if entries is None else units.cut(entries)
     class_names, stride = ray.get(inspection)
     units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
-    recorded, parts = units.recorded(job.out), units.parts(job.out)
+    recorded, parts = units.recorded(job.out), units.find_chunks(job.out)
     todo = [unit for unit in everything if unit.name not in recorded]
     for name in parts.keys() - {unit.name for unit in todo}:
-        units.remove_parts(job.out, name, parts[name])  # of an archive that was finished, or has changed since
-    staged = options.topology == "staged" or (options.topology == "auto" and job.how.device != "cpu")
+        units.remove_chunks(job.out, name, parts[name])  # of an archive that was finished, or has changed since
+    staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
     about = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
     skipped = len(everything) - len(todo)
     print(f"{_count(everything)}, {skipped} of {len(everything)} units done before; {about}", file=sys.stderr)
     rate = None
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:
-            rows = Rows(job.boxes.uri)
-        work = ray_data.run(Pass(job, reference, stride, staged, options.workers, rows, parts), todo)
+            rows = RowsByPath(job.boxes.uri)
+        work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, parts), todo)
         total = sum(len(unit.entries) for unit in todo)
         rate = _follow(work, None if any(unit.archive for unit in todo) else total)
     return Summary(job, everything, class_names, rate)
@@ -147,7 +151,7 @@ def plan(folder: str) -> list[Unit]:
     return found
 
 
-def refuse_overlap(job: Job) -> None:
+def refuse_overlap(job: PassJob) -> None:
     """Raises UserError where INPUT and OUT lie in each other."""
     if storage.overlap(job.input, job.out):
         raise UserError(f"OUT must lie outside INPUT and INPUT outside OUT, but got {job.input} and {job.out}")

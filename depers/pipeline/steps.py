@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers import storage
-from depers.archives.base import Member, Rules
+from depers.archives.base import Member, MemberRules
 from depers.detection import tiling
 from depers.detection.detections import Detections, to_rows
-from depers.detection.detector import answers
-from depers.detection.settings import Prediction, Weights
+from depers.detection.detector import detect_canvases
+from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import View
 from depers.errors import short_reason, typed_reason
 from depers.imaging import sniffing
@@ -36,7 +36,7 @@ from depers.imaging.decoding import (
     orientation_of,
 )
 from depers.imaging.headers import format_of
-from depers.pipeline.box_sources import BoxSource, boxes_of
+from depers.pipeline.box_sources import BoxSource, read_boxes
 from depers.statuses import FileStatus
 from depers.storage import Entry
 
@@ -52,9 +52,9 @@ _one_large = threading.Lock()
 class Item:
     """One file on its way: its bytes, and after `prepare` what the detector looks at, or why it failed.
 
-    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else
-    `passed_through` or `skipped`; `again` that storage failed, not the file. `given` is its row in an earlier manifest
-    or table of boxes.
+    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else `passed_through` or
+    `skipped`; `retry` that storage failed, not the file. `precomputed` is its row in an earlier manifest or table of
+    boxes.
     """
 
     path: str
@@ -64,12 +64,12 @@ class Item:
     size: int = 0
     status: str = ""
     reason: str = ""
-    again: bool = False
+    retry: bool = False
     view: View | None = None  # None also for what is looked at in several views, made only while it is
     size_wh: tuple[int, int] = (0, 0)
     frames: int = 1
     image: DecodedImage | None = None  # kept where preparing it took a full decode and it is not large
-    given: Row | None = None
+    precomputed: Row | None = None
 
     @property
     def place(self) -> str:
@@ -88,14 +88,14 @@ Finish = Callable[[Item, Sequence[Row]], Outcome]
 """The last step: an item and its boxes, as rows of `detections.BOX` in upright pixels of their frames."""
 
 
-class Job(NamedTuple):
+class PassJob(NamedTuple):
     """All that a worker needs to know; it travels by pickle."""
 
     input: str
     out: str
     weights: tuple[Weights, ...]
     classes: tuple[str, ...]
-    how: Prediction
+    settings: InferenceSettings
     batch_size: int
     max_megapixels: float
     half_stride_pad: bool
@@ -110,18 +110,18 @@ class Job(NamedTuple):
     """Where boxes come from instead of a detector."""
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> MemberRules:
         """What is read of archives: no image that is allowed has more than 8 bytes per pixel, and some around it."""
-        return Rules(self.keep, int(self.max_megapixels * 8e6) + 64 * 2**20)
+        return MemberRules(self.keep, int(self.max_megapixels * 8e6) + 64 * 2**20)
 
 
-def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
+def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:
     """A loose file, or an item with the reason why it cannot be had."""
-    item = Item(entry.path, size=max(0, entry.size), given=given)
+    item = Item(entry.path, size=max(0, entry.size), precomputed=precomputed)
     try:
         data = storage.read_entry(job.input, entry, job.rules.most_bytes)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return replace(item, reason=f"cannot be read ({short_reason(error)})", again=True)
+        return replace(item, reason=f"cannot be read ({short_reason(error)})", retry=True)
     status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
     if status == FileStatus.SKIPPED:
         return replace(item, status=status, reason=reason)
@@ -130,7 +130,7 @@ def read(job: Job, entry: Entry, given: Row | None = None) -> Item:
     return replace(item, data=data, status=status or "")
 
 
-def unpack(path: str, member: Member, given: Row | None = None) -> Item:
+def unpack(path: str, member: Member, precomputed: Row | None = None) -> Item:
     """A member of the archive at `path`."""
     status = "" if member.status == FileStatus.FAILED else member.status
     return Item(
@@ -141,11 +141,11 @@ def unpack(path: str, member: Member, given: Row | None = None) -> Item:
         size=max(0, member.size),
         status=status,
         reason=member.reason,
-        given=given,
+        precomputed=precomputed,
     )
 
 
-def prepare(job: Job, item: Item, stride: int) -> Item:
+def prepare(job: PassJob, item: Item, stride: int) -> Item:
     """Decodes and letterboxes; JPEGs are decoded at a fraction of their size where that is enough.
 
     What has several frames, or is cut into tiles, is only checked: its views are made while they are looked at.
@@ -158,9 +158,9 @@ def prepare(job: Job, item: Item, stride: int) -> Item:
         if not job.weights or frames > 1 or (job.tile is not None and max(header.size) > job.tile):
             swapped = orientation_of(header) > 4
             return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
-        least = None if job.half_stride_pad else job.how.imgsz  # `yolov5 val` shrinks what it has decoded whole
+        least = None if job.half_stride_pad else job.settings.imgsz  # `yolov5 val` shrinks what it has decoded whole
         rgb, size_wh, image = _decode_for_detection(item.data, header, least, job.max_megapixels)
-        view = tiling.whole(rgb, size_wh, job.how.imgsz, stride, job.half_stride_pad)
+        view = tiling.whole(rgb, size_wh, job.settings.imgsz, stride, job.half_stride_pad)
         return replace(item, view=view, size_wh=size_wh, image=image)
     except ImageError as error:
         return replace(item, reason=str(error))
@@ -185,14 +185,14 @@ def _decode_for_detection(
             return rgb, header.size, None
         except ValueError:
             pass  # the full decode decides whether it is whole
-    with _room_for(header.size):
+    with memory_slot(header.size):
         image = decode(data, max_megapixels)
         kept = image if header.width * header.height <= _LARGE_PIXELS else None
         return image.rgb(), image.size_wh, kept
 
 
 @contextmanager
-def _room_for(size_wh: tuple[int, int]) -> Iterator[None]:
+def memory_slot(size_wh: tuple[int, int]) -> Iterator[None]:
     """A process holds one large image in full at a time, so that its memory does not depend on what it is fed."""
     if size_wh[0] * size_wh[1] <= _LARGE_PIXELS:
         yield
@@ -201,19 +201,19 @@ def _room_for(size_wh: tuple[int, int]) -> Iterator[None]:
             yield
 
 
-Found = tuple[Item, list[Row]]
+DetectedItem = tuple[Item, list[Row]]
 """An item after detection, without its view, and its boxes as rows of `detections.BOX`."""
 
 
 def detect(
-    job: Job, items: Sequence[Item], detector: "Detector | None", begin: Callable[[int], None] = lambda index: None
-) -> list[Found]:
+    job: PassJob, items: Sequence[Item], detector: "Detector | None", begin: Callable[[int], None] = lambda index: None
+) -> list[DetectedItem]:
     """What is found in each item; what has one view goes through the detector together.
 
     `begin` hears of each item before the rest of its work, after all have gone through.
     """
     ready = [item.view.canvas for item in items if item.view is not None]
-    answered = iter(answers(ready, detector) if detector else ())
+    answered = iter(detect_canvases(ready, detector) if detector else ())
     found = []
     for index, item in enumerate(items):
         begin(index)
@@ -221,7 +221,7 @@ def detect(
     return found
 
 
-def _detected(job: Job, item: Item, answer: Detections | str | None, detector: "Detector | None") -> Found:
+def _detected(job: PassJob, item: Item, answer: Detections | str | None, detector: "Detector | None") -> DetectedItem:
     if item.reason or item.status:
         return item, []
     without = replace(item, view=None)
@@ -229,11 +229,13 @@ def _detected(job: Job, item: Item, answer: Detections | str | None, detector: "
         return replace(without, reason=answer), []
     try:
         if job.boxes is not None:
-            return without, boxes_of(job.boxes, item.given, item.data, item.place, item.size_wh, job.classes)
+            return without, read_boxes(job.boxes, item.precomputed, item.data, item.place, item.size_wh, job.classes)
         if detector is None:
             return without, []
         if item.view is not None and answer is not None:
-            return without, _rows(job, tiling.merge([item.view.locate(answer)], job.how, item.size_wh), detector, 0)
+            return without, _rows(
+                job, tiling.merge([item.view.locate(answer)], job.settings, item.size_wh), detector, 0
+            )
         return without, _look_everywhere(job, item, detector)
     except ImageError as error:
         return replace(without, reason=str(error)), []
@@ -241,29 +243,29 @@ def _detected(job: Job, item: Item, answer: Detections | str | None, detector: "
         return replace(without, reason=f"detection failed ({typed_reason(error)})"), []
 
 
-def _look_everywhere(job: Job, item: Item, detector: "Detector") -> list[Row]:
+def _look_everywhere(job: PassJob, item: Item, detector: "Detector") -> list[Row]:
     """Boxes of every frame, each seen whole and in tiles, a batch at a time."""
     rows = []
-    with _room_for(item.size_wh):
+    with memory_slot(item.size_wh):
         for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels)):
             found: list[Detections] = []
-            looks = tiling.views(rgb, job.how.imgsz, detector.stride, job.half_stride_pad, job.tile)
+            looks = tiling.views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
             while some := list(islice(looks, job.batch_size)):
                 answers = detector([view.canvas for view in some])
                 found += [view.locate(answer) for view, answer in zip(some, answers, strict=True)]
-            rows += _rows(job, tiling.merge(found, job.how, (rgb.shape[1], rgb.shape[0])), detector, number)
+            rows += _rows(job, tiling.merge(found, job.settings, (rgb.shape[1], rgb.shape[0])), detector, number)
     return rows
 
 
-def _rows(job: Job, found: Detections, detector: "Detector", frame: int) -> list[Row]:
+def _rows(job: PassJob, found: Detections, detector: "Detector", frame: int) -> list[Row]:
     rows = to_rows(found, detector.class_names, detector.model_names, frame)
     return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
 
 
-def finish(job: Job, item: Item, boxes: Sequence[Row]) -> Outcome:
+def finish(job: PassJob, item: Item, boxes: Sequence[Row]) -> Outcome:
     """The item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
     try:
-        with _room_for(item.size_wh):
+        with memory_slot(item.size_wh):
             return job.finish(item, boxes)
     except ImageError as error:
         return job.finish(replace(item, reason=str(error)), [])
@@ -272,7 +274,7 @@ def finish(job: Job, item: Item, boxes: Sequence[Row]) -> Outcome:
         return job.finish(replace(item, reason=reason), [])
 
 
-def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
+def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
     """Puts the result of a loose file in its place, or makes sure that nothing is there; gives what to record."""
     if not job.mirrors:
         return outcome
@@ -284,5 +286,5 @@ def write(job: Job, item: Item, outcome: Outcome) -> Outcome:
             storage.write_bytes(target, outcome.data)
     except OSError as error:
         reason = f"cannot be written ({short_reason(error)})"
-        return job.finish(replace(item, reason=reason, again=True), [])
+        return job.finish(replace(item, reason=reason, retry=True), [])
     return Outcome(outcome.row)  # a unit's images together are large

@@ -9,9 +9,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from depers import resources
-from depers.archives.base import Slice
+from depers.archives.base import Chunk
 from depers.pipeline import archive_steps
-from depers.pipeline.steps import Found, Item, Job, Outcome, Row, detect, finish, prepare, read, unpack, write
+from depers.pipeline.steps import (
+    DetectedItem,
+    Item,
+    Outcome,
+    PassJob,
+    Row,
+    detect,
+    finish,
+    prepare,
+    read,
+    unpack,
+    write,
+)
 from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.storage import tables
@@ -20,22 +32,22 @@ if TYPE_CHECKING:
     from depers.detection.detector import Detector
 
 _THREADS = 8  # per worker, for what waits for storage
-Given = dict[str, dict[int | None, Row]]
-"""Rows of an earlier table, by path and number."""
-_NOTHING: Given = {}
+PrecomputedRows = dict[str, dict[int | None, Row]]
+"""RowsByPath of an earlier table, by path and number."""
+_NOTHING: PrecomputedRows = {}
 
 
 class Work(NamedTuple):
-    """What a worker does at once: a unit of loose files, or the slice of an archive that comes with it.
+    """What a worker does at once: a unit of loose files, or the chunk of an archive that comes with it.
 
-    `condemned` are the places, in the unit or slice, of files that ended the process that worked on them, and for a
+    `condemned` are the places, in the unit or chunk, of files that ended the process that worked on them, and for a
     batch that did, `-1 - place` of its first file.
     """
 
     unit: Unit
     number: int | None = None
     layout: bytes = b""
-    given: Given = _NOTHING
+    precomputed: PrecomputedRows = _NOTHING
     condemned: frozenset[int] = frozenset()
 
     @property
@@ -43,39 +55,39 @@ class Work(NamedTuple):
         """Its name."""
         return self.unit.name, self.number
 
-    def given_for(self, path: str, number: int | None) -> Row | None:
+    def precomputed_row(self, path: str, number: int | None) -> Row | None:
         """The row about one file."""
-        return self.given.get(path, {}).get(number)
+        return self.precomputed.get(path, {}).get(number)
 
 
-def make_detector(job: Job, checkpoints: Sequence[bytes]) -> "Detector | None":
+def make_detector(job: PassJob, checkpoints: Sequence[bytes]) -> "Detector | None":
     """The job's detector, None where it needs none. Raises UserError for weights or classes that will not do."""
     if not job.weights:
         return None
     from depers.detection.detector import Detector
 
-    return Detector(job.weights, checkpoints, job.classes, job.how)
+    return Detector(job.weights, checkpoints, job.classes, job.settings)
 
 
-def inspect(job: Job, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
+def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
     """The detector's class names and stride; raises UserError as `make_detector`."""
     detector = make_detector(job, checkpoints)
     return (detector.class_names, detector.stride) if detector else ([], 32)
 
 
-def _items(job: Job, work: Work, piece: Slice | None, pool: ThreadPoolExecutor) -> Iterator[Item]:
+def _items(job: PassJob, work: Work, chunk: Chunk | None, pool: ThreadPoolExecutor) -> Iterator[Item]:
     """The files in order; loose ones are read a few ahead, however many the unit has."""
-    if piece is not None:
+    if chunk is not None:
         path = work.unit.entries[0].path
-        for place, member in enumerate(piece.members):
-            yield _unless_condemned(work, place, unpack(path, member, work.given_for(path, member.number)))
+        for place, member in enumerate(chunk.members):
+            yield _unless_condemned(work, place, unpack(path, member, work.precomputed_row(path, member.number)))
         return
     waiting: deque[Future[Item]] = deque()
     for place, entry in enumerate(work.unit.entries):
         if place in work.condemned:
             waiting.append(pool.submit(_unless_condemned, work, place, Item(entry.path, size=entry.size)))
         else:
-            waiting.append(pool.submit(read, job, entry, work.given_for(entry.path, None)))
+            waiting.append(pool.submit(read, job, entry, work.precomputed_row(entry.path, None)))
         if len(waiting) > 2 * _THREADS:
             yield waiting.popleft().result()
     while waiting:
@@ -88,18 +100,18 @@ def _unless_condemned(work: Work, place: int, item: Item) -> Item:
     return replace(item, data=b"", status="", reason="ends the process that works on it")
 
 
-def _close(job: Job, work: Work, piece: Slice | None, outcomes: Sequence[Outcome]) -> Row:
-    """Writes the record of a unit, or the part that a slice makes; gives the statuses of its rows."""
-    if piece is not None:
-        rows = archive_steps.write_part(job, work.unit, piece, outcomes, work.layout)
+def _close(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Sequence[Outcome]) -> Row:
+    """Writes the record of a unit, or the part that a chunk makes; gives the statuses of its rows."""
+    if chunk is not None:
+        rows = archive_steps.write_chunk(job, work.unit, chunk, outcomes, work.layout)
     else:
         rows = [outcome.row for outcome in outcomes]
-        again = any(row.get("again") for row in rows)
-        tables.write_table(units.record_uri(job.out, work.unit.name, again), archive_steps.to_table(job, rows))
+        retry = any(row.get("retry") for row in rows)
+        tables.write_table(units.record_uri(job.out, work.unit.name, retry), archive_steps.to_table(job, rows))
     return {"statuses": [row["status"] for row in rows]}
 
 
-def _finish(job: Job, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
+def _finish(job: PassJob, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
     outcome = finish(job, item, boxes)
     return write(job, item, outcome) if alone else outcome
 
@@ -107,7 +119,7 @@ def _finish(job: Job, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
 class FusedWorker:
     """All steps in one process, on one core; two calls at a time overlap what waits for storage with computing."""
 
-    def __init__(self, job: Job, checkpoints: Any) -> None:
+    def __init__(self, job: PassJob, checkpoints: Any) -> None:
         self.job = job
         resources.keep_freed_memory()
         if job.weights:
@@ -119,17 +131,17 @@ class FusedWorker:
         self.pool = ThreadPoolExecutor(2 * _THREADS)
         self.computing = threading.Lock()
 
-    def work(self, work: Work, piece: Slice | None = None) -> Row:
-        files = _items(self.job, work, piece, self.pool)
+    def work(self, work: Work, chunk: Chunk | None = None) -> Row:
+        files = _items(self.job, work, chunk, self.pool)
         done: list[Outcome] = []
         finishing: list[Future[Outcome]] = []
         while items := list(islice(files, self.job.batch_size)):
             with self.computing:
                 found = detect(self.job, [prepare(self.job, item, self.stride) for item in items], self.detector)
             done += [future.result() for future in finishing]  # the batch before: it was finished meanwhile
-            finishing = [self.pool.submit(self._finished, piece is None, *one) for one in found]
+            finishing = [self.pool.submit(self._finished, chunk is None, *one) for one in found]
         done += [future.result() for future in finishing]
-        return _close(self.job, work, piece, done)
+        return _close(self.job, work, chunk, done)
 
     def _finished(self, alone: bool, item: Item, boxes: Sequence[Row]) -> Outcome:
         if not self.job.mirrors:  # it may write files of its own, which waits for storage
@@ -138,13 +150,13 @@ class FusedWorker:
             outcome = finish(self.job, item, boxes)
         return write(self.job, item, outcome) if alone else outcome
 
-    def carefully(self, work: Work, piece: Slice | None, note: Callable[[int], None]) -> Row:
+    def carefully(self, work: Work, chunk: Chunk | None, note: Callable[[int], None]) -> Row:
         """One file after another, each noted down first: where the process ends, the note says which one did it.
 
         Batches are those of `work`, since the last digits of what is found hang on them. Where one ended the process,
         which is noted as `-1 - place` of its first file, its images are looked at one by one.
         """
-        files, done, first = _items(self.job, work, piece, self.pool), list[Outcome](), 0
+        files, done, first = _items(self.job, work, chunk, self.pool), list[Outcome](), 0
         while items := list(islice(files, self.job.batch_size)):
             places = range(first, first + len(items))
 
@@ -166,35 +178,35 @@ class FusedWorker:
                 found = detect(self.job, ready, self.detector, begin)
             for index, one in enumerate(found):
                 begin(index)
-                done.append(_finish(self.job, piece is None, *one))
+                done.append(_finish(self.job, chunk is None, *one))
             first += len(items)
-        return _close(self.job, work, piece, done)
+        return _close(self.job, work, chunk, done)
 
 
-def prepare_stage(job: Job, stride: int, work: Work, piece: Slice | None = None) -> list[Item]:
+def prepare_stage(job: PassJob, stride: int, work: Work, chunk: Chunk | None = None) -> list[Item]:
     """Staged, first: a CPU task that reads, decodes and letterboxes."""
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as pool:
-        items = list(pool.map(lambda item: prepare(job, item, stride), _items(job, work, piece, readers)))
+        items = list(pool.map(lambda item: prepare(job, item, stride), _items(job, work, chunk, readers)))
     return [replace(item, image=None) for item in items]  # the store carries canvases, not full frames
 
 
 class DetectStage:
     """Staged, second: an actor per GPU."""
 
-    def __init__(self, job: Job, checkpoints: Any) -> None:
+    def __init__(self, job: PassJob, checkpoints: Any) -> None:
         self.job, self.detector = job, make_detector(job, _get(checkpoints))
 
-    def look(self, items: list[Item]) -> list[Found]:
+    def look(self, items: list[Item]) -> list[DetectedItem]:
         size = self.job.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         return [found for batch in batches for found in detect(self.job, batch, self.detector)]
 
 
-def finish_stage(job: Job, found: list[Found], work: Work, piece: Slice | None = None) -> Row:
+def finish_stage(job: PassJob, found: list[DetectedItem], work: Work, chunk: Chunk | None = None) -> Row:
     """Staged, third: a CPU task that finishes and records."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        outcomes = list(pool.map(lambda one: _finish(job, piece is None, *one), found))
-    return _close(job, work, piece, outcomes)
+        outcomes = list(pool.map(lambda one: _finish(job, chunk is None, *one), found))
+    return _close(job, work, chunk, outcomes)
 
 
 def _get(reference: Any) -> Any:

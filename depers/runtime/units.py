@@ -22,7 +22,8 @@ from depers.storage.tables import parquet_text
 
 FOLDER = "_depers"
 JOB = f"{FOLDER}/job.json"
-_AGAIN = ".again"  # in the name of a record with failures that were storage's: the next run tries again
+_RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
+_CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * 2**20
 _READERS = 32  # records that are read ahead
 
@@ -94,18 +95,18 @@ def claim(out: str, options: dict[str, Any]) -> None:
         storage.write_bytes(job, text.encode())
 
 
-def record_uri(out: str, name: str, again: bool = False) -> str:
+def record_uri(out: str, name: str, retry: bool = False) -> str:
     """Where the record of a unit is: Parquet, one row per input."""
-    return storage.join(out, FOLDER, "units", f"{name}{_AGAIN if again else ''}.parquet")
+    return storage.join(out, FOLDER, "units", f"{name}{_RETRY if retry else ''}.parquet")
 
 
 def recorded(out: str) -> set[str]:
     """The names of the finished units. The records of those that storage failed are removed: they are done again."""
     names = _names(out, "units")
-    again = [name for name in names if name.endswith(_AGAIN)]
+    retries = [name for name in names if name.endswith(_RETRY)]
     with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda name: storage.delete(record_uri(out, name)), again))
-    return {name for name in names if not name.endswith(_AGAIN)}
+        list(pool.map(lambda name: storage.delete(record_uri(out, name)), retries))
+    return {name for name in names if not name.endswith(_RETRY)}
 
 
 def _names(out: str, folder: str) -> list[str]:
@@ -115,26 +116,26 @@ def _names(out: str, folder: str) -> list[str]:
     return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri)]
 
 
-def part_uri(out: str, name: str, number: int) -> str:
-    """Where a finished slice of an archive waits for the others: its rows and its part of the new archive."""
-    return storage.join(out, FOLDER, "parts", name, f"{number:06}.part")
+def chunk_uri(out: str, name: str, number: int) -> str:
+    """Return where a finished chunk of an archive waits for the others: its rows and its bytes of the new archive."""
+    return storage.join(out, FOLDER, _CHUNKS, name, f"{number:06}.chunk")
 
 
-def parts(out: str) -> dict[str, set[int]]:
-    """The numbers of the finished slices of every archive in work, by the name of its unit."""
-    found: dict[str, set[int]] = {}
-    for name in _names(out, "parts"):
+def find_chunks(out: str) -> dict[str, set[int]]:
+    """Return the numbers of the finished chunks of every archive in work, by the name of its unit."""
+    numbers: dict[str, set[int]] = {}
+    for name in _names(out, _CHUNKS):
         unit, _, number = name.partition("/")
-        found.setdefault(unit, set()).add(int(number))
-    return found
+        numbers.setdefault(unit, set()).add(int(number))
+    return numbers
 
 
-def remove_parts(out: str, name: str, numbers: Iterable[int]) -> None:
-    """Removes the parts of an archive that is put together."""
+def remove_chunks(out: str, name: str, numbers: Iterable[int]) -> None:
+    """Remove the chunks of an archive that is put together."""
     with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda number: storage.delete(part_uri(out, name, number)), numbers))
+        list(pool.map(lambda number: storage.delete(chunk_uri(out, name, number)), numbers))
     if not storage.is_s3(out):
-        storage.remove_empty_folders(storage.join(out, FOLDER), storage.join("parts", name))
+        storage.remove_empty_folders(storage.join(out, FOLDER), storage.join(_CHUNKS, name))
 
 
 def collect(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -142,11 +143,11 @@ def collect(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.T
 
     Raises RuntimeError unless every input has exactly one row.
     """
-    again = {name.removesuffix(_AGAIN) for name in _names(out, "units") if name.endswith(_AGAIN)}
+    retries = {name.removesuffix(_RETRY) for name in _names(out, "units") if name.endswith(_RETRY)}
     with ThreadPoolExecutor(_READERS) as pool:
         waiting: deque[tuple[Unit, Future[pa.Table]]] = deque()
         for unit in units:
-            uri = record_uri(out, unit.name, unit.name in again)
+            uri = record_uri(out, unit.name, unit.name in retries)
             waiting.append((unit, pool.submit(tables.read_table, uri)))
             if len(waiting) > _READERS:
                 yield _accounted(out, *waiting.popleft())

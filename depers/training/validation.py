@@ -14,7 +14,7 @@ from torch import Tensor
 
 from depers.boxes import letterbox
 from depers.detection.detector import Detector
-from depers.detection.settings import Prediction, Weights
+from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
 from depers.training.augmentation import RGB, letterboxed
@@ -59,7 +59,7 @@ def predict(
 ) -> tuple[list[Found], Tensor]:
     """What a checkpoint finds in the images `members`, and the sums over them of their box, objectness and class
     loss (3,): each has the mean of its batch; zeros without `loss`, which must be that of one worker."""
-    how = Prediction(imgsz, 0.001, 0.6, 300, multi_label=True, device=device, precision=precision)
+    how = InferenceSettings(imgsz, 0.001, 0.6, 300, multi_label=True, device=device, precision=precision)
     detector = Detector([Weights("last.pt", {})], [checkpoint], [], how)
     found, losses = [], torch.zeros(3, device=device)
     unlabelled = unlabelled_mask(examples, len(detector.class_names))

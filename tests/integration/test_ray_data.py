@@ -8,26 +8,26 @@ import pytest
 import ray
 
 from depers.detection.detections import SCHEMA
-from depers.detection.settings import Prediction
+from depers.detection.settings import InferenceSettings
 from depers.pipeline import ray_data, run
-from depers.pipeline.ray_data import Notebook, Pass
-from depers.pipeline.steps import Item, Job, Outcome, Row
+from depers.pipeline.ray_data import CrashLedger, PassRun
+from depers.pipeline.steps import Item, Outcome, PassJob, Row
 from depers.runtime import units
 
 
 def test_the_notebook_knows_what_ended_too_often() -> None:
-    notebook = Notebook()
-    assert notebook.begin("a") == (False, frozenset())
-    assert notebook.begin("a") == (False, frozenset())  # the first died
-    assert notebook.begin("a") == (True, frozenset())
-    notebook.at("a", 3)
-    notebook.at("a", 4)
-    assert notebook.begin("a") == (True, frozenset())  # could have been a node's death
-    notebook.at("a", 4)
-    assert notebook.begin("a") == (True, frozenset({4}))
-    assert notebook.begin("b") == (False, frozenset())
-    notebook.end("a")
-    assert notebook.begin("a")[0] is False
+    ledger = CrashLedger()
+    assert ledger.begin("a") == (False, frozenset())
+    assert ledger.begin("a") == (False, frozenset())  # the first died
+    assert ledger.begin("a") == (True, frozenset())
+    ledger.at("a", 3)
+    ledger.at("a", 4)
+    assert ledger.begin("a") == (True, frozenset())  # could have been a node's death
+    ledger.at("a", 4)
+    assert ledger.begin("a") == (True, frozenset({4}))
+    assert ledger.begin("b") == (False, frozenset())
+    ledger.end("a")
+    assert ledger.begin("a")[0] is False
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -42,10 +42,10 @@ def test_a_deadly_file_costs_one_row(ray_local: None, tmp_path: Path, staged: bo
         sides = {"width": 0, "height": 0, "boxes": []}
         return Outcome({"path": item.path, "status": "failed", "reason": item.reason} | sides, None)
 
-    how = Prediction(imgsz=64)
-    job = Job(str(tmp_path / "in"), str(tmp_path / "out"), (), (), how, 8, 80, False, SCHEMA, finish)
+    how = InferenceSettings(imgsz=64)
+    job = PassJob(str(tmp_path / "in"), str(tmp_path / "out"), (), (), how, 8, 80, False, SCHEMA, finish)
     everything = run.plan(job.input)
-    assert list(ray_data.run(Pass(job, ray.put([]), 32, staged, 1), everything))
+    assert list(ray_data.run(PassRun(job, ray.put([]), 32, staged, 1), everything))
     rows = [row for table in units.collect(job.out, everything, SCHEMA) for row in table.to_pylist()]
     reasons = {row["path"]: row["reason"] for row in rows}
     assert len(reasons) == 5

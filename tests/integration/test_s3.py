@@ -13,7 +13,7 @@ from faulty_s3 import BROKEN, DENIED, RESET, THROTTLE, Fault, FaultyS3
 from depers import storage
 from depers.archives import base as archives
 from depers.archives import registry
-from depers.archives.base import End
+from depers.archives.base import ArchiveEnd
 from depers.errors import UserError
 from depers.storage import Entry, s3, s3_files
 
@@ -148,9 +148,9 @@ def test_an_archive_that_cannot_be_read_on_keeps_what_was_read(s3_bucket: str, p
     start = s3_files._BLOCK * 3
     proxied(lambda method, place, time: DENIED if int(place.partition("bytes=")[2].split("-")[0]) >= start else "")
     with storage.open_entry(s3_bucket, entry) as file:
-        *slices, end = registry.format_of("tar").read(file, entry.size, archives.Rules((), 1 << 30))
-    assert isinstance(end, End) and end.again and "access denied" in end.reason.lower()
-    assert 15 <= end.members <= start // 1_000_000 and slices
+        *chunks, end = registry.load_format("tar").read(file, entry.size, archives.MemberRules((), 1 << 30))
+    assert isinstance(end, ArchiveEnd) and end.retry and "access denied" in end.reason.lower()
+    assert 15 <= end.members <= start // 1_000_000 and chunks
 
 
 def test_an_object_of_no_bytes(s3_bucket: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from depers.anonymization import audit_step
-from depers.anonymization.audit_report import Wrong, make_report
+from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import check_item, covered
-from depers.anonymization.manifest import SCHEMA, Written
+from depers.anonymization.manifest import SCHEMA, WrittenRows
 from depers.pipeline.steps import Item
 from depers.storage import tables
 
@@ -41,13 +41,13 @@ def jpeg(comment: bytes = b"") -> bytes:
     ],
 )
 def test_how_much_of_a_box_is_redacted(found: Any, redacted: list[Any], margin: float, share: float) -> None:
-    given = {"boxes": [box(*one) for one in redacted], "margin": margin}
-    assert covered(box(*found), given, (64, 48)) == share
+    precomputed = {"boxes": [box(*one) for one in redacted], "margin": margin}
+    assert covered(box(*found), precomputed, (64, 48)) == share
 
 
 def test_a_box_in_another_frame_covers_nothing() -> None:
-    given = {"boxes": [box(10, 10, 30, 30, frame=1)], "margin": 0}
-    assert covered(box(10, 10, 30, 30), given, (64, 48)) == 0
+    precomputed = {"boxes": [box(10, 10, 30, 30, frame=1)], "margin": 0}
+    assert covered(box(10, 10, 30, 30), precomputed, (64, 48)) == 0
 
 
 def row(data: bytes, **more: Any) -> dict[str, Any]:
@@ -58,19 +58,27 @@ def row(data: bytes, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("item", "boxes", "reason"),
     [
-        (Item("a.jpg", jpeg(), given=row(jpeg()), size_wh=(64, 48)), [], ""),
+        (Item("a.jpg", jpeg(), precomputed=row(jpeg()), size_wh=(64, 48)), [], ""),
         (Item("a.jpg", jpeg()), [], "has no row in the manifest"),
-        (Item("a.jpg", jpeg(), given=row(b"other"), size_wh=(64, 48)), [], "its digest is not that in the manifest"),
-        (Item("a.jpg", jpeg(b"secret"), given=row(jpeg(b"secret")), size_wh=(64, 48)), [], "holds"),
-        (Item("a.jpg", jpeg(), given=row(jpeg()), size_wh=(64, 48)), [box(1, 1, 9, 9)], "still shows 1 × car"),
         (
-            Item("a.jpg", jpeg(), given=row(jpeg(), boxes=[box(0, 0, 9, 9)]), size_wh=(64, 48)),
+            Item("a.jpg", jpeg(), precomputed=row(b"other"), size_wh=(64, 48)),
+            [],
+            "its digest is not that in the manifest",
+        ),
+        (Item("a.jpg", jpeg(b"secret"), precomputed=row(jpeg(b"secret")), size_wh=(64, 48)), [], "holds"),
+        (Item("a.jpg", jpeg(), precomputed=row(jpeg()), size_wh=(64, 48)), [box(1, 1, 9, 9)], "still shows 1 × car"),
+        (
+            Item("a.jpg", jpeg(), precomputed=row(jpeg(), boxes=[box(0, 0, 9, 9)]), size_wh=(64, 48)),
             [box(1, 1, 9, 9)],
             "",
         ),
-        (Item("a.tar", jpeg(), member="b", number=0, given=row(jpeg(), member="c"), size_wh=(64, 48)), [], "must be c"),
-        (Item("a.txt", b"text", status="passed_through", given=row(b"text", status="passed_through")), [], ""),
-        (Item("a.jpg", reason="cannot be read (denied)", again=True, given=row(jpeg())), [], "cannot be read"),
+        (
+            Item("a.tar", jpeg(), member="b", number=0, precomputed=row(jpeg(), member="c"), size_wh=(64, 48)),
+            [],
+            "must be c",
+        ),
+        (Item("a.txt", b"text", status="passed_through", precomputed=row(b"text", status="passed_through")), [], ""),
+        (Item("a.jpg", reason="cannot be read (denied)", retry=True, precomputed=row(jpeg())), [], "cannot be read"),
     ],
 )
 def test_what_is_wrong_with_one_object(item: Item, boxes: list[dict[str, Any]], reason: str) -> None:
@@ -89,7 +97,7 @@ def test_the_rows_of_an_archive_are_those_of_the_new_one(tmp_path: Path) -> None
     rows += [{"path": "a.tar", "status": "complete", "output_sha256": "x"}, {"path": "b.tar", "status": "failed"}]
     rows += [{"path": "c.jpg", "status": "clean"}, {"path": "d.jpg", "status": "failed"}]
     tables.write_table(str(tmp_path / "m.parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
-    written = Written(str(tmp_path / "m.parquet"))
+    written = WrittenRows(str(tmp_path / "m.parquet"))
     assert {place: one["member"] for place, one in written.of("a.tar").items()} == {0: "1", 1: "3", 2: "4"}
     assert list(written.of("c.jpg")) == [None] and written.of("d.jpg") == {} and written.of("e.jpg") == {}
     assert (written.archive_row("a.tar") or {})["output_sha256"] == "x" and written.archive_row("b.tar") is None
@@ -102,10 +110,10 @@ def test_the_report_lists_and_escapes(tmp_path: Path) -> None:
         {"path": "<b>.jpg", "status": "wrong", "reason": "is missing from OUT", "boxes": []},
         {"path": "c.jpg", "status": "sound", "reason": "", "boxes": []},
     ]
-    wrong = Wrong()
+    wrong = FindingStatistics()
     wrong.see(pa.Table.from_pylist(rows, schema=audit_step.SCHEMA))
     assert (wrong.total, wrong.count) == (3, 2)
     places = {("a.jpg", None): {"path": "a.jpg", "number": None, "output_offset": None}}
     page = make_report(str(tmp_path), wrong, places, looked=True)
     assert "&lt;b&gt;.jpg" in page and "<b>" not in page and "data:image/jpeg" in page and "Not checked" not in page
-    assert "Not checked" in make_report(str(tmp_path), Wrong(), {}, looked=False)
+    assert "Not checked" in make_report(str(tmp_path), FindingStatistics(), {}, looked=False)

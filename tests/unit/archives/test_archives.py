@@ -1,4 +1,4 @@
-"""Archives read in slices and put together again: what is whole comes back in order, what is not is told."""
+"""Archives read in chunks and put together again: what is whole comes back in order, what is not is told."""
 
 import bz2
 import gzip
@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from depers.archives import base as archives
 from depers.archives import registry
-from depers.archives.base import End, Member, Rules, Slice
+from depers.archives.base import ArchiveEnd, Chunk, Member, MemberRules
 
-RULES = Rules(("*.txt",), 1 << 20)
+RULES = MemberRules(("*.txt",), 1 << 20)
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
 }  # fmt: skip
@@ -56,15 +56,15 @@ def make_zip(names: dict[str, bytes] | list[tuple[str, bytes]], method: int = zi
     return buffer.getvalue()
 
 
-def read(kind: str, data: bytes, rules: Rules = RULES) -> tuple[list[Slice], End]:
-    *slices, end = registry.format_of(kind).read(io.BytesIO(data), len(data), rules)
-    assert isinstance(end, End) and all(isinstance(piece, Slice) for piece in slices)
-    assert end.slices == len(slices) and [piece.number for piece in slices] == list(range(len(slices)))  # type: ignore[union-attr]
-    return slices, end  # type: ignore[return-value]
+def read(kind: str, data: bytes, rules: MemberRules = RULES) -> tuple[list[Chunk], ArchiveEnd]:
+    *chunks, end = registry.load_format(kind).read(io.BytesIO(data), len(data), rules)
+    assert isinstance(end, ArchiveEnd) and all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert end.chunks == len(chunks) and [chunk.number for chunk in chunks] == list(range(len(chunks)))  # type: ignore[union-attr]
+    return chunks, end  # type: ignore[return-value]
 
 
-def members(slices: list[Slice]) -> list[Member]:
-    found = [member for piece in slices for member in piece.members]
+def members(chunks: list[Chunk]) -> list[Member]:
+    found = [member for chunk in chunks for member in chunk.members]
     numbers = [member.number for member in found if member.status != "folder"]
     assert numbers == list(range(len(numbers)))
     return found
@@ -72,16 +72,16 @@ def members(slices: list[Slice]) -> list[Member]:
 
 def rebuild(kind: str, data: bytes, change: Callable[[Member], bytes | None] = lambda member: member.data) -> bytes:
     """The archive with every member changed."""
-    form, (slices, end) = registry.format_of(kind), read(kind, data)
+    form, (chunks, end) = registry.load_format(kind), read(kind, data)
     parts, offsets = [], []
-    for piece in slices:
-        part, places = form.make_part(piece, [change(member) for member in piece.members], end.layout)
+    for chunk in chunks:
+        part, places = form.encode_chunk(chunk, [change(member) for member in chunk.members], end.layout)
         parts.append(part)
         offsets.append(places)
     out = io.BytesIO()
     starts = form.assemble(iter(parts), end.layout, out)
-    for piece, places, start in zip(slices, offsets, starts, strict=False):
-        for member, place in zip(piece.members, places, strict=True):
+    for chunk, places, start in zip(chunks, offsets, starts, strict=False):
+        for member, place in zip(chunk.members, places, strict=True):
             content = change(member)
             if place is not None and content is not None:
                 assert out.getvalue()[start + place : start + place + len(content)] == content
@@ -106,8 +106,8 @@ CONTENT = [(name, image(number)) for number, name in enumerate(NAMES)]
 @pytest.mark.parametrize("layout", COMPRESS)
 def test_tar_keeps_order_names_and_doubles(layout: str) -> None:
     data = make_tar(CONTENT, layout)
-    slices, end = read("tar", data)
-    assert not end.reason and len(slices) == 3 and end.members == len(NAMES)
+    chunks, end = read("tar", data)
+    assert not end.reason and len(chunks) == 3 and end.members == len(NAMES)
     result = rebuild("tar", data)
     assert untar(result) == CONTENT
     assert rebuild("tar", data) == result and b"joe" not in result
@@ -128,8 +128,8 @@ def test_what_else_is_in_an_archive_follows_the_rules() -> None:
     expected = {"a.jpg": "", "n.txt": "passed_through", "n.csv": "skipped", "in.zip": "skipped", "/abs.jpg": "failed"}
     expected |= {"../up.jpg": "failed", "big.jpg": "failed"}
     for kind, data in (("tar", make_tar(content)), ("zip", make_zip(content))):
-        slices, end = read(kind, data)
-        found = {member.name: member for member in members(slices)}
+        chunks, end = read(kind, data)
+        found = {member.name: member for member in members(chunks)}
         assert {name: member.status for name, member in found.items()} == expected and not end.reason
         assert all(bool(one.reason) == (one.status in ("failed", "skipped")) for one in found.values())
         assert {name for name, one in found.items() if one.data is not None} == {"a.jpg", "n.txt"}
@@ -149,8 +149,8 @@ def test_links_and_devices_are_left_out_and_folders_stay() -> None:
             header = tarfile.TarInfo(name)
             header.type, header.linkname = kind, "/etc/passwd"
             archive.addfile(header)
-    slices, end = read("tar", buffer.getvalue())
-    assert [one.status for one in members(slices)] == ["folder", "skipped", "skipped", "skipped"] and not end.reason
+    chunks, end = read("tar", buffer.getvalue())
+    assert [one.status for one in members(chunks)] == ["folder", "skipped", "skipped", "skipped"] and not end.reason
     with tarfile.open(fileobj=io.BytesIO(rebuild("tar", buffer.getvalue()))) as archive:
         assert [(one.name, one.isdir()) for one in archive] == [("d", True)]
     data = io.BytesIO()
@@ -177,8 +177,8 @@ def test_encrypted_and_overlapping_members_of_a_zip_fail() -> None:
 
 def test_a_truncated_tar_gives_what_is_whole() -> None:
     data = make_tar(CONTENT)
-    slices, end = read("tar", data[: len(data) // 2])
-    *whole, last = members(slices)
+    chunks, end = read("tar", data[: len(data) // 2])
+    *whole, last = members(chunks)
     assert all(one.data == dict(CONTENT[2:] + CONTENT[:1])[one.name] for one in whole if one.name != "d/IMG.001.jpg")
     assert len(whole) > 30 and last.status == "failed" and last.reason.startswith("lost") and end.reason
     assert len(untar(rebuild("tar", data[: len(data) // 2]))) == len(whole)
@@ -195,22 +195,22 @@ def test_a_damaged_header_loses_one_member_alone() -> None:
     data = bytearray(make_tar([(f"{number}.jpg", image(number)) for number in range(9)]))
     start = data.rindex(b"4.jpg")  # before it, the name comes in a pax header
     data[start : start + 512] = bytes(range(256)) * 2
-    slices, end = read("tar", bytes(data))
-    assert [one.name for one in members(slices)] == [f"{number}.jpg" for number in range(9) if number != 4]
+    chunks, end = read("tar", bytes(data))
+    assert [one.name for one in members(chunks)] == [f"{number}.jpg" for number in range(9) if number != 4]
     assert end.reason == "1 damaged headers: what they described is lost"
 
 
 @pytest.mark.parametrize("layout", ["gz", "xz"])
 def test_a_truncated_compressed_tar_gives_what_is_whole(layout: str) -> None:
     data = make_tar(CONTENT, layout)
-    slices, end = read("tar", data[: len(data) * 3 // 4])
-    assert "cut off" in end.reason and (layout == "xz" or len(members(slices)) > 30)
+    chunks, end = read("tar", data[: len(data) * 3 // 4])
+    assert "cut off" in end.reason and (layout == "xz" or len(members(chunks)) > 30)
 
 
 def test_a_zip_without_its_directory_gives_what_is_whole() -> None:
     data = make_zip(CONTENT)
-    slices, end = read("zip", data[: len(data) // 2])
-    *whole, last = members(slices)
+    chunks, end = read("zip", data[: len(data) // 2])
+    *whole, last = members(chunks)
     assert [(one.name, one.data) for one in whole] == CONTENT[: len(whole)] and len(whole) > 30
     assert last.status == "failed" and "directory cannot be read" in end.reason
 
@@ -224,16 +224,16 @@ def test_a_bad_checksum_costs_one_member_of_a_zip() -> None:
 @pytest.mark.parametrize("kind", ["tar", "zip", "parquet"])
 @pytest.mark.parametrize("data", [b"", b"junk", random.Random(1).randbytes(20_000), image(1)])
 def test_what_is_no_archive_has_no_members(kind: str, data: bytes) -> None:
-    slices, end = read(kind, data)
-    assert not slices and end.reason
+    chunks, end = read(kind, data)
+    assert not chunks and end.reason
 
 
 def test_long_headers_that_claim_too_much_are_refused() -> None:
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
     data = header.tobuf(tarfile.GNU_FORMAT) + make_tar(CONTENT[:2])
-    slices, end = read("tar", data)
-    assert [one.name for one in members(slices)] == NAMES[:2] and end.reason
+    chunks, end = read("tar", data)
+    assert [one.name for one in members(chunks)] == NAMES[:2] and end.reason
 
 
 def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,8 +241,8 @@ def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tar, "_FREE_BYTES", 1 << 20)
     data = make_tar([("a.jpg", image(0)), ("zero.jpg", b"\xff\xd8\xff" + bytes(20 << 20))], "gz")
-    slices, end = read("tar", data, Rules((), 1 << 30))
-    assert members(slices)[0].data == image(0) and "unpacks to more than 200 times its size" in end.reason
+    chunks, end = read("tar", data, MemberRules((), 1 << 30))
+    assert members(chunks)[0].data == image(0) and "unpacks to more than 200 times its size" in end.reason
 
 
 @settings(max_examples=40, deadline=None)
@@ -294,8 +294,8 @@ def test_parquet_keeps_all_else() -> None:
 
 def test_parquet_replaces_images_and_nulls_what_failed() -> None:
     data = parquet(table())
-    slices, _ = read("parquet", data)
-    names = [one.name for one in members(slices)]
+    chunks, _ = read("parquet", data)
+    names = [one.name for one in members(chunks)]
     assert len(names) == 85 + 100 + 99 and len(set(names)) == len(names)
     assert {"image[1]", "raw[99]", "many[2][1]", "many[1]"} <= set(names)
 

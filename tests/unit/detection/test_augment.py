@@ -9,11 +9,11 @@ import torch
 from depers.boxes import intersection_over_union
 from depers.detection import yolo
 from depers.detection.detector import Detector, scaled
-from depers.detection.settings import Prediction, Weights
+from depers.detection.settings import InferenceSettings, Weights
 
 
 def detector(path: Path, **how: object) -> Detector:
-    return Detector([Weights(str(path), {})], [path.read_bytes()], (), Prediction(precision="float32", **how))  # type: ignore[arg-type]
+    return Detector([Weights(str(path), {})], [path.read_bytes()], (), InferenceSettings(precision="float32", **how))  # type: ignore[arg-type]
 
 
 def everything(path: Path, images: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from depers.detection import tiling
 from depers.detection.detections import Detections
-from depers.detection.settings import Prediction
+from depers.detection.settings import InferenceSettings
 
 
 @given(st.integers(1, 5000), st.integers(64, 1500))
@@ -59,7 +59,7 @@ def test_small_images_have_no_tiles() -> None:
     ],
 )
 def test_merging(parts: list[tuple[list[list[float]], list[float], list[int]]], kept: list[tuple[float, int]]) -> None:
-    merged = tiling.merge([found(*part) for part in parts], Prediction(), (500, 400))
+    merged = tiling.merge([found(*part) for part in parts], InferenceSettings(), (500, 400))
     pairs = zip(merged.confidences.tolist(), merged.class_ids.tolist(), strict=True)
     assert [(round(confidence, 3), name) for confidence, name in pairs] == kept
     assert (merged.boxes_xyxy >= 0).all()

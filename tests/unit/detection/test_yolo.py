@@ -13,7 +13,7 @@ from depers.boxes import letterbox
 from depers.detection import yolo
 from depers.detection.detector import Detector
 from depers.detection.fused_convolution import ConvolutionSiLU, _works, join_activations
-from depers.detection.settings import Prediction, Weights, parse_weights
+from depers.detection.settings import InferenceSettings, Weights, parse_weights
 from depers.detection.tiling import draw_canvas
 from depers.errors import UserError
 from depers.imaging.decoding import decode
@@ -97,7 +97,7 @@ def real_detector(data: Path, precision: str) -> Detector:
     weights = [parse_weights(f"{data}/weights/yolov5n.pt:person=human,car=car")]
     weights.append(parse_weights(f"{data}/weights/LP_detector_nano_61.pt:license_plate=carplate"))
     checkpoints = [Path(one.uri).read_bytes() for one in weights]
-    return Detector(weights, checkpoints, (), Prediction(precision=precision))
+    return Detector(weights, checkpoints, (), InferenceSettings(precision=precision))
 
 
 def canvases(data: Path, count: int) -> list[np.ndarray]:
@@ -125,7 +125,7 @@ def test_decoding_equals_the_package(data: Path, confidence: float) -> None:
     """Boxes decoded here from the same features as by YOLOv5's own head, which decodes the unlikely ones too."""
     path = data / "weights/yolov5n.pt"
     theirs = yolo.fuse(yolo.load(str(path), path.read_bytes()))
-    detector = Detector([Weights(str(path), {})], [path.read_bytes()], (), Prediction(precision="float32"))
+    detector = Detector([Weights(str(path), {})], [path.read_bytes()], (), InferenceSettings(precision="float32"))
     images = torch.from_numpy(np.random.default_rng(0).random((2, 3, 128, 192), np.float32))
     with torch.no_grad():
         image, rows = detector._networks[0](images, confidence)

@@ -11,7 +11,7 @@ import pytest
 from depers.detection.detections import SCHEMA
 from depers.errors import UserError
 from depers.imaging.decoding import ImageError
-from depers.pipeline.box_sources import BoxSource, Rows, boxes_of, boxes_source, previous_source
+from depers.pipeline.box_sources import BoxSource, RowsByPath, find_box_source, find_previous_source, read_boxes
 
 BOX: dict[str, Any] = {"class": "car", "confidence": 0.5, "x_min": 1.0, "y_min": 2.0, "x_max": 11.0, "y_max": 22.0}
 
@@ -24,7 +24,7 @@ def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) ->
 def test_rows_are_found_by_path_and_number(tmp_path: Path) -> None:
     rows = [{"path": "b.tar", "number": number, "boxes": []} for number in (1, 0)]
     rows += [{"path": "b.tar", "status": "complete"}, {"path": "a.jpg", "boxes": [BOX]}, {"path": "ü.jpg", "boxes": []}]
-    found = Rows(write(tmp_path / "d.parquet", rows))
+    found = RowsByPath(write(tmp_path / "d.parquet", rows))
     assert (
         set(found.of("b.tar")) == {0, 1, None}
         and found.of("c.jpg") == {}
@@ -37,7 +37,7 @@ def test_boxes_below_the_threshold_do_not_count() -> None:
     row = {"boxes": [BOX, BOX | {"class": "face", "confidence": 0.2}, BOX | {"confidence": None}]}
 
     def names(source: BoxSource, classes: tuple[str, ...] = ()) -> list[str]:
-        return [box["class"] for box in boxes_of(source, row, b"", "a.jpg", (50, 50), classes)]
+        return [box["class"] for box in read_boxes(source, row, b"", "a.jpg", (50, 50), classes)]
 
     assert names(BoxSource("t")) == ["car", "face", "car"]
     assert names(BoxSource("t", confidence=0.3)) == ["car", "car"]
@@ -57,41 +57,41 @@ def test_boxes_below_the_threshold_do_not_count() -> None:
 )
 def test_what_is_not_said_fails(row: dict[str, Any] | None, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        boxes_of(BoxSource("t", checked=True), row, b"data", "a.jpg", (50, 50), ())
+        read_boxes(BoxSource("t", checked=True), row, b"data", "a.jpg", (50, 50), ())
 
 
 def test_a_class_without_a_threshold_has_the_lowest(tmp_path: Path) -> None:
     table = write(tmp_path / "d.parquet", [])
-    assert previous_source(table, 0.3, {}).confidence == 0.3
-    assert previous_source(table, 0.3, {"face": 0.1, "car": 0.6}).confidence == 0.1
-    assert previous_source(table, 0.3, {"face": 0.5}).confidence == 0.3
+    assert find_previous_source(table, 0.3, {}).confidence == 0.3
+    assert find_previous_source(table, 0.3, {"face": 0.1, "car": 0.6}).confidence == 0.1
+    assert find_previous_source(table, 0.3, {"face": 0.5}).confidence == 0.3
 
 
 def test_yolo_texts_are_boxes_in_pixels(tmp_path: Path) -> None:
     (tmp_path / "labels/d").mkdir(parents=True)
     (tmp_path / "classes.txt").write_text("car\nface\n")
     (tmp_path / "labels/d/a.1.txt").write_text("1 0.5 0.5 0.2 0.4 0.77\n")
-    source = boxes_source(str(tmp_path))
-    [box] = boxes_of(source, None, b"", "d/a.1.jpg", (100, 50), ())
+    source = find_box_source(str(tmp_path))
+    [box] = read_boxes(source, None, b"", "d/a.1.jpg", (100, 50), ())
     assert box == {"class": "face", "confidence": None, "x_min": 40, "y_min": 15, "x_max": 60, "y_max": 35} | {
         "model": "labels", "frame": 0,
     }  # fmt: skip
     with pytest.raises(ImageError, match="has no labels at"):
-        boxes_of(source, None, b"", "d/b.jpg", (100, 50), ())
+        read_boxes(source, None, b"", "d/b.jpg", (100, 50), ())
     (tmp_path / "labels/d/b.txt").write_text("7 0.5 0.5 0.2 0.4\n")
     with pytest.raises(ImageError, match="labels that cannot be read"):
-        boxes_of(source, None, b"", "d/b.jpg", (100, 50), ())
+        read_boxes(source, None, b"", "d/b.jpg", (100, 50), ())
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be a table of detections, or a folder"):
-        boxes_source(str(tmp_path))
+        find_box_source(str(tmp_path))
     with pytest.raises(UserError, match="must hold a manifest or detections"):
-        previous_source(str(tmp_path), 0.1, {})
+        find_previous_source(str(tmp_path), 0.1, {})
     with pytest.raises(UserError, match="no such table"):
-        Rows(str(tmp_path / "none.parquet"))
+        RowsByPath(str(tmp_path / "none.parquet"))
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(UserError, match="must be a Parquet table of boxes"):
-        Rows(str(tmp_path / "text.parquet"))
+        RowsByPath(str(tmp_path / "text.parquet"))
     with pytest.raises(UserError, match="has no boxes"):
-        Rows(write(tmp_path / "x.parquet", [{"path": "a"}], pa.schema([("path", pa.string())])))
+        RowsByPath(write(tmp_path / "x.parquet", [{"path": "a"}], pa.schema([("path", pa.string())])))

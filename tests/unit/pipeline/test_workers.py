@@ -13,11 +13,11 @@ from PIL import Image
 
 from depers import storage
 from depers.anonymization import manifest, redact_step
-from depers.archives.base import End, Slice
-from depers.detection.settings import Prediction, Weights
+from depers.archives.base import ArchiveEnd, Chunk
+from depers.detection.settings import InferenceSettings, Weights
 from depers.pipeline import archive_steps, steps, workers
 from depers.pipeline.box_sources import BoxSource
-from depers.pipeline.steps import Item, Job, Outcome, Row
+from depers.pipeline.steps import Item, Outcome, PassJob, Row
 from depers.pipeline.workers import FusedWorker, Work
 from depers.runtime import units
 from depers.runtime.units import Unit
@@ -33,7 +33,7 @@ def png(number: int) -> bytes:
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PassJob:
     """A tar and loose images, all with a label but the first of each."""
     monkeypatch.setattr(workers, "_get", lambda reference: reference[0])
     root, labels = tmp_path / "in", tmp_path / "boxes/labels"
@@ -51,29 +51,29 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
                 (labels / place).with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n" if number % 2 else "")
         (root / name).write_bytes(data)
     last = partial(redact_step.redact_item, mode="fill", margin=0.0, keep_metadata=(), max_megapixels=1.0)
-    return Job(
-        input=str(root), out=str(tmp_path / "out"), weights=(), classes=(), how=Prediction(), batch_size=8,
+    return PassJob(
+        input=str(root), out=str(tmp_path / "out"), weights=(), classes=(), settings=InferenceSettings(), batch_size=8,
         max_megapixels=1.0, half_stride_pad=False, schema=manifest.SCHEMA, finish=last, mirrors=True,
         boxes=BoxSource("boxes", ("car",), str(labels)),
     )  # fmt: skip
 
 
-def run_archive(job: Job, unit: Unit, finished: frozenset[int] = frozenset(), **more: Any) -> None:
+def run_archive(job: PassJob, unit: Unit, finished: frozenset[int] = frozenset(), **more: Any) -> None:
     worker = FusedWorker(job, [[]])
     layout, end = b"", None
-    for piece in archive_steps.read_slices(job, unit, finished):
-        if isinstance(piece, archive_steps.Heading):
-            layout = piece.layout
-        elif isinstance(piece, Slice):
-            assert piece.number not in finished
-            worker.work(Work(unit, piece.number, layout, **more), piece)
+    for chunk in archive_steps.read_chunks(job, unit, finished):
+        if isinstance(chunk, archive_steps.ChunkHeading):
+            layout = chunk.layout
+        elif isinstance(chunk, Chunk):
+            assert chunk.number not in finished
+            worker.work(Work(unit, chunk.number, layout, **more), chunk)
         else:
-            end = piece
-    assert isinstance(end, End)
+            end = chunk
+    assert isinstance(end, ArchiveEnd)
     archive_steps.assemble(job, unit, end)
 
 
-def test_an_archive_and_its_loose_files_become_the_same(job: Job) -> None:
+def test_an_archive_and_its_loose_files_become_the_same(job: PassJob) -> None:
     everything = units.cut(storage.list_files(job.input))
     for unit in everything:
         if unit.archive:
@@ -94,25 +94,25 @@ def test_an_archive_and_its_loose_files_become_the_same(job: Job) -> None:
         if row["status"] != "failed":
             part = whole[row["output_offset"] :][: row["output_bytes"]]
             assert hashlib.sha256(part).hexdigest() == row["output_sha256"]
-    assert not Path(job.out, "00.png").exists() and not Path(job.out, "_depers/parts").exists()
+    assert not Path(job.out, "00.png").exists() and not Path(job.out, "_depers/chunks").exists()
 
 
-def test_finished_slices_are_not_done_again(job: Job) -> None:
+def test_finished_slices_are_not_done_again(job: PassJob) -> None:
     [unit] = [one for one in units.cut(storage.list_files(job.input)) if one.archive]
     run_archive(job, unit)
     expected = Path(job.out, "a.tar").read_bytes()
-    first = next(piece for piece in archive_steps.read_slices(job, unit, frozenset()) if isinstance(piece, Slice))
+    first = next(chunk for chunk in archive_steps.read_chunks(job, unit, frozenset()) if isinstance(chunk, Chunk))
     FusedWorker(job, [[]]).work(Work(unit, 0), first)
-    before = Path(units.part_uri(job.out, unit.name, 0)).stat().st_mtime_ns
-    assert units.parts(job.out) == {unit.name: {0}}
-    stamp = Path(units.part_uri(job.out, unit.name, 0))
+    before = Path(units.chunk_uri(job.out, unit.name, 0)).stat().st_mtime_ns
+    assert units.find_chunks(job.out) == {unit.name: {0}}
+    stamp = Path(units.chunk_uri(job.out, unit.name, 0))
     Path(job.out, "a.tar").unlink()
     kept = stamp.read_bytes()
     run_archive(job, unit, frozenset({0}))
     assert Path(job.out, "a.tar").read_bytes() == expected and kept and before
 
 
-def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
+def test_a_condemned_file_fails_and_the_others_do_not(job: PassJob) -> None:
     unit = next(one for one in units.cut(storage.list_files(job.input)) if not one.archive)
     place = 2
     noted: list[int] = []
@@ -130,7 +130,7 @@ def test_a_condemned_file_fails_and_the_others_do_not(job: Job) -> None:
 
 
 @pytest.mark.parametrize("mirrors", [True, False], ids=["redacting computes", "finishing writes files of its own"])
-def test_images_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Job, mirrors: bool) -> None:
+def test_images_are_finished_one_at_a_time_unless_that_waits_for_storage(job: PassJob, mirrors: bool) -> None:
     unit = next(one for one in units.cut(storage.list_files(job.input)) if not one.archive)
     held: list[bool] = []
 
@@ -143,12 +143,12 @@ def test_images_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Jo
     assert held == [mirrors] * 8
 
 
-def test_what_is_written_is_let_go(job: Job) -> None:
+def test_what_is_written_is_let_go(job: PassJob) -> None:
     outcome = steps.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"image"))
     assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"image"
 
 
-def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: Job) -> None:
+def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: PassJob) -> None:
     weights = data / "weights" / "yolov5n.pt"
     (tmp_path / "street").mkdir()
     for number in range(8):
@@ -169,7 +169,7 @@ def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Pat
     assert tables[0].equals(tables[1]) and sum(len(row["boxes"]) for row in tables[0].to_pylist()) > 20
 
 
-def test_a_file_that_changed_fails_and_is_tried_again(job: Job) -> None:
+def test_a_file_that_changed_fails_and_is_tried_again(job: PassJob) -> None:
     everything = units.cut(storage.list_files(job.input))
     unit = next(one for one in everything if not one.archive)
     name = unit.entries[1].path
@@ -183,7 +183,7 @@ def test_a_file_that_changed_fails_and_is_tried_again(job: Job) -> None:
     assert units.recorded(job.out) == set()
 
 
-def test_an_archive_that_went_is_one_failed_row(job: Job) -> None:
+def test_an_archive_that_went_is_one_failed_row(job: PassJob) -> None:
     [unit] = [one for one in units.cut(storage.list_files(job.input)) if one.archive]
     Path(job.input, "a.tar").unlink()
     run_archive(job, unit)

@@ -79,7 +79,7 @@ def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, pa
 def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
-    tables.write_table(units.record_uri(out, unit.name, again=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
+    tables.write_table(units.record_uri(out, unit.name, retry=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
     assert [table["path"].to_pylist() for table in units.collect(out, [unit], SCHEMA)] == [["a.jpg"]]
     assert units.recorded(out) == set()
     assert not list((tmp_path / "_depers/units").iterdir())
@@ -107,7 +107,7 @@ def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
 def test_parts_are_known_and_removed(tmp_path: Path) -> None:
     out = str(tmp_path)
     for number in (0, 2):
-        storage.write_bytes(units.part_uri(out, "name", number), b"part")
-    assert units.parts(out) == {"name": {0, 2}}
-    units.remove_parts(out, "name", range(3))
-    assert units.parts(out) == {} and not (tmp_path / "_depers/parts").exists()
+        storage.write_bytes(units.chunk_uri(out, "name", number), b"chunk")
+    assert units.find_chunks(out) == {"name": {0, 2}}
+    units.remove_chunks(out, "name", range(3))
+    assert units.find_chunks(out) == {} and not (tmp_path / "_depers/chunks").exists()

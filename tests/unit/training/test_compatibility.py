@@ -16,7 +16,7 @@ from training_sets import write_dataset
 from depers.boxes import from_normalized_xywh, letterbox
 from depers.detection import yolo
 from depers.detection.detector import Detector
-from depers.detection.settings import Prediction, Weights
+from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.imaging.decoding import decode
 from depers.training import loop, validation
@@ -71,7 +71,7 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
 
-    how = Prediction(IMGSZ, 0.25, 0.45, precision="float32")
+    how = InferenceSettings(IMGSZ, 0.25, 0.45, precision="float32")
     detector = Detector([Weights("best.pt", {})], [checkpoint], [], how)
     compared = 0
     for image in images:
