@@ -52,9 +52,9 @@ _one_large = threading.Lock()
 class Item:
     """One file on its way: its bytes, and after `prepare` what the detector looks at, or why it failed.
 
-    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else `passed_through` or
-    `skipped`; `retry` that storage failed, not the file. `precomputed` is its row in an earlier manifest or table of
-    boxes.
+    `member` and `number` say which one of the archive `path` it is. `status` is empty for an image, else
+    `passed_through` or `skipped`; `retry` that storage failed, not the file. `precomputed` is its row in an earlier
+    manifest or table of boxes.
     """
 
     path: str
