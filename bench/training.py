@@ -84,7 +84,7 @@ from depers.checkpoints import Writer
 from depers.collective import Place
 from depers.train import Options
 options = Options(**json.loads(sys.argv[1]))
-device = "cuda:0" if options.device == "gpu" else "cpu"
+device = "cuda:0" if options.device == "cuda" else "cpu"
 windows = {}
 class Watch(training_loop.Unwatched):
     def say(self, line): print(line, flush=True)
@@ -167,7 +167,7 @@ class Task:
             "imgsz": self.imgsz,
         }
         given |= {"batch_size": self.batch_size, "epochs": self.epochs, "seed": seed, "cache": "ram", "noplots": True}
-        given |= {"device": "0" if self.device == "gpu" else "cpu", "workers": os.cpu_count(), "project": str(out)}
+        given |= {"device": "0" if self.device == "cuda" else "cpu", "workers": os.cpu_count(), "project": str(out)}
         given |= {"name": "run", "exist_ok": True, "patience": 0}
         out.mkdir(parents=True)
         _run([sys.executable, "-W", "ignore", "-c", TRAIN, json.dumps(given)], out)
@@ -311,7 +311,7 @@ def main() -> int:
     sizes = (("yolov5s", 640, 64), ("yolov5x", 1024, 16)) if gpu else (("yolov5n", 320, 16), ("yolov5s", 416, 16))
     count = arguments.images or (2048 if gpu else 96)
     dataset = draw_dataset(out / "dataset", count, 32 if gpu else 8, (1280, 720) if gpu else (640, 400))
-    epochs, device = arguments.epochs or _WARM_UP + 3, "gpu" if gpu else "cpu"
+    epochs, device = arguments.epochs or _WARM_UP + 3, "cuda" if gpu else "cpu"
     more = {"device": device, "without_ray": arguments.without_ray}
     tasks = [Task(dataset, *one, epochs, **more) for one in sizes if arguments.only in (None, one[0])]
     return int(not speed(tasks, out, arguments.repeats, GPU_BAR if gpu else CPU_BAR, gpu))

@@ -1,19 +1,21 @@
-"""Options: one frozen dataclass per verb is both its documentation and its command line.
+"""Options: one frozen dataclass per verb is its documentation, its command line, and its keyword arguments in Python.
 
-A field made by `argument` is a positional argument, one made by `option` becomes `--kebab-case`. Types
-decide how text is read: `str`, `int`, `float`, `bool` (`--x` / `--no-x`), `X | None`, and `tuple[X, ...]`
-(repeatable).
+A field made by `argument` is a positional argument, one made by `option` becomes `--kebab-case`. Types decide how text
+is read: `str`, `int`, `float`, `bool` (`--x` / `--no-x`), `X | None`, and `tuple[X, ...]` (repeatable). What a value
+may be belongs to its option; `CheckedOptions` checks it, whether the value comes from a command line or from Python.
 """
 
 import argparse
 import dataclasses
 import difflib
 import math
+import numbers
+import os
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
-from typing import Any, Never, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Never, TypeVar
 
 from depers import __version__
 from depers.errors import UserError
@@ -22,55 +24,265 @@ T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
 """The default of an option that must be given."""
 
+DETECTION, REDACTION, TRAINING, SYNTHESIS, RUNNING = "detection", "redaction", "training", "synthesis", "running"
+"""Sections of `--help` that several verbs have."""
+
+
+class Limits(NamedTuple):
+    """What a value, or each of several, may be: `low` and `high` are allowed themselves, `above` and `below` not."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    multiple_of: int | None = None
+    choices: tuple[Any, ...] = ()
+    is_pattern: bool = False
+    """A regular expression."""
+    is_distinct: bool = False
+    """Several values, of which no two are the same."""
+
+    def allows(self, number: float) -> bool:
+        """Return whether a number lies within the bounds."""
+        return not (
+            (self.low is not None and number < self.low)
+            or (self.high is not None and number > self.high)
+            or (self.above is not None and number <= self.above)
+            or (self.below is not None and number >= self.below)
+            or (self.multiple_of is not None and (number <= 0 or number % self.multiple_of != 0))
+        )
+
+    def __str__(self) -> str:
+        """Return what stands after "must be" for a number."""
+        if self.low is not None and self.high is not None:
+            text = f"between {self.low:g} and {self.high:g}"
+        else:
+            bounds = (("at least", self.low), ("above", self.above), ("at most", self.high), ("below", self.below))
+            text = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return f"a positive multiple of {self.multiple_of}" if self.multiple_of else text
+
 
 def argument(help: str) -> Any:
-    """A dataclass field that is a positional argument; it takes its place from the order of the fields."""
-    return dataclasses.field(metadata={"positional": True, "help": help})
+    """Return a dataclass field that is a positional argument; it takes its place from the order of the fields."""
+    return dataclasses.field(metadata={"positional": True, "help": help, "limits": Limits()})
 
 
-def option(default: Any, help: str, *, choices: Sequence[Any] | None = None, metavar: str | None = None) -> Any:
-    """A dataclass field that is `--kebab-case` on the command line.
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[Any] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    multiple_of: int | None = None,
+    pattern: bool = False,
+    distinct: bool = False,
+    group: str | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Return a dataclass field that is `--kebab-case` on the command line.
 
-    `default` may be `REQUIRED` (such fields must precede those with a default). `choices` are checked by
-    `parse`.
+    `default` may be `REQUIRED` (such fields must precede those with a default). What a value may be is checked by
+    `CheckedOptions`: one of `choices`, at least `low` and at most `high`, `above` and `below` exclusive bounds, a
+    positive multiple of `multiple_of`, a regular expression (`pattern`); and several values `distinct`. `group` is the
+    section of `--help`.
     """
-    metadata = {"positional": False, "help": help, "choices": choices, "metavar": metavar}
+    limits = Limits(low, high, above, below, multiple_of, tuple(choices), pattern, distinct)
+    metadata = {"positional": False, "help": help, "limits": limits, "group": group, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_pattern(flag: str, pattern: str) -> None:
-    """Raises UserError where `pattern` is no regular expression."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{flag} must be a regular expression, but {pattern!r} is none ({error})") from None
+# Options that several verbs have, with the same words.
+
+
+def classes_option() -> Any:
+    """Return the option of the classes to look for."""
+    return option((), "only these classes (default: all that the weights give)", group=DETECTION, metavar="CLASS")
+
+
+def weights_option(purpose: str = "repeat to combine detectors") -> Any:
+    """Return the option of the detectors; `purpose` says what they are for."""
+    return option((), f"YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; {purpose}", group=DETECTION, metavar="W")
+
+
+def confidence_option(default: float, help: str) -> Any:
+    """Return the option of the least confidence of a box."""
+    return option(default, f"{help}, 0…1", above=0, below=1, group=DETECTION)
+
+
+def imgsz_option(default: int = 640, note: str = "", group: str = DETECTION) -> Any:
+    """Return the option of the size at which a detector sees images."""
+    text = "longer side of the images as the detector sees them, in pixels, a multiple of 32"
+    return option(default, text + note, multiple_of=32, group=group)
+
+
+def tile_option() -> Any:
+    """Return the option of the tiles in which a detector looks at large images."""
+    text = "images larger than this many pixels are looked at whole and in overlapping tiles of this size"
+    return option(None, text, low=64, group=DETECTION)
+
+
+def batch_size_option(default: int = 8, help: str = "images per inference", group: str = RUNNING) -> Any:
+    """Return the option of how many images are computed together."""
+    return option(default, help, low=1, group=group)
+
+
+def device_option() -> Any:
+    """Return the option of what to compute on."""
+    text = "what to compute on; auto: GPUs if the cluster has enough of them"
+    return option("auto", text, choices=("auto", "cpu", "cuda"), group=RUNNING)
+
+
+def precision_option(choices: Sequence[str], default: str = "auto") -> Any:
+    """Return the option of the arithmetic."""
+    return option(default, "arithmetic; auto: bfloat16 where it is native, faster", choices=choices, group=RUNNING)
+
+
+def max_megapixels_option(default: float) -> Any:
+    """Return the option of the largest image."""
+    return option(default, "images that declare more pixels fail", above=0, group=RUNNING)
+
+
+def workers_option(default: int | None = None, help: str = "processes (default: one per core of the cluster)") -> Any:
+    """Return the option of how much works at the same time."""
+    return option(default, help, low=1, group=RUNNING)
+
+
+def seed_option(help: str, group: str | None = None) -> Any:
+    """Return the option of a seed."""
+    return option(0, help, low=0, group=group)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedOptions:
+    """A dataclass of options whose values are checked as soon as it is made.
+
+    What relates several options is checked by a subclass's `__post_init__`, which calls this one first.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value that is not allowed."""
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            if "limits" in field.metadata:
+                _check(field, hints[field.name], getattr(self, field.name))
+
+
+def build(options_type: type[T], values: Mapping[str, Any]) -> T:
+    """Return the options with these values by name, as Python callers give them.
+
+    A path may be a `Path`, several values may be any sequence, or one value alone, and a number of NumPy's counts as
+    Python's. Raises UserError for a value that is not allowed, TypeError for a name that is no option's, or missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options_type)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            similar = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            raise TypeError(f"{name!r} is no option of {options_type.__module__.rpartition('.')[2]}{hint}")
+    hints = typing.get_type_hints(options_type)
+    return options_type(**{name: _plain(value, *_value_type(hints[name])) for name, value in values.items()})
 
 
 def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
-    """The options that `argv` (without the program's name) gives.
+    """Return the options that `argv` (without the program's name) gives.
 
-    Raises UserError for everything wrong, including what `__post_init__` of the dataclass refuses, and
-    SystemExit(0) after `--help` and `--version`. `--debug` is accepted everywhere and left to the caller.
+    Raises UserError for everything wrong, including what the dataclass refuses, and SystemExit(0) after `--help` and
+    `--version`. `--debug` is accepted everywhere and left to the caller.
     """
+    parser = make_parser(options_type, prog)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(_describe_unknown(unknown[0], parser))
+    values = vars(namespace)
+    del values["debug"]
+    return build(options_type, values)
+
+
+def make_parser(options_type: type[Any], prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the options; its help has a section for every group."""
     doc = options_type.__doc__ or ""
-    generated = doc.startswith(f"{options_type.__name__}(")  # a dataclass without a docstring gets its signature
+    is_generated = doc.startswith(f"{options_type.__name__}(")  # a dataclass without a docstring gets its signature
     parser = _Parser(
         prog=prog,
-        description=None if generated else doc.split("\n\n")[0],
+        description=None if is_generated else doc.split("\n\n")[0],
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
     hints = typing.get_type_hints(options_type)
-    for field in dataclasses.fields(options_type):  # type: ignore[arg-type]
-        _add(parser, field, hints[field.name])
+    fields = dataclasses.fields(options_type)
+    titles = dict.fromkeys(group for field in fields if (group := field.metadata.get("group")))
+    groups = {title: parser.add_argument_group(title) for title in titles}
+    for field in fields:
+        _add(groups.get(field.metadata.get("group"), parser), field, hints[field.name])
     parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     parser.add_argument("--version", action="version", version=f"depers {__version__}")
-    values, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise UserError(_describe_unknown(unknown[0], parser))
-    given = vars(values)
-    del given["debug"]
-    return options_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    return parser
+
+
+def flag(field: "dataclasses.Field[Any]") -> str:
+    """Return how messages and the command line name an option: `INPUT`, `--kebab-case`."""
+    return field.name.upper() if field.metadata["positional"] else "--" + field.name.replace("_", "-")
+
+
+def _check(field: "dataclasses.Field[Any]", hint: Any, value: Any) -> None:
+    """Raise UserError where the value of a field is not allowed."""
+    value_type, repeatable = _value_type(hint)
+    name, limits = flag(field), field.metadata["limits"]
+    if value is None and isinstance(hint, types.UnionType):
+        return
+    if repeatable and not isinstance(value, tuple):
+        raise UserError(f"{name} must be several values, but got {value!r}")
+    items = value if repeatable else (value,)
+    for item in items:
+        _check_type(name, value_type, item)
+        if limits.choices and item not in limits.choices:
+            raise UserError(f"{name} must be one of {_listed(limits.choices)}, but got {item!r}")
+        if value_type in (int, float) and not limits.allows(item):
+            raise UserError(f"{name} must be {limits}, but got {item:g}")
+        if limits.is_pattern:
+            _check_pattern(name, item)
+    if limits.is_distinct and len(set(items)) < len(items):
+        raise UserError(f"{name} must be different values, but got {_listed(items)}")
+
+
+def _check_type(name: str, value_type: type, value: Any) -> None:
+    """Raise UserError where a value is not of its option's type, empty or not finite."""
+    if value_type is str:
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be text, but got {value!r}")
+        if value == "":  # an unset shell variable, and as a path the working folder
+            raise UserError(f"{name} must not be empty")
+    elif value_type is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be True or False, but got {value!r}")
+    else:
+        allowed = int if value_type is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
+            raise UserError(f"{name} must be {_kind(value_type)}, but got {value!r}")
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    """Raise UserError where `pattern` is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{name} must be a regular expression, but {pattern!r} is none ({error})") from None
+
+
+def _plain(value: Any, value_type: type, repeatable: bool) -> Any:
+    """Return a value as its option holds it, where that is clear; else as it is, to be refused."""
+    if repeatable and not isinstance(value, str | os.PathLike | numbers.Number | None):
+        return tuple(_plain(item, value_type, False) for item in value)
+    if value_type is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif value_type is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)
+    elif value_type is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        value = float(value)
+    return (value,) if repeatable else value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,46 +290,56 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 
 
-def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]", hint: Any) -> None:
+def _add(parser: "argparse._ActionsContainer", field: "dataclasses.Field[Any]", hint: Any) -> None:
     """Add the argument or option of one field, whose resolved type is `hint`."""
     value_type, repeatable = _value_type(hint)
-    positional = field.metadata["positional"]
-    flag = field.name.upper() if positional else "--" + field.name.replace("_", "-")
+    name = flag(field)
     text = field.metadata["help"].replace("%", "%%")  # argparse formats help with %
-    if positional:
-        parser.add_argument(field.name, metavar=flag, type=_reader(flag, value_type, None), help=text)
+    if field.metadata["positional"]:
+        parser.add_argument(field.name, metavar=name, type=_reader(name, value_type), help=text)
         return
-    choices, default = field.metadata["choices"], field.default
+    default = field.default
     required = default is REQUIRED
-    notes = [f"one of {_listed(choices)}"] if choices else []
-    notes += ["repeatable"] if repeatable else []
-    notes += ["required"] if required else [f"default: {_shown(default)}"] if default not in (None, ()) else []
-    text += f" ({'; '.join(notes)})".replace("%", "%%") if notes else ""
-    common: dict[str, Any] = {"dest": field.name, "required": required, "help": text}
+    if notes := "; ".join(_notes(field, repeatable)):
+        text += f" ({notes})".replace("%", "%%")
+    settings: dict[str, Any] = {"dest": field.name, "required": required, "help": text}
     if not required:
-        common["default"] = default
+        settings["default"] = default
     if value_type is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, **settings)
     else:
         parser.add_argument(
-            flag,
+            name,
             action=_Append if repeatable else "store",
-            type=_reader(flag, value_type, choices),
+            type=_reader(name, value_type),
             metavar=field.metadata["metavar"] or {int: "N", float: "X"}.get(value_type, field.name.upper()),
-            **common,
+            **settings,
         )
+
+
+def _notes(field: "dataclasses.Field[Any]", repeatable: bool) -> Iterator[str]:
+    """Yield what help says behind the text of an option."""
+    choices, default = field.metadata["limits"].choices, field.default
+    if choices:
+        yield f"one of {_listed(choices)}"
+    if repeatable:
+        yield "repeatable"
+    if default is REQUIRED:
+        yield "required"
+    elif default not in (None, ()):
+        yield f"default: {_default_text(default)}"
 
 
 class _Append(argparse.Action):
     """Appends; unlike argparse's own, what the user gives replaces the default instead of following it."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
-        so_far = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*(so_far if isinstance(so_far, list) else []), values])
+        items = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(items if isinstance(items, list) else []), values])
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
-    """(type of one value, repeatable): `int | None` → (int, False), `tuple[str, ...]` → (str, True)."""
+    """Return (type of one value, repeatable): `int | None` → (int, False), `tuple[str, ...]` → (str, True)."""
     if isinstance(hint, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
     repeatable = typing.get_origin(hint) is tuple
@@ -128,41 +350,40 @@ def _value_type(hint: Any) -> tuple[type, bool]:
     return hint, repeatable
 
 
-def _reader(flag: str, value_type: type, choices: Sequence[Any] | None) -> Callable[[str], Any]:
-    """A function from the text on the command line to the value, which raises UserError."""
+def _reader(name: str, value_type: type) -> Callable[[str], Any]:
+    """Return a function from the text on the command line to the value, which raises UserError."""
 
     def read(text: str) -> Any:
-        if text == "":  # an unset shell variable, and as a path the working folder
-            raise UserError(f"{flag} must not be empty")
-        value: Any = text
+        if value_type is str:
+            return text
+        if text == "":
+            raise UserError(f"{name} must not be empty")
         try:
-            if value_type is not str:
-                value = value_type(text)
+            return value_type(text)
         except ValueError:
-            value = math.nan
-        if value_type is not str and not math.isfinite(value):
-            wanted = "a whole number" if value_type is int else "a number"
-            raise UserError(f"{flag} must be {wanted}, but got {text!r}")
-        if choices and value not in choices:
-            raise UserError(f"{flag} must be one of {_listed(choices)}, but got {text!r}")
-        return value
+            raise UserError(f"{name} must be {_kind(value_type)}, but got {text!r}") from None
 
     return read
 
 
-def _describe_unknown(found: str, parser: argparse.ArgumentParser) -> str:
-    if not found.startswith("-"):
-        return f"unexpected argument {found!r}; an option that takes several values is repeated for each of them"
-    known = [flag for action in parser._actions for flag in action.option_strings]
-    near = difflib.get_close_matches(found.partition("=")[0], known, n=1)
-    return f"unknown option {found!r}" + (f"; did you mean {near[0]}?" if near else f" (see {parser.prog} --help)")
+def _kind(value_type: type) -> str:
+    return "a whole number" if value_type is int else "a number"
+
+
+def _describe_unknown(text: str, parser: argparse.ArgumentParser) -> str:
+    """Return the message about an argument that no option takes."""
+    if not text.startswith("-"):
+        return f"unexpected argument {text!r}; an option that takes several values is repeated for each of them"
+    flags = [name for action in parser._actions for name in action.option_strings]
+    similar = difflib.get_close_matches(text.partition("=")[0], flags, n=1)
+    return f"unknown option {text!r}" + (f"; did you mean {similar[0]}?" if similar else f" (see {parser.prog} --help)")
 
 
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _shown(default: Any) -> str:
+def _default_text(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
     return _listed(default) if isinstance(default, tuple) else str(default)

@@ -18,7 +18,7 @@ from depers.datasets.labels import CLASSES
 from depers.detection.settings import parse_weights
 from depers.errors import UserError
 from depers.imaging.metadata import exif
-from depers.options import option
+from depers.options import REDACTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
@@ -26,38 +26,49 @@ from depers.redaction.files import MODES
 from depers.runtime import progress, units
 from depers.storage import tables
 
+_KNOWN_BOXES = "known boxes"
+
 
 @dataclass(frozen=True)
 class Options(pipeline_options.PassOptions):
     """Mirror INPUT to OUT with every box of the given classes made unrecognizable, and all metadata removed."""
 
     mode: str = option(
-        "pixelate", "what becomes of a box: 6 cells across at most, the same blurred, or gray", choices=MODES
+        "pixelate",
+        "what becomes of a box: 6 cells across at most, the same blurred, or gray",
+        choices=MODES,
+        group=REDACTION,
     )
-    margin: float = option(0.1, "how much of a box's width and height is added on each side")
+    margin: float = option(
+        0.1, "how much of a box's width and height is added on each side", low=0, high=2, group=REDACTION
+    )
     boxes: str | None = option(
         None,
         "no detector, but these boxes: a detections.parquet, or a folder with labels/ and classes.txt or data.yaml",
+        group=_KNOWN_BOXES,
     )
     previous_detections: str | None = option(
         None,
         "no detector, but the boxes of an earlier run over the same files: its OUT, manifest or detections.parquet",
+        group=_KNOWN_BOXES,
     )
     keep: tuple[str, ...] = option(
-        (), "keep files that are no images and match this pattern, as they are (default: none)", metavar="GLOB"
+        (),
+        "keep files that are no images and match this pattern, as they are (default: none)",
+        group=REDACTION,
+        metavar="GLOB",
     )
     keep_metadata: tuple[str, ...] = option(
-        (), "metadata to keep: date, camera, gps (default: only what is needed to look right)", metavar="NAME"
+        (),
+        "metadata to keep (default: only what is needed to look right)",
+        choices=tuple(exif.GROUPS),
+        group=REDACTION,
+        metavar="NAME",
     )
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value that is not allowed."""
+        """Raise UserError for a value that is not allowed."""
         super().__post_init__()
-        if not 0 <= self.margin <= 2:
-            raise UserError(f"--margin must be between 0 and 2, but got {self.margin:g}")
-        for name in self.keep_metadata:
-            if name not in exif.GROUPS:
-                raise UserError(f"--keep-metadata must be one of {', '.join(exif.GROUPS)}, but got {name!r}")
         for text in self.weights:
             for name in parse_weights(text).class_map.values():
                 if name not in CLASSES:

@@ -20,7 +20,19 @@ from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
 from depers.anonymization.manifest import WrittenRows
 from depers.archives import registry
 from depers.errors import UserError
-from depers.options import argument, option
+from depers.options import (
+    CheckedOptions,
+    argument,
+    batch_size_option,
+    classes_option,
+    confidence_option,
+    device_option,
+    imgsz_option,
+    option,
+    tile_option,
+    weights_option,
+    workers_option,
+)
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.steps import Row
@@ -33,24 +45,23 @@ _PRINTED = 10
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Check OUT, the result of `depers anonymize`, against its manifest; write OUT/_depers/audit/report.html."""
 
     out: str = argument("what `depers anonymize` wrote, a path or s3:// URI")
     input: str | None = option(None, "the INPUT of that run, to check that every file of it has its row")
-    weights: tuple[str, ...] = option(
-        (), "detector to look at the results again, PATH_OR_URI[:model_class=class,…]", metavar="W"
-    )
-    classes: tuple[str, ...] = option((), "only these classes (default: all that the weights give)", metavar="CLASS")
-    confidence: float = option(0.25, "least confidence of what counts as found again, 0…1")
-    imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
-    tile: int | None = option(None, "larger images are looked at whole and in overlapping tiles of this size")
-    batch_size: int = option(8, "images per inference")
-    device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
-    workers: int | None = option(None, "actors (default: one per core of the cluster)")
+    weights: tuple[str, ...] = weights_option("the detector that looks at the results again; may be repeated")
+    classes: tuple[str, ...] = classes_option()
+    confidence: float = confidence_option(0.25, "least confidence of what counts as found again")
+    imgsz: int = imgsz_option()
+    tile: int | None = tile_option()
+    batch_size: int = batch_size_option()
+    device: str = device_option()
+    workers: int | None = workers_option()
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value that is not allowed."""
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         self.reading()
         if self.input is not None:
             storage.check(self.input, "--input")

@@ -25,7 +25,7 @@ from depers.commands import anonymize, evaluate, extract, normalize, synthesize,
 from depers.datasets import sprite_bank
 from depers.errors import UserError
 from depers.imaging.decoding import decode
-from depers.options import argument, option
+from depers.options import TRAINING, CheckedOptions, argument, imgsz_option, option
 from depers.reports import drawing, html
 from depers.runtime import units
 from depers.storage import tables
@@ -45,22 +45,21 @@ _SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """The whole mission on drawn street scenes: train a detector, measure it, anonymize with it, report."""
 
     out: str = argument("folder for everything that the demo makes")
-    scenes: int = option(360, "scenes to draw for training and validation")
-    synthetic: int = option(120, "scenes to make of those for training, or 0")
-    unseen: int = option(60, "scenes to draw for evaluation and anonymization")
-    imgsz: int = option(320, "longer side of the images in training, pixels, a multiple of 32; a fifth more afterwards")
-    epochs: int = option(16, "how often training sees every scene")
+    scenes: int = option(360, "scenes to draw for training and validation", low=10)
+    synthetic: int = option(120, "scenes to make of those for training, or 0", low=0)
+    unseen: int = option(60, "scenes to draw for evaluation and anonymization", low=1)
+    imgsz: int = imgsz_option(320, "; a fifth more after training", group=TRAINING)
+    epochs: int = option(16, "how often training sees every scene", low=1, group=TRAINING)
 
     def __post_init__(self) -> None:
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         if storage.is_s3(self.out):
             raise UserError(f"OUT must be a local folder for the demo, but got {self.out}")
-        for name, least in (("scenes", 10), ("synthetic", 0), ("unseen", 1), ("epochs", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} must be at least {least}, but got {getattr(self, name)}")
         self.training()
 
     @property
@@ -131,7 +130,7 @@ def run(options: Options) -> int:
         print(f"[{number}/{len(steps)}] {title}: {timings[-1][1]:.0f} s", flush=True)
     (out / "report.html").write_text(make_report(out, timings), encoding="utf-8")
     print(
-        f"\nall of it took {sum(seconds for _, seconds in timings):.0f} s; the report:\n{out / 'html.html'}",
+        f"\nall of it took {sum(seconds for _, seconds in timings):.0f} s; the report:\n{out / 'report.html'}",
         flush=True,
     )
     return code

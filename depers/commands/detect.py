@@ -13,7 +13,7 @@ from depers.boxes import to_normalized_xywh
 from depers.datasets.labels import Labels, format_yolo
 from depers.detection.detections import SCHEMA
 from depers.errors import UserError
-from depers.options import option
+from depers.options import DETECTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.steps import Item, Outcome, Row
@@ -26,8 +26,12 @@ class Options(pipeline_options.PassOptions):
     """Write OUT/detections.parquet, and with --format yolo also one text per image."""
 
     format: str = option("parquet", "yolo: also OUT/labels/NAME.txt", choices=("parquet", "yolo"))
-    multi_label: bool = option(False, "a box counts for every class above the threshold, not only for its best")
-    half_stride_pad: bool = option(False, "see images as `yolov5 val` does: decoded whole, half a stride of border")
+    multi_label: bool = option(
+        False, "a box counts for every class above the threshold, not only for its best", group=DETECTION
+    )
+    half_stride_pad: bool = option(
+        False, "see images as `yolov5 val` does: decoded whole, half a stride of border", group=DETECTION
+    )
 
 
 def label_name(path: str) -> str:

@@ -27,20 +27,32 @@ from depers.evaluation.metrics import measure
 from depers.evaluation.metrics_by_size import measure_sizes
 from depers.evaluation.report import make_report
 from depers.evaluation.samples import judge, samples
-from depers.options import argument, option
+from depers.options import (
+    DETECTION,
+    CheckedOptions,
+    argument,
+    batch_size_option,
+    confidence_option,
+    device_option,
+    imgsz_option,
+    option,
+    precision_option,
+    weights_option,
+    workers_option,
+)
 from depers.pipeline import run as pipeline
 from depers.storage import tables
 
+_THRESHOLDS = "thresholds"
+
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Write OUT/metrics.json, metrics.csv and report.html, and the detections below OUT/detect."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
-    weights: tuple[str, ...] = option(
-        (), "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; repeat to combine detectors", metavar="W"
-    )
+    weights: tuple[str, ...] = weights_option()
     score: str | None = option(
         None, "instead of weights: score this file in the competition's format, write OUT/score.json", metavar="FILE"
     )
@@ -48,38 +60,57 @@ class Options:
         None, "write the detections in the competition's format as well, and score them", metavar="FILE"
     )
     split: str = option("val", "which images", choices=("val", "train"))
-    confidence: float = option(0.001, "least confidence of a box; low, for the whole curve of precision over recall")
-    iou_threshold: float = option(0.6, "boxes of one class that overlap more than this are one, 0…1")
-    max_detections: int = option(300, "most boxes of one image")
-    imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
-    augment: bool = option(False, "look at every image three times, smaller and mirrored, as `yolov5 val --augment`")
+    confidence: float = confidence_option(
+        0.001, "least confidence of a box; low, for the whole curve of precision over recall"
+    )
+    iou_threshold: float = option(
+        0.6, "boxes of one class that overlap more than this are one, 0…1", above=0, below=1, group=DETECTION
+    )
+    max_detections: int = option(300, "most boxes of one image", low=1, group=DETECTION)
+    imgsz: int = imgsz_option()
+    augment: bool = option(
+        False, "look at every image three times, smaller and mirrored, as `yolov5 val --augment`", group=DETECTION
+    )
     target_recall: tuple[str, ...] = option(
         (),
         "write OUT/thresholds.json: the confidence at which this share of all labels, such as 0.99, is redacted;"
         " face=0.99 for one class",
+        group=_THRESHOLDS,
         metavar="[CLASS=]X",
     )
-    certainty: float = option(0.95, "with --target-recall: how certain its lower bound shall be, 0…1")
-    coverage: float = option(0.9, "with --target-recall: how much of a label boxes must cover to redact it, 0…1")
-    margin: float = option(0.1, "with --target-recall: what `anonymize --margin` will add to boxes on each side")
-    batch_size: int = option(8, "images per inference")
-    device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
-    precision: str = option(
-        "float32", "arithmetic on CPUs; auto: bfloat16 where it is native, faster, figures differ", choices=PRECISIONS
+    certainty: float = option(
+        0.95,
+        "with --target-recall: how certain its lower bound shall be, 0…1",
+        above=0,
+        below=1,
+        group=_THRESHOLDS,
     )
-    workers: int | None = option(None, "actors, or with a GPU none (default: one per core of the cluster)")
+    coverage: float = option(
+        0.9,
+        "with --target-recall: how much of a label boxes must cover to redact it, 0…1",
+        above=0,
+        below=1,
+        group=_THRESHOLDS,
+    )
+    margin: float = option(
+        0.1,
+        "with --target-recall: what `anonymize --margin` will add to boxes on each side",
+        low=0,
+        high=2,
+        group=_THRESHOLDS,
+    )
+    batch_size: int = batch_size_option()
+    device: str = device_option()
+    precision: str = precision_option(PRECISIONS, default="float32")
+    workers: int | None = workers_option()
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value that is not allowed."""
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         if not self.weights and self.score is None:
             raise UserError("--weights must be given at least once, or --score FILE")
         if self.score is not None and (self.weights or self.submission or self.target_recall):
             raise UserError("--score reads detections from a file: it must not go with --weights or what needs them")
-        for name in ("certainty", "coverage"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"--{name} must be between 0 and 1, but got {getattr(self, name):g}")
-        if not 0 <= self.margin <= 2:
-            raise UserError(f"--margin must be between 0 and 2, but got {self.margin:g}")
         if self.weights:
             self.detection(self.dataset)
         storage.check(self.dataset, "DATASET")

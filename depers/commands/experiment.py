@@ -40,7 +40,15 @@ from depers.evaluation.experiment_report import (
     table_text,
 )
 from depers.extraction.training_images import list_images
-from depers.options import argument, option, parse
+from depers.options import (
+    TRAINING,
+    CheckedOptions,
+    argument,
+    batch_size_option,
+    imgsz_option,
+    option,
+    parse,
+)
 from depers.runtime import units
 from depers.training import options as training_options
 
@@ -65,44 +73,53 @@ _OWN = {
 }
 """What the experiment sets itself, and no `--extract-with`, `--synthesize-with` or `--train-with` may."""
 
+_COMPARISON, _PASSED_ON = "comparison", "options of the steps"
+
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Train on real images alone, and on the same with synthetic ones made of them; write the difference to OUT."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
     sizes: tuple[int, ...] = option(
-        (), "real training images (default: a quarter, a half and all of them)", metavar="N"
+        (),
+        "real training images (default: a quarter, a half and all of them)",
+        low=1,
+        distinct=True,
+        group=_COMPARISON,
+        metavar="N",
     )
-    seeds: int = option(3, "trainings of each arm and size")
-    synthetic: float = option(30.0, "synthetic images per real one")
-    share: float = option(0.5, "how many of the images that a training with synthetic ones sees are these, 0…1")
-    steps: int = option(1000, "optimizer steps of every training")
-    validations: int = option(10, "how often a training stops to validate; the last one counts")
-    model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file")
-    weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
-    imgsz: int = option(640, "longer side of the images, pixels, a multiple of 32")
-    batch_size: int = option(16, "images per step")
-    extract_with: tuple[str, ...] = option((), "an option of `depers extract`, such as fill=mean", metavar="NAME=VALUE")
+    seeds: int = option(3, "trainings of each arm and size", low=1, group=_COMPARISON)
+    synthetic: float = option(30.0, "synthetic images per real one", above=0, high=1000, group=_COMPARISON)
+    share: float = option(
+        0.5,
+        "how many of the images that a training with synthetic ones sees are these, 0…1",
+        above=0,
+        below=1,
+        group=_COMPARISON,
+    )
+    steps: int = option(1000, "optimizer steps of every training", low=1, group=TRAINING)
+    validations: int = option(10, "how often a training stops to validate; the last one counts", low=1, group=TRAINING)
+    model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file", group=TRAINING)
+    weights: str | None = option(
+        None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch", group=TRAINING
+    )
+    imgsz: int = imgsz_option(group=TRAINING)
+    batch_size: int = batch_size_option(16, "images per step", group=TRAINING)
+    extract_with: tuple[str, ...] = option(
+        (), "an option of `depers extract`, such as fill=mean", group=_PASSED_ON, metavar="NAME=VALUE"
+    )
     synthesize_with: tuple[str, ...] = option(
-        (), "an option of `depers synthesize`, such as placement=uniform", metavar="NAME=VALUE"
+        (), "an option of `depers synthesize`, such as placement=uniform", group=_PASSED_ON, metavar="NAME=VALUE"
     )
     train_with: tuple[str, ...] = option(
-        (), "an option of `depers train`, such as optimizer=AdamW", metavar="NAME=VALUE"
+        (), "an option of `depers train`, such as optimizer=AdamW", group=_PASSED_ON, metavar="NAME=VALUE"
     )
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value that is not allowed."""
-        for name in ("seeds", "steps", "validations", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
-        if min(self.sizes, default=1) < 1 or len(set(self.sizes)) < len(self.sizes):
-            raise UserError(f"--sizes must be different numbers from 1, but got {', '.join(map(str, self.sizes))}")
-        if not 0 < self.synthetic <= 1000:
-            raise UserError(f"--synthetic must be above 0 and at most 1000, but got {self.synthetic:g}")
-        if not 0 < self.share < 1:
-            raise UserError(f"--share must be between 0 and 1, but got {self.share:g}")
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         storage.check(self.dataset, "DATASET")
         storage.check(self.out, "OUT")
         cell = Cell(max(self.sizes, default=1), 0)

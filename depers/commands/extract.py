@@ -30,7 +30,19 @@ from depers.extraction.steps import part_path, process
 from depers.extraction.take_apart import RECORD, Job
 from depers.extraction.training_images import check_groups, list_images, training_folder
 from depers.imaging.decoding import MAX_MEGAPIXELS
-from depers.options import argument, check_pattern, option
+from depers.options import (
+    CheckedOptions,
+    argument,
+    confidence_option,
+    device_option,
+    imgsz_option,
+    max_megapixels_option,
+    option,
+    precision_option,
+    seed_option,
+    weights_option,
+    workers_option,
+)
 from depers.runtime import progress, units
 from depers.runtime.units import Unit
 from depers.storage import tables
@@ -38,50 +50,59 @@ from depers.storage.tables import parquet_text
 
 _NOT_DECISIVE = ("dataset", "out", "device", "workers")
 
+_BACKGROUNDS, _SPRITES = "backgrounds", "sprites"
+
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Cut the labelled objects out of a dataset's training images, and fill the holes: sprites and backgrounds."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
-    fill: str = option("smooth", "how holes are filled: from around them, with random squares, or flat", choices=FILLS)
-    dilate: float = option(0.05, "how much of a box's width and height is removed around it on each side")
-    max_coverage: float = option(0.6, "no background from images of which boxes cover more than this, 0…1")
-    keep_labels: bool = option(False, "backgrounds keep their objects and labels; sprites go into the free space")
-    min_size: float = option(10.0, "no sprites from boxes with a shorter side of fewer pixels")
-    margin: float = option(0.1, "context around a sprite, a share of its longer side; 4 to 32 pixels")
-    nest: tuple[str, ...] = option(NESTING, "which classes belong to a sprite of another", metavar="OUTER=INNER,…")
+    fill: str = option(
+        "smooth",
+        "how holes are filled: from around them, with random squares, or flat",
+        choices=FILLS,
+        group=_BACKGROUNDS,
+    )
+    dilate: float = option(
+        0.05,
+        "how much of a box's width and height is removed around it on each side",
+        low=0,
+        high=2,
+        group=_BACKGROUNDS,
+    )
+    max_coverage: float = option(
+        0.6, "no background from images of which boxes cover more than this, 0…1", low=0, high=1, group=_BACKGROUNDS
+    )
+    keep_labels: bool = option(
+        False, "backgrounds keep their objects and labels; sprites go into the free space", group=_BACKGROUNDS
+    )
+    min_size: float = option(10.0, "no sprites from boxes with a shorter side of fewer pixels", above=0, group=_SPRITES)
+    margin: float = option(
+        0.1, "context around a sprite, a share of its longer side; 4 to 32 pixels", low=0, high=1, group=_SPRITES
+    )
+    nest: tuple[str, ...] = option(
+        NESTING, "which classes belong to a sprite of another", group=_SPRITES, metavar="OUTER=INNER,…"
+    )
     group_by: str | None = option(
-        None, "images are alike where this regular expression finds the same in their names", metavar="REGEX"
+        None,
+        "images are alike where this regular expression finds the same in their names",
+        pattern=True,
+        metavar="REGEX",
     )
-    seed: int = option(0, "seed of grain and confetti")
-    weights: tuple[str, ...] = option(
-        (),
-        "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; no background in which it finds an object",
-        metavar="W",
-    )
-    confidence: float = option(0.25, "least confidence of a finding in a background, 0…1")
-    imgsz: int = option(640, "longer side for the detector in pixels, a multiple of 32")
-    device: str = option("auto", "where to detect", choices=("auto", "cpu", "cuda"))
-    precision: str = option("auto", "arithmetic on CPUs; auto: bfloat16 where it is native", choices=PRECISIONS)
-    max_megapixels: float = option(MAX_MEGAPIXELS, "images that declare more pixels fail")
-    workers: int | None = option(None, "tasks at the same time (default: one per core of the cluster)")
+    seed: int = seed_option("seed of grain and confetti")
+    weights: tuple[str, ...] = weights_option("no background in which it finds an object; may be repeated")
+    confidence: float = confidence_option(0.25, "least confidence of a finding in a background")
+    imgsz: int = imgsz_option()
+    device: str = device_option()
+    precision: str = precision_option(PRECISIONS)
+    max_megapixels: float = max_megapixels_option(MAX_MEGAPIXELS)
+    workers: int | None = workers_option()
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value that is not allowed."""
-        for name, low, high in (("dilate", 0, 2), ("max_coverage", 0, 1), ("margin", 0, 1), ("confidence", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                kebab = name.replace("_", "-")
-                raise UserError(f"--{kebab} must be between {low} and {high}, but got {getattr(self, name):g}")
-        for name in ("min_size", "max_megapixels", "workers"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be positive, but got {value:g}")
-        if self.imgsz < 32 or self.imgsz % 32:
-            raise UserError(f"--imgsz must be a positive multiple of 32, but got {self.imgsz}")
-        if self.group_by is not None:
-            check_pattern("--group-by", self.group_by)
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         for text in self.weights:
             parse_weights(text)
         storage.check(self.dataset, "DATASET")

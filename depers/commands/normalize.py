@@ -35,61 +35,73 @@ from depers.normalization.reading import BACKGROUND, UNLABELLED, Spread, read_la
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
 from depers.normalization.writing import Task, unit_name, write_problems, write_unit
-from depers.options import argument, check_pattern, option
+from depers.options import CheckedOptions, argument, option, seed_option
 from depers.runtime import units
 from depers.storage import tables
 
 _CHUNK = 32  # images per Ray task
 _DECISIVE = ("classes", "val_fraction", "seed", "group_by", "keep_splits", "unlabelled", "exif_frame")
 
+_LABELS, _SPLIT = "labels", "split"
+
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Make one dataset of raw labelled sets: checked, mended, with real class ids, split into train and val."""
 
     raw: str = argument("folder or s3:// URI of images with labels (competition, YOLO, VOC, COCO)")
     out: str = argument("folder or s3:// URI of the dataset; the same command resumes")
-    classes: tuple[str, ...] = option(CLASSES, "class names, in the order of their ids", metavar="NAME")
+    classes: tuple[str, ...] = option(
+        CLASSES, "class names, in the order of their ids", distinct=True, group=_LABELS, metavar="NAME"
+    )
     class_map: tuple[str, ...] = option(
         (),
         "which classes of RAW mean which: source=class,…; a class without a name is called by its id; source= leaves"
         " one out on purpose, *= all others",
+        group=_LABELS,
         metavar="MAP",
     )
     add: tuple[str, ...] = option(
         (),
         "another RAW, with its own class map or else that of --class-map: RAW[:source=class,…]",
+        group=_LABELS,
         metavar="RAW",
     )
-    format: str = option(AUTO, "how RAW is labelled", choices=(AUTO, *FORMATS))
+    format: str = option(AUTO, "how RAW is labelled", choices=(AUTO, *FORMATS), group=_LABELS)
     label_files: tuple[str, ...] = option(
-        (), "only label files whose path in RAW fits, such as annotations/instances_*.json", metavar="PATTERN"
+        (),
+        "only label files whose path in RAW fits, such as annotations/instances_*.json",
+        group=_LABELS,
+        metavar="PATTERN",
     )
-    val_fraction: float = option(0.2, "share of the images in val; 0: all in train")
-    seed: int = option(0, "seed of the split")
+    val_fraction: float = option(0.2, "share of the images in val; 0: all in train", low=0, below=1, group=_SPLIT)
+    seed: int = seed_option("seed of the split", group=_SPLIT)
     group_by: str | None = option(
-        None, "images share a split where this regular expression finds the same in their names", metavar="REGEX"
+        None,
+        "images share a split where this regular expression finds the same in their names",
+        pattern=True,
+        group=_SPLIT,
+        metavar="REGEX",
     )
-    keep_splits: bool = option(False, "split as RAW's folders train, val or valid do; test is left out")
-    unlabelled: str = option(BACKGROUND, "what an image without labels is", choices=UNLABELLED)
+    keep_splits: bool = option(False, "split as RAW's folders train, val or valid do; test is left out", group=_SPLIT)
+    unlabelled: str = option(BACKGROUND, "what an image without labels is", choices=UNLABELLED, group=_LABELS)
     exif_frame: str = option(
         "auto",
         "boxes of an image that EXIF turns lie on it as seen, or as stored; auto: as seen, unless its declared"
         " size says otherwise",
         choices=EXIF_FRAMES,
+        group=_LABELS,
     )
     strict: bool = option(False, "no data.yaml, and exit code 3, if anything was wrong, with labels too")
 
     def __post_init__(self) -> None:
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         for name in self.classes:
-            if not name or "/" in name:
+            if "/" in name:
                 raise UserError(f"--classes must be names without '/', but got {name!r}")
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise UserError(f"--classes must be different names, but got {', '.join(self.classes) or 'none'}")
-        if not 0 <= self.val_fraction < 1:
-            raise UserError(f"--val-fraction must be at least 0 and below 1, but got {self.val_fraction}")
-        if self.group_by is not None:
-            check_pattern("--group-by", self.group_by)
+        if not self.classes:
+            raise UserError("--classes must name at least one class")
         self.sources()
 
     def sources(self) -> list[tuple[str, Mapping[str, str]]]:

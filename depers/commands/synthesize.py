@@ -23,7 +23,7 @@ from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
 from depers.errors import UserError
-from depers.options import REQUIRED, argument, option
+from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
 from depers.runtime import units
 from depers.synthesis import plan_table, planner, renderer, statistics
 from depers.synthesis.assets import Material, make_material
@@ -32,61 +32,77 @@ from depers.synthesis.report import make_report
 
 _NOT_DECISIVE = ("extracted", "out", "real")
 
+_OBJECTS, _APPEARANCE, _OUTPUT = "objects", "appearance", "output"
+
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Make COUNT labelled images by pasting extracted sprites into extracted backgrounds."""
 
     extracted: str = argument("folder or s3:// URI that `depers extract` has written")
     out: str = argument("folder or s3:// URI of the synthetic dataset; an earlier run there is resumed")
-    count: int = option(REQUIRED, "images to make; image i does not depend on it")
-    seed: int = option(0, "seed of everything; another one gives other images")
+    count: int = option(REQUIRED, "images to make; image i does not depend on it", low=1)
+    seed: int = seed_option("seed of everything; another one gives other images")
     classes: tuple[str, ...] = option(
-        (), "paste only what has a label of these classes (default: all)", metavar="CLASS"
+        (), "paste only what has a label of these classes (default: all)", group=_OBJECTS, metavar="CLASS"
     )
-    objects: int | None = option(None, "objects to paste per image (default: as many as real images have)")
-    balance: float = option(0.5, "0: classes as frequent as in the dataset; 1: rare ones about as frequent as others")
+    objects: int | None = option(
+        None, "objects to paste per image (default: as many as real images have)", low=0, group=_OBJECTS
+    )
+    balance: float = option(
+        0.5,
+        "0: classes as frequent as in the dataset; 1: rare ones about as frequent as others",
+        low=0,
+        high=1,
+        group=_OBJECTS,
+    )
     placement: str = option(
         "scene",
         "scene: where and as large as such things are; exchange: over the background's own, one for another;"
         " uniform: anywhere",
         choices=planner.PLACEMENTS,
+        group=_OBJECTS,
     )
-    scale_jitter: float = option(0.2, "sizes vary by up to this share")
-    max_overlap: float = option(0.3, "how much of an object another may overlap, 0…1")
-    min_visible: float = option(0.5, "least share of a label that must be seen, 0…1")
-    max_hidden: float = option(0.1, "sprites of which other objects hid more than this are not used, 0…1")
-    decoys: float = option(0.2, "unlabelled patches of other backgrounds per object, with the same seams")
-    blending: tuple[str, ...] = option(plan_table.BLENDINGS, "seams to choose from", choices=plan_table.BLENDINGS)
-    variants: int = option(1, "images per plan: the same objects in the same places with other blendings")
-    per_background: int = option(8, "images in a row that share a background; more are made faster")
-    effects: bool = option(True, "blur and noise over the whole of some images")
-    quality: int = option(90, "of the JPEGs, 1 to 100")
-    shards: bool = option(False, "tar files for WebDataset instead of folders")
+    scale_jitter: float = option(0.2, "sizes vary by up to this share", low=0, high=3, group=_OBJECTS)
+    max_overlap: float = option(0.3, "how much of an object another may overlap, 0…1", low=0, high=1, group=_OBJECTS)
+    min_visible: float = option(0.5, "least share of a label that must be seen, 0…1", low=0, high=1, group=_OBJECTS)
+    max_hidden: float = option(
+        0.1, "sprites of which other objects hid more than this are not used, 0…1", low=0, high=1, group=_OBJECTS
+    )
+    decoys: float = option(
+        0.2,
+        "unlabelled patches of other backgrounds per object, with the same seams",
+        low=0,
+        high=10,
+        group=_APPEARANCE,
+    )
+    blending: tuple[str, ...] = option(
+        plan_table.BLENDINGS,
+        "seams to choose from",
+        choices=plan_table.BLENDINGS,
+        distinct=True,
+        group=_APPEARANCE,
+    )
+    variants: int = option(
+        1, "images per plan: the same objects in the same places with other blendings", low=1, group=_OUTPUT
+    )
+    per_background: int = option(
+        8, "images in a row that share a background; more are made faster", low=1, group=_OUTPUT
+    )
+    effects: bool = option(True, "blur and noise over the whole of some images", group=_APPEARANCE)
+    quality: int = option(90, "of the JPEGs, 1 to 100", low=1, high=100, group=_OUTPUT)
+    shards: bool = option(False, "tar files for WebDataset instead of folders", group=_OUTPUT)
     real: str | None = option(
-        None, "dataset that data.yaml adds the images to, or none (default: the one that EXTRACTED was cut from)"
+        None,
+        "dataset that data.yaml adds the images to, or none (default: the one that EXTRACTED was cut from)",
+        group=_OUTPUT,
     )
 
     def __post_init__(self) -> None:
-        for name in ("count", "variants", "per_background"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
-        if self.objects is not None and self.objects < 0:
-            raise UserError(f"--objects must not be negative, but got {self.objects}")
-        if self.seed < 0:
-            raise UserError(f"--seed must not be negative, but got {self.seed}")
-        for name in ("balance", "max_overlap", "min_visible", "max_hidden"):
-            if not 0 <= getattr(self, name) <= 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be between 0 and 1, but got {getattr(self, name):g}")
-        for name, most in (("scale_jitter", 3), ("decoys", 10)):
-            if not 0 <= getattr(self, name) <= most:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be between 0 and {most}, but got {getattr(self, name):g}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality must be between 1 and 100, but got {self.quality}")
-        if not self.blending or len(set(self.blending)) < len(self.blending):
-            raise UserError(f"--blending must be different names, but got {', '.join(self.blending) or 'none'}")
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
+        if not self.blending:
+            raise UserError("--blending must name at least one seam")
         storage.check(self.extracted, "EXTRACTED")
         storage.check(self.out, "OUT")
 

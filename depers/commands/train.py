@@ -29,9 +29,9 @@ def run(options: Options) -> int:
         read_dataset(uri)
     _same_run(options)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-    if options.device == "gpu" and gpus < options.workers:
-        raise UserError(f"--device gpu needs a GPU for each of {options.workers} workers, but the cluster has {gpus}")
-    use_gpu = options.device == "gpu" or (options.device == "auto" and gpus >= options.workers)
+    if options.device == "cuda" and gpus < options.workers:
+        raise UserError(f"--device cuda needs a GPU for each of {options.workers} workers, but the cluster has {gpus}")
+    use_gpu = options.device == "cuda" or (options.device == "auto" and gpus >= options.workers)
     if options.workers > cpus:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])

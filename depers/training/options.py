@@ -7,9 +7,22 @@ from typing import Any
 from depers import resources, storage
 from depers.datasets import labels
 from depers.errors import UserError
-from depers.options import argument, option
+from depers.options import (
+    RUNNING,
+    TRAINING,
+    CheckedOptions,
+    argument,
+    batch_size_option,
+    device_option,
+    imgsz_option,
+    option,
+    precision_option,
+    seed_option,
+    workers_option,
+)
 
 STRIDE = 32
+_MODEL, _IMAGES = "model", "images"
 _WHERE_AND_HOW_FAST = (
     "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
 )  # fmt: skip
@@ -17,7 +30,7 @@ _WHERE_AND_HOW_FAST = (
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckedOptions):
     """Train a detector on datasets, with Ray Train."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
@@ -25,84 +38,107 @@ class Options:
     data: tuple[str, ...] = option(
         (),
         "further dataset for training, with how often an epoch shows each of its images; also DATASET's, if named",
+        group=_IMAGES,
         metavar="DATASET=WEIGHT",
     )
     model: str | None = option(
         None,
         "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file (default: that of --weights, else yolov5n)",
+        group=_MODEL,
     )
-    weights: str | None = option(None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch")
-    imgsz: int = option(640, "longer side of the images, pixels, a multiple of 32, with P6 models of 64")
-    epochs: int = option(100, "how often every image is seen")
+    weights: str | None = option(
+        None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch", group=_MODEL
+    )
+    imgsz: int = imgsz_option(note=", with P6 models of 64", group=_IMAGES)
+    epochs: int = option(100, "how often every image is seen", low=1, group=TRAINING)
     steps: int | None = option(
-        None, "optimizer steps in all, instead of passes over the images; an epoch is then an equal part of them"
+        None,
+        "optimizer steps in all, instead of passes over the images; an epoch is then an equal part of them",
+        low=1,
+        group=TRAINING,
     )
-    batch_size: int = option(16, "images per batch, over all workers")
+    batch_size: int = batch_size_option(16, "images per batch, over all workers", group=TRAINING)
     nominal_batch: int | None = option(
-        None, "images per optimizer step, over several batches (default: 64; with --steps, one batch)", metavar="N"
+        None,
+        "images per optimizer step, over several batches (default: 64; with --steps, one batch)",
+        low=1,
+        group=TRAINING,
+        metavar="N",
     )
-    workers: int = option(1, "processes that train together and share gradients")
-    device: str = option(
-        "auto", "gpu: one per worker; auto: gpu if the cluster has enough", choices=("auto", "cpu", "gpu")
+    workers: int = workers_option(1, "processes that train together and share gradients")
+    device: str = device_option()
+    precision: str = precision_option(("auto", "float32", "bfloat16", "float16"))
+    channels_last: bool = option(True, "memory layout with channels last, faster in mixed precision", group=RUNNING)
+    compile: bool = option(
+        False, "compile the model (torch.compile): minutes at the start, faster epochs", group=RUNNING
     )
-    precision: str = option(
-        "auto",
-        "arithmetic; auto: bfloat16 where it is native",
-        choices=("auto", "float32", "bfloat16", "float16"),
+    sync_batch_norm: bool = option(
+        False, "normalize over the batches of all workers, as if they were one", group=_MODEL
     )
-    channels_last: bool = option(True, "memory layout with channels last, faster in mixed precision")
-    compile: bool = option(False, "compile the model (torch.compile): minutes at the start, faster epochs")
-    sync_batch_norm: bool = option(False, "normalize over the batches of all workers, as if they were one")
-    optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
-    learning_rate: float | None = option(None, "its peak (default: the hyperparameters' lr0)")
+    optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"), group=TRAINING)
+    learning_rate: float | None = option(
+        None, "its peak (default: the hyperparameters' lr0)", above=0, below=10, group=TRAINING
+    )
     warmup_epochs: float | None = option(
-        None, "epochs of rising learning rate (default: the hyperparameters', and at least 100 batches)"
+        None,
+        "epochs of rising learning rate (default: the hyperparameters', and at least 100 batches)",
+        low=0,
+        group=TRAINING,
     )
-    schedule: str = option("cosine", "how the learning rate falls after the warm-up", choices=("cosine", "linear"))
-    hyperparameters: str = option("scratch-low", "rates, gains and augmentation: a name of YOLOv5's, or a YAML file")
-    label_smoothing: float = option(0.0, "how much of a class target is spread over the others, 0…1")
-    freeze: tuple[int, ...] = option((), "one number: that many first layers stay as they are; several: these layers")
-    image_weights: bool = option(False, "draw images more often whose classes are rare or found badly")
+    schedule: str = option(
+        "cosine", "how the learning rate falls after the warm-up", choices=("cosine", "linear"), group=TRAINING
+    )
+    hyperparameters: str = option(
+        "scratch-low", "rates, gains and augmentation: a name of YOLOv5's, or a YAML file", group=TRAINING
+    )
+    label_smoothing: float = option(
+        0.0, "how much of a class target is spread over the others, 0…1", low=0, below=1, group=TRAINING
+    )
+    freeze: tuple[int, ...] = option(
+        (), "one number: that many first layers stay as they are; several: these layers", low=0, group=_MODEL
+    )
+    image_weights: bool = option(False, "draw images more often whose classes are rare or found badly", group=_IMAGES)
     rectangular: bool | None = option(
-        None, "batches of like-shaped images instead of mosaics (default: if the hyperparameters have no mosaic)"
+        None,
+        "batches of like-shaped images instead of mosaics (default: if the hyperparameters have no mosaic)",
+        group=_IMAGES,
     )
-    multi_scale: bool = option(False, "every batch at a random size, half to one and a half times --imgsz")
-    autoanchor: bool = option(True, "fit anchors to the labels")
-    patience: int = option(100, "epochs without improvement after which training stops; 0: never")
+    multi_scale: bool = option(
+        False, "every batch at a random size, half to one and a half times --imgsz", group=_IMAGES
+    )
+    autoanchor: bool = option(True, "fit anchors to the labels", group=_MODEL)
+    patience: int = option(
+        100, "epochs without improvement after which training stops; 0: never", low=0, group=TRAINING
+    )
     loaders: int | None = option(
-        None, "threads, with a GPU processes, per worker that prepare images (default: 4, with a GPU its CPUs)"
+        None,
+        "threads, with a GPU processes, per worker that prepare images (default: 4, with a GPU its CPUs)",
+        low=1,
+        group=RUNNING,
     )
     cache: str = option(
-        "auto", "where decoded images are kept; auto: what fits", choices=("auto", "ram", "disk", "none")
+        "auto",
+        "where decoded images are kept; auto: what fits",
+        choices=("auto", "ram", "disk", "none"),
+        group=RUNNING,
     )
     cache_folder: str = option(
-        resources.default_cache_folder(), "folder of each node for datasets from S3 and decoded images"
+        resources.default_cache_folder(), "folder of each node for datasets from S3 and decoded images", group=RUNNING
     )
-    cache_limit: float = option(100.0, "GiB that datasets from S3 may take there")
-    max_failures: int = option(3, "how often dead workers are replaced; -1: always")
-    seed: int = option(0, "seed of weights, order and augmentation")
+    cache_limit: float = option(100.0, "GiB that datasets from S3 may take there", low=0, group=RUNNING)
+    max_failures: int = option(3, "how often dead workers are replaced; -1: always", low=-1, group=RUNNING)
+    seed: int = seed_option("seed of weights, order and augmentation", group=TRAINING)
 
     def __post_init__(self) -> None:
+        """Raise UserError for a value that is not allowed."""
+        super().__post_init__()
         stride = 2 * STRIDE if self.model and self.model.endswith("6") else STRIDE
-        if self.imgsz < stride or self.imgsz % stride:
-            of = f" for {self.model}" if stride > STRIDE else ""
-            raise UserError(f"--imgsz must be a multiple of {stride}{of}, but got {self.imgsz}")
-        for name in ("epochs", "batch_size", "workers", "loaders", "nominal_batch"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(self, name)}")
+        if self.imgsz % stride:
+            raise UserError(f"--imgsz must be a multiple of {stride} for {self.model}, but got {self.imgsz}")
         if self.batch_size % self.workers:
             raise UserError(f"--batch-size must be a multiple of --workers ({self.workers}), but got {self.batch_size}")
         if self.steps is not None and self.steps < self.epochs:
             raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
-        if self.learning_rate is not None and not 0 < self.learning_rate < 10:
-            raise UserError(f"--learning-rate must be between 0 and 10, but got {self.learning_rate}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label-smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
-        for name in ("warmup_epochs", "patience", "cache_limit"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise UserError(f"--{name.replace('_', '-')} must not be negative, but got {value}")
-        if min(self.freeze, default=0) < 0:
-            raise UserError(f"--freeze must be layers from 0, but got {min(self.freeze)}")
         if self.image_weights and self.rectangular:
             raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
         self.datasets()

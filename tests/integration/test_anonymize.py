@@ -183,7 +183,7 @@ def test_another_run_with_other_options_is_refused(done: Path, folder: Path, wei
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"confidence": 2.0}, "--confidence must be between 0 and 1, but got 2"),
+        ({"confidence": 2.0}, "--confidence must be above 0 and below 1, but got 2"),
         ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
         ({"margin": -1.0}, "--margin must be between 0 and 2, but got -1"),
         ({"weights": ("w.pt:person=dog",)}, "a class must be one of car, head, face, human, carplate, but got 'dog'"),

@@ -16,7 +16,7 @@ from depers.errors import UserError
         ({"scenes": 3}, "--scenes must be at least 10, but got 3"),
         ({"synthetic": -1}, "--synthetic must be at least 0, but got -1"),
         ({"epochs": 0}, "--epochs must be at least 1, but got 0"),
-        ({"imgsz": 100}, "--imgsz must be a multiple of 32, but got 100"),
+        ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
     ],
 )
 def test_wrong_options_are_refused(values: dict[str, object], message: str) -> None:

@@ -458,7 +458,7 @@ def test_wrong_input_is_one_clear_line_and_nothing_is_written(
     [
         ({"max_coverage": 1.5}, "--max-coverage must be between 0 and 1, but got 1.5"),
         ({"dilate": -0.1}, "--dilate must be between 0 and 2, but got -0.1"),
-        ({"min_size": 0.0}, "--min-size must be positive, but got 0"),
+        ({"min_size": 0.0}, "--min-size must be above 0, but got 0"),
         ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
         ({"group_by": "("}, "--group-by must be a regular expression"),
         ({"weights": ("w.pt:person=",)}, "a class map must be model_class=class"),

@@ -56,13 +56,13 @@ def contents(out: str, *folders: str) -> dict[str, bytes]:
     [
         ({"count": 0}, "--count must be at least 1, but got 0"),
         ({"variants": 0}, "--variants must be at least 1"),
-        ({"objects": -1}, "--objects must not be negative"),
-        ({"seed": -1}, "--seed must not be negative"),
+        ({"objects": -1}, "--objects must be at least 0"),
+        ({"seed": -1}, "--seed must be at least 0"),
         ({"balance": 1.5}, "--balance must be between 0 and 1, but got 1.5"),
         ({"max_overlap": -0.1}, "--max-overlap must be between 0 and 1"),
         ({"decoys": 11.0}, "--decoys must be between 0 and 10"),
         ({"quality": 101}, "--quality must be between 1 and 100"),
-        ({"blending": ("hard", "hard")}, "--blending must be different names"),
+        ({"blending": ("hard", "hard")}, "--blending must be different values"),
         ({"out": "ftp://x"}, "OUT must be a path or an s3:// URI"),
     ],
 )

@@ -22,15 +22,15 @@ from depers.training.process_group import Place
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"imgsz": 100}, "--imgsz must be a multiple of 32, but got 100"),
+        ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
         ({"imgsz": 96, "model": "yolov5s6"}, "--imgsz must be a multiple of 64 for yolov5s6, but got 96"),
         ({"epochs": 0}, "--epochs must be at least 1, but got 0"),
         ({"batch_size": 3, "workers": 2}, r"--batch-size must be a multiple of --workers \(2\), but got 3"),
-        ({"learning_rate": 0.0}, "--learning-rate must be between 0 and 10, but got 0.0"),
-        ({"warmup_epochs": -1.0}, "--warmup-epochs must not be negative, but got -1.0"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0 and below 10, but got 0"),
+        ({"warmup_epochs": -1.0}, "--warmup-epochs must be at least 0, but got -1"),
         ({"steps": 3, "epochs": 4}, r"--steps must be at least --epochs \(4\), but got 3"),
-        ({"label_smoothing": 1.0}, "--label-smoothing must be at least 0 and below 1, but got 1.0"),
-        ({"freeze": (-1,)}, "--freeze must be layers from 0, but got -1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing must be at least 0 and below 1, but got 1"),
+        ({"freeze": (-1,)}, "--freeze must be at least 0, but got -1"),
         ({"data": ("more=0",)}, "--data must be DATASET=WEIGHT with a weight above 0, but got 'more=0'"),
         ({"data": ("more=1", "more=2")}, "--data names more twice"),
         ({"image_weights": True, "rectangular": True}, "--image-weights and --rectangular exclude one another"),
@@ -75,7 +75,7 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsy
     with pytest.raises(UserError, match="holds a run with --imgsz 128, but got 160"):
         run(Options(str(root), str(out), imgsz=160, epochs=2, batch_size=4, device="cpu"))
     with pytest.raises(UserError, match="the cluster has 0"):
-        run(Options(str(root), str(tmp_path / "other"), imgsz=128, epochs=2, batch_size=4, device="gpu"))
+        run(Options(str(root), str(tmp_path / "other"), imgsz=128, epochs=2, batch_size=4, device="cuda"))
 
 
 @pytest.mark.usefixtures("ray_local")
