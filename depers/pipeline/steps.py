@@ -21,7 +21,6 @@ from depers import storage
 from depers.archives.base import Member, MemberRules
 from depers.detection import tiling
 from depers.detection.detections import Detections, to_rows
-from depers.detection.detector import detect_canvases
 from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import View
 from depers.errors import short_reason, typed_reason
@@ -212,8 +211,11 @@ def detect(
 
     `begin` hears of each item before the rest of its work, after all have gone through.
     """
-    ready = [item.view.canvas for item in items if item.view is not None]
-    answered = iter(detect_canvases(ready, detector) if detector else ())
+    answered: Iterator[Detections | str] = iter(())
+    if detector:
+        from depers.detection.detector import detect_canvases  # imports torch, which drivers do without
+
+        answered = iter(detect_canvases([item.view.canvas for item in items if item.view is not None], detector))
     found = []
     for index, item in enumerate(items):
         begin(index)
