@@ -9,7 +9,6 @@ from depers.boxes import Boxes, shares_inside
 from depers.datasets.sprite_bank import LEFT_OUT
 from depers.detection import settings
 from depers.detection.detections import Detections
-from depers.detection.detector import detect_canvases
 from depers.detection.settings import InferenceSettings, parse_weights
 from depers.detection.tiling import View
 from depers.errors import UserError
@@ -36,6 +35,8 @@ def load_detector(
 
 def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
     """Leaves out the backgrounds in which the detector still finds something, or fails."""
+    from depers.detection.detector import detect_canvases  # imports torch, which drivers do without
+
     found = iter(detect_canvases([parts.view.canvas for parts in batch if parts.view], detector))
     return [_judged(parts, parts.view, next(found), detector) if parts.view else parts for parts in batch]
 
