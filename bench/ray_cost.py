@@ -44,7 +44,7 @@ def _begin(job: PassJob, weights: str) -> None:
 def _work(unit: units.Unit) -> tuple[int, float]:
     from depers.pipeline.workers import Work
 
-    return len(_worker.work(Work(unit))["statuses"]), time.monotonic()
+    return len(_worker.work(Work(unit))), time.monotonic()
 
 
 def without_ray(source: Path, out: Path, weights: str) -> float:

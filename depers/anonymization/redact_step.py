@@ -35,7 +35,7 @@ def redact_item(
     """The last step: the redacted image and its manifest row; a file that is passed through goes through as it is."""
     row: Row = {"path": item.path, "member": item.member, "number": item.number, "status": item.status or "failed"}
     row |= {"reason": item.reason, "width": None, "height": None, "boxes": list(boxes), "version": __version__}
-    row |= {"input_bytes": item.size, "retry": item.retry}
+    row |= {"input_bytes": item.size}
     if item.data:
         row["input_sha256"] = hashlib.sha256(item.data).hexdigest()
     if item.status == FileStatus.PASSED_THROUGH:

@@ -14,6 +14,8 @@ from depers.storage.s3 import UnavailableError
 
 T = TypeVar("T")
 
+FOLDER = "folder"
+"""The status of a member that is a folder, not a file."""
 CHUNK_MEMBERS = 32
 CHUNK_BYTES = 16 * 2**20
 

@@ -54,7 +54,7 @@ def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None
         storage.write_bytes(storage.join(labels_root, label_name(item.place)), text.encode())
     status = "failed" if item.reason and not item.status else item.status or "ok"
     row: Row = {"path": item.path, "member": item.member, "number": item.number, "status": status}
-    row |= {"reason": item.reason, "width": width, "height": height, "boxes": list(boxes), "retry": item.retry}
+    row |= {"reason": item.reason, "width": width, "height": height, "boxes": list(boxes)}
     return Outcome(row)
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -13,16 +14,18 @@ import pyarrow.parquet as pq
 
 from depers import storage
 from depers.archives import registry
-from depers.archives.base import ArchiveEnd, Chunk
+from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
 from depers.errors import short_reason
 from depers.pipeline.steps import Outcome, PassJob, Row
 from depers.runtime import units
 from depers.runtime.units import Unit
-from depers.storage import tables as storage_tables
-from depers.storage.tables import parquet_text
+from depers.statuses import ArchiveStatus
+from depers.storage import tables
+from depers.storage.tables import parquet_text, plain_schema
 
 _LENGTH = struct.Struct("<Q")
-_AHEAD = 4  # parts that are fetched before they are asked for
+_PREFETCH = 4  # chunks that are fetched before they are asked for
+_TEXTS = ("path", "member", "reason")  # columns with text that a file name may be part of
 
 
 class ChunkHeading(NamedTuple):
@@ -35,54 +38,54 @@ class ChunkHeading(NamedTuple):
 
 
 def read_chunks(job: PassJob, unit: Unit, finished: frozenset[int]) -> Iterator[ChunkHeading | Chunk | ArchiveEnd]:
-    """The archive's chunks that are not finished, each after its heading, then its end."""
+    """Yield the archive's chunks that are not finished, each after its heading, then its end."""
     (entry,) = unit.entries
-    kind = unit.archive
-    assert kind is not None
     if entry.size < 0:
-        yield ArchiveEnd(0, 0, "cannot be read (no such file)", b"", True)
+        yield ArchiveEnd(0, 0, "cannot be read (no such file)", b"", retry=True)
         return
     try:
+        archive_format = _load_format(unit)
         with storage.open_entry(job.input, entry) as file:
-            layout = registry.load_format(kind).read_layout(file)
-            for chunk in registry.load_format(kind).read(file, entry.size, job.rules):
-                if isinstance(chunk, Chunk) and chunk.number not in finished:
-                    yield ChunkHeading(
-                        chunk.number, tuple(one.number for one in chunk.members if one.number >= 0), layout
-                    )
-                if isinstance(chunk, ArchiveEnd) or chunk.number not in finished:
-                    yield chunk
+            layout = archive_format.read_layout(file)
+            for content in archive_format.read(file, entry.size, job.rules):
+                if isinstance(content, ArchiveEnd):
+                    yield content
+                elif content.number not in finished:
+                    files = tuple(member.number for member in content.members if member.number >= 0)
+                    yield ChunkHeading(content.number, files, layout)
+                    yield content
     except Exception as error:  # storage's own kinds
-        yield ArchiveEnd(0, 0, f"cannot be read ({short_reason(error)})", b"", True)
+        yield ArchiveEnd(0, 0, f"cannot be read ({short_reason(error)})", b"", retry=True)
+
+
+def _load_format(unit: Unit) -> ArchiveFormat:
+    assert unit.archive is not None
+    return registry.load_format(unit.archive)
 
 
 def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome], layout: bytes) -> list[Row]:
-    """Keeps the rows and the part of the new archive that one chunk gives, in one object; gives the rows."""
+    """Write the rows of a chunk and its bytes of the new archive, in one object; return the rows of its files."""
     rows = [outcome.row for outcome in outcomes]
-    part = b""
+    data = b""
     if job.mirrors:
-        kind = unit.archive
-        assert kind is not None
         results = [outcome.data for outcome in outcomes]
-        part, offsets = registry.load_format(kind).encode_chunk(chunk, results, layout)
+        data, offsets = _load_format(unit).encode_chunk(chunk, results, layout)
         rows = [row | {"output_offset": offset} for row, offset in zip(rows, offsets, strict=True)]
-    files = [row for row, member in zip(rows, chunk.members, strict=True) if member.status != "folder"]
-    table = to_table(job, files)
+    file_rows = [row for row, member in zip(rows, chunk.members, strict=True) if member.status != FOLDER]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    head = buffer.getvalue()
-    storage.write_bytes(units.chunk_uri(job.out, unit.name, chunk.number), _LENGTH.pack(len(head)) + head + part)
-    return files
+    pq.write_table(to_table(job, file_rows), buffer)
+    table = buffer.getvalue()
+    storage.write_bytes(units.chunk_uri(job.out, unit.name, chunk.number), _LENGTH.pack(len(table)) + table + data)
+    return file_rows
 
 
 def to_table(job: PassJob, rows: Sequence[Row]) -> pa.Table:
-    """RowsByPath as a table of the job's schema; names that are not text are escaped."""
-    texts = ("path", "member", "reason")
-    safe = [row | {name: parquet_text(row[name]) for name in texts if row.get(name)} for row in rows]
-    return pa.Table.from_pylist(safe, schema=job.schema)
+    """Return the rows as a table of the job's schema; names that are not text are escaped."""
+    texts = [row | {name: parquet_text(row[name]) for name in _TEXTS if row.get(name)} for row in rows]
+    return pa.Table.from_pylist(texts, schema=plain_schema(job.schema))
 
 
-class _Digested(io.RawIOBase):
+class _DigestingFile(io.RawIOBase):
     """Passes on what is written, and knows its digest and size."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -103,58 +106,56 @@ class _Digested(io.RawIOBase):
         return len(data)
 
 
-def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> Row:
-    """Puts the finished chunks together: the new archive, then its record, which marks it done.
-
-    Gives the number of rows by status.
-    """
+def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
+    """Put the finished chunks together: the new archive, then its record, which marks it done. Return its status."""
     (entry,) = unit.entries
     target = storage.join(job.out, entry.path)
-    row: Row = {"path": entry.path, "status": "incomplete" if end.reason else "complete", "reason": end.reason}
-    row["input_bytes"] = max(0, entry.size)
-    retry = end.retry
-    tables: list[pa.Table] = []
-    offsets: list[int] = []
+    status = ArchiveStatus.INCOMPLETE if end.reason else ArchiveStatus.COMPLETE
     if end.reason and not end.chunks:
-        row["status"] = "failed"
+        status = ArchiveStatus.FAILED
+    row: Row = {
+        "path": entry.path, "status": status, "reason": end.reason, "input_bytes": max(0, entry.size),
+    }  # fmt: skip
+    chunk_tables: list[pa.Table] = []
+    offsets: list[int] = []
+    if status == ArchiveStatus.FAILED:
         if job.mirrors:
             storage.delete(target)
     else:
-        parts = _parts(job, unit, end.chunks, tables)
+        chunks = _fetch_chunks(job, unit, end.chunks, chunk_tables)
         if job.mirrors:
-            kind = unit.archive
-            assert kind is not None
             with storage.writing(target) as file:
-                digested = _Digested(file)
-                offsets = registry.load_format(kind).assemble(parts, end.layout, digested)  # type: ignore[arg-type]
-            row |= {"output_bytes": digested.size, "output_sha256": digested.digest.hexdigest()}
+                output = _DigestingFile(file)
+                offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
+            row |= {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
         else:
-            for _ in parts:
+            for _ in chunks:
                 pass
-    tables = [_shifted(table, offset) for table, offset in zip(tables, offsets or [0] * len(tables), strict=True)]
-    table = pa.concat_tables([to_table(job, [row]), *tables])
-    storage_tables.write_table(units.record_uri(job.out, unit.name, retry), table)
-    if not retry:
+    offsets = offsets or [0] * len(chunk_tables)
+    chunk_tables = [_shift_offsets(table, offset) for table, offset in zip(chunk_tables, offsets, strict=True)]
+    record = pa.concat_tables([to_table(job, [row]), *chunk_tables])
+    tables.write_table(units.record_uri(job.out, unit.name, end.retry), record)
+    if not end.retry:
         units.remove_chunks(job.out, unit.name, range(end.chunks))
-    return {"statuses": [row["status"]], "rows": len(table)}
+    return status
 
 
-def _parts(job: PassJob, unit: Unit, count: int, tables: list[pa.Table]) -> Iterator[bytes]:
-    """The parts in order, fetched ahead; the rows of each are added to `tables`."""
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        waiting = []
-        for number in range(count + _AHEAD):
+def _fetch_chunks(job: PassJob, unit: Unit, count: int, chunk_tables: list[pa.Table]) -> Iterator[bytes]:
+    """Yield the chunks' bytes of the new archive in order, fetched ahead; add the rows of each to `chunk_tables`."""
+    with ThreadPoolExecutor(_PREFETCH) as pool:
+        fetches: deque[Future[bytes]] = deque()
+        for number in range(count + _PREFETCH):
             if number < count:
-                waiting.append(pool.submit(storage.read_bytes, units.chunk_uri(job.out, unit.name, number)))
-            if number >= _AHEAD:
-                data = waiting.pop(0).result()
+                fetches.append(pool.submit(storage.read_bytes, units.chunk_uri(job.out, unit.name, number)))
+            if number >= _PREFETCH:
+                data = fetches.popleft().result()
                 (length,) = _LENGTH.unpack_from(data)
-                body = _LENGTH.size + length
-                tables.append(pq.read_table(io.BytesIO(data[_LENGTH.size : body])))
-                yield data[body:]
+                start = _LENGTH.size + length
+                chunk_tables.append(pq.read_table(io.BytesIO(data[_LENGTH.size : start])))
+                yield data[start:]
 
 
-def _shifted(table: pa.Table, offset: int) -> pa.Table:
-    """The rows of a part with their offsets in the whole archive."""
+def _shift_offsets(table: pa.Table, offset: int) -> pa.Table:
+    """Return the rows of a chunk with their offsets in the whole archive."""
     column = table.schema.get_field_index("output_offset")
     return table if column < 0 else table.set_column(column, "output_offset", pc.add(table["output_offset"], offset))

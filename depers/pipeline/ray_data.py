@@ -3,15 +3,16 @@
     units → open → work → assemble                       on CPUs, where one actor per core does all steps
     units → open → prepare → detect → finish → assemble  around GPUs, which are fed and followed by CPU tasks
 
-Ray Data does again what a dead process or node held. A file that itself ends every process that works on it would
-so be tried for ever: the ledger knows what was begun too often.
+Ray Data repeats what a dead process or node was at work on. A file that itself ends every process that works on it
+would so be tried for ever: the ledger of crashes (`quarantine`) knows what was begun too often.
 """
 
 import gc
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ import pyarrow as pa
 
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.pipeline.archive_steps import ChunkHeading, assemble, read_chunks
-from depers.pipeline.quarantine import CrashLedger, LedgerClient, alone
+from depers.pipeline.box_sources import RowsByPath
+from depers.pipeline.quarantine import Attempt, CrashLedger, LedgerClient, Position, run_isolated
 from depers.pipeline.steps import PassJob, Row
 from depers.pipeline.workers import DetectStage, FusedWorker, Work, finish_stage, prepare_stage
 from depers.runtime.units import Unit
@@ -28,95 +30,117 @@ from depers.runtime.units import Unit
 _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits for storage; none runs on a 0-CPU head
 _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits for storage
 _QUEUED = 2  # further calls that an actor has at hand when those end, which they often do together
+_MAX_RETRIES = "RAY_TASK_MAX_RETRIES"
 _READERS = 4  # archives that are read at once
-_HELD_BYTES = 96 * 2**20  # of chunks per core that are read and not done: what actors work on, and as much again
+_CHUNK_BYTES_PER_CORE = 96 * 2**20  # that are read and not done: what actors work on, and as much again
 _BLOCK_BYTES = 2**20  # Ray Data gathers rows up to this; a chunk is more, so it leaves its reader alone and at once
 
 
 class PassRun(NamedTuple):
-    """What a job runs with; `finished` are the chunks of archives that an earlier run did."""
+    """What a job runs with; `finished_chunks` are those of archives that an earlier run did, by their units' names."""
 
     job: PassJob
     checkpoints: Any
     stride: int
     staged: bool
     workers: int | None
-    precomputed: Any = None
-    finished: Mapping[str, set[int]] = {}
-
-
-def _row(work: Work, chunk: Chunk | None = None, end: ArchiveEnd | None = None, chunks: int = 0) -> Row:
-    """What travels: work with the chunk that it is about, or the end of an archive that was read in `chunks`."""
-    packed = [b"" if one is None else pickle.dumps(one, protocol=5) for one in (chunk, end)]
-    return {"work": pickle.dumps(work, protocol=5), "chunk": packed[0], "end": packed[1], "chunks": chunks}
-
-
-def _open(table: pa.Table, *, job: PassJob, ledger: Any, finished: Mapping[str, set[int]]) -> Iterator[pa.Table]:
-    """A unit of loose files as it is; an archive as its chunks that are not finished, then its end."""
-    work: Work = pickle.loads(table["work"][0].as_py())
-    unit, chunks = work.unit, 0
-    if unit.archive is None:
-        yield table
-        return
-    heading = ChunkHeading(-1, (), b"")
-    with LedgerClient(ledger).work(("open", unit.name)) as (_, deadly, note):
-        note(-1)
-        for part in read_chunks(job, unit, frozenset(finished.get(unit.name, ()))):
-            if isinstance(part, ChunkHeading):
-                heading = part
-                continue
-            if isinstance(part, Chunk):
-                rows = work.precomputed.get(unit.entries[0].path, {})
-                own: dict[int | None, Row] = {number: rows[number] for number in heading.files if number in rows}
-                precomputed = {unit.entries[0].path: own} if own else {}
-                row, chunks = _row(Work(unit, heading.number, heading.layout, precomputed), part), chunks + 1
-            else:
-                row = _row(work, end=part, chunks=chunks)
-            yield pa.Table.from_pylist([row], _SCHEMA)
-            if isinstance(part, Chunk) and part.number in deadly:
-                reason = "cannot be read on: it ends the process that reads it"
-                end = ArchiveEnd(part.number + 1, part.members[-1].number + 1, reason, heading.layout)
-                yield pa.Table.from_pylist([_row(work, end=end, chunks=chunks)], _SCHEMA)
-                break
-            note(heading.number)
+    precomputed: RowsByPath | None = None
+    finished_chunks: Mapping[str, set[int]] = {}
 
 
 _SCHEMA = pa.schema([(name, pa.large_binary()) for name in ("work", "chunk", "end")] + [("chunks", pa.int64())])
+"""What travels between the stages: pickled `Work` with the `Chunk` that it is about, or the `ArchiveEnd`, and how many
+`chunks` of the archive were sent on before it."""
 
 
-def _done(work: Work, statuses: Sequence[str]) -> Row:
+def _pack(work: Work, chunk: Chunk | None = None, end: ArchiveEnd | None = None, chunks: int = 0) -> Row:
+    """Return a row of `_SCHEMA`."""
+    chunk_bytes, end_bytes = (b"" if value is None else pickle.dumps(value, protocol=5) for value in (chunk, end))
+    return {"work": pickle.dumps(work, protocol=5), "chunk": chunk_bytes, "end": end_bytes, "chunks": chunks}
+
+
+def _unpack(row: Row) -> tuple[Work, Chunk | None]:
+    return pickle.loads(row["work"]), pickle.loads(row["chunk"]) if row["chunk"] else None
+
+
+def _open(table: pa.Table, *, job: PassJob, ledger: Any, finished_chunks: Mapping[str, set[int]]) -> Iterator[pa.Table]:
+    """Yield a unit of loose files as it is; an archive as its chunks that are not finished, then its end."""
+    work: Work = pickle.loads(table["work"][0].as_py())
+    if work.unit.archive is None:
+        yield table
+        return
+    client, key = LedgerClient(ledger), ("open", work.unit.name)
+    with client.attempt(key) as attempt:
+        for row in _open_archive(job, work, finished_chunks, attempt, partial(client.note, key)):
+            yield pa.Table.from_pylist([row], _SCHEMA)
+
+
+def _open_archive(
+    job: PassJob,
+    work: Work,
+    finished_chunks: Mapping[str, set[int]],
+    attempt: Attempt,
+    note: Callable[[Position], None],
+) -> Iterator[Row]:
+    """Yield the rows of `_SCHEMA` for an archive; where reading on ends the process, its end comes before that."""
+    unit, count = work.unit, 0
+    reason = "cannot be read on: it ends the process that reads it"
+    if Position(0) in attempt.poisonous:
+        yield _pack(work, end=ArchiveEnd(0, 0, reason, b""))
+        return
+    heading = ChunkHeading(-1, (), b"")
+    note(Position(0))
+    for content in read_chunks(job, unit, frozenset(finished_chunks.get(unit.name, ()))):
+        if isinstance(content, ChunkHeading):
+            heading = content
+            continue
+        if isinstance(content, ArchiveEnd):
+            yield _pack(work, end=content, chunks=count)
+            continue
+        path = unit.entries[0].path
+        rows = work.precomputed.get(path, {})
+        chunk_rows: dict[int | None, Row] = {number: rows[number] for number in heading.files if number in rows}
+        precomputed = {path: chunk_rows} if chunk_rows else {}
+        count += 1
+        yield _pack(Work(unit, heading.number, heading.layout, precomputed), content)
+        following = Position(content.number + 1)
+        if following in attempt.poisonous:
+            members = content.members[-1].number + 1
+            yield _pack(work, end=ArchiveEnd(following.offset, members, reason, heading.layout), chunks=count)
+            return
+        note(following)
+
+
+def _report(work: Work, statuses: Sequence[str]) -> Row:
+    """Return what the driver hears of work that is done: the statuses of its rows."""
     return {"unit": work.unit.name, "statuses": list(statuses), "end": b"", "chunks": 0}
 
 
-def _passed_on(row: Row) -> Row:
-    work: Work = pickle.loads(row["work"])
-    return _done(work, []) | {"end": row["end"], "chunks": row["chunks"]}
-
-
-def _unpacked(row: Row) -> tuple[Work, Chunk | None]:
-    return pickle.loads(row["work"]), pickle.loads(row["chunk"]) if row["chunk"] else None
+def _report_end(row: Row) -> Row:
+    """Return what the driver hears of an archive that was read to its end."""
+    return _report(pickle.loads(row["work"]), []) | {"end": row["end"], "chunks": row["chunks"]}
 
 
 class _Fused:
     """All steps, in an actor."""
 
     def __init__(self, job: PassJob, checkpoints: Any, ledger: Any) -> None:
-        self.worker, self.told = FusedWorker(job, checkpoints), LedgerClient(ledger)
-        self.alone = partial(alone, job, checkpoints, ledger)
+        self.worker, self.ledger = FusedWorker(job, checkpoints), LedgerClient(ledger)
+        self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
         gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
 
     def __call__(self, row: Row) -> Row:
         if row["end"]:
-            return _passed_on(row)
-        work, chunk = _unpacked(row)
-        with self.told.work(work.key) as (careful, _, _):
-            statuses = self.alone(work, chunk) if careful else self.worker.work(work, chunk)["statuses"]
-        return _done(work, statuses)
+            return _report_end(row)
+        work, chunk = _unpack(row)
+        with self.ledger.attempt(work.key) as attempt:
+            run = self.run_isolated if attempt.isolated else self.worker.work
+            return _report(work, run(work, chunk))
 
 
 @dataclass(frozen=True)
-class _Around:
-    """The tasks before and after a GPU's actor; what they may not do too often is done by one process, carefully."""
+class _CpuStages:
+    """The tasks before and after a GPU's actor; what was begun too often is done in isolation instead."""
 
     job: PassJob
     checkpoints: Any
@@ -124,25 +148,27 @@ class _Around:
     stride: int
 
     def prepare(self, row: Row) -> Row:
-        empty = row | {"items": b"", "statuses": []}
+        """Add the pickled `items` for the detector; none, but the `statuses`, where the work was isolated."""
+        row = row | {"items": b"", "statuses": []}
         if row["end"]:
-            return empty
-        work, chunk = _unpacked(row)
-        with LedgerClient(self.ledger).work(("prepare", work.key)) as told:
-            if told[0]:
-                return empty | {"statuses": alone(self.job, self.checkpoints, self.ledger, work, chunk)}
-            return empty | {"items": pickle.dumps(prepare_stage(self.job, self.stride, work, chunk), protocol=5)}
+            return row
+        work, chunk = _unpack(row)
+        with LedgerClient(self.ledger).attempt(("prepare", work.key)) as attempt:
+            if attempt.isolated:
+                return row | {"statuses": run_isolated(self.job, self.checkpoints, self.ledger, work, chunk)}
+            return row | {"items": pickle.dumps(prepare_stage(self.job, self.stride, work, chunk), protocol=5)}
 
     def finish(self, row: Row) -> Row:
+        """Finish and record the detected `items`."""
         if row["end"]:
-            return _passed_on(row)
-        work, chunk = _unpacked(row)
+            return _report_end(row)
+        work, chunk = _unpack(row)
         if not row["items"]:
-            return _done(work, row["statuses"])
-        with LedgerClient(self.ledger).work(("finish", work.key)) as told:
-            if told[0]:
-                return _done(work, alone(self.job, self.checkpoints, self.ledger, work, chunk))
-            return _done(work, finish_stage(self.job, pickle.loads(row["items"]), work, chunk)["statuses"])
+            return _report(work, row["statuses"])
+        with LedgerClient(self.ledger).attempt(("finish", work.key)) as attempt:
+            if attempt.isolated:
+                return _report(work, run_isolated(self.job, self.checkpoints, self.ledger, work, chunk))
+            return _report(work, finish_stage(self.job, pickle.loads(row["items"]), work, chunk))
 
 
 class _Detect:
@@ -152,63 +178,77 @@ class _Detect:
         self.stage = DetectStage(job, checkpoints)
 
     def __call__(self, row: Row) -> Row:
-        found = pickle.dumps(self.stage.look(pickle.loads(row["items"])), protocol=5) if row["items"] else b""
-        return row | {"items": found}
+        if not row["items"]:
+            return row
+        return row | {"items": pickle.dumps(self.stage.detect(pickle.loads(row["items"])), protocol=5)}
 
 
 @dataclass
-class _Archive:
+class _OpenArchive:
     """An archive in work: how many of its chunks are done, and its end with their number, once it is known."""
 
     unit: Unit
-    done: int = 0
+    chunks_done: int = 0
     end: ArchiveEnd | None = None
     chunks: int = -1
 
 
 def run(plan: PassRun, todo: Sequence[Unit]) -> Iterator[Row]:
-    """Does the units; gives what workers say of each unit, chunk and archive as it is done, and ends when all are."""
+    """Do the units; yield the `statuses` of each unit, chunk and archive as it is done, and end when all are."""
     import ray
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up
-    context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size, context.enable_progress_bars, context.execution_options.resource_limits
-    context.target_max_block_size, context.enable_progress_bars = _BLOCK_BYTES, False  # bars would count blocks
-    if not plan.staged:  # by itself Ray Data reads ahead until half of the object store is full
-        held = _HELD_BYTES * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=held)
-    retries = os.environ.setdefault(
-        "RAY_TASK_MAX_RETRIES", "-1"
-    )  # of tasks as of actors; Ray Data has no option for it
-    try:
-        rows = _dataset(plan, todo).iter_rows()
-        archives = {unit.name: _Archive(unit) for unit in todo if unit.archive}
-        join = ray.remote(assemble).options(num_cpus=_LIGHT, max_retries=-1)
-        joining: list[Any] = []
-        for row in rows:
+    with _ray_settings(plan.staged):
+        archives = {unit.name: _OpenArchive(unit) for unit in todo if unit.archive}
+        assemble_remotely = ray.remote(assemble).options(num_cpus=_LIGHT, max_retries=-1)
+        assemblies: list[Any] = []
+        for row in _dataset(plan, todo).iter_rows():
             if archive := archives.get(row["unit"]):
                 if row["end"]:
                     archive.end, archive.chunks = pickle.loads(row["end"]), row["chunks"]
                 else:
-                    archive.done += 1
-                if archive.done == archive.chunks:
-                    joining.append(join.remote(plan.job, archive.unit, archive.end))
+                    archive.chunks_done += 1
+                if archive.chunks_done == archive.chunks:
+                    assemblies.append(assemble_remotely.remote(plan.job, archive.unit, archive.end))
             if row["statuses"]:
                 yield {"statuses": row["statuses"]}
-            ready, joining = ray.wait(joining, num_returns=len(joining), timeout=0) if joining else ([], [])
-            yield from ray.get(ready)
-        while joining:
-            (ready,), joining = ray.wait(joining)
-            yield ray.get(ready)
+            completed, assemblies = (
+                ray.wait(assemblies, num_returns=len(assemblies), timeout=0) if assemblies else ([], [])
+            )
+            for status in ray.get(completed):
+                yield {"statuses": [status]}
+        while assemblies:
+            (completed,), assemblies = ray.wait(assemblies)
+            yield {"statuses": [ray.get(completed)]}
+
+
+@contextmanager
+def _ray_settings(staged: bool) -> Iterator[None]:
+    """Set what Ray Data has no options for, within the block."""
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    names = ("target_max_block_size", "enable_progress_bars")
+    defaults, limits = {name: getattr(context, name) for name in names}, context.execution_options.resource_limits
+    context.target_max_block_size, context.enable_progress_bars = _BLOCK_BYTES, False  # bars would count blocks
+    if not staged:  # by itself Ray Data reads ahead until half of the object store is full
+        chunk_bytes = _CHUNK_BYTES_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=chunk_bytes)
+    retries = os.environ.setdefault(_MAX_RETRIES, "-1")  # of tasks as of actors
+    try:
+        yield
     finally:
-        context.target_max_block_size, context.enable_progress_bars, context.execution_options.resource_limits = before
+        for name, value in defaults.items():
+            setattr(context, name, value)
+        context.execution_options.resource_limits = limits
         if retries == "-1":
-            del os.environ["RAY_TASK_MAX_RETRIES"]
+            del os.environ[_MAX_RETRIES]
 
 
 def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
-    """The plan of the work, which runs while its rows are taken."""
+    """Return the plan of the work, which runs while its rows are taken."""
     import ray
     import ray.data
 
@@ -216,15 +256,14 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     items = []
     for unit in todo:
-        precomputed = (
-            {entry.path: plan.precomputed.of(entry.path) for entry in unit.entries} if plan.precomputed else {}
-        )
-        items.append(_row(Work(unit, precomputed=precomputed)))
+        rows = plan.precomputed
+        precomputed = {entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {}
+        items.append(_pack(Work(unit, precomputed=precomputed)))
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(
             _open,
-            fn_kwargs={"job": job, "ledger": ledger, "finished": plan.finished},
+            fn_kwargs={"job": job, "ledger": ledger, "finished_chunks": plan.finished_chunks},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=min(_READERS, len(items))),
@@ -238,21 +277,21 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
         return dataset.map(
             _Fused,
             fn_constructor_args=(job, checkpoints, ledger),
-            compute=_pool(size, plan.workers or None),
+            compute=_actor_pool(size, plan.workers or None),
             num_cpus=_CORE,
         )
-    around = _Around(job, checkpoints, ledger, plan.stride)
+    stages = _CpuStages(job, checkpoints, ledger, plan.stride)
     size = plan.workers or max(1, int(cluster.get("GPU", 0)) if gpus else 1)
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
-    prepared = dataset.map(around.prepare, num_cpus=1)
+    prepared = dataset.map(stages.prepare, num_cpus=1)
     detected = prepared.map(
-        _Detect, fn_constructor_args=(job, checkpoints), compute=_pool(size, plan.workers or None), **resources
+        _Detect, fn_constructor_args=(job, checkpoints), compute=_actor_pool(size, plan.workers or None), **resources
     )
-    return detected.map(around.finish, num_cpus=0.4)
+    return detected.map(stages.finish, num_cpus=0.4)
 
 
-def _pool(size: int, most: int | None) -> Any:
-    """`size` actors, and more as the cluster grows, unless `most` bounds them."""
+def _actor_pool(size: int, most: int | None) -> Any:
+    """Return a pool of `size` actors, and more as the cluster grows, unless `most` bounds them."""
     import ray.data
 
     return ray.data.ActorPoolStrategy(

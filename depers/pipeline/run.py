@@ -123,10 +123,11 @@ def run(
     everything = plan(job.input) if entries is None else units.cut(entries)
     class_names, stride = ray.get(inspection)
     units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
-    recorded, parts = units.recorded(job.out), units.find_chunks(job.out)
+    recorded, finished_chunks = units.recorded(job.out), units.find_chunks(job.out)
     todo = [unit for unit in everything if unit.name not in recorded]
-    for name in parts.keys() - {unit.name for unit in todo}:
-        units.remove_chunks(job.out, name, parts[name])  # of an archive that was finished, or has changed since
+    # Chunks of an archive that was finished, or has changed since, are of no use.
+    for name in finished_chunks.keys() - {unit.name for unit in todo}:
+        units.remove_chunks(job.out, name, finished_chunks[name])
     staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
     about = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
     skipped = len(everything) - len(todo)
@@ -135,7 +136,7 @@ def run(
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:
             rows = RowsByPath(job.boxes.uri)
-        work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, parts), todo)
+        work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks), todo)
         total = sum(len(unit.entries) for unit in todo)
         rate = _follow(work, None if any(unit.archive for unit in todo) else total)
     return Summary(job, everything, class_names, rate)

@@ -1,6 +1,6 @@
 """The steps of one pass over images, read → prepare → detect → finish → record, as plain functions.
 
-`depers.pipeline` composes them; detection, anonymization and audit differ in `finish` alone.
+`depers.pipeline.workers` composes them; detection, anonymization and audit differ in `finish` alone.
 """
 
 import math
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _LARGE_PIXELS = 8_000_000
-_one_large = threading.Lock()
+_large_image_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,14 @@ class Item:
 
 
 class Outcome(NamedTuple):
-    """What the last step makes of an item: its row, and the bytes to put in its place, if any."""
+    """What the last step makes of an item: its row, and the bytes to put in its place, if any.
+
+    `retry`, which the pass sets itself, says that storage failed: the unit is done again by the next run.
+    """
 
     row: Row
     data: bytes | None = None
+    retry: bool = False
 
 
 Finish = Callable[[Item, Sequence[Row]], Outcome]
@@ -115,7 +119,7 @@ class PassJob(NamedTuple):
 
 
 def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:
-    """A loose file, or an item with the reason why it cannot be had."""
+    """Return a loose file, or an item with the reason why it cannot be had."""
     item = Item(entry.path, size=max(0, entry.size), precomputed=precomputed)
     try:
         data = storage.read_entry(job.input, entry, job.rules.most_bytes)
@@ -130,7 +134,7 @@ def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:
 
 
 def unpack(path: str, member: Member, precomputed: Row | None = None) -> Item:
-    """A member of the archive at `path`."""
+    """Return a member of the archive at `path` as an item."""
     status = "" if member.status == FileStatus.FAILED else member.status
     return Item(
         path,
@@ -145,7 +149,7 @@ def unpack(path: str, member: Member, precomputed: Row | None = None) -> Item:
 
 
 def prepare(job: PassJob, item: Item, stride: int) -> Item:
-    """Decodes and letterboxes; JPEGs are decoded at a fraction of their size where that is enough.
+    """Decode and letterbox; JPEGs are decoded at a fraction of their size where that is enough.
 
     What has several frames, or is cut into tiles, is only checked: its views are made while they are looked at.
     """
@@ -170,7 +174,7 @@ def prepare(job: PassJob, item: Item, stride: int) -> Item:
 def _decode_for_detection(
     data: bytes, header: Image.Image, least: int | None, max_megapixels: float
 ) -> tuple[NDArray[np.uint8], tuple[int, int], DecodedImage | None]:
-    """RGB for the detector, the upright full size, and the full image where it was decoded anyway.
+    """Return RGB for the detector, the upright full size, and the full image where it was decoded anyway.
 
     The longer side has at least `least` pixels; without it, all it has.
     """
@@ -186,98 +190,106 @@ def _decode_for_detection(
             pass  # the full decode decides whether it is whole
     with memory_slot(header.size):
         image = decode(data, max_megapixels)
-        kept = image if header.width * header.height <= _LARGE_PIXELS else None
-        return image.rgb(), image.size_wh, kept
+        is_large = header.width * header.height > _LARGE_PIXELS
+        return image.rgb(), image.size_wh, None if is_large else image
 
 
 @contextmanager
 def memory_slot(size_wh: tuple[int, int]) -> Iterator[None]:
-    """A process holds one large image in full at a time, so that its memory does not depend on what it is fed."""
+    """Let one large image of the process at a time into the block: its memory must not depend on what it is fed."""
     if size_wh[0] * size_wh[1] <= _LARGE_PIXELS:
         yield
     else:
-        with _one_large:
+        with _large_image_lock:
             yield
 
 
-DetectedItem = tuple[Item, list[Row]]
-"""An item after detection, without its view, and its boxes as rows of `detections.BOX`."""
+class DetectedItem(NamedTuple):
+    """An item after detection, without its view, and its boxes as rows of `detections.BOX`."""
+
+    item: Item
+    boxes: list[Row]
 
 
 def detect(
     job: PassJob, items: Sequence[Item], detector: "Detector | None", begin: Callable[[int], None] = lambda index: None
 ) -> list[DetectedItem]:
-    """What is found in each item; what has one view goes through the detector together.
+    """Return each item with its boxes; items that have one view go through the detector together.
 
-    `begin` hears of each item before the rest of its work, after all have gone through.
+    `begin` hears of the index of each item before the rest of its work, after all have gone through.
     """
-    answered: Iterator[Detections | str] = iter(())
+    answers: Iterator[Detections | str] = iter(())
     if detector:
         from depers.detection.detector import detect_canvases  # imports torch, which drivers do without
 
-        answered = iter(detect_canvases([item.view.canvas for item in items if item.view is not None], detector))
-    found = []
+        answers = iter(detect_canvases([item.view.canvas for item in items if item.view is not None], detector))
+    detected = []
     for index, item in enumerate(items):
         begin(index)
-        found.append(_detected(job, item, next(answered) if item.view else None, detector))
-    return found
+        detected.append(_complete_detection(job, item, next(answers) if item.view else None, detector))
+    return detected
 
 
-def _detected(job: PassJob, item: Item, answer: Detections | str | None, detector: "Detector | None") -> DetectedItem:
+def _complete_detection(
+    job: PassJob, item: Item, answer: Detections | str | None, detector: "Detector | None"
+) -> DetectedItem:
+    """Return an item with its boxes: those in the detector's `answer` about its view, else from where they are."""
     if item.reason or item.status:
-        return item, []
-    without = replace(item, view=None)
+        return DetectedItem(item, [])
+    without_view = replace(item, view=None)
     if isinstance(answer, str):
-        return replace(without, reason=answer), []
+        return DetectedItem(replace(without_view, reason=answer), [])
     try:
         if job.boxes is not None:
-            return without, read_boxes(job.boxes, item.precomputed, item.data, item.place, item.size_wh, job.classes)
-        if detector is None:
-            return without, []
-        if item.view is not None and answer is not None:
-            return without, _rows(
-                job, tiling.merge([item.view.locate(answer)], job.settings, item.size_wh), detector, 0
-            )
-        return without, _look_everywhere(job, item, detector)
+            boxes = read_boxes(job.boxes, item.precomputed, item.data, item.place, item.size_wh, job.classes)
+        elif detector is None:
+            boxes = []
+        elif item.view is not None and answer is not None:
+            merged = tiling.merge([item.view.locate(answer)], job.settings, item.size_wh)
+            boxes = _to_rows(job, merged, detector, 0)
+        else:
+            boxes = _detect_all_views(job, item, detector)
+        return DetectedItem(without_view, boxes)
     except ImageError as error:
-        return replace(without, reason=str(error)), []
+        return DetectedItem(replace(without_view, reason=str(error)), [])
     except Exception as error:
-        return replace(without, reason=f"detection failed ({typed_reason(error)})"), []
+        return DetectedItem(replace(without_view, reason=f"detection failed ({typed_reason(error)})"), [])
 
 
-def _look_everywhere(job: PassJob, item: Item, detector: "Detector") -> list[Row]:
-    """Boxes of every frame, each seen whole and in tiles, a batch at a time."""
+def _detect_all_views(job: PassJob, item: Item, detector: "Detector") -> list[Row]:
+    """Return the boxes of every frame, each seen whole and in tiles, a batch at a time."""
     rows = []
     with memory_slot(item.size_wh):
         for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels)):
-            found: list[Detections] = []
-            looks = tiling.views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
-            while some := list(islice(looks, job.batch_size)):
-                answers = detector([view.canvas for view in some])
-                found += [view.locate(answer) for view, answer in zip(some, answers, strict=True)]
-            rows += _rows(job, tiling.merge(found, job.settings, (rgb.shape[1], rgb.shape[0])), detector, number)
+            detections: list[Detections] = []
+            views = tiling.views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
+            while batch := list(islice(views, job.batch_size)):
+                answers = detector([view.canvas for view in batch])
+                detections += [view.locate(answer) for view, answer in zip(batch, answers, strict=True)]
+            merged = tiling.merge(detections, job.settings, (rgb.shape[1], rgb.shape[0]))
+            rows += _to_rows(job, merged, detector, number)
     return rows
 
 
-def _rows(job: PassJob, found: Detections, detector: "Detector", frame: int) -> list[Row]:
-    rows = to_rows(found, detector.class_names, detector.model_names, frame)
+def _to_rows(job: PassJob, detections: Detections, detector: "Detector", frame: int) -> list[Row]:
+    rows = to_rows(detections, detector.class_names, detector.model_names, frame)
     return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
 
 
 def finish(job: PassJob, item: Item, boxes: Sequence[Row]) -> Outcome:
-    """The item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
+    """Return the item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
     try:
         with memory_slot(item.size_wh):
-            return job.finish(item, boxes)
+            outcome = job.finish(item, boxes)
     except ImageError as error:
-        return job.finish(replace(item, reason=str(error)), [])
+        outcome = job.finish(replace(item, reason=str(error)), [])
     except Exception as error:
-        reason = f"cannot be finished ({typed_reason(error)})"
-        return job.finish(replace(item, reason=reason), [])
+        outcome = job.finish(replace(item, reason=f"cannot be finished ({typed_reason(error)})"), [])
+    return outcome._replace(retry=item.retry)
 
 
 def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
-    """Puts the result of a loose file in its place, or makes sure that nothing is there; gives what to record."""
+    """Write the result of a loose file, or make sure that there is none; return the outcome without its data."""
     if not job.mirrors:
         return outcome
     target = storage.join(job.out, item.path)
@@ -287,6 +299,6 @@ def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
         else:
             storage.write_bytes(target, outcome.data)
     except OSError as error:
-        reason = f"cannot be written ({short_reason(error)})"
-        return job.finish(replace(item, reason=reason, retry=True), [])
-    return Outcome(outcome.row)  # a unit's images together are large
+        failed = replace(item, reason=f"cannot be written ({short_reason(error)})", retry=True)
+        return job.finish(failed, [])._replace(retry=True)
+    return outcome._replace(data=None)  # a unit's images together are large

@@ -17,6 +17,7 @@ from depers.archives.base import ArchiveEnd, Chunk
 from depers.detection.settings import InferenceSettings, Weights
 from depers.pipeline import archive_steps, steps, workers
 from depers.pipeline.box_sources import BoxSource
+from depers.pipeline.quarantine import Position, work_one_by_one
 from depers.pipeline.steps import Item, Outcome, PassJob, Row
 from depers.pipeline.workers import FusedWorker, Work
 from depers.runtime import units
@@ -112,21 +113,24 @@ def test_finished_slices_are_not_done_again(job: PassJob) -> None:
     assert Path(job.out, "a.tar").read_bytes() == expected and kept and before
 
 
-def test_a_condemned_file_fails_and_the_others_do_not(job: PassJob) -> None:
-    unit = next(one for one in units.cut(storage.list_files(job.input)) if not one.archive)
-    place = 2
-    noted: list[int] = []
-    FusedWorker(job, [[]]).carefully(Work(unit, condemned=frozenset({place})), None, noted.append)
+def test_a_poisonous_file_fails_and_the_others_do_not(job: PassJob) -> None:
+    unit = next(unit for unit in units.cut(storage.list_files(job.input)) if not unit.archive)
+    poisonous = Position(2)
+    notes: list[Position] = []
+    worker = FusedWorker(job, [[]])
+    work_one_by_one(worker, Work(unit), None, frozenset({poisonous}), notes.append)
     [table] = units.collect(job.out, [unit], job.schema)
     rows = table.to_pylist()
-    assert rows[place]["reason"] == "ends the process that works on it"
-    assert not Path(job.out, unit.entries[place].path).exists()
+    assert rows[2]["reason"] == "ends the process that works on it"
+    assert not Path(job.out, unit.entries[2].path).exists()
     assert sum(row["status"] == "failed" for row in rows) == 2  # and the one without labels
-    own = [number for number in range(len(unit.entries)) if number != place]
-    assert noted == [*own, -1, *own, *own]  # prepared, looked at together, looked at, finished
-    noted.clear()
-    FusedWorker(job, [[]]).carefully(Work(unit, condemned=frozenset({-1})), None, noted.append)
-    assert noted == [*range(len(unit.entries))] * 3  # not together, since that ended it
+    batch = Position(0, is_batch=True)
+    positions = [Position(index) for index in range(len(unit.entries))]
+    harmless = [position for position in positions if position != poisonous]
+    assert notes == [*harmless, batch, *harmless, *harmless]  # prepared, detected together, completed, finished
+    notes.clear()
+    work_one_by_one(worker, Work(unit), None, frozenset({batch}), notes.append)
+    assert notes == positions * 3  # not together, since that ended it
 
 
 @pytest.mark.parametrize("mirrors", [True, False], ids=["redacting computes", "finishing writes files of its own"])
@@ -148,23 +152,23 @@ def test_what_is_written_is_let_go(job: PassJob) -> None:
     assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"image"
 
 
-def test_careful_work_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: PassJob) -> None:
+def test_work_one_by_one_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: PassJob) -> None:
     weights = data / "weights" / "yolov5n.pt"
     (tmp_path / "street").mkdir()
     for number in range(8):
         scene = Image.fromarray(draw_scene(number, 3, (640, 360)).image)
         scene.save(tmp_path / "street" / f"{number}.jpg", quality=90)
     tables = []
-    for how in ("work", "carefully"):
+    for name in ("work", "work_one_by_one"):
         wanted = job._replace(
-            input=str(tmp_path / "street"), out=str(tmp_path / how), weights=(Weights(str(weights), {}),), boxes=None
+            input=str(tmp_path / "street"), out=str(tmp_path / name), weights=(Weights(str(weights), {}),), boxes=None
         )
         [unit] = units.cut(storage.list_files(wanted.input))
         worker = FusedWorker(wanted, [[weights.read_bytes()]])
-        if how == "work":
+        if name == "work":
             worker.work(Work(unit))
         else:
-            worker.carefully(Work(unit), None, lambda place: None)
+            work_one_by_one(worker, Work(unit), None, frozenset(), lambda position: None)
         tables += units.collect(wanted.out, [unit], wanted.schema)
     assert tables[0].equals(tables[1]) and sum(len(row["boxes"]) for row in tables[0].to_pylist()) > 20
 
