@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from depers import __version__
 from depers.errors import UserError, as_user_error, describe, one_line
 from depers.options import parse
+from depers.runtime import progress
 from depers.runtime.cluster import start_ray
 
 VERBS = {
@@ -86,7 +87,8 @@ def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
         with warnings.catch_warnings():
             if not debug:
                 warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
-            return int(module.run(options))
+            with progress.shown_on(sys.stderr):
+                return int(module.run(options))
     finally:
         if started:
             sys.modules["ray"].shutdown()

@@ -117,8 +117,9 @@ def run(options: Options) -> int:
         for table in summary.tables():
             writer.write(table)
             tally.see(table)
-            failures.see(table)
-    failures.close()
+            failures.add(table)
+    for line in failures.lines():
+        progress.report(line)
     overview = storage.join(job.out, units.FOLDER, "report.html")
     storage.write_bytes(overview, make_report(job.out, tally).encode())
     outcome = _listed(tally.files, STATUSES)

@@ -82,10 +82,11 @@ def run(options: Options) -> int:
     with tables.TableWriter(target, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)
-            failures.see(table)
+            failures.add(table)
             inputs += len(table)
             boxes += len(table["boxes"].combine_chunks().flatten())
-    failures.close()
+    for line in failures.lines():
+        progress.report(line)
     if yolo:
         text = "".join(f"{name}\n" for name in summary.class_names)
         storage.write_bytes(storage.join(job.out, "classes.txt"), text.encode())

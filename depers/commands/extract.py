@@ -5,9 +5,6 @@ reason `left out` or `failed`. See `depers.bank` for what lies in OUT.
 """
 
 import hashlib
-import itertools
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +41,8 @@ from depers.options import (
     workers_option,
 )
 from depers.runtime import progress, units
+from depers.runtime.progress import Speed
+from depers.runtime.tasks import run_tasks
 from depers.runtime.units import Unit
 from depers.storage import tables
 from depers.storage.tables import parquet_text
@@ -113,34 +112,10 @@ class Options(CheckedOptions):
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
-def follow(job: Job, todo: Sequence[Unit], checkpoints: Sequence[bytes], workers: int | None) -> float | None:
-    """Processes the units on the Ray cluster, with a progress bar; gives images per second."""
-    import ray
-    from tqdm import tqdm
-
-    remote = verification.as_task(process, job.look and job.look.how)
-    reference = ray.put(list(checkpoints))
-    bound = workers or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
-    counts: Counter[str] = Counter()
-    waiting, running = iter(todo), {}
-    total, started = sum(len(unit.entries) for unit in todo), time.monotonic()
-    with tqdm(total=total, unit="image", smoothing=0.1, file=sys.stderr, mininterval=0.5) as bar:
-        for unit in itertools.islice(waiting, bound):
-            running[remote.remote(job, unit, reference)] = unit
-        while running:
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            statuses = ray.get(ready)
-            del running[ready]
-            for unit in itertools.islice(waiting, 1):
-                running[remote.remote(job, unit, reference)] = unit
-            counts.update(statuses)
-            bar.set_postfix(counts, refresh=False)
-            bar.update(len(statuses))
-    return total / (time.monotonic() - started) if total else None
-
-
 def run(options: Options) -> int:
     """Extracts; 3 where some images failed. Raises UserError for a wrong dataset, options or weights."""
+    import ray
+
     dataset = read_dataset(options.dataset)
     out = storage.absolute(options.out)
     folder = storage.absolute(training_folder(dataset, out, options.dataset))
@@ -172,18 +147,21 @@ def run(options: Options) -> int:
     everything = units.cut(images)
     finished = units.recorded(out)
     todo = [unit for unit in everything if unit.name not in finished]
-    left = sum(len(unit.entries) for unit in todo)
-    print(f"{len(images)} training images, {len(images) - left} done before", file=sys.stderr)
+    unfinished = sum(len(unit.entries) for unit in todo)
+    progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")
     sprite_bank.withdraw(out)
-    rate = follow(job, todo, checkpoints, options.workers)
+    reference = ray.put(list(checkpoints))
+    calls = ((job, unit, reference) for unit in todo)
+    gpus = verification.gpu_share(job.look and job.look.how)
+    speed = progress.follow(run_tasks(process, calls, limit=options.workers, num_gpus=gpus), unfinished)
     table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no image can be used, such as {first['path']}: {first['reason']}")
-    return _finish(options, job, everything, table, rate)
+    return _finish(options, job, everything, table, speed)
 
 
-def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Table, rate: float | None) -> int:
+def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Table, speed: Speed) -> int:
     """Writes the tables, the report and last of all extract.json, and says what there is."""
     columns = [{"source": "path", "path": "background"}.get(name, name) for name in sprite_bank.BACKGROUNDS.names]
     backgrounds = table.select(columns).rename_columns(sprite_bank.BACKGROUNDS.names).cast(sprite_bank.BACKGROUNDS)
@@ -213,13 +191,13 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     storage.write_bytes(report, page.encode())
     sprite_bank.write_extracted(extracted)
     failures = progress.Failures(storage.join(job.out, "backgrounds.parquet"))
-    failures.see(table)
-    failures.close()
+    failures.add(table)
+    for line in failures.lines():
+        progress.report(line)
     if not counts["backgrounds"]:
         print("no backgrounds: every image was left out or failed, see the report for the reasons")
     if not counts["sprites"]:
         print(f"no sprites: the images have no boxes of at least {options.min_size:g} px, so nothing can be pasted")
-    speed = f"{rate:.1f} images/s" if rate else "all done before"
     outcome = f"{statuses[USED]} backgrounds, {statuses[LEFT_OUT]} left out, {statuses[FAILED]} failed"
     sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
     print(f"{len(table)} images: {outcome}; {sprites}; {speed}; report {report}")

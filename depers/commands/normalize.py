@@ -10,17 +10,14 @@ distributions and labelled images, which are also on OUT/sheet.jpg.
 
 import contextlib
 import itertools
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import simplejpeg
-from tqdm import tqdm
 
 from depers import storage
 from depers.datasets.data_yaml import write_data_yaml
@@ -31,12 +28,13 @@ from depers.normalization.assignment import Plan, refuse_leftovers, split_anew, 
 from depers.normalization.catalog import Catalogue, class_meanings
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
-from depers.normalization.reading import BACKGROUND, UNLABELLED, Spread, read_labels
+from depers.normalization.reading import BACKGROUND, UNLABELLED, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
 from depers.normalization.writing import Task, unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, option, seed_option
-from depers.runtime import units
+from depers.runtime import progress, units
+from depers.runtime.tasks import run_tasks
 from depers.storage import tables
 
 _CHUNK = 32  # images per Ray task
@@ -131,33 +129,20 @@ def open_sets(options: Options) -> list[LabelSet]:
 
 def run(options: Options) -> int:
     """Writes the dataset with Ray tasks; 3 where images or their labels were unusable, or --strict objects."""
-    import ray
-
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-    def spread(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], /) -> Iterator[Any]:
-        """The results as they come, a few calls for every CPU in flight."""
-        remote, waiting = ray.remote(function), iter(calls)
-        running = [remote.remote(*call) for call in itertools.islice(waiting, 4 * cpus)]
-        while running:
-            (ready,), running = ray.wait(running, num_returns=1)
-            running += [remote.remote(*call) for call in itertools.islice(waiting, 1)]
-            yield ray.get(ready)
-
     out = storage.absolute(storage.check(options.out, "OUT"))
     catalogue = Catalogue(open_sets(options))
     with (
         tempfile.TemporaryDirectory(prefix="depers-labels-") as folder,
         contextlib.closing(LabelIndex(Path(folder, "labels.sqlite"))) as index,
     ):
-        read = read_labels(index, catalogue, spread, options.unlabelled)
+        read = read_labels(index, catalogue, run_tasks, options.unlabelled)
         meanings = class_meanings(index, catalogue, options.classes)
         plan = _plan(options, catalogue, index, read.unread | read.left_out, meanings.class_ids)
         units.claim(out, {name: value for name, value in asdict(options).items() if name in _DECISIVE})
         refuse_leftovers(out, plan)
         storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
         tasks = tasks_of(catalogue, plan, meanings.class_ids, index)
-        statistics = _write(out, options, tasks, plan.total, index, spread)
+        statistics = _write(out, options, tasks, plan.total, index)
         kinds = index.problem_kinds()
         with storage.translated_write_errors(out):
             problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
@@ -190,9 +175,7 @@ def _plan(
     return split_anew(catalogue, left_out, class_ids, index, how)
 
 
-def _write(
-    out: str, options: Options, tasks: Iterator[Task], total: int, index: LabelIndex, spread: Spread
-) -> report.Statistics:
+def _write(out: str, options: Options, tasks: Iterator[Task], total: int, index: LabelIndex) -> report.Statistics:
     """Writes all units but those that an earlier run has recorded; their problems go into the index."""
     statistics = report.Statistics(len(options.classes))
     done = units.recorded(out)
@@ -205,7 +188,7 @@ def _write(
             else:
                 yield out, name, options.exif_frame, part
 
-    with tqdm(total=total, unit="image", desc="images", file=sys.stderr, mininterval=0.5) as bar:
+    with progress.open_bar(total, "images") as bar:
 
         def count(record: pa.Table) -> None:
             statistics.add(record)
@@ -213,7 +196,7 @@ def _write(
                 index.add_problems(Problem(**problem) for problem in row)
             bar.update(len(record))
 
-        for record in spread(write_unit, calls()):
+        for record in run_tasks(write_unit, calls()):
             count(record)
     return statistics
 

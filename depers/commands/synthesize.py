@@ -6,12 +6,8 @@ image number i does not depend on how many there will be.
 """
 
 import hashlib
-import itertools
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +20,8 @@ from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
 from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
-from depers.runtime import units
+from depers.runtime import progress, units
+from depers.runtime.tasks import run_tasks
 from depers.synthesis import plan_table, planner, renderer, statistics
 from depers.synthesis.assets import Material, make_material
 from depers.synthesis.placement import Rules
@@ -215,21 +212,26 @@ def run(options: Options) -> int:
     units.claim(out, decisive | {"depers": __version__})
     storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that all is there
     if len(material.backgrounds) == 1:
-        print(f"note: all images show the only background, {material.backgrounds['path'][0]}", file=sys.stderr)
+        progress.report(f"note: all images show the only background, {material.backgrounds['path'][0]}")
 
     job = renderer.Job(out, options.count, options.variants, options.shards, len(extracted.class_names))
     made = statistics.Tally.none(job.class_count)
     shared, recipe = ray.put(material), options.recipe()
-    parts = [(job.images(*blocks), (shared, recipe, job, number)) for number, blocks in enumerate(job.parts())]
-    for found in _follow(ray.remote(renderer.plan_part), parts, "planned"):
-        made = made.plus(found)
+    parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
+    with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
+        for planned in run_tasks(renderer.plan_part, parts):
+            made = made.plus(planned)
+            bar.update(planned.images)
     finished = units.recorded(out)
     todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished]
-    tasks = [(job.images(*blocks), (extracted, job, *blocks)) for blocks in todo]
-    started = time.monotonic()
-    rendered = sum(_follow(ray.remote(renderer.render_blocks), tasks, "rendered"))
-    seconds = time.monotonic() - started
-    speed = f"{rendered} rendered at {rendered / seconds:.1f} images/s" if todo else "all rendered before"
+    calls = ((extracted, job, *blocks) for blocks in todo)
+    stopwatch = progress.Stopwatch()
+    with progress.open_bar(sum(job.images(*blocks) for blocks in todo), "rendered") as bar:
+        for count in run_tasks(renderer.render_blocks, calls):
+            bar.update(count)
+            stopwatch.add(count)
+    speed = stopwatch.speed()
+    rendered = f"{speed.images} rendered, {speed}" if todo else "all rendered before"
 
     images = ray.get(ray.remote(renderer.sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
@@ -247,26 +249,6 @@ def run(options: Options) -> int:
     missing = made.wanted - made.objects
     print(
         f"{made.images} images, {made.objects} objects with {int(made.classes.sum())} labels"
-        f" ({missing} objects found no place), {made.decoys} decoys; {speed}; report {overview}"
+        f" ({missing} objects found no place), {made.decoys} decoys; {rendered}; report {overview}"
     )
     return 0
-
-
-def _follow(task: Any, arguments: Sequence[tuple[int, tuple[Any, ...]]], verb: str) -> Iterator[Any]:
-    """What a Ray task gives for each (number of images, its arguments), as they come, with a progress bar."""
-    import ray
-    from tqdm import tqdm
-
-    bound = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # in flight: enough to keep all busy
-    waiting, running = iter(arguments), {}
-    with tqdm(
-        total=sum(count for count, _ in arguments), desc=verb, unit="image", file=sys.stderr, mininterval=0.5
-    ) as bar:
-        for count, given in itertools.islice(waiting, bound):
-            running[task.remote(*given)] = count
-        while running:
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            bar.update(running.pop(ready))
-            yield ray.get(ready)
-            for count, given in itertools.islice(waiting, 1):
-                running[task.remote(*given)] = count

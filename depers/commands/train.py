@@ -14,6 +14,7 @@ from dataclasses import asdict
 from depers import storage
 from depers.datasets.data_yaml import read_dataset
 from depers.errors import UserError
+from depers.runtime.cluster import choose_device
 from depers.training.options import _WHERE_AND_HOW_FAST, Options, absolute
 
 
@@ -28,16 +29,14 @@ def run(options: Options) -> int:
     for uri, _ in options.datasets():
         read_dataset(uri)
     _same_run(options)
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-    if options.device == "cuda" and gpus < options.workers:
-        raise UserError(f"--device cuda needs a GPU for each of {options.workers} workers, but the cluster has {gpus}")
-    use_gpu = options.device == "cuda" or (options.device == "auto" and gpus >= options.workers)
+    device = choose_device(options.device, options.workers)
+    cpus = int(ray.cluster_resources().get("CPU", 0))
     if options.workers > cpus:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     each = max(1, min(cpus // options.workers, largest))
     if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
-        fit(options, options.datasets(), use_gpu, each)
+        fit(options, options.datasets(), device == "cuda", each)
     rows = results(options.out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
     print(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from depers.boxes import Boxes, shares_inside
 from depers.datasets.sprite_bank import LEFT_OUT
@@ -13,6 +13,8 @@ from depers.detection.settings import InferenceSettings, parse_weights
 from depers.detection.tiling import View
 from depers.errors import UserError
 from depers.extraction.take_apart import Look, Parts
+from depers.runtime.cluster import choose_device
+from depers.runtime.tasks import run_tasks
 
 if TYPE_CHECKING:
     from depers.detection.detector import Detector
@@ -64,13 +66,9 @@ def prepare(weights: tuple[str, ...], names: Sequence[str], how: InferenceSettin
     """
     import ray
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if how.device == "cuda" and not gpus:
-        raise UserError("--device cuda needs a GPU, but this Ray cluster has none")
-    if how.device == "auto":
-        how = replace(how, device="cuda" if gpus else "cpu")
+    how = replace(how, device=choose_device(how.device))
     checkpoints = settings.read_checkpoints([parse_weights(text) for text in weights])
-    known, stride = ray.get(as_task(_inspect, how).remote(weights, how, ray.put(checkpoints)))
+    known, stride = next(run_tasks(_inspect, [(weights, how, ray.put(checkpoints))], num_gpus=gpu_share(how)))
     wanted = tuple(name for name in names if name in known)
     if not wanted:
         theirs, ours = ", ".join(known), ", ".join(names)
@@ -85,11 +83,11 @@ def _inspect(weights: tuple[str, ...], how: InferenceSettings, checkpoints: Sequ
     return detector.class_names, detector.stride
 
 
-def as_task(function: Any, how: InferenceSettings | None) -> Any:
-    """The function as a Ray task for one core; where it detects on GPUs, with an equal part of those."""
+def gpu_share(how: InferenceSettings | None) -> float:
+    """Return the GPUs that a task for one core needs: where it detects on GPUs, an equal part of them; else 0."""
     import ray
 
     if how is None or how.device != "cuda":
-        return ray.remote(function)
+        return 0
     cores, gpus = (ray.cluster_resources().get(kind, 1) for kind in ("CPU", "GPU"))
-    return ray.remote(num_gpus=min(1.0, gpus / cores))(function)
+    return float(min(1.0, gpus / cores))

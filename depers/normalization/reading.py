@@ -1,12 +1,9 @@
 """From the label files of all sets into one index: files in parallel, JSON as a stream."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
-
-from tqdm import tqdm
 
 from depers import storage
 from depers.normalization.catalog import Catalogue, FileTask
@@ -17,6 +14,7 @@ from depers.normalization.rules import FileLabels, LabelError, Problem
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
 from depers.normalization.yolo import read_yolo
+from depers.runtime.progress import open_bar
 
 _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
@@ -149,7 +147,7 @@ def read_labels(index: LabelIndex, catalogue: Catalogue, spread: Spread, unlabel
         listed = {task.image for task in tasks}
         parts = [tasks[start : start + _FILES] for start in range(0, len(tasks), _FILES)]
         calls = ((one.uri, one.format, one.names, part) for part in parts)
-        with tqdm(total=len(tasks) or None, desc="labels", file=sys.stderr, mininterval=0.5) as bar:
+        with open_bar(len(tasks) or None, "labels", unit="file") as bar:
             for path in one.json_files:
                 listed |= add_json(index, catalogue, one, path, bar.update)
             for results in spread(read_files, calls) if parts else ():

@@ -1,7 +1,6 @@
 """Runs the steps of a pass on Ray, resumed, followed and accounted for; what verbs that look at images share."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob, Row
 from depers.pipeline.workers import inspect_weights
 from depers.runtime import units
-from depers.runtime.progress import _count, _follow
+from depers.runtime.cluster import choose_device
+from depers.runtime.progress import Speed, count_inputs, follow, report
 from depers.runtime.units import Unit
 from depers.storage import Entry
 
@@ -37,12 +37,6 @@ def make_job(
 
     Raises UserError for a malformed class map, or where there is no GPU.
     """
-    import ray
-
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if options.device == "cuda" and not gpus:
-        raise UserError("--device cuda needs a GPU, but this Ray cluster has none")
-    device = options.device if options.device != "auto" else "cuda" if gpus else "cpu"
     thresholds = thresholds_of(options)
     settings = InferenceSettings(
         imgsz=options.imgsz,
@@ -50,7 +44,7 @@ def make_job(
         iou_threshold=options.iou_threshold,
         max_detections=options.max_detections,
         multi_label=multi_label,
-        device=device,
+        device=choose_device(options.device),
         precision=options.precision,
         augment=options.augment,
     )
@@ -91,13 +85,7 @@ class Summary(NamedTuple):
     job: PassJob
     units: list[Unit]
     class_names: list[str]
-    rate: float | None
-    """Images per second of this run, from its first unit to its last, so without start-up; None if none were left."""
-
-    @property
-    def speed(self) -> str:
-        """The rate as text."""
-        return f"{self.rate:.1f} images/s" if self.rate else "all done before"
+    speed: Speed
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of all inputs, unit by unit. Raises RuntimeError unless every input has exactly one."""
@@ -131,15 +119,16 @@ def run(
     staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
     about = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
     skipped = len(everything) - len(todo)
-    print(f"{_count(everything)}, {skipped} of {len(everything)} units done before; {about}", file=sys.stderr)
-    rate = None
+    report(f"{count_inputs(everything)}, {skipped} of {len(everything)} units done before; {about}")
+    speed = Speed(0, 0.0, None)
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:
             rows = RowsByPath(job.boxes.uri)
         work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks), todo)
         total = sum(len(unit.entries) for unit in todo)
-        rate = _follow(work, None if any(unit.archive for unit in todo) else total)
-    return Summary(job, everything, class_names, rate)
+        statuses = (row["statuses"] for row in work)
+        speed = follow(statuses, None if any(unit.archive for unit in todo) else total)
+    return Summary(job, everything, class_names, speed)
 
 
 def plan(folder: str) -> list[Unit]:

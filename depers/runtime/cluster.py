@@ -1,10 +1,15 @@
-"""Cluster."""
+"""How Ray starts, and what a cluster can do."""
 
 import logging
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from depers.errors import UserError
+
+_NOTE = b"Set ray log level from environment variable"
 
 MIB = 2**20
 
@@ -31,25 +36,69 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
         return False
     quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address != "local":
-        ray.init(address=address, **quiet)
+        with _quiet_start(debug):
+            ray.init(address=address, **quiet)
         return True
     # Ray takes its own minimal start, 2 s shorter, where the dashboard's dependencies cannot be imported.
     sys.modules["ray.dashboard.optional_deps"] = None  # type: ignore[assignment]
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes(),
-            **quiet,
-        )
+        with _quiet_start(debug):
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes(),
+                **quiet,
+            )
     finally:
         del sys.modules["ray.dashboard.optional_deps"]
     return True
 
 
+@contextmanager
+def _quiet_start(debug: bool) -> Iterator[None]:
+    """Hold back what Ray writes to stderr in the block, and show it at its end, without the note on its log level.
+
+    The level must be in the environment, since only so every process of Ray has it; and Ray says so each time, past
+    Python, before the level counts. With `debug` nothing is held back.
+    """
+    if debug:
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            for line in file:
+                if _NOTE not in line:
+                    os.write(2, line)
+
+
+def choose_device(device: str, gpus: int = 1) -> str:
+    """Return the device, cpu or cuda, that `--device` means on this cluster for work that needs this many `gpus`.
+
+    Raise UserError where there are too few for `cuda`.
+    """
+    import ray
+
+    available = int(ray.cluster_resources().get("GPU", 0))
+    if device == "cuda" and available < gpus:
+        requirement = "a GPU" if gpus == 1 else f"{gpus} GPUs"
+        raise UserError(f"--device cuda needs {requirement}, but this Ray cluster has {available or 'none'}")
+    if device == "auto":
+        return "cuda" if available >= gpus else "cpu"
+    return device
+
+
 def object_store_bytes() -> int:
-    """The size of a local object store: an eighth of the machine's memory, 256 MiB to 2 GiB.
+    """Return the size of a local object store: an eighth of the machine's memory, 256 MiB to 2 GiB.
 
     Verbs pass compressed bytes and model-sized inputs, never decoded frames, so more would only hold more in
     flight; the upper bound keeps memory flat whatever the machine and the number of images.

@@ -1,65 +1,132 @@
-"""Progress."""
+"""Progress for people: lines, bars, failures and rates.
 
-import sys
+Nothing is shown by itself, so that a verb that is called as a function prints nothing; the command line shows it with
+`shown_on`.
+"""
+
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
 
 from depers.runtime.units import Unit
+from depers.statuses import ArchiveStatus, FileStatus
 
-_FAILURES_SHOWN = 10
+_MOST_EXAMPLES = 10  # failures that are told one by one
+_LEAST_SECONDS = 1.0  # that a rate needs: two units that end together say nothing about the next ones
+
+_stream: TextIO | None = None
 
 
-def _count(everything: Sequence[Unit]) -> str:
-    archives = sum(unit.archive is not None for unit in everything)
-    files = sum(len(unit.entries) for unit in everything) - archives
+@contextmanager
+def shown_on(stream: TextIO) -> Iterator[None]:
+    """Show lines and bars on `stream` while the block runs."""
+    global _stream
+    outer, _stream = _stream, stream
+    try:
+        yield
+    finally:
+        _stream = outer
+
+
+def report(line: str) -> None:
+    """Show a line, where progress is shown."""
+    if _stream is not None:
+        print(line, file=_stream, flush=True)
+
+
+def open_bar(total: int | None, description: str | None = None, **options: Any) -> Any:
+    """Return a bar of tqdm over images, to be used as a context; it shows nothing where progress is not shown."""
+    from tqdm import tqdm
+
+    defaults: dict[str, Any] = {"unit": "image", "smoothing": 0.1, "mininterval": 0.5}
+    return tqdm(total=total, desc=description, file=_stream, disable=_stream is None, **(defaults | options))
+
+
+def count_inputs(units: Sequence[Unit]) -> str:
+    """Return how many files and archives the units hold, as text."""
+    archives = sum(unit.archive is not None for unit in units)
+    files = sum(len(unit.entries) for unit in units) - archives
     return f"{files} files" + (f" and {archives} archives" if archives else "")
 
 
 class Failures:
-    """Counts failed rows, and prints the first of them with their reasons on stderr; `table` has them all."""
+    """Counts the rows that failed, and keeps the first of them with their reasons; the table at `uri` has them all."""
 
-    def __init__(self, table: str) -> None:
-        self._table = table
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._examples: list[str] = []
         self.count = 0
 
-    def see(self, table: pa.Table) -> None:
-        """Adds the rows of a table."""
+    def add(self, table: pa.Table) -> None:
+        """Add the rows of a table with the columns path, status, reason and perhaps member."""
         columns = {"path", "member", "status", "reason"} & set(table.schema.names)
         for row in table.select(sorted(columns)).to_pylist():
-            if row["status"] in ("failed", "incomplete"):
+            if row["status"] in (FileStatus.FAILED, ArchiveStatus.INCOMPLETE):
                 self.count += 1
-                if self.count <= _FAILURES_SHOWN:
-                    place = row["path"] if row.get("member") is None else f"{row['path']}: {row['member']}"
-                    print(f"{row['status']}: {place}: {row['reason']}", file=sys.stderr)
+                if self.count <= _MOST_EXAMPLES:
+                    name = row["path"] if row.get("member") is None else f"{row['path']}: {row['member']}"
+                    self._examples.append(f"{row['status']}: {name}: {row['reason']}")
 
-    def close(self) -> None:
-        """Says how many were not shown."""
-        if self.count > _FAILURES_SHOWN:
-            print(f"… and {self.count - _FAILURES_SHOWN} more failed: see {self._table}", file=sys.stderr)
+    def lines(self) -> list[str]:
+        """Return a line for each of the first failures, and one that says how many more there are and where."""
+        more = self.count - len(self._examples)
+        return [*self._examples, *([f"… and {more} more failed: see {self._uri}"] if more else [])]
 
 
-def _follow(results: Iterable[Mapping[str, Any]], total: int | None) -> float:
-    """A progress bar over the files, with what became of them.
+class Speed(NamedTuple):
+    """How fast a run was: images of this run, seconds that it took, and images per second where they can be told."""
 
-    Gives files per second after the first unit; of a single unit, with its start.
+    images: int
+    seconds: float
+    rate: float | None
+
+    def __str__(self) -> str:
+        """Return the rate as text, without one the seconds."""
+        if not self.images:
+            return "all done before"
+        return f"{self.rate:.1f} images/s" if self.rate else f"in {self.seconds:.1f} s"
+
+
+class Stopwatch:
+    """Measures images per second from the first unit on: before it lies the start, in which nothing is done yet.
+
+    Of a single unit, or of units that end almost together, the whole time counts; below a second there is no rate.
     """
-    from tqdm import tqdm
 
+    def __init__(self) -> None:
+        self._start = self._first_end = self._end = time.monotonic()
+        self._images = self._first_images = 0
+
+    def add(self, images: int) -> None:
+        """Add the images of a unit that has just ended."""
+        self._end = time.monotonic()
+        if not self._images:
+            self._first_end, self._first_images = self._end, images
+        self._images += images
+
+    def speed(self) -> Speed:
+        """Return the speed up to the last unit."""
+        seconds = self._end - self._start
+        rate = None
+        if self._end - self._first_end >= _LEAST_SECONDS:
+            rate = (self._images - self._first_images) / (self._end - self._first_end)
+        elif seconds >= _LEAST_SECONDS:
+            rate = self._images / seconds
+        return Speed(self._images, seconds, rate)
+
+
+def follow(results: Iterable[Sequence[str]], total: int | None) -> Speed:
+    """Read the results to their end, with a bar over the files; each result is the statuses of a unit's files."""
     counts: Counter[str] = Counter()
-    begun = started = time.monotonic()
-    first = done = 0
-    with tqdm(total=total, unit="image", smoothing=0.1, file=sys.stderr, mininterval=0.5) as bar:
-        for row in results:
-            counts.update(row["statuses"])
+    stopwatch = Stopwatch()
+    with open_bar(total) as bar:
+        for statuses in results:
+            counts.update(statuses)
             bar.set_postfix(counts, refresh=False)
-            bar.update(len(row["statuses"]))
-            done += len(row["statuses"])
-            if not first:
-                started, first = time.monotonic(), done
-    if done > first:
-        begun, done = started, done - first
-    return done / max(time.monotonic() - begun, 1e-9)
+            bar.update(len(statuses))
+            stopwatch.add(len(statuses))
+    return stopwatch.speed()

@@ -4,12 +4,12 @@ import contextlib
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -27,7 +27,6 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging.decoding import decode
-from depers.runtime import progress
 from depers.street_scenes.scenes import Scene, draw_scene
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
@@ -206,16 +205,6 @@ def test_a_changed_image_is_done_again_and_a_removed_one_is_gone(tmp_path: Path)
     assert "holds a run with fill 'smooth', but now it is 'mean'" in error_of(Options(str(root), str(out), fill="mean"))
 
 
-def test_failures_that_are_not_shown_are_counted_and_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
-    failures = progress.Failures("out/backgrounds.parquet")
-    failures.see(pa.table({"path": [str(n) for n in range(13)], "status": ["failed"] * 13, "reason": ["gone"] * 13}))
-    failures.close()
-    assert capsys.readouterr().err.splitlines()[-2:] == [
-        "failed: 9: gone",
-        "… and 3 more failed: see out/backgrounds.parquet",
-    ]
-
-
 def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = write_dataset(tmp_path / "dataset", 4), tmp_path / "out"
     train = root / "images/train/cam0"
@@ -224,7 +213,8 @@ def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shutil.copy(train / "street no.00.jpg", train / "labels.jpg")
     (root / "labels/train/cam0/labels.txt").write_text("7 0.5 0.5 0.1 0.1")
     shutil.copy(train / "street no.00.jpg", train / "unlabelled.jpg")
-    assert extract.run(Options(str(root), str(out))) == 3
+    with progress.shown_on(sys.stderr):
+        assert extract.run(Options(str(root), str(out))) == 3
     extracted, backgrounds, sprites = read(out)
     failed = {row["source"]: row["reason"] for row in backgrounds if row["status"] == "failed"}
     assert set(failed) == {"cam0/broken.jpg", "cam0/empty.png", "cam0/labels.jpg"}

@@ -74,7 +74,7 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsy
     assert (out / "weights" / "last.pt").read_bytes() == before
     with pytest.raises(UserError, match="holds a run with --imgsz 128, but got 160"):
         run(Options(str(root), str(out), imgsz=160, epochs=2, batch_size=4, device="cpu"))
-    with pytest.raises(UserError, match="the cluster has 0"):
+    with pytest.raises(UserError, match="--device cuda needs a GPU, but this Ray cluster has none"):
         run(Options(str(root), str(tmp_path / "other"), imgsz=128, epochs=2, batch_size=4, device="cuda"))
 
 

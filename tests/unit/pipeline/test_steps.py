@@ -1,16 +1,11 @@
 """What the detector is given to look at: as large as it needs, decoded no larger than that takes."""
 
-import time
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import simplejpeg
 
 from depers.imaging.decoding import decode, open_header
 from depers.pipeline import steps
-from depers.pipeline.steps import Row
-from depers.runtime import progress
 from depers.street_scenes.scenes import draw_scene
 
 
@@ -33,13 +28,3 @@ def test_jpegs_are_decoded_at_a_fraction(
     assert (image is None) == (decoded_wh != size_wh)
     mean = decode(data).rgb().mean(axis=(0, 1))
     np.testing.assert_allclose(found.mean(axis=(0, 1)), mean, atol=1.5)
-
-
-@pytest.mark.parametrize("units", [1, 3])
-def test_the_rate_of_a_single_unit_counts_its_start(units: int) -> None:
-    def results() -> Iterator[Row]:
-        for _ in range(units):
-            time.sleep(0.05)
-            yield {"statuses": ["clean"] * 4}
-
-    assert 1 < progress._follow(results(), None) <= 4 / 0.05

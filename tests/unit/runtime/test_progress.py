@@ -1,0 +1,68 @@
+"""Tests of progress: nothing is shown unasked, and no rate is told that says nothing."""
+
+import io
+
+import pyarrow as pa
+import pytest
+
+from depers.runtime import progress
+from depers.runtime.progress import Failures, Speed
+
+
+class Clock:
+    """A clock that goes on by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ([], "all done before"),
+        ([(8, 4.0)], "2.0 images/s"),  # a single unit, with its start
+        ([(8, 20.0), (8, 2.0), (8, 2.0)], "4.0 images/s"),  # without the start
+        ([(8, 20.0), (6, 0.01)], "0.7 images/s"),  # they end almost together, so the whole time counts
+        ([(8, 0.5), (6, 0.01)], "in 0.5 s"),
+    ],
+)
+def test_rates(monkeypatch: pytest.MonkeyPatch, ends: list[tuple[int, float]], text: str) -> None:
+    clock = Clock(monkeypatch)
+    stopwatch = progress.Stopwatch()
+    for images, seconds in ends:
+        clock.now += seconds
+        stopwatch.add(images)
+    speed = stopwatch.speed()
+    assert str(speed) == text and speed.images == sum(images for images, _ in ends)
+
+
+def test_nothing_is_shown_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> Speed:
+        progress.report("a line")
+        return progress.follow([["clean", "failed"], ["clean"]], 3)
+
+    assert work().images == 3
+    assert capsys.readouterr() == ("", "")
+    stream = io.StringIO()
+    with progress.shown_on(stream):
+        work()
+    work()
+    assert stream.getvalue().startswith("a line\n") and "3/3" in stream.getvalue()
+    assert "clean=2, failed=1" in stream.getvalue() and stream.getvalue().count("a line") == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_failures_that_are_not_told_are_counted_and_somewhere() -> None:
+    failures = Failures("out/backgrounds.parquet")
+    paths = [str(number) for number in range(14)]
+    failures.add(pa.table({"path": paths, "status": ["failed"] * 13 + ["used"], "reason": ["gone"] * 14}))
+    assert failures.count == 13 and len(failures.lines()) == 11
+    assert failures.lines()[-2:] == ["failed: 9: gone", "… and 3 more failed: see out/backgrounds.parquet"]
+
+
+def test_failures_name_the_member() -> None:
+    failures = Failures("manifest")
+    rows = {"path": ["a.tar"] * 3, "member": [None, "x.jpg", "y.jpg"], "reason": ["cut off", "damaged", None]}
+    failures.add(pa.table(rows | {"status": ["incomplete", "failed", "clean"]}))
+    assert failures.lines() == ["incomplete: a.tar: cut off", "failed: a.tar: x.jpg: damaged"]
