@@ -27,6 +27,7 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging.decoding import decode
+from depers.runtime import progress
 from depers.street_scenes.scenes import Scene, draw_scene
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
