@@ -6,12 +6,13 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
+from markupsafe import Markup
 
 from depers.anonymization import manifest
 from depers.archives import registry
 from depers.imaging.decoding import ImageError, decode
 from depers.pipeline.steps import Row
-from depers.reports import html, plots
+from depers.reports import page, plots
 from depers.statuses import FileStatus
 
 _SAMPLES, _DOUBTFUL, _REASONS = 24, 24, 50
@@ -85,34 +86,34 @@ def make_report(out: str, tally: ManifestStatistics) -> str:
     """The page: counts, reasons, histograms, a sample of results, and the boxes that were least certain."""
     total = sum(tally.files.values())
     names = [name for name in manifest.STATUSES if tally.files[name]]
-    sections = [("Inputs", html.table(("status", "files"), [(name, tally.files[name]) for name in names]))]
+    sections = [("Inputs", page.table(("status", "files"), [(name, tally.files[name]) for name in names]))]
     if tally.archives:
-        sections.append(("Archives", html.table(("status", "archives"), sorted(tally.archives.items()))))
+        sections.append(("Archives", page.table(("status", "archives"), sorted(tally.archives.items()))))
     if tally.reasons:
         rows = tally.reasons.most_common(_REASONS)
-        sections.append(("What is not in the output, and why", html.table(("reason", "files"), rows)))
+        sections.append(("What is not in the output, and why", page.table(("reason", "files"), rows)))
     if tally.classes:
-        sections.append(("Boxes", html.table(("class", "boxes"), sorted(tally.classes.items())) + _figures(tally)))
+        sections.append(("Boxes", page.table(("class", "boxes"), sorted(tally.classes.items())) + _figures(tally)))
     if tally.methods:
-        sections.append(("Methods", html.table(("method", "files"), sorted(tally.methods.items()))))
+        sections.append(("Methods", page.table(("method", "files"), sorted(tally.methods.items()))))
     figures = [_sample(out, row) for row in tally.samples]
-    sections.append(("Results, a sample", html.gallery([figure for figure in figures if figure])))
+    sections.append(("Results, a sample", page.gallery([figure for figure in figures if figure])))
     if tally.doubtful:
         note = "Where the detector was least certain: what looks like nothing shows that the threshold is low enough."
         crops = [_crop(out, row, box) for *_, row, box in sorted(tally.doubtful, key=lambda one: (-one[0], *one[1:3]))]
-        gallery = html.gallery([crop for crop in crops if crop])
-        sections.append(("Lowest confidence, for review", html.paragraph(note) + gallery))
-    return html.page("Anonymized images", f"{total} files, one manifest row each.", sections)
+        gallery = page.gallery([crop for crop in crops if crop])
+        sections.append(("Lowest confidence, for review", page.paragraph(note) + gallery))
+    return page.render("Anonymized images", f"{total} files, one manifest row each.", sections)
 
 
-def _figures(tally: ManifestStatistics) -> str:
+def _figures(tally: ManifestStatistics) -> Markup:
     values: list[tuple[str, Counter[int], str]] = []
     if tally.confidences:
         values.append(("Confidence of the boxes", tally.confidences, "confidence"))
     drawn = [plots.histogram(title, {"boxes": _spread(counts)}, label) for title, counts, label in values]
     images = [number for number, count in tally.counts.items() for _ in range(_scaled(count, tally.counts))]
     drawn.append(plots.histogram("Boxes in an image", {"images": images}, "boxes"))
-    return html.gallery(drawn)
+    return page.gallery(drawn)
 
 
 def _spread(counts: Counter[int]) -> list[float]:
@@ -124,21 +125,23 @@ def _scaled(count: int, counts: Counter[int]) -> int:
     return max(1, round(count * min(1.0, 20_000 / sum(counts.values()))))
 
 
-def _sample(out: str, row: Row) -> str:
+def _sample(out: str, row: Row) -> Markup:
     pixels = _pixels(out, row)
-    return "" if pixels is None else html.image(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
+    return (
+        Markup() if pixels is None else page.image(pixels, f"{_place(row)}, boxes: {len(row['boxes'])}", max_side=480)
+    )
 
 
-def _crop(out: str, row: Row, box: Row) -> str:
+def _crop(out: str, row: Row, box: Row) -> Markup:
     """The surroundings of one box in the result."""
     pixels = _pixels(out, row) if box["frame"] == 0 else None
     if pixels is None:
-        return ""
+        return Markup()
     width, height = box["x_max"] - box["x_min"], box["y_max"] - box["y_min"]
     left, right = int(box["x_min"] - _AROUND * width), int(box["x_max"] + _AROUND * width) + 1
     top, bottom = int(box["y_min"] - _AROUND * height), int(box["y_max"] + _AROUND * height) + 1
     crop = pixels[max(0, top) : max(1, bottom), max(0, left) : max(1, right)]
-    return html.image(crop, f"{box['class']} {box['confidence']:.2f}, {_place(row)}", max_side=320)
+    return page.image(crop, f"{box['class']} {box['confidence']:.2f}, {_place(row)}", max_side=320)
 
 
 def _pixels(out: str, row: Row) -> Any:

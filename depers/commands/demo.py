@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import yaml
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers import storage
@@ -26,7 +27,7 @@ from depers.datasets import sprite_bank
 from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.options import TRAINING, CheckedOptions, argument, imgsz_option, option
-from depers.reports import drawing, html
+from depers.reports import drawing, page
 from depers.runtime import units
 from depers.storage import tables
 from depers.street_scenes import scenes as streets
@@ -184,10 +185,10 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     lines = [
         [name, *(row[key] for key in names)] for name, row in ({"all": figures["all"]} | figures["classes"]).items()
     ]
-    table = html.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
-    times = html.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
-    pairs = "".join(
-        html.gallery([html.image(before, f"{name}, before"), html.image(after, "after")])
+    table = page.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
+    times = page.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
+    pairs = Markup().join(
+        page.gallery([page.image(before, f"{name}, before"), page.image(after, "after")])
         for name, before, after in images
     )
     lead = (
@@ -197,11 +198,11 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     sections = [("Before and after", pairs), ("Evaluation on unseen scenes", table)]
     if (out / "synthetic" / "data.yaml").exists():
         sections.append(("Scenes made of scenes", _made(out)))
-    sections += [("Counts", html.table(["what", "how many"], counts)), ("Time", times)]
-    return html.page("depers: the demo", lead, sections)
+    sections += [("Counts", page.table(["what", "how many"], counts)), ("Time", times)]
+    return page.render("depers: the demo", lead, sections)
 
 
-def _made(out: Path) -> str:
+def _made(out: Path) -> Markup:
     """Backgrounds, their objects removed, and synthetic images, each side by side."""
     backgrounds = sprite_bank.read_backgrounds(sprite_bank.open_extracted(str(out / "extracted")))
     paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
@@ -213,7 +214,7 @@ def _made(out: Path) -> str:
         if shown
     ]
     captions = "backgrounds: scenes without their objects", "synthetic scenes"
-    return "".join(html.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
+    return Markup().join(page.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
 
 
 def _interest(row: dict[str, Any]) -> tuple[int, int]:

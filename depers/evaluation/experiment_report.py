@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from depers.reports import html, plots
+from depers.reports import page, plots
 
 REAL, SYNTHETIC = "real", "real+synthetic"
 ARMS = (REAL, SYNTHETIC)
@@ -136,7 +136,7 @@ def make_report(results: Sequence[Result], rows: Sequence[SizeRow], options: Map
     sections = []
     for title, name in (("mAP@.5", "map50"), ("mAP@.5:.95", "map50_95")):
         figures = [getattr(row, name) for row in rows]
-        table = html.table(
+        table = page.table(
             _HEADS,
             [(row.size, row.synthetic, row.seeds, *_cells(row, f)) for row, f in zip(rows, figures, strict=True)],
         )
@@ -153,7 +153,7 @@ def make_report(results: Sequence[Result], rows: Sequence[SizeRow], options: Map
             "low": (sizes, [f.low for f in figures]),
             "high": (sizes, [f.high for f in figures]),
         }
-        drawn = html.gallery(
+        drawn = page.gallery(
             [
                 plots.lines(f"{title}, mean and single seeds", lines, "real training images", title),
                 plots.lines("difference and its 95 % interval", differences, "real training images", title),
@@ -161,12 +161,12 @@ def make_report(results: Sequence[Result], rows: Sequence[SizeRow], options: Map
         )
         sections.append((title, drawn + table))
     note = "Mean ± standard deviation over seeds. The interval is Student's t over the differences seed by seed."
-    sections.append(("How to read it", html.paragraph(note)))
-    sections.append(("Every training", html.table(Result._fields, results)))
+    sections.append(("How to read it", page.paragraph(note)))
+    sections.append(("Every training", page.table(Result._fields, results)))
     given = [(name, _shown(value)) for name, value in options.items()]
-    sections.append(("Options", html.table(("option", "value"), given)))
+    sections.append(("Options", page.table(("option", "value"), given)))
     lead = "Real images alone against the same with synthetic ones made of them: same steps, start and validation."
-    return html.page("Does synthesis help?", lead, sections)
+    return page.render("Does synthesis help?", lead, sections)
 
 
 def _shown(value: Any) -> str:

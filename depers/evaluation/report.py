@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from depers.evaluation.calibration import Calibration
 from depers.evaluation.metrics import Metrics
 from depers.evaluation.metrics_by_size import SizeRow
 from depers.evaluation.samples import Verdict, figure, worst
-from depers.reports import html
+from depers.reports import page
 from depers.storage.tables import parquet_text
 
 _IMAGES_IN_REPORT = 24
@@ -30,27 +32,27 @@ def make_report(
     about = f"Precision and recall at confidence {confidence:.3f}, where F1 is best."
     if metrics.undetectable:
         about += " Classes that these weights do not know are left out of the mean."
-    sections = [("Figures", html.table(header, rows) + html.paragraph(about))]
+    sections = [("Figures", page.table(header, rows) + page.paragraph(about))]
     if sizes:
         heads = ("Size", "Class", "Labels", "Recall", "mAP@.5", "mAP@.5:.95")
         note = f"The side is that of a square as large as the box; recall at confidence {confidence:.3f}."
-        sections.append(("By size", html.table(heads, sizes) + html.paragraph(note)))
+        sections.append(("By size", page.table(heads, sizes) + page.paragraph(note)))
     if calibrations:
         sections.append(("Thresholds for a target recall", _calibration_table(calibrations)))
     if failed:
-        note = html.paragraph("They count as images in which nothing was found.")
-        sections.append((f"{len(failed)} images failed", note + html.table(("Image", "Reason"), failed[:100])))
+        note = page.paragraph("They count as images in which nothing was found.")
+        sections.append((f"{len(failed)} images failed", note + page.table(("Image", "Reason"), failed[:100])))
     broken = {path for path, _ in failed}
     readable = [verdict for verdict in verdicts if parquet_text(verdict.sample.path) not in broken]
     shown = worst(readable, _IMAGES_IN_REPORT)
     if shown:
-        legend = html.paragraph("Red: missed. Orange: found but not labelled. Green: found. IoU at least 0.5.")
+        legend = page.paragraph("Red: missed. Orange: found but not labelled. Green: found. IoU at least 0.5.")
         figures = [figure(verdict, folder, names) for verdict in shown]
-        sections.append(("Images with the most misses", legend + html.gallery(figures)))
-    return html.page("Evaluation", lead, sections)
+        sections.append(("Images with the most misses", legend + page.gallery(figures)))
+    return page.render("Evaluation", lead, sections)
 
 
-def _calibration_table(calibrations: Sequence[Calibration]) -> str:
+def _calibration_table(calibrations: Sequence[Calibration]) -> Markup:
     heads = ("Class", "Labels", "Target", "Threshold", "Recall", "at least", "Precision", "False per image")
     rows: list[tuple[object, ...]] = []
     for each in calibrations:
@@ -61,4 +63,4 @@ def _calibration_table(calibrations: Sequence[Calibration]) -> str:
             figures = (recall, each.bound, each.precision, each.false_per_image)
             rows.append((each.name, each.labels, each.target, f"{each.threshold:.6f}", *figures))
     note = "A label counts as found where grown boxes of its class cover it; precision at IoU 0.5."
-    return html.table(heads, rows) + html.paragraph(note)
+    return page.table(heads, rows) + page.paragraph(note)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers import storage
@@ -16,7 +17,7 @@ from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, label_path, read_labels
 from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, match
 from depers.imaging.decoding import decode
-from depers.reports import drawing, html
+from depers.reports import drawing, page
 from depers.storage.tables import parquet_text
 
 _READERS = 16  # threads that mostly wait for storage
@@ -141,11 +142,11 @@ def draw(image: NDArray[np.uint8], verdict: Verdict, names: Sequence[str]) -> ND
     return drawing.draw_boxes(image, np.concatenate(boxes), texts, colors)
 
 
-def figure(verdict: Verdict, folder: str, names: Sequence[str]) -> str:
+def figure(verdict: Verdict, folder: str, names: Sequence[str]) -> Markup:
     """The image with its verdict as HTML, what was missed below it."""
     sample = verdict.sample
     image = decode(storage.read_bytes(storage.join(folder, sample.path)), float("inf")).rgb()
     counts = Counter(names[class_id] for class_id in sample.label_ids[verdict.missed].tolist())
     missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     caption = f"{sample.path}: {int(verdict.missed.sum())} of {len(verdict.missed)} missed ({missed})"
-    return html.image(draw(image, verdict, names), caption, max_side=800)
+    return page.image(draw(image, verdict, names), caption, max_side=800)

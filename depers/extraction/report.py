@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers import storage
@@ -13,7 +14,7 @@ from depers.datasets.sprite_bank import Extracted
 from depers.extraction.steps import part_path
 from depers.extraction.take_apart import Row
 from depers.imaging.decoding import ImageError, decode
-from depers.reports import drawing, html
+from depers.reports import drawing, page
 from depers.runtime.units import Unit
 from depers.storage.tables import parquet_text
 
@@ -32,19 +33,19 @@ def make_report(extracted: Extracted, record: pa.Table, images: str, everything:
     reasons = pc.value_counts(record["reason"].drop_null()).to_pylist()
     rows = [(pair["values"], pair["counts"]) for pair in sorted(reasons, key=lambda pair: -pair["counts"])]
     sections = [
-        ("Counts", html.table(("what", "how many"), [(name.replace("_", " "), n) for name, n in counts.items()])),
-        ("Sprites", html.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in ordered])),
+        ("Counts", page.table(("what", "how many"), [(name.replace("_", " "), n) for name, n in counts.items()])),
+        ("Sprites", page.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in ordered])),
     ]
     if rows:
-        sections.append(("Left out and failed", html.table(("reason", "images"), rows[:50])))
+        sections.append(("Left out and failed", page.table(("reason", "images"), rows[:50])))
     sections.append(("Backgrounds, before and after: a sample", _pairs(extracted, record, images, everything)))
     for class_id in ordered[:_CLASSES]:
         cells = list(_sample(extracted, record, everything, class_id))
         crops, captions = [crop for crop, _ in cells], [caption for _, caption in cells]
         sheet = drawing.contact_sheet(crops, captions, columns=6, cell_wh=(200, 200))
-        sections.append((f"Sprites: {names[class_id]}", html.image(sheet, max_side=max(sheet.shape))))
+        sections.append((f"Sprites: {names[class_id]}", page.image(sheet, max_side=max(sheet.shape))))
     lead = f"{counts['images']} training images: {counts['backgrounds']} backgrounds, {counts['sprites']} sprites."
-    return html.page("Extraction", lead, sections)
+    return page.render("Extraction", lead, sections)
 
 
 def _evenly(count: int, most: int) -> list[int]:
@@ -52,7 +53,7 @@ def _evenly(count: int, most: int) -> list[int]:
     return sorted({index * count // min(count, most) for index in range(min(count, most))})
 
 
-def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> str:
+def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> Markup:
     """Images, each beside the background made of it; those with objects come first."""
     used = record.filter(pc.equal(record["status"], sprite_bank.USED))
     with_objects = used.filter(pc.greater(used["objects"], 0))
@@ -67,8 +68,8 @@ def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequ
         except (KeyError, OSError, ImageError):  # it has changed since then
             continue
         caption = f"{row['path']}: {row['objects']} objects, {row['coverage']:.0%} of the image"
-        figures += [html.image(before, caption, _SIDE), html.image(after, "the background", _SIDE)]
-    return html.gallery(figures)
+        figures += [page.image(before, caption, _SIDE), page.image(after, "the background", _SIDE)]
+    return page.gallery(figures)
 
 
 def _sample(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers import storage
@@ -16,7 +17,7 @@ from depers.datasets.labels import SPLITS, read_labels
 from depers.imaging.decoding import decode
 from depers.normalization.rules import Problem
 from depers.normalization.writing import USED
-from depers.reports import drawing, html, plots
+from depers.reports import drawing, page, plots
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the image's
@@ -184,21 +185,21 @@ def make_report(
         "Images in val",
         "Share of boxes in val",
     )
-    numbers = html.table(header, class_rows(statistics, classes))
+    numbers = page.table(header, class_rows(statistics, classes))
     if labelled:
         rows = [[prefix or "all", ", ".join(names) or "none"] for prefix, names in labelled.items()]
         note = "Only these classes are labelled there: of the others, images may show objects without a box."
-        numbers += html.paragraph(note) + html.table(("Images", "Labelled classes"), rows)
-    sections = [("Classes", numbers), ("Distributions", html.gallery(_plots(statistics, classes)))]
-    images = [html.image(image, caption, max_side=640) for caption, image in drawn]
-    sections.append(("Labelled images", html.gallery(images)))
-    nothing = html.paragraph("Nothing.")
-    wrong = html.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
+        numbers += page.paragraph(note) + page.table(("Images", "Labelled classes"), rows)
+    sections = [("Classes", numbers), ("Distributions", page.gallery(_plots(statistics, classes)))]
+    images = [page.image(image, caption, max_side=640) for caption, image in drawn]
+    sections.append(("Labelled images", page.gallery(images)))
+    nothing = page.paragraph("Nothing.")
+    wrong = page.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
     sections.append(("What was wrong", wrong))
-    return html.page("Dataset", f"{lead}; {statistics.left_out} left out.", sections)
+    return page.render("Dataset", f"{lead}; {statistics.left_out} left out.", sections)
 
 
-def _plots(statistics: Statistics, classes: Sequence[str]) -> list[str]:
+def _plots(statistics: Statistics, classes: Sequence[str]) -> list[Markup]:
     counts = {split: [statistics.boxes[split, class_id] for class_id in range(len(classes))] for split in SPLITS}
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]

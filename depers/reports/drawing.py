@@ -1,4 +1,4 @@
-"""Drawing."""
+"""Drawing for reports: boxes on images, contact sheets, and the colors of classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,18 +17,17 @@ _PALETTE: tuple[RGB, ...] = (
     (31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14),
     (23, 150, 160), (227, 119, 194), (140, 86, 75), (120, 130, 20), (90, 90, 200),
 )  # fmt: skip
-_KNOWN = {"car": 0, "head": 4, "face": 1, "human": 2, "carplate": 3}
+_CLASS_INDICES = {"car": 0, "head": 4, "face": 1, "human": 2, "carplate": 3}
 
 
 def color(name: str) -> RGB:
-    """The color of a class, the same in every report."""
-    known = _KNOWN.get(name)
-    index = known if known is not None else hashlib.sha256(name.encode()).digest()[0]
+    """Return the color of a class, the same in every report."""
+    index = _CLASS_INDICES[name] if name in _CLASS_INDICES else hashlib.sha256(name.encode()).digest()[0]
     return _PALETTE[index % len(_PALETTE)]
 
 
 def fit(image: NDArray[np.uint8], wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """`image` (H, W, 3) reduced, never enlarged, to lie within `wh` pixels, its proportions kept."""
+    """Return `image` (H, W, 3) reduced, never enlarged, to lie within `wh` pixels, its proportions kept."""
     height, width = image.shape[:2]
     scale = min(1.0, wh[0] / width, wh[1] / height)
     if scale == 1:
@@ -43,9 +42,9 @@ def contact_sheet(
     columns: int = 4,
     cell_wh: tuple[int, int] = (320, 240),
 ) -> NDArray[np.uint8]:
-    """Images (uint8 RGB (H, W, 3), any sizes) side by side in rows, each with its caption below; uint8 RGB.
+    """Return images (uint8 RGB (H, W, 3), any sizes) side by side in rows, captions below them; uint8 RGB.
 
-    Raises ValueError where there is no image, no column, or not one caption per image.
+    Raise ValueError where there is no image, no column, or not one caption per image.
     """
     if not images or columns < 1:
         raise ValueError(f"a contact sheet must have images and columns, but got {len(images)} in {columns}")
@@ -57,18 +56,18 @@ def contact_sheet(
     sheet = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), _GROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for index, image in enumerate(images):
-        left, top = _GAP + index % columns * step_x, _GAP + index // columns * step_y
+        x, y = _GAP + index % columns * step_x, _GAP + index // columns * step_y
         small = fit(image, cell_wh)
         offset = (cell_wh[0] - small.shape[1]) // 2, (cell_wh[1] - small.shape[0]) // 2
-        sheet.paste(Image.fromarray(small), (left + offset[0], top + offset[1]))
+        sheet.paste(Image.fromarray(small), (x + offset[0], y + offset[1]))
         if captions is not None:
             text = _shorten(captions[index], cell_wh[0], font)
-            draw.text((left + cell_wh[0] / 2, top + cell_wh[1] + _CAPTION / 2), text, _INK, font, anchor="mm")
+            draw.text((x + cell_wh[0] / 2, y + cell_wh[1] + _CAPTION / 2), text, _INK, font, anchor="mm")
     return np.asarray(sheet)
 
 
 def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """`text` on one line, cut in the middle (the end of a file name tells it apart) to at most `width` pixels."""
+    """Return `text` on one line of at most `width` pixels, cut in the middle: the end of a file name tells it apart."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     short, keep = text, len(text)
     while keep > 0 and font.getlength(short) > width:
@@ -80,9 +79,9 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
 def draw_boxes(
     image: NDArray[np.uint8], boxes_xyxy: ArrayLike, texts: Sequence[str], colors: Sequence[RGB]
 ) -> NDArray[np.uint8]:
-    """A copy of `image` (uint8 RGB) with every box (N, 4) in pixels outlined in its color, its text on top of it.
+    """Return a copy of `image` (uint8 RGB), every box (N, 4) in pixels outlined in its color, its text on top of it.
 
-    Raises ValueError where boxes, texts and colors do not number the same.
+    Raise ValueError where boxes, texts and colors do not number the same.
     """
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
     canvas = Image.fromarray(image)
@@ -94,10 +93,10 @@ def draw_boxes(
         high = np.clip(np.ceil(box[2:]) - 1, low, (canvas.width - 1, canvas.height - 1))
         draw.rectangle((*low, *high), outline=ink, width=line)
         if text:
-            left, top, right, bottom = draw.textbbox((0, 0), text, font)
-            width, height = right - left + 4, bottom - top + 4
+            text_x, text_y, right, bottom = draw.textbbox((0, 0), text, font)
+            width, height = right - text_x + 4, bottom - text_y + 4
             x = max(0, min(low[0], canvas.width - width))
             y = low[1] - height if low[1] >= height else low[1]
             draw.rectangle((x, y, x + width, y + height), fill=ink)
-            draw.text((x + 2 - left, y + 2 - top), text, "white", font)
+            draw.text((x + 2 - text_x, y + 2 - text_y), text, "white", font)
     return np.asarray(canvas)

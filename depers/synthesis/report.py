@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.datasets import sprite_bank
-from depers.reports import html
+from depers.reports import page
 from depers.synthesis import statistics
 
 
@@ -28,15 +28,15 @@ def make_report(
         ("objects pasted", made.objects), ("objects that found no place", made.wanted - made.objects),
         ("unlabelled decoys", made.decoys), ("labels", int(made.classes.sum())),
     ]  # fmt: skip
-    note = html.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
-    return html.page(
+    note = page.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
+    return page.render(
         "Synthetic images",
         lead,
         [
-            ("A sample, with the labels", html.image(images, max_side=2000)),
+            ("A sample, with the labels", page.image(images, max_side=2000)),
             ("Real against synthetic", note + statistics.compare(extracted.class_names, real, made)),
-            ("Counts", html.table(("what", "how many"), counts)),
-            ("Options", html.table(("option", "value"), asked)),
+            ("Counts", page.table(("what", "how many"), counts)),
+            ("Options", page.table(("option", "value"), asked)),
         ],
     )
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from depers.reports import html, plots
+from depers.reports import page, plots
 
 SIZES = np.geomspace(0.002, 1.0, 28)
 SHARES = np.linspace(0, 1, 25)
@@ -97,7 +98,7 @@ def of_plan(rows: pa.Table, class_count: int) -> Tally:
     )
 
 
-def compare(names: tuple[str, ...], real: Tally, made: Tally) -> str:
+def compare(names: tuple[str, ...], real: Tally, made: Tally) -> Markup:
     """Table and histograms of real against synthetic, as HTML for a report."""
     shown = [number for number in range(len(names)) if real.classes[number] or made.classes[number]]
     shown = sorted(shown, key=lambda number: -int(real.classes[number]))[:_SHOWN_CLASSES]
@@ -125,4 +126,4 @@ def compare(names: tuple[str, ...], real: Tally, made: Tally) -> str:
             share=True,
         ),
     ]  # fmt: skip
-    return html.table(("class", "real labels", "synthetic labels"), rows) + html.gallery(figures)
+    return page.table(("class", "real labels", "synthetic labels"), rows) + page.gallery(figures)

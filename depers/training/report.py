@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
-from depers.reports import drawing, html, plots
+from depers.reports import drawing, page, plots
 from depers.training.augmentation import RGB, letterboxed
 from depers.training.batches import Batch, labelled_image
 from depers.training.data import Splits
@@ -139,19 +140,19 @@ def make(
     mean = measured.mean
     lead = f"{len(rows)} epochs on {len(data.train)} images; {mean.images} for validation, with {mean.labels} labels:"
     lead += f" mAP@.5 {mean.map50:.3f}, mAP@.5:.95 {mean.map50_95:.3f}."
-    at = html.paragraph(f"The best weights. Precision and recall at confidence {measured.confidence:.3f}.")
-    sections = [("Figures", html.table(header, [mean, *measured.classes]) + at)]
-    sections.append(("The course of the training", html.gallery(_course(rows))))
-    sections.append(("Precision and recall at IoU 0.5", html.gallery(_curve_plots(matched, names))))
-    legend = html.paragraph(
+    at = page.paragraph(f"The best weights. Precision and recall at confidence {measured.confidence:.3f}.")
+    sections = [("Figures", page.table(header, [mean, *measured.classes]) + at)]
+    sections.append(("The course of the training", page.gallery(_course(rows))))
+    sections.append(("Precision and recall at IoU 0.5", page.gallery(_curve_plots(matched, names))))
+    legend = page.paragraph(
         f"Columns: what is labelled; rows: as what it was found, above confidence {_CONFIDENT}, at IoU {_IOU}."
     )
     counts = [
         [name, *row] for name, row in zip((*names, _BACKGROUND), confusion(found, len(names)).tolist(), strict=True)
     ]
-    sections.append(("Confusion matrix", html.table(("found as", *names, _BACKGROUND), counts) + legend))
-    sheets = [html.image(batch_image, max_side=480) for batch_image in _with_labels(first, names)]
-    sections.append(("Labelled images of the first training batch", html.gallery(sheets)))
+    sections.append(("Confusion matrix", page.table(("found as", *names, _BACKGROUND), counts) + legend))
+    sheets = [page.image(batch_image, max_side=480) for batch_image in _with_labels(first, names)]
+    sections.append(("Labelled images of the first training batch", page.gallery(sheets)))
     figures = []
     for one in sorted(found, key=lambda one: (-len(one.label_ids), one.number))[:SHOWN]:
         sample = letterboxed(labelled_image(images(one.number), data.val[one.number]), canvases_wh[one.number])
@@ -160,15 +161,15 @@ def make(
         left = _drawn(sample.image, one.label_boxes_xyxy, one.label_ids.tolist(), names)
         right = _drawn(sample.image, one.boxes_xyxy[shown], one.class_ids[shown].tolist(), names, confidences)
         name = os.path.basename(data.val[one.number].path)  # noqa: PTH119
-        figures += [html.image(left, f"{name}: labels"), html.image(right, f"{name}: predictions")]
-    sections.append(("Validation images, labelled and predicted", html.gallery(figures)))
-    return html.page("Training", lead, sections).encode()
+        figures += [page.image(left, f"{name}: labels"), page.image(right, f"{name}: predictions")]
+    sections.append(("Validation images, labelled and predicted", page.gallery(figures)))
+    return page.render("Training", lead, sections).encode()
 
 
-def _course(rows: Rows) -> list[str]:
+def _course(rows: Rows) -> list[Markup]:
     epochs = [row["epoch"] for row in rows]
 
-    def plot(title: str, columns: Mapping[str, str]) -> str:
+    def plot(title: str, columns: Mapping[str, str]) -> Markup:
         series = {label: (epochs, [row[name] for row in rows]) for label, name in columns.items()}
         return plots.lines(title, series, "epoch")
 
@@ -182,7 +183,7 @@ def _course(rows: Rows) -> list[str]:
     ]
 
 
-def _curve_plots(matched: Sequence[MatchedImage], names: Sequence[str]) -> list[str]:
+def _curve_plots(matched: Sequence[MatchedImage], names: Sequence[str]) -> list[Markup]:
     by_class = {name: _thinned(found) for name, found in curves(matched, names).items()}
     precision_recall = {name: (recall, precision) for name, (recall, precision, _) in by_class.items()}
     f1 = {name: (c, 2 * p * r / np.maximum(p + r, 1e-9)) for name, (r, p, c) in by_class.items()}

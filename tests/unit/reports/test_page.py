@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depers.reports.drawing import color, contact_sheet, draw_boxes, fit
-from depers.reports.html import gallery, image, page, paragraph, table
+from depers.reports.page import gallery, image, paragraph, render, table
 
 VOID = {"meta", "img"}
 
@@ -50,7 +50,7 @@ def flat(value: int, size_wh: tuple[int, int]) -> np.ndarray:
 @given(st.text(), st.text(), st.text())
 def test_everything_is_escaped(title: str, cell: str, caption: str) -> None:
     content = table([title], [[cell]]) + paragraph(cell) + gallery([image(flat(0, (2, 2)), caption)])
-    reader = Reader(page(title, cell, [(caption, content)]))
+    reader = Reader(render(title, cell, [(caption, content)]))
     assert set(reader.seen) == {
         *("html", "head", "meta", "title", "style", "body", "main", "header", "h1", "p", "section", "h2"),
         *("div", "table", "thead", "tbody", "tr", "th", "td", "figure", "img"),
@@ -61,7 +61,7 @@ def test_everything_is_escaped(title: str, cell: str, caption: str) -> None:
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '" onload="x', "a&b", "caf\udce9.jpg"])
 def test_hostile_names_stay_text(hostile: str) -> None:
     reader = Reader(
-        page(hostile, hostile, [(hostile, table([hostile], [[hostile]]) + image(flat(9, (4, 4)), hostile))])
+        render(hostile, hostile, [(hostile, table([hostile], [[hostile]]) + image(flat(9, (4, 4)), hostile))])
     )
     assert "script" not in reader.seen
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
@@ -70,9 +70,14 @@ def test_hostile_names_stay_text(hostile: str) -> None:
     assert ("alt", shown) in reader.attributes
 
 
+def test_what_is_not_made_by_these_functions_is_text() -> None:
+    made = render("t", "l", [("h", "<b>"), ("i", gallery(["<b>"]))])
+    assert "<b>" not in made and made.count("&lt;b&gt;") == 2
+
+
 def test_a_page_loads_nothing_and_is_the_same_every_time() -> None:
     def make() -> str:
-        return page("Title", "lead", [("Images", gallery([image(flat(77, (30, 20)), "one")]))])
+        return render("Title", "lead", [("Images", gallery([image(flat(77, (30, 20)), "one")]))])
 
     assert make() == make()
     sources = re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", make())
