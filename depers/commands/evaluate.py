@@ -22,11 +22,11 @@ from depers.detection.settings import PRECISIONS
 from depers.errors import UserError
 from depers.evaluation import calibration, submission
 from depers.evaluation.calibration import Calibration
-from depers.evaluation.competition_score import score_dict, score_file, score_text
+from depers.evaluation.competition_score import format_score, score_as_dict, score_file
 from depers.evaluation.metrics import measure
 from depers.evaluation.metrics_by_size import measure_sizes
 from depers.evaluation.report import make_report
-from depers.evaluation.samples import judge, samples
+from depers.evaluation.samples import judge, read_samples
 from depers.options import (
     DETECTION,
     CheckedOptions,
@@ -168,10 +168,10 @@ def _print_score(options: Options, dataset: Dataset, folder: str) -> int:
     found = submission.read(options.score, len(dataset.names))
     score = score_file(found, options.score, folder, dataset)
     content = {"file": options.score, "dataset": options.dataset, "split": options.split}
-    content |= score_dict(score, dataset.names)
+    content |= score_as_dict(score, dataset.names)
     target = storage.join(options.out, "score.json")
     storage.write_bytes(target, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    print(f"{len(found.rows)} boxes\n{score_text(score, dataset.names)}\n{target}")
+    print(f"{len(found.rows)} boxes\n{format_score(score, dataset.names)}\n{target}")
     return 0
 
 
@@ -184,7 +184,9 @@ def _calibrate(
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     readable = table.filter(pc.equal(table["status"], "ok"))  # anonymization withholds the others
     how = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
-    calibrations = calibration.calibrate(samples(readable, folder, dataset), dataset.names, classes, targets, **how)
+    calibrations = calibration.calibrate(
+        read_samples(readable, folder, dataset), dataset.names, classes, targets, **how
+    )
     about = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
     about |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
     about |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **how}
@@ -217,29 +219,29 @@ def run(options: Options) -> int:
     detection = options.detection(folder, classes)
     code = detect.run(detection)
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
-    measured = samples(table, folder, dataset)
-    metrics = measure([sample.image() for sample in measured], dataset.names, detectable)
+    measured = read_samples(table, folder, dataset)
+    metrics = measure([sample.match() for sample in measured], dataset.names, detectable)
     sizes = measure_sizes(measured, dataset.names, detectable, metrics.confidence)
     failures = table.filter(pc.equal(table["status"], "failed")).select(["path", "reason"]).to_pylist()
     failed = [(row["path"], row["reason"]) for row in failures]
     about: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.weights)}
     about |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
     about |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
-    lines = [metrics.text()]
+    lines = [metrics.format_text()]
     if options.submission:
         found = submission.from_table(table, dataset.names)
         storage.write_bytes(options.submission, submission.format_submission(found).encode())
         score = score_file(found, options.submission, folder, dataset)
-        about["competition"] = score_dict(score, dataset.names)
-        lines.append(f"{score_text(score, dataset.names)}\n{options.submission}")
+        about["competition"] = score_as_dict(score, dataset.names)
+        lines.append(f"{format_score(score, dataset.names)}\n{options.submission}")
     calibrations: list[Calibration] = []
     if targets:
         calibrations = _calibrate(options, dataset, folder, classes, targets)
-        lines.append(f"{calibration.table_text(calibrations)}\n{storage.join(options.out, 'thresholds.json')}")
-    verdicts = [judge(sample, metrics.confidence) for sample in measured]
-    html = make_report(metrics, sizes, calibrations, verdicts, failed, folder, dataset.names)
+        lines.append(f"{calibration.format_table(calibrations)}\n{storage.join(options.out, 'thresholds.json')}")
+    results = [judge(sample, metrics.confidence) for sample in measured]
+    html = make_report(metrics, sizes, calibrations, results, failed, folder, dataset.names)
     figures = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("metrics.json", figures), ("metrics.csv", metrics.csv()), ("report.html", html)):
+    for name, text in (("metrics.json", figures), ("metrics.csv", metrics.format_csv()), ("report.html", html)):
         storage.write_bytes(storage.join(options.out, name), text.encode())
     print("\n".join(lines))
     print(f"report {storage.join(options.out, 'report.html')}")

@@ -33,11 +33,11 @@ from depers.evaluation.experiment_report import (
     ARMS,
     REAL,
     SYNTHETIC,
-    Result,
+    TrainingResult,
     compare,
+    format_csv,
+    format_table,
     make_report,
-    runs_csv,
-    table_text,
 )
 from depers.extraction.training_images import list_images
 from depers.options import (
@@ -248,7 +248,7 @@ def run(options: Options) -> int:
     # More seeds and sizes can be added to a run; all else decides what a training was.
     decisive = {name: value for name, value in asdict(options).items() if name not in ("out", "sizes", "seeds")}
     units.claim(options.out, decisive | {"images_sha256": digest, "depers": __version__})
-    results: list[Result] = []
+    results: list[TrainingResult] = []
     for number, cell in enumerate(cells, 1):
         for arm in ARMS:
             results.append(_result(options, dataset, [entry.path for entry in images], cell, arm))
@@ -259,7 +259,7 @@ def run(options: Options) -> int:
                 flush=True,
             )
         _write(options, results)
-    print(table_text(compare(results)))
+    print(format_table(compare(results)))
     print(f"report {storage.join(shown_out, 'report.html')}")
     return 0
 
@@ -271,11 +271,11 @@ def _absolute(options: Options) -> Options:
     return replace(options, **changes)  # type: ignore[arg-type]
 
 
-def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> Result:
+def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> TrainingResult:
     """One training with all that it needs, or its record where it is done."""
     record = options.place(cell, "runs", f"{arm}.json")
     if storage.exists(record):
-        return Result(**json.loads(storage.read_bytes(record)))
+        return TrainingResult(**json.loads(storage.read_bytes(record)))
     real = options.place(cell, "real")
     if not storage.exists(storage.join(real, "data.yaml")):
         copy_part(dataset, choose(paths, cell), real)
@@ -288,7 +288,7 @@ def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell
     last = _last_row(training.out)
     added = options.added(cell) if arm == SYNTHETIC else 0
     seconds = time.monotonic() - started
-    result = Result(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
+    result = TrainingResult(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
     storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())
     if not storage.is_s3(training.out):
         shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
@@ -300,11 +300,11 @@ def _last_row(out: str) -> dict[str, float]:
     return dict(zip(header.split(","), map(float, lines[-1].split(",")), strict=True))
 
 
-def _write(options: Options, results: Sequence[Result]) -> None:
+def _write(options: Options, results: Sequence[TrainingResult]) -> None:
     """The files of OUT, after every cell: an interrupted experiment has a result, too."""
     rows = compare(results)
     content = {"depers": __version__, "options": asdict(options), "sizes": [row.as_dict() for row in rows]}
     figures = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     html = make_report(results, rows, asdict(options))
-    for name, text in (("runs.csv", runs_csv(results)), ("experiment.json", figures), ("report.html", html)):
+    for name, text in (("runs.csv", format_csv(results)), ("experiment.json", figures), ("report.html", html)):
         storage.write_bytes(storage.join(options.out, name), text.encode())

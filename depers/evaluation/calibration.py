@@ -51,9 +51,9 @@ class Calibration(NamedTuple):
 
 
 def parse_targets(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """The recall wanted of each class: `0.99` for all, `face=0.995` for one; classes without a target are absent.
+    """Return the target recall of each class that has one: `0.99` stands for all, `face=0.995` for one.
 
-    Raises UserError for what is no number between 0 and 1, or no class of `names`.
+    Raise UserError for what is no number between 0 and 1, or no class of `names`.
     """
     targets: dict[str, float] = {}
     for text in sorted(texts, key=lambda text: "=" in text):  # those for one class come last
@@ -67,20 +67,20 @@ def parse_targets(texts: Sequence[str], names: Sequence[str]) -> dict[str, float
     return targets
 
 
-def lower_bound(found: int, labels: int, certainty: float) -> float:
-    """The recall that `found` of `labels` show with that certainty, at least: exact binomial, one-sided."""
+def lower_bound(covered: int, labels: int, certainty: float) -> float:
+    """Return the recall that `covered` of `labels` show with that certainty, at least: exact binomial, one-sided."""
     from scipy.stats import beta
 
-    return float(beta.ppf(1 - certainty, found, labels - found + 1)) if found else 0.0
+    return float(beta.ppf(1 - certainty, covered, labels - covered + 1)) if covered else 0.0
 
 
 def least_labels(target: float, certainty: float) -> int:
-    """How many labels it takes to show the target where every one of them is found."""
+    """Return how many labels it takes to show the target where every one of them is found."""
     return math.ceil(math.log(1 - certainty) / math.log(target))
 
 
-def least_found(labels: int, target: float, certainty: float) -> int | None:
-    """The least number of `labels` found that shows the target; None where all of them would be too few."""
+def least_covered(labels: int, target: float, certainty: float) -> int | None:
+    """Return the least number of `labels` found that shows the target; None where all of them would be too few."""
     low, high = 0, labels + 1
     while high - low > 1:  # the bound rises with what is found
         middle = (low + high) // 2
@@ -89,7 +89,7 @@ def least_found(labels: int, target: float, certainty: float) -> int | None:
 
 
 def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.float32], share: float) -> NDArray[Any]:
-    """The highest confidence from which the boxes (N, 4) together cover `share` of each label: float32 (M,).
+    """Return the highest confidence from which the boxes (N, 4) together cover `share` of each label: float32 (M,).
 
     The boxes come with falling confidence. 0 where all of them do not cover it.
     """
@@ -98,36 +98,37 @@ def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.
         inside = np.concatenate(
             [np.maximum(boxes_xyxy[:, :2], label[:2]), np.minimum(boxes_xyxy[:, 2:], label[2:])], axis=1
         )
-        near = np.flatnonzero((inside[:, 2:] > inside[:, :2]).all(1))
-        if not len(near):
+        overlapping = np.flatnonzero((inside[:, 2:] > inside[:, :2]).all(1))
+        if not len(overlapping):
             continue
-        xs, ys = (np.unique(np.concatenate([inside[near][:, axis::2].ravel(), label[axis::2]])) for axis in (0, 1))
-        first = np.full((len(ys) - 1, len(xs) - 1), len(near))  # which box covers a cell first
-        for number in range(len(near) - 1, -1, -1):
-            x0, y0, x1, y1 = inside[near[number]]
-            columns, rows = (slice(*np.searchsorted(edges, ends)) for edges, ends in ((xs, (x0, x1)), (ys, (y0, y1))))
+        edges = np.concatenate([inside[overlapping], label[None]])
+        xs, ys = np.unique(edges[:, ::2]), np.unique(edges[:, 1::2])
+        first = np.full((len(ys) - 1, len(xs) - 1), len(overlapping))  # which box covers a cell first
+        for number in range(len(overlapping) - 1, -1, -1):
+            x0, y0, x1, y1 = inside[overlapping[number]]
+            columns, rows = (slice(*np.searchsorted(lines, ends)) for lines, ends in ((xs, (x0, x1)), (ys, (y0, y1))))
             first[rows, columns] = number
         cells = np.diff(ys)[:, None] * np.diff(xs)[None]
-        covered = np.bincount(first.ravel(), cells.ravel(), len(near) + 1)[:-1].cumsum()
+        covered = np.bincount(first.ravel(), cells.ravel(), len(overlapping) + 1)[:-1].cumsum()
         enough = np.flatnonzero(covered >= share * cells.sum() * (1 - 1e-9))
         if len(enough):
-            result[index] = confidences[near[enough[0]]]
+            result[index] = confidences[overlapping[enough[0]]]
     return result
 
 
 def calibrate(
     samples: Sequence[Sample],
     names: Sequence[str],
-    known: Sequence[str],
+    detectable: Sequence[str],
     targets: Mapping[str, float],
     *,
     margin: float,
     coverage: float,
     certainty: float,
 ) -> list[Calibration]:
-    """Every class that has a target; `known` are those that the weights can find."""
+    """Calibrate every class that has a target; `detectable` are the classes that the weights know."""
     return [
-        _calibrate_class(samples, names.index(name), name, target, name in known, margin, coverage, certainty)
+        _calibrate_class(samples, names.index(name), name, target, name in detectable, margin, coverage, certainty)
         for name, target in targets.items()
     ]
 
@@ -137,7 +138,7 @@ def _calibrate_class(
     class_id: int,
     name: str,
     target: float,
-    known: bool,
+    detectable: bool,
     margin: float,
     coverage: float,
     certainty: float,
@@ -148,64 +149,64 @@ def _calibrate_class(
         if class_id not in sample.labelled:
             continue
         images += 1
-        own, labels = sample.class_ids == class_id, sample.label_boxes_xyxy[sample.label_ids == class_id]
-        boxes, sure = sample.boxes_xyxy[own], sample.confidences[own]
+        of_class, labels = sample.class_ids == class_id, sample.label_boxes_xyxy[sample.label_ids == class_id]
+        boxes, scores = sample.boxes_xyxy[of_class], sample.confidences[of_class]
         visible = clip(labels, sample.size_wh)
-        from_confidence.append(covered_from(visible, grow(boxes, margin, sample.size_wh), sure, coverage))
-        confidences.append(sure)
+        from_confidence.append(covered_from(visible, grow(boxes, margin, sample.size_wh), scores, coverage))
+        confidences.append(scores)
         ids = np.zeros(len(boxes), np.int64), np.zeros(len(labels), np.int64)
         correct.append(match(boxes, ids[0], labels, ids[1], IOU_THRESHOLDS[:1])[:, 0])
     falling = np.sort(np.concatenate(from_confidence))[::-1]
-    count, everything = len(falling), int((falling > 0).sum())
-    bound = lower_bound(everything, count, certainty)
-    refused = Calibration(name, target, count, None, "", everything, bound, None, None)
-    if not known:
+    count, reachable = len(falling), int((falling > 0).sum())
+    bound = lower_bound(reachable, count, certainty)
+    refused = Calibration(name, target, count, None, "", reachable, bound, None, None)
+    if not detectable:
         return refused._replace(reason="these weights do not know the class")
-    wanted = least_found(count, target, certainty)
-    if wanted is None:
-        least = least_labels(target, certainty)
-        return refused._replace(reason=f"at least {least} labels are needed to show it, but there are {count}")
-    if everything < wanted:
-        share = f"{everything} of {count} labels are found with every box at hand, which shows a recall of {bound:.4f}"
+    least = least_covered(count, target, certainty)
+    if least is None:
+        enough = least_labels(target, certainty)
+        return refused._replace(reason=f"at least {enough} labels are needed to show it, but there are {count}")
+    if reachable < least:
+        share = f"{reachable} of {count} labels are found with every box at hand, which shows a recall of {bound:.4f}"
         return refused._replace(reason=f"{share} only")
-    threshold = round((math.floor(float(falling[wanted - 1]) / _STEP) - 1) * _STEP, 6)
+    threshold = round((math.floor(float(falling[least - 1]) / _STEP) - 1) * _STEP, 6)
     if threshold <= 0:
         return refused._replace(reason="only boxes of no confidence would reach it")
-    found = int((falling > threshold).sum())
-    shown, right = np.concatenate(confidences) > threshold, np.concatenate(correct)
+    covered = int((falling > threshold).sum())
+    confident, right = np.concatenate(confidences) > threshold, np.concatenate(correct)
     return Calibration(
         name=name,
         target=target,
         labels=count,
         threshold=threshold,
         reason="",
-        found=found,
-        bound=lower_bound(found, count, certainty),
-        precision=float(right[shown].mean()) if shown.any() else 0.0,
-        false_per_image=float((shown & ~right).sum() / max(images, 1)),
+        found=covered,
+        bound=lower_bound(covered, count, certainty),
+        precision=float(right[confident].mean()) if confident.any() else 0.0,
+        false_per_image=float((confident & ~right).sum() / max(images, 1)),
     )
 
 
-def format_thresholds(calibrations: Sequence[Calibration], about: Mapping[str, Any]) -> str:
-    """The text of thresholds.json; `about` says how the thresholds were found."""
-    classes = {each.name: {k: v for k, v in each._asdict().items() if k != "name"} for each in calibrations}
+def format_thresholds(calibrations: Sequence[Calibration], details: Mapping[str, Any]) -> str:
+    """Return the text of thresholds.json; `details` say how the thresholds were found."""
+    classes = {row.name: {k: v for k, v in row._asdict().items() if k != "name"} for row in calibrations}
     content = {
         "version": VERSION,
-        "thresholds": {each.name: each.threshold for each in calibrations},
-        "details": {**about, "classes": classes},
+        "thresholds": {row.name: row.threshold for row in calibrations},
+        "details": {**details, "classes": classes},
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def table_text(calibrations: Sequence[Calibration]) -> str:
-    """The calibration for the terminal, a line per class."""
+def format_table(calibrations: Sequence[Calibration]) -> str:
+    """Return the calibration for the terminal, a line per class."""
     heads = ("Labels", "Target", "Threshold", "Recall", "at least", "P", "False/image")
     lines = [f"{'Class':>22}" + "".join(f"{head:>12}" for head in heads)]
-    for each in calibrations:
-        if each.threshold is None:
-            lines.append(f"{each.name:>22}{each.labels:12}{each.target:12g}        none: {each.reason}")
+    for row in calibrations:
+        if row.threshold is None:
+            lines.append(f"{row.name:>22}{row.labels:12}{row.target:12g}        none: {row.reason}")
         else:
-            figures = (each.threshold, each.found / each.labels, each.bound, each.precision, each.false_per_image)
-            shown = "".join(f"{value:12.4g}" for value in figures)
-            lines.append(f"{each.name:>22}{each.labels:12}{each.target:12g}{shown}")
+            figures = (row.threshold, row.found / row.labels, row.bound, row.precision, row.false_per_image)
+            cells = "".join(f"{value:12.4g}" for value in figures)
+            lines.append(f"{row.name:>22}{row.labels:12}{row.target:12g}{cells}")
     return "\n".join(lines)

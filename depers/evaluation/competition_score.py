@@ -30,8 +30,8 @@ class Score(NamedTuple):
 _READERS = 16  # threads that mostly wait for storage
 
 
-def label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """By an image's path in the split's folder, class ids int64 (M,) and boxes float64 (M, 4), xyxy in fractions."""
+def read_label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return class ids int64 (M,) and boxes float64 (M, 4), xyxy in fractions, by an image's path in the folder."""
     images = [entry.path for entry in storage.list_files(folder) if entry.path.lower().endswith(IMAGE_SUFFIXES)]
 
     def read(path: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -43,23 +43,23 @@ def label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np
         return dict(zip(images, pool.map(read, images), strict=True))
 
 
-def score_file(found: submission.Submission, source: str, folder: str, dataset: Dataset) -> Score:
-    """The competition's score of detections in the images of a split's folder.
+def score_file(detections: submission.Submission, source: str, folder: str, dataset: Dataset) -> Score:
+    """Return the competition's score of detections in the images of a split's folder.
 
-    What was found of classes that an image is not labelled for is left out. Raises UserError for a detection on a
+    Detections of classes that an image is not labelled for are left out. Raise UserError for a detection on an
     image that is not there.
     """
-    labels = label_fractions(folder, dataset)
-    submission.check_images(found, labels, source, folder)
-    kept = [
+    labels = read_label_fractions(folder, dataset)
+    submission.check_images(detections, labels, source, folder)
+    labelled = [
         class_id in labelled_classes(dataset, image_id)
-        for image_id, class_id in zip(found.image_ids, found.class_ids.tolist(), strict=True)
+        for image_id, class_id in zip(detections.image_ids, detections.class_ids.tolist(), strict=True)
     ]
-    return score(labels, submission.select(found, np.array(kept, np.bool_)))
+    return score(labels, submission.select(detections, np.array(labelled, np.bool_)))
 
 
-def score_text(score: Score, names: Sequence[str]) -> str:
-    """The score for the terminal, a line per class."""
+def format_score(score: Score, names: Sequence[str]) -> str:
+    """Return the score for the terminal, a line per class."""
     lines = [f"{'Class':>22}{'Labels':>11}{'AP@.5':>11}"]
     lines += [f"{names[index]:>22}{count:11}{average:11.6f}" for index, (average, count) in score.classes.items()]
     lines.append(f"competition's score (mean): {score.mean:.6f}")
@@ -68,8 +68,8 @@ def score_text(score: Score, names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def score_dict(score: Score, names: Sequence[str]) -> dict[str, Any]:
-    """The score for JSON."""
+def score_as_dict(score: Score, names: Sequence[str]) -> dict[str, Any]:
+    """Return the score for JSON."""
     classes = {names[index]: {"ap": average, "labels": count} for index, (average, count) in score.classes.items()}
     return {"score": score.mean, "classes": classes, "boxes_on_images_without_labels": score.uncounted}
 
@@ -79,7 +79,7 @@ def score(
     submission: Submission,
     iou_threshold: float = 0.5,
 ) -> Score:
-    """The competition's score, by the definition of the package `map-boxes` (1.0.6), from which it does not differ.
+    """Return the competition's score, which does not differ from that of the package `map-boxes` (1.0.6).
 
     `labels`: class ids int64 (M,) and boxes float64 (M, 4), x_min, y_min, x_max, y_max in fractions, by image id. The
     definition's own traits:
@@ -92,52 +92,52 @@ def score(
     - coordinates and confidences are rounded to float32; detections of equal confidence count in numpy's order;
     - the precision is the envelope at every point of the recall (VOC 2010), and classes without labels do not count.
     """
-    found: dict[tuple[str, int], list[int]] = {}
+    indices_of: dict[tuple[str, int], list[int]] = {}
     for index, key in enumerate(zip(submission.image_ids, submission.class_ids.tolist(), strict=True)):
-        found.setdefault(key, []).append(index)
+        indices_of.setdefault(key, []).append(index)
     boxes = submission.boxes_xyxy.astype(np.float32).astype(np.float64)
     confidences = submission.confidences.astype(np.float32)
-    seen = {image_id: each for image_id, each in labels.items() if len(each[0])}
-    class_ids = {class_id for ids, _ in seen.values() for class_id in ids.tolist()}
+    labels_of = {image_id: image_labels for image_id, image_labels in labels.items() if len(image_labels[0])}
+    class_ids = {class_id for ids, _ in labels_of.values() for class_id in ids.tolist()}
     classes = {}
     for class_id in sorted(class_ids, key=str):
         right, order, count = [], [], 0
-        for image_id, (label_ids, label_boxes) in seen.items():
-            own = label_boxes[label_ids == class_id].astype(np.float32).astype(np.float64)
-            indices = found.get((image_id, class_id), [])
-            right += _first_come(boxes[indices], own, iou_threshold)
+        for image_id, (label_ids, label_boxes) in labels_of.items():
+            label_boxes_of_class = label_boxes[label_ids == class_id].astype(np.float32).astype(np.float64)
+            indices = indices_of.get((image_id, class_id), [])
+            right += _match_first_come(boxes[indices], label_boxes_of_class, iou_threshold)
             order += indices
-            count += len(own)
+            count += len(label_boxes_of_class)
         classes[class_id] = (_area(np.array(right, np.bool_), confidences[order], count), count)
-    uncounted = sum(image_id not in seen for image_id in submission.image_ids)
+    uncounted = sum(image_id not in labels_of for image_id in submission.image_ids)
     mean = sum(average for average, _ in classes.values()) / len(classes) if classes else 0.0
     return Score(float(mean), classes, uncounted)
 
 
-def _first_come(boxes: NDArray[np.float64], labels: NDArray[np.float64], iou_threshold: float) -> list[bool]:
-    """Which detections of one class in one image are right, in the order given."""
+def _match_first_come(boxes: NDArray[np.float64], labels: NDArray[np.float64], iou_threshold: float) -> list[bool]:
+    """Return which detections of one class in one image are right, in their order."""
     if not len(boxes) or not len(labels):
         return [False] * len(boxes)
     low, high = np.maximum(boxes[:, None, :2], labels[None, :, :2]), np.minimum(boxes[:, None, 2:], labels[None, :, 2:])
     sides = np.maximum(high - low, 0)
     shared = sides[..., 0] * sides[..., 1]
-    mine, theirs = ((each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (boxes, labels))
-    union = mine[:, None] + theirs[None] - shared
+    areas, label_areas = (np.prod(corners[:, 2:] - corners[:, :2], axis=1) for corners in (boxes, labels))
+    union = areas[:, None] + label_areas[None] - shared
     overlaps = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
     best = overlaps.argmax(1)
-    taken: set[int] = set()
+    matched_labels: set[int] = set()
     right = []
     for index, overlap in zip(best.tolist(), overlaps[np.arange(len(best)), best].tolist(), strict=True):
-        right.append(overlap >= iou_threshold and index not in taken)
+        right.append(overlap >= iou_threshold and index not in matched_labels)
         if right[-1]:
-            taken.add(index)
+            matched_labels.add(index)
     return right
 
 
 def _area(right: NDArray[np.bool_], confidences: NDArray[np.float32], labels: int) -> float:
-    """The area below the precision envelope over recall, at every point where the recall changes."""
-    ordered = right[np.argsort(-confidences)]  # not stable, as the definition's
-    true, false = ordered.cumsum(), (~ordered).cumsum()
+    """Return the area below the precision envelope over recall, at every point where the recall changes."""
+    sorted_right = right[np.argsort(-confidences)]  # not stable, as the definition's
+    true, false = sorted_right.cumsum(), (~sorted_right).cumsum()
     recall = np.concatenate(([0.0], true / labels, [1.0]))
     precision = np.concatenate(([0.0], true / np.maximum(true + false, np.finfo(np.float64).eps), [0.0]))
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

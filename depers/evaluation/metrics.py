@@ -45,7 +45,7 @@ class Curves(NamedTuple):
     confidence: float
 
 
-class Row(NamedTuple):
+class ClassMetrics(NamedTuple):
     """One line of the table: `map50` at IoU 0.5, `map50_95` the mean over the thresholds; a class's own or the mean.
 
     `images` are those labelled for the class, whether it is there or not.
@@ -66,13 +66,13 @@ class Metrics(NamedTuple):
     `confidence` is the threshold that the precisions and recalls belong to.
     """
 
-    mean: Row
-    classes: tuple[Row, ...]
+    mean: ClassMetrics
+    classes: tuple[ClassMetrics, ...]
     undetectable: tuple[tuple[str, int], ...]
     confidence: float
 
-    def text(self) -> str:
-        """The table as `yolov5 val` prints it, and a line on what these weights cannot find."""
+    def format_text(self) -> str:
+        """Return the table as `yolov5 val` prints it, and a line on what these weights cannot find."""
         heads = ("Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
         lines = [f"{'Class':>22}" + "".join(f"{head:>11}" for head in heads)]
         for row in (self.mean, *self.classes):
@@ -84,7 +84,7 @@ class Metrics(NamedTuple):
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures for JSON: the mean and each class, and how many labels the weights do not know."""
+        """Return the figures for JSON: the mean and each class, and how many labels the weights do not know."""
         rows = {
             row.name: {name: value for name, value in row._asdict().items() if name != "name"} for row in self.classes
         }
@@ -95,11 +95,11 @@ class Metrics(NamedTuple):
             "not_detectable": dict(self.undetectable),
         }
 
-    def csv(self) -> str:
-        """The table as CSV; classes that the weights do not know have labels but no figures."""
+    def format_csv(self) -> str:
+        """Return the table as CSV; classes that the weights do not know have labels but no figures."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["class", *Row._fields[1:]])
+        writer.writerow(["class", *ClassMetrics._fields[1:]])
         writer.writerows([self.mean, *self.classes])
         writer.writerows([name, self.mean.images, labels, "", "", "", ""] for name, labels in self.undetectable)
         return text.getvalue()
@@ -112,7 +112,7 @@ def match(
     label_ids: NDArray[np.int64],
     thresholds: NDArray[np.float32] = IOU_THRESHOLDS,
 ) -> NDArray[np.bool_]:
-    """Which detections of one image are correct, bool (N, T), one column per IoU threshold.
+    """Return which detections of one image are correct, bool (N, T), one column per IoU threshold.
 
     The boxes (N, 4) come with falling confidence, in the same units as the labels (M, 4). Every detection goes for
     the label of its class that it overlaps most; of several that go for one label, the most confident is correct.
@@ -127,23 +127,23 @@ def match_labels(
     label_ids: NDArray[np.int64],
     thresholds: NDArray[np.float32] = IOU_THRESHOLDS,
 ) -> NDArray[np.int64]:
-    """Which label each detection has found, as `match` decides: int64 (N, T), −1 where it has found none."""
-    matched = np.full((len(boxes_xyxy), len(thresholds)), -1, np.int64)
+    """Return the index of the label that each detection matches, as `match` decides: int64 (N, T), −1 for none."""
+    labels_of = np.full((len(boxes_xyxy), len(thresholds)), -1, np.int64)
     if not len(boxes_xyxy) or not len(label_boxes_xyxy):
-        return matched
+        return labels_of
     overlaps = intersection_over_union(boxes_xyxy, label_boxes_xyxy)
     overlaps = np.where(class_ids[:, None] == label_ids[None], overlaps, np.float32(-1))
     best = overlaps.shape[1] - 1 - overlaps[:, ::-1].argmax(1)  # of equals the last, as YOLOv5
     overlap = overlaps[np.arange(len(best)), best]
     for column, threshold in enumerate(thresholds):
         candidates = np.flatnonzero(overlap >= threshold)
-        found, first = np.unique(best[candidates], return_index=True)
-        matched[candidates[first], column] = found
-    return matched
+        label_indices, first = np.unique(best[candidates], return_index=True)
+        labels_of[candidates[first], column] = label_indices
+    return labels_of
 
 
 def average_precision(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """The area below the precision envelope over recall, interpolated at 101 points (the way of COCO)."""
+    """Return the area below the precision envelope over recall, interpolated at 101 points (the way of COCO)."""
     recall = np.concatenate(([0.0], recall, [1.0]))
     envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
     return float(np.trapezoid(np.interp(_RECALLS, recall, envelope), _RECALLS))
@@ -155,7 +155,7 @@ def ap_per_class(
     class_ids: NDArray[np.int64],
     label_ids: NDArray[np.int64],
 ) -> Curves:
-    """The figures of all detections (N of them, in any order) against all labels' classes (M,), as YOLOv5's.
+    """Return the figures of all detections (N of them, in any order) against all labels' classes (M,), as YOLOv5's.
 
     Classes without labels do not count.
     """
@@ -165,12 +165,12 @@ def ap_per_class(
     precisions, recalls = np.zeros((2, len(classes), len(_CONFIDENCES)))
     average = np.zeros((len(classes), correct.shape[1]))
     for index, (class_id, labels) in enumerate(zip(classes, label_counts, strict=True)):
-        own = class_ids == class_id
-        if not own.any():
+        of_class = class_ids == class_id
+        if not of_class.any():
             continue
-        true, false = correct[own].cumsum(0), (~correct[own]).cumsum(0)
+        true, false = correct[of_class].cumsum(0), (~correct[of_class]).cumsum(0)
         recall, precision = true / (labels + _EPS), true / (true + false)
-        at = -confidences[own]  # np.interp wants rising x
+        at = -confidences[of_class]  # np.interp wants rising x
         recalls[index] = np.interp(-_CONFIDENCES, at, recall[:, 0], left=0)
         precisions[index] = np.interp(-_CONFIDENCES, at, precision[:, 0], left=1)
         for column in range(correct.shape[1]):
@@ -183,7 +183,7 @@ def ap_per_class(
 
 
 def _smooth(values: NDArray[np.float64], fraction: float = 0.1) -> NDArray[np.float64]:
-    """A mean over a window of `fraction` of the values, the ends padded with the end values."""
+    """Return a running mean over a window of `fraction` of the values, the ends padded with the end values."""
     size = round(len(values) * fraction * 2) // 2 + 1
     ends = np.ones(size // 2)
     padded = np.concatenate((ends * values[0], values, ends * values[-1]))
@@ -191,24 +191,24 @@ def _smooth(values: NDArray[np.float64], fraction: float = 0.1) -> NDArray[np.fl
 
 
 def measure(images: Sequence[MatchedImage], names: Sequence[str], detectable: Sequence[bool] | None = None) -> Metrics:
-    """The table over all images; class ids index `names`, and `detectable` says which of them the weights know."""
-    known = np.ones(len(names), np.bool_) if detectable is None else np.asarray(detectable, np.bool_)
-    labelled_only = [_labelled_only(image) for image in images]
-    correct = np.concatenate([_EMPTY.correct, *(image.correct for image in labelled_only)])
-    confidences = np.concatenate([_EMPTY.confidences, *(image.confidences for image in labelled_only)])
-    class_ids = np.concatenate([_EMPTY.class_ids, *(image.class_ids for image in labelled_only)])
-    label_ids = np.concatenate([_EMPTY.label_ids, *(image.label_ids for image in labelled_only)])
+    """Return the table over all images; class ids index `names`; `detectable`: which of them the weights know."""
+    detectable_mask = np.ones(len(names), np.bool_) if detectable is None else np.asarray(detectable, np.bool_)
+    judged = [_drop_unlabelled(image) for image in images]
+    correct = np.concatenate([_EMPTY.correct, *(image.correct for image in judged)])
+    confidences = np.concatenate([_EMPTY.confidences, *(image.confidences for image in judged)])
+    class_ids = np.concatenate([_EMPTY.class_ids, *(image.class_ids for image in judged)])
+    label_ids = np.concatenate([_EMPTY.label_ids, *(image.label_ids for image in judged)])
     counts = np.bincount(label_ids, minlength=len(names))
-    curves = ap_per_class(correct, confidences, class_ids, label_ids[known[label_ids]])
+    curves = ap_per_class(correct, confidences, class_ids, label_ids[detectable_mask[label_ids]])
     counts_of_images = [
-        sum(image.labelled is None or index in image.labelled for image in labelled_only) for index in range(len(names))
+        sum(image.labelled is None or index in image.labelled for image in judged) for index in range(len(names))
     ]
     rows = []
     for index, class_id in enumerate(curves.class_ids):
         average = curves.average_precisions[index]
         figures = (curves.precisions[index], curves.recalls[index], average[0], average.mean())
         rows.append(
-            Row(
+            ClassMetrics(
                 names[int(class_id)],
                 counts_of_images[class_id],
                 int(counts[class_id]),
@@ -216,19 +216,19 @@ def measure(images: Sequence[MatchedImage], names: Sequence[str], detectable: Se
             )
         )
     means = np.array([row[3:] for row in rows]).mean(0).tolist() if rows else [0.0] * 4
-    rest = tuple((names[index], int(counts[index])) for index in np.flatnonzero((counts > 0) & ~known).tolist())
-    return Metrics(
-        Row("all", len(images), sum(row.labels for row in rows), *means), tuple(rows), rest, curves.confidence
-    )
+    mean = ClassMetrics("all", len(images), sum(row.labels for row in rows), *means)
+    indices = np.flatnonzero((counts > 0) & ~detectable_mask).tolist()
+    undetectable = tuple((names[index], int(counts[index])) for index in indices)
+    return Metrics(mean, tuple(rows), undetectable, curves.confidence)
 
 
-def _labelled_only(image: MatchedImage) -> MatchedImage:
-    """The image without the detections of classes that it is not labelled for."""
+def _drop_unlabelled(image: MatchedImage) -> MatchedImage:
+    """Return the image without the detections of classes that it is not labelled for."""
     if image.labelled is None:
         return image
-    kept = np.isin(image.class_ids, list(image.labelled))
+    mask = np.isin(image.class_ids, list(image.labelled))
     return image._replace(
-        correct=image.correct[kept], confidences=image.confidences[kept], class_ids=image.class_ids[kept]
+        correct=image.correct[mask], confidences=image.confidences[mask], class_ids=image.class_ids[mask]
     )
 
 

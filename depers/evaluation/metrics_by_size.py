@@ -24,18 +24,18 @@ class Size(NamedTuple):
     high: float
 
     def holds(self, boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which of the boxes (N, 4) in an image of that size are in the range, bool (N,)."""
+        """Return which of the boxes (N, 4) in an image of that size are in the range, bool (N,)."""
         values = self.measure(boxes_xyxy, size_wh)
         return np.asarray((values >= self.low) & (values < self.high))
 
 
 def side(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    """The side in pixels of a square as large as each box."""
+    """Return the side in pixels of a square as large as each box."""
     return np.sqrt(area(boxes_xyxy))
 
 
 def relative_side(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    """The same as a share of the image's longer side, which is what the detector sees."""
+    """Return that side as a share of the image's longer side, which is what the detector sees."""
     return np.asarray(side(boxes_xyxy, size_wh) / np.float32(max(size_wh)))
 
 
@@ -64,44 +64,45 @@ class SizeRow(NamedTuple):
 def measure_sizes(
     samples: Sequence[Sample], names: Sequence[str], detectable: Sequence[bool], confidence: float
 ) -> list[SizeRow]:
-    """The table by size and class; classes that have no labels of a size, or that the weights do not know, are absent.
+    """Return the table by size and class, without classes that have no labels of a size or that the weights lack.
 
     Precision is not given by size, since what is false has none but its own.
     """
-    matched = [match_labels(each.boxes_xyxy, each.class_ids, each.label_boxes_xyxy, each.label_ids) for each in samples]
-    confidences = np.concatenate([np.zeros(0, np.float32)] + [each.confidences for each in samples])
+    matches = [match_labels(s.boxes_xyxy, s.class_ids, s.label_boxes_xyxy, s.label_ids) for s in samples]
+    confidences = np.concatenate([np.zeros(0, np.float32)] + [sample.confidences for sample in samples])
     order = np.argsort(-confidences, kind="stable")
     confidences = confidences[order]
-    class_ids = np.concatenate([np.zeros(0, np.int64)] + [each.class_ids for each in samples])[order]
-    label_ids = np.concatenate([np.zeros(0, np.int64)] + [each.label_ids for each in samples])
+    class_ids = np.concatenate([np.zeros(0, np.int64)] + [sample.class_ids for sample in samples])[order]
+    label_ids = np.concatenate([np.zeros(0, np.int64)] + [sample.label_ids for sample in samples])
     rows = []
     for size in SIZES:
         correct_parts, counted_parts, label_parts = [], [], []
-        for each, label_of in zip(samples, matched, strict=True):
-            labels_in = size.holds(each.label_boxes_xyxy, each.size_wh)
-            matches = label_of >= 0
+        for sample, label_of in zip(samples, matches, strict=True):
+            labels_in = size.holds(sample.label_boxes_xyxy, sample.size_wh)
+            is_match = label_of >= 0
             matches_in = np.append(labels_in, False)[label_of]  # −1 is the last
-            unmatched_in = ~matches & size.holds(each.boxes_xyxy, each.size_wh)[:, None]
+            unmatched_in = ~is_match & size.holds(sample.boxes_xyxy, sample.size_wh)[:, None]
             correct_parts.append(matches_in)
             counted_parts.append(matches_in | unmatched_in)
             label_parts.append(labels_in)
-        none = np.zeros((0, len(IOU_THRESHOLDS)), np.bool_)
-        correct, counted = (np.concatenate([none, *parts])[order] for parts in (correct_parts, counted_parts))
+        empty = np.zeros((0, len(IOU_THRESHOLDS)), np.bool_)
+        correct, counted = (np.concatenate([empty, *parts])[order] for parts in (correct_parts, counted_parts))
         counts = np.bincount(label_ids[np.concatenate([np.zeros(0, np.bool_), *label_parts])], minlength=len(names))
-        found = []
+        class_rows = []
         for class_id in np.flatnonzero((counts > 0) & np.asarray(detectable, np.bool_)).tolist():
-            own, labels = class_ids == class_id, int(counts[class_id])
-            average = _average_precisions(correct[own], counted[own], labels)
-            recall = float((correct[own, 0] & (confidences[own] >= confidence)).sum() / labels)
-            found.append(SizeRow(size.name, names[class_id], labels, recall, float(average[0]), float(average.mean())))
-        if found:
-            means = np.array([row[3:] for row in found]).mean(0).tolist()
-            rows += [SizeRow(size.name, "all", sum(row.labels for row in found), *means), *found]
+            of_class, labels = class_ids == class_id, int(counts[class_id])
+            average = _average_precisions(correct[of_class], counted[of_class], labels)
+            recall = float((correct[of_class, 0] & (confidences[of_class] >= confidence)).sum() / labels)
+            figures = recall, float(average[0]), float(average.mean())
+            class_rows.append(SizeRow(size.name, names[class_id], labels, *figures))
+        if class_rows:
+            means = np.array([row[3:] for row in class_rows]).mean(0).tolist()
+            rows += [SizeRow(size.name, "all", sum(row.labels for row in class_rows), *means), *class_rows]
     return rows
 
 
 def _average_precisions(correct: NDArray[np.bool_], counted: NDArray[np.bool_], labels: int) -> NDArray[np.float64]:
-    """Average precision per IoU threshold (a column each) of one class's detections, by falling confidence."""
+    """Return average precision per IoU threshold (a column each) of one class's detections, by falling confidence."""
     average = np.zeros(correct.shape[1])
     for column in range(correct.shape[1]):
         right = correct[counted[:, column], column]

@@ -25,11 +25,11 @@ _FOUND, _MISSED, _FALSE = (44, 160, 44), (214, 39, 40), (255, 160, 0)
 
 
 class Sample(NamedTuple):
-    """One image: its path in the split's folder, what was found, highest confidence first, and what is labelled.
+    """One image: its path in the split's folder, its detections, highest confidence first, and its labels.
 
     Boxes float32 (N, 4) and (M, 4) in pixels of the upright image, class ids int64 as the dataset names them.
-    `labelled` are the classes that the image is labelled for; what was found of others is left out, since nobody
-    knows whether it is right.
+    `labelled` are the classes that the image is labelled for; detections of others are left out, since nobody knows
+    whether they are right.
     """
 
     path: str
@@ -41,31 +41,34 @@ class Sample(NamedTuple):
     label_ids: NDArray[np.int64]
     labelled: frozenset[int]
 
-    def image(self) -> MatchedImage:
-        """The detections matched with the labels."""
+    def match(self) -> MatchedImage:
+        """Return the detections matched with the labels."""
         correct = match(self.boxes_xyxy, self.class_ids, self.label_boxes_xyxy, self.label_ids)
         return MatchedImage(correct, self.confidences, self.class_ids, self.label_ids, self.labelled)
 
 
-class Verdict(NamedTuple):
-    """One image at one confidence: masks of the labels that were missed and of the detections that are shown."""
+class ImageResult(NamedTuple):
+    """One image at one confidence: masks of the labels that were missed, and of the detections that count.
+
+    `correct` are those of them that match a label.
+    """
 
     sample: Sample
     missed: NDArray[np.bool_]
-    shown: NDArray[np.bool_]
+    confident: NDArray[np.bool_]
     correct: NDArray[np.bool_]
 
 
-def samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
-    """The rows of a detections table over `folder` with their labels; other classes than the dataset's are left out.
+def read_samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
+    """Return the rows of a detections table over `folder` with their labels, of the dataset's classes alone.
 
-    Raises UserError for a label file that is not YOLO's.
+    Raise UserError for a label file that is not YOLO's.
     """
     column = table["boxes"].combine_chunks()
     values = column.flatten()
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py() if len(column) else np.zeros(1, np.int64)
-    wanted = pa.array(dataset.names, pa.string())
-    ids = pc.fill_null(pc.index_in(values.field("class"), value_set=wanted), -1).to_numpy()
+    class_names = pa.array(dataset.names, pa.string())
+    ids = pc.fill_null(pc.index_in(values.field("class"), value_set=class_names), -1).to_numpy()
     boxes = np.stack([values.field(name).to_numpy() for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
     confidences = values.field("confidence").to_numpy()
     result = []
@@ -74,20 +77,20 @@ def samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
     rows = table.select(["path", "width", "height"]).to_pylist()
     with ThreadPoolExecutor(_READERS) as pool:
         uris = [storage.join(folder, paths[row["path"]]) for row in rows]
-        given = list(pool.map(lambda uri: read_unique_labels(uri, len(dataset.names)), uris))
-    for index, (row, labels) in enumerate(zip(rows, given, strict=True)):
+        image_labels = list(pool.map(lambda uri: read_unique_labels(uri, len(dataset.names)), uris))
+    for index, (row, labels) in enumerate(zip(rows, image_labels, strict=True)):
         path = paths[row["path"]]
         labelled = labelled_classes(dataset, path)
-        found = np.arange(offsets[index], offsets[index + 1])
-        found = found[np.isin(ids[found], list(labelled))]
+        detections = np.arange(offsets[index], offsets[index + 1])
+        detections = detections[np.isin(ids[detections], list(labelled))]
         size_wh = row["width"] or 1, row["height"] or 1  # a failed image has no size, and no boxes to compare
         result.append(
             Sample(
                 path=path,
                 size_wh=size_wh,
-                boxes_xyxy=boxes[found],
-                confidences=confidences[found],
-                class_ids=ids[found].astype(np.int64),
+                boxes_xyxy=boxes[detections],
+                confidences=confidences[detections],
+                class_ids=ids[detections].astype(np.int64),
                 label_boxes_xyxy=from_normalized_xywh(labels.boxes_xywh, size_wh),
                 label_ids=labels.class_ids,
                 labelled=labelled,
@@ -97,56 +100,56 @@ def samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]:
 
 
 def read_unique_labels(image: str, class_count: int) -> Labels:
-    """The labels of one image, doubles counted once (as YOLOv5 does); none where it has no label file."""
+    """Return the labels of one image, doubles counted once (as YOLOv5 does); none where it has no label file."""
     labels = read_labels(label_path(image), class_count)
-    both = np.column_stack([labels.class_ids, labels.boxes_xywh])
-    _, first = np.unique(both, axis=0, return_index=True)
+    rows = np.column_stack([labels.class_ids, labels.boxes_xywh])
+    _, first = np.unique(rows, axis=0, return_index=True)
     first = np.sort(first)
     return Labels(labels.class_ids[first], labels.boxes_xywh[first])
 
 
-def judge(sample: Sample, confidence: float) -> Verdict:
-    """What of one image is missed and falsely found, at IoU 0.5, where boxes below `confidence` do not count."""
-    shown = sample.confidences >= confidence
-    boxes, ids = sample.boxes_xyxy[shown], sample.class_ids[shown]
+def judge(sample: Sample, confidence: float) -> ImageResult:
+    """Say what of one image is missed and falsely found, at IoU 0.5, where boxes below `confidence` do not count."""
+    confident = sample.confidences >= confidence
+    boxes, ids = sample.boxes_xyxy[confident], sample.class_ids[confident]
     labels, label_ids = sample.label_boxes_xyxy, sample.label_ids
-    correct = np.zeros(len(shown), np.bool_)
-    correct[shown] = match(boxes, ids, labels, label_ids, IOU_THRESHOLDS[:1])[:, 0]
+    correct = np.zeros(len(confident), np.bool_)
+    correct[confident] = match(boxes, ids, labels, label_ids, IOU_THRESHOLDS[:1])[:, 0]
     covered = (intersection_over_union(boxes, labels) >= IOU_THRESHOLDS[0]) & (ids[:, None] == label_ids[None])
     missed = ~covered.any(axis=0)
-    return Verdict(sample, missed, shown, correct)
+    return ImageResult(sample, missed, confident, correct)
 
 
-def worst(verdicts: Sequence[Verdict], count: int) -> list[Verdict]:
-    """The images with the most missed labels, then the most false alarms; only those with a miss."""
-    with_misses = [verdict for verdict in verdicts if verdict.missed.any()]
+def select_worst(results: Sequence[ImageResult], count: int) -> list[ImageResult]:
+    """Return the images with the most missed labels, then the most false alarms; only those with a miss."""
+    with_misses = [result for result in results if result.missed.any()]
 
-    def key(verdict: Verdict) -> tuple[int, int, str]:
-        return (-int(verdict.missed.sum()), -int((verdict.shown & ~verdict.correct).sum()), verdict.sample.path)
+    def key(result: ImageResult) -> tuple[int, int, str]:
+        return (-int(result.missed.sum()), -int((result.confident & ~result.correct).sum()), result.sample.path)
 
     return sorted(with_misses, key=key)[:count]
 
 
-def draw(image: NDArray[np.uint8], verdict: Verdict, names: Sequence[str]) -> NDArray[np.uint8]:
-    """`image` (uint8 RGB, upright) with what was found in green, missed in red, falsely found in orange."""
-    sample, missed = verdict.sample, verdict.missed
-    found, false = verdict.correct, verdict.shown & ~verdict.correct
-    boxes = [sample.boxes_xyxy[found], sample.boxes_xyxy[false], sample.label_boxes_xyxy[missed]]
-    colors = [_FOUND] * int(found.sum()) + [_FALSE] * int(false.sum()) + [_MISSED] * int(missed.sum())
+def draw_result(image: NDArray[np.uint8], result: ImageResult, names: Sequence[str]) -> NDArray[np.uint8]:
+    """Return `image` (uint8 RGB, upright) with what was found in green, missed in red, falsely found in orange."""
+    sample, missed = result.sample, result.missed
+    correct, false = result.correct, result.confident & ~result.correct
+    boxes = [sample.boxes_xyxy[correct], sample.boxes_xyxy[false], sample.label_boxes_xyxy[missed]]
+    colors = [_FOUND] * int(correct.sum()) + [_FALSE] * int(false.sum()) + [_MISSED] * int(missed.sum())
     texts = [
         f"{names[class_id]} {confidence:.2f}"
-        for mask in (found, false)
+        for mask in (correct, false)
         for class_id, confidence in zip(sample.class_ids[mask].tolist(), sample.confidences[mask].tolist(), strict=True)
     ]
     texts += [names[class_id] for class_id in sample.label_ids[missed].tolist()]
     return drawing.draw_boxes(image, np.concatenate(boxes), texts, colors)
 
 
-def figure(verdict: Verdict, folder: str, names: Sequence[str]) -> Markup:
-    """The image with its verdict as HTML, what was missed below it."""
-    sample = verdict.sample
+def make_figure(result: ImageResult, folder: str, names: Sequence[str]) -> Markup:
+    """Return the image with its result as HTML, what was missed below it."""
+    sample = result.sample
     image = decode(storage.read_bytes(storage.join(folder, sample.path)), float("inf")).rgb()
-    counts = Counter(names[class_id] for class_id in sample.label_ids[verdict.missed].tolist())
+    counts = Counter(names[class_id] for class_id in sample.label_ids[result.missed].tolist())
     missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    caption = f"{sample.path}: {int(verdict.missed.sum())} of {len(verdict.missed)} missed ({missed})"
-    return page.image(draw(image, verdict, names), caption, max_side=800)
+    caption = f"{sample.path}: {int(result.missed.sum())} of {len(result.missed)} missed ({missed})"
+    return page.image(draw_result(image, result, names), caption, max_side=800)

@@ -42,9 +42,9 @@ class Submission(NamedTuple):
 
 
 def parse(text: str, class_count: int, source: str) -> Submission:
-    """The detections in the text of a file; blank lines at its end are skipped, either kind of line end is read.
+    """Return the detections in the text of a file; blank lines at its end are skipped, either kind of line end is read.
 
-    Raises UserError, which names `source`, the line, the value and what is allowed, for a wrong header, another number
+    Raise UserError, which names `source`, the line, the value and what is allowed, for a wrong header, another number
     of fields, what is no number, a class id that is not below `class_count`, a confidence outside of 0…1, and a
     box outside of the image or turned inside out.
     """
@@ -62,37 +62,37 @@ def parse(text: str, class_count: int, source: str) -> Submission:
     return Submission(rows, images, numbers[:, 0].astype(np.int64), numbers[:, 1], numbers[:, [2, 4, 3, 5]], line_end)
 
 
-def _read_row(row: Sequence[str], class_count: int, where: str) -> list[float]:
-    """Class id, confidence, x_min, x_max, y_min, y_max."""
+def _read_row(row: Sequence[str], class_count: int, place: str) -> list[float]:
+    """Return class id, confidence, x_min, x_max, y_min, y_max."""
     if len(row) != len(COLUMNS):
-        raise UserError(f"{where}: must be {len(COLUMNS)} fields between semicolons, but is {';'.join(row)[:80]!r}")
+        raise UserError(f"{place}: must be {len(COLUMNS)} fields between semicolons, but is {';'.join(row)[:80]!r}")
     if not row[0]:
-        raise UserError(f"{where}: ImageID must be an image's name, but is empty")
+        raise UserError(f"{place}: ImageID must be an image's name, but is empty")
     if not row[1].isascii() or not row[1].isdigit() or int(row[1]) >= class_count:
-        raise UserError(f"{where}: LabelName must be a class id in 0…{class_count - 1}, but is {row[1]!r}")
+        raise UserError(f"{place}: LabelName must be a class id in 0…{class_count - 1}, but is {row[1]!r}")
     values = []
     for name, field in zip(COLUMNS[2:], row[2:], strict=True):
         value = float(field) if _NUMBER.fullmatch(field) else math.nan
         edge = 0 if name == "Conf" else _EDGE
         if not -edge <= value <= 1 + edge:
-            raise UserError(f"{where}: {name} must be a number in 0…1, but is {field!r}")
+            raise UserError(f"{place}: {name} must be a number in 0…1, but is {field!r}")
         values.append(value)
     for low, high in (("XMin", "XMax"), ("YMin", "YMax")):
         first, second = (row[COLUMNS.index(name)] for name in (low, high))
         if float(first) > float(second):
-            raise UserError(f"{where}: {low} must be at most {high}, but they are {first} and {second}")
+            raise UserError(f"{place}: {low} must be at most {high}, but they are {first} and {second}")
     return [float(row[1]), *values]
 
 
 def format_submission(submission: Submission) -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     return "".join(f"{line}{submission.line_end}" for line in (HEADER, *map(";".join, submission.rows)))
 
 
 def from_table(table: pa.Table, names: Sequence[str]) -> Submission:
-    """A table of detections (`detections.SCHEMA`) as a submission, by path and falling confidence.
+    """Return a table of detections (`detections.SCHEMA`) as a submission, by path and falling confidence.
 
-    Class ids are positions in `names`; boxes of other classes are left out. Raises UserError for an image's name that
+    Class ids are positions in `names`; boxes of other classes are left out. Raise UserError for an image's name that
     the file cannot hold.
     """
     ids = {name: str(index) for index, name in enumerate(names)}
@@ -113,7 +113,7 @@ def from_table(table: pa.Table, names: Sequence[str]) -> Submission:
 
 
 def read(uri: str, class_count: int) -> Submission:
-    """The detections in a file. Raises UserError as `parse` does, or where it cannot be read."""
+    """Read the detections in a file. Raise UserError as `parse` does, or where it cannot be read."""
     try:
         text = storage.read_bytes(uri).decode("utf-8")
     except FileNotFoundError:
@@ -125,20 +125,20 @@ def read(uri: str, class_count: int) -> Submission:
     return parse(text, class_count, uri)
 
 
-def select(found: Submission, kept: NDArray[np.bool_]) -> Submission:
-    """The detections of which the mask (N,) is true."""
-    indices = np.flatnonzero(kept)
-    rows = tuple(found.rows[index] for index in indices) if found.rows else ()
-    images = tuple(found.image_ids[index] for index in indices)
-    arrays = (found.class_ids[kept], found.confidences[kept], found.boxes_xyxy[kept])
-    return Submission(rows, images, *arrays, found.line_end)
+def select(submission: Submission, mask: NDArray[np.bool_]) -> Submission:
+    """Return the detections of which the mask (N,) is true."""
+    indices = np.flatnonzero(mask)
+    rows = tuple(submission.rows[index] for index in indices) if submission.rows else ()
+    images = tuple(submission.image_ids[index] for index in indices)
+    arrays = (submission.class_ids[mask], submission.confidences[mask], submission.boxes_xyxy[mask])
+    return Submission(rows, images, *arrays, submission.line_end)
 
 
-def check_images(submission: Submission, known: Mapping[str, object], source: str, folder: str) -> None:
-    """Raises UserError, which names the line, for a detection on an image that the dataset does not have."""
+def check_images(submission: Submission, images: Mapping[str, object], source: str, folder: str) -> None:
+    """Raise UserError, which names the line, for a detection on an image that the dataset does not have."""
     for number, image_id in enumerate(submission.image_ids, 2):
-        if image_id not in known:
+        if image_id not in images:
             raise UserError(
-                f"{source}, line {number}: ImageID must be one of the {len(known)} images in {folder},"
+                f"{source}, line {number}: ImageID must be one of the {len(images)} images in {folder},"
                 f" but is {image_id!r}"
             )

@@ -101,6 +101,6 @@ def _frame(image: RGB, canvas_wh: tuple[int, int]) -> NDArray[np.float32]:
     return np.tile([border, border + size_wh, border % 1], 2).astype(np.float32)
 
 
-def fitness(row: metrics.Row) -> float:
+def fitness(row: metrics.ClassMetrics) -> float:
     """What `best.pt` is best in, as YOLOv5 weighs it."""
     return 0.1 * row.map50 + 0.9 * row.map50_95

@@ -19,7 +19,7 @@ from depers.detection.detections import SCHEMA
 from depers.errors import UserError
 from depers.evaluation import submission
 from depers.evaluation.competition_score import score_file
-from depers.evaluation.samples import Sample, judge, samples, worst
+from depers.evaluation.samples import Sample, judge, read_samples, select_worst
 from depers.pipeline import run
 from depers.storage import tables
 
@@ -63,8 +63,8 @@ def test_judge(
     shown: list[bool],
     correct: list[bool],
 ) -> None:
-    verdict = judge(sample(found, labelled), confidence=0.5)
-    assert (verdict.missed.tolist(), verdict.shown.tolist(), verdict.correct.tolist()) == (missed, shown, correct)
+    result = judge(sample(found, labelled), confidence=0.5)
+    assert (result.missed.tolist(), result.confident.tolist(), result.correct.tolist()) == (missed, shown, correct)
 
 
 def test_worst_has_most_misses_then_most_false_alarms() -> None:
@@ -74,10 +74,10 @@ def test_worst_has_most_misses_then_most_false_alarms() -> None:
         "one missed, one false": sample([(CAR, 0.9, FAR)], [(CAR, BOX)]),
         "two missed": sample([], [(CAR, BOX), (HEAD, BOX)]),
     }
-    verdicts = [judge(image._replace(path=name), 0.5) for name, image in images.items()]
-    names = [verdict.sample.path for verdict in worst(verdicts, 9)]
+    results = [judge(image._replace(path=name), 0.5) for name, image in images.items()]
+    names = [result.sample.path for result in select_worst(results, 9)]
     assert names == ["two missed", "one missed, one false", "one missed"]
-    assert [verdict.sample.path for verdict in worst(verdicts, 1)] == ["two missed"]
+    assert [result.sample.path for result in select_worst(results, 1)] == ["two missed"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_evaluation_of_a_small_dataset(
     assert "1 images failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
 
     table = tables.read_table(f"{out}/detect/detections.parquet")
-    found = samples(table, str(images), read_dataset(dataset))
+    found = read_samples(table, str(images), read_dataset(dataset))
     assert [one.path for one in found] == table["path"].to_pylist()
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
     assert evaluate.run(given) == 3
@@ -138,9 +138,11 @@ def test_classes_that_a_image_is_not_labelled_for_do_not_count(tmp_path: Path) -
     box = {"class": "car", "confidence": 0.5, "x_min": 0, "y_min": 0, "x_max": 9, "y_max": 9, "model": "m", "frame": 0}
     row = {"status": "ok", "reason": "", "width": 192, "height": 192, "boxes": [box, {**box, "class": "head"}]}
     rows = [{**row, "path": "100000.jpg"}, {**row, "path": "100001.jpg"}]
-    found = samples(SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
+    found = read_samples(
+        SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset)
+    )
     assert [one.class_ids.tolist() for one in found] == [[HEAD], [CAR, HEAD]]
-    assert [len(one.image().labelled or ()) for one in found] == [1, 5]
+    assert [len(one.match().labelled or ()) for one in found] == [1, 5]
     (dataset / "labels/val/100000.txt").write_text("1 0.5 0.5 0.2 0.2\n")
     (dataset / "labels/val/100001.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     lines = [
@@ -187,7 +189,9 @@ def test_labels_given_twice_count_once(tmp_path: Path) -> None:
     line = "1 0.5 0.5 0.25 0.25\n"
     file.write_text(line * 3)
     row = {"path": "100000.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
-    [one] = samples(SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), read_dataset(dataset))
+    [one] = read_samples(
+        SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), read_dataset(dataset)
+    )
     assert one.label_boxes_xyxy.tolist() == [[72, 72, 120, 120]] and one.label_ids.tolist() == [HEAD]
 
 

@@ -20,12 +20,12 @@ from depers.evaluation.experiment_report import (
     ARMS,
     REAL,
     SYNTHETIC,
-    Result,
+    TrainingResult,
     compare,
+    compare_pairs,
+    format_csv,
+    format_table,
     make_report,
-    paired,
-    runs_csv,
-    table_text,
 )
 
 
@@ -113,7 +113,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     real = rng.normal(0.4, 0.1, 5)
     both = real + rng.normal(0.03, 0.01, 5)
-    figure = paired(real.tolist(), both.tolist())
+    figure = compare_pairs(real.tolist(), both.tolist())
     expected = ttest_rel(both, real).confidence_interval(0.95)
     assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high))
     assert figure.difference == pytest.approx(np.mean(both - real)) and figure.verdict == "better"
@@ -130,11 +130,14 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     ],
 )
 def test_verdicts(real: list[float], both: list[float], verdict: str) -> None:
-    assert paired(real, both).verdict == verdict
+    assert compare_pairs(real, both).verdict == verdict
 
 
-def results(*rows: tuple[int, int, str, float]) -> list[Result]:
-    return [Result(size, seed, arm, 50 * (arm == SYNTHETIC), value, value / 2, 60.0) for size, seed, arm, value in rows]
+def results(*rows: tuple[int, int, str, float]) -> list[TrainingResult]:
+    return [
+        TrainingResult(size, seed, arm, 50 * (arm == SYNTHETIC), value, value / 2, 60.0)
+        for size, seed, arm, value in rows
+    ]
 
 
 def test_only_seeds_of_both_arms_are_compared() -> None:
@@ -148,12 +151,12 @@ def test_table_and_page() -> None:
     found = results(*((size, seed, arm, 0.4 + 0.1 * (arm == SYNTHETIC) + 0.01 * seed) for size in (10, 20)
                       for seed in (0, 1) for arm in ARMS))  # fmt: skip
     rows = compare(found)
-    lines = table_text(rows).splitlines()
+    lines = format_table(rows).splitlines()
     assert lines[2].split()[:5] == ["10", "50", "2", "0.405", "±"]
     assert lines[2].endswith("+0.100  +0.100 … +0.100   better")
     page = make_report(found, rows, {"sizes": (10, 20)})
     assert page.count("<svg") == 4 and "Every training" in page
-    assert [row["arm"] for row in csv.DictReader(runs_csv(found).splitlines())] == [*ARMS] * 4
+    assert [row["arm"] for row in csv.DictReader(format_csv(found).splitlines())] == [*ARMS] * 4
 
 
 @pytest.mark.usefixtures("ray_local")

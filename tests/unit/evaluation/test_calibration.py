@@ -14,12 +14,12 @@ from depers.evaluation.calibration import (
     Calibration,
     calibrate,
     covered_from,
+    format_table,
     format_thresholds,
-    least_found,
+    least_covered,
     least_labels,
     lower_bound,
     parse_targets,
-    table_text,
 )
 from depers.evaluation.samples import Sample
 
@@ -107,7 +107,7 @@ def test_covered_from_equals_painting(seed: int, count: int, share: float) -> No
 def test_how_many_labels_it_takes(target: float, least: int) -> None:
     """The numbers of the classic tolerance tables (95 % certain, none missed)."""
     assert least_labels(target, 0.95) == least
-    assert least_found(least, target, 0.95) == least and least_found(least - 1, target, 0.95) is None
+    assert least_covered(least, target, 0.95) == least and least_covered(least - 1, target, 0.95) is None
 
 
 def test_lower_bound_is_clopper_and_pearsons() -> None:
@@ -119,8 +119,8 @@ def test_lower_bound_is_clopper_and_pearsons() -> None:
 
 
 @given(labels=st.integers(1, 3000), target=st.sampled_from([0.5, 0.9, 0.99]))
-def test_least_found_is_the_least(labels: int, target: float) -> None:
-    found = least_found(labels, target, 0.95)
+def test_least_covered_is_the_least(labels: int, target: float) -> None:
+    found = least_covered(labels, target, 0.95)
     if found is None:
         assert lower_bound(labels, labels, 0.95) < target
     else:
@@ -130,7 +130,7 @@ def test_least_found_is_the_least(labels: int, target: float) -> None:
 def test_the_promise_holds() -> None:
     """Of many calibrations on fresh samples, about 95 % reach the target on the whole population, not fewer."""
     rng = np.random.default_rng(0)
-    wanted = least_found(400, 0.9, 0.95)
+    wanted = least_covered(400, 0.9, 0.95)
     assert wanted is not None
     reached = []
     for _ in range(2000):
@@ -170,7 +170,7 @@ def calibrated(samples: list[Sample], target: float = 0.9, known: tuple[str, ...
 def test_a_threshold_is_the_highest_that_shows_the_target() -> None:
     samples = [one_image(0.9 - 0.001 * n, false=0.4 if n % 4 == 0 else None) for n in range(100)]
     found = calibrated(samples)
-    wanted = least_found(100, 0.9, 0.95)
+    wanted = least_covered(100, 0.9, 0.95)
     assert wanted == 96
     assert found.threshold == pytest.approx(0.9 - 0.001 * (wanted - 1), abs=3e-6)
     assert found.threshold < samples[wanted - 1].confidences[0]
@@ -208,7 +208,7 @@ def test_calibrations_are_written_as_they_are_read(tmp_path: Path) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     assert content["thresholds"]["car"] is None and "29 labels" in content["details"]["classes"]["car"]["reason"]
     assert content["details"]["margin"] == 0.1
-    lines = table_text(found).splitlines()
+    lines = format_table(found).splitlines()
     assert lines[1].split()[:4] == ["face", "40", "0.9", "0.25"]
     assert "none: at least 29 labels are needed" in lines[2]
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, Row, ap_per_class, average_precision, match, measure
+from depers.evaluation.metrics import (
+    IOU_THRESHOLDS,
+    ClassMetrics,
+    MatchedImage,
+    ap_per_class,
+    average_precision,
+    match,
+    measure,
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +161,7 @@ def test_images_count_for_the_classes_they_are_labelled_for() -> None:
 
 
 def test_text_reads_like_yolov5() -> None:
-    lines = measure(images(), ["car", "head", "face", "human"], [True, True, True, False]).text().splitlines()
+    lines = measure(images(), ["car", "head", "face", "human"], [True, True, True, False]).format_text().splitlines()
     assert lines[0].split() == ["Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95"]
     assert [line.split()[:3] for line in lines[1:4]] == [["all", "3", "4"], ["car", "3", "3"], ["head", "3", "1"]]
     assert len({len(line) for line in lines[:4]}) == 1
@@ -162,9 +170,9 @@ def test_text_reads_like_yolov5() -> None:
 
 def test_nothing_at_all() -> None:
     metrics = measure([], ["car"])
-    assert metrics.mean == Row("all", 0, 0, 0, 0, 0, 0)
+    assert metrics.mean == ClassMetrics("all", 0, 0, 0, 0, 0, 0)
     assert metrics.classes == ()
     none = measure(
         [MatchedImage(np.zeros((0, 10), np.bool_), np.float32([]), np.array([], int), np.array([0]))], ["car"]
     )
-    assert none.classes == (Row("car", 1, 1, 0, 0, 0, 0),)
+    assert none.classes == (ClassMetrics("car", 1, 1, 0, 0, 0, 0),)

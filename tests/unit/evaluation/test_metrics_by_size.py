@@ -56,7 +56,7 @@ def test_one_size_alone_equals_the_whole_table() -> None:
         boxes = labels[rng.integers(0, 4, 6)] + rng.normal(0, 5, (6, 4))
         samples.append(sample([(box.tolist(), float(rng.random())) for box in boxes], labels.tolist()))
     row = by_size(samples)["large"]
-    whole = measure([each.image() for each in samples], ["car"]).mean
+    whole = measure([each.match() for each in samples], ["car"]).mean
     assert (row.map50, row.map50_95) == pytest.approx((whole.map50, whole.map50_95), abs=1e-9)
 
 
