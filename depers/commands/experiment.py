@@ -22,8 +22,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from depers import __version__, storage
 from depers.commands import extract, synthesize, train
 from depers.datasets.data_yaml import Dataset, read_dataset, write_subset_yaml
@@ -50,9 +48,9 @@ from depers.options import (
     parse,
 )
 from depers.runtime import units
+from depers.seeds import Branch, random_for
 from depers.training import options as training_options
 
-_STAGE = 6  # this module's branch of the seed tree
 _COPIERS = 16  # threads that mostly wait for storage
 _OWN = {
     "extract": ("dataset", "out"),
@@ -210,7 +208,7 @@ def plan_cells(options: Options, count: int) -> list[Cell]:
 
 def choose(paths: Sequence[str], cell: Cell) -> list[str]:
     """The images of a cell: of one seed, a smaller part lies in every larger one."""
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(cell.seed, spawn_key=(_STAGE,))))
+    rng = random_for(cell.seed, Branch.EXPERIMENT)
     order = rng.permutation(len(paths))[: cell.size]
     return sorted(paths[index] for index in order)
 

@@ -22,6 +22,7 @@ from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
 from depers.extraction.nesting import Nesting, Sprite, group
 from depers.imaging.decoding import DecodedImage, ImageError, decode
+from depers.seeds import Branch, random_for
 from depers.storage.tables import parquet_text
 
 Row = dict[str, Any]
@@ -29,7 +30,6 @@ QUALITY = 95
 HIDDEN = 0.5
 """A sprite of which other objects cover more than this counts as mostly hidden."""
 
-_STAGE = 3  # this module's branch of the seed tree
 _UNCOMPRESSED = ("PNG", "BMP")  # nothing spreads beyond a pixel in these
 
 RECORD = pa.schema(
@@ -158,7 +158,7 @@ def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.i
 def _rng(seed: int, path: str) -> np.random.Generator:
     """The randomness of one image, by its path: the same whatever else is in the dataset."""
     name = int.from_bytes(hashlib.sha256(parquet_text(path).encode()).digest()[:8])
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, name))))
+    return random_for(seed, Branch.EXTRACTION, name)
 
 
 def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:

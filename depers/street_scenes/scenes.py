@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.datasets.labels import CLASSES
+from depers.seeds import Branch, random_for
 from depers.street_scenes.backdrop import (
     PAVEMENT,
     ROAD_HALF_WIDTH,
@@ -30,7 +31,6 @@ from depers.street_scenes.people import FACE, HEAD, Person, draw_person
 SIZES_WH = ((720, 405), (640, 480), (512, 512), (640, 360), (480, 640), (576, 432), (800, 450))
 """The sizes of images to choose from, in pixels."""
 
-_STAGE = 1  # this module's branch of the seed tree
 _PARTS = 4  # numbers that one thing takes in the owner map: body, head, face, plate
 _MIN_SIDE = {"car": 14, "head": 12, "face": 12, "human": 20, "carplate": 7}  # px; of what is seen
 _MIN_SEEN = {"car": 0.3, "head": 0.4, "face": 0.5, "human": 0.3, "carplate": 0.6}  # of what would be seen alone
@@ -46,7 +46,7 @@ class Scene(NamedTuple):
 
 def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) -> Scene:
     """Scene number `index` of the series `seed`, in a size of its own unless `size_wh` says one."""
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, index))))
+    rng = random_for(seed, Branch.STREET_SCENE, index)
     drawn_size = SIZES_WH[rng.integers(len(SIZES_WH))]
     width, height = size_wh or drawn_size
     portrait = height > width

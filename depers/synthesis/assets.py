@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import sprite_id
-from depers.seeds import random_for
+from depers.seeds import Branch, random_for
 from depers.synthesis.instances import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
 from depers.synthesis.occlusion import Box
 
-_BACKGROUNDS, _POOL = 10, 11  # branches of the seed tree; those of `depers.planning` follow
 _POOL_SIZE = 128  # sprites that the images of a block choose from, each decoded once for several of them
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _MAX_PLACES = 200  # of a group, and of a kind in a block
@@ -171,12 +170,12 @@ def background_number(seed: int, count: int, group: int) -> int:
 
 @lru_cache(maxsize=4)
 def _order(seed: int, count: int, turn: int) -> NDArray[np.int64]:
-    return np.asarray(random_for(seed, _BACKGROUNDS, turn).permutation(count))
+    return np.asarray(random_for(seed, Branch.BACKGROUND_ORDER, turn).permutation(count))
 
 
 def draw_pool(material: Material, seed: int, block: int) -> Pool:
     """What the images of a block choose from."""
-    rng = random_for(seed, _POOL, block)
+    rng = random_for(seed, Branch.SPRITE_POOL, block)
     starts, weights = _parts(material.sprites), material.weights
     totals = np.add.reduceat(weights, starts[:-1])
     count = min(_POOL_PARTS, len(totals))

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from depers.seeds import random_for
+from depers.seeds import Branch, random_for
 from depers.synthesis import plan_table
 from depers.synthesis.assets import Material, Pool, Scene, background_number, draw_pool, read_scene
 from depers.synthesis.instances import Place, Sprite, Thing, Uniform, anywhere, labels_of, near
 from depers.synthesis.occlusion import inside, intersection
 from depers.synthesis.placement import Rules, exchange, place_all
 
-_IMAGE, _SEAMS = 12, 13  # branches of the seed tree; those of `depers.material` come before
 _OWN_CAMERA = 0.85  # how often a place is taken from the background's own group, where its camera is the same
 _TRIES = 8
 _TINT = 10.0  # gray levels: how far apart the colors added to an object may be
@@ -78,7 +77,7 @@ def plan_image(
     pool: Pool,
 ) -> list[dict[str, Any]]:
     """The rows of one image, one for each variant."""
-    uniform = uniforms(random_for(recipe.seed, _IMAGE, index))
+    uniform = uniforms(random_for(recipe.seed, Branch.SYNTHETIC_IMAGE, index))
     effects = _effects(recipe, uniform)
     exchanged: list[Thing] = []
     if recipe.placement == "exchange":
@@ -110,7 +109,7 @@ def plan_image(
     things = [thing for thing in things if not thing.decoy or patches[thing]]
     for thing in things:
         thing.covers = [cover for cover in thing.covers if not cover.decoy or patches[cover]]
-    others = (uniforms(random_for(recipe.seed, _SEAMS, index, variant)) for variant in range(1, recipe.variants))
+    others = (uniforms(random_for(recipe.seed, Branch.SEAMS, index, variant)) for variant in range(1, recipe.variants))
     image = {"index": index, "background": scene.path, "width": scene.size_wh[0], "height": scene.size_wh[1]}
     image |= {"wanted": count, "quality": recipe.quality, **effects}
     return [

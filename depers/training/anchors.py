@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.training.data import _NOISE, random_for
+from depers.seeds import Branch, random_for
 
 
 def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: int = 3) -> list[list[float]]:
@@ -15,7 +15,8 @@ def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: i
     points = np.log(np.maximum(sizes, 2.0))
     order = np.argsort(points.sum(1), kind="stable")
     centers = points[order[np.linspace(0, len(order) - 1, count).astype(int)]]
-    centers = centers + random_for(seed, _NOISE).normal(0, 1e-3, centers.shape)  # equal boxes do not share a center
+    # Equal boxes must not share a center.
+    centers = centers + random_for(seed, Branch.ANCHORS).normal(0, 1e-3, centers.shape)
     for _ in range(30):
         nearest = ((points[:, None] - centers[None]) ** 2).sum(2).argmin(1)
         for k in range(count):

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from depers.seeds import Branch, random_for
 from depers.training import data as training_data
 from depers.training.augmentation import RGB, LabelledImage, augmented, mosaic
-from depers.training.data import Example, Splits, random_for
+from depers.training.data import Example, Splits
 from depers.training.image_cache import scaled_size
 
-_PASS, _PARTNERS, _IMAGE, _SHUFFLE = range(1, 5)  # branches of the seed tree, beside that of `training_data`
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
 
 
@@ -46,15 +46,19 @@ def order_of_pass(
         if chances is not None:
             own = chances[first : first + size]
             share = own / own.sum() if own.sum() else np.full(size, 1 / size)
-            picked = random_for(seed, _PASS, part, 1, number).choice(size, count, p=share)
+            picked = random_for(seed, Branch.IMAGE_ORDER, part, 1, number).choice(size, count, p=share)
         else:
             rounds = range(number * count // size, ((number + 1) * count - 1) // size + 1)
-            stream = np.concatenate([random_for(seed, _PASS, part, 0, one).permutation(size) for one in rounds])
+            stream = np.concatenate(
+                [random_for(seed, Branch.IMAGE_ORDER, part, 0, one).permutation(size) for one in rounds]
+            )
             skipped = number * count - rounds[0] * size
             picked = stream[skipped : skipped + count]
         chosen.append(picked + first)
         first += size
-    return np.asarray(random_for(seed, _PASS, len(parts), number).permutation(np.concatenate(chosen)), np.int64)
+    return np.asarray(
+        random_for(seed, Branch.IMAGE_ORDER, len(parts), number).permutation(np.concatenate(chosen)), np.int64
+    )
 
 
 def partners_of_pass(
@@ -71,7 +75,7 @@ def partners_of_pass(
         rows[groups[index]].append(row)
     for group, (_, members) in enumerate(sorted(rows.items(), key=lambda item: item[1][0])):
         for column in range(count):
-            rng = random_for(seed, _PARTNERS, number, group, column)
+            rng = random_for(seed, Branch.MOSAIC_PARTNERS, number, group, column)
             partners[members, column] = order[rng.permutation(members)]
     return partners
 
@@ -146,7 +150,7 @@ class Maker:
     def __call__(self, planned: Planned) -> LabelledImage:
         """The image: the first of the planned ones, perhaps in a mosaic with the others."""
         _, _, indices, canvas_wh = planned
-        rng = random_for(self._seed, _IMAGE, planned.number, planned.row)
+        rng = random_for(self._seed, Branch.AUGMENTATION, planned.number, planned.row)
         if self._rectangular or rng.random() >= self._strength["mosaic"]:
             return augmented(self._load(indices[0]), canvas_wh, rng, self._strength)
         others = [self._load(index) for index in indices[4:]] if rng.random() < self._strength["mixup"] else []
@@ -203,7 +207,7 @@ class Batches:
             order = order_of_pass(self._data.parts, self._seed, one, chances)
             partners = partners_of_pass(order, self._groups, _PARTNER_COUNT, self._seed, one)
             self._indices = np.column_stack([order, partners])
-            rng = random_for(self._seed, _SHUFFLE, one)
+            rng = random_for(self._seed, Branch.BATCH_ORDER, one)
             self._planned = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
             self._pass = one
         canvas, rows = self._planned[number]

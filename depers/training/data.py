@@ -13,7 +13,6 @@ from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset
 from depers.errors import UserError
 from depers.imaging import decoding
 
-_STAGE, _NOISE = 2, 0  # training's branch of the seed tree, and of it this module's
 _READERS = 16  # threads that mostly wait for storage
 
 Place = Callable[[Sequence[str]], Mapping[str, str]]
@@ -43,11 +42,6 @@ class Splits(NamedTuple):
     train: list[Example]
     val: list[Example]
     parts: tuple[tuple[int, float], ...]
-
-
-def random_for(seed: int, *key: int) -> np.random.Generator:
-    """The random numbers of one thing, whoever asks for them and in whatever order."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STAGE, *key))))
 
 
 def read_splits(

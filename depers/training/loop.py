@@ -25,13 +25,14 @@ from depers.detection import yolo
 from depers.detection.detector import cpu_has_bfloat16
 from depers.errors import UserError
 from depers.evaluation import metrics
+from depers.seeds import Branch, random_for
 from depers.training import checkpoints, report, validation
 from depers.training import image_cache as image_cache
 from depers.training import loader as training_loader
 from depers.training import model as training_model
 from depers.training.batches import Batch, Batches, Planned
 from depers.training.checkpoints import Writer
-from depers.training.data import Splits, random_for
+from depers.training.data import Splits
 from depers.training.loss import Loss
 from depers.training.process_group import Place, synchronize
 from depers.training.schedule import Schedule, make_schedule
@@ -39,7 +40,6 @@ from depers.training.schedule import Schedule, make_schedule
 if TYPE_CHECKING:
     from depers.training.options import Options
 
-_SCALE = 5  # a branch of the seed tree, beside those of `training_batches`
 _MIXED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -215,7 +215,7 @@ def train(
             inputs = torch.as_tensor(batch.images).to(device, non_blocking=True)
             pixels = inputs.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
             if options.multi_scale:
-                pixels = _resized(pixels, random_for(options.seed, _SCALE, number), options.imgsz, stride)
+                pixels = _resized(pixels, random_for(options.seed, Branch.SCALE, number), options.imgsz, stride)
             stepping = bool(schedule.ends[number])
             with contextlib.nullcontext() if stepping or here.world == 1 else trained.no_sync():
                 with torch.autocast(device.type, mixed, enabled=mixed is not torch.float32):

@@ -12,7 +12,7 @@ from training_sets import write_dataset
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.training import data
+from depers.seeds import Branch, random_for
 from depers.training.anchors import anchor_recall, fit_anchors
 from depers.training.batches import order_of_pass, partners_of_pass, plan_batches, smallest_canvas
 from depers.training.data import read_splits, unlabelled_mask
@@ -58,13 +58,13 @@ def test_partners_are_of_the_same_group_and_equally_often() -> None:
 def test_batches_share_a_canvas_that_holds_them_and_hold_every_image_once() -> None:
     canvases = [(64, 32), (32, 64), (64, 32), (64, 64), (64, 32), (32, 64), (64, 32)]
     order = [6, 5, 4, 3, 2, 1, 0]
-    plan = plan_batches(order, canvases, 3, data.random_for(0, 1))
+    plan = plan_batches(order, canvases, 3, random_for(0, Branch.IMAGE_ORDER))
     assert sorted(chain(*(rows for _, rows in plan))) == list(range(7))
     assert sorted(len(rows) for _, rows in plan) == [1, 3, 3]
     for (width, height), rows in plan:
         assert width == max(canvases[order[row]][0] for row in rows)
         assert height == max(canvases[order[row]][1] for row in rows)
-    assert plan == plan_batches(order, canvases, 3, data.random_for(0, 1))
+    assert plan == plan_batches(order, canvases, 3, random_for(0, Branch.IMAGE_ORDER))
 
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
