@@ -4,7 +4,6 @@ Every row must have its object with the recorded digest, and every object its ro
 bytes after its end; and with weights, a detector looks at the redacted images again. 3 where anything is wrong.
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -143,7 +142,7 @@ def run(options: Options) -> int:
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     listed = storage.list_files(reading.input)
     entries = [entry for entry in listed if not entry.path.startswith(f"{units.FOLDER}/")]
-    allowed = json.loads(storage.read_bytes(storage.join(reading.input, units.JOB))).get("keep_metadata", ())
+    allowed = units.read_job(reading.input).get("keep_metadata", ())
     last = partial(check_item, keep_metadata=tuple(allowed))
     job = pipeline.make_job(reading, SCHEMA, lambda _: last, keep=("*",))
     check = ray.remote(check_archive).options(num_cpus=0.05)

@@ -8,14 +8,12 @@ report.html, train_batch.jpg        curves, confusion matrix, labelled and predi
 state/last.pt                       everything to go on with: the same command after an interruption does
 """
 
-import json
-from dataclasses import asdict
-
 from depers import storage
 from depers.datasets.data_yaml import read_dataset
 from depers.errors import UserError
+from depers.runtime import units
 from depers.runtime.cluster import choose_device
-from depers.training.options import _WHERE_AND_HOW_FAST, Options, absolute
+from depers.training.options import Options, absolute
 
 
 def run(options: Options) -> int:
@@ -28,7 +26,7 @@ def run(options: Options) -> int:
     storage.check(options.out, "OUT")
     for uri, _ in options.datasets():
         read_dataset(uri)
-    _same_run(options)
+    units.claim(options.out, options.decisive(), note="options.json", empty=False)
     device = choose_device(options.device, options.workers)
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if options.workers > cpus:
@@ -55,19 +53,3 @@ def results(out: str) -> list[dict[str, float]]:
         return []
     header, *lines = storage.read_bytes(path).decode().splitlines()
     return [dict(zip(header.split(","), map(float, line.split(",")), strict=True)) for line in lines]
-
-
-def _same_run(options: Options) -> None:
-    """Notes the options of a new run in OUT; refuses to continue a run that had others."""
-    given = json.loads(json.dumps(asdict(options)))  # as it will be read: tuples are lists
-    wanted = {name: value for name, value in given.items() if name not in _WHERE_AND_HOW_FAST}
-    note = storage.join(options.out, "options.json")
-    if storage.exists(note):
-        before = json.loads(storage.read_bytes(note))
-        for name, value in wanted.items():
-            if before.get(name) != value:
-                flag = "--" + name.replace("_", "-") if name != "dataset" else "DATASET"
-                raise UserError(
-                    f"{options.out} holds a run with {flag} {before.get(name)}, but got {value}: choose another OUT"
-                )
-    storage.write_bytes(note, json.dumps(wanted, indent=1).encode())

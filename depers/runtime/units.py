@@ -7,7 +7,7 @@ Everything a job keeps for itself lies in `OUT/_depers/`.
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from depers.storage.tables import parquet_text
 
 FOLDER = "_depers"
 JOB = f"{FOLDER}/job.json"
+VERSION = 2
+"""Of the columns and words of all tables below an OUT; one of another version is refused, not guessed at."""
 _RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * 2**20
@@ -74,25 +76,37 @@ def _name(entries: Sequence[Entry]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def claim(out: str, options: dict[str, Any]) -> None:
-    """Marks OUT as this job's, or checks that it is: `options` are those that decide the bytes written.
+def claim(out: str, options: Mapping[str, Any], note: str = JOB, empty: bool = True) -> None:
+    """Note in OUT whose work it holds, or check that this job may go on with it, and remove what was left half written.
 
-    Raises UserError where OUT holds something else, or the work of a job with other options.
+    `options` are those that decide the bytes written; `note` is the file below OUT that has them. Raise UserError
+    where OUT holds the work of a job with other options, tables of another version, or before the first run (unless
+    `empty` is false) anything else.
     """
-    text = json.dumps(options, indent=1, sort_keys=True)
-    job = storage.join(out, JOB)
-    if storage.exists(job):
-        earlier = json.loads(storage.read_bytes(job))
-        for name, value in json.loads(text).items():
+    uri = storage.join(out, note)
+    text = json.dumps({"tables": VERSION, **options}, indent=1, sort_keys=True)
+    if storage.exists(uri):
+        earlier = read_job(out, note)
+        for name, value in json.loads(text).items():  # as it was read: tuples are lists
             if earlier.get(name) != value:
-                found = f"{out}: holds a run with {name} {earlier.get(name)!r}, but now it is {value!r}"
-                raise UserError(f"{found}: choose another folder")
+                conflict = f"holds a run with {name} {earlier.get(name)!r}, but now it is {value!r}"
+                raise UserError(f"{out}: {conflict}: choose another folder")
         storage.remove_partials(out)
         return
-    if storage.exists(out) and (not storage.is_dir(out) or storage.list_files(out)):
+    if empty and storage.exists(out) and (not storage.is_dir(out) or storage.list_files(out)):
         raise UserError(f"{out}: must be absent, an empty folder or an earlier run to resume, but holds other files")
     with storage.translated_write_errors(out):
-        storage.write_bytes(job, text.encode())
+        storage.write_bytes(uri, text.encode())
+
+
+def read_job(out: str, note: str = JOB) -> dict[str, Any]:
+    """Return what `claim` noted in OUT. Raise UserError where its tables are of another version."""
+    job: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, note)))
+    if (version := job.get("tables", 1)) != VERSION:
+        raise UserError(
+            f"{out}: must hold tables of version {VERSION}, but their version is {version}: choose another folder"
+        )
+    return job
 
 
 def record_uri(out: str, name: str, retry: bool = False) -> str:

@@ -1,6 +1,6 @@
 """Options."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from depers.options import (
 
 STRIDE = 32
 _MODEL, _IMAGES = "model", "images"
-_WHERE_AND_HOW_FAST = (
+_NOT_DECISIVE = (
     "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
@@ -142,6 +142,10 @@ class Options(CheckedOptions):
         if self.image_weights and self.rectangular:
             raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
         self.datasets()
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the options that decide what is learnt; a run is only resumed with the same ones."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
     def datasets(self) -> list[tuple[str, float]]:
         """All datasets with their weights, DATASET first. Raises UserError for a faulty --data."""

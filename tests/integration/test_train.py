@@ -72,7 +72,7 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsy
     before = (out / "weights" / "last.pt").read_bytes()
     assert run(options) == 0  # all is there: nothing is trained again
     assert (out / "weights" / "last.pt").read_bytes() == before
-    with pytest.raises(UserError, match="holds a run with --imgsz 128, but got 160"):
+    with pytest.raises(UserError, match="holds a run with imgsz 128, but now it is 160"):
         run(Options(str(root), str(out), imgsz=160, epochs=2, batch_size=4, device="cpu"))
     with pytest.raises(UserError, match="--device cuda needs a GPU, but this Ray cluster has none"):
         run(Options(str(root), str(tmp_path / "other"), imgsz=128, epochs=2, batch_size=4, device="cuda"))

@@ -50,6 +50,24 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
         units.claim(out, {"mode": "fill"})
 
 
+def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
+    out, job = str(tmp_path), tmp_path / "_depers/job.json"
+    units.claim(out, {"mode": "blur"})
+    assert units.read_job(out) == {"mode": "blur", "tables": units.VERSION}
+    job.write_text('{"mode": "blur"}')  # as the first version was noted
+    for use in (units.read_job, lambda folder: units.claim(folder, {"mode": "blur"})):
+        with pytest.raises(UserError, match="must hold tables of version 2, but their version is 1: choose another"):
+            use(out)
+
+
+def test_a_note_beside_other_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    for _ in range(2):
+        units.claim(str(tmp_path), {"freeze": (1, 2)}, note="options.json", empty=False)
+    with pytest.raises(UserError, match=r"holds a run with freeze \[1, 2\], but now it is \[\]"):
+        units.claim(str(tmp_path), {"freeze": ()}, note="options.json", empty=False)
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(UserError, match="must be absent, an empty folder or an earlier run to resume"):
