@@ -29,8 +29,9 @@ from PIL import Image
 
 from depers.imaging.decoding import ImageError, decode_frames
 from depers.imaging.headers import learn_heif
-from depers.imaging.metadata.residue import residue
-from depers.redaction.files import MODES, redact_file
+from depers.imaging.metadata.residue import find_residue
+from depers.redaction.files import redact_file
+from depers.redaction.regions import MODES
 
 SUFFIXES = {
     ".jpg",
@@ -160,7 +161,7 @@ def check(data: bytes, mode: str) -> str:
         return "refused" if str(error) else "WRONG: no reason"
     except Exception as error:
         return f"WRONG: {type(error).__name__}: {error}"
-    left = residue(result.data)
+    left = find_residue(result.data)
     if left:
         return f"WRONG: holds {', '.join(left)}"
     try:

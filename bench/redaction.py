@@ -58,14 +58,14 @@ def coefficients(data: bytes) -> list[NDArray[np.int16]]:
     def collect(components: list[turbojpeg.Coefficients]) -> None:
         found.extend(blocks[:height].copy() for blocks, height in components)
 
-    rows = [v for _, v in jpeg_segments.frame(data).sampling]
+    rows = [v for _, v in jpeg_segments.read_frame_header(data).sampling]
     turbojpeg.transform(data, collect, rows, progressive=False, optimize=False)
     return found
 
 
 def changed_outside(data: bytes, redacted: bytes, boxes: NDArray[np.float32]) -> int:
     """How many coefficients differ outside the MCUs that the boxes touch."""
-    frame = jpeg_segments.frame(data)
+    frame = jpeg_segments.read_frame_header(data)
     width, height = frame.mcu_wh
     touched = np.zeros((-(-frame.size_wh[1] // height), -(-frame.size_wh[0] // width)), bool)
     for x0, y0, x1, y1 in boxes:
@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     data = arguments.photo.read_bytes() if arguments.photo else photo()
-    size_wh = jpeg_segments.frame(data).size_wh
+    size_wh = jpeg_segments.read_frame_header(data).size_wh
     boxes = BOXES * np.array(size_wh * 2, np.float32) / np.array(SIZE_WH * 2, np.float32)
     ways: dict[str, Callable[[], object]] = {
         f"depers {mode}": lambda mode=mode: redact_file(data, [boxes], mode=mode)  # type: ignore[misc]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from depers import storage
 from depers.boxes import grow
 from depers.detection.detections import BOX
-from depers.imaging.metadata.residue import residue
+from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.steps import Item, Outcome, Row
 from depers.statuses import FileStatus
 from depers.storage import Entry
@@ -43,7 +43,7 @@ def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = 
             problems.append("its digest is not that in the manifest")
         if precomputed["status"] != FileStatus.PASSED_THROUGH:
             problems += [item.reason] if item.reason else []
-            problems += [f"holds {what}" for what in residue(item.data, keep_metadata)]
+            problems += [f"holds {what}" for what in find_residue(item.data, keep_metadata)]
             uncovered = [box for box in boxes if covered(box, precomputed, item.size_wh) < _COVERED]
             names = Counter(box["class"] for box in uncovered)
             problems += [f"still shows {count} × {name}" for name, count in sorted(names.items())]

@@ -52,6 +52,7 @@ def redact_item(
         mode=mode,
         keep_metadata=keep_metadata,
         max_megapixels=max_megapixels,
+        header=item.header,
         decoded=item.image,
     )
     row |= {"status": "redacted" if boxes else "clean", "format": result.format, "method": result.method}

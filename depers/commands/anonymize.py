@@ -22,7 +22,7 @@ from depers.options import REDACTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
-from depers.redaction.files import MODES
+from depers.redaction.regions import MODES
 from depers.runtime import progress, units
 from depers.storage import tables
 

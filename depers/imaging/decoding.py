@@ -1,4 +1,4 @@
-"""Image bytes → arrays: upright pixels of every frame; `depers.encoding` is the way back.
+"""Image bytes → arrays: upright pixels of every frame; `encoding` is the way back.
 
 Orientation is applied to the pixels, so the image looks the same without its EXIF; the color profile is kept. What
 cannot be decoded whole is an ImageError, never a best effort.
@@ -16,33 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from depers.imaging import sixteen_bit
-from depers.imaging.formats import jpeg_tables as jpeg_encoding
 from depers.imaging.headers import (
-    FORMATS,
     MAX_MEGAPIXELS,
     ImageError,
-    format_of,
-    frame_count,
-    open_header,
+    ImageHeader,
+    open_image,
     orientation_of,
-    pages,
     profile_of,
-    upright,
+    read_header,
+    turn_upright,
 )
 
-__all__ = (
-    "FORMATS",
-    "MAX_MEGAPIXELS",
-    "Image",
-    "ImageError",
-    "decode",
-    "decode_frames",
-    "frame_count",
-    "frames",
-    "open_header",
-    "orientation_of",
-    "resize_rgb",
-)
+__all__ = ("MAX_MEGAPIXELS", "DecodedImage", "ImageError", "Pixels", "decode", "decode_frames", "frames", "resize_rgb")
 
 Pixels = NDArray[Any]
 _MODES = ("1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16", "RGB;16", "RGBA;16")
@@ -61,19 +46,19 @@ class DecodedImage:
     mode: str
     format: str
     icc_profile: bytes | None
-    jpeg_tables: dict[int, list[int]] | None
-    jpeg_sampling: str
+    jpeg_tables: dict[int, list[int]] | None = None
+    jpeg_sampling: str = ""
     palette: NDArray[np.uint8] | None = None
     lossless: bool = True
     duration_ms: float = 0
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """Return width and height in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The image as uint8 RGB (H, W, 3), transparency on white: what the detector sees."""
+        """Return the image as uint8 RGB (H, W, 3), transparency on white: what the detector sees."""
         if self.mode == "RGB":
             return self.pixels
         pixels, mode = self.pixels, self.mode
@@ -89,42 +74,51 @@ class DecodedImage:
         return np.asarray(image.convert("RGB"))
 
 
-def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> DecodedImage:
-    """The whole image, upright. Raises ImageError where it is not an allowed image, not whole or not the only one."""
-    image = open_header(data, max_megapixels)
-    with _decoding():
-        count = len(pages(image))
-        if count > 1:
-            raise ImageError(f"must hold one frame, but holds {count}")
-        return _decode(data, image)
+def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None) -> DecodedImage:
+    """Return the whole image, upright; `header` spares reading it again.
+
+    Raises ImageError where it is not an allowed image, not whole or not the only one.
+    """
+    header = header or read_header(data, max_megapixels)
+    if len(header.pages) > 1:
+        raise ImageError(f"must hold one frame, but holds {len(header.pages)}")
+    [image] = frames(data, max_megapixels, header)
+    return image
 
 
-def decode_frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[NDArray[np.uint8]]:
-    """Every frame or page as upright uint8 RGB (H, W, 3), one at a time, transparency on white. Raises ImageError."""
-    for image in frames(data, max_megapixels):
+def decode_frames(
+    data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield every frame or page as upright uint8 RGB (H, W, 3), transparency on white. Raises ImageError."""
+    for image in frames(data, max_megapixels, header):
         yield image.rgb()
 
 
-def frames(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[DecodedImage]:
-    """Every frame or page, whole and upright, one at a time. Raises ImageError.
+def frames(
+    data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None
+) -> Iterator[DecodedImage]:
+    """Yield every frame or page, whole and upright; `header` spares reading it again. Raises ImageError.
 
     The limit holds for all together; pages of a TIFF may differ in size.
     """
-    image = open_header(data, max_megapixels)
+    header = header or read_header(data, max_megapixels)
     with _decoding():
-        indices, left = pages(image), max_megapixels * 1e6
-        for index in indices:
-            if len(indices) > 1:
+        if header.format == "JPEG":
+            yield _decode_jpeg(data, header)
+            return
+        image, budget = open_image(data), max_megapixels * 1e6
+        for index in header.pages:
+            if len(header.pages) > 1:
                 image.seek(index)
-            left -= image.width * image.height
-            if left < 0:
+            budget -= image.width * image.height
+            if budget < 0:
                 raise ImageError(f"must have at most {max_megapixels:g} megapixels, but its pages have more")
-            yield _decode(data, image)
+            yield _decode_frame(data, image, header)
 
 
 @contextmanager
 def _decoding() -> Iterator[None]:
-    """Turns whatever a decoder raises into an ImageError."""
+    """Turn whatever a decoder raises into an ImageError."""
     try:
         yield
     except ImageError:
@@ -135,14 +129,12 @@ def _decoding() -> Iterator[None]:
         raise ImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
-def _decode(data: bytes, image: Image.Image) -> DecodedImage:
-    """The frame that `image` stands at."""
-    if format_of(image) == "JPEG":
-        return _decode_jpeg(data, image)
-    if sixteen_bit.is_deep(data, image):
+def _decode_frame(data: bytes, image: Image.Image, header: ImageHeader) -> DecodedImage:
+    """Return the frame that `image` stands at."""
+    if sixteen_bit.has_sixteen_bit_channels(data, image):
         orientation, profile = orientation_of(image), profile_of(image)
         pixels, mode = sixteen_bit.read(data, image)
-        return DecodedImage(upright(pixels, orientation), mode, format_of(image), profile, None, "")
+        return DecodedImage(turn_upright(pixels, orientation), mode, header.format, profile)
     transparent = "transparency" in image.info
     mode = {"PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}.get(
         image.mode, image.mode
@@ -151,7 +143,7 @@ def _decode(data: bytes, image: Image.Image) -> DecodedImage:
         mode = "RGBA" if mode == "RGB" else "LA"
     if mode not in _MODES:
         raise ImageError(f"pixel mode must be one of {', '.join(_MODES)}, but is {image.mode}")
-    loaded = _loaded(image, mode)
+    loaded = _load(image, mode)
     palette = None
     if mode == "P":
         palette = _palette(loaded)
@@ -161,13 +153,19 @@ def _decode(data: bytes, image: Image.Image) -> DecodedImage:
         palette, pixels = _BILEVEL, np.asarray(loaded).astype(np.uint8)
     else:
         pixels = np.asarray(loaded)
-    pixels, name = upright(pixels, orientation_of(image)), format_of(image)
-    duration = float(image.info.get("duration") or 0)
-    return DecodedImage(pixels, mode, name, profile_of(image), None, "", palette, keeps_pixels(data, name), duration)
+    return DecodedImage(
+        pixels=turn_upright(pixels, orientation_of(image)),
+        mode=mode,
+        format=header.format,
+        icc_profile=profile_of(image),
+        palette=palette,
+        lossless=header.lossless,
+        duration_ms=float(image.info.get("duration") or 0),
+    )
 
 
 def _palette(image: Image.Image) -> NDArray[np.uint8]:
-    """The palette, uint8 (N, 3), or (N, 4) where entries are transparent."""
+    """Return the palette, uint8 (N, 3), or (N, 4) where entries are transparent."""
     colors = np.array(image.getpalette("RGB") or [0, 0, 0], np.uint8).reshape(-1, 3)
     transparency = image.info.get("transparency")
     if transparency is None and "A" not in (image.palette.mode if image.palette else ""):
@@ -182,38 +180,38 @@ def _palette(image: Image.Image) -> NDArray[np.uint8]:
     return np.concatenate([colors, alpha[:, None]], axis=1)
 
 
-def _loaded(image: Image.Image, mode: str) -> Image.Image:
-    """The decoded image, converted; a truncated file is an error."""
+def _load(image: Image.Image, mode: str) -> Image.Image:
+    """Return the decoded image, converted; a truncated file is an error."""
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     image.load()
     return image if image.mode == mode else image.convert(mode)
 
 
-def _decode_jpeg(data: bytes, image: Any) -> DecodedImage:
-    sampling = jpeg_encoding.sampling_name(image.layer)
-    mode = image.mode
-    tables = {key: list(table) for key, table in image.quantization.items()}
-    orientation, profile = orientation_of(image), profile_of(image)
+def _decode_jpeg(data: bytes, header: ImageHeader) -> DecodedImage:
+    mode = header.mode
     if mode in ("RGB", "L"):
         try:
             pixels = simplejpeg.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", strict=True)
         except ValueError:  # also libjpeg's mere warnings: Pillow decodes those, and refuses what is not whole
-            pixels = np.asarray(_loaded(image, mode))
+            pixels = np.asarray(_load(open_image(data), mode))
         pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     elif mode == "CMYK":
-        pixels = np.asarray(_loaded(image, mode))
+        pixels = np.asarray(_load(open_image(data), mode))
     else:
         raise ImageError(f"pixel mode must be one of L, RGB, CMYK, but is {mode}")
-    return DecodedImage(upright(pixels, orientation), mode, "JPEG", profile, tables, sampling, lossless=False)
-
-
-def keeps_pixels(data: bytes, name: str) -> bool:
-    """Whether a file of the format `name` was written such that no pixel changed."""
-    return name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data)
+    return DecodedImage(
+        pixels=turn_upright(pixels, header.orientation),
+        mode=mode,
+        format="JPEG",
+        icc_profile=header.icc_profile,
+        jpeg_tables=header.jpeg_tables,
+        jpeg_sampling=header.jpeg_sampling,
+        lossless=False,
+    )
 
 
 def resize_rgb(rgb: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """RGB resized: area means when shrinking, linear when growing (as YOLOv5 loads its images)."""
+    """Return RGB resized: area means when shrinking, linear when growing (as YOLOv5 loads its images)."""
     if (rgb.shape[1], rgb.shape[0]) == size_wh:
         return rgb
     shrinks = size_wh[0] < rgb.shape[1] or size_wh[1] < rgb.shape[0]

@@ -2,9 +2,9 @@
 
 import importlib
 import io
-import struct
 import warnings
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from depers.imaging import sniffing
+from depers.imaging.formats import gif, jpeg_tables, tiff
 from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 MAX_MEGAPIXELS = 80
 FRAME_PIXELS = 40_000
 """The least that a frame counts towards the limit: tens of thousands of one-pixel frames are a bomb too."""
-_ORIENTATION = 0x0112
-_ISO_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
-_SUBFILE_TYPE = 0x00FE
 
 # Our own limit is checked on every header; Pillow's would only warn, as it does of oddities in metadata.
 Image.MAX_IMAGE_PIXELS = None
@@ -31,118 +30,165 @@ class ImageError(Exception):
     """Why an image cannot be processed, in one line."""
 
 
-def open_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
-    """The image's header, checked, its pixels not yet decoded. Raises ImageError.
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image says: read once, and handed on to all that is done to it, by pickle too.
+
+    `format` is one of FORMATS; a JPEG with further images behind it (MPO) is a JPEG, of which the first counts.
+    `mode` (Pillow's), `size_wh` of the pixels as they are stored, `orientation` (EXIF's, 1…8) and `raw_profile` are
+    those of the first frame. `pages` are the indices of the frames that are images of their own. `lossless` says
+    whether files of this kind keep every pixel.
+    """
+
+    format: str
+    mode: str
+    size_wh: tuple[int, int]
+    orientation: int
+    pages: tuple[int, ...]
+    lossless: bool
+    raw_profile: bytes | None = None
+    jpeg_tables: dict[int, list[int]] | None = None
+    """Quantization tables of a JPEG in row order, by their numbers."""
+    jpeg_sampling: str = ""
+    """The name of a JPEG's chroma subsampling."""
+    loop: int | None = None
+    """How often an animation is repeated, 0 for ever, where the file says so."""
+    default_image: bool = False
+    """Whether the first frame is no part of the animation."""
+
+    @property
+    def upright_wh(self) -> tuple[int, int]:
+        """Return width and height of the upright image in pixels."""
+        return self.size_wh[::-1] if self.orientation >= 5 else self.size_wh
+
+    @property
+    def pixels(self) -> int:
+        """Return how many pixels the first frame has."""
+        return self.size_wh[0] * self.size_wh[1]
+
+    @cached_property
+    def icc_profile(self) -> bytes | None:
+        """Return the color profile, without its texts, where it is one and belongs to pixels of this kind."""
+        return icc.sanitize(self.raw_profile, self.mode) if self.raw_profile else None
+
+
+def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHeader:
+    """Return what the image's header says, checked, no pixel decoded. Raises ImageError.
 
     The limit holds for all frames together.
     """
     if not data:
         raise ImageError("the file is empty")
-    if is_heif(data):
-        learn_heif()
-    if data[:3] == b"GIF" and (pixels := _gif_pixels(data)) > max_megapixels * 1e6:
-        raise ImageError(
-            f"must have at most {max_megapixels:g} megapixels, but its frames reach over {pixels / 1e6:.0f}"
-        )
+    if sniffing.image_format(data[: sniffing.HEAD]) == "GIF":  # to count frames, Pillow makes room for all of them
+        width, height = gif.canvas_wh(data)
+        if (pixels := width * height) > max_megapixels * 1e6:
+            raise ImageError(
+                f"must have at most {max_megapixels:g} megapixels, but its frames reach over {pixels / 1e6:.0f}"
+            )
+    image = open_image(data)
     try:
-        image = Image.open(io.BytesIO(data))
         frames = int(getattr(image, "n_frames", 1))
-    except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
-        if is_heif(data) and not find_spec("pillow_heif"):
-            raise ImageError("HEIC needs the extra `heif`, which installs pillow-heif") from None
-        reason = str(error).split("<_io")[0].strip() or type(error).__name__
-        raise ImageError(f"not an image that can be identified ({reason})") from None
-    if format_of(image) not in FORMATS:
+    except Exception as error:  # as in `open_image`
+        raise _unidentified(error) from None
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    if name not in FORMATS:
         raise ImageError(f"format must be one of {', '.join(FORMATS)}, but is {image.format}")
     if image.width < 1 or image.height < 1:
         raise ImageError(f"must have pixels, but declares {image.width}x{image.height}")
-    frames = 1 if format_of(image) == "JPEG" else frames
+    frames = 1 if name == "JPEG" else frames
     pixels = image.width * image.height
     if (max(pixels, FRAME_PIXELS) * frames if frames > 1 else pixels) > max_megapixels * 1e6:
         size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
         raise ImageError(f"must have at most {max_megapixels:g} megapixels, but declares {size}")
-    return image
-
-
-def _gif_pixels(data: bytes) -> int:
-    """The pixels of the rectangle that holds all frames of a GIF: counting them, Pillow already makes room for it."""
-    width, height = struct.unpack_from("<HH", data.ljust(13, b"\0"), 6)
-    position = 13 + (3 << ((data[10:11] or b"\0")[0] & 7) + 1 if (data[10:11] or b"\0")[0] & 128 else 0)
-    while position < len(data) and data[position] != 0x3B:
-        if data[position] == 0x2C and position + 10 < len(data):
-            x, y, across, down, flags = struct.unpack_from("<HHHHB", data, position + 1)
-            width, height = max(width, x + across), max(height, y + down)
-            position = _past_blocks(data, position + 11 + (3 << (flags & 7) + 1 if flags & 128 else 0))
-        elif data[position] == 0x21:
-            position = _past_blocks(data, position + 2)
-        else:
-            position += 1  # Pillow goes on too
-    return int(width) * int(height)
-
-
-def _past_blocks(data: bytes, position: int) -> int:
-    while position < len(data) and data[position]:
-        position += 1 + data[position]
-    return position + 1
-
-
-@lru_cache(maxsize=1)
-def learn_heif() -> None:
-    """Lets Pillow read and write HEIF where the extra `heif` is installed."""
-    if find_spec("pillow_heif"):
-        importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
-
-
-def is_heif(data: bytes) -> bool:
-    """Whether these are the first bytes of a HEIF file with HEVC images (ISO/IEC 23008-12)."""
-    return data[4:8] == b"ftyp" and data[8:12] in _ISO_BRANDS
-
-
-def format_of(image: Image.Image) -> str:
-    """The format's name; a JPEG with further images behind it (MPO) is a JPEG, of which the first counts."""
-    return "JPEG" if image.format == "MPO" else str(image.format)
-
-
-def pages(image: Image.Image) -> list[int]:
-    """The indices of the frames that are images of their own: reduced copies and masks in a TIFF are not."""
-    count = int(getattr(image, "n_frames", 1))
-    if format_of(image) == "JPEG":
-        return [0]
-    if format_of(image) != "TIFF" or count == 1:
-        return list(range(count))
-    kept = []
-    for index in range(count):
-        image.seek(index)
-        if index == 0 or not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 5:  # type: ignore[attr-defined]
-            kept.append(index)
-    image.seek(0)
-    return kept
-
-
-def frame_count(data: bytes) -> int:
-    """How many frames or pages the file holds, from its headers alone. Raises ImageError."""
-    image = open_header(data, float("inf"))
     try:
-        return len(pages(image))
+        return _header(data, image, name, frames)
     except Exception as error:
         raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
 
 
+def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHeader:
+    pages = _pages(image, frames) if name == "TIFF" and frames > 1 else tuple(range(frames))
+    header = ImageHeader(
+        format=name,
+        mode=image.mode,
+        size_wh=image.size,
+        orientation=orientation_of(image),
+        pages=pages,
+        lossless=name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data),
+        raw_profile=image.info.get("icc_profile"),
+        loop=image.info.get("loop"),
+        default_image=bool(getattr(image, "default_image", False) or image.info.get("default_image")),
+    )
+    if name != "JPEG":
+        return header
+    jpeg: Any = image
+    tables = {number: list(table) for number, table in jpeg.quantization.items()}
+    return replace(header, jpeg_tables=tables, jpeg_sampling=jpeg_tables.sampling_name(jpeg.layer))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Return the file as Pillow opens it, neither checked nor decoded. Raises ImageError."""
+    heif = sniffing.image_format(data[: sniffing.HEAD]) == "HEIF"
+    if heif:
+        learn_heif()
+    try:
+        return Image.open(io.BytesIO(data))
+    except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
+        if heif and not find_spec("pillow_heif"):
+            raise ImageError("HEIC needs the extra `heif`, which installs pillow-heif") from None
+        raise _unidentified(error) from None
+
+
+def _unidentified(error: Exception) -> ImageError:
+    reason = str(error).split("<_io")[0].strip() or type(error).__name__
+    return ImageError(f"not an image that can be identified ({reason})")
+
+
+@lru_cache(maxsize=1)
+def learn_heif() -> None:
+    """Let Pillow read and write HEIF where the extra `heif` is installed."""
+    if find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
+
+
+def _pages(image: Image.Image, frames: int) -> tuple[int, ...]:
+    """Return the indices of a TIFF's pages that are neither reduced copies nor masks.
+
+    They are counted as Pillow does, which decodes them: of a damaged file, `tiff.walk` may see others.
+    """
+    pages = []
+    for index in range(frames):
+        image.seek(index)
+        if index == 0 or not tiff.is_reduced_or_mask(int(image.tag_v2.get(tiff.SUBFILE_TYPE, 0))):  # type: ignore[attr-defined]
+            pages.append(index)
+    image.seek(0)
+    return tuple(pages)
+
+
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1…8; 1 where there is none, where it cannot be read or where the decoder applied it."""
+    """Return the EXIF orientation, 1…8, of the frame that `image` stands at.
+
+    It is 1 where there is none, where it cannot be read or where the decoder applied it.
+    """
     if image.format == "HEIF":
         return 1
     try:
         for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would look there too; viewers do not
             image.info.pop(name, None)
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(tiff.ORIENTATION, 1)
     except Exception:  # damaged EXIF: viewers ignore it too
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Applies an EXIF orientation (TIFF 6.0, tag 274) to the pixels."""
+def profile_of(image: Image.Image) -> bytes | None:
+    """Return the sanitized color profile of the frame that `image` stands at, as `ImageHeader.icc_profile`."""
+    profile = image.info.get("icc_profile")
+    return icc.sanitize(profile, image.mode) if profile else None
+
+
+def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return the pixels with an EXIF orientation (TIFF 6.0, tag 274) applied."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -152,8 +198,8 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(pixels)
 
 
-def stored_boxes(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], orientation: int) -> NDArray[np.float32]:
-    """Boxes of the upright image of `size_wh` as boxes of the pixels as they are stored: `upright` undone."""
+def turn_boxes_back(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], orientation: int) -> NDArray[np.float32]:
+    """Return boxes of the upright image of `size_wh` as boxes of the pixels as they are stored."""
     x0, y0, x1, y1 = boxes_xyxy.T
     width, height = size_wh
     if orientation in (2, 3, 6, 7):
@@ -163,9 +209,3 @@ def stored_boxes(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], orie
     if orientation in (5, 6, 7, 8):
         x0, y0, x1, y1 = y0, x0, y1, x1
     return np.stack([x0, y0, x1, y1], axis=1).astype(np.float32)
-
-
-def profile_of(image: Image.Image) -> bytes | None:
-    """The color profile, without its texts, where it is one and belongs to pixels of this kind."""
-    profile = image.info.get("icc_profile")
-    return icc.sanitized(profile, image.mode) if profile else None

@@ -10,12 +10,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from depers.imaging.formats import png as png_chunks
+from depers.imaging.formats import png, tiff
 from depers.imaging.headers import ImageError
 
-_BITS_PER_SAMPLE = 258
-_PLANES = 284
-_PNG_COLOR_TYPES = (b"\2", b"\4", b"\6")
+_PHOTOMETRIC = {"L": "minisblack", "LA": "minisblack", "I;16": "minisblack", "CMYK": "separated"}
 
 
 class Page(NamedTuple):
@@ -26,26 +24,28 @@ class Page(NamedTuple):
     icc_profile: bytes | None
 
 
-def is_deep(data: bytes, image: Any) -> bool:
-    """Whether the frame that `image` stands at has 16 bits per color channel; animations are read as 8 bits."""
+def has_sixteen_bit_channels(data: bytes, image: Any) -> bool:
+    """Return whether the frame that `image` stands at has 16 bits per color channel; animations are read as 8 bits."""
     if image.format == "PNG":
-        return data[24:25] == b"\x10" and data[25:26] in _PNG_COLOR_TYPES and not getattr(image, "is_animated", False)
-    bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()
-    return set(bits) == {16} and len(bits) > 1
+        return png.has_sixteen_bit_channels(data) and not getattr(image, "is_animated", False)
+    return image.format == "TIFF" and tiff.has_sixteen_bit_channels(image)
 
 
 def read(data: bytes, image: Any) -> tuple[NDArray[np.uint16], str]:
-    """Pixels uint16 (H, W, 3 or 4) as they are stored, and their mode. Raises ImageError, and what decoders raise."""
+    """Return pixels uint16 (H, W, 3 or 4) as they are stored, and their mode.
+
+    Raises ImageError, and what decoders raise.
+    """
     if "transparency" in image.info:
         raise ImageError("16 bits per channel with one color that means transparent cannot be kept")
     image.load()  # OpenCV would give a part of a truncated file
     buffer = np.frombuffer(data, np.uint8)
-    if image.format == "TIFF" and image.tag_v2.get(_PLANES, 1) != 1:  # OpenCV gives memory that it never wrote to
+    if image.format == "TIFF" and image.tag_v2.get(tiff.PLANES, 1) != 1:  # OpenCV gives memory that it never wrote to
         raise ImageError("16 bits per channel in separate planes cannot be read")
     if image.format == "TIFF":
         page = image.tell()
-        whole, found = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
-        pixels = found[0] if whole and len(found) == 1 else None
+        success, decoded = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
+        pixels = decoded[0] if success and len(decoded) == 1 else None
     else:
         pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
@@ -54,20 +54,20 @@ def read(data: bytes, image: Any) -> tuple[NDArray[np.uint16], str]:
     return np.asarray(cv2.cvtColor(pixels, code)), mode
 
 
-def png(pixels: NDArray[Any], icc_profile: bytes | None, exif: bytes) -> bytes:
-    """Pixels uint16 (H, W, 3 or 4) as a PNG (ISO/IEC 15948). Raises ImageError."""
+def encode_png(pixels: NDArray[Any], icc_profile: bytes | None, exif: bytes) -> bytes:
+    """Return pixels uint16 (H, W, 3 or 4) as a PNG (ISO/IEC 15948). Raises ImageError."""
     code = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-    whole, encoded = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(pixels), code))
-    if not whole:
+    success, encoded = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(pixels), code))
+    if not success:
         raise ImageError("cannot be written as PNG")
     data = encoded.tobytes()
-    chunks = png_chunks.chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
-    chunks += png_chunks.chunk(b"eXIf", exif) if exif else b""
-    return png_chunks.inserted(data, chunks)
+    chunks = png.make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
+    chunks += png.make_chunk(b"eXIf", exif) if exif else b""
+    return png.insert(data, chunks)
 
 
-def tiff(pages: Sequence[Page]) -> bytes:
-    """Pages of any mode as a TIFF, compressed without loss."""
+def encode_tiff(pages: Sequence[Page]) -> bytes:
+    """Return pages of any mode as a TIFF, compressed without loss."""
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as writer:
         for pixels, mode, icc_profile in pages:
@@ -82,6 +82,3 @@ def tiff(pages: Sequence[Page]) -> bytes:
                 contiguous=False,
             )
     return buffer.getvalue()
-
-
-_PHOTOMETRIC = {"L": "minisblack", "LA": "minisblack", "I;16": "minisblack", "CMYK": "separated"}

@@ -1,10 +1,11 @@
 """What a file is, by its name and first bytes, and what becomes of it: an image is processed, all else skipped.
 
 A file that is no image can hold anything, so it is passed through only where the user names it; an archive within an
-archive never is.
+archive never is. The first bytes of every format stand here, and nowhere else.
 """
 
 import re
+import struct
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -17,11 +18,24 @@ _IMAGE_SUFFIXES = (
     ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
     ".rw2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".sgi", ".raf", ".svg",
 )  # fmt: skip
-_IMAGE_STARTS = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"8BPS",
-    b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0",
-)  # fmt: skip
-_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"crx ")
+_IMAGE_SIGNATURES: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\0\0\0\x0cJXL ", b"\xff\x0a"),
+    "PSD": (b"8BPS",),
+    "RAF": (b"FUJIFILMCCD-RAW",),
+    "ORF": (b"IIRO",),
+    "RW2": (b"IIU\0",),
+}
+_ISO_BRANDS: dict[str, tuple[bytes, ...]] = {  # of the ISO base media format: what follows its box `ftyp`
+    "AVIF": (b"avif", b"avis"),
+    "HEIF": (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"),
+    "CR3": (b"crx ",),
+}
+_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # how many bytes a bitmap's second header may have
 _ARCHIVE_STARTS = (
     b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf'\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd",
     b"PAR1", b"\x04\x22\x4d\x18",
@@ -31,24 +45,31 @@ _ARCHIVE_SUFFIXES = re.compile(
 )
 
 
-def is_image(head: bytes) -> bool:
-    """Whether the first bytes are those of an image, also of one in a format that cannot be processed."""
-    if head.startswith(_IMAGE_STARTS):
-        return True
-    if head[:4] == b"RIFF":
-        return head[8:12] == b"WEBP"
+def image_format(head: bytes) -> str:
+    """Return the image format that the first bytes begin, also one that cannot be processed; empty for none.
+
+    Formats that Pillow reads have its names. A file of the brand `mif1`, which AVIF may have too, is given as HEIF.
+    """
+    for name, starts in _IMAGE_SIGNATURES.items():
+        if head.startswith(starts):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
     if head[4:8] == b"ftyp":
-        return head[8:12] in _IMAGE_BRANDS
+        return next((name for name, brands in _ISO_BRANDS.items() if head[8:12] in brands), "")
     # "BM" alone begins many a text: a bitmap says how long its header is, too.
-    return (
-        head[:2] == b"BM"
-        and len(head) > 18
-        and head[14:18] in (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
-    )
+    if head[:2] == b"BM" and len(head) > 18 and struct.unpack_from("<I", head, 14)[0] in _BITMAP_HEADERS:
+        return "BMP"
+    return ""
+
+
+def is_image(head: bytes) -> bool:
+    """Return whether the first bytes are those of an image, also of one in a format that cannot be processed."""
+    return bool(image_format(head))
 
 
 def is_archive(name: str, head: bytes) -> bool:
-    """Whether a file is an archive or compressed, by name or first bytes: whatever it holds has not been looked at."""
+    """Return whether a file is an archive or compressed, by name or first bytes: nobody knows what it holds."""
     return bool(_ARCHIVE_SUFFIXES.search(name)) or head.startswith(_ARCHIVE_STARTS) or head[257:262] == b"ustar"
 
 

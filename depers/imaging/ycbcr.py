@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers.imaging.formats.turbojpeg import MAX_SCANS, SCAN_LIMIT, STOP_ON_WARNING, library
+from depers.imaging.formats.turbojpeg import MAX_SCANS, SCAN_LIMIT, STOP_ON_WARNING, load_library
 
 RGB = NDArray[np.uint8]
 Plane = NDArray[np.uint8]
@@ -33,16 +33,16 @@ class Planes(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How much memory it takes."""
+        """Return how many bytes of memory it takes."""
         return self.luma.nbytes + self.chroma.nbytes
 
     def copy(self) -> "Planes":
-        """One that can be painted on."""
+        """Return a copy, which can be painted on."""
         return Planes(self.luma.copy(), self.chroma.copy())
 
 
 def of_rgb(rgb: RGB) -> Planes:
-    """An image of uint8 RGB (H, W, 3) as planes."""
+    """Return an image of uint8 RGB (H, W, 3) as planes."""
     height, width = rgb.shape[:2]
     luma = np.empty((height, width), np.uint8)
     chroma = np.empty((-(-height // 2), -(-width // 2), 2), np.uint8)
@@ -55,20 +55,20 @@ def of_rgb(rgb: RGB) -> Planes:
 
 
 def to_rgb(planes: Planes) -> RGB:
-    """The image as uint8 RGB (H, W, 3), each square of pixels in its one chroma."""
+    """Return the image as uint8 RGB (H, W, 3), each square of pixels in its one chroma."""
     height, width = planes.luma.shape
     chroma = planes.chroma.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     return np.asarray(cv2.cvtColor(np.dstack([planes.luma, chroma]), cv2.COLOR_YCrCb2RGB))
 
 
 def color(red: float, green: float, blue: float) -> tuple[list[float], list[float]]:
-    """A difference of colors as one of luma and one of chroma (Cr, Cb)."""
+    """Return a difference of colors as one of luma and one of chroma (Cr, Cb)."""
     luma, *chroma = (r * red + g * green + b * blue for r, g, b in _TO_YCC)
     return [luma], chroma
 
 
 def encode(planes: Planes, quality: int) -> bytes:
-    """The planes as a JPEG of 4:2:0."""
+    """Return the planes as a JPEG of 4:2:0."""
     luma, (cr, cb) = planes.luma, cv2.split(planes.chroma)
     height, width = luma.shape
     if height % 2 or width % 2:  # libjpeg-turbo reads whole squares, also those that are only partly the image's
@@ -77,7 +77,10 @@ def encode(planes: Planes, quality: int) -> bytes:
 
 
 def reduced(samples: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
-    """The means of squares of `by` samples, a power of two, which costs little; the last of them are filled up."""
+    """Return the means of squares of `by` samples, a power of two, which costs little.
+
+    The last of them are filled up.
+    """
     bottom, right = -samples.shape[0] % by, -samples.shape[1] % by
     if bottom or right:
         samples = np.asarray(cv2.copyMakeBorder(samples, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
@@ -85,7 +88,7 @@ def reduced(samples: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
 
 
 def halved(samples: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
-    """The means of squares of 2^times samples; much faster than to take them at once."""
+    """Return the means of squares of 2^times samples; much faster than to take them at once."""
     if samples.ndim == 3 and samples.shape[2] == 2 and times:  # for these OpenCV has no fast way
         return np.asarray(cv2.merge([halved(channel, times) for channel in cv2.split(samples)]))
     for _ in range(times):
@@ -101,11 +104,11 @@ _FULL, _QUARTER = 0, 2  # chroma of 4:4:4 and of 4:2:0
 
 
 def decode(jpeg: bytes) -> Planes | None:
-    """The planes of a JPEG of YCbCr 4:2:0 or 4:4:4; None for everything else, such as is damaged or no JPEG.
+    """Return the planes of a JPEG of YCbCr 4:2:0 or 4:4:4; None for all else, such as is damaged or no JPEG.
 
     Orientation is not looked at.
     """
-    turbo = library()
+    turbo = load_library()
     handle = ctypes.c_void_p(turbo.tj3Init(_INIT_DECOMPRESS)) if turbo else None
     if not handle:
         return None
@@ -115,13 +118,13 @@ def decode(jpeg: bytes) -> Planes | None:
         size = ctypes.c_size_t(len(jpeg))
         if turbo.tj3DecompressHeader(handle, jpeg, size):
             return None
-        width, height, sampling = (turbo.tj3Get(handle, each) for each in (_WIDTH, _HEIGHT, _SUBSAMPLING))
+        width, height, sampling = (turbo.tj3Get(handle, parameter) for parameter in (_WIDTH, _HEIGHT, _SUBSAMPLING))
         if turbo.tj3Get(handle, _COLORS) != _YCBCR or sampling not in (_FULL, _QUARTER):
             return None
         quarter = sampling == _QUARTER
         even = (height + height % 2, width + width % 2) if quarter else (height, width)  # what is written to luma
         chroma_size = (even[0] // 2, even[1] // 2) if quarter else even
-        luma, cb, cr = (np.empty(each, np.uint8) for each in (even, chroma_size, chroma_size))
+        luma, cb, cr = (np.empty(shape, np.uint8) for shape in (even, chroma_size, chroma_size))
         pointers = (ctypes.c_void_p * 3)(*(plane.ctypes.data for plane in (luma, cb, cr)))
         if turbo.tj3DecompressToYUVPlanes8(handle, jpeg, size, pointers, None):
             return None

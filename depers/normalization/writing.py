@@ -13,6 +13,7 @@ import simplejpeg
 from depers import storage
 from depers.datasets.labels import format_yolo
 from depers.imaging import decoding
+from depers.imaging.headers import read_header
 from depers.normalization.rules import Box, LabelError, Problem, frame, mend
 from depers.runtime import units
 from depers.storage import tables
@@ -126,17 +127,15 @@ def _leave_out(out: str, task: Task, kind: str, found: str) -> dict[str, Any]:
 
 def examine(data: bytes) -> tuple[tuple[int, int], int]:
     """Upright width and height, and EXIF orientation, of an image that can be decoded whole. Raises ImageError."""
-    image = decoding.open_header(data)
-    orientation = decoding.orientation_of(image)
-    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+    header = read_header(data)
+    if header.format == "JPEG" and header.mode in ("L", "RGB"):
         try:  # at an eighth of its size: every bit is read, little is computed
             simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
         except ValueError:
             pass  # what `decode` accepts counts
         else:
-            width, height = image.size
-            return ((height, width) if orientation >= 5 else (width, height)), orientation
-    return decoding.decode(data).size_wh, orientation
+            return header.upright_wh, header.orientation
+    return decoding.decode(data, header=header).size_wh, header.orientation
 
 
 def write_problems(uri: str, problems: Iterator[Problem]) -> int:

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from depers import storage
 from depers.archives.base import Member, MemberRules
@@ -25,16 +24,8 @@ from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import View
 from depers.errors import short_reason, typed_reason
 from depers.imaging import sniffing
-from depers.imaging.decoding import (
-    DecodedImage,
-    ImageError,
-    decode,
-    decode_frames,
-    frame_count,
-    open_header,
-    orientation_of,
-)
-from depers.imaging.headers import format_of
+from depers.imaging.decoding import DecodedImage, ImageError, decode, decode_frames
+from depers.imaging.headers import ImageHeader, read_header
 from depers.pipeline.box_sources import BoxSource, read_boxes
 from depers.statuses import FileStatus
 from depers.storage import Entry
@@ -67,6 +58,7 @@ class Item:
     view: View | None = None  # None also for what is looked at in several views, made only while it is
     size_wh: tuple[int, int] = (0, 0)
     frames: int = 1
+    header: ImageHeader | None = None
     image: DecodedImage | None = None  # kept where preparing it took a full decode and it is not large
     precomputed: Row | None = None
 
@@ -156,15 +148,14 @@ def prepare(job: PassJob, item: Item, stride: int) -> Item:
     if item.reason or item.status:
         return item
     try:
-        header = open_header(item.data, job.max_megapixels)
-        frames = 1 if format_of(header) == "JPEG" else frame_count(item.data)
-        if not job.weights or frames > 1 or (job.tile is not None and max(header.size) > job.tile):
-            swapped = orientation_of(header) > 4
-            return replace(item, size_wh=header.size[::-1] if swapped else header.size, frames=frames)
+        header = read_header(item.data, job.max_megapixels)
+        item = replace(item, header=header, size_wh=header.upright_wh, frames=len(header.pages))
+        if not job.weights or item.frames > 1 or (job.tile is not None and max(header.size_wh) > job.tile):
+            return item
         least = None if job.half_stride_pad else job.settings.imgsz  # `yolov5 val` shrinks what it has decoded whole
-        rgb, size_wh, image = _decode_for_detection(item.data, header, least, job.max_megapixels)
-        view = tiling.whole(rgb, size_wh, job.settings.imgsz, stride, job.half_stride_pad)
-        return replace(item, view=view, size_wh=size_wh, image=image)
+        rgb, image = _decode_for_detection(item.data, header, least)
+        view = tiling.whole(rgb, item.size_wh, job.settings.imgsz, stride, job.half_stride_pad)
+        return replace(item, view=view, image=image)
     except ImageError as error:
         return replace(item, reason=str(error))
     except Exception as error:
@@ -172,26 +163,25 @@ def prepare(job: PassJob, item: Item, stride: int) -> Item:
 
 
 def _decode_for_detection(
-    data: bytes, header: Image.Image, least: int | None, max_megapixels: float
-) -> tuple[NDArray[np.uint8], tuple[int, int], DecodedImage | None]:
-    """Return RGB for the detector, the upright full size, and the full image where it was decoded anyway.
+    data: bytes, header: ImageHeader, least: int | None
+) -> tuple[NDArray[np.uint8], DecodedImage | None]:
+    """Return RGB for the detector, and the full image where it was decoded anyway and is not large.
 
     The longer side has at least `least` pixels; without it, all it has.
     """
-    plain = format_of(header) == "JPEG" and header.mode == "RGB" and orientation_of(header) == 1
-    if plain and least is not None and max(header.size) >= 2 * least:
+    plain = header.format == "JPEG" and header.mode == "RGB" and header.orientation == 1
+    if plain and least is not None and max(header.size_wh) >= 2 * least:
         # By a power of two, which is what libjpeg-turbo has fast transforms for: by 3/8, say, takes longer than by 1/2.
-        factor = min(8, 2 ** int(math.log2(max(header.size) / least)))
-        height, width = header.height // factor, header.width // factor
+        factor = min(8, 2 ** int(math.log2(max(header.size_wh) / least)))
+        width, height = (side // factor for side in header.size_wh)
         try:
             rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, min_factor=2, strict=True)
-            return rgb, header.size, None
+            return rgb, None
         except ValueError:
             pass  # the full decode decides whether it is whole
-    with memory_slot(header.size):
-        image = decode(data, max_megapixels)
-        is_large = header.width * header.height > _LARGE_PIXELS
-        return image.rgb(), image.size_wh, None if is_large else image
+    with memory_slot(header.size_wh):
+        image = decode(data, header=header)
+        return image.rgb(), image if header.pixels <= _LARGE_PIXELS else None
 
 
 @contextmanager
@@ -260,7 +250,7 @@ def _detect_all_views(job: PassJob, item: Item, detector: "Detector") -> list[Ro
     """Return the boxes of every frame, each seen whole and in tiles, a batch at a time."""
     rows = []
     with memory_slot(item.size_wh):
-        for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels)):
+        for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels, item.header)):
             detections: list[Detections] = []
             views = tiling.views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
             while batch := list(islice(views, job.batch_size)):

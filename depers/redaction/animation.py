@@ -9,62 +9,70 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers.imaging import sixteen_bit
-from depers.imaging.decoding import DecodedImage, frames, keeps_pixels
-from depers.imaging.encoding import as_pil, encoder_options
+from depers.imaging.decoding import DecodedImage, frames
+from depers.imaging.encoding import encoder_options, to_pillow
 from depers.imaging.formats.isobmff import without_times
-from depers.imaging.headers import ImageError, format_of, open_header
+from depers.imaging.headers import ImageError, ImageHeader
 from depers.imaging.metadata import exif
 
 RedactImage = Callable[[DecodedImage, NDArray[np.float32], str], DecodedImage]
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
-def redact(
+def redact_frames(
     data: bytes,
+    header: ImageHeader,
     boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
     mode: str,
-    kept: dict[int, dict[int, Any]],
+    exif_tags: exif.Tags,
     max_megapixels: float,
     redact_image: RedactImage,
-) -> tuple[bytes, str, str, tuple[int, int], int]:
-    """The file with each frame redacted by its boxes: bytes, method, format, size of the first frame, frames.
+) -> tuple[bytes, tuple[int, int]]:
+    """Return the file with each frame redacted by its boxes, and the size of the first frame.
 
     Durations, loops and the color profile are kept. Raises ImageError.
     """
-    header = open_header(data, max_megapixels)
-    name = format_of(header)
     images = [
         redact_image(image, boxes, mode)
-        for image, boxes in zip(frames(data, max_megapixels), boxes_xyxy_by_frame, strict=True)
+        for image, boxes in zip(frames(data, max_megapixels, header), boxes_xyxy_by_frame, strict=True)
     ]
-    timing = _timing(header) | {"duration": [round(image.duration_ms) for image in images]}
-    lossless = name != "GIF" and keeps_pixels(data, name)
+    name = header.format
     try:
         if name == "TIFF" and any(image.mode.endswith(";16") and image.pixels.ndim == 3 for image in images):
-            written = sixteen_bit.tiff([_page(image) for image in images])
+            redacted = sixteen_bit.encode_tiff([_page(image) for image in images])
         else:
-            written = _written(images, name, timing if name in _ANIMATED else {}, exif.build(kept), lossless)
+            redacted = _encode(images, header, exif.build(exif_tags))
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"cannot be written as {name} ({error})") from None
-    return written, "lossless" if lossless else "re-encoded", name, images[0].size_wh, len(images)
+    return redacted, images[0].size_wh
 
 
-def _timing(image: Image.Image) -> dict[str, Any]:
-    """Loops, and whether the first frame is no part of the animation."""
-    timing: dict[str, Any] = {"loop": image.info["loop"]} if "loop" in image.info else {}
-    if getattr(image, "default_image", False) or image.info.get("default_image"):
+def keeps_pixels(header: ImageHeader) -> bool:
+    """Return whether a file of several frames is written without loss: those of a GIF get palettes of their own."""
+    return header.lossless and header.format != "GIF"
+
+
+def _timing(header: ImageHeader, images: list[DecodedImage]) -> dict[str, Any]:
+    """Return the durations, the loops, and whether the first frame is no part of the animation, for Pillow."""
+    timing: dict[str, Any] = {"duration": [round(image.duration_ms) for image in images]}
+    if header.loop is not None:
+        timing["loop"] = header.loop
+    if header.default_image:
         timing["default_image"] = True
     return timing
 
 
-def _written(images: list[DecodedImage], name: str, timing: dict[str, Any], block: bytes, lossless: bool) -> bytes:
-    options = encoder_options(name, lossless) | timing
+def _encode(images: list[DecodedImage], header: ImageHeader, exif_block: bytes) -> bytes:
+    name = header.format
+    options = encoder_options(name, keeps_pixels(header))
+    if name in _ANIMATED:
+        options |= _timing(header, images)
     if images[0].icc_profile:
         options["icc_profile"] = images[0].icc_profile
-    if block:
-        options["exif"] = block
+    if exif_block:
+        options["exif"] = exif_block
         if name == "TIFF":
             options["compression"] = None  # as in `encoding.encode`
     if name == "WEBP":
@@ -73,9 +81,9 @@ def _written(images: list[DecodedImage], name: str, timing: dict[str, Any], bloc
         options |= {"disposal": 0, "blend": 0}
     if name == "GIF":
         options |= {"disposal": 2, "optimize": False}
-    first, *others = _images(images, name)  # a list: some of Pillow's writers go through it twice
+    first, *further = _to_pillow(images, name)  # a list: some of Pillow's writers go through it twice
     buffer = io.BytesIO()
-    first.save(buffer, name, save_all=True, append_images=others, **options)
+    first.save(buffer, name, save_all=True, append_images=further, **options)
     return without_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
 
 
@@ -86,17 +94,17 @@ def _page(image: DecodedImage) -> sixteen_bit.Page:
     return sixteen_bit.Page(colors, "RGB" if colors.shape[2] == 3 else "RGBA", image.icc_profile)
 
 
-def _images(images: list[DecodedImage], name: str) -> Iterator[Image.Image]:
+def _to_pillow(images: list[DecodedImage], name: str) -> Iterator[Image.Image]:
     for image in images:
         if name == "GIF" and image.palette is None:
-            yield _with_palette(image)
+            yield _add_palette(image)
         else:
-            yield as_pil(image, image.pixels)
+            yield to_pillow(image, image.pixels)
 
 
-def _with_palette(image: DecodedImage) -> Image.Image:
-    """A frame with a palette of its own: exact where 255 colors and transparency suffice."""
-    rgba = as_pil(image, image.pixels).convert("RGBA")
+def _add_palette(image: DecodedImage) -> Image.Image:
+    """Return a frame with a palette of its own: exact where 255 colors and transparency suffice."""
+    rgba = to_pillow(image, image.pixels).convert("RGBA")
     pixels = np.ascontiguousarray(rgba)
     opaque = pixels[..., 3] >= 128
     packed = np.where(opaque, pixels[..., :3].astype(np.uint32) @ np.array([65536, 256, 1], np.uint32), 0xFFFFFFFF)

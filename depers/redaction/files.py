@@ -2,21 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from depers.imaging.decoding import DecodedImage, Pixels, decode, keeps_pixels
+from depers.imaging.decoding import DecodedImage, Pixels, decode
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png
-from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, format_of, open_header, pages
+from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, ImageHeader, open_image, read_header
 from depers.imaging.metadata import exif
-from depers.redaction import animation, lossless_jpeg, regions
-from depers.redaction.regions import CELLS_ACROSS, MODES, Paint, Region
-
-__all__ = ("CELLS_ACROSS", "MODES", "Redacted", "redact", "redact_file", "redact_image")
+from depers.redaction import animation, lossless_jpeg
+from depers.redaction.regions import (
+    MODES,
+    Paint,
+    Region,
+    cell_edges,
+    color_cells,
+    find_regions,
+    grow_bounds,
+    mark_free,
+    parts_of,
+)
 
 _RING = 8  # pixels around a region that give it its colors
 _RIM = {"JPEG": 16, "WEBP": 8, "AVIF": 8, "HEIF": 8}
@@ -44,66 +51,71 @@ def redact_file(
     mode: str = "pixelate",
     keep_metadata: Sequence[str] = (),
     max_megapixels: float = MAX_MEGAPIXELS,
+    header: ImageHeader | None = None,
     decoded: DecodedImage | None = None,
 ) -> Redacted:
-    """The whole file anew: every box unrecognizable, and nothing in it but image, orientation and color profile.
+    """Return the file anew: every box unrecognizable, and nothing in it but image, orientation and color profile.
 
     Boxes are float32 (N, 4) in pixels of the upright image, already grown by their margin, one array per frame or
     page; a file without boxes is rewritten all the same. `keep_metadata` names groups of `exif.GROUPS` to keep.
-    `decoded` spares decoding an image again that is not redacted losslessly. Raises ImageError.
+    `header` spares reading it again, `decoded` decoding an image again that is not redacted losslessly.
+    Raises ImageError.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
-    image = open_header(data, max_megapixels)
-    try:
-        count = len(pages(image))
-    except Exception as error:
-        raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
-    if len(boxes_xyxy_by_frame) != count:
-        raise ImageError(f"holds {count} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
-    kept = exif.kept(image, keep_metadata)
-    result = _redacted(data, image, boxes_xyxy_by_frame, mode, kept, max_megapixels, decoded)
+    header = header or read_header(data, max_megapixels)
+    if len(boxes_xyxy_by_frame) != len(header.pages):
+        raise ImageError(f"holds {len(header.pages)} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
+    exif_tags = exif.read_tags(open_image(data), keep_metadata) if keep_metadata else {}
+    result = _redact(data, header, boxes_xyxy_by_frame, mode, exif_tags, max_megapixels, decoded)
     if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
         chunks = png.color_chunks(data)
-        return result._replace(data=png.inserted(result.data, chunks))
+        return result._replace(data=png.insert(result.data, chunks))
     return result
 
 
-def _redacted(
+def _redact(
     data: bytes,
-    header: Image.Image,
+    header: ImageHeader,
     boxes_xyxy_by_frame: Sequence[NDArray[np.float32]],
     mode: str,
-    kept: dict[int, dict[int, Any]],
+    exif_tags: exif.Tags,
     max_megapixels: float,
     decoded: DecodedImage | None,
 ) -> Redacted:
-    """`redact_file` by the way that the format allows, `header` its header."""
-    count = len(boxes_xyxy_by_frame)
-    name, method = format_of(header), "lossless" if keeps_pixels(data, format_of(header)) else "re-encoded"
+    """Redact a file by the way that its format allows."""
+    count, name = len(boxes_xyxy_by_frame), header.format
     if count > 1:
-        return Redacted(*animation.redact(data, boxes_xyxy_by_frame, mode, kept, max_megapixels, redact_image))
+        redacted, size_wh = animation.redact_frames(
+            data, header, boxes_xyxy_by_frame, mode, exif_tags, max_megapixels, redact_image
+        )
+        return Redacted(redacted, _method(animation.keeps_pixels(header)), name, size_wh, count)
+    method = _method(header.lossless)
     if name == "JPEG":
         try:
-            lossless = lossless_jpeg.redact(data, header, boxes_xyxy_by_frame[0], mode, kept)
-            return Redacted(lossless.data, "lossless", name, lossless.size_wh, 1)
+            redacted = lossless_jpeg.redact_jpeg(data, header, boxes_xyxy_by_frame[0], mode, exif_tags)
+            return Redacted(redacted, _method(True), name, header.upright_wh, 1)
         except lossless_jpeg.NotLosslessError as error:
             method = f"re-encoded: {error}"
-    image = decoded or decode(data, max_megapixels)
+    image = decoded or decode(data, max_megapixels, header)
     result = redact_image(image, boxes_xyxy_by_frame[0], mode)
-    return Redacted(encode(result, result.pixels, kept), method, name, image.size_wh, 1)
+    return Redacted(encode(result, result.pixels, exif_tags), method, name, image.size_wh, 1)
+
+
+def _method(lossless: bool) -> str:
+    return "lossless" if lossless else "re-encoded"
 
 
 def redact_image(image: DecodedImage, boxes_xyxy: NDArray[np.float32], mode: str) -> DecodedImage:
-    """The image with every box redacted, and without colors where it is fully transparent.
+    """Return the image with every box redacted, and without colors where it is fully transparent.
 
     In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`.
     """
     if image.format in _RIM and not (image.format == "WEBP" and image.lossless):
         boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[image.format]
     if image.mode == "P":
-        image = _without_colors_of_boxes(image, boxes_xyxy)
-    palette, pixels = image.palette, redact(image.pixels, boxes_xyxy, mode, image.palette, image.mode)
+        image = _remove_colors_of_boxes(image, boxes_xyxy)
+    palette, pixels = image.palette, redact_pixels(image.pixels, boxes_xyxy, mode, image.palette, image.mode)
     if palette is not None and palette.shape[1] == 4:
         palette = palette * (palette[:, 3:] > 0)
     elif image.mode in ("LA", "RGBA", "RGBA;16") and not pixels[..., -1].all():
@@ -111,45 +123,46 @@ def redact_image(image: DecodedImage, boxes_xyxy: NDArray[np.float32], mode: str
     return replace(image, pixels=pixels, palette=palette)
 
 
-def _without_colors_of_boxes(image: DecodedImage, boxes_xyxy: NDArray[np.float32]) -> DecodedImage:
-    """A palette image whose palette holds only what occurs outside the boxes; inside, any of it."""
+def _remove_colors_of_boxes(image: DecodedImage, boxes_xyxy: NDArray[np.float32]) -> DecodedImage:
+    """Return a palette image whose palette holds only what occurs outside the boxes; inside, any of it."""
     assert image.palette is not None
     pixels, outside = image.pixels.copy(), np.ones(image.pixels.shape, bool)
-    for region in regions.find(boxes_xyxy, image.size_wh):
+    for region in find_regions(boxes_xyxy, image.size_wh):
         for x0, y0, x1, y1 in region.parts:
             outside[y0:y1, x0:x1] = False
-    used = np.unique(pixels[outside])
-    if not len(used):
+    used_indices = np.unique(pixels[outside])
+    if not len(used_indices):
         gray = np.full((1, image.palette.shape[1]), [128, 128, 128, 255][: image.palette.shape[1]], np.uint8)
         return replace(image, pixels=np.zeros_like(pixels), palette=gray)
-    pixels[~outside] = used[0]
-    return replace(image, pixels=np.searchsorted(used, pixels).astype(np.uint8), palette=image.palette[used])
+    pixels[~outside] = used_indices[0]
+    pixels = np.searchsorted(used_indices, pixels).astype(np.uint8)
+    return replace(image, pixels=pixels, palette=image.palette[used_indices])
 
 
-def redact(
+def redact_pixels(
     pixels: Pixels,
     boxes_xyxy: NDArray[np.float32],
     mode: str = "pixelate",
     palette: NDArray[np.uint8] | None = None,
     pixel_mode: str = "",
 ) -> Pixels:
-    """A copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, of whose boxes nothing is left.
+    """Return a copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, of whose boxes nothing is left.
 
     Boxes that overlap are one region. `pixelate` replaces it by at most 6 cells across in the colors around it,
     `blur` by the same interpolated smoothly, `fill` by mid gray. `pixels` may be indices into a `palette` (N, 3 or 4).
     """
     redacted = pixels.copy()
     size_wh = (pixels.shape[1], pixels.shape[0])
-    found = regions.find(boxes_xyxy, size_wh)
-    parts = regions.parts_of(found)
-    for region in found:
+    regions = find_regions(boxes_xyxy, size_wh)
+    parts = parts_of(regions)
+    for region in regions:
         paint = _paint(pixels, parts, region, mode, palette, pixel_mode)
-        left, above = region.bounds[:2]
+        region_x0, region_y0 = region.bounds[:2]
         for x0, y0, x1, y1 in region.parts:
             for top in range(y0, y1, _BAND):
                 bottom = min(y1, top + _BAND)
-                band = paint.rows(top - above, bottom - above)[:, x0 - left : x1 - left]
-                redacted[top:bottom, x0:x1] = _as_pixels(band, pixels, palette)
+                band = paint.rows(top - region_y0, bottom - region_y0)[:, x0 - region_x0 : x1 - region_x0]
+                redacted[top:bottom, x0:x1] = _to_pixels(band, pixels, palette)
     return redacted
 
 
@@ -161,41 +174,41 @@ def _paint(
     palette: NDArray[np.uint8] | None,
     pixel_mode: str,
 ) -> Paint:
-    """The paint for one region of an image, its colors taken from the pixels around it."""
-    x0, y0, x1, y1 = frame = regions.ring(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
+    """Return the paint for one region of an image, its colors taken from the pixels around it."""
+    x0, y0, x1, y1 = frame = grow_bounds(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
     patch = pixels[y0:y1, x0:x1]
     patch = patch[:, :, None] if patch.ndim == 2 else patch
     span = 255.0 if palette is not None else float(np.iinfo(pixels.dtype).max)
     channels = patch.shape[2] if palette is None else palette.shape[1]
     opacity = channels in (2, 4) and pixel_mode != "CMYK"
-    edges = regions.grid(region.bounds)
+    edges = cell_edges(region.bounds)
     if mode == "fill":
         values = np.full((len(edges[1]) - 1, len(edges[0]) - 1, channels), (span + 1) / 2)
         if opacity or pixel_mode == "CMYK":
             values[:, :, -1] = span if opacity else 0
         return Paint(values, edges, region.bounds, mode, span, ())
-    free = regions.outside(parts, frame, region.bounds)
+    free = mark_free(parts, frame, region.bounds)
     inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
     if opacity:
         visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)
         free = visible if visible.any() else free
-    values = regions.colors(patch, free, inner, edges, span / 2, palette)
+    values = color_cells(patch, free, inner, edges, span / 2, palette)
     if opacity and values[:, :, -1].any():
         values[:, :, -1] = span  # an interpolated opacity would look like an outline
     noisy = range(channels - 1) if opacity else range(channels)
     return Paint(values, edges, region.bounds, mode, span, noisy)
 
 
-def _as_pixels(band: NDArray[np.float32], like: Pixels, palette: NDArray[np.uint8] | None) -> Pixels:
-    """Painted colors (H, W, C) in the form of the image `like`."""
+def _to_pixels(band: NDArray[np.float32], pixels: Pixels, palette: NDArray[np.uint8] | None) -> Pixels:
+    """Return painted colors (H, W, C) in the form of the image's `pixels`."""
     if palette is not None:
         return _nearest(band, palette)
-    values = np.clip(np.round(band), 0, np.iinfo(like.dtype).max).astype(like.dtype)
-    return values if like.ndim == 3 else values[:, :, 0]
+    values = np.clip(np.round(band), 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+    return values if pixels.ndim == 3 else values[:, :, 0]
 
 
 def _nearest(colors: NDArray[np.float32], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The index of the nearest palette entry for each color (H, W, C)."""
-    distinct, which = np.unique(np.round(colors).reshape(-1, colors.shape[2]), axis=0, return_inverse=True)
+    """Return the index of the nearest palette entry for each color (H, W, C)."""
+    distinct, positions = np.unique(np.round(colors).reshape(-1, colors.shape[2]), axis=0, return_inverse=True)
     squares = ((distinct[:, None] - palette[None].astype(np.float32)) ** 2).sum(axis=2)
-    return np.asarray(squares.argmin(axis=1).astype(np.uint8)[which].reshape(colors.shape[:2]))
+    return np.asarray(squares.argmin(axis=1).astype(np.uint8)[positions].reshape(colors.shape[:2]))

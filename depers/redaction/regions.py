@@ -2,7 +2,7 @@
 
 Averages of what is under a box would let anyone who has candidates (a list of plates, a gallery of faces) average those
 alike and compare: 6 × 6 averages pick the right one of hundreds. So a cell's color is interpolated from the pixels
-around the region, which the image shows anyway, and noise that hangs on the box alone makes it look like the mosaic
+around the region, which the image shows anyway, and noise that depends on the box alone makes it look like the mosaic
 that people take for redacted.
 """
 
@@ -33,8 +33,10 @@ class Region(NamedTuple):
     parts: tuple[Rectangle, ...]
 
 
-def find(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], unit_wh: tuple[int, int] = (1, 1)) -> list[Region]:
-    """The regions that cover the boxes inside an image, in units of `unit_wh` pixels; empty boxes are left out."""
+def find_regions(
+    boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], unit_wh: tuple[int, int] = (1, 1)
+) -> list[Region]:
+    """Return the regions that cover the boxes inside an image, in units of `unit_wh` pixels, empty boxes left out."""
     unit = np.array(unit_wh * 2, np.float64)
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
     if not np.isfinite(boxes).all():
@@ -51,28 +53,28 @@ def find(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int], unit_wh: tup
 
 
 def _groups(rectangles: NDArray[np.int64]) -> list[list[int]]:
-    """Indices of rectangles that are connected by overlapping or touching, in order of the first of each group."""
+    """Return the indices of rectangles that overlap or touch, group by group, ordered by the first of each group."""
     low, high = rectangles[:, :2], rectangles[:, 2:]
-    left, groups = np.arange(len(rectangles)), []
-    while len(left):
-        group, frontier, left = [], [int(left[0])], left[1:]
+    remaining, groups = np.arange(len(rectangles)), []
+    while len(remaining):
+        group, frontier, remaining = [], [int(remaining[0])], remaining[1:]
         while frontier:
             index = frontier.pop()
             group.append(index)
-            near = ((low[left] <= high[index]) & (high[left] >= low[index])).all(axis=1)
-            frontier += left[near].tolist()
-            left = left[~near]
+            touches = ((low[remaining] <= high[index]) & (high[remaining] >= low[index])).all(axis=1)
+            frontier += remaining[touches].tolist()
+            remaining = remaining[~touches]
         groups.append(sorted(group))
     return groups
 
 
 def parts_of(regions: Sequence[Region]) -> NDArray[np.int64]:
-    """The rectangles of all regions, int64 (N, 4)."""
+    """Return the rectangles of all regions, int64 (N, 4)."""
     return np.array([part for region in regions for part in region.parts], np.int64).reshape(-1, 4)
 
 
-def grid(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the cells' edges are, from 0 to the width and from 0 to the height: about square, at most 6 across."""
+def cell_edges(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the edges of the cells, from 0 to the width and from 0 to the height: about square, at most 6 across."""
     lengths = (bounds[2] - bounds[0], bounds[3] - bounds[1])
     side = max(lengths) / CELLS_ACROSS
     counts = [max(1, min(CELLS_ACROSS, round(length / side), length)) for length in lengths]
@@ -83,24 +85,24 @@ def grid(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return across, down
 
 
-def ring(bounds: Rectangle, size_wh: tuple[int, int], thickness: int) -> Rectangle:
-    """The bounds grown by `thickness` on each side, inside the image."""
+def grow_bounds(bounds: Rectangle, size_wh: tuple[int, int], thickness: int) -> Rectangle:
+    """Return the bounds grown by `thickness` on each side, inside the image."""
     x0, y0, x1, y1 = bounds
     low = (max(0, x0 - thickness), max(0, y0 - thickness))
     return (*low, min(size_wh[0], x1 + thickness), min(size_wh[1], y1 + thickness))
 
 
-def outside(parts: NDArray[np.int64], frame: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
-    """Which units of `frame` (H, W) lie outside `bounds` and outside of all `parts` of regions."""
+def mark_free(parts: NDArray[np.int64], frame: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
+    """Return which units of `frame`, bool (H, W), lie outside `bounds` and outside of all `parts` of regions."""
     x0, y0, x1, y1 = frame
     free = np.ones((y1 - y0, x1 - x0), bool)
-    near = (parts[:, :2] < (x1, y1)).all(axis=1) & (parts[:, 2:] > (x0, y0)).all(axis=1)
-    for left, top, right, bottom in [*parts[near].tolist(), bounds]:
-        free[max(0, top - y0) : max(0, bottom - y0), max(0, left - x0) : max(0, right - x0)] = False
+    overlaps = (parts[:, :2] < (x1, y1)).all(axis=1) & (parts[:, 2:] > (x0, y0)).all(axis=1)
+    for part_x0, part_y0, part_x1, part_y1 in [*parts[overlaps].tolist(), bounds]:
+        free[max(0, part_y0 - y0) : max(0, part_y1 - y0), max(0, part_x0 - x0) : max(0, part_x1 - x0)] = False
     return free
 
 
-def colors(
+def color_cells(
     patch: NDArray[Any],
     free: NDArray[np.bool_],
     inner: Rectangle,
@@ -108,7 +110,7 @@ def colors(
     middle: float,
     palette: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.float64]:
-    """The cells' colors, float64 (rows, columns, C), from the free pixels of `patch` (H, W, C) around `inner`.
+    """Return the cells' colors, float64 (rows, columns, C), from the free pixels of `patch` (H, W, C) around `inner`.
 
     `patch` may hold indices into a `palette` (N, C).
     Each stretch of the surroundings beside a cell is averaged; a cell weighs these averages by the inverse square of
@@ -124,9 +126,9 @@ def colors(
     level = np.searchsorted(down[1:-1] + y0, rows, side="right")
     sides = [rows < y0, rows >= y1, columns < x0]
     stretch = np.select(sides, [beside, wide + beside, 2 * wide + level], 2 * wide + high + level)
-    seen = patch[rows, columns] if palette is None else palette[patch[rows, columns, 0]]
-    measures = [columns + 0.5 - x0, rows + 0.5 - y0, *seen.T]
-    sums = np.stack([np.bincount(stretch, one, 2 * (wide + high)) for one in measures], axis=1)
+    samples = patch[rows, columns] if palette is None else palette[patch[rows, columns, 0]]
+    measures = [columns + 0.5 - x0, rows + 0.5 - y0, *samples.T]
+    sums = np.stack([np.bincount(stretch, measure, 2 * (wide + high)) for measure in measures], axis=1)
     counts = np.bincount(stretch, minlength=2 * (wide + high))
     means = sums[counts > 0] / counts[counts > 0, None]
     centers_x, centers_y = (across[1:] + across[:-1]) / 2, (down[1:] + down[:-1]) / 2
@@ -148,10 +150,10 @@ class Paint:
         span: float,
         noisy: Sequence[int],
     ) -> None:
-        """`values` (rows, columns, C) are the cells' colors, `edges` their edges as `grid` gives them (or scaled).
+        """Take the cells' colors `values` (rows, columns, C) and their edges as `cell_edges` gives them, or scaled.
 
-        `span` is the range of values; the channels `noisy` get noise, which hangs on the region's place alone, so that
-        a rerun gives the same bytes.
+        `span` is the range of values; the channels `noisy` get noise, which depends on the region's place alone, so
+        that a rerun gives the same bytes.
         """
         self.across, self.down, self.mode, self.span = *edges, mode, span
         self.values = values.copy()
@@ -165,7 +167,7 @@ class Paint:
                 self._shift_xy = _generator(bounds, 1).integers(0, _TILE, 2).tolist()
 
     def rows(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Rows of the painted region, float32 (bottom - top, W, C)."""
+        """Return rows of the painted region, float32 (bottom - top, W, C)."""
         positions = np.arange(top, bottom)
         if self.mode != "blur":
             row = np.searchsorted(self.down, positions, side="right") - 1
@@ -186,7 +188,7 @@ class Paint:
 
 
 def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Weights (positions, cells) that interpolate linearly between the cells' centers."""
+    """Return weights (positions, cells) that interpolate linearly between the cells' centers."""
     centers = (edges[1:] + edges[:-1]) / 2
     weights = [np.interp(positions + 0.5, centers, unit) for unit in np.eye(len(centers))]
     return np.stack(weights, axis=1).astype(np.float32)
@@ -194,7 +196,7 @@ def _interpolation(edges: NDArray[np.int64], positions: NDArray[np.int64]) -> ND
 
 @lru_cache(maxsize=1)
 def _fine_noise() -> NDArray[np.float32]:
-    """Normal noise (_TILE, _TILE) that repeats seamlessly; regions begin it in different places."""
+    """Return normal noise (_TILE, _TILE) that repeats seamlessly; regions begin it in different places."""
     return Generator(Philox(0)).standard_normal((_TILE, _TILE), np.float32)
 
 

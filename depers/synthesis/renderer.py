@@ -22,7 +22,7 @@ from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging import decoding, ycbcr
 from depers.imaging import ycbcr as planes
-from depers.imaging.headers import open_header, orientation_of
+from depers.imaging.headers import read_header
 from depers.imaging.ycbcr import Planes
 from depers.reports import drawing
 from depers.runtime import units
@@ -110,8 +110,10 @@ class Renderer:
         uri = storage.join(self._extracted.root, path)
         try:
             data = storage.read_bytes(uri)
-            upright = orientation_of(open_header(data, float("inf"))) == 1
-            return (ycbcr.decode(data) if upright else None) or planes.of_rgb(decoding.decode(data, float("inf")).rgb())
+            header = read_header(data, float("inf"))
+            if header.orientation == 1 and (image := ycbcr.decode(data)):
+                return image
+            return planes.of_rgb(decoding.decode(data, header=header).rgb())
         except (OSError, decoding.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 

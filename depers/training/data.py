@@ -11,7 +11,7 @@ from depers import storage
 from depers.datasets import labels
 from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset
 from depers.errors import UserError
-from depers.imaging import decoding
+from depers.imaging.headers import ImageError, read_header
 
 _READERS = 16  # threads that mostly wait for storage
 
@@ -122,14 +122,11 @@ def _example(
 ) -> Example:
     """Looks at an image's header only. Raises UserError where it is none."""
     try:
-        header = decoding.open_header(storage.read_bytes(path))
-    except (decoding.ImageError, OSError) as error:
+        header = read_header(storage.read_bytes(path))
+    except (ImageError, OSError) as error:
         raise UserError(f"{path}: must be a readable image, but {error}") from None
-    width, height = header.size
-    if decoding.orientation_of(header) >= 5:  # lies on its side
-        width, height = height, width
     both = np.unique(np.column_stack([class_ids, boxes_xywh]), axis=0)  # doubles count once, as in YOLOv5
-    return Example(path, (width, height), both[:, 0].astype(np.int64), both[:, 1:], labelled)
+    return Example(path, header.upright_wh, both[:, 0].astype(np.int64), both[:, 1:], labelled)
 
 
 def unlabelled_mask(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:

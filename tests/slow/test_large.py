@@ -21,7 +21,7 @@ open(path, "wb").write(data)
 REDACT = """
 import re, sys
 import numpy as np
-from depers.redaction import redact_file
+from depers.redaction.files import redact_file
 def peak():  # of this program alone: what getrusage says outlives exec
     return int(re.search("VmHWM:.* ([0-9]+) kB", open("/proc/self/status").read())[1]) * 1024
 width, height, mode, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]

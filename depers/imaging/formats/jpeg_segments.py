@@ -1,4 +1,4 @@
-"""A JPEG's marker segments (ITU-T T.81 annex B): what its frame says, and the stream rebuilt from what is needed."""
+"""A JPEG's marker segments (ITU-T T.81 annex B), walked, and the stream built anew from those that are needed."""
 
 import re
 import struct
@@ -9,8 +9,8 @@ from typing import NamedTuple
 SOI, EOI, SOS, DQT, DHT, DRI, DAC, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xCC, 0xFE
 APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _RESTARTS = range(0xD0, 0xD8)
-FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
-IMAGE = FRAMES | {DQT, DHT, DRI, DAC, SOS}
+FRAME_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+IMAGE_MARKERS = FRAME_MARKERS | {DQT, DHT, DRI, DAC, SOS}
 """What is needed to decode the image; whatever else is found is not copied."""
 _ICC_CHUNK = 65519
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -32,8 +32,8 @@ class Segment(NamedTuple):
 
 
 @dataclass
-class Frame:
-    """What the frame header and the tables say."""
+class FrameHeader:
+    """What the frame header says, and the tables that it names."""
 
     marker: int = 0
     precision: int = 0
@@ -51,8 +51,8 @@ class Frame:
         return 8 * max(h for h, _ in self.sampling), 8 * max(v for _, v in self.sampling)
 
 
-def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
-    """The segments from SOI to EOI, without `scans` those of SOS empty. Raises ValueError where the stream is none."""
+def walk(data: bytes, scans: bool = True) -> Iterator[Segment]:
+    """Yield the segments from SOI to EOI, without `scans` those of SOS empty. Raises ValueError for no whole stream."""
     if data[:2] != b"\xff\xd8":
         raise ValueError("no JPEG")
     yield Segment(SOI, b"")
@@ -91,47 +91,47 @@ def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
 
 
 def _scan_end(data: bytes, position: int) -> int:
-    """Where the entropy-coded data ends: at a marker that is neither a stuffed byte nor a restart."""
-    found = _MARKER.search(data, position)
-    if not found:
+    """Return where the entropy-coded data ends: at a marker that is neither a stuffed byte nor a restart."""
+    match = _MARKER.search(data, position)
+    if not match:
         raise ValueError("ends within a scan")
-    return found.start()
+    return match.start()
 
 
-def frame(data: bytes) -> Frame:
-    """The frame, its tables and its coding. Raises ValueError."""
-    found, codes = Frame(), set[bytes]()
-    for marker, content, _ in segments(data, scans=False):
-        if marker in FRAMES:
-            if found.marker:
+def read_frame_header(data: bytes) -> FrameHeader:
+    """Return what the header of the one frame says, its tables and its coding. Raises ValueError."""
+    header, codes = FrameHeader(), set[bytes]()
+    for marker, content, _ in walk(data, scans=False):
+        if marker in FRAME_MARKERS:
+            if header.marker:
                 raise ValueError("has more than one frame")
-            found.marker, found.precision = marker, content[0]
-            found.size_wh = (int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big"))
+            header.marker, header.precision = marker, content[0]
+            header.size_wh = (int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big"))
             parts = [content[6 + 3 * i : 9 + 3 * i] for i in range(content[5])]
             if any(len(part) < 3 for part in parts):
                 raise ValueError("a frame header is too short")
-            found.sampling = [(part[1] >> 4, part[1] & 15) for part in parts]
-            found.table_of = [part[2] for part in parts]
+            header.sampling = [(part[1] >> 4, part[1] & 15) for part in parts]
+            header.table_of = [part[2] for part in parts]
         elif marker == DQT:
-            _read_tables(content, found.tables)
+            _read_tables(content, header.tables)
         elif marker == DHT:
             while len(content) >= 17:
                 codes.add(content[1:17])
                 content = content[17 + sum(content[1:17]) :]
-        elif marker == SOS and found.marker not in (0xC2, 0xCA) and content[:1] == bytes([len(found.sampling)]):
+        elif marker == SOS and header.marker not in (0xC2, 0xCA) and content[:1] == bytes([len(header.sampling)]):
             break  # the only scan; what follows can be long
-    if not found.marker or min(found.size_wh) < 1 or not found.sampling:
+    if not header.marker or min(header.size_wh) < 1 or not header.sampling:
         raise ValueError("has no frame")
-    if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in found.sampling):
+    if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in header.sampling):
         raise ValueError("has sampling factors that are not allowed")
-    if any(table not in found.tables for table in found.table_of):
+    if any(table not in header.tables for table in header.table_of):
         raise ValueError("lacks a quantization table")
-    found.standard_codes = codes <= _STANDARD_COUNTS
-    return found
+    header.standard_codes = codes <= _STANDARD_COUNTS
+    return header
 
 
 def _read_tables(content: bytes, tables: dict[int, list[int]]) -> None:
-    """Adds the quantization tables of a DQT segment, in zigzag order. Raises ValueError."""
+    """Add the quantization tables of a DQT segment, in zigzag order. Raises ValueError."""
     while content:
         width = 2 if content[0] >> 4 else 1
         values = content[1 : 1 + 64 * width]
@@ -141,28 +141,28 @@ def _read_tables(content: bytes, tables: dict[int, list[int]]) -> None:
         content = content[1 + 64 * width :]
 
 
-def rebuilt(data: bytes, exif: bytes, icc_profile: bytes | None) -> bytes:
-    """The stream with nothing but the image, a plain JFIF or Adobe header, an EXIF block and a color profile.
+def rebuild(data: bytes, exif: bytes, icc_profile: bytes | None) -> bytes:
+    """Return the stream with nothing but the image, a plain JFIF or Adobe header, an EXIF block and a color profile.
 
     `exif` from its TIFF header on, or empty. Raises ValueError.
     """
     heads: list[bytes] = []
     body: list[bytes] = []
-    for segment in segments(data):
+    for segment in walk(data):
         if segment.marker == APP0 and segment.content[:5] == b"JFIF\0" and not heads:
-            heads.append(_segment(APP0, segment.content[:12] + b"\0\0"))  # no thumbnail
+            heads.append(_make_segment(APP0, segment.content[:12] + b"\0\0"))  # no thumbnail
         elif segment.marker == APP14 and segment.content[:5] == b"Adobe":
-            heads.append(_segment(APP14, b"Adobe\0\x64\0\0\0\0" + segment.content[11:12]))
-        elif segment.marker in IMAGE:
-            body.append(_segment(segment.marker, segment.content) + segment.scan)
+            heads.append(_make_segment(APP14, b"Adobe\0\x64\0\0\0\0" + segment.content[11:12]))
+        elif segment.marker in IMAGE_MARKERS:
+            body.append(_make_segment(segment.marker, segment.content) + segment.scan)
     if exif:
-        heads.append(_segment(APP1, b"Exif\0\0" + exif))
-    profile = profile_segments(icc_profile) if icc_profile else b""
+        heads.append(_make_segment(APP1, b"Exif\0\0" + exif))
+    profile = make_profile_segments(icc_profile) if icc_profile else b""
     return b"\xff\xd8" + b"".join(heads) + profile + b"".join(body) + b"\xff\xd9"
 
 
-def profile_segments(profile: bytes) -> bytes:
-    """An ICC profile as APP2 segments (ICC.1:2010, annex B.4). Raises ValueError where it is too large for them."""
+def make_profile_segments(profile: bytes) -> bytes:
+    """Return an ICC profile as APP2 segments (ICC.1:2010, annex B.4). Raises ValueError where it is too large."""
     parts = [profile[i : i + _ICC_CHUNK] for i in range(0, len(profile), _ICC_CHUNK)]
     if len(parts) > 255:
         raise ValueError(f"color profile must have at most {255 * _ICC_CHUNK} bytes, but has {len(profile)}")
@@ -172,7 +172,7 @@ def profile_segments(profile: bytes) -> bytes:
     )
 
 
-def _segment(marker: int, content: bytes) -> bytes:
+def _make_segment(marker: int, content: bytes) -> bytes:
     if len(content) > 65533:
         raise ValueError("a segment is too long")
     return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content

@@ -15,7 +15,10 @@ _PILLOW = {"444": 0, "422": 1, "420": 2}
 
 
 def sampling_name(layers: Sequence[tuple[int, int, int, int]]) -> str:
-    """The chroma subsampling of a file's components (id, h, v, table); unusual ones are written without any."""
+    """Return the name of the chroma subsampling of a file's components (id, h, v, table).
+
+    Unusual ones are written without any.
+    """
     factors = [(h, v) for _, h, v, _ in layers]
     if len(factors) != 3 or factors[1:] != [(1, 1), (1, 1)]:
         return "444"
@@ -23,7 +26,7 @@ def sampling_name(layers: Sequence[tuple[int, int, int, int]]) -> str:
 
 
 def encode(pixels: NDArray[Any], mode: str, tables: dict[int, list[int]], sampling: str) -> bytes:
-    """`pixels` in mode L, RGB or CMYK as JPEG. Raises what the encoders raise."""
+    """Return `pixels` in mode L, RGB or CMYK as JPEG. Raises what the encoders raise."""
     quality = standard_quality(tables)
     if quality is not None and mode == "L":
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels)[:, :, None], quality, "GRAY", "Gray"))
@@ -31,24 +34,27 @@ def encode(pixels: NDArray[Any], mode: str, tables: dict[int, list[int]], sampli
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", sampling))
     buffer = io.BytesIO()
     options = {} if mode == "L" else {"subsampling": _PILLOW.get(sampling, 0)}
-    used = [tables[key] for key in sorted(tables)]
-    Image.fromarray(np.ascontiguousarray(pixels), mode).save(buffer, "JPEG", qtables=used, **options)
+    qtables = [tables[key] for key in sorted(tables)]
+    Image.fromarray(np.ascontiguousarray(pixels), mode).save(buffer, "JPEG", qtables=qtables, **options)
     return buffer.getvalue()
 
 
 def standard_quality(tables: dict[int, list[int]]) -> int | None:
-    """The libjpeg quality (1…100) whose tables these are (row order, as Pillow gives them), or None."""
+    """Return the libjpeg quality (1…100) whose tables these are (row order, as Pillow gives them), or None."""
     key = tuple(tuple(tables[index]) for index in sorted(tables))
     return _standard_tables().get(key)
 
 
 @lru_cache(maxsize=1)
 def _standard_tables() -> dict[tuple[tuple[int, ...], ...], int]:
-    """Tables of every libjpeg quality, for gray and color files (ITU-T T.81 annex K, scaled as libjpeg does)."""
-    pixel, found = np.full((8, 8, 3), 128, np.uint8), {}
+    """Return the quality by the tables of every libjpeg one, for gray and color files.
+
+    They are those of ITU-T T.81 annex K, scaled as libjpeg does.
+    """
+    pixel, qualities = np.full((8, 8, 3), 128, np.uint8), {}
     for quality in range(100, 0, -1):
         with Image.open(io.BytesIO(simplejpeg.encode_jpeg(pixel, quality, "RGB", "444"))) as image:
             tables = image.quantization  # type: ignore[attr-defined]
-            both = tuple(tuple(tables[index]) for index in sorted(tables))
-        found[both], found[both[:1]] = quality, quality
-    return found
+            pair = tuple(tuple(tables[index]) for index in sorted(tables))
+        qualities[pair], qualities[pair[:1]] = quality, quality
+    return qualities

@@ -1,37 +1,55 @@
-"""PNG chunks (ISO/IEC 15948) that say how colors are meant, which Pillow and OpenCV leave behind."""
+"""PNG chunks (ISO/IEC 15948): walked, and those that say how colors are meant, which Pillow and OpenCV leave behind."""
 
+import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOR = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
+_COLOR_LENGTHS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
 _HEADER_END = 33
+_CHANNEL_COLOR_TYPES = (2, 4, 6)  # RGB, gray with opacity, RGB with opacity
 
 
-def chunk(name: bytes, content: bytes) -> bytes:
-    """One chunk with its length and checksum."""
+class Chunk(NamedTuple):
+    """A chunk's name and content, cut off where the data is, and where in the file it ends with its checksum."""
+
+    name: bytes
+    content: bytes
+    end: int
+
+
+def walk(data: bytes) -> Iterator[Chunk]:
+    """Yield the chunks as far as the data reaches, also those behind the end chunk."""
+    position = len(SIGNATURE)
+    while position + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        yield Chunk(name, data[position + 8 : position + 8 + length], end)
+        position = end
+
+
+def make_chunk(name: bytes, content: bytes) -> bytes:
+    """Return one chunk with its length and checksum."""
     return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
 
 
-def color_chunks(png: bytes) -> bytes:
-    """The chunks of a PNG that give its gamma, primaries or color space, each once and of the length it must have."""
-    found: dict[bytes, bytes] = {}
-    for name, content in _chunks(png):
+def color_chunks(data: bytes) -> bytes:
+    """Return the chunks that give gamma, primaries or color space, each once and of the length it must have."""
+    chunks: dict[bytes, bytes] = {}
+    for name, content, _ in walk(data):
         if name == b"IDAT":
             break
-        if _COLOR.get(name) == len(content):
-            found.setdefault(name, chunk(name, content))
-    return b"".join(found.values())
+        if _COLOR_LENGTHS.get(name) == len(content):
+            chunks.setdefault(name, make_chunk(name, content))
+    return b"".join(chunks.values())
 
 
-def inserted(png: bytes, chunks: bytes) -> bytes:
-    """The PNG with further chunks right behind its header."""
-    return png[:_HEADER_END] + chunks + png[_HEADER_END:]
+def insert(data: bytes, chunks: bytes) -> bytes:
+    """Return the PNG with further chunks right behind its header."""
+    return data[:_HEADER_END] + chunks + data[_HEADER_END:]
 
 
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position = len(SIGNATURE)
-    while position + 12 <= len(png):
-        length = int.from_bytes(png[position : position + 4], "big")
-        yield png[position + 4 : position + 8], png[position + 8 : position + 8 + length]
-        position += 12 + length
+def has_sixteen_bit_channels(data: bytes) -> bool:
+    """Return whether the header gives several channels of 16 bits."""
+    return data[24:25] == b"\x10" and data[25] in _CHANNEL_COLOR_TYPES if len(data) > 25 else False

@@ -2,12 +2,15 @@
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+SUBFILE_TYPE, BITS_PER_SAMPLE, ORIENTATION, PLANES, ICC_PROFILE = 254, 258, 274, 284, 34675
+STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 EXIF_IFD, GPS_IFD, INTEROP_IFD, SUB_IFDS = 0x8769, 0x8825, 0xA005, 0x014A
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NESTED = (EXIF_IFD, GPS_IFD, INTEROP_IFD, SUB_IFDS)
 _MAX_DIRECTORIES = 10_000
+_REDUCED_OR_MASK = 5  # bits of the subfile type
 
 
 class Tag(NamedTuple):
@@ -23,28 +26,28 @@ class Tag(NamedTuple):
 
 
 def walk(block: bytes) -> Iterator[Tag]:
-    """All entries of all directories, each directory once. Raises ValueError where the structure is damaged."""
+    """Yield all entries of all directories, each directory once. Raises ValueError where the structure is damaged."""
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None or len(block) < 8:
         raise ValueError("no TIFF structure")
     big = struct.unpack(order + "H", block[2:4])[0] == 43
     try:
         (first,) = struct.unpack_from(order + ("Q" if big else "I"), block, 8 if big else 4)
-        yield from _directories(block, order, big, first)
+        yield from _walk_directories(block, order, big, first)
     except struct.error:
         raise ValueError("a directory runs past the end") from None
 
 
-def _directories(block: bytes, order: str, big: bool, first: int) -> Iterator[Tag]:
-    waiting, seen, page = [(0, first)], set[int](), -1
+def _walk_directories(block: bytes, order: str, big: bool, first: int) -> Iterator[Tag]:
+    queue, visits, page = [(0, first)], set[int](), -1
     entry, count_format, offset_format = ("HHQ8s", "Q", "Q") if big else ("HHI4s", "H", "I")
     inline, width = (8, 20) if big else (4, 12)
-    while waiting:
-        directory, at = waiting.pop(0)
-        if not at or at in seen:
+    while queue:
+        directory, at = queue.pop(0)
+        if not at or at in visits:
             continue
-        seen.add(at)
-        if len(seen) > _MAX_DIRECTORIES:
+        visits.add(at)
+        if len(visits) > _MAX_DIRECTORIES:
             raise ValueError("too many directories")
         page += directory == 0
         (count,) = struct.unpack_from(order + count_format, block, at)
@@ -57,14 +60,25 @@ def _directories(block: bytes, order: str, big: bool, first: int) -> Iterator[Ta
             yield Tag(directory, page, number, kind, values, start, size)
             if number in _NESTED and start + size <= len(block) and values <= 64 and kind in (4, 13, 18, 16):
                 code = "Q" if kind in (16, 18) else "I"
-                waiting += [(number, target) for target in struct.unpack_from(f"{order}{values}{code}", block, start)]
+                queue += [(number, target) for target in struct.unpack_from(f"{order}{values}{code}", block, start)]
         if directory == 0 and (following := struct.unpack_from(order + offset_format, block, at + width * count)[0]):
-            waiting.append((0, following))
+            queue.append((0, following))
 
 
-def numbers(block: bytes, tag: Tag) -> tuple[int, ...]:
-    """The integer values of an entry; empty where it holds none."""
+def read_numbers(block: bytes, tag: Tag) -> tuple[int, ...]:
+    """Return the integer values of an entry; empty where it holds none."""
     code = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}.get(tag.kind)
     if code is None or tag.start + tag.size > len(block):
         return ()
     return struct.unpack_from(f"{'<' if block[:2] == b'II' else '>'}{tag.values}{code}", block, tag.start)
+
+
+def is_reduced_or_mask(subfile_type: int) -> bool:
+    """Return whether a page's subfile type says that it is a reduced copy or a mask, no image of its own."""
+    return bool(subfile_type & _REDUCED_OR_MASK)
+
+
+def has_sixteen_bit_channels(page: Any) -> bool:
+    """Return whether the page that Pillow's image of a TIFF stands at has several channels of 16 bits."""
+    bits = page.tag_v2.get(BITS_PER_SAMPLE, ())
+    return set(bits) == {16} and len(bits) > 1

@@ -1,4 +1,4 @@
-"""TurboJPEG's lossless transform by ctypes: hands out a JPEG's quantized DCT coefficients and writes them back.
+"""TurboJPEG's lossless transform by ctypes, which hands out a JPEG's quantized DCT coefficients and writes them back.
 
 Only libjpeg-turbo 3's API (`tj3Transform`) is used; the wheel `turbojpeg` ships the library.
 """
@@ -64,20 +64,20 @@ def transform(
     progressive: bool,
     optimize: bool,
 ) -> bytes:
-    """The JPEG with its coefficients edited and entropy-coded anew, most of its metadata gone.
+    """Return the JPEG with its coefficients edited and entropy-coded anew, most of its metadata gone.
 
     `rows_per_mcu` are the vertical sampling factors of the components. libjpeg-turbo 3 holds the coefficients of all
     components in memory until it writes them (it is built without a backing store), and hands out one row of blocks at
     a time; the rows are noted, and `edit` is called once, when all are known. Each library is tried before it is
     used. Raises TransformError, and whatever `edit` raises; then nothing is given out.
     """
-    found = library()
-    if found is None:
+    turbo = load_library()
+    if turbo is None:
         raise TransformError("there is no TurboJPEG library 3")
-    return _transformed(found, jpeg, edit, rows_per_mcu, progressive=progressive, optimize=optimize)
+    return _transform(turbo, jpeg, edit, rows_per_mcu, progressive=progressive, optimize=optimize)
 
 
-def _transformed(
+def _transform(
     library: Any,
     jpeg: bytes,
     edit: Callable[[list[Coefficients]], None],
@@ -98,9 +98,9 @@ def _transformed(
                 raise TransformError("coefficients come in an order that is not known")
             rows.append(address)
             sizes_wh[index] = (plane.w // 8, plane.h // 8)
-            each = rows_per_mcu[index]
-            if index == len(addresses) - 1 and len(rows) == -(-sizes_wh[index][1] // each) * each:
-                edit([_coefficients(*one) for one in zip(addresses, sizes_wh, strict=True)])
+            unit = rows_per_mcu[index]
+            if index == len(addresses) - 1 and len(rows) == -(-sizes_wh[index][1] // unit) * unit:
+                edit([_coefficients(rows, size_wh) for rows, size_wh in zip(addresses, sizes_wh, strict=True)])
                 edited.append(True)
         except BaseException as error:
             failure.append(error)
@@ -133,7 +133,7 @@ def _transformed(
 
 
 def _coefficients(addresses: list[int], size_wh: tuple[int, int]) -> Coefficients:
-    """The rows of blocks at `addresses` as one array. Raises TransformError where they lie apart."""
+    """Return the rows of blocks at `addresses` as one array. Raises TransformError where they lie apart."""
     width, height = size_wh
     step = addresses[1] - addresses[0] if len(addresses) > 1 else width * _BLOCK_BYTES
     if step < width * _BLOCK_BYTES or any(b - a != step for a, b in pairwise(addresses)):
@@ -144,8 +144,8 @@ def _coefficients(addresses: list[int], size_wh: tuple[int, int]) -> Coefficient
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
-    """The wheel's library, or the system's where it is new enough, or None."""
+def load_library() -> Any:
+    """Return the wheel's library, or the system's where it is new enough, or None."""
     for name in _candidates():
         try:
             library = ctypes.CDLL(name)
@@ -162,31 +162,30 @@ def library() -> Any:
             ]
         except (OSError, AttributeError):  # absent, or older than 3
             continue
-        if _keeps_its_word(library):
+        if _writes_what_is_edited(library):
             return library
     return None
 
 
-def _keeps_its_word(library: Any) -> bool:
-    """Whether what is written to coefficients when all rows are known is what comes out, in all of them."""
-    rng, written = np.random.default_rng(0), list[NDArray[np.int16]]()
+def _writes_what_is_edited(library: Any) -> bool:
+    """Return whether what is written to coefficients when all rows are known is what comes out, in all of them."""
+    rng, inputs, outputs = np.random.default_rng(0), list[NDArray[np.int16]](), list[NDArray[np.int16]]()
     jpeg = simplejpeg.encode_jpeg(rng.integers(0, 256, (72, 40, 3), np.uint8), 90, "RGB", "420")
 
     def write(components: list[Coefficients]) -> None:
         for blocks, height in components:
-            written.append(rng.integers(-9, 10, blocks[:height].shape, np.int16))
-            blocks[:height] = written[-1]
+            inputs.append(rng.integers(-9, 10, blocks[:height].shape, np.int16))
+            blocks[:height] = inputs[-1]
 
     def read(components: list[Coefficients]) -> None:
-        found.extend(blocks[:height].copy() for blocks, height in components)
+        outputs.extend(blocks[:height].copy() for blocks, height in components)
 
-    found: list[NDArray[np.int16]] = []
     try:
-        again = _transformed(library, jpeg, write, [2, 1, 1], progressive=False, optimize=False)
-        _transformed(library, again, read, [2, 1, 1], progressive=False, optimize=False)
+        edited = _transform(library, jpeg, write, [2, 1, 1], progressive=False, optimize=False)
+        _transform(library, edited, read, [2, 1, 1], progressive=False, optimize=False)
     except TransformError:
         return False
-    return len(found) == len(written) > 0 and all((a == b).all() for a, b in zip(found, written, strict=True))
+    return len(outputs) == len(inputs) > 0 and all((a == b).all() for a, b in zip(outputs, inputs, strict=True))
 
 
 def _candidates() -> list[str]:

@@ -6,11 +6,11 @@ import zlib
 
 from PIL import ImageCms
 
-_KEPT = (
+_COLOR_TAG_NAMES = (
     "rXYZ gXYZ bXYZ rTRC gTRC bTRC kTRC wtpt bkpt chad A2B0 A2B1 A2B2 B2A0 B2A1 B2A2 "
     "D2B0 D2B1 D2B2 D2B3 B2D0 B2D1 B2D2 B2D3 gamt lumi cicp"
 )
-_COLOR_TAGS = frozenset(_KEPT.encode().split())
+_COLOR_TAGS = frozenset(_COLOR_TAG_NAMES.encode().split())
 MAX_BYTES = 16 << 20
 _NAME = "color profile"
 _SPACES = {
@@ -21,8 +21,8 @@ _SPACES = {
 _DATE = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
 
 
-def sanitized(profile: bytes, mode: str) -> bytes | None:
-    """The profile with its color tags alone and neutral texts, or None where it is none for pixels of `mode`.
+def sanitize(profile: bytes, mode: str) -> bytes | None:
+    """Return the profile with its color tags alone and neutral texts, or None where it is none for pixels of `mode`.
 
     Names of makers, models, monitors and dates can tell whose device it was; two files with the same colors get the
     same bytes, and sanitizing again changes nothing.
@@ -42,13 +42,13 @@ def sanitized(profile: bytes, mode: str) -> bytes | None:
 
 
 def is_neutral(profile: bytes) -> bool:
-    """Whether the profile holds nothing that `sanitized` takes away."""
+    """Return whether the profile holds nothing that `sanitize` takes away."""
     modes = {space: modes[0] for space, modes in _SPACES.items()}
-    return sanitized(profile, modes.get(profile[16:20], "")) == profile
+    return sanitize(profile, modes.get(profile[16:20], "")) == profile
 
 
 def from_png(content: bytes) -> bytes:
-    """The profile in a PNG's iCCP chunk (ISO/IEC 15948). Raises ValueError."""
+    """Return the profile in a PNG's iCCP chunk (ISO/IEC 15948). Raises ValueError."""
     _, _, packed = content.partition(b"\0")
     unpacker = zlib.decompressobj()
     try:
@@ -61,16 +61,16 @@ def from_png(content: bytes) -> bytes:
 
 
 def _tags(profile: bytes) -> list[tuple[bytes, bytes]]:
-    """The color tags with their data, in the order of the file."""
+    """Return the color tags with their data, in the order of the file."""
     (count,) = struct.unpack_from(">I", profile, 128)
-    found = []
+    tags = []
     for index in range(min(count, 200)):
         name, offset, size = struct.unpack_from(">4sII", profile, 132 + 12 * index)
         if name in _COLOR_TAGS:
             if offset < 128 or offset + size > len(profile) or not size:
                 raise ValueError("a tag lies outside the profile")
-            found.append((name, profile[offset : offset + size]))
-    return found
+            tags.append((name, profile[offset : offset + size]))
+    return tags
 
 
 def _build(profile: bytes, color: list[tuple[bytes, bytes]]) -> bytes:
@@ -93,7 +93,7 @@ def _build(profile: bytes, color: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _text(version: int, kind: str) -> bytes:
-    """A neutral text in the type that the profile's version wants."""
+    """Return a neutral text in the type that the profile's version wants."""
     if version >= 4:
         encoded = _NAME.encode("utf-16-be")
         return b"mluc" + bytes(4) + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(encoded), 28) + encoded

@@ -56,7 +56,7 @@ def test_orientation_is_applied(orientation: int) -> None:
 def test_metadata_goes_and_the_color_profile_stays() -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
-    profile = icc.sanitized(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "RGB")
+    profile = icc.sanitize(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "RGB")
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         extra = {"comment": b"SECRET comment"} if kind == "JPEG" else {}
         data = image_bytes(kind, exif=exif, icc_profile=profile, **extra)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from depers.redaction.files import MODES
+from depers.redaction.regions import MODES
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from depers.imaging.decoding import ImageError, decode_frames
 from depers.imaging.formats import jpeg_segments
-from depers.imaging.headers import format_of, open_header
+from depers.imaging.headers import read_header
 from depers.imaging.metadata import exif
-from depers.imaging.metadata.residue import residue
+from depers.imaging.metadata.residue import find_residue
 from depers.redaction.files import redact_file
 
 SECRET = b"SECRET-47.3769,8.5417"
@@ -124,29 +124,29 @@ def test_planted_metadata_is_seen_and_removed(name: str, data: bytes) -> None:
     compressed = name in ("png text",)
     assert SECRET in data or compressed or name == "JFIF thumbnail"
     if name != "before the end":  # bytes in a scan are noise to all but the decoder
-        assert residue(data), name
+        assert find_residue(data), name
     for boxes in (NOTHING, BOX):
         try:
             result = redact_file(data, [boxes])
         except ImageError:
             continue
         assert b"SECRET" not in result.data
-        assert residue(result.data) == []
+        assert find_residue(result.data) == []
 
 
 @pytest.mark.parametrize(("name", "data"), [*planted_jpegs()], ids=lambda case: str(case)[:32])
 def test_a_stream_is_rebuilt_from_what_it_needs(name: str, data: bytes) -> None:
     """Whatever the library copies against its orders."""
     if name != "before the end":
-        rebuilt = jpeg_segments.rebuilt(data, b"", None)
+        rebuilt = jpeg_segments.rebuild(data, b"", None)
         assert b"SECRET" not in rebuilt
-        assert residue(rebuilt) == []
+        assert find_residue(rebuilt) == []
         assert (np.asarray(Image.open(io.BytesIO(rebuilt))) == np.asarray(Image.open(io.BytesIO(data)))).all()
 
 
 def test_a_truncated_or_foreign_file_is_no_clean_one() -> None:
     for data in (b"", b"text", saved(Image.fromarray(IMAGE), "PNG")[:-20], b"\xff\xd8\xff\xe0", b"BM", b"II*\0"):
-        assert residue(data), data[:10]
+        assert find_residue(data), data[:10]
 
 
 def test_kept_groups_and_nothing_else() -> None:
@@ -169,8 +169,8 @@ def test_kept_groups_and_nothing_else() -> None:
             assert set(found.get_ifd(0x8769)) == details, (kind, group)
             assert set(found.get_ifd(0x8825)) == gps, (kind, group)
             assert b"SECRET" not in result.data
-            assert residue(result.data, [group]) == []
-            assert residue(result.data)
+            assert find_residue(result.data, [group]) == []
+            assert find_residue(result.data)
 
 
 def test_an_unknown_group_is_refused() -> None:
@@ -206,7 +206,7 @@ def test_real_files_leak_nothing_that_exiftool_finds(folder: str, data: Path, tm
         except ImageError as error:
             assert str(error)
             continue
-        assert residue(result.data) == [], path
+        assert find_residue(result.data) == [], path
         out = tmp_path / f"{number}{path.suffix}"
         out.write_bytes(result.data)
         sources[out] = path
@@ -252,7 +252,7 @@ def test_every_bad_image_is_redacted_or_refused_with_a_reason(folder: str, data:
         except ImageError as error:
             assert str(error), path
         else:
-            assert residue(result.data) == [], path
-            assert result.format == format_of(open_header(result.data))
+            assert find_residue(result.data) == [], path
+            assert result.format == read_header(result.data).format
             list(decode_frames(result.data))
         assert time.process_time() - started < 15, path  # 3 s on a quiet machine

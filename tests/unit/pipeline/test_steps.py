@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from depers.imaging.decoding import decode, open_header
+from depers.imaging.decoding import decode
+from depers.imaging.headers import read_header
 from depers.pipeline import steps
 from depers.street_scenes.scenes import draw_scene
 
@@ -23,8 +24,9 @@ def test_jpegs_are_decoded_at_a_fraction(
     rgb = draw_scene(1, 7, (320, 192)).image
     whole = np.asarray(np.tile(rgb, (size_wh[1] // 192 + 1, size_wh[0] // 320 + 1, 1))[: size_wh[1], : size_wh[0]])
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(whole), 90, "RGB", "420")
-    found, size, image = steps._decode_for_detection(data, open_header(data), least, 80)
-    assert size == size_wh and (found.shape[1], found.shape[0]) == decoded_wh
+    header = read_header(data)
+    found, image = steps._decode_for_detection(data, header, least)
+    assert header.upright_wh == size_wh and (found.shape[1], found.shape[0]) == decoded_wh
     assert (image is None) == (decoded_wh != size_wh)
     mean = decode(data).rgb().mean(axis=(0, 1))
     np.testing.assert_allclose(found.mean(axis=(0, 1)), mean, atol=1.5)

@@ -7,11 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from depers.imaging.decoding import ImageError, decode, decode_frames, frame_count
+from depers.imaging.decoding import ImageError, decode, decode_frames
 from depers.imaging.formats import png, turbojpeg
-from depers.imaging.headers import learn_heif, stored_boxes, upright
-from depers.imaging.metadata.residue import residue
-from depers.redaction.files import MODES, redact_file
+from depers.imaging.headers import learn_heif, read_header, turn_boxes_back, turn_upright
+from depers.imaging.metadata.residue import find_residue
+from depers.redaction.files import redact_file
+from depers.redaction.regions import MODES
 
 BOX = (60, 40, 130, 100)
 SIZE_WH = (200, 150)
@@ -72,13 +73,13 @@ def test_files_that_differ_under_a_box_alone_come_out_as_the_same_bytes(case: st
     box = whole_mcus(BOX)
     results = [redact_file(data, [box], mode=mode) for data in (first, second)]
     assert results[0] == results[1]
-    assert residue(results[0].data) == []
+    assert find_residue(results[0].data) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_so_do_jpegs_that_are_encoded_again(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders smear chroma over the edge of an MCU; a box takes that with it."""
-    monkeypatch.setattr(turbojpeg, "library", lambda: None)
+    monkeypatch.setattr(turbojpeg, "load_library", lambda: None)
     files = [saved(scene(content), "JPEG", subsampling=2, quality=90) for content in (1, 2)]
     results = [redact_file(data, [whole_mcus(BOX)], mode=mode) for data in files]
     assert results[0].method.startswith("re-encoded: ")
@@ -138,7 +139,7 @@ def test_sixteen_bits_per_channel_are_kept(mode: str) -> None:
             outside[10:40, 20:60] = False
             assert (again[outside] == pixels[..., :channels][outside]).all()
             assert (again[~outside] != pixels[..., :channels][~outside]).any(axis=1).all()
-            assert residue(result.data) == []
+            assert find_residue(result.data) == []
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -164,17 +165,17 @@ def test_boxes_are_those_of_the_upright_image(kind: str, orientation: int) -> No
     assert np.abs(hidden[far].astype(int) - shown[far]).max() <= 1
     kept = Image.open(io.BytesIO(result.data)).getexif()
     assert dict(kept) == ({0x0112: orientation} if kind == "JPEG" and orientation > 1 else {}) or kind == "TIFF"
-    assert residue(result.data) == []
+    assert find_residue(result.data) == []
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_stored_boxes_undo_upright(orientation: int) -> None:
     stored = np.zeros((30, 50), np.uint8)
     stored[5:12, 20:41] = 1
-    rows, columns = np.nonzero(upright(stored, orientation))
+    rows, columns = np.nonzero(turn_upright(stored, orientation))
     box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
     size_wh = (30, 50) if orientation >= 5 else (50, 30)
-    assert stored_boxes(box, size_wh, orientation).tolist() == [[20, 5, 41, 12]]
+    assert turn_boxes_back(box, size_wh, orientation).tolist() == [[20, 5, 41, 12]]
 
 
 def frames_of(kind: str, size_wh: tuple[int, int] = (64, 48), count: int = 4) -> list[Image.Image]:
@@ -197,11 +198,11 @@ def test_every_frame_is_redacted_by_its_own_boxes(kind: str, mode: str) -> None:
     images[0].save(buffer, kind, save_all=True, append_images=images[1:], **extra)
     data = buffer.getvalue()
     before = list(decode_frames(data))
-    assert frame_count(data) == len(before) == 4
+    assert len(read_header(data).pages) == len(before) == 4
     boxes = [np.array([[8 * i, 4, 8 * i + 24, 40]], np.float32) for i in range(3)] + [np.empty((0, 4), np.float32)]
     result = redact_file(data, boxes, mode=mode)
     after = list(decode_frames(result.data))
-    assert result.frames == frame_count(result.data) == 4
+    assert result.frames == len(read_header(result.data).pages) == 4
     for index, (first, second) in enumerate(zip(before, after, strict=True)):
         outside = np.ones(first.shape[:2], bool)
         if index < 3:
@@ -221,7 +222,7 @@ def test_every_frame_is_redacted_by_its_own_boxes(kind: str, mode: str) -> None:
             opened.seek(index)
             opened.load()
             assert opened.info["duration"] == [100, 200, 300, 400][index]
-    assert residue(result.data) == []
+    assert find_residue(result.data) == []
 
 
 def test_reduced_pages_of_a_tiff_are_left_out() -> None:
@@ -234,11 +235,11 @@ def test_reduced_pages_of_a_tiff_are_left_out() -> None:
         writer.write(rng.integers(0, 256, (15, 20, 3), np.uint8), photometric="rgb", subfiletype=1)
         writer.write(rng.integers(0, 256, (60, 80), np.uint8), photometric="minisblack")
     data = buffer.getvalue()
-    assert {"a reduced image or mask", "TIFF tag 270"} <= set(residue(data))
+    assert {"a reduced image or mask", "TIFF tag 270"} <= set(find_residue(data))
     assert [frame.shape for frame in decode_frames(data)] == [(60, 80, 3), (60, 80, 3)]
     result = redact_file(data, [np.empty((0, 4), np.float32)] * 2)
-    assert frame_count(result.data) == 2
-    assert residue(result.data) == []
+    assert len(read_header(result.data).pages) == 2
+    assert find_residue(result.data) == []
     assert b"SECRET" not in result.data
 
 
@@ -287,7 +288,7 @@ def test_heic_is_read_and_written() -> None:
     [before], [after] = decode_frames(data), decode_frames(result.data)
     assert np.abs(before[:30].astype(int) - after[:30]).mean() < 6
     assert np.abs(np.diff(after[44:96, 64:126].astype(int), axis=1)).mean() < 5
-    assert residue(result.data) == []
+    assert find_residue(result.data) == []
 
 
 def test_heic_without_its_extra_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +306,7 @@ def test_a_profile_keeps_its_colors_and_loses_its_texts() -> None:
     kinds = {"JPEG": {}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
     for kind, options in kinds.items():
         data = saved(scene(1), kind, icc_profile=source.tobytes(), **options)
-        assert "color profile with texts" in residue(data)
+        assert "color profile with texts" in find_residue(data)
         result = redact_file(data, [np.array([BOX], np.float32)])
         profile = Image.open(io.BytesIO(result.data)).info["icc_profile"]
         assert not any(name in profile for name in (b"sRGB", b"lcms", b"APPL", b"MSFT"))
@@ -317,17 +318,17 @@ def test_a_profile_keeps_its_colors_and_loses_its_texts() -> None:
             for one in (ImageCms.ImageCmsProfile(io.BytesIO(source.tobytes())), kept)
         )
         assert (first == second).all()
-        assert residue(result.data) == []
+        assert find_residue(result.data) == []
 
 
 def test_a_png_keeps_its_gamma() -> None:
     plain = saved(scene(1), "PNG")
-    gamma = png.chunk(b"gAMA", (100_000).to_bytes(4, "big"))
-    data = png.inserted(plain, gamma)
+    gamma = png.make_chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+    data = png.insert(plain, gamma)
     result = redact_file(data, [np.array([BOX], np.float32)])
     assert Image.open(io.BytesIO(result.data)).info["gamma"] == 1.0
     assert result.data.count(b"gAMA") == 1
-    assert png.color_chunks(png.inserted(plain, png.chunk(b"cHRM", b"too short"))) == b""
+    assert png.color_chunks(png.insert(plain, png.make_chunk(b"cHRM", b"too short"))) == b""
 
 
 @pytest.mark.parametrize(

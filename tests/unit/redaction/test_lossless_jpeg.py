@@ -16,8 +16,9 @@ from PIL import Image
 
 from depers.imaging.decoding import ImageError, decode, decode_frames
 from depers.imaging.formats import jpeg_segments, turbojpeg
-from depers.imaging.metadata.residue import residue
-from depers.redaction.files import MODES, redact_file
+from depers.imaging.metadata.residue import find_residue
+from depers.redaction.files import redact_file
+from depers.redaction.regions import MODES
 
 SIZES = {"444": "1x1", "422": "2x1", "420": "2x2", "411": "4x1", "440": "1x2"}
 BOXES = np.array([[50, 60, 120.5, 130], [100, 100, 150, 160], [320, 200, 333, 217]], np.float32)
@@ -36,7 +37,7 @@ def coefficients(data: bytes) -> list[NDArray[np.int16]]:
     def collect(components: list[turbojpeg.Coefficients]) -> None:
         found.extend(blocks[:height].copy() for blocks, height in components)
 
-    rows = [v for _, v in jpeg_segments.frame(data).sampling]
+    rows = [v for _, v in jpeg_segments.read_frame_header(data).sampling]
     turbojpeg.transform(data, collect, rows, progressive=False, optimize=False)
     return found
 
@@ -44,7 +45,7 @@ def coefficients(data: bytes) -> list[NDArray[np.int16]]:
 def assert_lossless(data: bytes, boxes: NDArray[np.float32], mode: str) -> bytes:
     result = redact_file(data, [boxes], mode=mode)
     assert result.method == "lossless"
-    before, after = jpeg_segments.frame(data), jpeg_segments.frame(result.data)
+    before, after = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
     assert (before.marker, before.sampling, before.size_wh) == (after.marker, after.sampling, after.size_wh)
     assert [before.tables[i] for i in before.table_of] == [after.tables[i] for i in after.table_of]
     width, height = before.mcu_wh
@@ -58,7 +59,7 @@ def assert_lossless(data: bytes, boxes: NDArray[np.float32], mode: str) -> bytes
         assert (first[~inside] == second[~inside]).all()
         if mode != "blur":
             assert not second[inside][:, 1:].any()  # flat blocks
-    assert residue(result.data) == []
+    assert find_residue(result.data) == []
     assert decode(result.data).size_wh == decode(data).size_wh  # Pillow's and simplejpeg's libjpeg take it
     assert cv2.imdecode(np.frombuffer(result.data, np.uint8), cv2.IMREAD_COLOR) is not None
     return result.data
@@ -131,9 +132,9 @@ def test_arithmetic_coding_is_encoded_again_and_said() -> None:
     data = subprocess.run([jpegtran, "-arithmetic"], input=huffman, capture_output=True, check=True).stdout
     result = redact_file(data, [BOXES])
     assert result.method == "re-encoded: arithmetic coding"
-    before, after = jpeg_segments.frame(data), jpeg_segments.frame(result.data)
+    before, after = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
     assert (before.sampling, before.tables) == (after.sampling, after.tables)
-    assert residue(result.data) == []
+    assert find_residue(result.data) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -151,12 +152,12 @@ def test_components_in_scans_of_their_own(mode: str, tmp_path: Path) -> None:
 def test_without_the_library_it_is_encoded_again_with_its_own_tables(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turbojpeg, "library", lambda: None)
+    monkeypatch.setattr(turbojpeg, "load_library", lambda: None)
     for sampling in SIZES:
         data = simplejpeg.encode_jpeg(pixels((333, 217)), 88, "RGB", sampling)
         result = redact_file(data, [BOXES], mode=mode)
         assert result.method == "re-encoded: there is no TurboJPEG library 3"
-        before, after = jpeg_segments.frame(data), jpeg_segments.frame(result.data)
+        before, after = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
         assert (before.sampling, before.tables) == (after.sampling, after.tables)
         [shown] = decode_frames(result.data)
         assert np.abs(np.diff(shown[68:122, 58:114].astype(int), axis=1)).mean() < 3
@@ -181,9 +182,9 @@ def test_rows_in_an_order_that_is_not_known_are_refused() -> None:
 
 
 def test_a_library_that_forgets_what_is_written_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = turbojpeg.library()
+    library = turbojpeg.load_library()
     assert library is not None
-    assert turbojpeg._keeps_its_word(library)
+    assert turbojpeg._writes_what_is_edited(library)
     given = turbojpeg._coefficients
 
     def apart(addresses: list[int], size_wh: tuple[int, int]) -> turbojpeg.Coefficients:
@@ -191,7 +192,7 @@ def test_a_library_that_forgets_what_is_written_is_not_used(monkeypatch: pytest.
         return found._replace(blocks=found.blocks.copy())
 
     monkeypatch.setattr(turbojpeg, "_coefficients", apart)
-    assert not turbojpeg._keeps_its_word(library)
+    assert not turbojpeg._writes_what_is_edited(library)
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.7, 0.98])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from depers.imaging.decoding import DecodedImage, decode
 from depers.imaging.encoding import encode
-from depers.redaction.files import CELLS_ACROSS, MODES, redact
+from depers.redaction.files import redact_pixels
+from depers.redaction.regions import CELLS_ACROSS, MODES
 
 
 def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
@@ -21,7 +22,7 @@ def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.n
 def test_only_the_box_changes_and_it_does(mode: str, shape: tuple[int, ...], dtype: type) -> None:
     pixels = noise(shape, dtype)
     before = pixels.copy()
-    redacted = redact(pixels, np.array([[10.5, 20.2, 50, 44.1]], np.float32), mode)
+    redacted = redact_pixels(pixels, np.array([[10.5, 20.2, 50, 44.1]], np.float32), mode)
     assert (pixels == before).all()
     inside = np.zeros(shape[:2], bool)
     inside[20:45, 10:50] = True
@@ -34,7 +35,7 @@ def test_only_the_box_changes_and_it_does(mode: str, shape: tuple[int, ...], dty
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["pixelate", "blur"]))
 def test_at_most_six_cells_across_whatever_the_size(width: int, height: int, mode: str) -> None:
     pixels = noise((height, width))
-    redacted = redact(pixels, np.array([[0, 0, width, height]], np.float32), mode)
+    redacted = redact_pixels(pixels, np.array([[0, 0, width, height]], np.float32), mode)
     if mode == "pixelate":
         assert len(np.unique(redacted, axis=1).T) <= CELLS_ACROSS
         assert len(np.unique(redacted, axis=0)) <= CELLS_ACROSS
@@ -53,7 +54,7 @@ def test_a_planted_pattern_leaves_no_trace(mode: str) -> None:
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
         tables = {0: [2] * 64, 1: [2] * 64} if kind == "JPEG" else None
         image = DecodedImage(pixels, "RGB", kind, None, tables, "420")
-        data = encode(image, redact(pixels, np.array([[96, 64, 224, 160]], np.float32), mode))
+        data = encode(image, redact_pixels(pixels, np.array([[96, 64, 224, 160]], np.float32), mode))
         found = decode(data).pixels[64:160, 96:224].astype(float)
         pattern = checker[64:160, 96:224].astype(float) - 127.5
         assert abs((found.mean(axis=2) * pattern).mean()) < 0.02 * (pattern**2).mean(), kind

@@ -24,13 +24,13 @@ from depers.redaction import regions
 def test_regions_of_boxes(
     boxes: list[list[float]], unit_wh: tuple[int, int], expected: list[tuple[int, int, int, int]]
 ) -> None:
-    found = regions.find(np.array(boxes, np.float32).reshape(-1, 4), (100, 80), unit_wh)
+    found = regions.find_regions(np.array(boxes, np.float32).reshape(-1, 4), (100, 80), unit_wh)
     assert [region.bounds for region in found] == expected
 
 
 def test_boxes_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
-        regions.find(np.array([[0, 0, np.nan, 5]], np.float32), (100, 80))
+        regions.find_regions(np.array([[0, 0, np.nan, 5]], np.float32), (100, 80))
 
 
 boxes_lists = st.lists(st.tuples(*[st.floats(-10, 120, width=32)] * 4), max_size=12)
@@ -42,9 +42,9 @@ def test_regions_cover_every_box_and_do_not_depend_on_the_order(corners: list[tu
     boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in corners], np.float32).reshape(
         -1, 4
     )
-    found = regions.find(boxes, (100, 80))
+    found = regions.find_regions(boxes, (100, 80))
     shuffled = boxes[np.random.default_rng(0).permutation(len(boxes))]
-    assert regions.find(shuffled, (100, 80)) == found
+    assert regions.find_regions(shuffled, (100, 80)) == found
     covered = np.zeros((80, 100), int)
     for region in found:
         inside = np.zeros((80, 100), bool)
@@ -59,7 +59,7 @@ def test_regions_cover_every_box_and_do_not_depend_on_the_order(corners: list[tu
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_cells_are_at_most_six_across_and_about_square(width: int, height: int) -> None:
-    across, down = regions.grid((10, 20, 10 + width, 20 + height))
+    across, down = regions.cell_edges((10, 20, 10 + width, 20 + height))
     for edges, length in ((across, width), (down, height)):
         assert (edges[0], edges[-1]) == (0, length)
         assert 1 <= len(edges) - 1 <= regions.CELLS_ACROSS
@@ -72,16 +72,16 @@ def test_colors_come_from_free_units_alone() -> None:
     free = np.zeros((20, 20), bool)
     free[:, :4], patch[:, :4] = True, 10.0
     free[:, 16:], patch[:, 16:] = True, 30.0
-    found = regions.colors(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
+    found = regions.color_cells(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
     assert found.shape == (1, 2, 1)
     assert 10 < found[0, 0, 0] < 20 < found[0, 1, 0] < 30
-    none = regions.colors(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
+    none = regions.color_cells(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
     assert none.tolist() == [[[7.0]]]
 
 
 @pytest.mark.parametrize("mode", regions.MODES)
 def test_bands_of_paint_are_the_whole_in_pieces(mode: str) -> None:
-    edges = regions.grid((3, 4, 40, 61))
+    edges = regions.cell_edges((3, 4, 40, 61))
     values = np.random.default_rng(0).uniform(0, 255, (len(edges[1]) - 1, len(edges[0]) - 1, 3))
     paint = regions.Paint(values, edges, (3, 4, 40, 61), mode, 255.0, (0, 1, 2))
     whole = paint.rows(0, 57)
