@@ -25,7 +25,7 @@ from depers.datasets.data_yaml import read_dataset, write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import process
-from depers.extraction.take_apart import Job
+from depers.extraction.take_apart import ExtractionJob
 from depers.extraction.training_images import list_images
 from depers.runtime import units
 from depers.runtime.units import Unit
@@ -52,16 +52,16 @@ def draw_dataset(root: Path, count: int, size_wh: tuple[int, int] = SIZE_WH) -> 
     write_data_yaml(root, CLASSES, ["train"])
 
 
-def make_job(root: Path, out: Path) -> Job:
+def make_job(root: Path, out: Path) -> ExtractionJob:
     """The job that `depers extract` makes of its default options."""
-    return Job(
+    return ExtractionJob(
         images=str(root / "images/train"), out=str(out), dataset=read_dataset(root), group_by=None, fill="smooth",
         dilate=0.05, max_coverage=0.6, keep_labels=False, min_size=10.0, margin=0.1,
         nesting=parse_nesting(NESTING, CLASSES), seed=0, max_megapixels=80,
     )  # fmt: skip
 
 
-def work(job: Job, waiting: "multiprocessing.Queue[Unit | None]") -> None:
+def work(job: ExtractionJob, waiting: "multiprocessing.Queue[Unit | None]") -> None:
     """A process that takes units until there are none."""
     os.nice(15)  # as Ray's workers: else whatever runs beside would slow down those alone
     while (unit := waiting.get()) is not None:

@@ -29,7 +29,7 @@ import simplejpeg
 from job import steady_rate, watch
 from PIL import Image, ImageDraw
 
-from depers.commands.synthesize import Options, read_material
+from depers.commands.synthesize import Options, read_assets
 from depers.datasets import sprite_bank
 from depers.datasets.labels import CLASSES
 from depers.street_scenes.scenes import draw_scene, write_scene
@@ -59,7 +59,7 @@ def make_bank(work: Path, size_wh: tuple[int, int] = SIZE_WH) -> str:
     return str(work / "extracted")
 
 
-def plainly(extracted: sprite_bank.Extracted, job: renderer.Job, processes: int) -> float:
+def plainly(extracted: sprite_bank.SpriteBank, job: renderer.RenderJob, processes: int) -> float:
     """The rate of the same functions under multiprocessing, at the niceness of Ray's workers; planned before."""
     tasks = [(extracted, job, *blocks) for blocks in job.units()]
     with multiprocessing.get_context("spawn").Pool(processes, os.nice, (15,)) as pool:
@@ -136,10 +136,10 @@ def compare(work: Path, count: int, repeats: int) -> None:
     for number in range(repeats):
         out = work / f"out{number}"
         depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
-        own, job = steady_rate(out), renderer.Job(str(out), count, 1, False, len(CLASSES))
+        own, job = steady_rate(out), renderer.RenderJob(str(out), count, 1, False, len(CLASSES))
         this = {
             "depers synthesize": own,
-            "multiprocessing": plainly(sprite_bank.open_extracted(extracted), job, cores),
+            "multiprocessing": plainly(sprite_bank.open_bank(extracted), job, cores),
             "encoding alone": encoding_alone(out, cores),
             "the original": original(work / "raw", work / f"original{number}", 50),
         }
@@ -157,11 +157,11 @@ def compare(work: Path, count: int, repeats: int) -> None:
 def plan(work: Path, count: int) -> None:
     """Seconds and peak memory of planning `count` images in as many processes as there are cores."""
     options = Options(make_bank(work), str(work / "out"), count=count, objects=10)
-    opened, cores = sprite_bank.open_extracted(options.extracted), os.cpu_count() or 1
-    material, peak, started = read_material(opened, options), 0.0, time.monotonic()
-    job = renderer.Job(options.out, count, 1, False, len(CLASSES))
+    opened, cores = sprite_bank.open_bank(options.extracted), os.cpu_count() or 1
+    assets, peak, started = read_assets(opened, options), 0.0, time.monotonic()
+    job = renderer.RenderJob(options.out, count, 1, False, len(CLASSES))
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        parts = [(material, options.recipe(), job, part) for part in range(len(job.parts()))]
+        parts = [(assets, options.recipe(), job, part) for part in range(len(job.parts()))]
         done = pool.starmap_async(renderer.plan_part, parts, chunksize=1)
         while not done.ready():
             mine = psutil.Process()

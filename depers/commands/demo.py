@@ -204,7 +204,7 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
 
 def _made(out: Path) -> Markup:
     """Backgrounds, their objects removed, and synthetic images, each side by side."""
-    backgrounds = sprite_bank.read_backgrounds(sprite_bank.open_extracted(str(out / "extracted")))
+    backgrounds = sprite_bank.read_backgrounds(sprite_bank.open_bank(str(out / "extracted")))
     paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
     images = sorted((out / "synthetic" / "images").rglob("*.jpg"))
     made = images[:: max(1, len(images) // _SHOWN)][:_SHOWN]

@@ -1,7 +1,7 @@
 """`depers extract`: take a dataset's training images apart into backgrounds and sprites, to synthesize more from.
 
 Only the training split is ever read. Every image of it ends as one row of OUT/backgrounds.parquet: `used`, or with a
-reason `left out` or `failed`. See `depers.bank` for what lies in OUT.
+reason `skipped` or `failed`. See `depers.datasets.sprite_bank` for what lies in OUT.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
-from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED
 from depers.detection.settings import PRECISIONS, InferenceSettings, parse_weights
 from depers.errors import UserError
 from depers.extraction import report as extraction_report
@@ -24,7 +23,7 @@ from depers.extraction import verification
 from depers.extraction.inpainting import FILLS
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import part_path, process
-from depers.extraction.take_apart import RECORD, Job
+from depers.extraction.take_apart import RECORD, ExtractionJob
 from depers.extraction.training_images import check_groups, list_images, training_folder
 from depers.imaging.decoding import MAX_MEGAPIXELS
 from depers.options import (
@@ -44,6 +43,7 @@ from depers.runtime import progress, units
 from depers.runtime.progress import Speed
 from depers.runtime.tasks import run_tasks
 from depers.runtime.units import Unit
+from depers.statuses import SourceStatus
 from depers.storage import tables
 from depers.storage.tables import parquet_text
 
@@ -124,7 +124,7 @@ def run(options: Options) -> int:
     nesting = parse_nesting(options.nest, dataset.names)
     how = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)
     look, checkpoints = verification.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
-    job = Job(
+    job = ExtractionJob(
         images=folder,
         out=out,
         dataset=dataset,
@@ -155,13 +155,13 @@ def run(options: Options) -> int:
     gpus = verification.gpu_share(job.look and job.look.how)
     speed = progress.follow(run_tasks(process, calls, limit=options.workers, num_gpus=gpus), unfinished)
     table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
-    if table["status"].to_pylist().count(FAILED) == len(table):
+    if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no image can be used, such as {first['path']}: {first['reason']}")
     return _finish(options, job, everything, table, speed)
 
 
-def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Table, speed: Speed) -> int:
+def _finish(options: Options, job: ExtractionJob, everything: Sequence[Unit], table: pa.Table, speed: Speed) -> int:
     """Writes the tables, the report and last of all extract.json, and says what there is."""
     columns = [{"source": "path", "path": "background"}.get(name, name) for name in sprite_bank.BACKGROUNDS.names]
     backgrounds = table.select(columns).rename_columns(sprite_bank.BACKGROUNDS.names).cast(sprite_bank.BACKGROUNDS)
@@ -172,13 +172,14 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
         part_path(unit) for unit in everything if any(parquet_text(entry.path) in sources for entry in unit.entries)
     }
     statuses = Counter(table["status"].to_pylist())
-    counts = {"images": len(table), "backgrounds": statuses[USED], "left_out": statuses[LEFT_OUT]}
-    counts |= {"failed": statuses[FAILED], "sprites": len(table["sprites"].combine_chunks().flatten())}
+    counts = {"images": len(table), "backgrounds": statuses[SourceStatus.USED]}
+    counts |= {name: statuses[name] for name in (SourceStatus.SKIPPED.value, SourceStatus.FAILED.value)}
+    counts["sprites"] = len(table["sprites"].combine_chunks().flatten())
     counts |= {
         name: pc.sum(table[name]).as_py() or 0
         for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")
     }
-    extracted = sprite_bank.Extracted(
+    extracted = sprite_bank.SpriteBank(
         root=job.out,
         class_names=job.dataset.names,
         dataset=storage.absolute(options.dataset),
@@ -189,16 +190,16 @@ def _finish(options: Options, job: Job, everything: Sequence[Unit], table: pa.Ta
     report = storage.join(job.out, "report.html")
     page = extraction_report.make_report(extracted, table, job.images, everything)
     storage.write_bytes(report, page.encode())
-    sprite_bank.write_extracted(extracted)
+    sprite_bank.write_marker(extracted)
     failures = progress.Failures(storage.join(job.out, "backgrounds.parquet"))
     failures.add(table)
     for line in failures.lines():
         progress.report(line)
     if not counts["backgrounds"]:
-        print("no backgrounds: every image was left out or failed, see the report for the reasons")
+        print("no backgrounds: every image was skipped or failed, see the report for the reasons")
     if not counts["sprites"]:
         print(f"no sprites: the images have no boxes of at least {options.min_size:g} px, so nothing can be pasted")
-    outcome = f"{statuses[USED]} backgrounds, {statuses[LEFT_OUT]} left out, {statuses[FAILED]} failed"
+    outcome = f"{counts['backgrounds']} backgrounds, {counts['skipped']} skipped, {counts['failed']} failed"
     sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
     print(f"{len(table)} images: {outcome}; {sprites}; {speed}; report {report}")
-    return 3 if statuses[FAILED] else 0
+    return 3 if counts["failed"] else 0

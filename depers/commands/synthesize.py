@@ -22,9 +22,10 @@ from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
 from depers.runtime import progress, units
 from depers.runtime.tasks import run_tasks
+from depers.statuses import SourceStatus
 from depers.synthesis import plan_table, planner, renderer, statistics
-from depers.synthesis.assets import Material, make_material
-from depers.synthesis.placement import Rules
+from depers.synthesis.assets import Assets, make_assets
+from depers.synthesis.placement import PlacementRules
 from depers.synthesis.report import make_report
 
 _NOT_DECISIVE = ("extracted", "out", "real")
@@ -66,7 +67,7 @@ class Options(CheckedOptions):
     max_hidden: float = option(
         0.1, "sprites of which other objects hid more than this are not used, 0…1", low=0, high=1, group=_OBJECTS
     )
-    decoys: float = option(
+    distractors: float = option(
         0.2,
         "unlabelled patches of other backgrounds per object, with the same seams",
         low=0,
@@ -110,20 +111,20 @@ class Options(CheckedOptions):
             variants=self.variants,
             per_background=self.per_background,
             objects=self.objects,
-            decoys=self.decoys,
+            distractors=self.distractors,
             placement=self.placement,
             blendings=self.blending,
             effects=self.effects,
             quality=self.quality,
-            rules=Rules(self.scale_jitter, self.max_overlap, self.min_visible),
+            rules=PlacementRules(self.scale_jitter, self.max_overlap, self.min_visible),
         )
 
 
-def read_material(extracted: sprite_bank.Extracted, options: Options) -> Material:
+def read_assets(extracted: sprite_bank.SpriteBank, options: Options) -> Assets:
     """What the options leave of the bank. Raises UserError where that is nothing."""
     backgrounds = sprite_bank.read_backgrounds(extracted)
-    if not pc.any(pc.equal(backgrounds["status"], sprite_bank.USED)).as_py():
-        raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} images were left out")
+    if not pc.any(pc.equal(backgrounds["status"], SourceStatus.USED)).as_py():
+        raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} images were skipped")
     tables = [
         _with_part(sprite_bank.read_part(extracted, part, sprite_bank.METADATA), part)
         for part in sorted(extracted.parts)
@@ -139,7 +140,7 @@ def read_material(extracted: sprite_bank.Extracted, options: Options) -> Materia
     if not len(kept):
         hidden = f" of which at most {options.max_hidden:g} is hidden (--max-hidden)"
         raise UserError(f"{extracted.root}: must hold sprites{hidden}, but none of {len(sprites)} is")
-    return make_material(backgrounds, kept, options.balance)
+    return make_assets(backgrounds, kept, options.balance)
 
 
 def _with_part(table: pa.Table, part: str) -> pa.Table:
@@ -166,7 +167,7 @@ def _eligible(sprites: pa.Table, names: Sequence[str], options: Options) -> NDAr
     return np.asarray(seen & asked)
 
 
-def find_real(options: Options, extracted: sprite_bank.Extracted, out: str) -> Dataset | None:
+def find_real(options: Options, extracted: sprite_bank.SpriteBank, out: str) -> Dataset | None:
     """The dataset that the images are added to. Raises UserError where it is not there, or does not fit."""
     if options.real == "none":
         return None
@@ -189,7 +190,7 @@ def find_real(options: Options, extracted: sprite_bank.Extracted, out: str) -> D
     return found
 
 
-def _source(extracted: sprite_bank.Extracted) -> Dataset | None:
+def _source(extracted: sprite_bank.SpriteBank) -> Dataset | None:
     """The dataset that the extraction was cut from, where it is still there."""
     try:
         return read_dataset(extracted.dataset)
@@ -202,21 +203,21 @@ def run(options: Options) -> int:
     import ray
 
     out, where = (storage.absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
-    extracted = sprite_bank.open_extracted(where)
+    extracted = sprite_bank.open_bank(where)
     if storage.overlap(extracted.root, out):
         raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {where} and {out}")
-    real, material = find_real(options, extracted, out), read_material(extracted, options)
+    real, assets = find_real(options, extracted, out), read_assets(extracted, options)
     marker = storage.read_bytes(storage.join(extracted.root, "extract.json"))
     decisive = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
     decisive |= {"extracted_sha256": hashlib.sha256(marker).hexdigest()[:16], "plan": plan_table.VERSION}
     units.claim(out, decisive | {"depers": __version__})
     storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that all is there
-    if len(material.backgrounds) == 1:
-        progress.report(f"note: all images show the only background, {material.backgrounds['path'][0]}")
+    if len(assets.backgrounds) == 1:
+        progress.report(f"note: all images show the only background, {assets.backgrounds['path'][0]}")
 
-    job = renderer.Job(out, options.count, options.variants, options.shards, len(extracted.class_names))
-    made = statistics.Tally.none(job.class_count)
-    shared, recipe = ray.put(material), options.recipe()
+    job = renderer.RenderJob(out, options.count, options.variants, options.shards, len(extracted.class_names))
+    made = statistics.DatasetStatistics.none(job.class_count)
+    shared, recipe = ray.put(assets), options.recipe()
     parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
     with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
         for planned in run_tasks(renderer.plan_part, parts):
@@ -249,6 +250,6 @@ def run(options: Options) -> int:
     missing = made.wanted - made.objects
     print(
         f"{made.images} images, {made.objects} objects with {int(made.classes.sum())} labels"
-        f" ({missing} objects found no place), {made.decoys} decoys; {rendered}; report {overview}"
+        f" ({missing} objects found no place), {made.distractors} distractors; {rendered}; report {overview}"
     )
     return 0

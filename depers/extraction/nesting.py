@@ -25,7 +25,7 @@ _MARGIN = (4, 32)  # px, the least and the most context around a sprite
 Nesting = Mapping[int, frozenset[int]]
 
 
-class Sprite(NamedTuple):
+class NestedSprite(NamedTuple):
     """One sprite: the index of its outer box, of all boxes in it, outer first, and its frame in the image.
 
     `frame` x0, y0, x1, y1 in whole pixels: the outer box with its margin. `hidden`: the share of the outer box that
@@ -85,7 +85,7 @@ def parents(class_ids: NDArray[np.int64], boxes_xyxy: Boxes, nesting: Nesting) -
 
 def group(
     class_ids: NDArray[np.int64], boxes_xyxy: Boxes, size_wh: tuple[int, int], nesting: Nesting, margin: float
-) -> list[Sprite]:
+) -> list[NestedSprite]:
     """The sprites of an image: one for every box that belongs to no other, in the order of the boxes.
 
     A sprite's labels are all boxes that lie in its outer one, also those of other sprites: where they are pasted with
@@ -102,7 +102,7 @@ def group(
         inside = set(np.flatnonzero(shares[:, index] >= INSIDE).tolist()) - {index, *nested}
         others = boxes_xyxy[[other for other in outer if other != index]]
         sprites.append(
-            Sprite(
+            NestedSprite(
                 outer=index,
                 members=(index, *nested, *sorted(inside)),
                 frame=_frame(box, size_wh, margin),

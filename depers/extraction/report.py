@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from depers import storage
 from depers.datasets import sprite_bank
-from depers.datasets.sprite_bank import Extracted
+from depers.datasets.sprite_bank import SpriteBank
 from depers.extraction.steps import part_path
 from depers.extraction.take_apart import Row
 from depers.imaging.decoding import ImageError, decode
 from depers.reports import drawing, page
 from depers.runtime.units import Unit
+from depers.statuses import SourceStatus
 from depers.storage.tables import parquet_text
 
 _PAIRS = 12
@@ -24,8 +25,8 @@ _CLASSES = 12  # with sprites in the report, the most frequent ones
 _SIDE = 640  # px, of an image in the report
 
 
-def make_report(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> str:
-    """The HTML page. `record` as `depers.parts.RECORD`, `images` the training folder, cut into `everything`."""
+def make_report(extracted: SpriteBank, record: pa.Table, images: str, everything: Sequence[Unit]) -> str:
+    """The HTML page. `record` as `take_apart.RECORD`, `images` the training folder, cut into `everything`."""
     counts, names = extracted.counts, extracted.class_names
     sprites = pc.value_counts(record["sprites"].combine_chunks().flatten()).to_pylist()
     by_class = {int(count["values"]): int(count["counts"]) for count in sprites}
@@ -53,9 +54,9 @@ def _evenly(count: int, most: int) -> list[int]:
     return sorted({index * count // min(count, most) for index in range(min(count, most))})
 
 
-def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequence[Unit]) -> Markup:
+def _pairs(extracted: SpriteBank, record: pa.Table, images: str, everything: Sequence[Unit]) -> Markup:
     """Images, each beside the background made of it; those with objects come first."""
-    used = record.filter(pc.equal(record["status"], sprite_bank.USED))
+    used = record.filter(pc.equal(record["status"], SourceStatus.USED))
     with_objects = used.filter(pc.greater(used["objects"], 0))
     table = with_objects if len(with_objects) else used
     sources = {parquet_text(entry.path): entry.path for unit in everything for entry in unit.entries}
@@ -73,7 +74,7 @@ def _pairs(extracted: Extracted, record: pa.Table, images: str, everything: Sequ
 
 
 def _sample(
-    extracted: Extracted, record: pa.Table, everything: Sequence[Unit], class_id: int
+    extracted: SpriteBank, record: pa.Table, everything: Sequence[Unit], class_id: int
 ) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """Sprites of a class with their labels drawn, each from another image, and a caption."""
     lists = record["sprites"].combine_chunks()

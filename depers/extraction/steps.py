@@ -15,8 +15,8 @@ from depers import storage
 from depers.datasets import sprite_bank
 from depers.datasets.labels import label_path
 from depers.errors import short_reason
-from depers.extraction.take_apart import RECORD, Job, Parts, Row, background_path, take_apart
-from depers.extraction.verification import load_detector, look_again
+from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, Row, background_path, take_apart
+from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.storage import tables
@@ -35,7 +35,7 @@ def part_path(unit: Unit) -> str:
     return f"sprites/{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
 
 
-def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str]:
+def process(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str]:
     """Extracts a unit's images and records it; gives the status of each. The checkpoints are those of `job.look`."""
     cv2.setNumThreads(1)  # one task per core
     look = job.look
@@ -48,7 +48,7 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
         writes = []
         while reads:
             batch = [take_apart(job, *reads.pop(0).result()) for _ in range(min(_BATCH, len(reads)))]
-            for parts in look_again(batch, detector) if detector else batch:
+            for parts in verify_backgrounds(batch, detector) if detector else batch:
                 writes.append(pool.submit(_write_background, job, parts))
                 rows.append(parts.row)
                 sprites += parts.sprites
@@ -66,7 +66,7 @@ def process(job: Job, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str
     return [row["status"] for row in rows]
 
 
-def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
+def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes]:
     """An image's path, its bytes or why they cannot be had, and its label text, empty where there is none."""
     image = storage.join(job.images, path)
     try:
@@ -81,7 +81,7 @@ def _read(job: Job, path: str) -> tuple[str, bytes | str, bytes]:
         return path, f"its labels cannot be read ({short_reason(error)})", b""
 
 
-def _write_background(job: Job, parts: Parts) -> None:
+def _write_background(job: ExtractionJob, parts: DecomposedImage) -> None:
     """Writes the background, or makes sure that none is there: an earlier version of the image may have had one."""
     if parts.background:
         storage.write_bytes(storage.join(job.out, str(parts.row["background"])), parts.background)

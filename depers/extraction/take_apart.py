@@ -1,4 +1,4 @@
-"""Take an image apart: what becomes of its background, and its sprites, as rows of the tables of `depers.bank`."""
+"""Take an image apart: what becomes of its background, and its sprites, as rows of the tables of `sprite_bank`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,14 +15,16 @@ from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, parse_yolo
 from depers.datasets.splits import group_names
-from depers.datasets.sprite_bank import FAILED, LEFT_OUT, USED, sprite_id
+from depers.datasets.sprite_bank import sprite_id
 from depers.detection.settings import InferenceSettings
 from depers.detection.tiling import View, whole
 from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
-from depers.extraction.nesting import Nesting, Sprite, group
+from depers.extraction.nesting import NestedSprite, Nesting, group
 from depers.imaging.decoding import DecodedImage, ImageError, decode
 from depers.seeds import Branch, random_for
+from depers.statuses import SourceStatus
+from depers.storage import tables
 from depers.storage.tables import parquet_text
 
 Row = dict[str, Any]
@@ -32,16 +34,20 @@ HIDDEN = 0.5
 
 _UNCOMPRESSED = ("PNG", "BMP")  # nothing spreads beyond a pixel in these
 
-RECORD = pa.schema(
-    [("path", pa.string()), ("background", pa.string())]
-    + [field for field in sprite_bank.BACKGROUNDS if field.name not in ("source", "path")]
-    + [("sprites", pa.list_(pa.int32()))]  # the class id of each
-    + [(name, pa.int32()) for name in ("too_small", "unlabelled_inside", "truncated", "mostly_hidden")]
+RECORD = tables.schema(
+    tables.column("path", pa.string(), "path of the image in the dataset's folder of training images"),
+    tables.column("background", pa.string(), "path of its background below OUT; null where there is none"),
+    *(field for field in sprite_bank.BACKGROUNDS if field.name not in ("source", "path")),
+    tables.column("sprites", pa.list_(pa.int32()), "class id of each of its sprites"),
+    tables.column("too_small", pa.int32(), "number of outer boxes that are too small for a sprite"),
+    tables.column("unlabelled_inside", pa.int32(), "number of those that may hold objects without a label"),
+    tables.column("truncated", pa.int32(), "number of sprites that the image's frame cuts"),
+    tables.column("mostly_hidden", pa.int32(), "number of sprites of which others cover more than half"),
 )
 """A unit's record: one row per image, `path` in the folder of training images."""
 
 
-class Look(NamedTuple):
+class VerificationSettings(NamedTuple):
     """How to look again: `--weights`, the classes that a background must not show, and the detector's stride."""
 
     weights: tuple[str, ...]
@@ -50,7 +56,7 @@ class Look(NamedTuple):
     stride: int
 
 
-class Job(NamedTuple):
+class ExtractionJob(NamedTuple):
     """All that a task needs to know; it travels by pickle. `images` is the folder of the training split."""
 
     images: str
@@ -66,11 +72,11 @@ class Job(NamedTuple):
     nesting: Nesting
     seed: int
     max_megapixels: float
-    look: Look | None = None
+    look: VerificationSettings | None = None
 
 
 @dataclass(frozen=True)
-class Parts:
+class DecomposedImage:
     """An image taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
 
     `view` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
@@ -91,22 +97,23 @@ def background_path(path: str) -> str:
     return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
 
 
-def take_apart(job: Job, path: str, data: bytes | str, label_text: bytes) -> Parts:
+def take_apart(job: ExtractionJob, path: str, data: bytes | str, label_text: bytes) -> DecomposedImage:
     """An image's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
-    row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": FAILED, "labels": [], "sprites": []}
+    row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": SourceStatus.FAILED}
+    row |= {"labels": [], "sprites": []}
     row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
     if isinstance(data, str):
-        return Parts(row | {"reason": data}, again=True)
+        return DecomposedImage(row | {"reason": data}, again=True)
     try:
         image = decode(data, job.max_megapixels)
         return _take_apart(job, path, row, image, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
     except (ImageError, UserError) as error:
-        return Parts(row | {"reason": str(error)})
+        return DecomposedImage(row | {"reason": str(error)})
     except Exception as error:
-        return Parts(row | {"reason": f"cannot be taken apart ({typed_reason(error)})"})
+        return DecomposedImage(row | {"reason": f"cannot be taken apart ({typed_reason(error)})"})
 
 
-def _take_apart(job: Job, path: str, row: Row, image: DecodedImage, labels: Labels) -> Parts:
+def _take_apart(job: ExtractionJob, path: str, row: Row, image: DecodedImage, labels: Labels) -> DecomposedImage:
     rgb, size_wh = image.rgb(), image.size_wh
     class_ids, boxes = _whole_boxes(labels, size_wh)
     everything = group(class_ids, boxes, size_wh, job.nesting, job.margin)
@@ -116,14 +123,14 @@ def _take_apart(job: Job, path: str, row: Row, image: DecodedImage, labels: Labe
     labelled = labelled_classes(job.dataset, path)
     known = [one for one in large if job.nesting.get(int(class_ids[one.outer]), frozenset()) <= labelled]
     sprites = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in known]
-    row |= {"status": USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
+    row |= {"status": SourceStatus.USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
     row |= {"objects": len(everything), "sprites": [sprite["class_id"] for sprite in sprites]}
     row["scene"] = _scene(class_ids, boxes, everything)
     row |= {"too_small": len(everything) - len(large), "unlabelled_inside": len(large) - len(known)}
     row |= {"truncated": sum(sprite.truncated for sprite in known)}
     row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in known)}
     if reason := _unfit(job, coverage, labelled):
-        return Parts(row | {"status": LEFT_OUT, "reason": reason}, sprites)
+        return DecomposedImage(row | {"status": SourceStatus.SKIPPED, "reason": reason}, sprites)
     row["background"] = background_path(path)
     if job.keep_labels:
         row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
@@ -134,10 +141,10 @@ def _take_apart(job: Job, path: str, row: Row, image: DecodedImage, labels: Labe
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
     kept = boxes if job.keep_labels else boxes[:0]
     view = whole(rgb, size_wh, job.look.how.imgsz, job.look.stride, half_stride_pad=False) if job.look else None
-    return Parts(row, sprites, jpeg, view, kept)
+    return DecomposedImage(row, sprites, jpeg, view, kept)
 
 
-def _unfit(job: Job, coverage: float, labelled: frozenset[int]) -> str:
+def _unfit(job: ExtractionJob, coverage: float, labelled: frozenset[int]) -> str:
     """Why an image cannot be a background; empty if it can."""
     if coverage > job.max_coverage:
         return f"labelled boxes cover more than {job.max_coverage:.0%}"
@@ -165,8 +172,8 @@ def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:
     return dict(zip(("class_id", "x_min", "y_min", "x_max", "y_max"), (class_id, *box_xyxy.tolist()), strict=True))
 
 
-def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[Sprite]) -> list[Row]:
-    """All labels of an image as `bank.SEEN`."""
+def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[NestedSprite]) -> list[Row]:
+    """All labels of an image as `sprite_bank.SOURCE_LABEL`."""
     outer = {sprite.outer: sprite.truncated for sprite in sprites}
     return [
         {**_label(class_id, box), "outer": index in outer, "truncated": outer.get(index, False)}
@@ -174,8 +181,10 @@ def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[Sprite]
     ]
 
 
-def _sprite_row(row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: Sprite) -> Row:
-    """A row of `bank.SPRITES`."""
+def _sprite_row(
+    row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: NestedSprite
+) -> Row:
+    """A row of `sprite_bank.SPRITES`."""
     x0, y0, x1, y1 = sprite.frame
     height, width = rgb.shape[:2]
     outer, class_id = boxes[sprite.outer].tolist(), int(class_ids[sprite.outer])

@@ -1,4 +1,4 @@
-"""Look again: a background in which a detector still finds an object is none."""
+"""Verification: a background in which a detector still finds an object is none."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,15 +6,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from depers.boxes import Boxes, shares_inside
-from depers.datasets.sprite_bank import LEFT_OUT
 from depers.detection import settings
 from depers.detection.detections import Detections
 from depers.detection.settings import InferenceSettings, parse_weights
 from depers.detection.tiling import View
 from depers.errors import UserError
-from depers.extraction.take_apart import Look, Parts
+from depers.extraction.take_apart import DecomposedImage, VerificationSettings
 from depers.runtime.cluster import choose_device
 from depers.runtime.tasks import run_tasks
+from depers.statuses import SourceStatus
 
 if TYPE_CHECKING:
     from depers.detection.detector import Detector
@@ -35,7 +35,7 @@ def load_detector(
     return Detector([parse_weights(text) for text in weights], checkpoints, wanted, how)
 
 
-def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
+def verify_backgrounds(batch: Sequence[DecomposedImage], detector: "Detector") -> list[DecomposedImage]:
     """Leaves out the backgrounds in which the detector still finds something, or fails."""
     from depers.detection.detector import detect_canvases  # imports torch, which drivers do without
 
@@ -43,12 +43,12 @@ def look_again(batch: Sequence[Parts], detector: "Detector") -> list[Parts]:
     return [_judged(parts, parts.view, next(found), detector) if parts.view else parts for parts in batch]
 
 
-def _judged(parts: Parts, view: View, answer: Detections | str, detector: "Detector") -> Parts:
+def _judged(parts: DecomposedImage, view: View, answer: Detections | str, detector: "Detector") -> DecomposedImage:
     names = detector.class_names
     reason = answer if isinstance(answer, str) else _still_there(view.locate(answer), parts.kept, names)
     if not reason:
         return replace(parts, view=None)
-    row = parts.row | {"status": LEFT_OUT, "reason": reason, "background": None, "labels": []}
+    row = parts.row | {"status": SourceStatus.SKIPPED, "reason": reason, "background": None, "labels": []}
     return replace(parts, row=row, background=b"", view=None)
 
 
@@ -59,7 +59,9 @@ def _still_there(found: Detections, kept: Boxes, names: Sequence[str]) -> str:
     return f"the detector still finds {', '.join(classes)}" if classes else ""
 
 
-def prepare(weights: tuple[str, ...], names: Sequence[str], how: InferenceSettings) -> tuple[Look, list[bytes]]:
+def prepare(
+    weights: tuple[str, ...], names: Sequence[str], how: InferenceSettings
+) -> tuple[VerificationSettings, list[bytes]]:
     """How to look for the classes of the dataset, `auto` devices settled, and the checkpoints of the `--weights`.
 
     Raises UserError for weights that will not do, or know none of the classes.
@@ -75,7 +77,7 @@ def prepare(weights: tuple[str, ...], names: Sequence[str], how: InferenceSettin
         raise UserError(
             f"--weights must know a class of the dataset ({ours}), but know {theirs}; map them: W:{known[0]}=…"
         )
-    return Look(weights, wanted, how, stride), checkpoints
+    return VerificationSettings(weights, wanted, how, stride), checkpoints
 
 
 def _inspect(weights: tuple[str, ...], how: InferenceSettings, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:

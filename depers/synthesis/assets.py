@@ -1,4 +1,4 @@
-"""What synthesis has to choose from: the bank's backgrounds and sprites, and where things are in real images.
+"""What synthesis has to choose from: the bank's backgrounds and sprites, and where instances are in real images.
 
 What images share (a background, a pool of sprites) hangs on the seed and the number of their block, never on how many
 images there will be.
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import sprite_id
 from depers.seeds import Branch, random_for
+from depers.statuses import SourceStatus
 from depers.synthesis.instances import MAX_ENLARGEMENT, MIN_SIDE, Place, Sprite
 from depers.synthesis.occlusion import Box
 
@@ -27,7 +27,7 @@ _MAX_PLACES = 200  # of a group, and of a kind in a block
 _OF_SCENE = ["path", "source", "width", "height", "group", "labels", "scene"]
 
 
-class Material(NamedTuple):
+class Assets(NamedTuple):
     """What there is to choose from. `sprites`: rows of the bank without images, with `part`, sorted by it.
 
     `backgrounds`: the used ones; `scenes` int64 (N,): how many objects a real image has; `weights` float64 (N,): how
@@ -64,18 +64,18 @@ class Places(NamedTuple):
         return low, high
 
 
-class Pool(NamedTuple):
+class SpritePool(NamedTuple):
     """Sprites, some of them more than once, the same by their kinds, and where those are in images of any group."""
 
     sprites: Sequence[Sprite]
-    alike: Mapping[int, Sequence[Sprite]]
+    by_kind: Mapping[int, Sequence[Sprite]]
     places: Mapping[int, Sequence[Place]]
 
 
-class Scene(NamedTuple):
+class Background(NamedTuple):
     """A background with the boxes of its real labels, and the places of each kind that fit its camera.
 
-    `own`: kind, name as a sprite and box of the things that its source shows, whether they are still there or not.
+    `own`: kind, name as a sprite and box of the instances that its source shows, whether they are still there or not.
     """
 
     path: str
@@ -102,18 +102,18 @@ def sprite_weights(labels: Sequence[Sequence[int]], balance: float) -> NDArray[n
     return np.array([rare[list(found)].max() for found in labels], np.float64)
 
 
-def make_material(images: pa.Table, sprites: pa.Table, balance: float) -> Material:
-    """The bank ready to be drawn from: all its `images`, as `bank.BACKGROUNDS`, and its sprites, sorted by `part`."""
+def make_assets(images: pa.Table, sprites: pa.Table, balance: float) -> Assets:
+    """Return what to draw from of a bank: all its `images`, as `BACKGROUNDS`, and its sprites, sorted by `part`."""
     ids = sprites["labels"].combine_chunks()
     flat = ids.flatten().field("class_id").to_numpy(zero_copy_only=False)
     bounds = ids.offsets.to_numpy()
     bounds = bounds - bounds[0]
     labels = [flat[low:high].tolist() for low, high in pairwise(bounds)]
-    used = images.filter(pc.equal(images["status"], sprite_bank.USED)).sort_by("path")
+    used = images.filter(pc.equal(images["status"], SourceStatus.USED)).sort_by("path")
     scenes = images["objects"].drop_null().to_numpy().astype(np.int64)
     # One chunk each: rows are taken from them again and again.
     weights, places = sprite_weights(labels, balance), find_places(images)
-    return Material(used.combine_chunks(), sprites.combine_chunks(), scenes, weights, places)
+    return Assets(used.combine_chunks(), sprites.combine_chunks(), scenes, weights, places)
 
 
 def find_places(images: pa.Table) -> Places:
@@ -173,10 +173,10 @@ def _order(seed: int, count: int, turn: int) -> NDArray[np.int64]:
     return np.asarray(random_for(seed, Branch.BACKGROUND_ORDER, turn).permutation(count))
 
 
-def draw_pool(material: Material, seed: int, block: int) -> Pool:
+def draw_pool(assets: Assets, seed: int, block: int) -> SpritePool:
     """What the images of a block choose from."""
     rng = random_for(seed, Branch.SPRITE_POOL, block)
-    starts, weights = _parts(material.sprites), material.weights
+    starts, weights = _parts(assets.sprites), assets.weights
     totals = np.add.reduceat(weights, starts[:-1])
     count = min(_POOL_PARTS, len(totals))
     chosen = np.sort(rng.choice(len(totals), count, replace=False, p=totals / totals.sum()))
@@ -184,18 +184,18 @@ def draw_pool(material: Material, seed: int, block: int) -> Pool:
     bounds = np.cumsum(weights[rows])
     drawn = rows[np.searchsorted(bounds, rng.random(_POOL_SIZE) * bounds[-1], side="right").clip(max=len(rows) - 1)]
     distinct, which = np.unique(drawn, return_inverse=True)
-    table = material.sprites.take(distinct)
+    table = assets.sprites.take(distinct)
     sprites = [to_sprite(row) for row in table.to_pylist()]
     rows = np.concatenate(
         [
             np.arange(low, high) if high - low <= _MAX_PLACES else rng.integers(low, high, _MAX_PLACES)
-            for low, high in (material.places.of_kind(kind) for kind in sorted({sprite.kind for sprite in sprites}))
+            for low, high in (assets.places.of_kind(kind) for kind in sorted({sprite.kind for sprite in sprites}))
         ]
     )
-    drawn_sprites, alike = [sprites[number] for number in which.tolist()], defaultdict(list)
+    drawn_sprites, by_kind = [sprites[number] for number in which.tolist()], defaultdict(list)
     for sprite in drawn_sprites:
-        alike[sprite.kind].append(sprite)
-    return Pool(drawn_sprites, alike, material.places.some(rows))
+        by_kind[sprite.kind].append(sprite)
+    return SpritePool(drawn_sprites, by_kind, assets.places.some(rows))
 
 
 def _parts(sprites: pa.Table) -> NDArray[np.int64]:
@@ -204,15 +204,15 @@ def _parts(sprites: pa.Table) -> NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]]).astype(np.int64)
 
 
-def read_scene(material: Material, number: int) -> Scene:
-    """Background `number` of the material."""
-    row = material.backgrounds.slice(number, 1).select(_OF_SCENE).to_pylist()[0]
-    rows = material.places.by_group.get(row["group"], np.zeros(0, np.int64))
-    places = material.places.some(rows[:: max(1, len(rows) // _MAX_PLACES)])
+def read_background(assets: Assets, number: int) -> Background:
+    """Background `number` of the assets."""
+    row = assets.backgrounds.slice(number, 1).select(_OF_SCENE).to_pylist()[0]
+    rows = assets.places.by_group.get(row["group"], np.zeros(0, np.int64))
+    places = assets.places.some(rows[:: max(1, len(rows) // _MAX_PLACES)])
     own = []
     for seen in row["scene"]:
         if seen["outer"]:
             box = (seen["x_min"], seen["y_min"], seen["x_max"], seen["y_max"])
             kind = kind_of(seen["class_id"], seen["truncated"])
             own.append((kind, sprite_id(row["source"], seen["class_id"], box), box))
-    return Scene(row["path"], (row["width"], row["height"]), row["labels"] or [], places, own)
+    return Background(row["path"], (row["width"], row["height"]), row["labels"] or [], places, own)

@@ -22,7 +22,7 @@ _STEPS = (1, 2)  # pixels in a row for each sample of luma and of chroma
 
 
 def render(row: Mapping[str, Any], background: Planes, images: Sequence[Planes]) -> bytes:
-    """The JPEG of a plan row; `images` are those of its objects: sprites `reduced`, of decoys a background."""
+    """The JPEG of a plan row; `images` are those of its objects: sprites `reduced`, of distractors a background."""
     return ycbcr.encode(finish(compose(row["objects"], background, images), row), row["quality"])
 
 
@@ -85,7 +85,7 @@ def _whole(
 
 
 def reduction(placed: Mapping[str, Any]) -> int:
-    """By how much a sprite is `reduced` before it is scaled by less than half, a power of two; 1 for a decoy."""
+    """By how much a sprite is `reduced` before it is scaled by less than half, a power of two; 1 for a distractor."""
     if not placed["sprite"]:
         return 1
     by = min(placed["source_width"] / placed["width"], placed["source_height"] / placed["height"])

@@ -1,6 +1,6 @@
 """What is pasted: sprites, places in scenes, and a sprite in its place, with its seam and its labels.
 
-Scalars instead of arrays: an image holds about ten things, and a plan a million images.
+Scalars instead of arrays: an image holds about ten instances, and a plan a million images.
 """
 
 import math
@@ -19,7 +19,7 @@ MAX_ENLARGEMENT = 1.5
 MIN_SIDE = 3.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
-_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the image; along the ground things move freely, in depth hardly
+_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the image; along the ground instances move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
@@ -42,7 +42,7 @@ class Sprite(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where and how large a thing stands: its middle, its lower edge and its height, as shares of the image's."""
+    """Where and how large a instance stands: its middle, its lower edge and its height, as shares of the image's."""
 
     center_x: float
     foot_y: float
@@ -50,12 +50,12 @@ class Place(NamedTuple):
 
 
 @dataclass(eq=False)
-class Thing:
-    """A sprite or a decoy in its place: `corner_xy` and `size_wh` of its scaled image, `outer` the box around its
+class PlacedSprite:
+    """A sprite or a distractor in its place: `corner_xy` and `size_wh` of its scaled image, `outer` the box around its
     labels in the scene, which is opaque.
 
     `reach` is how many pixels its seam may be wide, half of it on either side of the edge of `region`. `covers` are
-    the things before it.
+    the instances before it.
     """
 
     sprite: Sprite
@@ -63,8 +63,8 @@ class Thing:
     size_wh: tuple[int, int]
     outer: Box
     reach: float
-    decoy: bool = False
-    covers: list["Thing"] = field(default_factory=list)
+    distractor: bool = False
+    covers: list["PlacedSprite"] = field(default_factory=list)
     widest: Box = field(init=False)
     area: float = field(init=False)
 
@@ -73,8 +73,8 @@ class Thing:
 
     @cached_property
     def labels(self) -> list[tuple[int, Box]]:
-        """Its labels in the scene, the outer one first; none of a decoy."""
-        if self.decoy:
+        """Its labels in the scene, the outer one first; none of a distractor."""
+        if self.distractor:
             return []
         x, y = self.corner_xy
         scale_x, scale_y = (a / b for a, b in zip(self.size_wh, self.sprite.size_wh, strict=True))
@@ -90,8 +90,8 @@ class Thing:
         return x0 - half, y0 - half, x1 + half, y1 + half
 
 
-def near(place: Place, uniform: Uniform) -> Place:
-    """A place that differs a little from one where such a thing was."""
+def jitter(place: Place, uniform: Uniform) -> Place:
+    """A place that differs a little from one where such a instance was."""
     x, foot, height = place
     return Place(x + _JITTER_X * (2 * uniform() - 1), foot + _JITTER_Y * (2 * uniform() - 1), height)
 
@@ -105,7 +105,9 @@ def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Plac
     return Place(x, height + (1 - height) * uniform(), height)
 
 
-def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float) -> Thing | None:
+def place_at(
+    sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float
+) -> PlacedSprite | None:
     """The sprite at a place, `factor` times as high as that says, but inside the image; None if a label vanished.
 
     What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
@@ -130,7 +132,7 @@ def put(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], r
         MAX_REACH if left else x0, MAX_REACH if top else y0,
         MAX_REACH if right else wide - x1, MAX_REACH if bottom else high - y1, MAX_REACH,
     )  # fmt: skip
-    return Thing(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, least) * reach)
+    return PlacedSprite(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, least) * reach)
 
 
 def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
@@ -144,23 +146,25 @@ def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut
 
 
 def about(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
-    """The outer box of what `put` gives, where neither the sprite nor the frame sets limits."""
+    """The outer box of what `place_at` gives, where neither the sprite nor the frame sets limits."""
     high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.center_x * size_wh[0]
     half = high * sprite.aspect / 2
     return middle - half, foot - high, middle + half, foot
 
 
-def labels_of(thing: Thing, softness: Mapping[Thing, float], size_wh: tuple[int, int]) -> list[tuple[int, Box]]:
-    """What of a thing's labels can be seen, its boxes shrunk to that; `softness` of the seams of all things."""
-    if not thing.covers:
-        return [(class_id, clip(box, size_wh)) for class_id, box in thing.labels]
-    regions = [whole(cover.region(softness[cover])) for cover in thing.covers]
+def labels_of(
+    instance: PlacedSprite, softness: Mapping[PlacedSprite, float], size_wh: tuple[int, int]
+) -> list[tuple[int, Box]]:
+    """What of a instance's labels can be seen, its boxes shrunk to that; `softness` of the seams of all instances."""
+    if not instance.covers:
+        return [(class_id, clip(box, size_wh)) for class_id, box in instance.labels]
+    regions = [whole(cover.region(softness[cover])) for cover in instance.covers]
     found = []
-    for class_id, box in thing.labels:
+    for class_id, box in instance.labels:
         edges = clip(box, size_wh)
         pixels = whole(edges)
         seen, share = visible(pixels, regions)
-        if share > 0 and not any(inside(box, cover.outer) for cover in thing.covers):
+        if share > 0 and not any(inside(box, cover.outer) for cover in instance.covers):
             if seen != pixels:
                 x0, y0, x1, y1 = (edges[i] if seen[i] == pixels[i] else seen[i] for i in range(4))
                 edges = x0, y0, x1, y1

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from depers import storage
 from depers.datasets.sprite_bank import LABEL
 from depers.errors import UserError
-from depers.storage.tables import plain_schema
+from depers.storage.tables import column, plain_schema, schema
 
-VERSION = 3
+VERSION = 4
 """Of what a row means; the plan of another version is refused, since other pixels would come of it."""
 BLOCK = 64
 """Images that share a pool of sprites and a few backgrounds, and are rendered together."""
@@ -27,38 +27,52 @@ FOLDER = "synthetic"
 BLENDINGS = ("hard", "feathered", "gaussian", "poisson")
 SHAPES = ("box", "rounded", "oval")
 
-_BOX = [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
 OBJECT = pa.struct(
     [
-        ("sprite", pa.string()),  # its id; null: a decoy, a patch of another background
-        ("image", pa.string()),  # below EXTRACTED: the sprite's part, or the decoy's background
-        *((name, pa.int32()) for name in ("source_x", "source_y", "source_width", "source_height")),  # a decoy's patch
-        *((name, pa.int32()) for name in ("x", "y", "width", "height")),  # where the whole image goes, scaled
-        *_BOX,  # the box of the edge: inside of it the object gives more than half of each pixel, outside less
-        ("shape", pa.string()),  # of the edge in that box, one of SHAPES
-        ("reach", pa.float32()),  # the seam's width across the edge, pixels
-        ("blending", pa.string()),  # one of BLENDINGS
-        ("match", pa.float32()),  # share of the difference to the surroundings' color that is taken over, 0…1
-        *((name, pa.float32()) for name in ("red", "green", "blue")),  # added to that
+        column("sprite", pa.string(), "id of the sprite; null: a distractor, a patch of another background"),
+        column("image", pa.string(), "path below EXTRACTED: of the sprite's part, or of the distractor's background"),
+        column("source_x", pa.int32(), "left edge of a distractor's patch in its background; of a sprite 0"),
+        column("source_y", pa.int32(), "upper edge of a distractor's patch in its background; of a sprite 0"),
+        column("source_width", pa.int32(), "of the sprite's whole image or the distractor's patch, pixels"),
+        column("source_height", pa.int32(), "of the sprite's whole image or the distractor's patch, pixels"),
+        column("x", pa.int32(), "where the left edge of the scaled image goes"),
+        column("y", pa.int32(), "where the upper edge of the scaled image goes"),
+        column("width", pa.int32(), "of the scaled image, pixels"),
+        column("height", pa.int32(), "of the scaled image, pixels"),
+        column("x_min", pa.float32(), "left side of the box of the edge: inside it the object gives most of a pixel"),
+        column("y_min", pa.float32(), "upper side of the box of the edge"),
+        column("x_max", pa.float32(), "right side of the box of the edge"),
+        column("y_max", pa.float32(), "lower side of the box of the edge"),
+        column("shape", pa.string(), "of the edge in that box: `box`, `rounded` or `oval`"),
+        column("reach", pa.float32(), "width of the seam across the edge, pixels"),
+        column("blending", pa.string(), "`hard`, `feathered`, `gaussian` or `poisson`"),
+        column("match", pa.float32(), "share of the difference to the surroundings' color that is taken over, 0…1"),
+        column("red", pa.float32(), "added to that, levels"),
+        column("green", pa.float32(), "added to that, levels"),
+        column("blue", pa.float32(), "added to that, levels"),
     ]
 )
-SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("variant", pa.int32()),  # images of one index differ in their blendings only
-        ("background", pa.string()),  # below EXTRACTED
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("objects", pa.list_(OBJECT)),  # in the order in which they are painted
-        ("labels", pa.list_(pa.struct([*LABEL, ("object", pa.int32())]))),  # object -1: in the background, real
-        ("wanted", pa.int32()),  # objects; those that found no place are missing
-        ("blur", pa.float32()),  # standard deviation in pixels, over the whole image; 0: none
-        ("noise", pa.int32()),  # standard deviation in gray levels; 0: none
-        ("noise_x", pa.int32()),  # where in the tile of noise the image begins
-        ("noise_y", pa.int32()),
-        ("quality", pa.int32()),  # of the JPEG
-    ]
+"""An object that is pasted: a sprite or a distractor, in pixels of the synthetic image."""
+PLAN_LABEL = pa.struct(
+    [*LABEL, column("object", pa.int32(), "number of its object; -1: it is in the background, real")]
 )
+"""A label of a synthetic image."""
+SCHEMA = schema(
+    column("index", pa.int64(), "number of the image"),
+    column("variant", pa.int32(), "images of one index differ in their blendings only"),
+    column("background", pa.string(), "path of the background below EXTRACTED"),
+    column("width", pa.int32(), "of the image, pixels"),
+    column("height", pa.int32(), "of the image, pixels"),
+    column("objects", pa.list_(OBJECT), "in the order in which they are painted"),
+    column("labels", pa.list_(PLAN_LABEL), "all labels of the image, shrunk to what can be seen"),
+    column("wanted", pa.int32(), "objects to paste; those that found no place are missing from `objects`"),
+    column("blur", pa.float32(), "standard deviation over the whole image, pixels; 0: none"),
+    column("noise", pa.int32(), "standard deviation, gray levels; 0: none"),
+    column("noise_x", pa.int32(), "where the image begins in the tile of noise"),
+    column("noise_y", pa.int32(), "where the image begins in the tile of noise"),
+    column("quality", pa.int32(), "of the JPEG"),
+)
+"""The plan: a row per image and variant."""
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -87,10 +101,10 @@ def part_uri(out: str, part: int) -> str:
 def write_part(uri: str, blocks: Iterable[pa.Table]) -> None:
     """Writes the tables of a part, whole, each as a row group."""
     buffer = io.BytesIO()
-    schema = plain_schema(SCHEMA).with_metadata({"depers.plan": str(VERSION)})
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+    written_schema = plain_schema(SCHEMA).with_metadata({"depers.plan": str(VERSION)})
+    with pq.ParquetWriter(buffer, written_schema, compression="zstd") as writer:
         for table in blocks:
-            writer.write_table(table.cast(schema), row_group_size=max(1, len(table)))
+            writer.write_table(table.cast(written_schema), row_group_size=max(1, len(table)))
     storage.write_bytes(uri, buffer.getvalue())
 
 

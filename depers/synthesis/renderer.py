@@ -28,10 +28,15 @@ from depers.reports import drawing
 from depers.runtime import units
 from depers.storage import tables
 from depers.synthesis import compositing, plan_table, planner, statistics
-from depers.synthesis.assets import Material
-from depers.synthesis.statistics import Tally
+from depers.synthesis.assets import Assets
+from depers.synthesis.statistics import DatasetStatistics
 
-RECORD = pa.schema([("path", pa.string()), ("objects", pa.int32()), ("labels", pa.int32()), ("bytes", pa.int64())])
+RECORD = tables.schema(
+    tables.column("path", pa.string(), "path of the image below `images/train`, also where the images are in tars"),
+    tables.column("objects", pa.int32(), "number of sprites in it"),
+    tables.column("labels", pa.int32(), "number of its labels"),
+    tables.column("bytes", pa.int64(), "size of the JPEG"),
+)
 """A unit's record: a row per image."""
 SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand images."""
@@ -42,7 +47,7 @@ _DECODED_BACKGROUNDS = 3  # images come in the order of their backgrounds
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
-class Job(NamedTuple):
+class RenderJob(NamedTuple):
     """Where a job's images go, and how many: `scenes`, each in `variants`. Travels to the workers."""
 
     out: str
@@ -68,15 +73,15 @@ class Job(NamedTuple):
         return (min(last * plan_table.BLOCK, self.scenes) - first * plan_table.BLOCK) * self.variants
 
 
-def plan_part(material: Material, recipe: planner.Recipe, job: Job, part: int) -> Tally:
+def plan_part(assets: Assets, recipe: planner.Recipe, job: RenderJob, part: int) -> DatasetStatistics:
     """Writes a part of the plan, unless it is there, and counts what it holds. Raises UserError as `open_part`."""
-    uri, found = plan_table.part_uri(job.out, part), Tally.none(job.class_count)
+    uri, found = plan_table.part_uri(job.out, part), DatasetStatistics.none(job.class_count)
     if storage.exists(uri):
         file, columns = plan_table.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
         for group in range(file.num_row_groups):
             found = found.plus(statistics.of_plan(file.read_row_group(group, columns), job.class_count))
         return found
-    blocks = [planner.plan_block(material, recipe, block, job.scenes) for block in range(*job.parts()[part])]
+    blocks = [planner.plan_block(assets, recipe, block, job.scenes) for block in range(*job.parts()[part])]
     plan_table.write_part(uri, blocks)
     for block in blocks:
         found = found.plus(statistics.of_plan(block, job.class_count))
@@ -93,7 +98,7 @@ def read_block(out: str, block: int) -> list[dict[str, Any]]:
 class Renderer:
     """Renders rows of a plan, keeping what was decoded for those that follow: all sprites of a small bank."""
 
-    def __init__(self, extracted: sprite_bank.Extracted) -> None:
+    def __init__(self, extracted: sprite_bank.SpriteBank) -> None:
         self._extracted = extracted
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
         self._part = lru_cache(_READ_PARTS)(self._read_part)
@@ -156,17 +161,17 @@ def label_text(row: dict[str, Any]) -> bytes:
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
 
 
-_renderers: list[tuple[sprite_bank.Extracted, Job, Renderer]] = []
+_renderers: list[tuple[sprite_bank.SpriteBank, RenderJob, Renderer]] = []
 
 
-def _renderer(extracted: sprite_bank.Extracted, job: Job) -> Renderer:
+def _renderer(extracted: sprite_bank.SpriteBank, job: RenderJob) -> Renderer:
     """This worker's renderer, which lives as long as it works for that job."""
     if not _renderers or _renderers[0][:2] != (extracted, job):
         _renderers[:] = [(extracted, job, Renderer(extracted))]
     return _renderers[0][2]
 
 
-def render_blocks(extracted: sprite_bank.Extracted, job: Job, first: int, last: int) -> int:
+def render_blocks(extracted: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int) -> int:
     """Makes the images of blocks `first` to `last` (not included) and their record, last. Gives their number."""
     cv2.setNumThreads(1)  # one task per core
     rows: list[dict[str, Any]] = []
@@ -182,7 +187,7 @@ def unit_name(first: int) -> str:
 
 
 def _rendered(
-    extracted: sprite_bank.Extracted, job: Job, first: int, last: int, rows: list[dict[str, Any]]
+    extracted: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes, bytes]]:
     """Name, JPEG and label text of each image; adds to the record's `rows`."""
     render = _renderer(extracted, job)
@@ -194,13 +199,13 @@ def _rendered(
             yield name, data, label_text(row)
 
 
-def _write_files(job: Job, _: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
+def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
     for name, data, text in images:
         storage.write_bytes(storage.join(job.out, "labels", "train", f"{name}.txt"), text)
         storage.write_bytes(storage.join(job.out, "images", "train", f"{name}.jpg"), data)
 
 
-def _write_shard(job: Job, first: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
+def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
     """One tar, whole: NAME.jpg and NAME.txt one after the other, as WebDataset groups them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -212,13 +217,13 @@ def _write_shard(job: Job, first: int, images: Iterator[tuple[str, bytes, bytes]
     storage.write_bytes(storage.join(job.out, "shards", f"{first // SHARD_BLOCKS:06d}.tar"), buffer.getvalue())
 
 
-def shard_names(job: Job) -> str | None:
+def shard_names(job: RenderJob) -> str | None:
     """The tars, as WebDataset takes them; None where the images are files."""
     last = len(job.units()) - 1
     return f"shards/{{000000..{last:06d}}}.tar" if job.shards else None
 
 
-def sheet(extracted: sprite_bank.Extracted, job: Job, names: Sequence[str]) -> NDArray[np.uint8]:
+def sheet(extracted: sprite_bank.SpriteBank, job: RenderJob, names: Sequence[str]) -> NDArray[np.uint8]:
     """Two dozen images from all of the run, with their boxes, side by side; uint8 RGB."""
     indices = sorted({round(i) for i in np.linspace(0, job.scenes - 1, min(_SHOWN, job.scenes))})
     shown, captions = [], []
@@ -227,7 +232,7 @@ def sheet(extracted: sprite_bank.Extracted, job: Job, names: Sequence[str]) -> N
         image = decoding.decode(Renderer(extracted)(row), float("inf")).rgb()
         found = [names[label["class_id"]] for label in row["labels"]]
         boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
-        least = row["width"] / 16  # the names of small things would hide them; colors tell
+        least = row["width"] / 16  # the names of small instances would hide them; colors tell
         texts = [name if box[2] - box[0] > least else "" for name, box in zip(found, boxes, strict=True)]
         shown.append(drawing.draw_boxes(image, boxes, texts, [drawing.color(name) for name in found]))
         captions.append(f"{plan_table.file_name(index, 0, job.variants)}.jpg")

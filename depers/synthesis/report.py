@@ -13,9 +13,9 @@ from depers.synthesis import statistics
 
 def make_report(
     options: Any,
-    extracted: sprite_bank.Extracted,
-    real: statistics.Tally,
-    made: statistics.Tally,
+    extracted: sprite_bank.SpriteBank,
+    real: statistics.DatasetStatistics,
+    made: statistics.DatasetStatistics,
     images: NDArray[np.uint8],
 ) -> str:
     """The HTML page: a sheet of images with their labels, and how they compare with the real ones."""
@@ -26,7 +26,7 @@ def make_report(
     )
     counts = [
         ("objects pasted", made.objects), ("objects that found no place", made.wanted - made.objects),
-        ("unlabelled decoys", made.decoys), ("labels", int(made.classes.sum())),
+        ("unlabelled distractors", made.distractors), ("labels", int(made.classes.sum())),
     ]  # fmt: skip
     note = page.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
     return page.render(

@@ -16,7 +16,7 @@ _SHOWN_CLASSES = 40
 
 
 @dataclass(frozen=True)
-class Tally:
+class DatasetStatistics:
     """Counts of labels by class id, by side, by middle and foot, and of images by their objects; int64 all.
 
     Sides are the root of a box's share of the image; a foot is its lower edge.
@@ -30,25 +30,27 @@ class Tally:
     images: int = 0
     objects: int = 0
     wanted: int = 0
-    decoys: int = 0
+    distractors: int = 0
 
     @classmethod
-    def none(cls, class_count: int) -> "Tally":
+    def none(cls, class_count: int) -> "DatasetStatistics":
         """Nothing counted yet."""
         bins = class_count, len(SIZES) - 1, len(SHARES) - 1, len(SHARES) - 1, len(SCENES) - 1
         classes, sizes, centers_x, feet_y, scenes = (np.zeros(count, np.int64) for count in bins)
         return cls(classes, sizes, centers_x, feet_y, scenes)
 
-    def plus(self, other: "Tally") -> "Tally":
+    def plus(self, other: "DatasetStatistics") -> "DatasetStatistics":
         """Both together."""
-        return Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+        return DatasetStatistics(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        )
 
 
-def _count(class_ids: NDArray[np.int64], shares_xyxy: NDArray[np.float64], class_count: int) -> Tally:
+def _count(class_ids: NDArray[np.int64], shares_xyxy: NDArray[np.float64], class_count: int) -> DatasetStatistics:
     """Counts of boxes, whose corners (N, 4) are shares of their images' sides."""
     x0, y0, x1, y1 = shares_xyxy.T
     return replace(
-        Tally.none(class_count),
+        DatasetStatistics.none(class_count),
         classes=np.bincount(class_ids, minlength=class_count).astype(np.int64),
         sizes=np.histogram(np.sqrt((x1 - x0) * (y1 - y0)).clip(SIZES[0], SIZES[-1]), SIZES)[0].astype(np.int64),
         centers_x=np.histogram(((x0 + x1) / 2).clip(0, 1), SHARES)[0].astype(np.int64),
@@ -71,7 +73,7 @@ def _normalize(corners_xyxy: NDArray[np.float64], images: pa.Table, rows: NDArra
         corners_xyxy[:, axis::2] /= images[name].to_numpy()[rows][:, None]
 
 
-def of_images(images: pa.Table, class_count: int) -> Tally:
+def of_images(images: pa.Table, class_count: int) -> DatasetStatistics:
     """The real images, as the bank's table of backgrounds has them, and all their labels."""
     ids, corners, rows = _boxes(images["scene"].combine_chunks())
     _normalize(corners, images, rows)
@@ -80,7 +82,7 @@ def of_images(images: pa.Table, class_count: int) -> Tally:
     return replace(counted, scenes=np.histogram(scenes, SCENES)[0], images=len(scenes), objects=int(scenes.sum()))
 
 
-def of_plan(rows: pa.Table, class_count: int) -> Tally:
+def of_plan(rows: pa.Table, class_count: int) -> DatasetStatistics:
     """Images of a plan, each variant for itself."""
     ids, corners, parents = _boxes(rows["labels"].combine_chunks())
     _normalize(corners, rows, parents)
@@ -94,16 +96,16 @@ def of_plan(rows: pa.Table, class_count: int) -> Tally:
         images=len(rows),
         objects=int(pasted.sum()),
         wanted=int(rows["wanted"].to_numpy().sum()),
-        decoys=int((~pasted).sum()),
+        distractors=int((~pasted).sum()),
     )
 
 
-def compare(names: tuple[str, ...], real: Tally, made: Tally) -> Markup:
+def compare(names: tuple[str, ...], real: DatasetStatistics, made: DatasetStatistics) -> Markup:
     """Table and histograms of real against synthetic, as HTML for a report."""
     shown = [number for number in range(len(names)) if real.classes[number] or made.classes[number]]
     shown = sorted(shown, key=lambda number: -int(real.classes[number]))[:_SHOWN_CLASSES]
 
-    def shares(tally: Tally) -> list[float]:
+    def shares(tally: DatasetStatistics) -> list[float]:
         return [100 * float(tally.classes[number]) / max(1, int(tally.classes.sum())) for number in shown]
 
     rows = [(names[number], int(real.classes[number]), int(made.classes[number])) for number in shown]

@@ -76,8 +76,8 @@ def tree(root: Path | str) -> dict[str, bytes]:
     return results
 
 
-def read(root: Path | str) -> tuple[sprite_bank.Extracted, list[dict[str, Any]], list[dict[str, Any]]]:
-    extracted = sprite_bank.open_extracted(str(root))
+def read(root: Path | str) -> tuple[sprite_bank.SpriteBank, list[dict[str, Any]], list[dict[str, Any]]]:
+    extracted = sprite_bank.open_bank(str(root))
     sprites = sprite_bank.read_sprites(extracted, sprite_bank.SPRITES.names).to_pylist()
     return extracted, sprite_bank.read_backgrounds(extracted).to_pylist(), sprites
 
@@ -175,7 +175,7 @@ def test_the_same_bytes_with_one_worker_and_from_s3_to_s3(
         storage.write_bytes(f"{s3_bucket}/a b/{path.relative_to(dataset)}", path.read_bytes())
     assert extract.run(Options(f"{s3_bucket}/a b", f"{s3_bucket}/out", group_by=r"^cam\d")) == 0
     assert tree(f"{s3_bucket}/out") == tree(done)
-    assert sprite_bank.open_extracted(f"{s3_bucket}/out").dataset == f"{s3_bucket}/a b"
+    assert sprite_bank.open_bank(f"{s3_bucket}/out").dataset == f"{s3_bucket}/a b"
 
 
 def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path:
     before = run_and_kill(out, "extract", str(dataset), str(out), "--group-by", r"^cam\d", "--workers", "1")
     assert not (out / "extract.json").exists()
     with pytest.raises(UserError, match="the extraction is not finished"):
-        sprite_bank.open_extracted(str(out))
+        sprite_bank.open_bank(str(out))
     assert extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")) == 0
     assert records(out).items() >= before.items()
     assert tree(out) == tree(done)
@@ -230,7 +230,7 @@ def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
     text = capsys.readouterr()
     assert "failed: cam0/empty.png: the file is empty" in text.err
-    assert "8 images: 5 backgrounds, 0 left out, 3 failed; " in text.out.splitlines()[-1]
+    assert "8 images: 5 backgrounds, 0 skipped, 3 failed; " in text.out.splitlines()[-1]
     for path in root.glob("images/train/*/*"):
         path.write_bytes(b"")
     assert "no image can be used, such as cam0/broken.jpg: the file is empty" in error_of(
@@ -280,12 +280,12 @@ def test_coverage_size_and_marks_are_counted(tmp_path: Path) -> None:
     one(root, labelled((CAR, (10, 10, 60, 60)), (CAR, (10, 10, 60, 60)), (FACE, (90, 10, 99, 30))), "b.png")
     assert extract.run(Options(str(root), str(tmp_path / "out"))) == 0
     extracted, backgrounds, sprites = read(tmp_path / "out")
-    assert [row["status"] for row in backgrounds] == ["left out", "used"]
+    assert [row["status"] for row in backgrounds] == ["skipped", "used"]
     assert backgrounds[0]["reason"] == "labelled boxes cover more than 60%"
     assert backgrounds[0]["coverage"] == pytest.approx(0.7) and backgrounds[0]["path"] is None
     assert [sprite["class_id"] for sprite in sprites] == [CAR, CAR]  # the double counts once
-    assert {name: extracted.counts[name] for name in ("left_out", "too_small", "truncated", "mostly_hidden")} == {
-        "left_out": 1,
+    assert {name: extracted.counts[name] for name in ("skipped", "too_small", "truncated", "mostly_hidden")} == {
+        "skipped": 1,
         "too_small": 2,
         "truncated": 1,
         "mostly_hidden": 0,
@@ -389,10 +389,10 @@ def test_a_background_in_which_something_is_found_is_left_out(
         "labelled boxes cover more than 60%",
     ]
     assert sprites and not (tmp_path / "out/backgrounds").exists()
-    assert "no backgrounds: every image was left out or failed" in capsys.readouterr().out
+    assert "no backgrounds: every image was skipped or failed" in capsys.readouterr().out
     unsure = Options(str(root), str(tmp_path / "two"), weights=(f"{weights}:person=human",), confidence=0.99, imgsz=320)
     assert extract.run(unsure) == 0
-    assert [row["status"] for row in read(tmp_path / "two")[1]] == ["used", "left out"]
+    assert [row["status"] for row in read(tmp_path / "two")[1]] == ["used", "skipped"]
     wrong = error_of(Options(str(root), str(tmp_path / "three"), weights=(weights,), imgsz=320))
     assert wrong.startswith(
         "--weights must know a class of the dataset (car, head, face, human, carplate), but know person"

@@ -18,7 +18,7 @@ import pytest
 import simplejpeg
 
 from depers import storage
-from depers.commands.synthesize import Options, read_material, run
+from depers.commands.synthesize import Options, read_assets, run
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import CLASSES, pairs, read_labels
@@ -60,7 +60,7 @@ def contents(out: str, *folders: str) -> dict[str, bytes]:
         ({"seed": -1}, "--seed must be at least 0"),
         ({"balance": 1.5}, "--balance must be between 0 and 1, but got 1.5"),
         ({"max_overlap": -0.1}, "--max-overlap must be between 0 and 1"),
-        ({"decoys": 11.0}, "--decoys must be between 0 and 10"),
+        ({"distractors": 11.0}, "--distractors must be between 0 and 10"),
         ({"quality": 101}, "--quality must be between 1 and 100"),
         ({"blending": ("hard", "hard")}, "--blending must be different values"),
         ({"out": "ftp://x"}, "OUT must be a path or an s3:// URI"),
@@ -122,9 +122,9 @@ def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path,
     assert contents(first) == expected and not left.exists()
     assert Path(first, "images/train/synthetic/000000/000000003.jpg").stat().st_mtime_ns == kept
     # One process, all blocks in one go, fewer images.
-    opened, options = sprite_bank.open_extracted(extracted), Options(extracted, second, count=75)
+    opened, options = sprite_bank.open_bank(extracted), Options(extracted, second, count=75)
     job = renderer.Job(second, 75, 1, False, len(CLASSES))
-    renderer.plan_part(read_material(opened, options), options.recipe(), job, 0)
+    renderer.plan_part(read_assets(opened, options), options.recipe(), job, 0)
     assert renderer.render_blocks(opened, job, 0, 2) == 75
     few = contents(second)
     assert len(few) == 150 and few == {path: expected[path] for path in few}
@@ -196,7 +196,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path: Path, extrac
     refused("but none of 3 is", make_bank(str(tmp_path / "hidden"), sprites=hidden))
     refused("all 3 are hidden by more than", str(tmp_path / "hidden" / "extracted"), classes=("car",))
     refused("must hold sprites, but there is none", make_bank(str(tmp_path / "bare"), sprites=[]))
-    nothing = [drawn.background(n, status="left out", path=None) for n in range(3)]
+    nothing = [drawn.background(n, status="skipped", path=None) for n in range(3)]
     refused("must hold backgrounds, but all 5", make_bank(str(tmp_path / "full"), backgrounds=nothing))
     leaked = [drawn.sprite(n, 0, (40, 20), split="val") for n in range(3)]
     refused("must be of the split train", make_bank(str(tmp_path / "leak"), sprites=leaked))

@@ -86,17 +86,17 @@ def background(number: int, size_wh: tuple[int, int] = SCENE_WH, **changed: Any)
 
 
 def seen(class_id: int, box: Box, truncated: bool = False, outer: bool = True) -> dict[str, Any]:
-    """A label of a source, as `bank.SEEN`."""
+    """A label of a source, as `sprite_bank.SOURCE_LABEL`."""
     return {**label(class_id, box), "outer": outer, "truncated": truncated}
 
 
 def with_scenes(sprites: Sequence[Mapping[str, Any]], backgrounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all images: the backgrounds, and the sprites' sources left out as such, with their labels."""
+    """The rows of all images: the backgrounds, and the sprites' sources as skipped ones, with their labels."""
     rows = {row["source"]: {**row, "scene": list(row.get("scene", []))} for row in backgrounds}
     for each in sprites:
         if each["source"] not in rows:
-            left_out = {"source": each["source"], "group": each["group"], "status": "left out", "scene": []}
-            rows[each["source"]] = left_out | {"width": each["source_width"], "height": each["source_height"]}
+            skipped = {"source": each["source"], "group": each["group"], "status": "skipped", "scene": []}
+            rows[each["source"]] = skipped | {"width": each["source_width"], "height": each["source_height"]}
         corner = each["source_x"], each["source_y"]
         for number, part in enumerate(each["labels"]):
             box = [part[n] + corner[i % 2] for i, n in enumerate(("x_min", "y_min", "x_max", "y_max"))]
@@ -135,7 +135,7 @@ def write_bank(
         written.append(f"sprites/{part:03d}.parquet")
         tables.write_table(storage.join(root, written[-1]), pa.Table.from_pylist(rows, schema=sprite_bank.SPRITES))
     counts = {"backgrounds": len(backgrounds), "sprites": len(sprites)}
-    sprite_bank.write_extracted(sprite_bank.Extracted(root, tuple(names), dataset, {}, counts, tuple(written)))
+    sprite_bank.write_marker(sprite_bank.SpriteBank(root, tuple(names), dataset, {}, counts, tuple(written)))
     return root
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from depers import storage
 from depers.datasets import sprite_bank
-from depers.datasets.sprite_bank import BACKGROUNDS, METADATA, SPRITES, Extracted
+from depers.datasets.sprite_bank import BACKGROUNDS, METADATA, SPRITES, SpriteBank
 from depers.errors import UserError
 from depers.storage import tables
 
@@ -26,19 +26,19 @@ def sprite(name: str, source: str, **changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def extracted(tmp_path: Path) -> Extracted:
+def extracted(tmp_path: Path) -> SpriteBank:
     root = str(tmp_path / "extracted")
     rows = {PARTS[0]: [sprite("2", "b.jpg"), sprite("1", "b.jpg")], PARTS[1]: [sprite("3", "a.jpg")]}
     for part, sprites in rows.items():
         tables.write_table(f"{root}/{part}", pa.Table.from_pylist(sprites, SPRITES))
     tables.write_table(f"{root}/backgrounds.parquet", BACKGROUNDS.empty_table())
-    written = Extracted(root, ("car", "ü"), "/data", {"fill": "smooth"}, {"sprites": 3}, PARTS)
-    sprite_bank.write_extracted(written)
+    written = SpriteBank(root, ("car", "ü"), "/data", {"fill": "smooth"}, {"sprites": 3}, PARTS)
+    sprite_bank.write_marker(written)
     return written
 
 
-def test_what_is_read_is_what_was_written(extracted: Extracted) -> None:
-    assert sprite_bank.open_extracted(extracted.root + "/") == extracted
+def test_what_is_read_is_what_was_written(extracted: SpriteBank) -> None:
+    assert sprite_bank.open_bank(extracted.root + "/") == extracted
     assert sprite_bank.read_backgrounds(extracted).schema.equals(BACKGROUNDS)
     table = sprite_bank.read_sprites(extracted)
     assert tuple(table.column_names) == METADATA
@@ -49,24 +49,24 @@ def test_what_is_read_is_what_was_written(extracted: Extracted) -> None:
     assert sprite_bank.read_sprites(extracted._replace(parts=())).num_rows == 0
 
 
-def test_columns_that_a_later_version_adds_are_left_aside(extracted: Extracted) -> None:
+def test_columns_that_a_later_version_adds_are_left_aside(extracted: SpriteBank) -> None:
     uri = f"{extracted.root}/{PARTS[1]}"
     tables.write_table(uri, tables.read_table(uri).append_column("mask", pa.array([b""])))
     assert sprite_bank.read_sprites(extracted, SPRITES.names).schema.equals(SPRITES)
 
 
-def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
+def test_refusals_of_the_marker(extracted: SpriteBank, tmp_path: Path) -> None:
     marker = Path(extracted.root, "extract.json")
 
     def refused(root: object) -> str:
         with pytest.raises(UserError) as caught:
-            sprite_bank.open_extracted(str(root))
+            sprite_bank.open_bank(str(root))
         return str(caught.value)
 
     assert "but nothing is there" in refused(tmp_path / "none")
-    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 99}))
-    assert "version must be 2, but is 99" in refused(extracted.root)
-    for content in ("[1]", '{"version": 2}'):
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 2}))
+    assert "version must be 3, but is 2" in refused(extracted.root)
+    for content in ("[1]", '{"version": 3}'):
         marker.write_text(content)
         assert refused(extracted.root).startswith(f"{marker}: ")
     marker.write_text("{")
@@ -77,7 +77,7 @@ def test_refusals_of_the_marker(extracted: Extracted, tmp_path: Path) -> None:
     assert "the extraction is not finished" in refused(extracted.root)
 
 
-def test_refusals_of_the_tables(extracted: Extracted) -> None:
+def test_refusals_of_the_tables(extracted: SpriteBank) -> None:
     uri = f"{extracted.root}/{PARTS[0]}"
     tables.write_table(uri, pa.Table.from_pylist([sprite("1", "v.jpg", split="val")], SPRITES))
     with pytest.raises(UserError, match=r"must be of the split train, but some are of val"):

@@ -9,14 +9,14 @@ from depers.boxes import covered
 from depers.datasets.labels import CLASSES
 from depers.datasets.sprite_bank import sprite_id
 from depers.errors import UserError
-from depers.extraction.nesting import NESTING, Sprite, group, parents, parse_nesting
+from depers.extraction.nesting import NESTING, NestedSprite, group, parents, parse_nesting
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
 NESTS = parse_nesting(NESTING, CLASSES)
 Box = tuple[float, float, float, float]
 
 
-def sprites(*labels: tuple[int, Box], margin: float = 0.1, size_wh: tuple[int, int] = (400, 300)) -> list[Sprite]:
+def sprites(*labels: tuple[int, Box], margin: float = 0.1, size_wh: tuple[int, int] = (400, 300)) -> list[NestedSprite]:
     ids = np.array([class_id for class_id, _ in labels], np.int64)
     return group(ids, np.array([box for _, box in labels], np.float32).reshape(-1, 4), size_wh, NESTS, margin)
 

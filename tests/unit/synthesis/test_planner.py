@@ -14,31 +14,31 @@ from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import sprite_id
 from depers.imaging import ycbcr
 from depers.synthesis import compositing, plan_table
-from depers.synthesis.assets import Material, background_number, make_material, sprite_weights, to_sprite
-from depers.synthesis.instances import Place, put
+from depers.synthesis.assets import Assets, background_number, make_assets, sprite_weights, to_sprite
+from depers.synthesis.instances import Place, place_at
 from depers.synthesis.occlusion import Box, visible
-from depers.synthesis.placement import Rules, accept
+from depers.synthesis.placement import PlacementRules, accept
 from depers.synthesis.planner import PLACEMENTS, Recipe, plan_block
 
-RULES = Rules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
+RULES = PlacementRules(scale_jitter=0.2, max_overlap=0.4, min_visible=0.5)
 RECIPE = Recipe(3, 1, 4, None, 0.3, "scene", plan_table.BLENDINGS, True, 90, RULES)
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
-def material(
+def assets(
     sprites: list[dict[str, Any]], backgrounds: list[dict[str, Any]], parts: int = 3, balance: float = 0.5
-) -> Material:
+) -> Assets:
     names = [f"sprites/{number:03d}.parquet" for number in range(parts)]
     schema = pa.schema([sprite_bank.SPRITES.field(name) for name in sprite_bank.METADATA]).append(
         pa.field("part", pa.string())
     )
     rows = [{**row, "part": names[number * parts // len(sprites)]} for number, row in enumerate(sprites)]
     images = pa.Table.from_pylist(drawn.with_scenes(sprites, backgrounds), schema=sprite_bank.BACKGROUNDS)
-    return make_material(images, pa.Table.from_pylist(rows, schema=schema), balance)
+    return make_assets(images, pa.Table.from_pylist(rows, schema=schema), balance)
 
 
-def usual() -> Material:
-    return material(drawn.some_sprites(), [drawn.background(number) for number in range(5)])
+def usual() -> Assets:
+    return assets(drawn.some_sprites(), [drawn.background(number) for number in range(5)])
 
 
 boxes = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20)).map(
@@ -62,7 +62,7 @@ def test_visible_is_what_pixels_say(box: Box, covers: list[Box]) -> None:
 
 
 @st.composite
-def banks(draw: st.DrawFn) -> Material:
+def banks(draw: st.DrawFn) -> Assets:
     """Sprites of all kinds, also larger than the images, cut by their frames, without a margin."""
     rows = []
     for number in range(draw(st.integers(1, 6))):
@@ -84,7 +84,7 @@ def banks(draw: st.DrawFn) -> Material:
     size = draw(st.integers(60, 240)), draw(st.integers(60, 240))
     real: list[dict[str, Any]] = []
     scene: list[dict[str, Any]] = []
-    if draw(st.booleans()):  # a thing that is still there, as wide as it is high or as those of the bank
+    if draw(st.booleans()):  # a instance that is still there, as wide as it is high or as those of the bank
         x, y = draw(st.integers(0, 20)), draw(st.integers(0, 20))
         wide, high = draw(st.sampled_from([(25, 20), rows[0]["size_wh"]]))
         box = (float(x), float(y), float(min(x + wide, size[0])), float(min(y + high, size[1])))
@@ -93,12 +93,12 @@ def banks(draw: st.DrawFn) -> Material:
     grounds = [
         drawn.background(n, size, labels=real if n else [], objects=objects, scene=scene if n else []) for n in range(3)
     ]
-    return material(rows, grounds, parts=1)
+    return assets(rows, grounds, parts=1)
 
 
 recipes = st.builds(
     lambda seed, placement, overlap, least, blendings: RECIPE._replace(
-        seed=seed, placement=placement, blendings=tuple(blendings), rules=Rules(0.3, overlap, least)
+        seed=seed, placement=placement, blendings=tuple(blendings), rules=PlacementRules(0.3, overlap, least)
     ),
     st.integers(0, 99),
     st.sampled_from(PLACEMENTS),
@@ -153,7 +153,7 @@ def shown_of_background(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(banks(), recipes)
-def test_labels_are_where_the_pixels_are(found: Material, recipe: Recipe) -> None:
+def test_labels_are_where_the_pixels_are(found: Assets, recipe: Recipe) -> None:
     sprites = {row["id"]: row for row in found.sprites.to_pylist()}
     for row in plan_block(found, recipe, 0, 3).to_pylist():
         for label in row["labels"]:  # nothing outside the image
@@ -190,14 +190,14 @@ def test_labels_are_where_the_pixels_are(found: Material, recipe: Recipe) -> Non
 
 @settings(max_examples=20, deadline=None)
 @given(banks(), recipes)
-def test_nothing_covers_what_was_labelled_before(found: Material, recipe: Recipe) -> None:
+def test_nothing_covers_what_was_labelled_before(found: Assets, recipe: Recipe) -> None:
     for row in plan_block(found, recipe, 0, 3).to_pylist():
         for label in (label for label in row["labels"] if label["object"] < 0):
             for placed in row["objects"]:
                 apart = placed["x_min"] >= label["x_max"] or placed["x_max"] <= label["x_min"]
                 assert apart or placed["y_min"] >= label["y_max"] or placed["y_max"] <= label["y_min"]
         for placed in row["objects"]:
-            if placed["sprite"] is None:  # a decoy shows nothing labelled
+            if placed["sprite"] is None:  # a distractor shows nothing labelled
                 other = next(b for b in found.backgrounds.to_pylist() if b["path"] == placed["image"])
                 x0, y0 = placed["source_x"], placed["source_y"]
                 assert x0 >= 0 and x0 + placed["source_width"] <= other["width"]
@@ -232,7 +232,7 @@ def test_variants_differ_in_their_seams_only() -> None:
 def test_many_objects_in_a_image_each_with_labels_of_its_class() -> None:
     found = usual()
     sprites = {row["id"]: row for row in found.sprites.to_pylist()}
-    rows = plan_block(found, RECIPE._replace(objects=6, decoys=0.0), 0, 40).to_pylist()
+    rows = plan_block(found, RECIPE._replace(objects=6, distractors=0.0), 0, 40).to_pylist()
     counts = [len(row["objects"]) for row in rows]
     assert max(counts) == 6 and np.mean(counts) > 5.5
     assert {row["wanted"] for row in rows} == {6}
@@ -250,7 +250,7 @@ def test_scenes_are_as_full_as_real_ones() -> None:
     rows = [
         row
         for block in range(3)
-        for row in plan_block(material(drawn.some_sprites(), grounds), RECIPE, block, 999).to_pylist()
+        for row in plan_block(assets(drawn.some_sprites(), grounds), RECIPE, block, 999).to_pylist()
     ]
     wanted = np.bincount([row["wanted"] for row in rows], minlength=6) / len(rows)
     np.testing.assert_allclose(wanted[[0, 1, 5]], 1 / 3, atol=0.1)
@@ -271,8 +271,8 @@ def test_things_are_as_large_as_all_labels_say(sprite_heights: tuple[int, int], 
     ground = drawn.background(
         0, (640, 480), objects=4, scene=[drawn.seen(1, (300 - h, 200, 300, 200 + h)) for h in real]
     )
-    found = material(sprites, [ground])
-    rows = [row for n in range(4) for row in plan_block(found, RECIPE._replace(decoys=0.0), n, 999).to_pylist()]
+    found = assets(sprites, [ground])
+    rows = [row for n in range(4) for row in plan_block(found, RECIPE._replace(distractors=0.0), n, 999).to_pylist()]
     made, everything = heights(rows), np.concatenate([real, large])
     for quantile, close in ((0.25, 0.2), (0.5, 0.15), (0.75, 0.2)):
         assert np.quantile(made, quantile) == pytest.approx(np.quantile(everything, quantile), rel=close)
@@ -280,7 +280,7 @@ def test_things_are_as_large_as_all_labels_say(sprite_heights: tuple[int, int], 
 
 def test_only_what_is_high_becomes_an_oval() -> None:
     for size, some in (((40, 20), False), ((20, 40), True)):
-        rows = plan_block(material([drawn.sprite(0, 1, size)], [drawn.background(0)], parts=1), RECIPE, 0, 64)
+        rows = plan_block(assets([drawn.sprite(0, 1, size)], [drawn.background(0)], parts=1), RECIPE, 0, 64)
         shapes = [placed["shape"] for row in rows.to_pylist() for placed in row["objects"] if placed["sprite"]]
         assert ("oval" in shapes) == some and "rounded" in shapes
 
@@ -288,31 +288,33 @@ def test_only_what_is_high_becomes_an_oval() -> None:
 def test_large_sprites_are_scaled_not_dropped() -> None:
     huge = [drawn.sprite(number, 0, (900, 500), source_wh=(1920, 1080)) for number in range(3)]
     for placement in ("scene", "uniform"):
-        recipe = RECIPE._replace(objects=1, decoys=0.0, placement=placement)
-        rows = plan_block(material(huge, [drawn.background(0)]), recipe, 0, 30).to_pylist()
+        recipe = RECIPE._replace(objects=1, distractors=0.0, placement=placement)
+        rows = plan_block(assets(huge, [drawn.background(0)]), recipe, 0, 30).to_pylist()
         assert all(len(row["objects"]) == 1 for row in rows)
         assert all(placed["width"] <= 340 for row in rows for placed in row["objects"])
 
 
 def test_large_sprites_are_left_out_where_a_label_would_vanish() -> None:
     huge = drawn.sprite(0, 0, (900, 500), source_wh=(1920, 1080), parts=[(4, (0.5, 0.5, 0.51, 0.51))])
-    rows = plan_block(material([huge], [drawn.background(0)], parts=1), RECIPE._replace(objects=1), 0, 9).to_pylist()
+    rows = plan_block(assets([huge], [drawn.background(0)], parts=1), RECIPE._replace(objects=1), 0, 9).to_pylist()
     assert all(row["wanted"] == 1 and not row["labels"] for row in rows)
 
 
 def test_crowded_things_are_left_out_and_counted() -> None:
-    rows = plan_block(usual(), RECIPE._replace(objects=60, decoys=0.0, rules=Rules(0.0, 0.0, 0.9)), 0, 3).to_pylist()
+    rows = plan_block(
+        usual(), RECIPE._replace(objects=60, distractors=0.0, rules=PlacementRules(0.0, 0.0, 0.9)), 0, 3
+    ).to_pylist()
     assert all(row["wanted"] == 60 and 5 < len(row["objects"]) < 60 for row in rows)
 
 
 def test_things_stand_where_their_class_does() -> None:
     sprites = [drawn.sprite(n, 0, (40, 20), corner=(30 + n, 180)) for n in range(10)]
     sprites += [drawn.sprite(10 + n, 1, (20, 20), corner=(250 - n, 20)) for n in range(10)]
-    found = material(sprites, [drawn.background(number + 50) for number in range(4)])
-    rows = plan_block(found, RECIPE._replace(objects=4, decoys=0.0), 0, 64).to_pylist()
+    found = assets(sprites, [drawn.background(number + 50) for number in range(4)])
+    rows = plan_block(found, RECIPE._replace(objects=4, distractors=0.0), 0, 64).to_pylist()
     feet = {c: [b["y_max"] for row in rows for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
     assert np.mean(feet[0]) > 180 and np.mean(feet[1]) < 60
-    anywhere = plan_block(found, RECIPE._replace(objects=4, decoys=0.0, placement="uniform"), 0, 64).to_pylist()
+    anywhere = plan_block(found, RECIPE._replace(objects=4, distractors=0.0, placement="uniform"), 0, 64).to_pylist()
     feet = {c: [b["y_max"] for row in anywhere for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
     assert abs(np.mean(feet[0]) - np.mean(feet[1])) < 25
 
@@ -324,8 +326,8 @@ def test_things_are_exchanged_for_others_of_their_kind(kept: bool) -> None:
     scene = [drawn.seen(0, car), drawn.seen(2, face), drawn.seen(0, truck)]  # no sprite is a face, or as high
     labels = [{k: v for k, v in one.items() if k not in ("outer", "truncated")} for one in scene] if kept else []
     grounds = [drawn.background(n + 50, scene=scene, labels=labels) for n in range(2)]
-    found = material(sprites, grounds)
-    recipe = RECIPE._replace(decoys=0.0, placement="exchange")
+    found = assets(sprites, grounds)
+    recipe = RECIPE._replace(distractors=0.0, placement="exchange")
     rows = plan_block(found, recipe, 0, 30).to_pylist()
     assert len({row["objects"][0]["sprite"] for row in rows}) > 3
     for row in rows:
@@ -344,7 +346,7 @@ def test_nothing_is_exchanged_for_itself() -> None:
     one = drawn.sprite(0, 0, (40, 20), source="a.jpg", id=sprite_id("a.jpg", 0, box))
     grounds = [drawn.background(n, source=source) for n, source in enumerate(("a.jpg", "b.jpg"))]
     grounds[1]["scene"] = [drawn.seen(0, box)]
-    rows = plan_block(material([one], grounds, parts=1), RECIPE._replace(decoys=0.0, placement="exchange"), 0, 16)
+    rows = plan_block(assets([one], grounds, parts=1), RECIPE._replace(distractors=0.0, placement="exchange"), 0, 16)
     assert {(row["background"], len(row["objects"])) for row in rows.to_pylist()} == {
         ("backgrounds/000.jpg", 0),
         ("backgrounds/001.jpg", 1),
@@ -357,7 +359,9 @@ def test_what_is_exchanged_is_hardly_larger(size_wh: tuple[int, int]) -> None:
     sprites = [drawn.sprite(n, 1, (wide * (8 + n) // 8, high * (10 - n) // 8)) for n in range(5)]
     box = (50.0, 40.0, 50.0 + wide, 40.0 + high)
     grounds = [drawn.background(n + 50, scene=[drawn.seen(1, box)]) for n in range(2)]
-    rows = plan_block(material(sprites, grounds), RECIPE._replace(decoys=0.0, placement="exchange"), 0, 40).to_pylist()
+    rows = plan_block(
+        assets(sprites, grounds), RECIPE._replace(distractors=0.0, placement="exchange"), 0, 40
+    ).to_pylist()
     areas = [(b["x_max"] - b["x_min"]) * (b["y_max"] - b["y_min"]) for row in rows for b in row["labels"]]
     assert len(areas) > 30 and max(areas) < 1.65 * wide * high
 
@@ -366,20 +370,20 @@ def test_nothing_is_exchanged_where_a_neighbor_would_be_hidden_in_part() -> None
     car, plate = (100.0, 150.0, 140.0, 170.0), (136.0, 160.0, 150.0, 166.0)
     scene = [drawn.seen(0, car), drawn.seen(4, plate)]
     labels = [drawn.label(0, car), drawn.label(4, plate)]
-    found = material([drawn.sprite(0, 0, (40, 20))], [drawn.background(50, scene=scene, labels=labels)], parts=1)
-    rows = plan_block(found, RECIPE._replace(decoys=0.0, placement="exchange"), 0, 20).to_pylist()
+    found = assets([drawn.sprite(0, 0, (40, 20))], [drawn.background(50, scene=scene, labels=labels)], parts=1)
+    rows = plan_block(found, RECIPE._replace(distractors=0.0, placement="exchange"), 0, 20).to_pylist()
     assert all(not row["objects"] and len(row["labels"]) == 2 for row in rows)
 
 
 def test_cut_sprites_stay_at_their_edge() -> None:
     cut = drawn.sprite(0, 0, (60, 30), margin=0, corner=(0, 100), truncated=True)
-    rows = plan_block(material([cut], [drawn.background(0)], parts=1), RECIPE._replace(objects=1, decoys=0.0), 0, 20)
+    rows = plan_block(assets([cut], [drawn.background(0)], parts=1), RECIPE._replace(objects=1, distractors=0.0), 0, 20)
     assert {label["x_min"] for row in rows.to_pylist() for label in row["labels"] if label["class_id"] == 0} == {0.0}
 
 
 @pytest.mark.parametrize("labels", [[], [drawn.label(0, (5.0, 5.0, 30.0, 25.0))]])
 def test_columns_are_those_of_rows(labels: list[dict[str, Any]]) -> None:
-    found = material(drawn.some_sprites(), [drawn.background(n, labels=labels) for n in range(3)])
+    found = assets(drawn.some_sprites(), [drawn.background(n, labels=labels) for n in range(3)])
     table = plan_block(found, RECIPE, 0, 9)
     rows = table.to_pylist()
     assert {bool(row["objects"]) for row in rows} == {True}
@@ -405,8 +409,8 @@ def test_balance_pastes_rare_classes_more_often() -> None:
     sprites += [drawn.sprite(57 + n, 1, (20, 20), corner=(250 - n, 90)) for n in range(3)]
     heads = []
     for balance in (0.0, 0.5, 1.0):
-        found = material(sprites, [drawn.background(0)], balance=balance)
-        rows = plan_block(found, RECIPE._replace(objects=5, decoys=0.0), 0, 64).to_pylist()
+        found = assets(sprites, [drawn.background(0)], balance=balance)
+        rows = plan_block(found, RECIPE._replace(objects=5, distractors=0.0), 0, 64).to_pylist()
         ids = [label["class_id"] for row in rows for label in row["labels"] if label["class_id"] in (0, 1)]
         heads.append(ids.count(1) / len(ids))
     assert heads[0] < 0.12 and 0.12 < heads[1] < 0.33 and 0.36 < heads[2] < 0.64
@@ -421,16 +425,16 @@ def test_backgrounds_take_turns() -> None:
 @pytest.mark.parametrize(
     ("rules", "second", "expected"),
     [
-        (Rules(0, 1.0, 0.5), (0.5, 0.65, 0.25), True),  # stands before the lower part, not the head
-        (Rules(0, 0.3, 0.5), (0.5, 0.65, 0.25), False),  # overlaps by more
-        (Rules(0, 1.0, 0.9), (0.5, 0.65, 0.25), False),  # leaves too little
-        (Rules(0, 0.0, 0.9), (0.9, 0.65, 0.25), True),  # beside
+        (PlacementRules(0, 1.0, 0.5), (0.5, 0.65, 0.25), True),  # stands before the lower part, not the head
+        (PlacementRules(0, 0.3, 0.5), (0.5, 0.65, 0.25), False),  # overlaps by more
+        (PlacementRules(0, 1.0, 0.9), (0.5, 0.65, 0.25), False),  # leaves too little
+        (PlacementRules(0, 0.0, 0.9), (0.9, 0.65, 0.25), True),  # beside
     ],
 )
-def test_accept(rules: Rules, second: tuple[float, float, float], expected: bool) -> None:
+def test_accept(rules: PlacementRules, second: tuple[float, float, float], expected: bool) -> None:
     human = to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
-    first = put(human, Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
-    other = put(human, Place(*second), 1.0, (320, 240), 0.0)
+    first = place_at(human, Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
+    other = place_at(human, Place(*second), 1.0, (320, 240), 0.0)
     assert first and other
     assert accept(other, [first], [], rules) == expected
     assert (first.covers == [other]) == (expected and second[0] == 0.5)
