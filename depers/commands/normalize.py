@@ -24,14 +24,14 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
 from depers.normalization import report
-from depers.normalization.assignment import Plan, refuse_leftovers, split_anew, split_as_found, tasks_of
-from depers.normalization.catalog import Catalogue, class_meanings
+from depers.normalization.assignment import Assignment, make_tasks, refuse_leftovers, split_at_random, split_by_folders
+from depers.normalization.catalog import Catalog, find_class_meanings
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
 from depers.normalization.reading import BACKGROUND, UNLABELLED, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
-from depers.normalization.sources import AUTO, LabelSet, open_set, parse_added, parse_class_map, prefixes
-from depers.normalization.writing import Task, unit_name, write_problems, write_unit
+from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
+from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, option, seed_option
 from depers.runtime import progress, units
 from depers.runtime.tasks import run_tasks
@@ -123,39 +123,40 @@ def open_sets(options: Options) -> list[LabelSet]:
         raise UserError(f"RAW and --add must differ, but got {', '.join(uri for uri, _ in sources)}")
     return [
         open_set(storage.absolute(uri), prefix, options.format, options.classes, class_map, options.label_files)
-        for (uri, class_map), prefix in zip(sources, prefixes([uri for uri, _ in sources]), strict=True)
+        for (uri, class_map), prefix in zip(sources, choose_prefixes([uri for uri, _ in sources]), strict=True)
     ]
 
 
 def run(options: Options) -> int:
     """Writes the dataset with Ray tasks; 3 where images or their labels were unusable, or --strict objects."""
     out = storage.absolute(storage.check(options.out, "OUT"))
-    catalogue = Catalogue(open_sets(options))
+    catalog = Catalog(open_sets(options))
     with (
         tempfile.TemporaryDirectory(prefix="depers-labels-") as folder,
         contextlib.closing(LabelIndex(Path(folder, "labels.sqlite"))) as index,
     ):
-        read = read_labels(index, catalogue, run_tasks, options.unlabelled)
-        meanings = class_meanings(index, catalogue, options.classes)
-        plan = _plan(options, catalogue, index, read.unread | read.left_out, meanings.class_ids)
+        skipped = read_labels(index, catalog, options.unlabelled)
+        meanings = find_class_meanings(index, catalog, options.classes)
+        assignment = _assign(options, catalog, index, skipped.unreadable | skipped.unlabelled, meanings.class_ids)
         units.claim(out, {name: value for name, value in asdict(options).items() if name in _DECISIVE})
-        refuse_leftovers(out, plan)
+        refuse_leftovers(out, assignment)
         storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
-        tasks = tasks_of(catalogue, plan, meanings.class_ids, index)
-        statistics = _write(out, options, tasks, plan.total, index)
+        tasks = make_tasks(catalog, assignment, meanings.class_ids, index)
+        statistics = _write(out, options, tasks, assignment.total, index)
         kinds = index.problem_kinds()
         with storage.translated_write_errors(out):
             problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
     if not statistics.images.total():
-        first = min((first for _, _, _, first in kinds), default=Problem("", 0, "", ""))
-        raise UserError(f"{options.raw}: no image can be used, such as {first.path}: {first.found or first.kind}")
-    labelled = catalogue.labelled(options.classes)
+        first = min((first for _, _, _, first in kinds), default=None)
+        example = f", such as {first.path}: {first.detail or first.kind}" if first else ""
+        raise UserError(f"{options.raw}: no image can be used{example}")
+    labelled = catalog.labelled(options.classes)
     with storage.translated_write_errors(out):
         _report(out, options.classes, statistics, labelled, kinds)
-    print(report.summary(statistics, options.classes, labelled))
-    tested = len(catalogue.images) - plan.total - len(read.unread | read.left_out)
-    notes = [*meanings.notes, *([f"left out, as --keep-splits says: {tested} images in test"] if tested else [])]
-    for line in (*notes, report.problem_text(kinds)):
+    print(report.format_summary(statistics, options.classes, labelled))
+    tested = len(catalog.images) - assignment.total - len(skipped.unreadable | skipped.unlabelled)
+    notes = [*meanings.notes, *([f"skipped, as --keep-splits says: {tested} images in test"] if tested else [])]
+    for line in (*notes, report.format_problems(kinds)):
         print(line, end="\n" if line else "")
     print(f"report: {storage.join(options.out, 'report.html')}")
     print(f"{problems} problems: {storage.join(options.out, 'problems.parquet')}", flush=True)
@@ -163,26 +164,35 @@ def run(options: Options) -> int:
         print("--strict: the dataset is left without data.yaml", flush=True)
         return 3
     write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
-    return 3 if read.unread or statistics.left_out else 0
+    return 3 if skipped.unreadable or statistics.skipped else 0
 
 
-def _plan(
-    options: Options, catalogue: Catalogue, index: LabelIndex, left_out: set[int], class_ids: Mapping[int, int]
-) -> Plan:
+def _assign(
+    options: Options, catalog: Catalog, index: LabelIndex, skipped: set[int], class_ids: Mapping[int, int]
+) -> Assignment:
     if options.keep_splits:
-        return split_as_found(catalogue, left_out)
-    how = (options.val_fraction, options.seed, options.group_by)
-    return split_anew(catalogue, left_out, class_ids, index, how)
+        return split_by_folders(catalog, skipped)
+    return split_at_random(
+        catalog,
+        skipped,
+        class_ids,
+        index,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        group_by=options.group_by,
+    )
 
 
-def _write(out: str, options: Options, tasks: Iterator[Task], total: int, index: LabelIndex) -> report.Statistics:
+def _write(
+    out: str, options: Options, tasks: Iterator[ImageTask], total: int, index: LabelIndex
+) -> report.DatasetStatistics:
     """Writes all units but those that an earlier run has recorded; their problems go into the index."""
-    statistics = report.Statistics(len(options.classes))
+    statistics = report.DatasetStatistics(len(options.classes))
     done = units.recorded(out)
 
-    def calls() -> Iterator[tuple[str, str, str, list[Task]]]:
+    def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
         while part := list(itertools.islice(tasks, _CHUNK)):
-            name = unit_name(part, options.exif_frame)
+            name = make_unit_name(part, options.exif_frame)
             if name in done:
                 count(tables.read_table(units.record_uri(out, name)))
             else:
@@ -204,13 +214,13 @@ def _write(out: str, options: Options, tasks: Iterator[Task], total: int, index:
 def _report(
     out: str,
     classes: Sequence[str],
-    statistics: report.Statistics,
+    statistics: report.DatasetStatistics,
     labelled: Mapping[str, Sequence[str]],
     kinds: report.Kinds,
 ) -> None:
     """Writes OUT/report.html and OUT/sheet.jpg."""
-    drawn = report.draw_shown(out, statistics, classes)
+    drawn = report.draw_samples(out, statistics, classes)
     html = report.make_report(statistics, classes, labelled, kinds, drawn)
     storage.write_bytes(storage.join(out, "report.html"), html.encode())
-    sheet = np.ascontiguousarray(report.sheet(drawn))
+    sheet = np.ascontiguousarray(report.make_sheet(drawn))
     storage.write_bytes(storage.join(out, "sheet.jpg"), simplejpeg.encode_jpeg(sheet, 88, "RGB"))

@@ -7,120 +7,130 @@ from typing import Any, NamedTuple
 from depers import storage
 from depers.datasets.splits import Strata, group_names, split
 from depers.errors import UserError
-from depers.normalization.catalog import Catalogue
+from depers.normalization.catalog import Catalog
 from depers.normalization.index import LabelIndex
-from depers.normalization.rules import Box
-from depers.normalization.writing import Task
+from depers.normalization.rules import LabelBox
+from depers.normalization.writing import ImageTask
 
 
-class Plan(NamedTuple):
-    """Where every image goes: names in the dataset and splits by the catalogue's number, "" where it is left out."""
+class Assignment(NamedTuple):
+    """Where every image goes: names in the dataset and splits by the catalog's number, "" where it is skipped."""
 
     names: list[str]
     splits: list[str]
 
     @property
     def total(self) -> int:
-        """The images that are not left out."""
+        """The images that are not skipped."""
         return sum(map(bool, self.splits))
 
 
-def split_anew(
-    catalogue: Catalogue,
-    left_out: set[int],
+def split_at_random(
+    catalog: Catalog,
+    skipped: set[int],
     class_ids: Mapping[int, int],
     index: LabelIndex,
-    how: tuple[float, int, str | None],
-) -> Plan:
-    """Splits the images, but those `left_out`, by `how`: the share of val, a seed, the groups' regular expression.
+    *,
+    val_fraction: float,
+    seed: int,
+    group_by: str | None,
+) -> Assignment:
+    """Split the images that are not `skipped` by the share of val, a seed, and the groups' regular expression.
 
-    Spread evenly are the boxes of every class (`class_ids` are the dataset's, by the catalogue's class numbers), the
-    images without any, and the sets. Raises UserError where the expression finds nothing in an image's name.
+    Distributed evenly are the boxes of every class (`class_ids` are the dataset's, by the catalog's class numbers), the
+    images without any, and the sets. Raise UserError where the expression finds nothing in an image's name.
     """
-    val_fraction, seed, group_by = how
-    numbers = [number for number in range(len(catalogue.images)) if number not in left_out]
-    names = [one.prefix + image.name for one, image in catalogue.images]
-    groups = group_names([catalogue.images[number][1].name for number in numbers], group_by)
-    groups = [catalogue.images[n][0].prefix + group for n, group in zip(numbers, groups, strict=True)]
-    own: dict[str, Strata] = {one.prefix: [(one.prefix, 1)] if one.prefix else [] for one in catalogue.sets}
-    strata: list[Strata] = [[("background", 1), *own[one.prefix]] for one, _ in catalogue.images]
+    numbers = [number for number in range(len(catalog.images)) if number not in skipped]
+    names = [label_set.prefix + image.name for label_set, image in catalog.images]
+    groups = group_names([catalog.images[number][1].name for number in numbers], group_by)
+    groups = [catalog.images[n][0].prefix + group for n, group in zip(numbers, groups, strict=True)]
+    prefixes = [label_set.prefix for label_set, _ in catalog.images]
+    of_set: dict[str, Strata] = {prefix: [(prefix, 1)] if prefix else [] for prefix in dict.fromkeys(prefixes)}
+    strata: list[Strata] = [[("background", 1), *of_set[prefix]] for prefix in prefixes]
     for number, counts in index.class_counts():
-        if known := [(class_ids[c], count) for c, count in counts if c in class_ids]:
-            strata[number] = [*known, *own[catalogue.images[number][0].prefix]]
+        if class_counts := [(class_ids[c], count) for c, count in counts if c in class_ids]:
+            strata[number] = [*class_counts, *of_set[prefixes[number]]]
     splits = [""] * len(names)
     chosen = split(groups, val_fraction, seed, [strata[number] for number in numbers])
-    for number, where in zip(numbers, chosen, strict=True):
-        splits[number] = where
-    return Plan(names, splits)
+    for number, name in zip(numbers, chosen, strict=True):
+        splits[number] = name
+    return Assignment(names, splits)
 
 
-def split_as_found(catalogue: Catalogue, left_out: set[int]) -> Plan:
-    """Splits the images, but those `left_out`, as their folders say. Raises UserError where those say nothing."""
-    names = [one.prefix + image.name for one, image in catalogue.images]
+def split_by_folders(catalog: Catalog, skipped: set[int]) -> Assignment:
+    """Split the images that are not `skipped` as their folders say. Raise UserError where those say nothing."""
+    names = [label_set.prefix + image.name for label_set, image in catalog.images]
     splits = [""] * len(names)
-    taken: dict[tuple[str, str], str] = {}
-    for number, (one, image) in enumerate(catalogue.images):
-        if number in left_out:
+    paths: dict[tuple[str, str], str] = {}
+    for number, (label_set, image) in enumerate(catalog.images):
+        if number in skipped:
             continue
-        splits[number], name = own_split(image.name)
-        names[number] = one.prefix + name
-        other = taken.setdefault((splits[number], names[number]), image.path)
-        if splits[number] and other != image.path:
-            raise UserError(f"{one.uri}: with --keep-splits, {other} and {image.path} would be the same image")
-    return Plan(names, splits)
+        splits[number], name = read_split(image.name)
+        names[number] = label_set.prefix + name
+        first_path = paths.setdefault((splits[number], names[number]), image.path)
+        if splits[number] and first_path != image.path:
+            raise UserError(
+                f"{label_set.uri}: with --keep-splits, {first_path} and {image.path} would be the same image"
+            )
+    return Assignment(names, splits)
 
 
-def own_split(name: str) -> tuple[str, str]:
-    """The split that an image's folder says (train2017, valid, …; "" for test), and its name without that folder.
+def read_split(name: str) -> tuple[str, str]:
+    """Return the split that an image's folder says (train2017, valid, …; "" for test), and its name without that.
 
-    Raises UserError where no folder says one.
+    Raise UserError where no folder says one.
     """
     *folders, last = name.split("/")
     for index, folder in enumerate(folders):
-        found = re.fullmatch(r"(train|val|test)(?:ing|id|idation)?[-_]?\d*", folder, re.IGNORECASE)
-        if found:
-            where = found[1].lower()
-            return "" if where == "test" else where, "/".join([*folders[:index], *folders[index + 1 :], last])
+        match = re.fullmatch(r"(train|val|test)(?:ing|id|idation)?[-_]?\d*", folder, re.IGNORECASE)
+        if match:
+            split_name = match[1].lower()
+            return "" if split_name == "test" else split_name, "/".join([*folders[:index], *folders[index + 1 :], last])
     raise UserError(f"--keep-splits needs folders named train, val, valid or test, but {name!r} lies in none")
 
 
-def tasks_of(catalogue: Catalogue, plan: Plan, class_ids: Mapping[int, int], index: LabelIndex) -> Iterator[Task]:
-    """The images with a split, in order, each with its boxes of the dataset's classes."""
-    boxes, sizes = _Follower(index.boxes()), _Follower((number, (w, h)) for number, w, h in index.sizes())
-    for number, (one, image) in enumerate(catalogue.images):
-        found, declared_wh = boxes.at(number) or [], sizes.at(number)
-        if not plan.splits[number]:
+def make_tasks(
+    catalog: Catalog, assignment: Assignment, class_ids: Mapping[int, int], index: LabelIndex
+) -> Iterator[ImageTask]:
+    """Yield the images with a split, in order, each with its boxes of the dataset's classes."""
+    boxes, sizes = _OrderedReader(index.boxes()), _OrderedReader((number, (w, h)) for number, w, h in index.sizes())
+    for number, (label_set, image) in enumerate(catalog.images):
+        indexed_boxes, declared_wh = boxes.at(number) or [], sizes.at(number)
+        if not assignment.splits[number]:
             continue
-        kept = tuple(
-            Box(catalogue.files[box.file], box.line, class_ids[box.class_number], *box[4:])
-            for box in found
+        label_boxes = tuple(
+            LabelBox(catalog.files[box.file], box.line, class_ids[box.class_number], *box[4:])
+            for box in indexed_boxes
             if box.class_number in class_ids
         )
-        source, path = storage.join(one.uri, image.path), one.prefix + image.path
-        entry = one.entries[image.path]
+        source, path = storage.join(label_set.uri, image.path), label_set.prefix + image.path
+        entry = label_set.entries[image.path]
         stamp = f"{entry.size} {entry.etag}"
-        yield Task(source, path, plan.names[number], plan.splits[number], stamp, declared_wh, kept)
+        yield ImageTask(
+            source, path, assignment.names[number], assignment.splits[number], stamp, declared_wh, label_boxes
+        )
 
 
-class _Follower:
+class _OrderedReader:
     """Values that come in the order of their numbers, to be asked for in that order."""
 
     def __init__(self, pairs: Iterator[tuple[int, Any]]) -> None:
         self._pairs, self._next = pairs, next(pairs, None)
 
     def at(self, number: int) -> Any:
-        """The value of a number, None where there is none; numbers before it are passed by."""
+        """Return the value of a number, None where there is none; numbers before it are passed by."""
         while self._next is not None and self._next[0] < number:
             self._next = next(self._pairs, None)
         return self._next[1] if self._next is not None and self._next[0] == number else None
 
 
-def refuse_leftovers(out: str, plan: Plan) -> None:
-    """Raises UserError for files that another run left: they would be in both splits, or labels in neither."""
-    tasks = (Task("", "", name, where, "", None, ()) for name, where in zip(plan.names, plan.splits, strict=True))
-    allowed = {path for task in tasks for path in (task.image_uri, task.labels_uri)}
+def refuse_leftovers(out: str, assignment: Assignment) -> None:
+    """Raise UserError for files that another run left: they would be in both splits, or labels in neither."""
+    pairs = zip(assignment.names, assignment.splits, strict=True)
+    tasks = (ImageTask("", "", name, split_name, "", None, ()) for name, split_name in pairs)
+    expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri)}
     for folder in ("images", "labels"):
         root = storage.join(out, folder)
         for entry in storage.list_files(root) if storage.is_dir(root) else []:
-            if storage.join(folder, entry.path) not in allowed:
+            if storage.join(folder, entry.path) not in expected_paths:
                 raise UserError(f"{out}: must be empty or hold the same dataset, but holds {folder}/{entry.path}")

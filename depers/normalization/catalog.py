@@ -7,7 +7,8 @@ from depers.errors import UserError
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.layouts import LabelFile, SetImage
 from depers.normalization.rules import Problem, RawBox
-from depers.normalization.sources import ANY, LabelSet, labelled_classes, target
+from depers.normalization.sources import ANY, LabelSet, find_labelled_classes, map_class
+from depers.statuses import ProblemAction
 
 _NOTED = 6  # classes in one line
 
@@ -20,89 +21,94 @@ class FileTask(NamedTuple):
     file: LabelFile
 
 
-class Catalogue:
+class Catalog:
     """The images of all sets, their label files, and the classes that occur, all by number."""
 
     def __init__(self, sets: Sequence[LabelSet]) -> None:
         self.sets = sets
-        self.images: list[tuple[LabelSet, SetImage]] = [(one, p) for one in sets for p in one.images]
+        self.images: list[tuple[LabelSet, SetImage]] = [(owner, image) for owner in sets for image in owner.images]
         self.files: list[str] = []  # with the set's prefix, as problems name them
         self.classes: dict[tuple[str, str], int] = {}  # of (set's prefix, name)
         self.tasks: dict[str, list[FileTask]] = {}  # by the set's prefix
-        for number, (one, image) in enumerate(self.images):
-            tasks = self.tasks.setdefault(one.prefix, [])
+        for number, (label_set, image) in enumerate(self.images):
+            tasks = self.tasks.setdefault(label_set.prefix, [])
             for file in image.label_files:
-                tasks.append(FileTask(number, self.add_file(one, file.path), file))
+                tasks.append(FileTask(number, self.add_file(label_set, file.path), file))
 
-    def add_file(self, one: LabelSet, path: str) -> int:
-        """The number of a label file of a set."""
-        self.files.append(one.prefix + path)
+    def add_file(self, label_set: LabelSet, path: str) -> int:
+        """Add a label file of a set; return its number."""
+        self.files.append(label_set.prefix + path)
         return len(self.files) - 1
 
-    def class_number(self, prefix: str, name: str) -> int:
-        """The number of a set's class."""
+    def add_class(self, prefix: str, name: str) -> int:
+        """Return the number of a set's class, a new one for a class that is not there yet."""
         return self.classes.setdefault((prefix, name), len(self.classes))
 
-    def found_names(self, prefix: str) -> list[str]:
-        """The classes of a set that occur."""
-        return [name for where, name in self.classes if where == prefix]
+    def occurring_names(self, prefix: str) -> list[str]:
+        """Return the classes of a set that occur."""
+        return [name for owner, name in self.classes if owner == prefix]
 
     def labelled(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """The classes that each set labels, by the prefix of its images; only sets that do not label all."""
-        found = {one.prefix: labelled_classes(one, self.found_names(one.prefix), classes) for one in self.sets}
-        return {prefix: names for prefix, names in found.items() if len(names) < len(classes)}
+        """Return the classes that each set labels, by the prefix of its images; only sets that do not label all."""
+        labelled = {
+            label_set.prefix: find_labelled_classes(label_set, self.occurring_names(label_set.prefix), classes)
+            for label_set in self.sets
+        }
+        return {prefix: names for prefix, names in labelled.items() if len(names) < len(classes)}
 
-    def indexed(self, prefix: str, image: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
-        """Boxes of one file with numbers instead of names."""
+    def index_boxes(self, prefix: str, image: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
+        """Yield boxes of one file with numbers instead of names."""
         for line, name, *numbers in boxes:
-            yield IndexedBox(image, file, line, self.class_number(prefix, name), *numbers)
+            yield IndexedBox(image, file, line, self.add_class(prefix, name), *numbers)
 
 
-class Meanings(NamedTuple):
-    """The dataset's class ids by the catalogue's class numbers; `notes` are lines about the class maps."""
+class ClassMeanings(NamedTuple):
+    """The dataset's class ids by the catalog's class numbers; `notes` are lines about the class maps."""
 
     class_ids: dict[int, int]
     notes: list[str]
 
 
-def class_meanings(index: LabelIndex, catalogue: Catalogue, classes: Sequence[str]) -> Meanings:
-    """What the classes that occur mean. One that nobody asked for is a problem.
+def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[str]) -> ClassMeanings:
+    """Find what the classes that occur mean. One that nobody asked for is a problem.
 
-    Raises UserError where that goes for every box: then nobody wants such a dataset.
+    Raise UserError where that goes for every box: then nobody wants such a dataset.
     """
-    maps = {one.prefix: one.class_map for one in catalogue.sets}
+    maps = {label_set.prefix: label_set.class_map for label_set in catalog.sets}
     totals = {number: (boxes, images) for number, boxes, images in index.class_totals()}
     class_ids: dict[int, int] = {}
     purpose: list[tuple[int, str]] = []
     strange: list[tuple[int, str]] = []
-    for (prefix, name), number in sorted(catalogue.classes.items()):
+    for (prefix, name), number in sorted(catalog.classes.items()):
         boxes, images = totals.get(number, (0, 0))
-        meant = target(name, maps[prefix], classes)
-        if meant:
-            class_ids[number] = classes.index(meant)
-        elif meant is None and boxes:
+        dataset_class = map_class(name, maps[prefix], classes)
+        if dataset_class:
+            class_ids[number] = classes.index(dataset_class)
+        elif dataset_class is None and boxes:
             strange.append((boxes, name))
-            found = f"{name}: {boxes} boxes in {images} images"
-            index.add_problems([Problem(prefix or ".", 0, "class that is not asked for", "left out", found)])
+            detail = f"{name}: {boxes} boxes in {images} images"
+            problem = Problem(prefix or ".", 0, "class that is not asked for", ProblemAction.DROPPED, detail)
+            index.add_problems([problem])
         elif boxes:
             purpose.append((boxes, prefix + name))
     if strange and not purpose and not class_ids.keys() & totals.keys():
         example = max(strange)[1]
         raise UserError(
-            f"{catalogue.sets[0].uri}: a box must be of {', '.join(classes)}, but all are of {_listed(strange)}:"
+            f"{catalog.sets[0].uri}: a box must be of {', '.join(classes)}, but all are of {_list_largest(strange)}:"
             f" say what is what with --class-map {example}=CLASS, or name other --classes"
         )
     notes = []
     if purpose:
-        notes.append(f"left out on purpose: {sum(boxes for boxes, _ in purpose)} boxes: {_listed(purpose)}")
-    for one in catalogue.sets:
-        absent = [name for name in one.class_map if name != ANY and (one.prefix, name) not in catalogue.classes]
+        notes.append(f"skipped on purpose: {sum(boxes for boxes, _ in purpose)} boxes: {_list_largest(purpose)}")
+    for label_set in catalog.sets:
+        prefix, names = label_set.prefix, [name for name in label_set.class_map if name != ANY]
+        absent = [name for name in names if (prefix, name) not in catalog.classes]
         if absent:
-            notes.append(f"{one.prefix or 'RAW'}: no box is of {', '.join(absent)}, which the class map names")
-    return Meanings(class_ids, notes)
+            notes.append(f"{prefix or 'RAW'}: no box is of {', '.join(absent)}, which the class map names")
+    return ClassMeanings(class_ids, notes)
 
 
-def _listed(amounts: list[tuple[int, str]]) -> str:
-    """The largest of (number, name)."""
-    shown = ", ".join(f"{name} {number}" for number, name in sorted(amounts, reverse=True)[:_NOTED])
-    return shown + (f" and {len(amounts) - _NOTED} more classes" if len(amounts) > _NOTED else "")
+def _list_largest(amounts: list[tuple[int, str]]) -> str:
+    """Return the largest of (number, name) as text."""
+    text = ", ".join(f"{name} {number}" for number, name in sorted(amounts, reverse=True)[:_NOTED])
+    return text + (f" and {len(amounts) - _NOTED} more classes" if len(amounts) > _NOTED else "")

@@ -15,6 +15,7 @@ import ijson
 
 from depers.errors import UserError
 from depers.normalization.rules import Problem, RawBox
+from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
 HEAD = 2**16
@@ -38,7 +39,7 @@ class CocoBox(NamedTuple):
 
 
 def looks_like_coco(head: bytes) -> bool:
-    """Whether a JSON file may be COCO; `head` are its first `HEAD` bytes, since its parts come in any order."""
+    """Say whether a JSON file may be COCO; `head` are its first `HEAD` bytes, since its parts come in any order."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return start.startswith(b"{") and any(f'"{key}"'.encode() in head for key in ("images", "annotations"))
 
@@ -62,7 +63,7 @@ class CocoFile:
             raise UserError(f"{path}: must be COCO, with categories that have an id and a name, but there are none")
 
     def images(self) -> Iterator[CocoImage]:
-        """The images that the file lists. Raises UserError for one without a file name."""
+        """Yield the images that the file lists. Raise UserError for one without a file name."""
         for item in self._items("images"):
             name, sides = item.get("file_name"), [item.get("width"), item.get("height")]
             if not isinstance(name, str) or not name:
@@ -71,7 +72,7 @@ class CocoFile:
             yield CocoImage(_key(item.get("id")), name, (wide, high) if wide and high else (0, 0))
 
     def annotations(self) -> Iterator[CocoBox]:
-        """The annotations in the order of the file."""
+        """Yield the annotations in the order of the file."""
         for number, item in enumerate(self._items("annotations"), 1):
             image_id, category = _key(item.get("image_id")), _key(item.get("category_id"))
             values: Any = item.get("bbox")
@@ -85,13 +86,14 @@ class CocoFile:
             elif item.get("iscrowd"):
                 kind = "crowd instead of one object"
             if kind:
-                yield CocoBox(image_id, None, Problem(self.path, number, kind, "dropped", str(values)[:120]))
+                problem = Problem(self.path, number, kind, ProblemAction.DROPPED, str(values)[:120])
+                yield CocoBox(image_id, None, problem)
                 continue
             x, y, w, h = (float(value) for value in values)
             yield CocoBox(image_id, RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h), None)
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
-        """The objects in one of the file's lists. Raises UserError where it is no JSON, or they are no objects."""
+        """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""
         try:
             with self._open() as stream:
                 if stream.read(3) != b"\xef\xbb\xbf":
@@ -102,7 +104,8 @@ class CocoFile:
                         raise UserError(f"{self.path}: {part} must be objects, but one is {str(item)[:80]!r}")
                     yield item
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: must be JSON, but {counted.place()} it is not ({_short(error)})") from None
+            place = counted.describe_place()
+            raise UserError(f"{self.path}: must be JSON, but {place} it is not ({_short(error)})") from None
         except OSError as error:
             raise UserError(f"{self.path}: not readable ({error.strerror or error})") from None
 
@@ -114,21 +117,21 @@ class _Counted:
         self._stream, self._start, self._end, self._line, self._last = stream, 0, 0, 1, 0
 
     def read(self, size: int = -1) -> bytes:
-        """What the stream gives."""
+        """Read from the stream."""
         data = self._stream.read(size)
         self._start, self._line, self._last = self._end, self._line + self._last, data.count(b"\n")
         self._end += len(data)
         return data
 
-    def place(self) -> str:
-        """Where the bytes that were read last lie."""
+    def describe_place(self) -> str:
+        """Return where the bytes that were read last lie."""
         if self._start == self._end:
             return f"at its end (byte {self._end})"
         return f"from byte {self._start} to {self._end}, lines {self._line} to {self._line + self._last},"
 
 
 def _key(value: object) -> object:
-    """An id that can be looked up: tools write numbers, and text."""
+    """Return an id that can be looked up: tools write numbers, and text."""
     return value if isinstance(value, (int, float, str)) else repr(value)
 
 

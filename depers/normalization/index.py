@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depers.normalization.rules import Problem
+from depers.statuses import ProblemAction
 from depers.storage.tables import parquet_text
 
 _SCHEMA = """
@@ -19,7 +20,7 @@ PRAGMA temp_store = FILE;
 PRAGMA cache_size = -65536;
 CREATE TABLE boxes (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL);
 CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
-CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, found TEXT);
+CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, detail TEXT);
 """
 
 
@@ -45,68 +46,73 @@ class LabelIndex:
         self._db.execute("BEGIN")
 
     def close(self) -> None:
-        """Nothing is kept: the folder of the file is the caller's to remove."""
+        """Close the file, which is the caller's to remove with its folder."""
         self._db.close()
 
     def add_boxes(self, boxes: Iterable[IndexedBox]) -> None:
-        """Adds boxes, in any order."""
+        """Add boxes, in any order."""
         self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", boxes)
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
-        """Adds declared sizes, (image, width, height); the first of an image counts."""
+        """Add declared sizes, (image, width, height); the first of an image counts."""
         self._db.executemany("INSERT OR IGNORE INTO sizes VALUES (?, ?, ?)", sizes)
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Adds problems, their text made fit for Parquet."""
-        rows = (problem._replace(path=_text(problem.path), found=_text(problem.found)) for problem in problems)
+        """Add problems, their text made fit for Parquet."""
+        rows = (problem._replace(path=_text(problem.path), detail=_text(problem.detail)) for problem in problems)
         self._db.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", rows)
 
     def sort(self) -> None:
-        """To be called when all boxes are there, before they are read."""
+        """Order the boxes, once all of them are there and before they are read."""
         self._db.execute("CREATE INDEX boxes_in_order ON boxes (image, file, line)")
 
     def class_counts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(image, [(class, boxes)…]) of every image that has boxes, in order."""
+        """Yield (image, [(class, boxes)…]) of every image that has boxes, in order."""
         rows = self._db.execute("SELECT image, class, COUNT(*) FROM boxes GROUP BY image, class ORDER BY image, class")
         for image, group in itertools.groupby(rows, key=lambda row: row[0]):
             yield image, [(class_number, count) for _, class_number, count in group]
 
     def class_totals(self) -> list[tuple[int, int, int]]:
-        """(class, boxes, images with it) of every class that occurs."""
+        """Return (class, boxes, images with it) of every class that occurs."""
         rows = self._db.execute(
             "SELECT class, COUNT(*), COUNT(DISTINCT image) FROM boxes GROUP BY class ORDER BY class"
         )
         return list(rows)
 
     def sizes(self) -> Iterator[tuple[int, int, int]]:
-        """The declared sizes, in the order of the images."""
+        """Yield the declared sizes, in the order of the images."""
         yield from self._db.execute("SELECT image, width, height FROM sizes ORDER BY image")
 
     def boxes(self) -> Iterator[tuple[int, list[IndexedBox]]]:
-        """(image, its boxes by file and line) of every image that has boxes, in order."""
+        """Yield (image, its boxes by file and line) of every image that has boxes, in order."""
         rows = self._db.execute("SELECT * FROM boxes ORDER BY image, file, line, rowid")
         for image, group in itertools.groupby(rows, key=lambda row: row[0]):
             yield image, [IndexedBox(*row) for row in group]
 
     def problems(self) -> Iterator[Problem]:
-        """All problems in the order of their paths."""
-        rows = self._db.execute("SELECT * FROM problems ORDER BY path, line, kind, action, found")
-        yield from (Problem(*row) for row in rows)
+        """Yield all problems in the order of their paths."""
+        rows = self._db.execute("SELECT * FROM problems ORDER BY path, line, kind, action, detail")
+        yield from map(_to_problem, rows)
 
     def problem_kinds(self) -> list[tuple[str, str, int, Problem]]:
-        """(action, kind, number, the first of them) of all that went wrong."""
+        """Return (action, kind, number, the first of them) of all that went wrong."""
         counts = self._db.execute(
             "SELECT action, kind, COUNT(*) FROM problems GROUP BY action, kind ORDER BY action, kind"
         )
-        first = "SELECT * FROM problems WHERE action = ? AND kind = ? ORDER BY path, line, found LIMIT 1"
+        first = "SELECT * FROM problems WHERE action = ? AND kind = ? ORDER BY path, line, detail LIMIT 1"
         return [
-            (action, kind, count, Problem(*self._db.execute(first, (action, kind)).fetchone()))
+            (action, kind, count, _to_problem(self._db.execute(first, (action, kind)).fetchone()))
             for action, kind, count in counts.fetchall()
         ]
 
 
+def _to_problem(row: tuple[str, int, str, str, str]) -> Problem:
+    path, line, kind, action, detail = row
+    return Problem(path, line, kind, ProblemAction(action), detail)
+
+
 def _text(text: str) -> str:
-    """Text that SQLite and Parquet can hold."""
+    """Return text that SQLite and Parquet can hold."""
     try:
         return parquet_text(text)
     except UnicodeEncodeError:  # halves of a pair, as JSON may write them

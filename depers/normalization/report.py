@@ -16,8 +16,8 @@ from depers.boxes import from_normalized_xywh
 from depers.datasets.labels import SPLITS, read_labels
 from depers.imaging.decoding import decode
 from depers.normalization.rules import Problem
-from depers.normalization.writing import USED
 from depers.reports import drawing, page, plots
+from depers.statuses import SourceStatus
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the image's
@@ -30,26 +30,26 @@ _TEXTS = 12  # boxes of one image that are named
 Kinds = Sequence[tuple[str, str, int, Problem]]
 
 
-class Statistics:
+class DatasetStatistics:
     """Counts of a dataset, gathered from the records of its units in any order; small, whatever the dataset's size."""
 
     def __init__(self, class_count: int) -> None:
         self.images: Counter[str] = Counter()  # by split
         self.backgrounds: Counter[str] = Counter()
-        self.left_out = 0
+        self.skipped = 0
         self.boxes: Counter[tuple[str, int]] = Counter()  # by split and class id
         self.with_class: Counter[tuple[str, int]] = Counter()  # images, the same
         self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # images by number of boxes
         self.sizes = np.zeros((class_count, len(_EDGES) - 1), np.int64)
         self.shares = np.zeros((class_count, len(_SHARES) - 1), np.int64)
-        self._shown: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, _NONE, _ANY
+        self._samples: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # by class id, _NONE, _ANY
 
     def add(self, record: pa.Table) -> None:
-        """Counts a unit in (`dataset_writing.RECORD`)."""
+        """Count a unit in (`writing.RECORD`)."""
         for row in record.to_pylist():
             split, boxes = row["split"], row["boxes"]
-            if row["status"] != USED:
-                self.left_out += 1
+            if row["status"] != SourceStatus.USED:
+                self.skipped += 1
                 continue
             self.images[split] += 1
             self.backgrounds[split] += not boxes
@@ -58,31 +58,33 @@ class Statistics:
             for class_id, count in ids.items():
                 self.boxes[split, class_id] += count
                 self.with_class[split, class_id] += 1
-            self._show(row["name"], split, [*(list(ids) or [_NONE]), _ANY])
+            self._offer_sample(row["name"], split, [*(list(ids) or [_NONE]), _ANY])
             for box in boxes:
                 side = math.sqrt(box["w"] * box["h"])
                 _count(self.sizes[box["class_id"]], _EDGES, side)
                 _count(self.shares[box["class_id"]], _SHARES, side / math.sqrt(row["width"] * row["height"]))
 
-    def _show(self, name: str, split: str, class_ids: Sequence[int]) -> None:
-        """Keeps those with the lowest hash, so that the choice depends on nothing but the names."""
+    def _offer_sample(self, name: str, split: str, class_ids: Sequence[int]) -> None:
+        """Keep the image if its hash is among the lowest, so that the choice depends on nothing but the names."""
         rank = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
         most = {_NONE: _BACKGROUNDS, _ANY: _SHEET}
         for class_id in class_ids:
-            kept = self._shown[class_id]
+            samples = self._samples[class_id]
             entry = (-rank, name, split)
-            if len(kept) < most.get(class_id, _PER_CLASS):
-                heapq.heappush(kept, entry)
+            if len(samples) < most.get(class_id, _PER_CLASS):
+                heapq.heappush(samples, entry)
             else:
-                heapq.heappushpop(kept, entry)
+                heapq.heappushpop(samples, entry)
 
-    def shown(self) -> list[tuple[str, str]]:
-        """(split, name) of images for the sheet: in turn one of every class and one without boxes, then any."""
-        queues = {class_id: sorted(kept, reverse=True) for class_id, kept in self._shown.items()}
-        rest = queues.pop(_ANY, [])
-        ordered = [queues[class_id] for class_id in sorted(queues, key=lambda class_id: (class_id < 0, class_id))]
-        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in ordered if turn < len(queue)]
-        return list(dict.fromkeys((split, name) for _, name, split in [*turns, *rest]))[:_SHEET]
+    def select_samples(self) -> list[tuple[str, str]]:
+        """Return (split, name) of images for the sheet: in turn one of every class and one without boxes, then any."""
+        queues = {class_id: sorted(samples, reverse=True) for class_id, samples in self._samples.items()}
+        candidates = queues.pop(_ANY, [])
+        ordered_queues = [
+            queues[class_id] for class_id in sorted(queues, key=lambda class_id: (class_id < 0, class_id))
+        ]
+        turns = [queue[turn] for turn in range(_PER_CLASS) for queue in ordered_queues if turn < len(queue)]
+        return list(dict.fromkeys((split, name) for _, name, split in [*turns, *candidates]))[:_SHEET]
 
 
 def _count(counts: NDArray[np.int64], edges: NDArray[np.float64], value: float) -> None:
@@ -90,8 +92,8 @@ def _count(counts: NDArray[np.int64], edges: NDArray[np.float64], value: float) 
     counts[min(max(place, 0), len(counts) - 1)] += 1
 
 
-def table_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table, of at least one row, for the screen; numbers are aligned to the right."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table, of at least one row, for the screen; numbers are aligned to the right."""
     cells = [[str(value) for value in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     right = [isinstance(value, int) for value in rows[0]]
@@ -102,25 +104,25 @@ def table_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def problem_rows(kinds: Kinds) -> list[list[object]]:
-    """The table of what was wrong: number, kind, what was done, the first place."""
+def make_problem_rows(kinds: Kinds) -> list[list[object]]:
+    """Return the table of what was wrong: number, kind, what was done, the first place."""
     rows: list[list[object]] = []
     for action, kind, count, first in kinds:
-        where = f"{first.path}, line {first.line}" if first.line else first.path
-        rows.append([count, kind, action, where + (f": {first.found}" if first.found else "")])
+        place = f"{first.path}, line {first.line}" if first.line else first.path
+        rows.append([count, kind, action, place + (f": {first.detail}" if first.detail else "")])
     return rows
 
 
 PROBLEM_HEADER = ("number", "problem", "what was done", "first")
 
 
-def problem_text(kinds: Kinds) -> str:
-    """What was wrong as a table for the screen; "" for nothing."""
-    return table_text(PROBLEM_HEADER, problem_rows(kinds)) if kinds else ""
+def format_problems(kinds: Kinds) -> str:
+    """Return what was wrong as a table for the screen; "" for nothing."""
+    return format_table(PROBLEM_HEADER, make_problem_rows(kinds)) if kinds else ""
 
 
-def summary(statistics: Statistics, classes: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> str:
-    """Images and boxes, for the screen, and which images are labelled for some classes only."""
+def format_summary(statistics: DatasetStatistics, classes: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> str:
+    """Return images and boxes, for the screen, and which images are labelled for some classes only."""
     images = "; ".join(
         f"{statistics.images[split]} images in {split} ({statistics.backgrounds[split]} without boxes)"
         for split in SPLITS
@@ -133,8 +135,8 @@ def summary(statistics: Statistics, classes: Sequence[str], labelled: Mapping[st
     return "\n".join(lines)
 
 
-def class_rows(statistics: Statistics, classes: Sequence[str]) -> list[list[object]]:
-    """Boxes and images of every class in either split, and val's share of the boxes."""
+def make_class_rows(statistics: DatasetStatistics, classes: Sequence[str]) -> list[list[object]]:
+    """Return boxes and images of every class in either split, and val's share of the boxes."""
     rows: list[list[object]] = []
     for class_id, name in enumerate(classes):
         train, val = (statistics.boxes[split, class_id] for split in SPLITS)
@@ -143,10 +145,12 @@ def class_rows(statistics: Statistics, classes: Sequence[str]) -> list[list[obje
     return rows
 
 
-def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list[tuple[str, NDArray[np.uint8]]]:
-    """(caption, image) of some images of the dataset at `out`, reduced, with the boxes of their label files."""
-    drawn = []
-    for split, name in statistics.shown():
+def draw_samples(
+    out: str, statistics: DatasetStatistics, classes: Sequence[str]
+) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return (caption, image) of some images of the dataset at `out`, reduced, with the boxes of their label files."""
+    captioned = []
+    for split, name in statistics.select_samples():
         try:
             data = storage.read_bytes(storage.join(out, "images", split, name))
         except OSError:  # a name that is not UTF-8 cannot be found by what the record shows
@@ -159,23 +163,23 @@ def draw_shown(out: str, statistics: Statistics, classes: Sequence[str]) -> list
         texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
         counts = ", ".join(f"{class_name} {count}" for class_name, count in Counter(names).items())
         colored = drawing.draw_boxes(image, boxes, texts, [drawing.color(class_name) for class_name in names])
-        drawn.append((f"{counts or 'no boxes'}: {split}/{name}", colored))
-    return drawn
+        captioned.append((f"{counts or 'no boxes'}: {split}/{name}", colored))
+    return captioned
 
 
-def sheet(drawn: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-    """The drawn images on one sheet."""
-    return drawing.contact_sheet([image for _, image in drawn], [caption for caption, _ in drawn], 4, _CELL)
+def make_sheet(captioned: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Return the drawn images on one sheet."""
+    return drawing.contact_sheet([image for _, image in captioned], [caption for caption, _ in captioned], 4, _CELL)
 
 
 def make_report(
-    statistics: Statistics,
+    statistics: DatasetStatistics,
     classes: Sequence[str],
     labelled: Mapping[str, Sequence[str]],
     kinds: Kinds,
-    drawn: Sequence[tuple[str, NDArray[np.uint8]]],
+    captioned: Sequence[tuple[str, NDArray[np.uint8]]],
 ) -> str:
-    """The HTML page."""
+    """Return the HTML page."""
     lead = ", ".join(f"{statistics.images[split]} images in {split}" for split in SPLITS)
     header = (
         "Class",
@@ -185,27 +189,28 @@ def make_report(
         "Images in val",
         "Share of boxes in val",
     )
-    numbers = page.table(header, class_rows(statistics, classes))
+    numbers = page.table(header, make_class_rows(statistics, classes))
     if labelled:
         rows = [[prefix or "all", ", ".join(names) or "none"] for prefix, names in labelled.items()]
         note = "Only these classes are labelled there: of the others, images may show objects without a box."
         numbers += page.paragraph(note) + page.table(("Images", "Labelled classes"), rows)
     sections = [("Classes", numbers), ("Distributions", page.gallery(_plots(statistics, classes)))]
-    images = [page.image(image, caption, max_side=640) for caption, image in drawn]
+    images = [page.image(image, caption, max_side=640) for caption, image in captioned]
     sections.append(("Labelled images", page.gallery(images)))
-    nothing = page.paragraph("Nothing.")
-    wrong = page.table([name.capitalize() for name in PROBLEM_HEADER], problem_rows(kinds)) if kinds else nothing
-    sections.append(("What was wrong", wrong))
-    return page.render("Dataset", f"{lead}; {statistics.left_out} left out.", sections)
+    problems = page.paragraph("Nothing.")
+    if kinds:
+        problems = page.table([name.capitalize() for name in PROBLEM_HEADER], make_problem_rows(kinds))
+    sections.append(("What was wrong", problems))
+    return page.render("Dataset", f"{lead}; {statistics.skipped} skipped.", sections)
 
 
-def _plots(statistics: Statistics, classes: Sequence[str]) -> list[Markup]:
+def _plots(statistics: DatasetStatistics, classes: Sequence[str]) -> list[Markup]:
     counts = {split: [statistics.boxes[split, class_id] for class_id in range(len(classes))] for split in SPLITS}
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]
     objects = {split: counter for split, counter in statistics.objects.items() if counter}
     edges, per_image = _histogram(objects)
-    made = [plots.bars("Boxes per class", classes, counts)]
+    figures = [plots.bars("Boxes per class", classes, counts)]
     for title, all_edges, all_counts, unit in (
         ("Box sizes", _EDGES, statistics.sizes, "square root of the area, pixels"),
         ("Box sizes in the image", _SHARES, statistics.shares, "square root of box area / image area"),
@@ -214,17 +219,17 @@ def _plots(statistics: Statistics, classes: Sequence[str]) -> list[Markup]:
             filled = np.flatnonzero(all_counts[most].sum(axis=0))
             first, last = int(filled[0]), int(filled[-1]) + 1
             series = {classes[i]: all_counts[i, first:last] for i in most}
-            made.append(
+            figures.append(
                 plots.histogram_of_counts(title, all_edges[first : last + 1], series, unit, log=True, share=True)
             )
-    made.append(plots.histogram_of_counts("Objects per image", edges, per_image, _unit(edges, objects), share=True))
-    return made
+    figures.append(plots.histogram_of_counts("Objects per image", edges, per_image, _unit(edges, objects), share=True))
+    return figures
 
 
 def _histogram(
     objects: Mapping[str, Counter[int]],
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """Edges and images per bin by split; the few images with the most boxes are in the last bin."""
+    """Return edges and images per bin by split; the few images with the most boxes are in the last bin."""
     numbers = np.array(sorted(n for counter in objects.values() for n in counter.elements()), np.float64)
     most = float(np.quantile(numbers, 0.98)) if len(numbers) else 1.0
     edges = plots.bin_edges(np.unique(np.append(np.minimum(numbers, max(most, 10)), 0)).round(), 30)

@@ -5,8 +5,8 @@ A box is written as center and size, cx, cy, w, h, in fractions of the image or 
 - a box that reaches over the image's edge is clipped, one that lies outside is dropped;
 - a box without area, with a number that is none, with a wrong class id, or that is there twice, is dropped;
 - pixels count in an image of the size that the file declares: one of the same proportions is scaled, a missing one is
-  taken from the image; where the proportions differ, nobody knows what the boxes are about, and the image is left
-  out;
+  taken from the image; where the proportions differ, nobody knows what the boxes are about, and the image is
+  skipped;
 - an image that EXIF turns is labelled as it is seen, upright, for so do today's tools, unless the declared size is
   that of the stored pixels: then its boxes are turned. The dataset's labels are always those of the upright image.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from depers.datasets.labels import Labels
+from depers.statuses import ProblemAction
 
 _ROUNDING = 1e-5  # an edge this far outside 0…1 comes from writing six decimals, and is clipped without a word
 _PROPORTION = 0.02  # how far the factors of width and height may differ where an image was only resized
@@ -22,7 +23,7 @@ EXIF_FRAMES = ("auto", "upright", "stored")
 
 
 class Problem(NamedTuple):
-    """What was wrong: `path` below RAW, where in it, what was done about it and what was found.
+    """What was wrong: `path` below RAW, where in it, what was done about it, and the text or the reason.
 
     `line` counts from 1: the line of a text, the object of an XML file, the annotation of a JSON file; 0: all of it.
     """
@@ -30,16 +31,16 @@ class Problem(NamedTuple):
     path: str
     line: int
     kind: str
-    action: str
-    found: str = ""
+    action: ProblemAction
+    detail: str = ""
 
 
 class LabelError(Exception):
-    """Why a label file cannot be read at all: its `kind` of problem, and what was found."""
+    """Why a label file cannot be read at all: its `kind` of problem, and the text or the reason."""
 
-    def __init__(self, kind: str, found: str) -> None:
-        super().__init__(kind, found)
-        self.kind, self.found = kind, found
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
 
 
 class RawBox(NamedTuple):
@@ -64,7 +65,7 @@ class FileLabels(NamedTuple):
     declared_wh: tuple[int, int] | None = None
 
 
-class Box(NamedTuple):
+class LabelBox(NamedTuple):
     """A box with the class id of the dataset; `path` is its label file's, `line` as in `Problem`."""
 
     path: str
@@ -76,7 +77,7 @@ class Box(NamedTuple):
     h: float
 
 
-class Frame(NamedTuple):
+class LabelFrame(NamedTuple):
     """How the boxes of one image become fractions of the upright one: divided by `size_wh`, then turned upright."""
 
     size_wh: tuple[float, float]
@@ -84,16 +85,16 @@ class Frame(NamedTuple):
     problems: list[Problem]
 
 
-def frame(
+def find_frame(
     path: str,
     declared_wh: tuple[int, int] | None,
     upright_wh: tuple[int, int],
     orientation: int,
     exif_frame: str = "auto",
-) -> Frame:
-    """The frame of the image at `path`, whose EXIF orientation is 1…8, by the rules above.
+) -> LabelFrame:
+    """Return the frame of the labels of the image at `path`, whose EXIF orientation is 1…8, by the rules above.
 
-    Raises LabelError where the declared size is that of another image.
+    Raise LabelError where the declared size is that of another image.
     """
     problems = []
     stored_wh = upright_wh[::-1] if orientation >= 5 else upright_wh
@@ -101,26 +102,26 @@ def frame(
         exif_frame == "auto" and not _same_shape(declared_wh, upright_wh) and _same_shape(declared_wh, stored_wh)
     )
     if orientation != 1:
-        action = "labels turned upright" if turned else "labels taken as upright"
+        action = ProblemAction.TURNED_UPRIGHT if turned else ProblemAction.TAKEN_AS_UPRIGHT
         problems.append(Problem(path, 0, "EXIF-rotated image", action, f"orientation {orientation}"))
     if declared_wh is None:
-        return Frame((1.0, 1.0), orientation if turned else 1, problems)
+        return LabelFrame((1.0, 1.0), orientation if turned else 1, problems)
     actual_wh = stored_wh if turned else upright_wh
     size_wh = declared_wh
     if declared_wh != actual_wh:
-        found = f"{declared_wh[0]}x{declared_wh[1]}, the image is {actual_wh[0]}x{actual_wh[1]}"
+        detail = f"{declared_wh[0]}x{declared_wh[1]}, the image is {actual_wh[0]}x{actual_wh[1]}"
         if min(declared_wh) < 1:
-            action, size_wh = "taken from the image", actual_wh
+            action, size_wh = ProblemAction.TAKEN_FROM_IMAGE, actual_wh
         elif _same_shape(declared_wh, actual_wh):
-            action = "scaled"
+            action = ProblemAction.SCALED
         else:
-            raise LabelError("wrong image size", found)
-        problems.append(Problem(path, 0, "wrong image size", action, found))
-    return Frame(size_wh, orientation if turned else 1, problems)
+            raise LabelError("wrong image size", detail)
+        problems.append(Problem(path, 0, "wrong image size", action, detail))
+    return LabelFrame(size_wh, orientation if turned else 1, problems)
 
 
 def _same_shape(first_wh: tuple[int, int] | None, second_wh: tuple[int, int]) -> bool:
-    """Whether two sizes are those of one image, perhaps resized."""
+    """Say whether two sizes are those of one image, perhaps resized."""
     if first_wh is None or min(first_wh) < 1:
         return False
     wide, high = first_wh[0] / second_wh[0], first_wh[1] / second_wh[1]
@@ -128,7 +129,7 @@ def _same_shape(first_wh: tuple[int, int] | None, second_wh: tuple[int, int]) ->
 
 
 def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> tuple[float, float, float, float]:
-    """A box in fractions of the stored image as one of the upright image (TIFF 6.0, tag 274)."""
+    """Return a box in fractions of the stored image as one of the upright image (TIFF 6.0, tag 274)."""
     if orientation in (5, 6, 7, 8):
         cx, cy, w, h = cy, cx, h, w
     if orientation in (3, 4, 7, 8):
@@ -139,14 +140,14 @@ def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> 
 
 
 def mend(
-    boxes: Sequence[Box], size_wh: tuple[float, float] = (1, 1), orientation: int = 1
+    boxes: Sequence[LabelBox], size_wh: tuple[float, float] = (1, 1), orientation: int = 1
 ) -> tuple[Labels, list[Problem]]:
-    """The labels of one image, in fractions of the upright one, and what was wrong with its boxes.
+    """Return the labels of one image, in fractions of the upright one, and what was wrong with its boxes.
 
     `size_wh` is what the boxes are fractions of, `orientation` that of the pixels that they lie on.
     """
     problems: list[Problem] = []
-    kept: dict[tuple[int, ...], None] = {}  # as class id and millionths, which is what is written
+    unique: dict[tuple[int, ...], None] = {}  # as class id and millionths, which is what is written
     for box in boxes:
         numbers = (box.cx / size_wh[0], box.cy / size_wh[1], box.w / size_wh[0], box.h / size_wh[1])
         inside, kind, action = _clip(*numbers)
@@ -155,28 +156,29 @@ def mend(
                 inside = turn_upright(*inside, orientation)
             key = (box.class_id, *(round(value * 1e6) for value in inside))
             if min(key[3:]) < 1:
-                kind, action = "box without area", "dropped"
-            elif key in kept:
-                kind, action = "duplicate", "dropped"
+                kind, action = "box without area", ProblemAction.DROPPED
+            elif key in unique:
+                kind, action = "duplicate", ProblemAction.DROPPED
             else:
-                kept[key] = None
-        if kind:
-            shown = " ".join(f"{value:g}" for value in box[3:])
-            problems.append(Problem(box.path, box.line, kind, action, shown))
-    return Labels.of([key[0] for key in kept], [[value / 1e6 for value in key[1:]] for key in kept]), problems
+                unique[key] = None
+        if action:
+            text = " ".join(f"{value:g}" for value in box[3:])
+            problems.append(Problem(box.path, box.line, kind, action, text))
+    return Labels.of([key[0] for key in unique], [[value / 1e6 for value in key[1:]] for key in unique]), problems
 
 
 def _clip(
     cx: float, cy: float, width: float, height: float
-) -> tuple[tuple[float, float, float, float] | None, str, str]:
-    """The box inside 0…1 or None, what is wrong ("" for nothing), and what is done about it."""
+) -> tuple[tuple[float, float, float, float] | None, str, ProblemAction | None]:
+    """Return the box inside 0…1 or None, what is wrong, and what is done about it: "" and None for nothing."""
     if width <= 0 or height <= 0:
-        return None, "box without area", "dropped"
+        return None, "box without area", ProblemAction.DROPPED
     corners = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
     x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in corners)
     if x0 >= x1 or y0 >= y1:
-        return None, "box outside the image", "dropped"
+        return None, "box outside the image", ProblemAction.DROPPED
     outside = max(-corners[0], -corners[1], corners[2] - 1, corners[3] - 1)
-    kind, action = ("box outside the image", "clipped") if outside > _ROUNDING else ("", "")
     box = (cx, cy, width, height) if outside <= 0 else ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
-    return box, kind, action
+    if outside > _ROUNDING:
+        return box, "box outside the image", ProblemAction.CLIPPED
+    return box, "", None

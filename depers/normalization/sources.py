@@ -12,7 +12,7 @@ from depers.datasets.data_yaml import class_names
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError
 from depers.normalization.coco import HEAD
-from depers.normalization.layouts import Matched, SetImage, match, recognise
+from depers.normalization.layouts import MatchedFiles, SetImage, match_files, recognise
 from depers.normalization.rules import Problem
 from depers.storage import Entry
 
@@ -42,17 +42,17 @@ class LabelSet(NamedTuple):
 
 
 def parse_class_map(texts: Iterable[str], classes: Collection[str], option: str) -> dict[str, str]:
-    """The map that `source=class,…` texts give; `source=` leaves a class out on purpose, `*=` all others.
+    """Return the map that `source=class,…` texts give; `source=` skips a class on purpose, `*=` all others.
 
-    Raises UserError for a malformed text, a class that is not one of `classes`, and a source that is named twice.
+    Raise UserError for a malformed text, a class that is not one of `classes`, and a source that is named twice.
     """
     class_map: dict[str, str] = {}
     for text in texts:
         for pair in text.split(","):
-            found = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]*?)\s*", pair)
-            if not found:
+            parts = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]*?)\s*", pair)
+            if not parts:
                 raise UserError(f"{option} must be source_class=class,…, but got {pair!r}")
-            source, target = found[1], found[2]
+            source, target = parts[1], parts[2]
             if target and target not in classes:
                 raise UserError(f"{option} {pair}: the class must be one of {', '.join(classes)}, but is {target!r}")
             if class_map.get(source, target) != target:
@@ -64,61 +64,61 @@ def parse_class_map(texts: Iterable[str], classes: Collection[str], option: str)
 
 
 def parse_added(text: str, classes: Collection[str]) -> tuple[str, dict[str, str]]:
-    """`PATH_OR_URI[:source_class=class,…]` as the URI and its class map. Raises UserError for a malformed map."""
+    """Return the URI and the class map of `PATH_OR_URI[:source_class=class,…]`. Raise UserError for a malformed map."""
     uri, separator, tail = text.rpartition(":")
     if not separator or "=" not in tail or "/" in tail:
         return text, {}
     return uri, parse_class_map([tail], classes, "--add")
 
 
-def prefixes(uris: Sequence[str]) -> list[str]:
-    """A folder for the images of every set, named as the set's is, with a number where that is taken."""
+def choose_prefixes(uris: Sequence[str]) -> list[str]:
+    """Return a folder for the images of every set, named as the set's is, with a number where that name is in use."""
     if len(uris) == 1:
         return [""]
-    found: list[str] = []
+    prefixes: list[str] = []
     for uri in uris:
         name = re.sub(r"^s3://", "", uri.rstrip("/")).rpartition("/")[2].strip(".") or "set"
-        free = (f"{name}{number}/" for number in ("", *(f"-{n}" for n in range(2, len(uris) + 2))))
-        found.append(next(prefix for prefix in free if prefix not in found))
-    return found
+        candidates = (f"{name}{number}/" for number in ("", *(f"-{n}" for n in range(2, len(uris) + 2))))
+        prefixes.append(next(prefix for prefix in candidates if prefix not in prefixes))
+    return prefixes
 
 
 def open_set(
     uri: str, prefix: str, kind: str, classes: Sequence[str], class_map: Mapping[str, str], patterns: Sequence[str]
 ) -> LabelSet:
-    """The set in a folder: its format recognised (or `kind`), its files matched, nothing but lists of classes read.
+    """Open the set in a folder: recognise its format (or take `kind`), match its files, read lists of classes alone.
 
-    `patterns`: only label files whose path below the folder fits one of them. Raises UserError where there are no
+    `patterns`: only label files whose path below the folder fits one of them. Raise UserError where there are no
     images, no labels, or labels that cannot be told.
     """
     if not storage.is_dir(uri):
         raise UserError(f"{uri}: no such folder")
-    entries = {entry.path: entry for entry in storage.list_files(uri) if _wanted(entry.path, patterns)}
+    entries = {entry.path: entry for entry in storage.list_files(uri) if _is_selected(entry.path, patterns)}
     paths = list(entries)
     if not any(path.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         raise UserError(f"{uri}: must hold images ({', '.join(IMAGE_SUFFIXES)}), but none of {len(paths)} files is one")
     in_names = [*classes, *(name for name in class_map if name not in (*classes, ANY))]
     if kind == AUTO:
         kind = recognise(uri, paths, in_names, lambda path: _head_of(uri, entries[path]))
-    matched = match(kind, paths, in_names)
-    if not any(image.label_files for image in matched.images) and not matched.json_files:
-        raise UserError(f"{uri}: {_no_labels(kind, matched, paths)}")
+    files = match_files(kind, paths, in_names)
+    if not any(image.label_files for image in files.images) and not files.json_files:
+        raise UserError(f"{uri}: {_no_labels(kind, files, paths)}")
     names: tuple[str, ...] | None = None
     if kind == "competition":
         names = tuple(in_names)
     elif kind == "yolo":
         names = read_names(uri, paths) or (None if class_map else tuple(classes))
-    return LabelSet(uri, prefix, kind, names, class_map, *matched, entries)
+    return LabelSet(uri, prefix, kind, names, class_map, *files, entries)
 
 
-def _wanted(path: str, patterns: Sequence[str]) -> bool:
+def _is_selected(path: str, patterns: Sequence[str]) -> bool:
     if not patterns or not path.lower().endswith(_LABEL_SUFFIXES):
         return True
     return path in _NAME_LISTS or any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _head_of(uri: str, entry: Entry) -> bytes:
-    """What says whether a JSON file is COCO."""
+    """Return the bytes that say whether a JSON file is COCO."""
     file = storage.join(uri, entry.path)
     try:
         return storage.read_range(file, 0, min(entry.size, HEAD))
@@ -126,22 +126,22 @@ def _head_of(uri: str, entry: Entry) -> bytes:
         raise UserError(f"{file}: not readable ({error.strerror or error})") from None
 
 
-def _no_labels(kind: str, matched: Matched, paths: Sequence[str]) -> str:
-    wanted = {
+def _no_labels(kind: str, files: MatchedFiles, paths: Sequence[str]) -> str:
+    rule = {
         "competition": "files named IMAGE_CLASS..txt that belong to an image",
         "yolo": "YOLO text, NAME.txt for NAME.jpg",
         "voc": "VOC's XML, NAME.xml for NAME.jpg",
         "coco": "COCO's JSON",
     }[kind]
     texts = [path for path in paths if path.lower().endswith(_LABEL_SUFFIXES)]
-    shown = f"none of {len(texts)} label files does, such as {texts[0]!r}" if texts else "there is no label file"
-    return f"must hold {wanted}, but {shown}"
+    reason = f"none of {len(texts)} label files does, such as {texts[0]!r}" if texts else "there is no label file"
+    return f"must hold {rule}, but {reason}"
 
 
 def read_names(uri: str, paths: Sequence[str]) -> tuple[str, ...] | None:
-    """The class names of a YOLO set: of its data.yaml, or another YAML file with names, or classes.txt; else None.
+    """Return the class names of a YOLO set: of its data.yaml, else of another YAML file, or classes.txt; or None.
 
-    Files nearest to the top go first. Raises UserError for names that are none.
+    Files nearest to the top go first. Raise UserError for names that are none.
     """
     depth_first = sorted(paths, key=lambda path: (path.count("/"), not path.endswith("data.yaml"), path))
     for path in depth_first:
@@ -161,18 +161,18 @@ def read_names(uri: str, paths: Sequence[str]) -> tuple[str, ...] | None:
     return None
 
 
-def target(name: str, class_map: Mapping[str, str], classes: Collection[str]) -> str | None:
-    """The dataset's class that a source's class means: "": left out on purpose; None: nobody asked for it."""
+def map_class(name: str, class_map: Mapping[str, str], classes: Collection[str]) -> str | None:
+    """Return the dataset's class that a source's class means: "": skipped on purpose; None: nobody asked for it."""
     if name in class_map:
         return class_map[name]
     return name if name in classes else class_map.get(ANY)
 
 
-def labelled_classes(one: LabelSet, found_names: Iterable[str], classes: Sequence[str]) -> list[str]:
-    """The classes that a set labels: those that one of its classes means.
+def find_labelled_classes(label_set: LabelSet, occurring_names: Iterable[str], classes: Sequence[str]) -> list[str]:
+    """Return the classes that a set labels: those that one of its classes means.
 
-    A set that does not list its classes labels those that its class map names, and those that occur: `found_names`.
+    A set that does not list its classes labels those that its class map names, and those that occur: `occurring_names`.
     """
-    known = [*one.class_map, *found_names] if one.names is None else one.names
-    meant = {target(name, one.class_map, classes) for name in known if name != ANY}
-    return [name for name in classes if name in meant]
+    names = [*label_set.class_map, *occurring_names] if label_set.names is None else label_set.names
+    labelled = {map_class(name, label_set.class_map, classes) for name in names if name != ANY}
+    return [name for name in classes if name in labelled]

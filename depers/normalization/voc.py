@@ -16,14 +16,15 @@ from defusedxml.ElementTree import fromstring
 
 from depers.datasets.labels import read_number
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
+from depers.statuses import ProblemAction
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(path: str, data: bytes) -> FileLabels:
-    """The boxes of one XML file, in pixels.
+    """Read the boxes of one XML file, in pixels.
 
-    Raises LabelError for XML that is broken, dangerous (entities, document types), or no VOC annotation.
+    Raise LabelError for XML that is broken, dangerous (entities, document types), or no VOC annotation.
     """
     try:
         root = fromstring(data, forbid_dtd=True)
@@ -41,11 +42,11 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         name = (element.findtext("name") or "").strip()
         edges = [(element.findtext(f"bndbox/{edge}") or "").strip() for edge in _EDGES]
         x0, y0, x1, y1 = (read_number(edge) for edge in edges)
-        shown = f"{name} {' '.join(edges)}"[:120]
+        text = f"{name} {' '.join(edges)}"[:120]
         if not name:
-            problems.append(Problem(path, number, "object without a name", "dropped", shown))
+            problems.append(Problem(path, number, "object without a name", ProblemAction.DROPPED, text))
         elif any(value != value for value in (x0, y0, x1, y1)):  # NaN
-            problems.append(Problem(path, number, "not a finite number", "dropped", shown))
+            problems.append(Problem(path, number, "not a finite number", ProblemAction.DROPPED, text))
         else:
             x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
             boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))
@@ -53,6 +54,6 @@ def read_voc(path: str, data: bytes) -> FileLabels:
 
 
 def _size(root: Element) -> tuple[int, int]:
-    """The declared width and height; 0 where it is none."""
+    """Return the declared width and height; 0 where it is none."""
     wide, high = (read_number((root.findtext(f"size/{side}") or "").strip()) for side in ("width", "height"))
     return (int(wide), int(high)) if wide >= 1 and high >= 1 else (0, 0)

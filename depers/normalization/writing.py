@@ -14,41 +14,48 @@ from depers import storage
 from depers.datasets.labels import format_yolo
 from depers.imaging import decoding
 from depers.imaging.headers import read_header
-from depers.normalization.rules import Box, LabelError, Problem, frame, mend
+from depers.normalization.rules import LabelBox, LabelError, Problem, find_frame, mend
 from depers.runtime import units
+from depers.statuses import ProblemAction, SourceStatus
 from depers.storage import tables
-from depers.storage.tables import parquet_text
+from depers.storage.tables import column, parquet_text
 
-_VERSION = "1"  # of what is written for the same labels
-USED, LEFT_OUT = "used", "left out"
+_VERSION = "2"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once
 
-PROBLEMS = pa.schema(
+PROBLEMS = tables.schema(
+    column("path", pa.string(), "the label file or the image, below RAW, with the folder of its set"),
+    column(
+        "line", pa.int32(), "line of a text, object of an XML file, annotation of a JSON file, from 1; 0: all of it"
+    ),
+    column("kind", pa.string(), "what is wrong"),
+    column("action", pa.string(), "what was done about it: a `ProblemAction`"),
+    column("detail", pa.string(), "the text that is wrong, or the reason"),
+)
+"""OUT/problems.parquet: a row for everything that was wrong with a label or an image."""
+
+_BOX = pa.struct(
     [
-        ("path", pa.string()),
-        ("line", pa.int32()),
-        ("kind", pa.string()),
-        ("action", pa.string()),
-        ("found", pa.string()),
+        column("class_id", pa.int32(), "the dataset's id of its class"),
+        column("w", pa.float32(), "width in pixels of the upright image"),
+        column("h", pa.float32(), "height in pixels of the upright image"),
     ]
 )
-RECORD = pa.schema(
-    [
-        ("name", pa.string()),  # in the split's folder
-        ("split", pa.string()),
-        ("status", pa.string()),  # USED, or LEFT_OUT
-        ("width", pa.int32()),  # upright
-        ("height", pa.int32()),
-        # size in pixels of the upright image
-        ("boxes", pa.list_(pa.struct([("class_id", pa.int32()), ("w", pa.float32()), ("h", pa.float32())]))),
-        ("problems", pa.list_(pa.struct(list(PROBLEMS)))),
-    ]
+RECORD = tables.schema(
+    column("name", pa.string(), "the image's path in its split's folder"),
+    column("split", pa.string(), "`train` or `val`"),
+    column("status", pa.string(), "`used` or `skipped`: a `SourceStatus`"),
+    column("width", pa.int32(), "width of the upright image in pixels; 0 where it is skipped"),
+    column("height", pa.int32(), "height of the upright image in pixels; 0 where it is skipped"),
+    column("boxes", pa.list_(_BOX), "the labels that were written"),
+    column("problems", pa.list_(pa.struct(list(PROBLEMS))), "what was wrong, as rows of problems.parquet"),
 )
+"""OUT/_depers/units/*.parquet: a row for every image of a unit, from which a resumed run counts."""
 
 
-class Task(NamedTuple):
+class ImageTask(NamedTuple):
     """One image: where it is, how problems call it, its name and split in the dataset, and its raw boxes.
 
     `stamp` changes with the image; `declared_wh` is as in `FileLabels`.
@@ -60,7 +67,7 @@ class Task(NamedTuple):
     split: str
     stamp: str
     declared_wh: tuple[int, int] | None
-    boxes: tuple[Box, ...]
+    boxes: tuple[LabelBox, ...]
 
     @property
     def image_uri(self) -> str:
@@ -73,17 +80,17 @@ class Task(NamedTuple):
         return storage.join("labels", self.split, str(PurePosixPath(self.name).with_suffix(".txt")))
 
 
-def unit_name(tasks: Sequence[Task], exif_frame: str) -> str:
-    """A hash of all that decides what is written."""
+def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
+    """Return a hash of all that decides what is written."""
     text = repr((_VERSION, exif_frame, [tuple(task) for task in tasks]))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> pa.Table:
-    """Writes images, labels and last the record of a unit, which it gives, too.
+def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[ImageTask]) -> pa.Table:
+    """Write images, labels and last the record of a unit, and return the record.
 
-    An image that cannot be decoded whole is left out, as is one whose labels are about another image. Where one
-    could not be read, the unit is not recorded: the next run tries again. Raises UserError where the output cannot be
+    An image that cannot be decoded whole is skipped, as is one whose labels are about another image. Where one
+    could not be read, the unit is not recorded: the next run tries again. Raise UserError where the output cannot be
     written.
     """
     waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
@@ -96,19 +103,19 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[Task]) -> p
     return table
 
 
-def _write_image(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
-    """Writes an image and its labels, or leaves them out; gives its row of the record."""
+def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
+    """Write an image and its labels, or skip them; return its row of the record."""
     try:
         data = storage.read_bytes(task.source)
         size_wh, orientation = examine(data)  # training would stop at an image that is not whole
-        where = frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
+        frame = find_frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
     except LabelError as error:
-        return _leave_out(out, task, error.kind, error.found)
+        return _skip(out, task, error.kind, error.detail)
     except decoding.ImageError as error:
-        return _leave_out(out, task, UNUSABLE, str(error))
+        return _skip(out, task, UNUSABLE, str(error))
     except OSError as error:
-        return _leave_out(out, task, UNREADABLE, error.strerror or str(error))
-    labels, problems = mend(task.boxes, where.size_wh, where.orientation)
+        return _skip(out, task, UNREADABLE, error.strerror or str(error))
+    labels, problems = mend(task.boxes, frame.size_wh, frame.orientation)
     with storage.translated_write_errors(out):
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
         storage.write_bytes(storage.join(out, task.image_uri), data)
@@ -116,17 +123,18 @@ def _write_image(out: str, exif_frame: str, task: Task) -> dict[str, Any]:
         {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
         for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
     ]
-    return _row(task, USED, size_wh, boxes, where.problems + problems)
+    return _row(task, SourceStatus.USED, size_wh, boxes, frame.problems + problems)
 
 
-def _leave_out(out: str, task: Task, kind: str, found: str) -> dict[str, Any]:
+def _skip(out: str, task: ImageTask, kind: str, detail: str) -> dict[str, Any]:
     for path in (task.image_uri, task.labels_uri):  # of an earlier run, when it was still usable
         storage.delete(storage.join(out, path))
-    return _row(task, LEFT_OUT, (0, 0), [], [Problem(task.path, 0, kind, "left out", found)])
+    problem = Problem(task.path, 0, kind, ProblemAction.SKIPPED, detail)
+    return _row(task, SourceStatus.SKIPPED, (0, 0), [], [problem])
 
 
 def examine(data: bytes) -> tuple[tuple[int, int], int]:
-    """Upright width and height, and EXIF orientation, of an image that can be decoded whole. Raises ImageError."""
+    """Return upright size and EXIF orientation of an image that can be decoded whole. Raise ImageError."""
     header = read_header(data)
     if header.format == "JPEG" and header.mode in ("L", "RGB"):
         try:  # at an eighth of its size: every bit is read, little is computed
@@ -139,7 +147,7 @@ def examine(data: bytes) -> tuple[tuple[int, int], int]:
 
 
 def write_problems(uri: str, problems: Iterator[Problem]) -> int:
-    """Writes them as Parquet, a row each, a part of them at a time; gives their number."""
+    """Write them as Parquet, a row each, a part of them at a time; return their number."""
     count = 0
     with tables.TableWriter(uri, PROBLEMS) as writer:
         while part := list(itertools.islice(problems, _ROWS)):
@@ -149,7 +157,11 @@ def write_problems(uri: str, problems: Iterator[Problem]) -> int:
 
 
 def _row(
-    task: Task, status: str, size_wh: tuple[int, int], boxes: list[dict[str, float]], problems: list[Problem]
+    task: ImageTask,
+    status: SourceStatus,
+    size_wh: tuple[int, int],
+    boxes: list[dict[str, float]],
+    problems: list[Problem],
 ) -> dict[str, Any]:
     return {
         "name": parquet_text(task.name),
@@ -159,7 +171,7 @@ def _row(
         "height": size_wh[1],
         "boxes": boxes,
         "problems": [
-            problem._replace(path=parquet_text(problem.path), found=parquet_text(problem.found))._asdict()
+            problem._replace(path=parquet_text(problem.path), detail=parquet_text(problem.detail))._asdict()
             for problem in problems
         ],
     }

@@ -114,12 +114,10 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
     assert labels["plain7.jpg"].class_ids.tolist() == []
     assert all(Path(text).is_file() for text in found.values())  # a background has an empty file
     rows = [(row["path"], row["line"], row["kind"], row["action"]) for row in problems_of(out)]
-    bare = [
-        (f"images/{name}", 0, "image without label", "kept as background") for name in sorted(names) if "plain" in name
-    ]
+    bare = [(f"images/{name}", 0, "image without label", "as_background") for name in sorted(names) if "plain" in name]
     assert rows == [
         *bare,
-        ("labels/nobody_car..txt", 0, "label without image", "left out"),
+        ("labels/nobody_car..txt", 0, "label without image", "skipped"),
         ("labels/street no.0_carplate..txt", 0, "Windows line ends", "mended"),
         ("labels/street no.0_carplate..txt", 2, "box outside the image", "clipped"),
         ("labels/street_1.x_face.txt", 2, "duplicate", "dropped"),
@@ -128,7 +126,7 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert "32 images in train" in text and "11 images in val" in text
     assert "4 boxes: car 1, head 0, face 1, human 0, carplate 2" in text
-    assert "40 image without label kept as background images/plain0.jpg" in " ".join(text.split())
+    assert "40 image without label as_background images/plain0.jpg" in " ".join(text.split())
     assert text.endswith(f"45 problems: {out}/problems.parquet\n")
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
@@ -231,7 +229,7 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, ray_local: None) ->
         raw, out = write_set(str(tmp_path / kind), kind), str(tmp_path / f"{kind}-out")
         assert run(Options(raw, out, class_map=("person=human",), val_fraction=0)) == 0
         [row] = problems_of(Path(out))
-        assert (row["kind"], row["found"]) == ("class that is not asked for", "dog: 1 boxes in 1 images")
+        assert (row["kind"], row["detail"]) == ("class that is not asked for", "dog: 1 boxes in 1 images")
         prefix = {"roboflow": "train/", "coco": "val2017/"}.get(kind, "")  # the folders that say more than the layout
         found[kind] = {
             path.replace(f"train/{prefix}", "train/"): data for path, data in contents(out).items() if "/train/" in path
@@ -302,11 +300,11 @@ def test_wrong_sizes_and_turned_images(tmp_path: Path, ray_local: None) -> None:
         "seen": [0.375, 0.083333, 0.75, 0.166667],
     }
     assert [(row["path"], row["kind"], row["action"]) for row in problems_of(out)] == [
-        ("another.jpg", "wrong image size", "left out"),
+        ("another.jpg", "wrong image size", "skipped"),
         ("double.jpg", "wrong image size", "scaled"),
-        ("none.jpg", "wrong image size", "taken from the image"),
-        ("seen.jpg", "EXIF-rotated image", "labels taken as upright"),
-        ("stored.jpg", "EXIF-rotated image", "labels turned upright"),
+        ("none.jpg", "wrong image size", "taken_from_image"),
+        ("seen.jpg", "EXIF-rotated image", "taken_as_upright"),
+        ("stored.jpg", "EXIF-rotated image", "turned_upright"),
     ]
     copied = (out / "images" / "train" / "stored.jpg").read_bytes()
     assert copied == (raw / "stored.jpg").read_bytes()  # readers turn it, as `images.decode` does
@@ -320,8 +318,8 @@ def test_unreadable_labels_cost_their_image_and_json_that_is_none_everything(tmp
     assert run(Options(str(raw), str(out), val_fraction=0)) == 3
     assert [Path(image).name for image, _ in pairs(str(out / "images" / "train"))] == ["b c.png"]
     assert [(row["path"], row["kind"], row["action"]) for row in problems_of(out)] == [
-        ("Annotations/a.xml", "unsafe XML", "left out with its image"),
-        ("Annotations/d.xml", "broken XML", "left out with its image"),
+        ("Annotations/a.xml", "unsafe XML", "skipped_with_image"),
+        ("Annotations/d.xml", "broken XML", "skipped_with_image"),
     ]
     write_set(str(tmp_path / "coco"), "coco")
     file = tmp_path / "coco" / "annotations" / "instances_val2017.json"
@@ -343,7 +341,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     ]
     file.write_text(json.dumps(content))
     storage.write_bytes(f"{raw}/val2017/extra.jpg", jpeg())
-    arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0, "unlabelled": "leave-out"}
+    arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0, "unlabelled": "skip"}
     assert run(Options(raw, str(out), **arguments)) == 0
     assert sorted(Path(image).name for image, _ in pairs(str(out / "images" / "train"))) == [
         "a.jpg",
@@ -351,7 +349,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
         "d.jpg",
     ]
     where = "annotations/instances_val2017.json"
-    assert [(row["path"], row["line"], row["kind"], row["found"]) for row in problems_of(out)] == [
+    assert [(row["path"], row["line"], row["kind"], row["detail"]) for row in problems_of(out)] == [
         (where, 0, "label without image", "gone.jpg, 1 boxes"),
         (where, 5, "label without image", "image_id 99 is that of no image"),
         (where, 6, "crowd instead of one object", "[1, 1, 2, 2]"),
@@ -368,7 +366,7 @@ def test_own_splits_are_kept(tmp_path: Path, ray_local: None, capsys: pytest.Cap
     assert run(Options(str(raw), str(out), keep_splits=True)) == 0
     found = sorted(path.relative_to(out / "images").as_posix() for path in (out / "images").rglob("*.jpg"))
     assert found == ["train/a.jpg", "train/deep/c.jpg", "val/a.jpg"]
-    assert "left out, as --keep-splits says: 1 images in test\n" in capsys.readouterr().out
+    assert "skipped, as --keep-splits says: 1 images in test\n" in capsys.readouterr().out
     storage.write_bytes(f"{raw}/val/images/a.jpg", jpeg())
     with pytest.raises(UserError, match=r"val/images/a.jpg and valid/images/a.jpg would be the same image"):
         run(Options(str(raw), str(out), keep_splits=True))
@@ -419,7 +417,7 @@ def test_a_set_whose_classes_nobody_asked_for_is_refused(
     assert not (tmp_path / "out").exists()
     assert run(Options(raw, str(tmp_path / "out"), class_map=("person=human,pigeon=car,*=",))) == 0
     text = capsys.readouterr().out
-    assert "left out on purpose: 1 boxes: dog 1\nRAW: no box is of pigeon, which the class map names\n" in text
+    assert "skipped on purpose: 1 boxes: dog 1\nRAW: no box is of pigeon, which the class map names\n" in text
 
 
 def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> None:

@@ -4,7 +4,14 @@ import pytest
 
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.normalization.layouts import ImageFinder, LabelFile, dataset_name, label_target, match, recognise
+from depers.normalization.layouts import (
+    ImageFinder,
+    LabelFile,
+    match_files,
+    name_in_dataset,
+    parse_label_name,
+    recognise,
+)
 
 COCO = b'{"images": []'
 
@@ -26,16 +33,16 @@ COCO = b'{"images": []'
         ("classes.txt", None),
     ],
 )
-def test_label_target(name: str, expected: tuple[str, str] | None) -> None:
+def test_parse_label_name(name: str, expected: tuple[str, str] | None) -> None:
     stems = dict.fromkeys(["a", "cam.1 - 2022_01.05", "x_face", "x", "deep/er/a"], "")
-    assert label_target(name, stems, CLASSES) == expected
+    assert parse_label_name(name, stems, CLASSES) == expected
 
 
-def test_label_target_of_classes_that_end_alike() -> None:
+def test_parse_label_name_of_classes_that_end_alike() -> None:
     classes = ("plate", "licence_plate")
-    assert label_target("a_licence_plate..txt", {"a": ""}, classes) == ("a", "licence_plate")
-    assert label_target("a_licence_plate..txt", {"a_licence": ""}, classes) == ("a_licence", "plate")
-    assert label_target("a_licence_plate..txt", {"a": "", "a_licence": ""}, classes) == ("a", "licence_plate")
+    assert parse_label_name("a_licence_plate..txt", {"a": ""}, classes) == ("a", "licence_plate")
+    assert parse_label_name("a_licence_plate..txt", {"a_licence": ""}, classes) == ("a_licence", "plate")
+    assert parse_label_name("a_licence_plate..txt", {"a": "", "a_licence": ""}, classes) == ("a", "licence_plate")
 
 
 @pytest.mark.parametrize(
@@ -50,8 +57,8 @@ def test_label_target_of_classes_that_end_alike() -> None:
         ("images/labels.jpg", "labels.jpg"),
     ],
 )
-def test_dataset_name(path: str, name: str) -> None:
-    assert dataset_name(path) == name
+def test_name_in_dataset(path: str, name: str) -> None:
+    assert name_in_dataset(path) == name
 
 
 @pytest.mark.parametrize(
@@ -96,27 +103,27 @@ def test_match_reports_all_that_belongs_nowhere() -> None:
         "old/a.xml",
         "old/b.xml",
     ]
-    matched = match("competition", paths, CLASSES)
+    matched = match_files("competition", paths, CLASSES)
     assert [(p.path, p.name, p.label_files) for p in matched.images] == [
         ("images/a.jpg", "a.jpg", (LabelFile("labels/a_car..txt", "car"), LabelFile("labels/a_face..txt", "face"))),
         ("images/b.jpg", "b.jpg", ()),
     ]
     assert {problem[:1] + problem[2:] for problem in matched.problems} == {
-        ("images/Thumbs.db", "not an image name", "left out", ".db"),
-        ("images/a.png", "same name as another image", "left out", "images/a.jpg"),
-        ("labels/c_car..txt", "label without image", "left out", "car"),
+        ("images/Thumbs.db", "not an image name", "skipped", ".db"),
+        ("images/a.png", "same name as another image", "skipped", "images/a.jpg"),
+        ("labels/c_car..txt", "label without image", "skipped", "car"),
         (
             "labels/notes.txt",
             "not a label name",
-            "left out",
+            "skipped",
             f"must end in _CLASS..txt with CLASS one of {', '.join(CLASSES)}",
         ),
-        ("old/a.xml", "label files of another format", "left out", "2 × .xml"),
+        ("old/a.xml", "label files of another format", "skipped", "2 × .xml"),
     }
 
 
 def test_match_finds_the_only_image_of_that_name() -> None:
-    matched = match("yolo", ["photos/a.jpg", "x/b.jpg", "y/b.jpg", "texts/a.txt", "texts/b.txt"], CLASSES)
+    matched = match_files("yolo", ["photos/a.jpg", "x/b.jpg", "y/b.jpg", "texts/a.txt", "texts/b.txt"], CLASSES)
     assert [image.label_files for image in matched.images] == [(LabelFile("texts/a.txt", ""),), (), ()]
     assert [problem[:3] for problem in matched.problems] == [("texts/b.txt", 0, "label without image")]
 

@@ -11,12 +11,21 @@ from PIL import Image
 
 from depers import storage
 from depers.datasets.labels import CLASSES
-from depers.normalization.report import Statistics, class_rows, draw_shown, make_report, problem_text, sheet, summary
+from depers.normalization.report import (
+    DatasetStatistics,
+    draw_samples,
+    format_problems,
+    format_summary,
+    make_class_rows,
+    make_report,
+    make_sheet,
+)
 from depers.normalization.rules import Problem
-from depers.normalization.writing import LEFT_OUT, RECORD, USED
+from depers.normalization.writing import RECORD
+from depers.statuses import ProblemAction, SourceStatus
 
 
-def row(name: str, split: str, *class_ids: int, status: str = USED, side: float = 10) -> dict[str, Any]:
+def row(name: str, split: str, *class_ids: int, status: str = SourceStatus.USED, side: float = 10) -> dict[str, Any]:
     boxes = [{"class_id": class_id, "w": side, "h": side} for class_id in class_ids]
     return {"name": name, "split": split, "status": status, "width": 60, "height": 40, "boxes": boxes, "problems": []}
 
@@ -25,13 +34,13 @@ ROWS = [
     *(row(f"{index:02}.jpg", "train", 0, 0, 2) for index in range(20)),
     *(row(f"v{index}.jpg", "val", 2, side=0.5) for index in range(4)),
     row("none.jpg", "val"),
-    row("bad.jpg", "train", status=LEFT_OUT),
+    row("bad.jpg", "train", status=SourceStatus.SKIPPED),
     row("crowd.jpg", "train", *[1] * 300),
 ]
 
 
-def gather(rows: list[dict[str, Any]]) -> Statistics:
-    statistics = Statistics(len(CLASSES))
+def gather(rows: list[dict[str, Any]]) -> DatasetStatistics:
+    statistics = DatasetStatistics(len(CLASSES))
     for one in rows:
         statistics.add(pa.Table.from_pylist([one], schema=RECORD))
     return statistics
@@ -40,10 +49,10 @@ def gather(rows: list[dict[str, Any]]) -> Statistics:
 def test_statistics_and_what_is_shown_do_not_depend_on_the_order() -> None:
     statistics, other = gather(ROWS), gather(random.Random(1).sample(ROWS, len(ROWS)))
     assert vars(statistics).keys() == vars(other).keys()
-    assert statistics.shown() == other.shown()
-    assert len(set(statistics.shown())) == len(statistics.shown()) >= 5 + 1 + 1
-    assert {("train", "crowd.jpg"), ("val", "none.jpg")} < set(statistics.shown())
-    for name in ("images", "backgrounds", "boxes", "with_class", "objects", "left_out"):
+    assert statistics.select_samples() == other.select_samples()
+    assert len(set(statistics.select_samples())) == len(statistics.select_samples()) >= 5 + 1 + 1
+    assert {("train", "crowd.jpg"), ("val", "none.jpg")} < set(statistics.select_samples())
+    for name in ("images", "backgrounds", "boxes", "with_class", "objects", "skipped"):
         assert getattr(statistics, name) == getattr(other, name)
     np.testing.assert_array_equal(statistics.sizes, other.sizes)
     assert statistics.sizes.sum() == statistics.shares.sum() == 20 * 3 + 4 + 300
@@ -52,21 +61,21 @@ def test_statistics_and_what_is_shown_do_not_depend_on_the_order() -> None:
 
 def test_texts() -> None:
     statistics = gather(ROWS)
-    text = summary(statistics, CLASSES, {"plates/": ["carplate"], "x/": []})
+    text = format_summary(statistics, CLASSES, {"plates/": ["carplate"], "x/": []})
     assert text.splitlines() == [
         "21 images in train (0 without boxes); 5 images in val (1 without boxes)",
         "364 boxes: car 40, head 300, face 24, human 0, carplate 0",
         "plates/: labelled for carplate only",
         "x/: labelled for no class only",
     ]
-    assert class_rows(statistics, CLASSES)[2] == ["face", 20, 4, 20, 4, 4 / 24]
-    assert class_rows(statistics, CLASSES)[3] == ["human", 0, 0, 0, 0, "–"]
-    kinds = [("dropped", "duplicate", 1234, Problem("a.txt", 3, "duplicate", "dropped", "1 2"))]
-    assert problem_text(kinds).splitlines() == [
+    assert make_class_rows(statistics, CLASSES)[2] == ["face", 20, 4, 20, 4, 4 / 24]
+    assert make_class_rows(statistics, CLASSES)[3] == ["human", 0, 0, 0, 0, "–"]
+    kinds = [("dropped", "duplicate", 1234, Problem("a.txt", 3, "duplicate", ProblemAction.DROPPED, "1 2"))]
+    assert format_problems(kinds).splitlines() == [
         "number  problem    what was done  first",
         "  1234  duplicate  dropped        a.txt, line 3: 1 2",
     ]
-    assert problem_text([]) == ""
+    assert format_problems([]) == ""
 
 
 def test_the_page_shows_images_with_the_boxes_of_their_files(tmp_path: Path) -> None:
@@ -76,10 +85,10 @@ def test_the_page_shows_images_with_the_boxes_of_their_files(tmp_path: Path) -> 
         storage.write_bytes(f"{tmp_path}/images/{split}/{name}", buffer.getvalue())
         storage.write_bytes(f"{tmp_path}/labels/{split}/{name[0]}.txt", text.encode())
     statistics = gather([row("a.png", "train", 0, 2), row("b.png", "val")])
-    drawn = draw_shown(str(tmp_path), statistics, CLASSES)
+    drawn = draw_samples(str(tmp_path), statistics, CLASSES)
     assert [caption for caption, _ in drawn] == ["car 1, face 1: train/a.png", "no boxes: val/b.png"]
     assert (drawn[0][1] != 255).any() and (drawn[1][1] == 255).all()
-    assert sheet(drawn).shape[1] > 900
+    assert make_sheet(drawn).shape[1] > 900
     page = make_report(statistics, CLASSES, {"": ["car", "face"]}, [], drawn)
     assert page.count("<svg") == 4 and page.count("data:image/jpeg") == 2
     assert "Only these classes are labelled there" in page and "<p>Nothing.</p>" in page

@@ -31,7 +31,7 @@ from depers.normalization.yolo import read_yolo
         ("2 0.5 0.5 0.2 0.2", [], "class id without a name", "dropped"),
         ("-1 0.5 0.5 0.2 0.2", [], "class id without a name", "dropped"),
         ("0.5 0.5 0.5 0.2 0.2", [], "class id without a name", "dropped"),
-        ("0 0 0 0.5 0 0.25 1", [("a", 0.25, 0.5, 0.5, 1)], "polygon", "its bounding box taken"),
+        ("0 0 0 0.5 0 0.25 1", [("a", 0.25, 0.5, 0.5, 1)], "polygon", "bounding_box"),
     ],
 )
 def test_read_yolo(line: str, boxes: list[tuple[Any, ...]], kind: str, action: str) -> None:
@@ -48,7 +48,7 @@ def test_read_yolo_of_a_files_own_class_and_of_ids_without_names() -> None:
     assert [problem[1:4] for problem in found.problems] == [
         (0, "byte order mark", "mended"),
         (0, "Windows line ends", "mended"),
-        (3, "class id is not 0", "kept"),
+        (3, "class id is not 0", "accepted"),
     ]
     assert [box.class_name for box in read_yolo("x", text).boxes] == ["0", "4"]
 
@@ -128,7 +128,7 @@ def test_read_voc_refuses(data: bytes, kind: str, found: str) -> None:
     with pytest.raises(LabelError) as refused:
         read_voc("a.xml", data)
     assert refused.value.kind == kind
-    assert found in refused.value.found
+    assert found in refused.value.detail
 
 
 IMAGES = [{"id": 7, "file_name": "a.jpg", "width": 60, "height": 40}, {"id": "b", "file_name": "b/b.jpg"}]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from depers.datasets.labels import format_yolo, parse_yolo
 from depers.imaging.decoding import decode
-from depers.normalization.rules import Box, LabelError, frame, mend, turn_upright
+from depers.normalization.rules import LabelBox, LabelError, find_frame, mend, turn_upright
 
 Numbers = tuple[float, float, float, float]
 
@@ -31,7 +31,7 @@ Numbers = tuple[float, float, float, float]
     ],
 )
 def test_mend_one_box(numbers: Numbers, boxes: list[list[float]], kind: str, action: str) -> None:
-    labels, problems = mend([Box("labels/a.txt", 7, 2, *numbers)])
+    labels, problems = mend([LabelBox("labels/a.txt", 7, 2, *numbers)])
     assert labels.class_ids.tolist() == [2] * len(boxes)
     np.testing.assert_allclose(labels.boxes_xywh, np.array(boxes).reshape(-1, 4), atol=2e-6)
     assert [problem[:4] for problem in problems] == ([("labels/a.txt", 7, kind, action)] if kind else [])
@@ -39,7 +39,7 @@ def test_mend_one_box(numbers: Numbers, boxes: list[list[float]], kind: str, act
 
 def test_mend_drops_what_is_there_twice_but_not_another_class() -> None:
     box = (0.5, 0.5, 0.2, 0.2)
-    boxes = [Box("a", 1, 0, *box), Box("b", 1, 0, 0.5000001, 0.5, 0.2, 0.2), Box("b", 2, 1, *box)]
+    boxes = [LabelBox("a", 1, 0, *box), LabelBox("b", 1, 0, 0.5000001, 0.5, 0.2, 0.2), LabelBox("b", 2, 1, *box)]
     labels, problems = mend(boxes)
     assert labels.class_ids.tolist() == [0, 1]
     assert [problem[:4] for problem in problems] == [("b", 1, "duplicate", "dropped")]
@@ -52,7 +52,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
     st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=6), st.integers(1, 8), st.sampled_from([1, 640])
 )
 def test_mend_gives_valid_labels_whatever_the_numbers(rows: list[Numbers], orientation: int, size: int) -> None:
-    labels, problems = mend([Box("a", n, 0, *row) for n, row in enumerate(rows)], (size, size), orientation)
+    labels, problems = mend([LabelBox("a", n, 0, *row) for n, row in enumerate(rows)], (size, size), orientation)
     assert len(parse_yolo(format_yolo(labels), 1, "it").class_ids) == len(labels.class_ids)
     assert len(labels.class_ids) + sum(problem.action == "dropped" for problem in problems) == len(rows)
 
@@ -84,16 +84,16 @@ def test_boxes_turn_as_images_do(orientation: int) -> None:
         ((60, 40), (60, 40), 1, "stored", (60, 40), False, []),
         ((30, 20), (60, 40), 1, "auto", (30, 20), False, ["scaled"]),
         ((500, 375), (500, 374), 1, "auto", (500, 375), False, ["scaled"]),
-        ((0, 0), (60, 40), 1, "auto", (60, 40), False, ["taken from the image"]),
-        ((0, 0), (60, 40), 6, "auto", (60, 40), False, ["labels taken as upright", "taken from the image"]),
-        ((0, 0), (60, 40), 6, "stored", (40, 60), True, ["labels turned upright", "taken from the image"]),
-        (None, (60, 40), 6, "auto", (1, 1), False, ["labels taken as upright"]),
-        (None, (60, 40), 6, "stored", (1, 1), True, ["labels turned upright"]),
-        ((60, 40), (60, 40), 6, "auto", (60, 40), False, ["labels taken as upright"]),
-        ((40, 60), (60, 40), 6, "auto", (40, 60), True, ["labels turned upright"]),
-        ((20, 30), (60, 40), 8, "auto", (20, 30), True, ["labels turned upright", "scaled"]),
-        ((60, 40), (60, 40), 3, "auto", (60, 40), False, ["labels taken as upright"]),
-        ((60, 40), (60, 40), 3, "stored", (60, 40), True, ["labels turned upright"]),
+        ((0, 0), (60, 40), 1, "auto", (60, 40), False, ["taken_from_image"]),
+        ((0, 0), (60, 40), 6, "auto", (60, 40), False, ["taken_as_upright", "taken_from_image"]),
+        ((0, 0), (60, 40), 6, "stored", (40, 60), True, ["turned_upright", "taken_from_image"]),
+        (None, (60, 40), 6, "auto", (1, 1), False, ["taken_as_upright"]),
+        (None, (60, 40), 6, "stored", (1, 1), True, ["turned_upright"]),
+        ((60, 40), (60, 40), 6, "auto", (60, 40), False, ["taken_as_upright"]),
+        ((40, 60), (60, 40), 6, "auto", (40, 60), True, ["turned_upright"]),
+        ((20, 30), (60, 40), 8, "auto", (20, 30), True, ["turned_upright", "scaled"]),
+        ((60, 40), (60, 40), 3, "auto", (60, 40), False, ["taken_as_upright"]),
+        ((60, 40), (60, 40), 3, "stored", (60, 40), True, ["turned_upright"]),
     ],
 )
 def test_frame(
@@ -105,7 +105,7 @@ def test_frame(
     turned: bool,
     actions: list[str],
 ) -> None:
-    found = frame("a.jpg", declared, upright, orientation, rule)
+    found = find_frame("a.jpg", declared, upright, orientation, rule)
     assert found.size_wh == size
     assert found.orientation == (orientation if turned else 1)
     assert [problem.action for problem in found.problems] == actions
@@ -116,6 +116,6 @@ def test_frame(
 )
 def test_the_size_of_another_image_is_refused(declared: tuple[int, int], orientation: int, rule: str) -> None:
     with pytest.raises(LabelError) as refused:
-        frame("a.jpg", declared, (60, 40), orientation, rule)
+        find_frame("a.jpg", declared, (60, 40), orientation, rule)
     assert refused.value.kind == "wrong image size"
-    assert refused.value.found == f"{declared[0]}x{declared[1]}, the image is 60x40"
+    assert refused.value.detail == f"{declared[0]}x{declared[1]}, the image is 60x40"

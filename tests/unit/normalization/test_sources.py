@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from depers import storage
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.normalization.assignment import own_split
+from depers.normalization.assignment import read_split
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.rules import Problem
 from depers.normalization.sources import (
     LabelSet,
-    labelled_classes,
+    choose_prefixes,
+    find_labelled_classes,
+    map_class,
     parse_added,
     parse_class_map,
-    prefixes,
     read_names,
-    target,
 )
 
 
@@ -60,8 +60,8 @@ def test_parse_added(text: str, expected: tuple[str, dict[str, str]]) -> None:
 
 
 def test_prefixes_differ() -> None:
-    assert prefixes(["/data/raw"]) == [""]
-    assert prefixes(["a/raw", "s3://b/raw/", "raw", "x"]) == ["raw/", "raw-2/", "raw-3/", "x/"]
+    assert choose_prefixes(["/data/raw"]) == [""]
+    assert choose_prefixes(["a/raw", "s3://b/raw/", "raw", "x"]) == ["raw/", "raw-2/", "raw-3/", "x/"]
 
 
 @given(
@@ -70,7 +70,7 @@ def test_prefixes_differ() -> None:
     )
 )
 def test_prefixes_always_differ(uris: list[str]) -> None:
-    found = prefixes(uris)
+    found = choose_prefixes(uris)
     assert len(set(found)) == len(uris)
     assert all(prefix.endswith("/") and prefix[0] not in "./" for prefix in found)
 
@@ -115,7 +115,7 @@ def test_read_names_refuses(tmp_path: Path, text: str, message: str) -> None:
     ],
 )
 def test_target(name: str, class_map: dict[str, str], expected: str | None) -> None:
-    assert target(name, class_map, CLASSES) == expected
+    assert map_class(name, class_map, CLASSES) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_labelled_classes(
     names: tuple[str, ...] | None, class_map: dict[str, str], found: list[str], expected: list[str]
 ) -> None:
     one = LabelSet("raw", "", "voc", names, class_map, [], [], [], {})
-    assert labelled_classes(one, found, CLASSES) == expected
+    assert find_labelled_classes(one, found, CLASSES) == expected
 
 
 @pytest.fixture
@@ -160,13 +160,13 @@ def test_the_index_keeps_the_first_size_and_sorts_problems(index: LabelIndex) ->
     assert list(index.sizes()) == [(1, 9, 9), (2, 60, 40)]
     problems = [
         Problem("b", 2, "duplicate", "dropped"),
-        Problem("caf\udce9", 0, "unusable image", "left out", "\ud800"),
+        Problem("caf\udce9", 0, "unusable image", "skipped", "\ud800"),
         Problem("b", 1, "duplicate", "dropped", "x"),
     ]
     index.add_problems(problems)
-    shown = Problem("caf\\xe9", 0, "unusable image", "left out", "\\ud800")
+    shown = Problem("caf\\xe9", 0, "unusable image", "skipped", "\\ud800")
     assert list(index.problems()) == [problems[2], problems[0], shown]
-    assert index.problem_kinds() == [("dropped", "duplicate", 2, problems[2]), ("left out", "unusable image", 1, shown)]
+    assert index.problem_kinds() == [("dropped", "duplicate", 2, problems[2]), ("skipped", "unusable image", 1, shown)]
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ def test_the_index_keeps_the_first_size_and_sorts_problems(index: LabelIndex) ->
     ],
 )
 def test_own_split(name: str, expected: tuple[str, str]) -> None:
-    assert own_split(name) == expected
+    assert read_split(name) == expected
 
 
 @pytest.mark.parametrize("name", ["train.jpg", "trains/a.jpg", "a/b.jpg"])
 def test_own_split_refuses(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' lies in none"):
-        own_split(name)
+        read_split(name)

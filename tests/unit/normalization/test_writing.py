@@ -7,8 +7,8 @@ import pytest
 
 from depers.errors import UserError
 from depers.imaging.decoding import ImageError, decode
-from depers.normalization.rules import Box
-from depers.normalization.writing import Task, examine, unit_name, write_unit
+from depers.normalization.rules import LabelBox
+from depers.normalization.writing import ImageTask, examine, make_unit_name, write_unit
 
 
 def outcome(function: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:
@@ -33,7 +33,7 @@ def test_examine_agrees_with_decode(data: Path, folder: Path) -> None:
 
 
 def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
-    task = Task("in/a.jpg", "a.jpg", "a.jpg", "train", "9 1", None, (Box("a.txt", 1, 0, 0.5, 0.5, 0.1, 0.1),))
+    task = ImageTask("in/a.jpg", "a.jpg", "a.jpg", "train", "9 1", None, (LabelBox("a.txt", 1, 0, 0.5, 0.5, 0.1, 0.1),))
     changed = [
         task._replace(split="val"),
         task._replace(stamp="9 2"),
@@ -42,14 +42,14 @@ def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
         task._replace(boxes=()),
         task._replace(boxes=(task.boxes[0]._replace(class_id=1),)),
     ]
-    names = [unit_name([one], "auto") for one in (task, *changed)] + [unit_name([task], "stored")]
+    names = [make_unit_name([one], "auto") for one in (task, *changed)] + [make_unit_name([task], "stored")]
     assert len(set(names)) == len(names)
-    assert unit_name([task], "auto") == names[0]
+    assert make_unit_name([task], "auto") == names[0]
 
 
 def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
     image = next((data / "samples").glob("*.jpg"))
-    task = Task(str(image), "a.jpg", "a.jpg", "train", "", None, ())
+    task = ImageTask(str(image), "a.jpg", "a.jpg", "train", "", None, ())
     (tmp_path / "labels").write_text("a file where a folder must be")
     with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \((Not a directory|File exists)\)$"):
         write_unit(str(tmp_path), "unit", "auto", [task])
@@ -57,11 +57,11 @@ def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) 
 
 
 def test_a_unit_with_a_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
-    task = Task(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, ())
+    task = ImageTask(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, ())
     record = tmp_path / "out" / "_depers" / "units" / "unit.parquet"
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
-    assert (row["status"], row["problems"][0]["kind"]) == ("left out", "unreadable image")
-    assert row["problems"][0]["found"] == "No such file or directory"
+    assert (row["status"], row["problems"][0]["kind"]) == ("skipped", "unreadable image")
+    assert row["problems"][0]["detail"] == "No such file or directory"
     assert not record.exists()
     (tmp_path / "raw.png").write_bytes(b"text")
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
