@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from depers import storage
-from depers.boxes import grow
+from depers.boxes import covered_share, grow
 from depers.detection.detections import BOX
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.steps import Item, Outcome, Row
@@ -55,15 +55,13 @@ def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = 
 def covered(box: Row, precomputed: Row, size_wh: tuple[int, int]) -> float:
     """The share of a box that lies in the redacted boxes of its frame, 0…1, to the pixel."""
     edges = [[one[name] for name in ("x_min", "y_min", "x_max", "y_max")] for one in (box, *precomputed["boxes"])]
-    left, top, right, bottom = np.round(edges[0]).astype(int).tolist()
+    left, top, right, bottom = np.round(edges[0]).tolist()
     if right <= left or bottom <= top:
         return 1.0
     same = [one["frame"] == box["frame"] for one in precomputed["boxes"]]
     redacted = np.array(edges[1:], np.float32).reshape(-1, 4)[np.array(same, bool)]
-    mask = np.zeros((bottom - top, right - left), bool)
-    for x0, y0, x1, y1 in np.round(grow(redacted, precomputed["margin"] or 0, size_wh)).astype(int).tolist():
-        mask[max(0, y0 - top) : max(0, y1 - top), max(0, x0 - left) : max(0, x1 - left)] = True
-    return float(mask.mean())
+    grown = grow(redacted, precomputed["margin"] or 0, size_wh)
+    return covered_share((left, top, right, bottom), np.round(grown))
 
 
 def digest_of(root: str, entry: Entry) -> str:

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.boxes import Letterbox, area, clip, letterbox
+from depers.boxes import Letterbox, area, clip, intersections, letterbox, paint_on_canvas
 from depers.detection.detections import Detections
 from depers.detection.settings import InferenceSettings
 from depers.imaging.decoding import resize_rgb
 
-PADDING = 114  # YOLOv5's letterbox gray
 OVERLAP = 0.2  # of a tile with its neighbor: things smaller than that are whole in one of them
 _CONTAINED = 0.9  # a box with this share of its area in a larger one of its class is a fragment of it
 
@@ -62,12 +61,7 @@ def views(rgb: NDArray[np.uint8], imgsz: int, stride: int, half_stride_pad: bool
 
 def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
     """The letterboxed image, uint8 RGB (H, W, 3), gray around it."""
-    width, height = frame.canvas_wh
-    canvas = np.full((height, width, 3), PADDING, np.uint8)
-    x, y = frame.pad_xy
-    resized = resize_rgb(rgb, frame.resized_wh)
-    canvas[y : y + resized.shape[0], x : x + resized.shape[1]] = resized
-    return canvas
+    return paint_on_canvas(resize_rgb(rgb, frame.resized_wh), frame.canvas_wh, frame.pad_xy)
 
 
 def merge(parts: Sequence[Detections], settings: InferenceSettings, size_wh: tuple[int, int]) -> Detections:
@@ -91,10 +85,7 @@ def merge(parts: Sequence[Detections], settings: InferenceSettings, size_wh: tup
 
 def _fragments(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which boxes (N, 4) lie almost wholly in a larger one of their class, bool (N,)."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    sides = np.maximum(high - low, 0)
     areas = area(boxes)
-    inside = sides[..., 0] * sides[..., 1] >= _CONTAINED * areas[:, None]
+    inside = intersections(boxes, boxes) >= _CONTAINED * areas[:, None]
     larger = (areas[None] > areas[:, None]) & (class_ids[:, None] == class_ids[None])
     return np.asarray((inside & larger).any(axis=1))

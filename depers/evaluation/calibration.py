@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.boxes import Boxes, clip, grow
+from depers.boxes import Boxes, areas_added, clip, grow
 from depers.datasets.labels import read_number
 from depers.detection.thresholds import VERSION
 from depers.errors import UserError
@@ -94,25 +94,13 @@ def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.
     The boxes come with falling confidence. 0 where all of them do not cover it.
     """
     result = np.zeros(len(labels_xyxy), np.float32)
-    for index, label in enumerate(labels_xyxy.astype(np.float64)):
-        inside = np.concatenate(
-            [np.maximum(boxes_xyxy[:, :2], label[:2]), np.minimum(boxes_xyxy[:, 2:], label[2:])], axis=1
-        )
-        overlapping = np.flatnonzero((inside[:, 2:] > inside[:, :2]).all(1))
-        if not len(overlapping):
+    for index, (x0, y0, x1, y1) in enumerate(labels_xyxy.astype(np.float64).tolist()):
+        if x1 <= x0 or y1 <= y0:
             continue
-        edges = np.concatenate([inside[overlapping], label[None]])
-        xs, ys = np.unique(edges[:, ::2]), np.unique(edges[:, 1::2])
-        first = np.full((len(ys) - 1, len(xs) - 1), len(overlapping))  # which box covers a cell first
-        for number in range(len(overlapping) - 1, -1, -1):
-            x0, y0, x1, y1 = inside[overlapping[number]]
-            columns, rows = (slice(*np.searchsorted(lines, ends)) for lines, ends in ((xs, (x0, x1)), (ys, (y0, y1))))
-            first[rows, columns] = number
-        cells = np.diff(ys)[:, None] * np.diff(xs)[None]
-        covered = np.bincount(first.ravel(), cells.ravel(), len(overlapping) + 1)[:-1].cumsum()
-        enough = np.flatnonzero(covered >= share * cells.sum() * (1 - 1e-9))
+        areas = areas_added((x0, y0, x1, y1), boxes_xyxy).cumsum()
+        enough = np.flatnonzero(areas >= share * (x1 - x0) * (y1 - y0) * (1 - 1e-9))
         if len(enough):
-            result[index] = confidences[overlapping[enough[0]]]
+            result[index] = confidences[enough[0]]
     return result
 
 

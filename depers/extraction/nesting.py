@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.boxes import Boxes, area, covered, shares_inside
+from depers.boxes import Boxes, area, covered_share, shares_inside
 from depers.errors import UserError
 
 NESTING = ("human=head,face", "head=face", "car=carplate")
@@ -107,7 +107,7 @@ def group(
                 members=(index, *nested, *sorted(inside)),
                 frame=_frame(box, size_wh, margin),
                 truncated=_is_cut(box, size_wh),
-                hidden=covered(box.tolist(), others),
+                hidden=covered_share(box.tolist(), others),
             )
         )
     return sprites

@@ -10,7 +10,7 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers.boxes import Boxes, clip, covered, from_normalized_xywh
+from depers.boxes import Boxes, clip, covered_share, from_normalized_xywh
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, parse_yolo
@@ -117,7 +117,7 @@ def _take_apart(job: ExtractionJob, path: str, row: Row, image: DecodedImage, la
     rgb, size_wh = image.rgb(), image.size_wh
     class_ids, boxes = _whole_boxes(labels, size_wh)
     everything = group(class_ids, boxes, size_wh, job.nesting, job.margin)
-    coverage = covered((0.0, 0.0, *size_wh), boxes)
+    coverage = covered_share((0.0, 0.0, *size_wh), boxes)
     shorter = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
     large = [sprite for sprite in everything if shorter[sprite.outer] >= job.min_size]
     labelled = labelled_classes(job.dataset, path)

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-GRAY = 114
-"""YOLOv5's padding."""
+from depers.boxes import CANVAS_GRAY, center, paint_on_canvas
+
 _LEAST_SIDE, _LEAST_AREA, _MOST_RATIO = 2, 0.1, 100  # of a box that is left of a label: px, share, sides
 
 RGB = NDArray[np.uint8]
@@ -30,10 +30,8 @@ class LabelledImage(NamedTuple):
 def letterboxed(sample: LabelledImage, canvas_wh: tuple[int, int]) -> LabelledImage:
     """The image in the middle of a canvas, as for prediction."""
     height, width = sample.image.shape[:2]
-    x, y = (round((side - own) / 2 - 0.1) for side, own in zip(canvas_wh, (width, height), strict=True))
-    image = np.full((canvas_wh[1], canvas_wh[0], 3), GRAY, np.uint8)
-    image[y : y + height, x : x + width] = sample.image
-    return LabelledImage(image, _moved(sample.labels, x, y))
+    x, y = center((width, height), canvas_wh)
+    return LabelledImage(paint_on_canvas(sample.image, canvas_wh, (x, y)), _moved(sample.labels, x, y))
 
 
 def augmented(
@@ -41,7 +39,7 @@ def augmented(
 ) -> LabelledImage:
     """The image on its canvas: rotated, sheared, scaled and moved, then mirrored and recolored, all at random."""
     height, width = sample.image.shape[:2]
-    x, y = (round((side - own) / 2 - 0.1) for side, own in zip(canvas_wh, (width, height), strict=True))
+    x, y = center((width, height), canvas_wh)
     return _finished(_warped([(sample, x, y)], canvas_wh, canvas_wh, rng, strength), rng, strength)
 
 
@@ -96,7 +94,7 @@ def _warped(
 ) -> LabelledImage:
     """Images that lie side by side on a canvas, each with its corner (x, y) there, seen through a random warp."""
     matrix, zoom = random_matrix(canvas_wh, out_wh, rng, strength)
-    image = np.full((out_wh[1], out_wh[0], 3), GRAY, np.uint8)
+    image = np.full((out_wh[1], out_wh[0], 3), CANVAS_GRAY, np.uint8)
     placed = [np.zeros((0, 5))]
     for sample, x, y in parts:
         height, width = sample.image.shape[:2]

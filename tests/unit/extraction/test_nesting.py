@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.boxes import covered
+from depers.boxes import covered_share
 from depers.datasets.labels import CLASSES
 from depers.datasets.sprite_bank import sprite_id
 from depers.errors import UserError
@@ -113,7 +113,7 @@ def test_covered_is_what_counting_pixels_gives(box: tuple[int, ...], others: lis
         seen[max(top + 4, 0) : max(bottom + 4, 0), max(left + 4, 0) : max(right + 4, 0)] = True
     pixels = seen[y0 + 4 : max(y1 + 4, y0 + 4), x0 + 4 : max(x1 + 4, x0 + 4)]
     expected = pixels.mean() if pixels.size else 0
-    assert covered(box, np.array(others, np.float32).reshape(-1, 4)) == pytest.approx(expected)
+    assert covered_share(box, np.array(others, np.float32).reshape(-1, 4)) == pytest.approx(expected)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), corners), max_size=12))
