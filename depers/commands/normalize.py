@@ -150,7 +150,7 @@ def run(options: Options) -> int:
         first = min((first for _, _, _, first in kinds), default=None)
         example = f", such as {first.path}: {first.detail or first.kind}" if first else ""
         raise UserError(f"{options.raw}: no image can be used{example}")
-    labelled = catalog.labelled(options.classes)
+    labelled = catalog.list_labelled_classes(options.classes)
     with storage.translated_write_errors(out):
         _report(out, options.classes, statistics, labelled, kinds)
     print(report.format_summary(statistics, options.classes, labelled))
@@ -185,9 +185,9 @@ def _assign(
 
 def _write(
     out: str, options: Options, tasks: Iterator[ImageTask], total: int, index: LabelIndex
-) -> report.DatasetStatistics:
+) -> report.LabelStatistics:
     """Writes all units but those that an earlier run has recorded; their problems go into the index."""
-    statistics = report.DatasetStatistics(len(options.classes))
+    statistics = report.LabelStatistics(len(options.classes))
     done = units.recorded(out)
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
@@ -214,7 +214,7 @@ def _write(
 def _report(
     out: str,
     classes: Sequence[str],
-    statistics: report.DatasetStatistics,
+    statistics: report.LabelStatistics,
     labelled: Mapping[str, Sequence[str]],
     kinds: report.Kinds,
 ) -> None:

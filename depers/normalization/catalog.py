@@ -44,14 +44,14 @@ class Catalog:
         """Return the number of a set's class, a new one for a class that is not there yet."""
         return self.classes.setdefault((prefix, name), len(self.classes))
 
-    def occurring_names(self, prefix: str) -> list[str]:
+    def list_class_names(self, prefix: str) -> list[str]:
         """Return the classes of a set that occur."""
         return [name for owner, name in self.classes if owner == prefix]
 
-    def labelled(self, classes: Sequence[str]) -> dict[str, list[str]]:
+    def list_labelled_classes(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """Return the classes that each set labels, by the prefix of its images; only sets that do not label all."""
         labelled = {
-            label_set.prefix: find_labelled_classes(label_set, self.occurring_names(label_set.prefix), classes)
+            label_set.prefix: find_labelled_classes(label_set, self.list_class_names(label_set.prefix), classes)
             for label_set in self.sets
         }
         return {prefix: names for prefix, names in labelled.items() if len(names) < len(classes)}

@@ -30,7 +30,7 @@ _TEXTS = 12  # boxes of one image that are named
 Kinds = Sequence[tuple[str, str, int, Problem]]
 
 
-class DatasetStatistics:
+class LabelStatistics:
     """Counts of a dataset, gathered from the records of its units in any order; small, whatever the dataset's size."""
 
     def __init__(self, class_count: int) -> None:
@@ -121,7 +121,7 @@ def format_problems(kinds: Kinds) -> str:
     return format_table(PROBLEM_HEADER, make_problem_rows(kinds)) if kinds else ""
 
 
-def format_summary(statistics: DatasetStatistics, classes: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> str:
+def format_summary(statistics: LabelStatistics, classes: Sequence[str], labelled: Mapping[str, Sequence[str]]) -> str:
     """Return images and boxes, for the screen, and which images are labelled for some classes only."""
     images = "; ".join(
         f"{statistics.images[split]} images in {split} ({statistics.backgrounds[split]} without boxes)"
@@ -135,7 +135,7 @@ def format_summary(statistics: DatasetStatistics, classes: Sequence[str], labell
     return "\n".join(lines)
 
 
-def make_class_rows(statistics: DatasetStatistics, classes: Sequence[str]) -> list[list[object]]:
+def make_class_rows(statistics: LabelStatistics, classes: Sequence[str]) -> list[list[object]]:
     """Return boxes and images of every class in either split, and val's share of the boxes."""
     rows: list[list[object]] = []
     for class_id, name in enumerate(classes):
@@ -145,9 +145,7 @@ def make_class_rows(statistics: DatasetStatistics, classes: Sequence[str]) -> li
     return rows
 
 
-def draw_samples(
-    out: str, statistics: DatasetStatistics, classes: Sequence[str]
-) -> list[tuple[str, NDArray[np.uint8]]]:
+def draw_samples(out: str, statistics: LabelStatistics, classes: Sequence[str]) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return (caption, image) of some images of the dataset at `out`, reduced, with the boxes of their label files."""
     captioned = []
     for split, name in statistics.select_samples():
@@ -173,7 +171,7 @@ def make_sheet(captioned: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np
 
 
 def make_report(
-    statistics: DatasetStatistics,
+    statistics: LabelStatistics,
     classes: Sequence[str],
     labelled: Mapping[str, Sequence[str]],
     kinds: Kinds,
@@ -204,7 +202,7 @@ def make_report(
     return page.render("Dataset", f"{lead}; {statistics.skipped} skipped.", sections)
 
 
-def _plots(statistics: DatasetStatistics, classes: Sequence[str]) -> list[Markup]:
+def _plots(statistics: LabelStatistics, classes: Sequence[str]) -> list[Markup]:
     counts = {split: [statistics.boxes[split, class_id] for class_id in range(len(classes))] for split in SPLITS}
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]

@@ -12,7 +12,7 @@ from PIL import Image
 from depers import storage
 from depers.datasets.labels import CLASSES
 from depers.normalization.report import (
-    DatasetStatistics,
+    LabelStatistics,
     draw_samples,
     format_problems,
     format_summary,
@@ -39,8 +39,8 @@ ROWS = [
 ]
 
 
-def gather(rows: list[dict[str, Any]]) -> DatasetStatistics:
-    statistics = DatasetStatistics(len(CLASSES))
+def gather(rows: list[dict[str, Any]]) -> LabelStatistics:
+    statistics = LabelStatistics(len(CLASSES))
     for one in rows:
         statistics.add(pa.Table.from_pylist([one], schema=RECORD))
     return statistics
