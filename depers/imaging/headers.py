@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers.imaging import sniffing
-from depers.imaging.formats import gif, jpeg_tables, tiff
+from depers.imaging.formats import gif, jpeg_tables, png, tiff
 from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
@@ -112,7 +112,7 @@ def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHea
         format=name,
         mode=image.mode,
         size_wh=image.size,
-        orientation=orientation_of(image),
+        orientation=1 if _is_png_without_exif(data, image) else orientation_of(image),
         pages=pages,
         lossless=name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data),
         raw_profile=image.info.get("icc_profile"),
@@ -124,6 +124,11 @@ def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHea
     jpeg: Any = image
     tables = {number: list(table) for number, table in jpeg.quantization.items()}
     return replace(header, jpeg_tables=tables, jpeg_sampling=jpeg_tables.sampling_name(jpeg.layer))
+
+
+def _is_png_without_exif(data: bytes, image: Image.Image) -> bool:
+    """Return whether there is no EXIF block to look for: Pillow would decode a PNG to find one behind its pixels."""
+    return image.format == "PNG" and "exif" not in image.info and not any(name in data for name in png.EXIF_NAMES)
 
 
 def open_image(data: bytes) -> Image.Image:

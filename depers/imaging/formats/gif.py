@@ -45,8 +45,11 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _sub_blocks_end(data: bytes, position: int) -> int:
-    while position < len(data) and data[position]:
-        position += 1 + data[position]
+    try:
+        while length := data[position]:
+            position += 1 + length
+    except IndexError:  # cut off: the end lies past that of the data
+        pass
     return position + 1
 
 

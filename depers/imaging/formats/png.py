@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+EXIF_NAMES = (b"eXIf", b"Raw profile type exif")
+"""Of the chunk that holds an EXIF block, and of the text that held one before there was that chunk."""
 _COLOR_LENGTHS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
 _HEADER_END = 33
 _CHANNEL_COLOR_TYPES = (2, 4, 6)  # RGB, gray with opacity, RGB with opacity
