@@ -41,7 +41,7 @@ class Planes(NamedTuple):
         return Planes(self.luma.copy(), self.chroma.copy())
 
 
-def of_rgb(rgb: RGB) -> Planes:
+def from_rgb(rgb: RGB) -> Planes:
     """Return an image of uint8 RGB (H, W, 3) as planes."""
     height, width = rgb.shape[:2]
     luma = np.empty((height, width), np.uint8)
@@ -49,7 +49,7 @@ def of_rgb(rgb: RGB) -> Planes:
     for y in range(0, height, _BAND):
         band = rgb[y : y + _BAND]
         cv2.cvtColor(band, cv2.COLOR_RGB2GRAY, luma[y : y + _BAND])
-        ycc = cv2.cvtColor(reduced(band, 2), cv2.COLOR_RGB2YCrCb)
+        ycc = cv2.cvtColor(reduce(band, 2), cv2.COLOR_RGB2YCrCb)
         cv2.mixChannels([ycc], [chroma[y // 2 : (y + _BAND) // 2]], [1, 0, 2, 1])
     return Planes(luma, chroma)
 
@@ -61,7 +61,7 @@ def to_rgb(planes: Planes) -> RGB:
     return np.asarray(cv2.cvtColor(np.dstack([planes.luma, chroma]), cv2.COLOR_YCrCb2RGB))
 
 
-def color(red: float, green: float, blue: float) -> tuple[list[float], list[float]]:
+def convert_difference(red: float, green: float, blue: float) -> tuple[list[float], list[float]]:
     """Return a difference of colors as one of luma and one of chroma (Cr, Cb)."""
     luma, *chroma = (r * red + g * green + b * blue for r, g, b in _TO_YCC)
     return [luma], chroma
@@ -76,7 +76,7 @@ def encode(planes: Planes, quality: int) -> bytes:
     return bytes(simplejpeg.encode_jpeg_yuv_planes(luma, cb, cr, quality))
 
 
-def reduced(samples: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
+def reduce(samples: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     """Return the means of squares of `by` samples, a power of two, which costs little.
 
     The last of them are filled up.
@@ -84,13 +84,13 @@ def reduced(samples: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     bottom, right = -samples.shape[0] % by, -samples.shape[1] % by
     if bottom or right:
         samples = np.asarray(cv2.copyMakeBorder(samples, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
-    return halved(samples, by.bit_length() - 1)
+    return halve(samples, by.bit_length() - 1)
 
 
-def halved(samples: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+def halve(samples: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
     """Return the means of squares of 2^times samples; much faster than to take them at once."""
     if samples.ndim == 3 and samples.shape[2] == 2 and times:  # for these OpenCV has no fast way
-        return np.asarray(cv2.merge([halved(channel, times) for channel in cv2.split(samples)]))
+        return np.asarray(cv2.merge([halve(channel, times) for channel in cv2.split(samples)]))
     for _ in range(times):
         half = samples.shape[1] // 2, samples.shape[0] // 2
         samples = np.asarray(cv2.resize(samples, half, interpolation=cv2.INTER_AREA))
@@ -131,5 +131,5 @@ def decode(jpeg: bytes) -> Planes | None:
     finally:
         turbo.tj3Destroy(handle)
     if not quarter:
-        cr, cb = (reduced(plane, 2) for plane in (cr, cb))
+        cr, cb = (reduce(plane, 2) for plane in (cr, cb))
     return Planes(luma[:height, :width], np.asarray(cv2.merge((cr, cb))))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.imaging.ycbcr import Plane, halved
+from depers.imaging.ycbcr import Plane, halve
 
 _MEMBRANE_SIDE = 32  # Poisson's correction is smooth: it is solved at most this large, and enlarged
 # Levels of luma and (48 of red or blue alone are 24) of chroma, by a plane's dimensions; more would make a ghost.
@@ -166,7 +166,7 @@ def poisson(
     small_wh = width // by, height // by
     if min(small_wh) < 3:  # nothing to solve
         return patch
-    source, target = (halved(each[: small_wh[1] * by, : small_wh[0] * by], halvings) for each in (patch, ground))
+    source, target = (halve(each[: small_wh[1] * by, : small_wh[0] * by], halvings) for each in (patch, ground))
     x_min, y_min, x_max, y_max = ((edge[i] - pixels[i % 2]) / by for i in range(4))
     inside = shares((x_min, y_min, x_max, y_max), (0, 0, *small_wh), shape, 0.0) > 0
     most = _MOST_SHIFT[patch.ndim]

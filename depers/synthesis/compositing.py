@@ -30,7 +30,7 @@ def compose(objects: Sequence[Mapping[str, Any]], background: Planes, images: Se
     """The background with all objects in their places; it is not changed itself."""
     canvas = background.copy()
     for placed, image in zip(objects, images, strict=True):
-        tint = ycbcr.color(placed["red"], placed["green"], placed["blue"])
+        tint = ycbcr.convert_difference(placed["red"], placed["green"], placed["blue"])
         for plane, own, color, step in zip(canvas, image, tint, _STEPS, strict=True):
             paint(plane, placed, own, color, step)
     return canvas
@@ -94,7 +94,7 @@ def reduction(placed: Mapping[str, Any]) -> int:
 
 def reduced(image: Planes, by: int) -> Planes:
     """The image with the means of squares of `by` samples."""
-    return Planes(ycbcr.reduced(image.luma, by), ycbcr.reduced(image.chroma, by))
+    return Planes(ycbcr.reduce(image.luma, by), ycbcr.reduce(image.chroma, by))
 
 
 def scaled(image: Plane, placed: Mapping[str, Any], step: int) -> Plane:

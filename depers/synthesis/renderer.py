@@ -21,7 +21,6 @@ from depers.datasets import sprite_bank
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging import decoding, ycbcr
-from depers.imaging import ycbcr as planes
 from depers.imaging.headers import read_header
 from depers.imaging.ycbcr import Planes
 from depers.reports import drawing
@@ -118,7 +117,7 @@ class Renderer:
             header = read_header(data, float("inf"))
             if header.orientation == 1 and (image := ycbcr.decode(data)):
                 return image
-            return planes.of_rgb(decoding.decode(data, header=header).rgb())
+            return ycbcr.from_rgb(decoding.decode(data, header=header).rgb())
         except (OSError, decoding.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
@@ -141,7 +140,7 @@ class Renderer:
     def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
             data = self._part(part)[sprite].as_py()
-            return ycbcr.decode(data) or planes.of_rgb(simplejpeg.decode_jpeg(data, "RGB"))
+            return ycbcr.decode(data) or ycbcr.from_rgb(simplejpeg.decode_jpeg(data, "RGB"))
         except (KeyError, ValueError) as error:
             where = storage.join(self._extracted.root, part)
             raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None

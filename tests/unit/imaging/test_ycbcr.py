@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depers.imaging import ycbcr
-from depers.imaging import ycbcr as planes
 from depers.synthesis import blending
 
 
@@ -17,30 +16,30 @@ from depers.synthesis import blending
 def test_a_jpeg_shows_the_colors_that_went_in(wide: int, high: int, seed: int) -> None:
     colors = np.random.default_rng(seed).integers(0, 256, (2, 3))
     rgb = np.linspace(*colors, high)[:, None].repeat(wide, 1).astype(np.uint8)
-    found = planes.of_rgb(rgb)
+    found = ycbcr.from_rgb(rgb)
     assert found.luma.shape == (high, wide) and found.chroma.shape == (-(-high // 2), -(-wide // 2), 2)
-    shown = simplejpeg.decode_jpeg(planes.encode(found, 100), "RGB")
+    shown = simplejpeg.decode_jpeg(ycbcr.encode(found, 100), "RGB")
     steepest = np.abs(np.diff(rgb.astype(int), axis=0)).max(initial=0)
-    for again in (shown, planes.to_rgb(found)):
+    for again in (shown, ycbcr.to_rgb(found)):
         assert again.shape == rgb.shape
         np.testing.assert_allclose(again.astype(int), rgb, atol=6 + steepest)
 
 
 def test_colors_are_those_of_jfif() -> None:
     for rgb in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 130, 20)):
-        found = planes.of_rgb(np.full((16, 16, 3), rgb, np.uint8))
+        found = ycbcr.from_rgb(np.full((16, 16, 3), rgb, np.uint8))
         decoded = simplejpeg.decode_jpeg(
             simplejpeg.encode_jpeg_yuv_planes(found.luma, *found.chroma.T[::-1].copy()), "RGB"
         )
         np.testing.assert_allclose(decoded[8, 8].astype(int), rgb, atol=4)
-        luma, chroma = planes.color(*rgb)
+        luma, chroma = ycbcr.convert_difference(*rgb)
         np.testing.assert_allclose([found.luma[0, 0], *found.chroma[0, 0]], [*luma, *np.add(chroma, 128)], atol=1)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_reducing_takes_means(channels: int) -> None:
     samples = np.random.default_rng(0).integers(0, 256, (21, 30, channels)).astype(np.uint8).squeeze()
-    made = planes.reduced(samples, 4)
+    made = ycbcr.reduce(samples, 4)
     assert made.shape[:2] == (6, 8)
     blocks = samples[:20, :28].reshape(5, 4, 7, 4, -1).mean((1, 3)).squeeze()
     np.testing.assert_allclose(made[:5, :7], blocks, atol=1.1)
@@ -76,14 +75,14 @@ def test_a_membrane_keeps_gradients_and_meets_the_border(channels: tuple[int, ..
 def test_planes_of_a_file_are_those_of_its_pixels(size_wh: tuple[int, int], sampling: str) -> None:
     rgb = np.linspace((20, 200, 60), (180, 90, 240), size_wh[1])[:, None].repeat(size_wh[0], 1).astype(np.uint8)
     jpeg = simplejpeg.encode_jpeg(rgb, 95, "RGB", sampling)
-    found, expected = ycbcr.decode(jpeg), planes.of_rgb(simplejpeg.decode_jpeg(jpeg, "RGB"))
+    found, expected = ycbcr.decode(jpeg), ycbcr.from_rgb(simplejpeg.decode_jpeg(jpeg, "RGB"))
     assert found
     for plane, same in zip(found, expected, strict=True):
         assert plane.shape == same.shape
         np.testing.assert_allclose(plane.astype(int), same, atol=3)
-    assert planes.encode(found, 80) == planes.encode(found.copy(), 80)  # whatever lies behind it in memory
+    assert ycbcr.encode(found, 80) == ycbcr.encode(found.copy(), 80)  # whatever lies behind it in memory
     # Nothing is lost on the way from a file to a file.
-    again = ycbcr.decode(planes.encode(found, 100))
+    again = ycbcr.decode(ycbcr.encode(found, 100))
     assert again and np.abs(again.luma.astype(int) - found.luma).max() <= 1
 
 

@@ -25,7 +25,7 @@ def textured(size_wh: tuple[int, int], seed: int, low: int = 0, high: int = 256)
 
 def composed(placed: dict[str, Any], ground: np.ndarray, image: np.ndarray) -> ycbcr.Planes:
     """One object in an image, both given as RGB."""
-    return compositing.compose([placed], ycbcr.of_rgb(ground), [ycbcr.of_rgb(image)])
+    return compositing.compose([placed], ycbcr.from_rgb(ground), [ycbcr.from_rgb(image)])
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -35,7 +35,7 @@ def test_only_the_region_of_the_seam_changes(name: str, offset: int) -> None:
     reach = 6.0 if name in ("feathered", "gaussian") else 0.0
     moved = {key: PLACED[key] + offset for key in ("x", "y", "x_min", "y_min", "x_max", "y_max")}
     made = composed(PLACED | moved | {"blending": name, "reach": reach}, ground, image)
-    before, object_planes = ycbcr.of_rgb(ground), ycbcr.of_rgb(image)
+    before, object_planes = ycbcr.from_rgb(ground), ycbcr.from_rgb(image)
     for step, now, then, own in zip((1, 2), made, before, object_planes, strict=True):
         changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
@@ -82,7 +82,7 @@ def test_poisson_keeps_gradients_and_takes_the_level_of_the_ground() -> None:
     image = textured((60, 50), 1, 120, 150)
     made = composed(PLACED | {"blending": "poisson", "reach": 0.0}, ground, image)
     assert abs(np.median(ycbcr.to_rgb(made)[40:70, 50:90]) - 100) < 8
-    inside, source = made.luma[40:70, 50:90].astype(int), ycbcr.of_rgb(image).luma[10:40, 10:50].astype(int)
+    inside, source = made.luma[40:70, 50:90].astype(int), ycbcr.from_rgb(image).luma[10:40, 10:50].astype(int)
     assert np.corrcoef(np.diff(inside).ravel(), np.diff(source).ravel())[0, 1] > 0.85
 
 
@@ -97,7 +97,7 @@ def test_images_may_be_of_any_size(name: str, shape: str, wide: int, high: int, 
     placed |= {"y_min": 20 + margin * high, "y_max": 20 + (1 - margin) * high}
     placed["reach"] = min(6.0, wide * margin * 2) if name in ("feathered", "gaussian") else 0.0
     ground, image = textured((160, 120), 0), textured((60, 50), 1)
-    for step, now, then in zip((1, 2), composed(placed, ground, image), ycbcr.of_rgb(ground), strict=True):
+    for step, now, then in zip((1, 2), composed(placed, ground, image), ycbcr.from_rgb(ground), strict=True):
         changed = (now != then).reshape(*now.shape[:2], -1).any(axis=2)
         below, left = -(-(20 + high) // step), placed["x"] // step
         assert not changed[: 20 // step].any() and not changed[below:].any() and not changed[:, :left].any()
@@ -119,8 +119,8 @@ def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
     slope = np.linspace(0, 255, 90)[None, :, None].repeat(90, 0).repeat(3, 2).astype(np.uint8)
     size = {"width": max(1, int(wide * scale)), "height": max(1, int(high * scale))}
     source = {"sprite": "s", "source_x": 0, "source_y": 0, "source_width": wide, "source_height": high}
-    placed, whole = source | size | {"x": 0, "y": 0}, ycbcr.of_rgb(slope[:high, :wide])
-    luma, chroma = whole.luma, np.dstack([ycbcr.reduced(whole.luma, 2)] * 2)  # with what would be luma in it
+    placed, whole = source | size | {"x": 0, "y": 0}, ycbcr.from_rgb(slope[:high, :wide])
+    luma, chroma = whole.luma, np.dstack([ycbcr.reduce(whole.luma, 2)] * 2)  # with what would be luma in it
     for step, own in zip(
         (1, 2), compositing.reduced(ycbcr.Planes(luma, chroma), compositing.reduction(placed)), strict=True
     ):
@@ -131,7 +131,7 @@ def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
 
 
 def test_noise_and_blur_are_what_the_row_says() -> None:
-    flat = ycbcr.of_rgb(np.full((1100, 700, 3), 128, np.uint8))
+    flat = ycbcr.from_rgb(np.full((1100, 700, 3), 128, np.uint8))
     row = {"blur": 0.0, "noise": 0, "noise_x": 0, "noise_y": 0}
     for made, plane in zip(compositing.finish(flat.copy(), row), flat, strict=True):
         np.testing.assert_array_equal(made, plane)
@@ -149,8 +149,8 @@ def test_noise_and_blur_are_what_the_row_says() -> None:
 
 def test_render_is_a_jpeg_of_the_wanted_quality() -> None:
     row = {"objects": [PLACED], "blur": 0.5, "noise": 1, "noise_x": 3, "noise_y": 4, "quality": 60}
-    ground = ycbcr.of_rgb(textured((160, 120), 0, 100, 140))
-    image, before = ycbcr.of_rgb(textured((60, 50), 1)), ground.copy()
+    ground = ycbcr.from_rgb(textured((160, 120), 0, 100, 140))
+    image, before = ycbcr.from_rgb(textured((60, 50), 1)), ground.copy()
     data = compositing.render(row, ground, [image])
     assert data == compositing.render(row, ground, [image])
     assert len(data) < len(compositing.render(row | {"quality": 95}, ground, [image]))

@@ -124,14 +124,14 @@ def shown(
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             images[-1][y0:y1, x0:x1] = 255
     reduced = [
-        compositing.reduced(ycbcr.of_rgb(image), compositing.reduction(placed))
+        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(placed))
         for image, placed in zip(images, row["objects"], strict=True)
     ]
     # Colors must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
     hard = {"blending": "hard", "reach": 0.0}
     objects = [o | plain | ({} if soft and o["blending"] != "poisson" else hard) for o in row["objects"]]
-    ground = ycbcr.of_rgb(np.zeros((row["height"], row["width"], 3), np.uint8))
+    ground = ycbcr.from_rgb(np.zeros((row["height"], row["width"], 3), np.uint8))
     return np.asarray(compositing.compose(objects, ground, reduced).luma / 255)
 
 
@@ -142,12 +142,12 @@ def shown_of_background(
     sizes = [sprites.get(o["sprite"], {"height": row["height"], "width": row["width"]}) for o in row["objects"]]
     images = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
     reduced = [
-        compositing.reduced(ycbcr.of_rgb(image), compositing.reduction(placed))
+        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(placed))
         for image, placed in zip(images, row["objects"], strict=True)
     ]
     hard = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0, "blending": "hard", "reach": 0.0}
     objects = [o | hard for o in row["objects"]]
-    ground = ycbcr.of_rgb(np.repeat(mask[:, :, None], 3, axis=2))
+    ground = ycbcr.from_rgb(np.repeat(mask[:, :, None], 3, axis=2))
     return np.asarray(compositing.compose(objects, ground, reduced).luma > 127)
 
 
