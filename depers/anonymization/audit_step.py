@@ -1,71 +1,82 @@
-"""Audit step."""
+"""The last step of an audit: what is wrong with one object of OUT."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from depers import storage
 from depers.boxes import covered_share, grow
-from depers.detection.detections import BOX
+from depers.detection.detections import BOX, to_array
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.steps import Item, Outcome, Row
-from depers.statuses import FileStatus
+from depers.statuses import AuditStatus, FileStatus
 from depers.storage import Entry
-from depers.storage.tables import parquet_text
+from depers.storage.tables import column, parquet_text, schema
 
-SCHEMA = pa.schema(
-    {
-        "path": pa.string(), "member": pa.string(), "number": pa.int64(), "status": pa.string(), "reason": pa.string(),
-        "boxes": pa.list_(BOX),
-    }
-)  # fmt: skip
-"""The findings: one row per object and member of OUT, `sound` or `wrong` with the reasons; `boxes` is what a detector
-still finds. What is missing has a row, too."""
+SCHEMA = schema(
+    column("path", pa.string(), "relative to OUT; of what is missing or unknown, to INPUT"),
+    column("member", pa.string(), "in an archive, the name in it"),
+    column("number", pa.int64(), "in an archive, the place among its members"),
+    column("status", pa.string(), "sound or wrong"),
+    column("reason", pa.string(), "what is wrong; empty where nothing is"),
+    column("boxes", pa.list_(BOX), "what a detector still finds"),
+)
+"""The findings: one row per object and member of OUT, and one for each that is missing."""
 
-_COVERED = 0.5  # the share of a box that must be redacted; what is found again in a redacted person is that person
+_MIN_COVERAGE = 0.5  # the share of a box that must be redacted; what is found again in a redacted person is that person
+
+
+class FindingRow(NamedTuple):
+    """A row of `SCHEMA`."""
+
+    path: str
+    status: AuditStatus
+    reason: str
+    member: str | None = None
+    number: int | None = None
+    boxes: Sequence[Row] = ()
 
 
 def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = ()) -> Outcome:
-    """What is wrong with one object or member of OUT, given its manifest row and the metadata that may be there."""
+    """Return the finding about one object or member of OUT, by its manifest row and the metadata that may be there."""
     problems, uncovered = [], []
-    precomputed = item.precomputed
-    if precomputed is None:
+    manifest_row = item.precomputed
+    if manifest_row is None:
         problems.append("has no row in the manifest that says it was written")
     elif item.retry or (item.reason and not item.data):
         problems.append(item.reason)
     else:
-        if precomputed["member"] is not None and precomputed["member"] != parquet_text(item.member or ""):
-            problems.append(f"must be {precomputed['member']}, by its place")
-        if hashlib.sha256(item.data).hexdigest() != precomputed["output_sha256"]:
+        if manifest_row["member"] is not None and manifest_row["member"] != parquet_text(item.member or ""):
+            problems.append(f"must be {manifest_row['member']}, by its place")
+        if hashlib.sha256(item.data).hexdigest() != manifest_row["output_sha256"]:
             problems.append("its digest is not that in the manifest")
-        if precomputed["status"] != FileStatus.PASSED_THROUGH:
+        if manifest_row["status"] != FileStatus.PASSED_THROUGH:
             problems += [item.reason] if item.reason else []
-            problems += [f"holds {what}" for what in find_residue(item.data, keep_metadata)]
-            uncovered = [box for box in boxes if covered(box, precomputed, item.size_wh) < _COVERED]
+            problems += [f"holds {kind}" for kind in find_residue(item.data, keep_metadata)]
+            uncovered = [box for box in boxes if measure_coverage(box, manifest_row, item.size_wh) < _MIN_COVERAGE]
             names = Counter(box["class"] for box in uncovered)
             problems += [f"still shows {count} × {name}" for name, count in sorted(names.items())]
-    row: Row = {"path": item.path, "member": item.member, "number": item.number, "boxes": uncovered}
-    row |= {"status": "wrong" if problems else "sound", "reason": "; ".join(problems)}
-    return Outcome(row)
+    status = AuditStatus.WRONG if problems else AuditStatus.SOUND
+    finding = FindingRow(item.path, status, "; ".join(problems), item.member, item.number, uncovered)
+    return Outcome(finding._asdict())
 
 
-def covered(box: Row, precomputed: Row, size_wh: tuple[int, int]) -> float:
-    """The share of a box that lies in the redacted boxes of its frame, 0…1, to the pixel."""
-    edges = [[one[name] for name in ("x_min", "y_min", "x_max", "y_max")] for one in (box, *precomputed["boxes"])]
-    left, top, right, bottom = np.round(edges[0]).tolist()
+def measure_coverage(box: Row, manifest_row: Row, size_wh: tuple[int, int]) -> float:
+    """Return the share of a box that lies in the redacted boxes of its frame, 0…1, to the pixel."""
+    left, top, right, bottom = np.round(to_array([box])[0]).tolist()
     if right <= left or bottom <= top:
         return 1.0
-    same = [one["frame"] == box["frame"] for one in precomputed["boxes"]]
-    redacted = np.array(edges[1:], np.float32).reshape(-1, 4)[np.array(same, bool)]
-    grown = grow(redacted, precomputed["margin"] or 0, size_wh)
+    redacted = to_array([redaction for redaction in manifest_row["boxes"] if redaction["frame"] == box["frame"]])
+    grown = grow(redacted, manifest_row["margin"] or 0, size_wh)
     return covered_share((left, top, right, bottom), np.round(grown))
 
 
-def digest_of(root: str, entry: Entry) -> str:
-    """The SHA-256 of a whole object; raises OSError."""
+def compute_digest(root: str, entry: Entry) -> str:
+    """Return the SHA-256 of a whole object. Raise OSError."""
     digest = hashlib.sha256()
     with storage.open_entry(root, entry) as file:
         while block := file.read(1 << 20):
@@ -74,10 +85,10 @@ def digest_of(root: str, entry: Entry) -> str:
 
 
 def check_archive(root: str, entry: Entry, expected: str | None) -> str:
-    """What is wrong with an archive as a whole; empty where nothing is."""
+    """Return what is wrong with an archive as a whole; empty where nothing is."""
     if expected is None:
         return "has no row in the manifest that says it was written"
     try:
-        return "" if digest_of(root, entry) == expected else "its digest is not that in the manifest"
+        return "" if compute_digest(root, entry) == expected else "its digest is not that in the manifest"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"

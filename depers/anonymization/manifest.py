@@ -1,59 +1,98 @@
-"""Manifest."""
+"""The manifest: one row for every file and member, which says what became of it and proves what was written."""
+
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from depers import storage
+from depers import __version__, storage
 from depers.archives import registry
-from depers.detection.detections import BOX
+from depers.detection.detections import BOX, VERSION
 from depers.pipeline.box_sources import RowsByPath
 from depers.pipeline.steps import Row
-from depers.statuses import FileStatus
+from depers.statuses import ArchiveStatus, FileStatus
+from depers.storage.tables import column, schema
+
+SCHEMA = schema(
+    column("path", pa.string(), "relative to INPUT"),
+    column("member", pa.string(), "in an archive, the name in it; null for a loose file and the archive itself"),
+    column("number", pa.int64(), "in an archive, the place among all members"),
+    column(
+        "status",
+        pa.string(),
+        "redacted, clean (nothing detected), failed, skipped or passed_through (no image); of an archive complete,"
+        " incomplete or failed",
+    ),
+    column("reason", pa.string(), "why it was skipped or failed, or the archive is incomplete; else empty"),
+    column("width", pa.int32(), "of the upright image, in pixels"),
+    column("height", pa.int32(), "of the upright image, in pixels"),
+    column("frames", pa.int32(), "how many the result has"),
+    column("format", pa.string(), "of the result, such as JPEG"),
+    column("boxes", pa.list_(BOX), "as detected, before the margin"),
+    column("mode", pa.string(), "what became of the boxes: --mode"),
+    column("method", pa.string(), "how the file was redacted, such as lossless"),
+    column("margin", pa.float32(), "what was added to the boxes on each side, a share of their size"),
+    column("input_bytes", pa.int64(), "size of the input"),
+    column("input_sha256", pa.string(), "digest of the input"),
+    column("output_bytes", pa.int64(), "size of the result; null where there is none"),
+    column("output_sha256", pa.string(), "digest of the result"),
+    column("output_offset", pa.int64(), "where the result begins in an archive that holds its bytes as they are"),
+    column("version", pa.string(), "of depers"),
+).with_metadata({"depers.manifest": str(VERSION)})
+
+STATUSES = tuple(status for status in FileStatus if status != FileStatus.DETECTED)
+"""What a file of the manifest may be."""
+WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
+"""The statuses of manifest rows whose result must be in OUT."""
+
+
+class ManifestRow(NamedTuple):
+    """A row of `SCHEMA` about a file or a member; the pass adds `output_offset`."""
+
+    path: str
+    member: str | None
+    number: int | None
+    status: str
+    reason: str
+    boxes: list[Row]
+    input_bytes: int
+    input_sha256: str | None
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    format: str | None = None
+    mode: str | None = None
+    method: str | None = None
+    margin: float | None = None
+    output_bytes: int | None = None
+    output_sha256: str | None = None
+    version: str = __version__
 
 
 class WrittenRows(RowsByPath):
     """The manifest's rows of what was written; those of an archive by their place in the new one."""
 
+    def __init__(self, uri: str) -> None:
+        """Read the manifest. Raise UserError for what is none, or one of another version."""
+        super().__init__(uri, b"depers.manifest")
+
     def of(self, path: str) -> dict[int | None, Row]:
-        """The rows of one output."""
+        """Return the rows of one output."""
         rows = [row for row in super().of(path).values() if row["status"] in WRITTEN]
         if registry.kind_of(path) is None:
             return dict.fromkeys([None], rows[0]) if rows else {}
         return dict(enumerate(sorted(rows, key=lambda row: row["number"])))
 
     def archive_row(self, path: str) -> Row | None:
-        """The row of an archive itself, if there should be one in OUT."""
+        """Return the row of an archive itself, if there should be one in OUT."""
         row = super().of(path).get(None)
-        return row if row is not None and row["status"] in ("complete", "incomplete") else None
-
-
-_COLUMNS = {"path": pa.string(), "member": pa.string(), "number": pa.int64(), "status": pa.string()}
-_COLUMNS |= {"reason": pa.string(), "width": pa.int32(), "height": pa.int32(), "frames": pa.int32()}
-_COLUMNS |= {"format": pa.string(), "boxes": pa.list_(BOX), "mode": pa.string(), "method": pa.string()}
-_COLUMNS |= {"margin": pa.float32(), "input_bytes": pa.int64(), "input_sha256": pa.string()}
-_COLUMNS |= {"output_bytes": pa.int64(), "output_sha256": pa.string(), "output_offset": pa.int64()}
-_COLUMNS |= {"version": pa.string()}
-SCHEMA = pa.schema(_COLUMNS)
-"""The manifest. `path` is relative to INPUT; of what lies in an archive, `member` is the name in it and `number` its
-place among all members. Boxes are as detected, before the margin, in upright pixels of their frame. `method` says how
-the file was redacted. `output_offset` is where the result's bytes begin in an archive that holds them as they are."""
-
-STATUSES = (
-    FileStatus.REDACTED,
-    FileStatus.CLEAN,
-    FileStatus.FAILED,
-    FileStatus.PASSED_THROUGH,
-    FileStatus.SKIPPED,
-)
-ARCHIVE_STATUSES = ("complete", "incomplete", "failed")
-
-WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
-"""The statuses of manifest rows whose result must be in OUT."""
+        is_there = row is not None and row["status"] in (ArchiveStatus.COMPLETE, ArchiveStatus.INCOMPLETE)
+        return row if is_there else None
 
 
 def read_result(out: str, row: Row) -> bytes | None:
-    """The bytes that a manifest row stands for; None where they are compressed among others.
+    """Return the bytes that a manifest row stands for; None where they are compressed among others.
 
-    Raises OSError.
+    Raise OSError.
     """
     uri = storage.join(out, row["path"])
     if row["number"] is None:
@@ -61,3 +100,8 @@ def read_result(out: str, row: Row) -> bytes | None:
     if row["output_offset"] is not None:
         return storage.read_range(uri, row["output_offset"], row["output_bytes"])
     return None
+
+
+def describe_place(row: Row) -> str:
+    """Return what a row is about: the file, and the member in it."""
+    return str(row["path"] if row["member"] is None else f"{row['path']}: {row['member']}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from depers import storage
-from depers.anonymization.manifest import ARCHIVE_STATUSES, SCHEMA, STATUSES
+from depers.anonymization.manifest import SCHEMA, STATUSES
 from depers.anonymization.redact_step import redact_item
 from depers.anonymization.report import ManifestStatistics, make_report
 from depers.datasets.labels import CLASSES
@@ -24,6 +24,7 @@ from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
 from depers.redaction.regions import MODES
 from depers.runtime import progress, units
+from depers.statuses import ArchiveStatus
 from depers.storage import tables
 
 _KNOWN_BOXES = "known boxes"
@@ -116,7 +117,7 @@ def run(options: Options) -> int:
     with tables.TableWriter(manifest, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)
-            tally.see(table)
+            tally.add(table)
             failures.add(table)
     for line in failures.lines():
         progress.report(line)
@@ -124,7 +125,7 @@ def run(options: Options) -> int:
     storage.write_bytes(overview, make_report(job.out, tally).encode())
     outcome = _listed(tally.files, STATUSES)
     if tally.archives:
-        outcome += f"; {sum(tally.archives.values())} archives: {_listed(tally.archives, ARCHIVE_STATUSES)}"
+        outcome += f"; {sum(tally.archives.values())} archives: {_listed(tally.archives, tuple(ArchiveStatus))}"
     print(f"{sum(tally.files.values())} inputs: {outcome}; {summary.speed}; manifest {manifest}; report {overview}")
     return 3 if failures.count else 0
 

@@ -14,9 +14,9 @@ from functools import partial
 import pyarrow as pa
 
 from depers import storage
-from depers.anonymization.audit_report import FindingStatistics, make_report, place
+from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
-from depers.anonymization.manifest import WrittenRows
+from depers.anonymization.manifest import WrittenRows, describe_place
 from depers.archives import registry
 from depers.errors import UserError
 from depers.options import (
@@ -36,6 +36,7 @@ from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.steps import Row
 from depers.runtime import units
+from depers.statuses import AuditStatus
 from depers.storage import tables
 from depers.storage.tables import parquet_text
 
@@ -94,7 +95,7 @@ def _missing(rows: WrittenRows, seen: Counter[str], given_input: str | None) -> 
     """What the manifest has and OUT has not; and where INPUT is given, what either of the two does not know."""
 
     def finding(path: str, reason: str, member: Row | None = None) -> Row:
-        found: Row = {"path": path, "status": "wrong", "reason": reason, "boxes": []}
+        found: Row = {"path": path, "status": AuditStatus.WRONG, "reason": reason, "boxes": []}
         return found | {"member": member["member"], "number": member["number"]} if member else found
 
     for path in rows:
@@ -125,7 +126,7 @@ def _judged(table: pa.Table, checks: Mapping[str, str]) -> pa.Table:
     for row in table.to_pylist():
         if row["number"] is None and row["path"] in checks:
             reasons = [text for text in (row["reason"], checks[row["path"]]) if text]
-            row |= {"status": "wrong" if reasons else "sound", "reason": "; ".join(reasons)}
+            row |= {"status": AuditStatus.WRONG if reasons else AuditStatus.SOUND, "reason": "; ".join(reasons)}
         found.append(row)
     return pa.Table.from_pylist(found, schema=SCHEMA)
 
@@ -151,7 +152,7 @@ def run(options: Options) -> int:
         entry.path: check.remote(job.input, entry, row["output_sha256"] if row else None)
         for entry, row in whole.items()
     }
-    seen, wrong = Counter[str](), FindingStatistics()
+    seen, statistics = Counter[str](), FindingStatistics()
     findings = storage.join(job.out, "findings.parquet")
     with tables.TableWriter(findings, SCHEMA) as writer:
         for table in pipeline.run(job, reading, entries, rows).tables() if entries else ():
@@ -160,17 +161,21 @@ def run(options: Options) -> int:
             mine = {path: ray.get(checking[path]) for path in set(table["path"].to_pylist()) & checking.keys()}
             judged = _judged(table, mine)
             writer.write(judged)
-            wrong.see(judged)
+            statistics.add(judged)
         missing = pa.Table.from_pylist(list(_missing(rows, seen, options.input)), schema=SCHEMA)
         writer.write(missing)
-        wrong.see(missing)
-    written = {(row["path"], row["number"]): rows.of(row["path"]).get(row["number"]) for row in wrong.shown}
+        statistics.add(missing)
+    written = {
+        (row["path"], row["number"]): rows.of(row["path"]).get(row["number"])
+        for row in statistics.first_rows_with_boxes
+    }
     places = {key: row for key, row in written.items() if row is not None}
     page = storage.join(job.out, "report.html")
-    storage.write_bytes(page, make_report(job.input, wrong, places, bool(options.weights)).encode())
-    for row in wrong.listed[:_PRINTED]:
-        print(f"wrong: {place(row)}: {row['reason']}", file=sys.stderr)
-    if wrong.count > _PRINTED:
-        print(f"… and {wrong.count - _PRINTED} more: see the findings", file=sys.stderr)
-    print(f"{wrong.total} checked: {wrong.total - wrong.count} sound, {wrong.count} wrong; {findings}; report {page}")
-    return 3 if wrong.count else 0
+    storage.write_bytes(page, make_report(job.input, statistics, places, bool(options.weights)).encode())
+    for row in statistics.first_rows[:_PRINTED]:
+        print(f"wrong: {describe_place(row)}: {row['reason']}", file=sys.stderr)
+    if statistics.wrong > _PRINTED:
+        print(f"… and {statistics.wrong - _PRINTED} more: see the findings", file=sys.stderr)
+    sound = statistics.total - statistics.wrong
+    print(f"{statistics.total} checked: {sound} sound, {statistics.wrong} wrong; {findings}; report {page}")
+    return 3 if statistics.wrong else 0

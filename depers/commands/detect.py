@@ -11,13 +11,14 @@ import numpy as np
 from depers import storage
 from depers.boxes import to_normalized_xywh
 from depers.datasets.labels import Labels, format_yolo
-from depers.detection.detections import SCHEMA
+from depers.detection.detections import SCHEMA, DetectionRow, to_array
 from depers.errors import UserError
 from depers.options import DETECTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.steps import Item, Outcome, Row
 from depers.runtime import progress
+from depers.statuses import FileStatus
 from depers.storage import tables
 
 
@@ -47,15 +48,13 @@ def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None
     width, height = item.size_wh
     if labels_root and not item.reason:
         first = [box for box in boxes if box["frame"] == 0]
-        edges = np.array([[box[name] for name in ("x_min", "y_min", "x_max", "y_max")] for box in first], np.float32)
-        labels = to_normalized_xywh(edges.reshape(-1, 4), item.size_wh).astype(np.float64)
+        labels = to_normalized_xywh(to_array(first), item.size_wh).astype(np.float64)
         ids = np.array([names.index(box["class"]) for box in first], np.int64)
         text = format_yolo(Labels(ids, labels), np.array([box["confidence"] for box in first], np.float32))
         storage.write_bytes(storage.join(labels_root, label_name(item.place)), text.encode())
-    status = "failed" if item.reason and not item.status else item.status or "ok"
-    row: Row = {"path": item.path, "member": item.member, "number": item.number, "status": status}
-    row |= {"reason": item.reason, "width": width, "height": height, "boxes": list(boxes)}
-    return Outcome(row)
+    status = FileStatus.FAILED if item.reason and not item.status else item.status or FileStatus.DETECTED
+    row = DetectionRow(item.path, item.member, item.number, status, item.reason, width, height, list(boxes))
+    return Outcome(row._asdict())
 
 
 def run(options: Options) -> int:

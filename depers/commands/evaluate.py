@@ -41,6 +41,7 @@ from depers.options import (
     workers_option,
 )
 from depers.pipeline import run as pipeline
+from depers.statuses import FileStatus
 from depers.storage import tables
 
 _THRESHOLDS = "thresholds"
@@ -182,7 +183,7 @@ def _calibrate(
     detection = options.redaction(folder, classes)
     detect.run(detection)
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
-    readable = table.filter(pc.equal(table["status"], "ok"))  # anonymization withholds the others
+    readable = table.filter(pc.equal(table["status"], FileStatus.DETECTED))  # anonymization withholds the others
     how = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
     calibrations = calibration.calibrate(
         read_samples(readable, folder, dataset), dataset.names, classes, targets, **how
@@ -198,7 +199,7 @@ def _calibrate(
 
 def _images(table: pa.Table) -> pa.Table:
     """The rows that are about images: other files are left out, as `yolov5 val` does."""
-    return table.filter(pc.is_in(table["status"], value_set=pa.array(["ok", "failed"])))
+    return table.filter(pc.is_in(table["status"], value_set=pa.array([FileStatus.DETECTED, FileStatus.FAILED])))
 
 
 def run(options: Options) -> int:

@@ -16,14 +16,16 @@ from depers import storage
 from depers.boxes import from_normalized_xywh
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import parse_yolo
-from depers.errors import UserError
+from depers.detection.detections import EDGES, VERSION, make_box
+from depers.errors import UserError, one_line
 from depers.imaging.decoding import ImageError
 from depers.runtime.units import FOLDER
+from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import tables
 from depers.storage.tables import parquet_text
 
 Row = dict[str, Any]
-_NEEDED = ("path", "boxes")
+_REQUIRED = ("path", "boxes")
 _USED = (
     "path",
     "member",
@@ -37,7 +39,8 @@ _USED = (
     "output_bytes",
     "output_offset",
 )
-_EDGES = ("x_min", "y_min", "x_max", "y_max")
+_VERSION_KEYS = (b"depers.detections", b"depers.manifest")
+_STATUSES = {*FileStatus, *ArchiveStatus}
 
 
 class BoxSource(NamedTuple):
@@ -56,7 +59,7 @@ class BoxSource(NamedTuple):
 
 
 def find_box_source(uri: str) -> BoxSource:
-    """What `--boxes` names: a table of detections, or a folder of YOLO labels. Raises UserError."""
+    """Return what `--boxes` names: a table of detections, or a folder of YOLO labels. Raise UserError."""
     if not storage.is_dir(uri):
         return BoxSource(uri)
     if storage.exists(storage.join(uri, "classes.txt")):
@@ -73,34 +76,24 @@ def find_box_source(uri: str) -> BoxSource:
 
 
 def find_previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]) -> BoxSource:
-    """What `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one."""
-    found = uri
+    """Return what `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one."""
+    table = uri
     if storage.is_dir(uri):
         names = (f"{FOLDER}/manifest.parquet", "detections.parquet")
-        there = [name for name in names if storage.exists(storage.join(uri, name))]
-        if not there:
+        tables_there = [storage.join(uri, name) for name in names if storage.exists(storage.join(uri, name))]
+        if not tables_there:
             raise UserError(f"{uri}: must hold a manifest or detections.parquet of an earlier run, but holds neither")
-        found = storage.join(uri, there[0])
+        table = tables_there[0]
     least = min([confidence, *thresholds.values()])  # for a class of which no threshold is known
-    return BoxSource(found, confidence=least, thresholds=thresholds, checked=True)
+    return BoxSource(table, confidence=least, thresholds=thresholds, checked=True)
 
 
 class RowsByPath:
     """The rows of a table by path and number; read once, by the driver, which sends each unit its own."""
 
-    def __init__(self, uri: str) -> None:
-        """Raises UserError for what is no table of boxes."""
-        try:
-            table = tables.read_table(uri)
-        except FileNotFoundError:
-            raise UserError(f"{uri}: no such table of boxes") from None
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{uri}: must be a Parquet table of boxes ({' '.join(str(error).split())})") from None
-        if missing := [name for name in _NEEDED if name not in table.schema.names]:
-            raise UserError(f"{uri}: must have the columns path and boxes, but has no {missing[0]}")
-        if table.schema.field("boxes").type.value_type.get_field_index("x_min") < 0:
-            raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(_EDGES)}")
-        table = table.select([name for name in table.schema.names if name in _USED])
+    def __init__(self, uri: str, version_key: bytes | None = None) -> None:
+        """Read the table; with a `version_key`, only one whose metadata have that. Raise UserError for another."""
+        table = _read_table(uri, version_key)
         self._table = table.sort_by("path").combine_chunks()
         paths = pc.run_end_encode(self._table["path"].combine_chunks()) if len(table) else None
         self._spans: dict[str, tuple[int, int]] = {}
@@ -114,10 +107,47 @@ class RowsByPath:
         return iter(self._spans)
 
     def of(self, path: str) -> dict[int | None, Row]:
-        """The rows of one input by their numbers in it; of a loose file by None."""
+        """Return the rows of one input by their numbers in it; of a loose file by None."""
         start, stop = self._spans.get(parquet_text(path), (0, 0))
         rows = self._table.slice(start, stop - start).to_pylist()
         return {row.get("number"): row for row in rows}
+
+
+def _read_table(uri: str, version_key: bytes | None) -> pa.Table:
+    """Return the columns of a table of boxes that are used. Raise UserError for what is none, or of another version."""
+    try:
+        table = tables.read_table(uri)
+    except FileNotFoundError:
+        raise UserError(f"{uri}: no such table of boxes") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{uri}: must be a Parquet table of boxes ({one_line(error)})") from None
+    if missing := [name for name in _REQUIRED if name not in table.schema.names]:
+        raise UserError(f"{uri}: must have the columns path and boxes, but has no {missing[0]}")
+    if table.schema.field("boxes").type.value_type.get_field_index("x_min") < 0:
+        raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(EDGES)}")
+    _check_version(uri, table, version_key)
+    return table.select([name for name in table.schema.names if name in _USED])
+
+
+def _check_version(uri: str, table: pa.Table, version_key: bytes | None) -> None:
+    """Raise UserError for a table that another version of depers has written.
+
+    Tables of boxes may also be made elsewhere, and programs that edit them lose the version: only their words count.
+    """
+    metadata = table.schema.metadata or {}
+    versions = {metadata[key].decode() for key in _VERSION_KEYS if key in metadata}
+    if version_key is not None:
+        versions = {metadata.get(version_key, b"none").decode()}
+    if versions - {str(VERSION)}:
+        text = f"{uri}: must be a table of version {VERSION}, but its version is {min(versions)}"
+        raise UserError(f"{text}: write it anew with this depers")
+    if "status" in table.schema.names:
+        for status in pc.unique(table["status"]).to_pylist():
+            if status is not None and status not in _STATUSES:
+                words = ", ".join(sorted(_STATUSES))
+                raise UserError(
+                    f"{uri}: status must be one of {words}, but is {status!r}: write it anew with this depers"
+                )
 
 
 def read_boxes(
@@ -128,47 +158,49 @@ def read_boxes(
     size_wh: tuple[int, int],
     classes: Sequence[str],
 ) -> list[Row]:
-    """The boxes of one image as rows of `detections.BOX`. Raises ImageError where there is no word about it."""
-    rows = _labelled(source, place, size_wh) if source.labels else _listed(source, precomputed, data)
+    """Return the boxes of one image as rows of `detections.BOX`. Raise ImageError where nothing is said about it."""
+    rows = _read_labels(source, place, size_wh) if source.labels else _select_boxes(source, precomputed, data)
     return [row for row in rows if not classes or row["class"] in classes]
 
 
-def _labelled(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[Row]:
+def _read_labels(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[Row]:
     name = storage.join(source.labels, str(PurePosixPath(place).with_suffix(".txt")))
     try:
         lines = storage.read_bytes(name).decode("utf-8-sig").splitlines()
-        five = "\n".join(" ".join(line.split()[:5]) if len(line.split()) == 6 else line for line in lines)
-        labels = parse_yolo(five, len(source.names), name)  # a sixth number is a confidence, as `depers detect` writes
+        text = "\n".join(_without_confidence(line) for line in lines)
+        labels = parse_yolo(text, len(source.names), name)
     except FileNotFoundError:
         raise ImageError(f"has no labels at {name}; an image without boxes must have an empty text") from None
     except (UserError, UnicodeDecodeError) as error:
         raise ImageError(f"has labels that cannot be read ({error})") from None
     boxes = from_normalized_xywh(labels.boxes_xywh, size_wh)
     return [
-        _row(source.names[class_id], None, box, "labels", 0)
+        make_box(source.names[class_id], None, box, "labels", 0)
         for class_id, box in zip(labels.class_ids.tolist(), boxes.tolist(), strict=True)
     ]
 
 
-def _listed(source: BoxSource, precomputed: Row | None, data: bytes) -> list[Row]:
-    if precomputed is None:
+def _without_confidence(line: str) -> str:
+    """Return a label without its sixth number, which is a confidence as `depers detect` writes it."""
+    numbers = line.split()
+    return " ".join(numbers[:5]) if len(numbers) == 6 else line
+
+
+def _select_boxes(source: BoxSource, row: Row | None, data: bytes) -> list[Row]:
+    """Return the boxes of a table's row that count. Raise ImageError for a row that says nothing about `data`."""
+    if row is None:
         raise ImageError(f"has no row in {source.uri}")
-    if precomputed.get("status") == "failed":
-        raise ImageError(f"failed when its boxes were found: {precomputed.get('reason')}")
-    if source.checked and precomputed.get("input_sha256") not in (None, hashlib.sha256(data).hexdigest()):
+    if row.get("status") == FileStatus.FAILED:
+        raise ImageError(f"failed when its boxes were found: {row.get('reason')}")
+    if source.checked and row.get("input_sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise ImageError("changed since its boxes were found")
-    rows = []
-    for box in precomputed["boxes"] or ():
-        edges = [box[name] for name in _EDGES]
+    boxes = []
+    for box in row["boxes"] or ():
+        edges = [box[name] for name in EDGES]
         if any(value is None for value in edges) or not np.isfinite(edges).all():
             raise ImageError(f"has a box with edges {edges}, which must be numbers")
         name, confidence = str(box.get("class") or "thing"), box.get("confidence")
         if confidence is not None and confidence < source.thresholds.get(name, source.confidence):
             continue
-        rows.append(_row(name, confidence, edges, box.get("model"), box.get("frame") or 0))
-    return rows
-
-
-def _row(name: str, confidence: float | None, edges: Sequence[float], model: str | None, frame: int) -> Row:
-    values = (name, confidence, *edges, model, frame)
-    return dict(zip(("class", "confidence", *_EDGES, "model", "frame"), values, strict=True))
+        boxes.append(make_box(name, confidence, edges, box.get("model"), box.get("frame") or 0))
+    return boxes

@@ -207,7 +207,7 @@ def test_detections_of_archives_name_their_members(folder: Path, weights: str, r
     how = detect.Options(str(folder / "sub"), str(out), (weights,), imgsz=320, confidence=0.01, format="yolo", tile=256)
     assert detect.run(how) == 3
     rows = {(row["path"], row["member"]): row for row in tables.read_table(str(out / "detections.parquet")).to_pylist()}
-    assert rows["b.zip", "d/1.png"]["status"] == "ok" and rows["b.zip", None]["status"] == "complete"
+    assert rows["b.zip", "d/1.png"]["status"] == "detected" and rows["b.zip", None]["status"] == "complete"
     assert (out / "labels/b.zip/d/1.txt").is_file() and not [one for one in out.rglob("*.zip") if one.is_file()]
     assert rows["notes.csv", None]["status"] == "skipped"
 

@@ -136,7 +136,7 @@ def test_classes_that_a_image_is_not_labelled_for_do_not_count(tmp_path: Path) -
     text = (dataset / "data.yaml").read_text()
     (dataset / "data.yaml").write_text(text + 'labelled: {"100000": [head]}\n')
     box = {"class": "car", "confidence": 0.5, "x_min": 0, "y_min": 0, "x_max": 9, "y_max": 9, "model": "m", "frame": 0}
-    row = {"status": "ok", "reason": "", "width": 192, "height": 192, "boxes": [box, {**box, "class": "head"}]}
+    row = {"status": "detected", "reason": "", "width": 192, "height": 192, "boxes": [box, {**box, "class": "head"}]}
     rows = [{**row, "path": "100000.jpg"}, {**row, "path": "100001.jpg"}]
     found = read_samples(
         SCHEMA.empty_table().from_pylist(rows, SCHEMA), str(dataset / "images/val"), read_dataset(dataset)
@@ -188,7 +188,7 @@ def test_labels_given_twice_count_once(tmp_path: Path) -> None:
     [file] = (dataset / "labels/val").iterdir()
     line = "1 0.5 0.5 0.25 0.25\n"
     file.write_text(line * 3)
-    row = {"path": "100000.jpg", "status": "ok", "reason": "", "width": 192, "height": 192, "boxes": []}
+    row = {"path": "100000.jpg", "status": "detected", "reason": "", "width": 192, "height": 192, "boxes": []}
     [one] = read_samples(
         SCHEMA.empty_table().from_pylist([row], SCHEMA), str(dataset / "images/val"), read_dataset(dataset)
     )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from depers.anonymization import audit_step
 from depers.anonymization.audit_report import FindingStatistics, make_report
-from depers.anonymization.audit_step import check_item, covered
+from depers.anonymization.audit_step import check_item, measure_coverage
 from depers.anonymization.manifest import SCHEMA, WrittenRows
 from depers.pipeline.steps import Item
 from depers.storage import tables
@@ -42,12 +42,12 @@ def jpeg(comment: bytes = b"") -> bytes:
 )
 def test_how_much_of_a_box_is_redacted(found: Any, redacted: list[Any], margin: float, share: float) -> None:
     precomputed = {"boxes": [box(*one) for one in redacted], "margin": margin}
-    assert covered(box(*found), precomputed, (64, 48)) == share
+    assert measure_coverage(box(*found), precomputed, (64, 48)) == share
 
 
 def test_a_box_in_another_frame_covers_nothing() -> None:
     precomputed = {"boxes": [box(10, 10, 30, 30, frame=1)], "margin": 0}
-    assert covered(box(10, 10, 30, 30), precomputed, (64, 48)) == 0
+    assert measure_coverage(box(10, 10, 30, 30), precomputed, (64, 48)) == 0
 
 
 def row(data: bytes, **more: Any) -> dict[str, Any]:
@@ -111,9 +111,9 @@ def test_the_report_lists_and_escapes(tmp_path: Path) -> None:
         {"path": "c.jpg", "status": "sound", "reason": "", "boxes": []},
     ]
     wrong = FindingStatistics()
-    wrong.see(pa.Table.from_pylist(rows, schema=audit_step.SCHEMA))
-    assert (wrong.total, wrong.count) == (3, 2)
+    wrong.add(pa.Table.from_pylist(rows, schema=audit_step.SCHEMA))
+    assert (wrong.total, wrong.wrong) == (3, 2)
     places = {("a.jpg", None): {"path": "a.jpg", "number": None, "output_offset": None}}
-    page = make_report(str(tmp_path), wrong, places, looked=True)
+    page = make_report(str(tmp_path), wrong, places, with_detector=True)
     assert "&lt;b&gt;.jpg" in page and "<b>" not in page and "data:image/jpeg" in page and "Not checked" not in page
-    assert "Not checked" in make_report(str(tmp_path), FindingStatistics(), {}, looked=False)
+    assert "Not checked" in make_report(str(tmp_path), FindingStatistics(), {}, with_detector=False)

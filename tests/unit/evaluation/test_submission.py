@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 def test_detections_as_a_submission() -> None:
     box = {"class": "head", "confidence": 0.25, "x_min": 10, "y_min": 20, "x_max": 30, "y_max": 60, "model": "m"}
-    row = {"status": "ok", "reason": "", "width": 100, "height": 80}
+    row = {"status": "detected", "reason": "", "width": 100, "height": 80}
     boxes = [box, {**box, "confidence": 0.1}, {**box, "confidence": 0.9}, {**box, "class": "lorry"}]
     table = SCHEMA.empty_table().from_pylist(
         [{**row, "path": "b.jpg", "boxes": boxes}, {**row, "path": "a.jpg", "boxes": [box]}], SCHEMA
@@ -247,7 +247,7 @@ def test_score_of_real_predictions_equals_the_package(data: Path) -> None:
         [found] = detector([draw_canvas(image.rgb(), frame)])
         found = found._replace(boxes_xyxy=clip(frame.invert(found.boxes_xyxy), image.size_wh))
         width, height = image.size_wh
-        row = {"path": path.name, "status": "ok", "width": width, "height": height}
+        row = {"path": path.name, "status": "detected", "width": width, "height": height}
         rows.append({**row, "boxes": to_rows(found, detector.class_names, detector.model_names)})
     submission = from_table(SCHEMA.empty_table().from_pylist(rows, SCHEMA), detector.class_names)
     assert len(submission.rows) > 500 and score(labels, submission).mean > 0.2
