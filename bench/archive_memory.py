@@ -78,7 +78,7 @@ def stream(kind: str, source: str, target: str) -> None:
             else:
                 end = chunk
     assert not end.reason, end.reason
-    with storage.writing(f"{target}/whole") as out:
+    with storage.open_writer(f"{target}/whole") as out:
         form.assemble((path.read_bytes() for path in sorted(parts.iterdir())), layout, out)
     print(before, peak_mib(), end.members)
 

@@ -10,17 +10,17 @@ GIB = 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that can still be used: the least of what the machine and every control group above leave.
+def available_memory(root: Path = Path("/")) -> int:
+    """Return the bytes of memory that can still be used: the least of what the machine and all control groups leave.
 
     Memory that the kernel would give back (page cache) counts as free. `root` stands for `/`.
     """
-    found = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
-    return min([int(found["MemAvailable"].split()[0]) * 1024, *_left_in_groups(root)])
+    fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *_available_in_groups(root)])
 
 
-def _left_in_groups(root: Path) -> Iterator[int]:
-    """Limit minus use of the process's control group and its ancestors, version 2 and 1 (kernel: cgroup-v2.rst)."""
+def _available_in_groups(root: Path) -> Iterator[int]:
+    """Yield limit minus use of the process's control group and those above, version 2 and 1 (kernel: cgroup-v2.rst)."""
     mount = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = line.split(":", 2)
@@ -35,10 +35,10 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         for group in (folder, *folder.parents):
             if not group.is_relative_to(base):
                 break
-            most, used = _lines(group / limit), _lines(group / usage)
-            if most and used and most[0] != "max":
+            limits, usages = _lines(group / limit), _lines(group / usage)
+            if limits and usages and limits[0] != "max":
                 pages = dict(line.split() for line in _lines(group / "memory.stat"))
-                yield max(0, int(most[0]) - int(used[0]) + int(pages.get(cached, 0)))
+                yield max(0, int(limits[0]) - int(usages[0]) + int(pages.get(cached, 0)))
 
 
 def _lines(path: Path) -> list[str]:
@@ -48,25 +48,25 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def free_disk(folder: Path) -> int:
-    """Bytes that can be written in `folder`, which need not exist yet."""
+def available_disk(folder: Path) -> int:
+    """Return the bytes that can be written in `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def shown(count: float) -> str:
-    """A number of bytes for people."""
+def format_bytes(count: float) -> str:
+    """Return a number of bytes as text for people."""
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
 def default_cache_folder() -> str:
-    """Where nodes keep data that they can fetch again, as the XDG base directory specification has it."""
+    """Return where nodes keep data that they can fetch again, as the XDG base directory specification has it."""
     return os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/depers"
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what it frees for the next image, where the C library is glibc.
+    """Let this process keep what it frees for the next image, where the C library is glibc.
 
     By itself glibc gives frames and feature maps back at once, and the kernel clears each page anew for the next ones:
     some thousand page faults for every image (mallopt(3)).

@@ -145,7 +145,7 @@ def run(options: Options) -> int:
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
     units.claim(out, decisive | {"depers": __version__, "layout": sprite_bank.VERSION})
     everything = units.cut(images)
-    finished = units.recorded(out)
+    finished = units.list_finished(out)
     todo = [unit for unit in everything if unit.name not in finished]
     unfinished = sum(len(unit.entries) for unit in todo)
     progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")
@@ -154,7 +154,7 @@ def run(options: Options) -> int:
     calls = ((job, unit, reference) for unit in todo)
     gpus = verification.gpu_share(job.look and job.look.how)
     speed = progress.follow(run_tasks(process, calls, limit=options.workers, num_gpus=gpus), unfinished)
-    table = pa.concat_tables(units.collect(out, everything, RECORD)).sort_by("path")
+    table = pa.concat_tables(units.read_records(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no image can be used, such as {first['path']}: {first['reason']}")

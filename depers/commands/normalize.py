@@ -188,7 +188,7 @@ def _write(
 ) -> report.LabelStatistics:
     """Writes all units but those that an earlier run has recorded; their problems go into the index."""
     statistics = report.LabelStatistics(len(options.classes))
-    done = units.recorded(out)
+    done = units.list_finished(out)
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
         while part := list(itertools.islice(tasks, _CHUNK)):

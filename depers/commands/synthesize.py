@@ -223,7 +223,7 @@ def run(options: Options) -> int:
         for planned in run_tasks(renderer.plan_part, parts):
             made = made.plus(planned)
             bar.update(planned.images)
-    finished = units.recorded(out)
+    finished = units.list_finished(out)
     todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished]
     calls = ((extracted, job, *blocks) for blocks in todo)
     stopwatch = progress.Stopwatch()

@@ -124,7 +124,7 @@ def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     else:
         chunks = _fetch_chunks(job, unit, end.chunks, chunk_tables)
         if job.mirrors:
-            with storage.writing(target) as file:
+            with storage.open_writer(target) as file:
                 output = _DigestingFile(file)
                 offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
             row |= {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}

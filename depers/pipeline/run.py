@@ -89,7 +89,7 @@ class Summary(NamedTuple):
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of all inputs, unit by unit. Raises RuntimeError unless every input has exactly one."""
-        return units.collect(self.job.out, self.units, self.job.schema)
+        return units.read_records(self.job.out, self.units, self.job.schema)
 
 
 def run(
@@ -111,7 +111,7 @@ def run(
     everything = plan(job.input) if entries is None else units.cut(entries)
     class_names, stride = ray.get(inspection)
     units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
-    recorded, finished_chunks = units.recorded(job.out), units.find_chunks(job.out)
+    recorded, finished_chunks = units.list_finished(job.out), units.find_chunks(job.out)
     todo = [unit for unit in everything if unit.name not in recorded]
     # Chunks of an archive that was finished, or has changed since, are of no use.
     for name in finished_chunks.keys() - {unit.name for unit in todo}:

@@ -43,7 +43,7 @@ class Unit(NamedTuple):
 
 
 def cut(entries: Sequence[Entry]) -> list[Unit]:
-    """The listing in units in the order of their first paths: each archive one, loose files 8 to 256 at a time.
+    """Return the listing in units in the order of their first paths: each archive one, loose files 8 to 256 at a time.
 
     Units are small where there are few files, so that every core has work, and larger where there are millions, so
     that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has.
@@ -57,16 +57,16 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
             units.append(Unit(_name((entry,)), (entry,)))
     size = max(8, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
     size = -(-size // 8) * 8  # whole batches, where those are of the default size
-    held: list[Entry] = []
+    batch: list[Entry] = []
     total = 0
     for entry in loose:
-        if held and (len(held) == size or total + entry.size > _UNIT_BYTES):
-            units.append(Unit(_name(held), tuple(held)))
-            held, total = [], 0
-        held.append(entry)
+        if batch and (len(batch) == size or total + entry.size > _UNIT_BYTES):
+            units.append(Unit(_name(batch), tuple(batch)))
+            batch, total = [], 0
+        batch.append(entry)
         total += entry.size
-    if held:
-        units.append(Unit(_name(held), tuple(held)))
+    if batch:
+        units.append(Unit(_name(batch), tuple(batch)))
     units.sort(key=lambda unit: unit.entries[0].path)
     return units
 
@@ -86,10 +86,10 @@ def claim(out: str, options: Mapping[str, Any], note: str = JOB, empty: bool = T
     uri = storage.join(out, note)
     text = json.dumps({"tables": VERSION, **options}, indent=1, sort_keys=True)
     if storage.exists(uri):
-        earlier = read_job(out, note)
+        noted = read_job(out, note)
         for name, value in json.loads(text).items():  # as it was read: tuples are lists
-            if earlier.get(name) != value:
-                conflict = f"holds a run with {name} {earlier.get(name)!r}, but now it is {value!r}"
+            if noted.get(name) != value:
+                conflict = f"holds a run with {name} {noted.get(name)!r}, but now it is {value!r}"
                 raise UserError(f"{out}: {conflict}: choose another folder")
         storage.remove_partials(out)
         return
@@ -110,12 +110,12 @@ def read_job(out: str, note: str = JOB) -> dict[str, Any]:
 
 
 def record_uri(out: str, name: str, retry: bool = False) -> str:
-    """Where the record of a unit is: Parquet, one row per input."""
+    """Return where the record of a unit is: Parquet, one row per input."""
     return storage.join(out, FOLDER, "units", f"{name}{_RETRY if retry else ''}.parquet")
 
 
-def recorded(out: str) -> set[str]:
-    """The names of the finished units. The records of those that storage failed are removed: they are done again."""
+def list_finished(out: str) -> set[str]:
+    """Return the names of the finished units, and remove the records of those that storage failed: they are redone."""
     names = _names(out, "units")
     retries = [name for name in names if name.endswith(_RETRY)]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -152,21 +152,21 @@ def remove_chunks(out: str, name: str, numbers: Iterable[int]) -> None:
         storage.remove_empty_folders(storage.join(out, FOLDER), storage.join(_CHUNKS, name))
 
 
-def collect(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The records of all units, one after another, their rows sorted by path and number.
+def read_records(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the records of all units, one after another, their rows sorted by path and number.
 
-    Raises RuntimeError unless every input has exactly one row.
+    Raise RuntimeError unless every input has exactly one row.
     """
     retries = {name.removesuffix(_RETRY) for name in _names(out, "units") if name.endswith(_RETRY)}
     with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[tuple[Unit, Future[pa.Table]]] = deque()
+        pending: deque[tuple[Unit, Future[pa.Table]]] = deque()
         for unit in units:
             uri = record_uri(out, unit.name, unit.name in retries)
-            waiting.append((unit, pool.submit(tables.read_table, uri)))
-            if len(waiting) > _READERS:
-                yield _accounted(out, *waiting.popleft())
-        while waiting:
-            yield _accounted(out, *waiting.popleft())
+            pending.append((unit, pool.submit(tables.read_table, uri)))
+            if len(pending) > _READERS:
+                yield _accounted(out, *pending.popleft())
+        while pending:
+            yield _accounted(out, *pending.popleft())
 
 
 def _accounted(out: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:

@@ -1,4 +1,4 @@
-"""Local files as storage has them: listed with what they are known by, and written whole, by way of a neighbor."""
+"""Local files as storage has them: listed with what identifies them, and written whole, by way of a neighbor."""
 
 import os
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ _PARTIAL = ".depers-partial"  # the suffix of a file that is still being written
 
 
 def list_files(root: str) -> Iterator[tuple[str, int, str]]:
-    """Every file below `root`: its path relative to it, size in bytes, and time of change; links are followed.
+    """Yield every file below `root`: its path relative to it, size in bytes, and time of change; links are followed.
 
-    A link that leads nowhere has size -1: it is an input, and will fail as one. Raises OSError for a folder that cannot
+    A link that leads nowhere has size -1: it is an input, and will fail as one. Raise OSError for a folder that cannot
     be listed: it would silently lose its files.
     """
 
@@ -26,35 +26,35 @@ def list_files(root: str) -> Iterator[tuple[str, int, str]]:
             if name.endswith(_PARTIAL):
                 continue
             try:
-                size, tag = _known_by(os.stat(path))  # noqa: PTH116
+                size, tag = _identity(os.stat(path))  # noqa: PTH116
             except OSError:
                 size, tag = -1, ""
             yield os.path.relpath(path, root), size, tag
 
 
-def _known_by(status: os.stat_result) -> tuple[int, str]:
-    """Size in bytes, and the time of change."""
+def _identity(status: os.stat_result) -> tuple[int, str]:
+    """Return the size in bytes, and the time of change."""
     return status.st_size, str(status.st_mtime_ns)
 
 
 def open_listed(path: str, size: int, tag: str) -> BinaryIO:
-    """A listed file, open for reading; raises OSError, also where it is no longer the one that was listed."""
+    """Open a listed file for reading; raise OSError, also where it is no longer the one that was listed."""
     file = open(path, "rb")  # noqa: PTH123, SIM115
-    if _known_by(os.fstat(file.fileno())) != (size, tag):
+    if _identity(os.fstat(file.fileno())) != (size, tag):
         file.close()
         raise OSError("changed since it was listed")
     return file
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
-    """`size` bytes from `start` on; raises OSError."""
+    """Return `size` bytes from `start` on; raise OSError."""
     with open(path, "rb") as file:  # noqa: PTH123
         file.seek(start)
         return file.read(size)
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes whole or not at all, and makes folders; raises OSError."""
+    """Write whole or not at all, and make folders; raise OSError."""
     partial = _partial(path)
     try:
         partial.write_bytes(data)
@@ -65,8 +65,8 @@ def write(path: str, data: bytes) -> None:
 
 
 @contextmanager
-def writing(path: str) -> Iterator[BinaryIO]:
-    """A file to write that appears, whole, where the block ends well; makes folders; raises OSError."""
+def open_writer(path: str) -> Iterator[BinaryIO]:
+    """Open a file to write that appears, whole, where the block ends well; make folders; raise OSError."""
     partial = _partial(path)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,12 +79,12 @@ def writing(path: str) -> Iterator[BinaryIO]:
 
 
 def _partial(path: str) -> Path:
-    """The neighbor that is renamed into place."""
+    """Return the neighbor that is renamed into place."""
     return Path(path).with_name(f".{Path(path).name[:200]}.{os.getpid()}{_PARTIAL}")
 
 
 def remove_partials(root: str) -> None:
-    """Removes what a killed process left half written below `root`."""
+    """Remove what a killed process left half written below `root`."""
     for folder, _, names in os.walk(root):
         for name in names:
             if name.endswith(_PARTIAL):
@@ -92,7 +92,7 @@ def remove_partials(root: str) -> None:
 
 
 def remove_empty_folders(root: str, path: str) -> None:
-    """Removes the folder `path` below `root`, and those above it below `root`, as far as they are empty."""
+    """Remove the folder `path` below `root`, and those above it below `root`, as far as they are empty."""
     folder = Path(root, path)
     while folder != Path(root):
         try:

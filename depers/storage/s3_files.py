@@ -13,7 +13,7 @@ _PART = 16 * s3.MIB  # of an upload in several parts; S3 allows 10 000 of them, 
 _PARTS_PER_SIZE = 1000
 
 
-class Reader(io.RawIOBase):
+class ObjectReader(io.RawIOBase):
     """An object as a seekable file, its blocks fetched ahead of reading. Raises UnavailableError."""
 
     def __init__(self, uri: str, size: int, etag: str | None) -> None:
@@ -42,8 +42,8 @@ class Reader(io.RawIOBase):
             return 0
         number, offset = divmod(self._position, _BLOCK)
         goes_on = number in (self._last, self._last + 1)  # fetching ahead pays only where reading goes on
-        wanted = range(number, min(number + 1 + _AHEAD * goes_on, -(-self.size // _BLOCK)))
-        self._blocks = {key: self._blocks.get(key) or self._pool.submit(self._fetch, key) for key in wanted}
+        numbers = range(number, min(number + 1 + _AHEAD * goes_on, -(-self.size // _BLOCK)))
+        self._blocks = {key: self._blocks.get(key) or self._pool.submit(self._fetch, key) for key in numbers}
         self._last = number
         try:
             block = self._blocks[number].result()
@@ -63,7 +63,7 @@ class Reader(io.RawIOBase):
         super().close()
 
 
-class Writer(io.RawIOBase):
+class ObjectWriter(io.RawIOBase):
     """An object written from front to back in several parts, there as a whole once `commit` returns; not seekable."""
 
     def __init__(self, uri: str) -> None:
@@ -97,8 +97,8 @@ class Writer(io.RawIOBase):
 
     def _send(self, data: bytes) -> None:
         if self._upload is None:
-            where = {"Bucket": self._bucket, "Key": self._key}
-            self._upload = s3.persistent(lambda: s3.client().create_multipart_upload(**where), self.uri)["UploadId"]
+            target = {"Bucket": self._bucket, "Key": self._key}
+            self._upload = s3.with_retries(lambda: s3.client().create_multipart_upload(**target), self.uri)["UploadId"]
         part = self._pool.submit(self._put, len(self._parts) + 1, data)
         self._parts.append(part)
         self._pending.append(part)
@@ -106,29 +106,31 @@ class Writer(io.RawIOBase):
             self._pending.popleft().result()
 
     def _put(self, number: int, data: bytes) -> dict[str, Any]:
-        where = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload, "PartNumber": number}
-        answer = s3.persistent(lambda: s3.client().upload_part(**where, Body=data), self.uri)
+        target = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload, "PartNumber": number}
+        answer = s3.with_retries(lambda: s3.client().upload_part(**target, Body=data), self.uri)
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def commit(self) -> None:
-        """Makes the object appear; raises OSError."""
+        """Make the object appear; raise OSError."""
         if self._upload is None:
             s3.write(self.uri, bytes(self._buffer))
         else:
             if self._buffer:
                 self._send(bytes(self._buffer))
-            where = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload}
+            target = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload}
             parts = {"Parts": [part.result() for part in self._parts]}
             try:
-                s3.persistent(lambda: s3.client().complete_multipart_upload(**where, MultipartUpload=parts), self.uri)
+                s3.with_retries(
+                    lambda: s3.client().complete_multipart_upload(**target, MultipartUpload=parts), self.uri
+                )
             except OSError:
                 if s3.size_of(self.uri) != self._size:  # an answer that got lost: it was done the first time
                     raise
         self._pool.shutdown()
 
     def abort(self) -> None:
-        """Leaves nothing behind."""
+        """End the upload, and leave nothing behind."""
         self._pool.shutdown(cancel_futures=True)
         if self._upload is not None:
-            where = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload}
-            s3.persistent(lambda: s3.client().abort_multipart_upload(**where), self.uri)
+            target = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload}
+            s3.with_retries(lambda: s3.client().abort_multipart_upload(**target), self.uri)

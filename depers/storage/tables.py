@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depers.storage import read_bytes, write_bytes, writing
+from depers.storage import open_writer, read_bytes, write_bytes
 
 _DESCRIPTION = b"description"
 
@@ -47,12 +47,12 @@ class TableWriter:
     _ROWS = 65_536
 
     def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self._schema, self._writing = plain_schema(schema), writing(uri)
+        self._schema, self._file = plain_schema(schema), open_writer(uri)
         self._pending: list[pa.Table] = []
         self._rows = 0
 
     def __enter__(self) -> "TableWriter":
-        self._parquet = pq.ParquetWriter(self._writing.__enter__(), self._schema, compression="zstd")
+        self._parquet = pq.ParquetWriter(self._file.__enter__(), self._schema, compression="zstd")
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -71,7 +71,7 @@ class TableWriter:
         if error[0] is None:
             self._flush()
             self._parquet.close()
-        self._writing.__exit__(*error)
+        self._file.__exit__(*error)
 
 
 def parquet_text(path: str) -> str:

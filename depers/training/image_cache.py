@@ -38,8 +38,8 @@ def plan(wanted: str, size: int, workers: int, free_memory: int, free_disk: int)
     """
     fits = {"ram": size * workers <= free_memory * _MEMORY_SHARE, "disk": size <= free_disk * _DISK_SHARE, "none": True}
     copies = f" for each of {workers} workers" if workers > 1 else ""
-    needs = f"{resources.shown(size)} of images"
-    free = f"{resources.shown(free_memory)} of memory and {resources.shown(free_disk)} of disk are free"
+    needs = f"{resources.format_bytes(size)} of images"
+    free = f"{resources.format_bytes(free_memory)} of memory and {resources.format_bytes(free_disk)} of disk are free"
     if wanted != "auto":
         if not fits[wanted]:
             raise UserError(f"--cache {wanted}: {needs}{copies if wanted == 'ram' else ''} do not fit: {free}")
@@ -108,7 +108,7 @@ def allocate(file: str, size: int) -> None:
         Path(name).replace(file)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        raise UserError(f"{file}: cannot take {resources.shown(size)} of disk ({error.strerror})") from None
+        raise UserError(f"{file}: cannot take {resources.format_bytes(size)} of disk ({error.strerror})") from None
     finally:
         os.close(descriptor)
 
@@ -122,7 +122,7 @@ def prepare(
     """
     size = sum(3 * width * height for width, height in sizes_wh)
     problem: UserError | None = None
-    free = here.gather((resources.free_memory(), resources.free_disk(Path(disk).parent)))
+    free = here.gather((resources.available_memory(), resources.available_disk(Path(disk).parent)))
     try:
         planned = plan(wanted, size, here.local_world, min(free)[0], min(room for _, room in free))
         if planned.kind == "disk" and here.local_rank == 0:

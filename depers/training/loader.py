@@ -72,7 +72,7 @@ def makers(wanted: int | None, here: Place, batch_bytes: int, shared: str = "/de
     for one process, threads must do.
     """
     if here.device.startswith("cuda"):
-        room = int(resources.free_disk(Path(shared)) * _SHARE) // here.local_world // (_AHEAD * batch_bytes)
+        room = int(resources.available_disk(Path(shared)) * _SHARE) // here.local_world // (_AHEAD * batch_bytes)
         if count := min(wanted or max(here.threads, 1), room):
             return count, True
     return wanted or 4, False

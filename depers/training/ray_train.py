@@ -181,7 +181,7 @@ def _work(config: dict[str, Any]) -> None:
     problem: UserError | None = None
     try:
         try:
-            data = training_data.read_splits(first, more, weight, cache.local)
+            data = training_data.read_splits(first, more, weight, cache.fetch)
         except UserError as error:
             problem = error
         place.agree(problem)

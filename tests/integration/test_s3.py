@@ -117,14 +117,14 @@ def test_a_local_file_that_changed_is_an_error(tmp_path: Any) -> None:
 def test_large_objects_are_written_in_parts(s3_bucket: str, proxied: Any, fault: str) -> None:
     block = random.Random(1).randbytes(5_000_000)
     proxied(lambda method, place, time: fault if method in ("PUT", "POST") and time <= 2 else "")
-    with storage.writing(f"{s3_bucket}/big.tar") as file:
+    with storage.open_writer(f"{s3_bucket}/big.tar") as file:
         for _ in range(9):
             file.write(block)
     assert storage.read_bytes(f"{s3_bucket}/big.tar") == 9 * block
 
 
 def test_an_unfinished_upload_leaves_nothing(s3_bucket: str) -> None:
-    with pytest.raises(RuntimeError), storage.writing(f"{s3_bucket}/big.tar") as file:
+    with pytest.raises(RuntimeError), storage.open_writer(f"{s3_bucket}/big.tar") as file:
         for _ in range(5):
             file.write(bytes(5_000_000))
         raise RuntimeError

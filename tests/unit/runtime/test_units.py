@@ -80,26 +80,26 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, paths: list[str]) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("b.jpg", 1, ""), Entry("a.jpg", 1, "")])
-    assert units.recorded(out) == set()
+    assert units.list_finished(out) == set()
 
     def record(paths: list[str]) -> None:
         tables.write_table(units.record_uri(out, unit.name), pa.table({"path": paths}, SCHEMA))
 
     record(["b.jpg", "a.jpg"])
-    assert units.recorded(out) == {unit.name}
-    [table] = units.collect(out, [unit], SCHEMA)
+    assert units.list_finished(out) == {unit.name}
+    [table] = units.read_records(out, [unit], SCHEMA)
     assert table["path"].to_pylist() == ["a.jpg", "b.jpg"]
     record(paths)
     with pytest.raises(RuntimeError, match=f"2 inputs, but {len(paths)} rows"):
-        list(units.collect(out, [unit], SCHEMA))
+        list(units.read_records(out, [unit], SCHEMA))
 
 
 def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
     tables.write_table(units.record_uri(out, unit.name, retry=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
-    assert [table["path"].to_pylist() for table in units.collect(out, [unit], SCHEMA)] == [["a.jpg"]]
-    assert units.recorded(out) == set()
+    assert [table["path"].to_pylist() for table in units.read_records(out, [unit], SCHEMA)] == [["a.jpg"]]
+    assert units.list_finished(out) == set()
     assert not list((tmp_path / "_depers/units").iterdir())
 
 
@@ -116,10 +116,10 @@ def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
         rows = pa.table({"path": ["b.tar"] * len(numbers), "number": numbers}, schema)
         tables.write_table(units.record_uri(out, tar.name), rows)
         if whole:
-            assert len(next(units.collect(out, [tar], schema))) == 3
+            assert len(next(units.read_records(out, [tar], schema))) == 3
         else:
             with pytest.raises(RuntimeError, match=r"b\.tar is an archive with"):
-                list(units.collect(out, [tar], schema))
+                list(units.read_records(out, [tar], schema))
 
 
 def test_parts_are_known_and_removed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from training_sets import write_dataset
 
 from depers import resources, storage
 from depers.errors import UserError
-from depers.resources import GIB, free_memory
+from depers.resources import GIB, available_memory
 from depers.storage.cache import DatasetCache
 from depers.training import image_cache as image_cache
 from depers.training.image_cache import Images, allocate, plan
@@ -39,11 +39,11 @@ def test_memory_is_what_the_container_leaves(tmp_path: Path, files: dict[str, st
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert free_memory(tmp_path) == free
+    assert available_memory(tmp_path) == free
 
 
 def test_this_machines_memory_is_plausible() -> None:
-    assert 0 < free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < available_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_dataset_is_brought_once_and_again_where_it_changed(
     folders = [f"{remote}/images/train", f"{remote}/labels/train"]
     seen = reads(monkeypatch)
     cache = DatasetCache(str(tmp_path / "cache"), GIB)
-    places = cache.local([*folders, str(root)])
+    places = cache.fetch([*folders, str(root)])
     assert len(seen) == 8 and places[str(root)] == str(root)
     for entry in storage.list_files(folders[0]):
         assert Path(places[folders[0]], entry.path).read_bytes() == (root / "images/train" / entry.path).read_bytes()
@@ -120,7 +120,7 @@ def test_a_dataset_is_brought_once_and_again_where_it_changed(
     storage.delete(f"{folders[0]}/2.jpg")
     Path(places[folders[0]], "3.jpg").write_bytes(b"cut off")
     seen.clear()
-    assert DatasetCache(str(tmp_path / "cache"), GIB).local(folders) == {folder: places[folder] for folder in folders}
+    assert DatasetCache(str(tmp_path / "cache"), GIB).fetch(folders) == {folder: places[folder] for folder in folders}
     assert sorted(uri.rsplit("/", 1)[1] for uri in seen) == ["1.txt", "3.jpg"]
     assert not Path(places[folders[0]], "2.jpg").exists()
 
@@ -131,20 +131,20 @@ def test_the_cache_makes_room_but_not_from_what_is_in_use(tmp_path: Path, s3_buc
     uri = {name: f"{s3_bucket}/{name}/images" for name in ("a", "b", "c")}
     folder = str(tmp_path / "cache")
     first = DatasetCache(folder, 2500)
-    place = first.local([uri["a"]])[uri["a"]]
+    place = first.fetch([uri["a"]])[uri["a"]]
     second = DatasetCache(folder, 2500)
-    second.local([uri["b"]])
+    second.fetch([uri["b"]])
     second.close()
     third = DatasetCache(folder, 2500)
-    third.local([uri["c"]])  # b goes, a is in use
+    third.fetch([uri["c"]])  # b goes, a is in use
     assert Path(place, "1.jpg").exists() and not (tmp_path / "cache/data" / uri["b"][5:]).exists()
     with pytest.raises(UserError, match=r"--cache-limit .* is too little for .* in use"):
-        DatasetCache(folder, 2500).local([uri["b"]])
+        DatasetCache(folder, 2500).fetch([uri["b"]])
     first.close()
-    DatasetCache(folder, 2500).local([uri["b"]])
+    DatasetCache(folder, 2500).fetch([uri["b"]])
     assert not Path(place).exists()
     with pytest.raises(UserError, match=r"--cache-limit must be at least .* for s3://.*, but is"):
-        DatasetCache(folder, 500).local([uri["a"]])
+        DatasetCache(folder, 500).fetch([uri["a"]])
 
 
 def test_a_full_disk_and_damage_on_the_way_are_errors(
@@ -155,13 +155,13 @@ def test_a_full_disk_and_damage_on_the_way_are_errors(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read_bytes", lambda uri: read(uri)[:-1] + b"!")
         with pytest.raises(UserError, match=r"1\.jpg: must be 5 bytes with sum [0-9a-f]{32}, but 5 bytes"):
-            DatasetCache(str(tmp_path), GIB).local([f"{s3_bucket}/images"])
+            DatasetCache(str(tmp_path), GIB).fetch([f"{s3_bucket}/images"])
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(UserError, match=r"images needs .* MiB, but 0.0 MiB are free"):
-        DatasetCache(str(tmp_path), GIB).local([f"{s3_bucket}/images"])
+        DatasetCache(str(tmp_path), GIB).fetch([f"{s3_bucket}/images"])
 
 
 def test_shown_sizes() -> None:
-    assert [resources.shown(size) for size in (0, 2**20, 3 * GIB)] == ["0.0 MiB", "1.0 MiB", "3.0 GiB"]
-    assert np.isfinite(resources.free_disk(Path("/nowhere/at/all")))
+    assert [resources.format_bytes(size) for size in (0, 2**20, 3 * GIB)] == ["0.0 MiB", "1.0 MiB", "3.0 GiB"]
+    assert np.isfinite(resources.available_disk(Path("/nowhere/at/all")))
