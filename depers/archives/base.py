@@ -1,7 +1,8 @@
-"""Archives: what all kinds have in common, and which module reads and writes which.
+"""What all kinds of archives have in common.
 
-An archive is read once, from front to back, and cut into chunks that are processed anywhere. Each chunk becomes a part,
-and the parts, put together in order, the archive of the results: the same bytes however the chunks were spread.
+An archive is read once, from front to back, and cut into chunks that are processed anywhere. Each chunk is encoded by
+itself, and the encoded chunks, put together in order, are the archive of the results: the same bytes however the chunks
+were spread.
 """
 
 import re
@@ -73,29 +74,31 @@ class ArchiveFormat(Protocol):
     """What a module for one kind of archive offers."""
 
     def read_layout(self, file: BinaryIO) -> bytes:
-        """What the new archive must know of the old one beyond its members; empty where the file is too damaged."""
+        """Return what the new archive must know of the old one beyond its members; empty where that is too damaged."""
 
     def read(self, file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
-        """The archive in chunks, then its end."""
+        """Yield the archive in chunks, then its end."""
 
     def encode_chunk(
         self, chunk: Chunk, results: Sequence[bytes | None], layout: bytes
     ) -> tuple[bytes, list[int | None]]:
-        """The chunk with `results` in the place of its members, None for what is left out, as one part.
+        """Return the bytes of the chunk with `results` in the place of its members, None for what is left out.
 
-        With it the offset of each result's bytes in the part, where they lie there as they are.
+        With them the offset in them of each result, where its bytes lie there as they are.
         """
 
-    def assemble(self, parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
-        """Writes the archive of the parts; gives the offset in it of each part."""
+    def assemble(self, chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+        """Write the archive of the encoded chunks; return the offset in it of each chunk."""
 
 
-def take(number: int, name: str, size: int, file: BinaryIO, rules: MemberRules, deflated: bool = False) -> Member:
-    """A member, read from its `file` where it needs to be read; `size` is what the archive says that it has.
+def read_member(
+    number: int, name: str, size: int, file: BinaryIO, rules: MemberRules, deflated: bool = False
+) -> Member:
+    """Return a member, read from its `file` where it needs to be read; `size` is what the archive says that it has.
 
-    Raises ArchiveError where the archive ends before the member does, and what reading raises.
+    Raise ArchiveError where the archive ends before the member does, and what reading raises.
     """
-    if reason := unsafe(name):
+    if reason := explain_unsafe_name(name):
         return Member(number, name, size, None, FileStatus.FAILED, reason)
     head = file.read(min(sniffing.HEAD, size))
     status, reason = sniffing.classify(name, head, rules.keep)
@@ -112,49 +115,49 @@ def take(number: int, name: str, size: int, file: BinaryIO, rules: MemberRules, 
 
 
 def group_members(members: Iterable[Member]) -> Iterator[Chunk]:
-    """Members in chunks of at most `CHUNK_MEMBERS`, and of `CHUNK_BYTES` unless one alone is larger."""
-    held: list[Member] = []
+    """Yield members in chunks of at most `CHUNK_MEMBERS`, and of `CHUNK_BYTES` unless one alone is larger."""
+    batch: list[Member] = []
     size = number = 0
     for member in members:
         length = len(member.data or b"")
-        if held and (len(held) == CHUNK_MEMBERS or size + length > CHUNK_BYTES):
-            yield Chunk(number, tuple(held))
-            held, size, number = [], 0, number + 1
-        held.append(member)
+        if batch and (len(batch) == CHUNK_MEMBERS or size + length > CHUNK_BYTES):
+            yield Chunk(number, tuple(batch))
+            batch, size, number = [], 0, number + 1
+        batch.append(member)
         size += length
-    if held:
-        yield Chunk(number, tuple(held))
+    if batch:
+        yield Chunk(number, tuple(batch))
 
 
 def chunk_members(members: Iterator[Member], layout: bytes) -> Iterator[Chunk | ArchiveEnd]:
-    """The members in chunks, then the end."""
-    return ended(group_members, members, layout)
+    """Yield the members in chunks, then the end."""
+    return append_end(group_members, members, layout)
 
 
-def ended(
-    cut: Callable[[Iterator[T]], Iterator[Chunk]], parts: Iterator[T], layout: bytes
+def append_end(
+    group: Callable[[Iterator[T]], Iterator[Chunk]], contents: Iterator[T], layout: bytes
 ) -> Iterator[Chunk | ArchiveEnd]:
-    """What `cut` makes of `parts`, then the end; where getting parts fails, the end says so."""
+    """Yield the chunks that `group` makes of `contents`, then the end; where reading these fails, the end says so."""
     reason, retry = "", False
     chunks = members = 0
 
-    def whole() -> Iterator[T]:
+    def read_on() -> Iterator[T]:
         nonlocal reason, retry
         try:
-            yield from parts
+            yield from contents
         except ArchiveError as error:
             reason = str(error)
         except UnavailableError as error:
             reason, retry = f"cannot be read on ({error})", True
 
-    for chunk in cut(whole()):
+    for chunk in group(read_on()):
         chunks, members = chunks + 1, members + len(chunk.members)
         yield chunk
     yield ArchiveEnd(chunks, members, reason, layout, retry)
 
 
-def unsafe(name: str) -> str:
-    """Why a member's name could reach outside the folder that an archive is unpacked in; empty where it could not."""
+def explain_unsafe_name(name: str) -> str:
+    """Return why a member's name could reach outside the folder that an archive is unpacked in; empty where not."""
     if not name or "\0" in name:
         return "a name must not be empty or hold a zero byte"
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):

@@ -11,7 +11,16 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depers.archives.base import CHUNK_BYTES, CHUNK_MEMBERS, ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, ended
+from depers.archives.base import (
+    CHUNK_BYTES,
+    CHUNK_MEMBERS,
+    ArchiveEnd,
+    ArchiveError,
+    Chunk,
+    Member,
+    MemberRules,
+    append_end,
+)
 from depers.errors import REASON_LENGTH, one_line
 from depers.imaging import sniffing
 from depers.storage.s3 import UnavailableError
@@ -28,7 +37,7 @@ class _Columns(NamedTuple):
 
 
 def read_layout(file: BinaryIO) -> bytes:
-    """The schema and the compression of every column."""
+    """Return the schema and the compression of every column."""
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
         schema = parquet.schema_arrow.serialize().to_pybytes().hex()
@@ -40,8 +49,8 @@ def read_layout(file: BinaryIO) -> bytes:
 
 
 def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
-    """The file in chunks of rows, then its end; a row group that cannot be read is lost."""
-    about = read_layout(file)
+    """Yield the file in chunks of rows, then its end; a row group that cannot be read is lost."""
+    layout = read_layout(file)
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
         schema, _ = parquet.schema_arrow, _codecs(parquet.metadata)
@@ -50,58 +59,62 @@ def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | Arch
     except Exception as error:
         yield ArchiveEnd(0, 0, f"not a whole Parquet file: {one_line(error, REASON_LENGTH)}", b"")
         return
-    yield from ended(lambda batches: _slices(batches, schema, rules), _batches(parquet), about)
+    yield from append_end(lambda batches: _group_rows(batches, schema, rules), _batches(parquet), layout)
 
 
 def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
-    """The compression of every leaf column, by its path."""
+    """Return the compression of every leaf column, by its path."""
     if not metadata.num_row_groups:
         return {}
     group = metadata.row_group(0)
-    found = (group.column(index) for index in range(group.num_columns))
-    names = {one.path_in_schema: one.compression.lower() for one in found}
+    leaves = (group.column(index) for index in range(group.num_columns))
+    names = {leaf.path_in_schema: leaf.compression.lower() for leaf in leaves}
     return {path: {"uncompressed": "none", "lz4_raw": "lz4"}.get(name, name) for path, name in names.items()}
 
 
 def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows in batches of about `CHUNK_BYTES`, each with the number of its row group."""
-    lost = []
+    """Yield the rows in batches of about `CHUNK_BYTES`, each with the number of its row group."""
+    problems = []
     for number in range(parquet.num_row_groups):
         group = parquet.metadata.row_group(number)
         rows = max(1, min(CHUNK_MEMBERS, CHUNK_BYTES * group.num_rows // max(1, group.total_byte_size)))
-        got = 0
+        rows_read = 0
         try:
             for batch in parquet.iter_batches(rows, row_groups=[number], use_threads=False):
                 batch.validate(full=True)
-                got += len(batch)
+                rows_read += len(batch)
                 yield number, batch
         except UnavailableError:
             raise
         except Exception as error:
-            lost.append(f"{group.num_rows - got} rows of row group {number} ({one_line(error, REASON_LENGTH)})")
-    if lost:
-        raise ArchiveError(f"lost: {'; '.join(lost)}")
+            problems.append(
+                f"{group.num_rows - rows_read} rows of row group {number} ({one_line(error, REASON_LENGTH)})"
+            )
+    if problems:
+        raise ArchiveError(f"lost: {'; '.join(problems)}")
 
 
-def _slices(batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, rules: MemberRules) -> Iterator[Chunk]:
+def _group_rows(
+    batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, rules: MemberRules
+) -> Iterator[Chunk]:
     columns: _Columns | None = None
     index = first = row = 0
     for number, batch in batches:
         columns = columns or _columns(schema, batch)
         members = tuple(_members(batch, columns, first, row, rules))
-        yield Chunk(index, members, _stream(batch, number, row))
+        yield Chunk(index, members, _write_stream(batch, number, row))
         index, first, row = index + 1, first + len(members), row + len(batch)
 
 
 def _columns(schema: pa.Schema, batch: pa.RecordBatch) -> _Columns:
-    """A column holds images where its schema says so, or where its first values are some."""
+    """Return which columns hold images: where the schema says so, or where the first values are some."""
     searched = tuple(index for index, field in enumerate(schema) if _may_hold_bytes(field.type))
     features = _features(schema)
     images = set()
     for index in searched:
         field = schema.field(index)
         kind = features.get(field.name)
-        struct = pa.types.is_struct(field.type) and {"bytes", "path"} <= {one.name for one in field.type}
+        struct = pa.types.is_struct(field.type) and {"bytes", "path"} <= {child.name for child in field.type}
         if kind == "Image" or (struct and kind is None) or any(
             sniffing.is_image(value) for value in _values(_storage(batch.column(index)).to_pylist())
         ):  # fmt: skip
@@ -113,7 +126,11 @@ def _features(schema: pa.Schema) -> dict[str, str]:
     """Column → the kind that the metadata of Hugging Face `datasets` gives it."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: str(one["_type"]) for name, one in features.items() if isinstance(one, dict) and "_type" in one}
+        return {
+            name: str(feature["_type"])
+            for name, feature in features.items()
+            if isinstance(feature, dict) and "_type" in feature
+        }
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -133,19 +150,19 @@ def _storage(column: pa.Array) -> pa.Array:
 
 
 def _values(value: Any) -> Iterator[bytes]:
-    """Every bytes object in nested lists, tuples and dicts, in order."""
+    """Yield every bytes object in nested lists, tuples and dicts, in order."""
     if isinstance(value, bytes):
         yield value
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _values(one)
+        for child in value:
+            yield from _values(child)
     elif isinstance(value, dict):
-        for one in value.values():
-            yield from _values(one)
+        for child in value.values():
+            yield from _values(child)
 
 
 def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rules: MemberRules) -> Iterator[Member]:
-    """The images of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
+    """Yield the images of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
     for column in columns.searched:
         name = batch.schema.field(column).name
         for offset, cell in enumerate(_storage(batch.column(column)).to_pylist()):
@@ -161,84 +178,84 @@ def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rul
                 first += 1
 
 
-def _stream(batch: pa.RecordBatch, row_group: int, row: int) -> bytes:
-    """The rows as an Arrow stream that also says which row group they belong to, and the number of the first."""
-    about = batch.replace_schema_metadata({"row group": str(row_group), "row": str(row)})
+def _write_stream(batch: pa.RecordBatch, row_group: int, row: int) -> bytes:
+    """Return the rows as an Arrow stream that also says which row group they belong to, and the number of the first."""
+    annotated = batch.replace_schema_metadata({"row group": str(row_group), "row": str(row)})
     sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, about.schema) as stream:
-        stream.write_batch(about)
+    with pa.ipc.new_stream(sink, annotated.schema) as stream:
+        stream.write_batch(annotated)
     return sink.getvalue()
 
 
-def _unstream(data: bytes) -> tuple[pa.RecordBatch, int, int]:
+def _parse_stream(data: bytes) -> tuple[pa.RecordBatch, int, int]:
     batch = pa.ipc.open_stream(data).read_next_batch()
     return batch, int(batch.schema.metadata[b"row group"]), int(batch.schema.metadata[b"row"])
 
 
 def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-    """The rows with the results in the place of the images."""
-    batch, row_group, row = _unstream(chunk.rows)
+    """Return the rows with the results in the place of the images."""
+    batch, row_group, row = _parse_stream(chunk.rows)
     by_label = {member.name: data for member, data in zip(chunk.members, results, strict=True)}
     columns = [
-        _replaced(column, field, row, by_label)
+        _replace_images(column, field, row, by_label)
         if any(label.startswith(f"{field.name}[") for label in by_label)
         else column
         for column, field in zip(batch.columns, batch.schema, strict=True)
     ]
-    changed = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
-    return _stream(changed, row_group, row), [None] * len(chunk.members)
+    result = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+    return _write_stream(result, row_group, row), [None] * len(chunk.members)
 
 
-def _replaced(array: pa.Array, field: pa.Field, start: int, by_label: dict[str, bytes | None]) -> pa.Array:
+def _replace_images(array: pa.Array, field: pa.Field, start: int, by_label: dict[str, bytes | None]) -> pa.Array:
     storage = _storage(array)
     cells = []
     for offset, cell in enumerate(storage.to_pylist()):
         values = list(_values(cell))
         label = f"{field.name}[{start + offset}]"
         labels = [label + (f"[{place}]" if len(values) > 1 else "") for place in range(len(values))]
-        results = iter([by_label.get(one, value) for one, value in zip(labels, values, strict=True)])
-        cells.append(_substituted(cell, field, results))
-    changed = pa.array(cells, storage.type)
-    return pa.ExtensionArray.from_storage(array.type, changed) if storage is not array else changed
+        results = iter([by_label.get(label, value) for label, value in zip(labels, values, strict=True)])
+        cells.append(_substitute(cell, field, results))
+    result = pa.array(cells, storage.type)
+    return pa.ExtensionArray.from_storage(array.type, result) if storage is not array else result
 
 
-def _substituted(value: Any, field: pa.Field, results: Iterator[bytes | None]) -> Any:
-    """`value` with its bytes replaced in order; what failed is null, empty where null is not allowed."""
+def _substitute(value: Any, field: pa.Field, results: Iterator[bytes | None]) -> Any:
+    """Return `value` with its bytes replaced in order; what failed is null, empty where null is not allowed."""
     if isinstance(value, bytes):
         data = next(results)
         return data if data is not None or field.nullable else b""
     if isinstance(value, (list, tuple)):
-        return [_substituted(one, field, results) for one in value]
+        return [_substitute(child, field, results) for child in value]
     if isinstance(value, dict):
-        before = value.get("bytes")
-        inner = {name: _substituted(one, field, results) for name, one in value.items()}
-        failed = before is not None and not inner.get("bytes") and "path" in value
+        original = value.get("bytes")
+        inner = {name: _substitute(child, field, results) for name, child in value.items()}
+        failed = original is not None and not inner.get("bytes") and "path" in value
         return None if failed and field.nullable else inner  # a path alone would make readers open that file
     return value
 
 
-def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
-    """The rows as one file with the row groups of the input, unless they are large, and its compression."""
-    about = json.loads(layout)
-    schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(about["schema"])))
+def assemble(chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+    """Write the rows as one file with the row groups of the input, unless they are large, and its compression."""
+    description = json.loads(layout)
+    schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(description["schema"])))
     # The least and greatest value of a column of images are images: not wanted in the footer, nor as a dictionary.
     bytes_in = {field.name for field in schema if _may_hold_bytes(field.type)}
-    plain = [path for path in about["codecs"] if path.split(".")[0] not in bytes_in]
-    codecs = {path: name if name in _CODECS else "zstd" for path, name in about["codecs"].items()}
-    held: list[pa.RecordBatch] = []
+    plain = [path for path in description["codecs"] if path.split(".")[0] not in bytes_in]
+    codecs = {path: name if name in _CODECS else "zstd" for path, name in description["codecs"].items()}
+    row_group: list[pa.RecordBatch] = []
     group = size = 0
     with pq.ParquetWriter(
         file, schema, compression=codecs or "snappy", use_dictionary=plain or False, write_statistics=plain or False
     ) as writer:
-        for part in parts:
-            batch, number, _ = _unstream(part)
-            if held and (number != group or size + batch.nbytes > _ROW_GROUP_BYTES):
-                _write_row_group(writer, held)
-                held, size = [], 0
-            held.append(batch.replace_schema_metadata(schema.metadata))
+        for chunk in chunks:
+            batch, number, _ = _parse_stream(chunk)
+            if row_group and (number != group or size + batch.nbytes > _ROW_GROUP_BYTES):
+                _write_row_group(writer, row_group)
+                row_group, size = [], 0
+            row_group.append(batch.replace_schema_metadata(schema.metadata))
             group, size = number, size + batch.nbytes
-        if held:
-            _write_row_group(writer, held)
+        if row_group:
+            _write_row_group(writer, row_group)
     return []
 
 

@@ -1,25 +1,23 @@
-"""Registry."""
+"""Which module reads and writes which kind of archive."""
+
+import importlib
+from typing import cast
 
 from depers.archives.base import ArchiveFormat
 
 _SUFFIXES = {
-    ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tbz2": "tar", ".tbz": "tar", ".tar.xz": "tar",
-    ".txz": "tar", ".zip": "zip", ".parquet": "parquet",
-}  # fmt: skip
+    "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"),
+    "zip": (".zip",),
+    "parquet": (".parquet",),
+}
 
 
 def kind_of(path: str) -> str | None:
-    """`tar`, `zip` or `parquet`, by the name; None for a loose file."""
+    """Return `tar`, `zip` or `parquet`, by the name; None for a loose file."""
     lower = path.lower()
-    return next((kind for suffix, kind in _SUFFIXES.items() if lower.endswith(suffix)), None)
+    return next((kind for kind, suffixes in _SUFFIXES.items() if lower.endswith(suffixes)), None)
 
 
 def load_format(kind: str) -> ArchiveFormat:
-    """The module for a kind of archive, imported when called for."""
-    if kind == "tar":
-        from depers.archives import tar
-    elif kind == "zip":
-        from depers.archives import zip as tar  # type: ignore[no-redef]
-    else:
-        from depers.archives import parquet as tar  # type: ignore[no-redef]
-    return tar
+    """Return the module for a kind of archive, imported when called for."""
+    return cast(ArchiveFormat, importlib.import_module(f"depers.archives.{kind}"))

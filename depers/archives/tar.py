@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, take
+from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, read_member
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -27,19 +27,19 @@ _COMPRESS: dict[bytes, Callable[[bytes], bytes]] = {
 }
 
 
-class _Unpacked:
+class _UnpackedStream:
     """The stream that tarfile reads, its damage turned into `ArchiveError`, its length bounded."""
 
     def __init__(self, file: BinaryIO, compression: bytes, packed_size: int) -> None:
-        opened: dict[bytes, Callable[[], Any]] = {
+        openers: dict[bytes, Callable[[], Any]] = {
             b"": lambda: file,
             b"gz": lambda: gzip.GzipFile(fileobj=file),
             b"bz2": lambda: bz2.BZ2File(file),
             b"xz": lambda: lzma.LZMAFile(file),  # noqa: SIM115
         }
-        opened_file = opened[compression]()
-        self._read = opened_file.read1 if compression else opened_file.read  # what precedes damage is given first
-        self._left = max(_FREE_BYTES, _MOST_RATIO * packed_size) if compression else packed_size
+        unpacked = openers[compression]()
+        self._read = unpacked.read1 if compression else unpacked.read  # what precedes damage is given first
+        self._bytes_left = max(_FREE_BYTES, _MOST_RATIO * packed_size) if compression else packed_size
         self.problem = ""
 
     def read(self, size: int) -> bytes:
@@ -50,15 +50,15 @@ class _Unpacked:
         except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
             self.problem = f"damaged compression, or cut off ({error})"
             return b""
-        self._left -= len(data)
-        if self._left < 0:
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
             self.problem = f"unpacks to more than {_MOST_RATIO} times its size"
             return b""
         return data
 
 
 def read_layout(file: BinaryIO) -> bytes:
-    """The compression, empty where there is none."""
+    """Return the compression, empty where there is none."""
     file.seek(0)
     start = file.read(2)
     file.seek(0)
@@ -66,34 +66,34 @@ def read_layout(file: BinaryIO) -> bytes:
 
 
 def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
-    """The archive in chunks, then its end. Damage is passed over where a whole header follows."""
+    """Yield the archive in chunks, then its end. Damage is passed over where a whole header follows."""
     compression = read_layout(file)
-    return chunk_members(_members(_Unpacked(file, compression, size), rules), compression)
+    return chunk_members(_members(_UnpackedStream(file, compression, size), rules), compression)
 
 
-def _members(stream: _Unpacked, rules: MemberRules) -> Iterator[Member]:
-    lost, broken, ended = 0, False, False
+def _members(stream: _UnpackedStream, rules: MemberRules) -> Iterator[Member]:
+    damaged_headers, is_damaged, has_end_mark = 0, False, False
 
     class Header(tarfile.TarInfo):
         """Notes what tarfile passes over in silence."""
 
         @classmethod
         def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
-            nonlocal lost, broken, ended
+            nonlocal damaged_headers, is_damaged, has_end_mark
             try:
                 header = super().frombuf(buf, encoding, errors)
             except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-                ended = True
+                has_end_mark = True
                 raise
             except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
                 raise
             except tarfile.HeaderError:
-                lost, broken = lost + (not broken), True
+                damaged_headers, is_damaged = damaged_headers + (not is_damaged), True
                 raise
-            broken = ended = False
+            is_damaged = has_end_mark = False
             long = header.type in (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
             if header.size < 0 or (long and header.size > _MOST_HEADER_BYTES):
-                lost, broken = lost + 1, True
+                damaged_headers, is_damaged = damaged_headers + 1, True
                 raise tarfile.InvalidHeaderError("size")  # type: ignore[attr-defined]
             return header
 
@@ -130,20 +130,22 @@ def _members(stream: _Unpacked, rules: MemberRules) -> Iterator[Member]:
         raise ArchiveError(stream.problem or f"cannot be read on after {index} members ({error})") from None
     if stream.problem:
         raise ArchiveError(stream.problem)
-    if lost:
-        raise ArchiveError(f"{lost} damaged headers: what they described is lost" if index else "not a tar archive")
-    if not ended:
+    if damaged_headers:
+        raise ArchiveError(
+            f"{damaged_headers} damaged headers: what they described is lost" if index else "not a tar archive"
+        )
+    if not has_end_mark:
         raise ArchiveError(f"ends after {index} members without its end mark: what followed is lost")
 
 
 def _next(archive: Any) -> tarfile.TarInfo | None:
-    """The next header; one that is damaged behind its pax header or long name is passed over as others are."""
+    """Return the next header; one that is damaged behind its pax header or long name is passed over as others are."""
     while True:
-        before = archive.fileobj.tell()
+        offset = archive.fileobj.tell()
         try:
             return cast("tarfile.TarInfo | None", archive.next())
         except tarfile.ReadError as error:
-            if archive.fileobj.tell() == before or not isinstance(error.__context__, tarfile.SubsequentHeaderError):  # type: ignore[attr-defined]
+            if archive.fileobj.tell() == offset or not isinstance(error.__context__, tarfile.SubsequentHeaderError):  # type: ignore[attr-defined]
                 raise
             archive.offset = archive.fileobj.tell()
 
@@ -158,35 +160,35 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules
         return Member(index, header.name, header.size, None, FileStatus.SKIPPED, "neither a file nor a folder")
     file = archive.extractfile(header)
     assert file is not None
-    return take(index, header.name, header.size, file, rules)  # type: ignore[arg-type]
+    return read_member(index, header.name, header.size, file, rules)  # type: ignore[arg-type]
 
 
 def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-    """Headers and contents, compressed by themselves: compressed streams one after another are one stream."""
-    part = bytearray()
+    """Return headers and contents, compressed by themselves: compressed streams one after another are one stream."""
+    encoded = bytearray()
     offsets: list[int | None] = []
     for member, data in zip(chunk.members, results, strict=True):
         offsets.append(None)
         if member.status == "folder":
             folder = tarfile.TarInfo(member.name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            part += folder.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+            encoded += folder.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
         elif data is not None:
             header = tarfile.TarInfo(member.name)
             header.size = len(data)
-            part += header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-            offsets[-1] = None if layout else len(part)
-            part += data + bytes(-len(data) % _BLOCK)
-    return _COMPRESS[layout](bytes(part)), offsets
+            encoded += header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+            offsets[-1] = None if layout else len(encoded)
+            encoded += data + bytes(-len(data) % _BLOCK)
+    return _COMPRESS[layout](bytes(encoded)), offsets
 
 
-def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
-    """The parts one after another, then the end mark."""
+def assemble(chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+    """Write the chunks one after another, then the end mark."""
     offsets, size = [], 0
-    for part in parts:
+    for chunk in chunks:
         offsets.append(size)
-        file.write(part)
-        size += len(part)
+        file.write(chunk)
+        size += len(chunk)
     end = bytes(2 * _BLOCK if layout else 2 * _BLOCK + -(size + 2 * _BLOCK) % _RECORD)
     file.write(_COMPRESS[layout](end))
     return offsets

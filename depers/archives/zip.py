@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, take
+from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, read_member
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -23,12 +23,12 @@ _SIZE_FOLLOWS = 0x8
 
 
 def read_layout(file: BinaryIO) -> bytes:
-    """Nothing: members say how they are packed."""
+    """Return nothing: members say how they are packed."""
     return b""
 
 
 def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
-    """The archive in chunks, in the order of its directory, then its end."""
+    """Yield the archive in chunks, in the order of its directory, then its end."""
     return chunk_members(_members(file, size, rules), b"")
 
 
@@ -39,14 +39,14 @@ def _members(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
         raise
     except Exception as error:  # whatever a damaged directory makes zipfile raise
         count = 0
-        for member in _without_directory(file, size, rules):
+        for member in _read_without_directory(file, size, rules):
             yield member
             count += 1
         text = "damaged, or cut off: its directory cannot be read" if count else "not a zip archive"
         raise ArchiveError(f"{text} ({error})") from None
     with archive:
         entries = archive.infolist()
-        overlapping = _overlapping(entries)
+        overlapping = _find_overlapping(entries)
         index = 0
         for entry in entries:
             member = _member(archive, entry, index, rules, entry.header_offset in overlapping)
@@ -54,14 +54,14 @@ def _members(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
             index += member.status != "folder"
 
 
-def _overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
-    """The offsets of members that share bytes: a way to pack a bomb (Fifield 2019)."""
-    spans = sorted((one.header_offset, one.header_offset + _LOCAL.size + one.compress_size) for one in entries)
-    found = set()
+def _find_overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
+    """Return the offsets of members that share bytes: a way to pack a bomb (Fifield 2019)."""
+    spans = sorted((entry.header_offset, entry.header_offset + _LOCAL.size + entry.compress_size) for entry in entries)
+    offsets = set()
     for (start, end), (following, _) in itertools.pairwise(spans):
         if following < end:
-            found |= {start, following}
-    return found
+            offsets |= {start, following}
+    return offsets
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: MemberRules, overlaps: bool) -> Member:
@@ -75,15 +75,15 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules:
         return Member(index, name, size, None, "failed", reason)
     try:
         with archive.open(entry) as file:
-            return take(index, name, size, file, rules, entry.compress_type != zipfile.ZIP_STORED)  # type: ignore[arg-type]
+            return read_member(index, name, size, file, rules, entry.compress_type != zipfile.ZIP_STORED)  # type: ignore[arg-type]
     except UnavailableError:
         raise
     except Exception as error:  # the decompressors raise kinds of their own
         return Member(index, name, size, None, "failed", f"lost: cannot be unpacked ({error or type(error).__name__})")
 
 
-def _without_directory(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
-    """The members whose headers can be followed from the first one on, as long as they are whole."""
+def _read_without_directory(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
+    """Yield the members whose headers can be followed from the first one on, as long as they are whole."""
     offset = index = 0
     while offset + _LOCAL.size <= size:
         file.seek(offset)
@@ -109,19 +109,19 @@ def _without_directory(file: BinaryIO, size: int, rules: MemberRules) -> Iterato
         index += 1
 
 
-def _unpack(index: int, name: str, raw: bytes, about: tuple[int, int, int, int], rules: MemberRules) -> Member:
-    method, crc, packed, unpacked = about
+def _unpack(index: int, name: str, raw: bytes, header: tuple[int, int, int, int], rules: MemberRules) -> Member:
+    method, crc, packed, unpacked = header
     try:
         data = zlib.decompressobj(-15).decompress(raw, unpacked + 1) if method else raw
     except zlib.error:
         data = b""
     if len(raw) != packed or len(data) != unpacked or zlib.crc32(data) != crc:
         return Member(index, name, unpacked, None, "failed", "lost: the archive is damaged or ends here")
-    return take(index, name, unpacked, io.BytesIO(data), rules, bool(method))
+    return read_member(index, name, unpacked, io.BytesIO(data), rules, bool(method))
 
 
 def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-    """A zip archive of its own; what was stored stays so, and images that are compressed already are."""
+    """Return a zip archive of its own; what was stored stays so, and images that are compressed already are."""
     buffer = io.BytesIO()
     offsets: list[int | None] = []
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -140,19 +140,19 @@ def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -
     return buffer.getvalue(), offsets
 
 
-def assemble(parts: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
-    """The members of all parts as they are, then one directory."""
+def assemble(chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
+    """Write the members of all chunks as they are, then one directory."""
     offsets, size = [], 0
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        for part in parts:
+        for chunk in chunks:
             offsets.append(size)
-            with zipfile.ZipFile(io.BytesIO(part)) as one:
+            with zipfile.ZipFile(io.BytesIO(chunk)) as chunk_archive:
                 assert archive.fp is not None
-                archive.fp.write(part[: one.start_dir])
-                for entry in one.infolist():
+                archive.fp.write(chunk[: chunk_archive.start_dir])
+                for entry in chunk_archive.infolist():
                     entry.header_offset += size
                     archive.filelist.append(entry)
-                size += one.start_dir
+                size += chunk_archive.start_dir
         archive.start_dir = size
         archive._didModify = True  # type: ignore[attr-defined]
     return offsets

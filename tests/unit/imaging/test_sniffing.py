@@ -49,4 +49,4 @@ def test_what_becomes_of_a_file(name: str, head: bytes, keep: tuple[str, ...], e
     ],
 )  # fmt: skip
 def test_names_that_reach_outside(name: str, safe: bool) -> None:
-    assert (not base.unsafe(name)) is safe
+    assert (not base.explain_unsafe_name(name)) is safe
