@@ -216,7 +216,7 @@ def run(options: Options) -> int:
         progress.report(f"note: all images show the only background, {assets.backgrounds['path'][0]}")
 
     job = renderer.RenderJob(out, options.count, options.variants, options.shards, len(extracted.class_names))
-    made = statistics.DatasetStatistics.none(job.class_count)
+    made = statistics.DatasetStatistics.empty(job.class_count)
     shared, recipe = ray.put(assets), options.recipe()
     parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
     with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
@@ -234,7 +234,7 @@ def run(options: Options) -> int:
     speed = stopwatch.speed()
     rendered = f"{speed.images} rendered, {speed}" if todo else "all rendered before"
 
-    images = ray.get(ray.remote(renderer.sheet).remote(extracted, job, extracted.class_names))
+    images = ray.get(ray.remote(renderer.draw_sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
     real_tally = statistics.of_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     overview = storage.join(out, "report.html")
@@ -247,7 +247,7 @@ def run(options: Options) -> int:
         renderer.shard_names(job),
         made_of=real or _source(extracted),
     )
-    missing = made.wanted - made.objects
+    missing = made.requested - made.objects
     print(
         f"{made.images} images, {made.objects} objects with {int(made.classes.sum())} labels"
         f" ({missing} objects found no place), {made.distractors} distractors; {rendered}; report {overview}"

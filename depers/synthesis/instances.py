@@ -1,6 +1,6 @@
-"""What is pasted: sprites, places in scenes, and a sprite in its place, with its seam and its labels.
+"""Sprites, places in scenes, and sprites in their places, with their seams and labels.
 
-Scalars instead of arrays: an image holds about ten instances, and a plan a million images.
+Scalars instead of arrays: an image holds about ten sprites, and a plan a million images.
 """
 
 import math
@@ -19,15 +19,15 @@ MAX_ENLARGEMENT = 1.5
 MIN_SIDE = 3.0
 """Pixels; no label is made smaller than this, or than it was in its source if that is less."""
 MAX_REACH = 24.0
-_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the image; along the ground instances move freely, in depth hardly
+_JITTER_X, _JITTER_Y = 0.11, 0.028  # shares of the image; along the ground objects move freely, in depth hardly
 
 
 class Sprite(NamedTuple):
     """A cut-out object, as the bank has it; `labels` are (class id, box in pixels of its image), the outer first.
 
     `kind` is the same for what is placed alike. `hull` is the box around all labels; `heights` says how high in pixels
-    the outer one may be made, `aspect` is its width as a share of its height, and `cut` says on which sides (left, top,
-    right, bottom) the frame cuts it.
+    the outer one may be made, `aspect` is its width as a share of its height, and `cut_sides` says on which sides
+    (left, top, right, bottom) the frame cuts it.
     """
 
     id: str
@@ -38,15 +38,23 @@ class Sprite(NamedTuple):
     hull: Box
     heights: tuple[float, float]
     aspect: float
-    cut: tuple[bool, bool, bool, bool]
+    cut_sides: tuple[bool, bool, bool, bool]
 
 
 class Place(NamedTuple):
-    """Where and how large a instance stands: its middle, its lower edge and its height, as shares of the image's."""
+    """Where and how large an object stands: its middle, its lower edge and its height, as shares of the image's."""
 
     center_x: float
     foot_y: float
     height: float
+
+
+class SourceObject(NamedTuple):
+    """An object that a background's source shows, whether it is still there or not; `sprite`: the id of its sprite."""
+
+    kind: int
+    sprite: str
+    box: Box
 
 
 @dataclass(eq=False)
@@ -54,8 +62,8 @@ class PlacedSprite:
     """A sprite or a distractor in its place: `corner_xy` and `size_wh` of its scaled image, `outer` the box around its
     labels in the scene, which is opaque.
 
-    `reach` is how many pixels its seam may be wide, half of it on either side of the edge of `region`. `covers` are
-    the instances before it.
+    `reach` is how many pixels wide its seam may be, half of it on either side of the edge of `region`. `covers` are the
+    instances in front of it.
     """
 
     sprite: Sprite
@@ -69,11 +77,11 @@ class PlacedSprite:
     area: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.widest, self.area = self.region(), area(self.outer)  # asked for again and again
+        self.widest, self.area = self.region(), area(self.outer)  # used again and again
 
     @cached_property
     def labels(self) -> list[tuple[int, Box]]:
-        """Its labels in the scene, the outer one first; none of a distractor."""
+        """Its labels in the scene, the outer one first; a distractor has none."""
         if self.distractor:
             return []
         x, y = self.corner_xy
@@ -84,20 +92,20 @@ class PlacedSprite:
         ]
 
     def region(self, softness: float = 1.0) -> Box:
-        """What it paints for more than half; `softness` 0 is a hard edge around its box, 1 the widest seam."""
+        """Return the box in which it gives more than half of a pixel; `softness` 0: a hard edge, 1: the widest seam."""
         half = self.reach * softness / 2
         x0, y0, x1, y1 = self.outer
         return x0 - half, y0 - half, x1 + half, y1 + half
 
 
 def jitter(place: Place, uniform: Uniform) -> Place:
-    """A place that differs a little from one where such a instance was."""
+    """Return a place a little beside that of a real object."""
     x, foot, height = place
     return Place(x + _JITTER_X * (2 * uniform() - 1), foot + _JITTER_Y * (2 * uniform() - 1), height)
 
 
 def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
-    """A place drawn from the whole image, in the sprite's own size: the rule of the original."""
+    """Return a place drawn from the whole image, in the sprite's own size: the rule of the original algorithm."""
     box = sprite.labels[0][1]
     height = (box[3] - box[1]) / size_wh[1]
     half = (box[2] - box[0]) / size_wh[0] / 2
@@ -108,12 +116,12 @@ def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Plac
 def place_at(
     sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int], reach: float
 ) -> PlacedSprite | None:
-    """The sprite at a place, `factor` times as high as that says, but inside the image; None if a label vanished.
+    """Return the sprite at a place, `factor` times as high as that, inside the image; None where a label would vanish.
 
-    What the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its margin
-    the seam may take.
+    A sprite that the frame cut in its source stands at the same edge of the frame again. `reach` 0…1: how much of its
+    margin the seam may take.
     """
-    (width, height), (own_width, own_height) = size_wh, sprite.size_wh
+    (width, height), (sprite_width, sprite_height) = size_wh, sprite.size_wh
     x0, y0, x1, y1 = sprite.hull
     main_x0, main_y0, main_x1, main_y1 = sprite.labels[0][1]
     least, most = sprite.heights
@@ -121,52 +129,52 @@ def place_at(
     if largest * main_height < least:
         return None
     scale = min(min(max(place.height * height * factor, least), most) / main_height, largest)
-    wide, high = max(1, int(own_width * scale)), max(1, int(own_height * scale))
-    scale_x, scale_y = wide / own_width, high / own_height
+    wide, high = max(1, int(sprite_width * scale)), max(1, int(sprite_height * scale))
+    scale_x, scale_y = wide / sprite_width, high / sprite_height
     x0, y0, x1, y1 = x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y
-    left, top, right, bottom = sprite.cut
-    x = _along(place.center_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, left, right)
-    y = _along(place.foot_y * height - main_y1 * scale_y, y0, y1, height, top, bottom)
-    # There is nothing to be seen of a seam beyond the frame.
-    least = min(
-        MAX_REACH if left else x0, MAX_REACH if top else y0,
-        MAX_REACH if right else wide - x1, MAX_REACH if bottom else high - y1, MAX_REACH,
+    cut_left, cut_top, cut_right, cut_bottom = sprite.cut_sides
+    x = _along(place.center_x * width - (main_x0 + main_x1) / 2 * scale_x, x0, x1, width, cut_left, cut_right)
+    y = _along(place.foot_y * height - main_y1 * scale_y, y0, y1, height, cut_top, cut_bottom)
+    # A seam beyond the frame cannot be seen.
+    margin = min(
+        MAX_REACH if cut_left else x0, MAX_REACH if cut_top else y0,
+        MAX_REACH if cut_right else wide - x1, MAX_REACH if cut_bottom else high - y1, MAX_REACH,
     )  # fmt: skip
-    return PlacedSprite(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, least) * reach)
+    return PlacedSprite(sprite, (x, y), (wide, high), (x + x0, y + y0, x + x1, y + y1), max(0.0, margin) * reach)
 
 
-def _along(wanted: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
-    """The corner's coordinate along one side, so that `low`…`high` of the scaled image lies inside the frame."""
+def _along(coordinate: float, low: float, high: float, side: int, cut_low: bool, cut_high: bool) -> int:
+    """Return a corner's coordinate along one side with which `low`…`high` of the scaled image lies inside the frame."""
     first, last = math.ceil(-low), math.floor(side - high)
     if last < first:  # as long as the side, up to rounding
         return math.floor(-low)
     if cut_low or cut_high:
         return first if cut_low else last
-    return min(max(round(wanted), first), last)
+    return min(max(round(coordinate), first), last)
 
 
-def about(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
-    """The outer box of what `place_at` gives, where neither the sprite nor the frame sets limits."""
+def rough_box(sprite: Sprite, place: Place, factor: float, size_wh: tuple[int, int]) -> Box:
+    """Return the outer box of what `place_at` gives where neither the sprite nor the frame sets limits."""
     high, foot, middle = place.height * factor * size_wh[1], place.foot_y * size_wh[1], place.center_x * size_wh[0]
     half = high * sprite.aspect / 2
     return middle - half, foot - high, middle + half, foot
 
 
-def labels_of(
+def visible_labels(
     instance: PlacedSprite, softness: Mapping[PlacedSprite, float], size_wh: tuple[int, int]
 ) -> list[tuple[int, Box]]:
-    """What of a instance's labels can be seen, its boxes shrunk to that; `softness` of the seams of all instances."""
+    """Return the labels that can be seen of an instance, shrunk to what is visible; `softness`: of all seams."""
     if not instance.covers:
         return [(class_id, clip(box, size_wh)) for class_id, box in instance.labels]
     regions = [whole(cover.region(softness[cover])) for cover in instance.covers]
-    found = []
+    labels = []
     for class_id, box in instance.labels:
         edges = clip(box, size_wh)
         pixels = whole(edges)
-        seen, share = visible(pixels, regions)
+        visible_box, share = visible(pixels, regions)
         if share > 0 and not any(inside(box, cover.outer) for cover in instance.covers):
-            if seen != pixels:
-                x0, y0, x1, y1 = (edges[i] if seen[i] == pixels[i] else seen[i] for i in range(4))
+            if visible_box != pixels:
+                x0, y0, x1, y1 = (edges[i] if visible_box[i] == pixels[i] else visible_box[i] for i in range(4))
                 edges = x0, y0, x1, y1
-            found.append((class_id, edges))
-    return found
+            labels.append((class_id, edges))
+    return labels

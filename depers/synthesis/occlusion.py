@@ -1,4 +1,4 @@
-"""Boxes in an image, and what of them others leave to be seen: scalars instead of arrays, for there are few at a time.
+"""Which part of a box stays visible under others: scalars instead of arrays, for there are few boxes at a time.
 
 A box is a tuple x_min, y_min, x_max, y_max in pixels of the image.
 """
@@ -11,19 +11,19 @@ Box = tuple[float, float, float, float]
 
 
 def intersection(first: Box, second: Box) -> float:
-    """The area that two boxes share, in square pixels."""
+    """Return the area that two boxes share, in square pixels."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     return width * height if width > 0 and height > 0 else 0.0
 
 
 def area(box: Box) -> float:
-    """In square pixels."""
+    """Return the area of a box in square pixels."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
 def clip(box: Box, size_wh: tuple[int, int]) -> Box:
-    """The part of a box that lies in the image."""
+    """Return the part of a box that lies in the image."""
     width, height = size_wh
     x0, y0, x1, y1 = box
     if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:  # as most
@@ -32,36 +32,41 @@ def clip(box: Box, size_wh: tuple[int, int]) -> Box:
 
 
 def whole(box: Box) -> Box:
-    """The pixels whose centers lie in a box."""
+    """Return the pixels whose centers lie in a box."""
     return round(box[0]), round(box[1]), round(box[2]), round(box[3])
 
 
 def visible(box: Box, covers: Sequence[Box]) -> tuple[Box, float]:
-    """The box around what of `box` the `covers` leave, and its area as a share of the box's; share 0: nothing."""
+    """Return the box around what the `covers` leave of `box`, and the visible share of its area; share 0: nothing."""
     x0, y0, x1, y1 = box
     covers = [c for c in covers if c[0] < x1 and c[2] > x0 and c[1] < y1 and c[3] > y0]
-    all_of_it = area(box)
-    if not covers or not all_of_it:
-        return box, 1.0 if all_of_it else 0.0
+    box_area = area(box)
+    if not covers or not box_area:
+        return box, 1.0 if box_area else 0.0
     if len(covers) == 1:
-        return _beside(box, covers[0], all_of_it)
+        return _visible_beside(box, covers[0], box_area)
     xs = sorted({x0, x1, *(x for c in covers for x in (c[0], c[2]) if x0 < x < x1)})
     ys = sorted({y0, y1, *(y for c in covers for y in (c[1], c[3]) if y0 < y < y1)})
-    left, top, right, bottom, seen = math.inf, math.inf, -math.inf, -math.inf, 0.0
+    extent, visible_area = (math.inf, math.inf, -math.inf, -math.inf), 0.0
     for low_x, high_x in pairwise(xs):
         for low_y, high_y in pairwise(ys):
             x, y = (low_x + high_x) / 2, (low_y + high_y) / 2
             if not any(c[0] < x < c[2] and c[1] < y < c[3] for c in covers):
-                left, top, right, bottom = min(left, low_x), min(top, low_y), max(right, high_x), max(bottom, high_y)
-                seen += (high_x - low_x) * (high_y - low_y)
-    return ((left, top, right, bottom), seen / all_of_it) if seen else (box, 0.0)
+                extent = (
+                    min(extent[0], low_x),
+                    min(extent[1], low_y),
+                    max(extent[2], high_x),
+                    max(extent[3], high_y),
+                )
+                visible_area += (high_x - low_x) * (high_y - low_y)
+    return (extent, visible_area / box_area) if visible_area else (box, 0.0)
 
 
-def _beside(box: Box, cover: Box, all_of_it: float) -> tuple[Box, float]:
-    """`visible` for one cover, which is the usual number."""
+def _visible_beside(box: Box, cover: Box, box_area: float) -> tuple[Box, float]:
+    """Return what `visible` does for one cover, which is the usual number."""
     x0, y0, x1, y1 = box
     a, b, c, d = cover
-    share = 1 - intersection(box, cover) / all_of_it
+    share = 1 - intersection(box, cover) / box_area
     across, down = a <= x0 and c >= x1, b <= y0 and d >= y1
     if across and down:
         return box, 0.0
@@ -73,16 +78,16 @@ def _beside(box: Box, cover: Box, all_of_it: float) -> tuple[Box, float]:
 
 
 def grazes(box: Box, cover: Box) -> bool:
-    """Whether `cover` leaves only a line of about a pixel at an edge of `box`.
+    """Return whether `cover` leaves only a line of about a pixel at an edge of `box`.
 
     Whether that can be seen is a matter of rounding, and a long line is much of a label.
     """
     if intersection(box, cover) <= 0:
         return False
-    left = cover[0] - box[0], cover[1] - box[1], box[2] - cover[2], box[3] - cover[3]
-    return any(0 < strip < 1.5 for strip in left)
+    strips = cover[0] - box[0], cover[1] - box[1], box[2] - cover[2], box[3] - cover[3]
+    return any(0 < strip < 1.5 for strip in strips)
 
 
 def inside(box: Box, outer: Box) -> bool:
-    """Whether `box` lies in `outer`."""
+    """Return whether `box` lies in `outer`."""
     return box[0] >= outer[0] and box[1] >= outer[1] and box[2] <= outer[2] and box[3] <= outer[3]

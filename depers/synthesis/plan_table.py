@@ -76,7 +76,7 @@ SCHEMA = schema(
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as `SCHEMA` says; column by column, which is much faster than row by row."""
+    """Return rows as a table of `SCHEMA`; column by column, which is much faster than row by row."""
     columns = []
     for field in SCHEMA:
         values = [row[field.name] for row in rows]
@@ -85,21 +85,21 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _lists(values: Sequence[Sequence[Mapping[str, Any]]], kind: pa.ListType) -> pa.ListArray:
-    """Lists of structs as an array."""
+    """Return lists of structs as an array."""
     offsets = pa.array(list(itertools.accumulate(map(len, values), initial=0)), pa.int32())
     flat = list(itertools.chain.from_iterable(values))
     fields = list(kind.value_type)
-    arrays = [pa.array([each[field.name] for each in flat], field.type) for field in fields]
+    arrays = [pa.array([value[field.name] for value in flat], field.type) for field in fields]
     return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=fields), type=kind)
 
 
 def part_uri(out: str, part: int) -> str:
-    """Where part number `part` is."""
+    """Return the URI of part number `part`."""
     return storage.join(out, "plan", f"{part:06d}.parquet")
 
 
 def write_part(uri: str, blocks: Iterable[pa.Table]) -> None:
-    """Writes the tables of a part, whole, each as a row group."""
+    """Write the tables of a part, whole, each as a row group."""
     buffer = io.BytesIO()
     written_schema = plain_schema(SCHEMA).with_metadata({"depers.plan": str(VERSION)})
     with pq.ParquetWriter(buffer, written_schema, compression="zstd") as writer:
@@ -109,18 +109,18 @@ def write_part(uri: str, blocks: Iterable[pa.Table]) -> None:
 
 
 def open_part(uri: str) -> Any:
-    """A part as pyarrow's ParquetFile; raises UserError for one of another version, or none at all."""
+    """Return a part as pyarrow's ParquetFile; raise UserError for one of another version, or none at all."""
     filesystem, path = storage.arrow_filesystem(uri)
     try:
         file = pq.ParquetFile(path, filesystem=filesystem)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{uri}: must be a part of a plan, but cannot be read ({error})") from None
-    found = (file.schema_arrow.metadata or {}).get(b"depers.plan", b"none").decode()
-    if found != str(VERSION):
-        raise UserError(f"{uri}: must be a plan of version {VERSION}, but its version is {found}: choose another OUT")
+    version = (file.schema_arrow.metadata or {}).get(b"depers.plan", b"none").decode()
+    if version != str(VERSION):
+        raise UserError(f"{uri}: must be a plan of version {VERSION}, but its version is {version}: choose another OUT")
     return file
 
 
 def file_name(index: int, variant: int, variants: int) -> str:
-    """The image's path below its split, without suffix; no folder holds more than 1000 indices."""
+    """Return an image's path below its split, without suffix; no folder holds more than 1000 indices."""
     return f"{FOLDER}/{index // 1000:06d}/{index:09d}" + (f"-{variant}" if variants > 1 else "")

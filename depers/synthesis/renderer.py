@@ -1,4 +1,4 @@
-"""Plans and renders blocks of synthetic images: what a worker does, from the bank to files in OUT.
+"""The tasks of synthesis: plan and render blocks of synthetic images, from the bank to files in OUT.
 
 OUT/images/train/synthetic/NNNNNN/…jpg and OUT/labels/train/synthetic/NNNNNN/…txt, or OUT/shards/train-NNNNNN.tar
 """
@@ -39,7 +39,7 @@ RECORD = tables.schema(
 """A unit's record: a row per image."""
 SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand images."""
-_SHOWN = 24
+_SHEET_IMAGES = 24
 _DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
 _READ_PARTS = 8  # what a block chooses from
 _DECODED_BACKGROUNDS = 3  # images come in the order of their backgrounds
@@ -56,11 +56,11 @@ class RenderJob(NamedTuple):
     class_count: int
 
     def parts(self) -> list[tuple[int, int]]:
-        """The parts of the plan, as first block and the one after the last."""
+        """Return the parts of the plan, each as its first block and the one after its last."""
         return self._cut(plan_table.BLOCKS_PER_PART)
 
     def units(self) -> list[tuple[int, int]]:
-        """The units of rendering, likewise: what one task does and records."""
+        """Return the units of rendering, likewise: each is what one task does and records."""
         return self._cut(SHARD_BLOCKS if self.shards else 1)
 
     def _cut(self, size: int) -> list[tuple[int, int]]:
@@ -68,50 +68,51 @@ class RenderJob(NamedTuple):
         return [(first, min(first + size, blocks)) for first in range(0, blocks, size)]
 
     def images(self, first: int, last: int) -> int:
-        """How many images are in blocks `first` to `last` (not included)."""
+        """Return how many images are in blocks `first` to `last` (not included)."""
         return (min(last * plan_table.BLOCK, self.scenes) - first * plan_table.BLOCK) * self.variants
 
 
 def plan_part(assets: Assets, recipe: planner.Recipe, job: RenderJob, part: int) -> DatasetStatistics:
-    """Writes a part of the plan, unless it is there, and counts what it holds. Raises UserError as `open_part`."""
-    uri, found = plan_table.part_uri(job.out, part), DatasetStatistics.none(job.class_count)
+    """Write a part of the plan, unless it is there, and return its statistics; raise UserError as `open_part`."""
+    uri, total = plan_table.part_uri(job.out, part), DatasetStatistics.empty(job.class_count)
     if storage.exists(uri):
         file, columns = plan_table.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
         for group in range(file.num_row_groups):
-            found = found.plus(statistics.of_plan(file.read_row_group(group, columns), job.class_count))
-        return found
+            total = total.plus(statistics.of_plan(file.read_row_group(group, columns), job.class_count))
+        return total
     blocks = [planner.plan_block(assets, recipe, block, job.scenes) for block in range(*job.parts()[part])]
     plan_table.write_part(uri, blocks)
     for block in blocks:
-        found = found.plus(statistics.of_plan(block, job.class_count))
-    return found
+        total = total.plus(statistics.of_plan(block, job.class_count))
+    return total
 
 
 def read_block(out: str, block: int) -> list[dict[str, Any]]:
-    """The plan's rows of a block."""
+    """Return the plan's rows of a block."""
     file = plan_table.open_part(plan_table.part_uri(out, block // plan_table.BLOCKS_PER_PART))
     rows: list[dict[str, Any]] = file.read_row_group(block % plan_table.BLOCKS_PER_PART).to_pylist()
     return rows
 
 
 class Renderer:
-    """Renders rows of a plan, keeping what was decoded for those that follow: all sprites of a small bank."""
+    """Renders rows of a plan, and keeps decoded images for the rows that follow: all sprites of a small bank."""
 
-    def __init__(self, extracted: sprite_bank.SpriteBank) -> None:
-        self._extracted = extracted
+    def __init__(self, bank: sprite_bank.SpriteBank) -> None:
+        self._bank = bank
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
         self._part = lru_cache(_READ_PARTS)(self._read_part)
         self._sprites: dict[tuple[str, int], Planes] = {}
-        self._held = 0
+        self._cached_bytes = 0
 
     def __call__(self, row: dict[str, Any]) -> bytes:
-        """The JPEG of a row. Raises UserError where an image of the extraction is missing or damaged."""
-        images = [self._sprite(placed) if placed["sprite"] else self._background(placed["image"])
-                    for placed in row["objects"]]  # fmt: skip
+        """Return the JPEG of a row; raise UserError where an image of the extraction is missing or damaged."""
+        images = [
+            self._sprite(entry) if entry["sprite"] else self._background(entry["image"]) for entry in row["objects"]
+        ]
         return compositing.render(row, self._background(row["background"]), images)
 
     def _decode_background(self, path: str) -> Planes:
-        uri = storage.join(self._extracted.root, path)
+        uri = storage.join(self._bank.root, path)
         try:
             data = storage.read_bytes(uri)
             header = read_header(data, float("inf"))
@@ -121,20 +122,20 @@ class Renderer:
         except (OSError, decoding.ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
-    def _sprite(self, placed: dict[str, Any]) -> Planes:
-        """A sprite's image; those decoded first make room for it where there are too many bytes of them."""
-        sprite, by = key = placed["sprite"], compositing.reduction(placed)
+    def _sprite(self, entry: dict[str, Any]) -> Planes:
+        """Return a sprite's image; those decoded first make room for it where there are too many bytes of them."""
+        sprite, by = key = entry["sprite"], compositing.reduction(entry)
         if key not in self._sprites:
             if (sprite, 1) not in self._sprites:
-                self._keep((sprite, 1), self._decode_sprite(placed["image"], sprite))
+                self._cache((sprite, 1), self._decode_sprite(entry["image"], sprite))
             if by > 1:
-                self._keep(key, compositing.reduced(self._sprites[sprite, 1], by))
+                self._cache(key, compositing.reduced(self._sprites[sprite, 1], by))
         return self._sprites[key]
 
-    def _keep(self, key: tuple[str, int], image: Planes) -> None:
-        self._held += image.nbytes
-        while self._sprites and self._held > _DECODED_BYTES:
-            self._held -= self._sprites.pop(next(iter(self._sprites))).nbytes
+    def _cache(self, key: tuple[str, int], image: Planes) -> None:
+        self._cached_bytes += image.nbytes
+        while self._sprites and self._cached_bytes > _DECODED_BYTES:
+            self._cached_bytes -= self._sprites.pop(next(iter(self._sprites))).nbytes
         self._sprites[key] = image
 
     def _decode_sprite(self, part: str, sprite: str) -> Planes:
@@ -142,17 +143,17 @@ class Renderer:
             data = self._part(part)[sprite].as_py()
             return ycbcr.decode(data) or ycbcr.from_rgb(simplejpeg.decode_jpeg(data, "RGB"))
         except (KeyError, ValueError) as error:
-            where = storage.join(self._extracted.root, part)
-            raise UserError(f"{where}: sprite {sprite} cannot be read ({error}): extract again") from None
+            uri = storage.join(self._bank.root, part)
+            raise UserError(f"{uri}: sprite {sprite} cannot be read ({error}): extract again") from None
 
     def _read_part(self, part: str) -> dict[str, Any]:
-        """The JPEGs of the sprites in a part, by their ids."""
-        table = sprite_bank.read_part(self._extracted, part, ("id", "image"))
+        """Return the JPEGs of the sprites in a part, by their ids."""
+        table = sprite_bank.read_part(self._bank, part, ("id", "image"))
         return dict(zip(table["id"].to_pylist(), table["image"], strict=True))
 
 
 def label_text(row: dict[str, Any]) -> bytes:
-    """The labels of a row as YOLO text."""
+    """Return the labels of a row as YOLO text."""
     ids = [label["class_id"] for label in row["labels"]]
     boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
     size_wh = row["width"], row["height"]
@@ -163,38 +164,40 @@ def label_text(row: dict[str, Any]) -> bytes:
 _renderers: list[tuple[sprite_bank.SpriteBank, RenderJob, Renderer]] = []
 
 
-def _renderer(extracted: sprite_bank.SpriteBank, job: RenderJob) -> Renderer:
-    """This worker's renderer, which lives as long as it works for that job."""
-    if not _renderers or _renderers[0][:2] != (extracted, job):
-        _renderers[:] = [(extracted, job, Renderer(extracted))]
+def _renderer_of(bank: sprite_bank.SpriteBank, job: RenderJob) -> Renderer:
+    """Return this worker's renderer, which lives as long as it works for that job."""
+    if not _renderers or _renderers[0][:2] != (bank, job):
+        _renderers[:] = [(bank, job, Renderer(bank))]
     return _renderers[0][2]
 
 
-def render_blocks(extracted: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int) -> int:
-    """Makes the images of blocks `first` to `last` (not included) and their record, last. Gives their number."""
+def render_blocks(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int) -> int:
+    """Write the images of blocks `first` to `last` (not included) and, last, their record; return their number."""
     cv2.setNumThreads(1)  # one task per core
     rows: list[dict[str, Any]] = []
     write = _write_shard if job.shards else _write_files
-    write(job, first, _rendered(extracted, job, first, last, rows))
+    write(job, first, _render_images(bank, job, first, last, rows))
     tables.write_table(units.record_uri(job.out, unit_name(first)), pa.Table.from_pylist(rows, schema=RECORD))
     return len(rows)
 
 
 def unit_name(first: int) -> str:
-    """The name of the unit whose first block that is."""
+    """Return the name of the unit whose first block is `first`."""
     return f"{first:08d}"
 
 
-def _rendered(
-    extracted: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int, rows: list[dict[str, Any]]
+def _render_images(
+    bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, JPEG and label text of each image; adds to the record's `rows`."""
-    render = _renderer(extracted, job)
+    """Yield name, JPEG and label text of each image; add to the record's `rows`."""
+    render = _renderer_of(bank, job)
     for block in range(first, last):
         for row in read_block(job.out, block):
             name, data = plan_table.file_name(row["index"], row["variant"], job.variants), render(row)
-            pasted = sum(placed["sprite"] is not None for placed in row["objects"])
-            rows.append({"path": f"{name}.jpg", "objects": pasted, "labels": len(row["labels"]), "bytes": len(data)})
+            sprite_count = sum(entry["sprite"] is not None for entry in row["objects"])
+            rows.append(
+                {"path": f"{name}.jpg", "objects": sprite_count, "labels": len(row["labels"]), "bytes": len(data)}
+            )
             yield name, data, label_text(row)
 
 
@@ -205,7 +208,7 @@ def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, byte
 
 
 def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
-    """One tar, whole: NAME.jpg and NAME.txt one after the other, as WebDataset groups them."""
+    """Write one tar, whole: NAME.jpg and NAME.txt one after the other, as WebDataset groups them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data, text in images:
@@ -217,22 +220,22 @@ def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, 
 
 
 def shard_names(job: RenderJob) -> str | None:
-    """The tars, as WebDataset takes them; None where the images are files."""
+    """Return the tars' names as WebDataset takes them; None where the images are files."""
     last = len(job.units()) - 1
     return f"shards/{{000000..{last:06d}}}.tar" if job.shards else None
 
 
-def sheet(extracted: sprite_bank.SpriteBank, job: RenderJob, names: Sequence[str]) -> NDArray[np.uint8]:
-    """Two dozen images from all of the run, with their boxes, side by side; uint8 RGB."""
-    indices = sorted({round(i) for i in np.linspace(0, job.scenes - 1, min(_SHOWN, job.scenes))})
-    shown, captions = [], []
+def draw_sheet(bank: sprite_bank.SpriteBank, job: RenderJob, names: Sequence[str]) -> NDArray[np.uint8]:
+    """Draw two dozen images from all of the run, with their boxes, side by side; uint8 RGB."""
+    indices = sorted({round(i) for i in np.linspace(0, job.scenes - 1, min(_SHEET_IMAGES, job.scenes))})
+    images, captions = [], []
     for index in indices:
         row = next(row for row in read_block(job.out, index // plan_table.BLOCK) if row["index"] == index)
-        image = decoding.decode(Renderer(extracted)(row), float("inf")).rgb()
-        found = [names[label["class_id"]] for label in row["labels"]]
+        image = decoding.decode(Renderer(bank)(row), float("inf")).rgb()
+        classes = [names[label["class_id"]] for label in row["labels"]]
         boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
-        least = row["width"] / 16  # the names of small instances would hide them; colors tell
-        texts = [name if box[2] - box[0] > least else "" for name, box in zip(found, boxes, strict=True)]
-        shown.append(drawing.draw_boxes(image, boxes, texts, [drawing.color(name) for name in found]))
+        narrowest = row["width"] / 16  # the names of small objects would hide them; colors tell
+        texts = [name if box[2] - box[0] > narrowest else "" for name, box in zip(classes, boxes, strict=True)]
+        images.append(drawing.draw_boxes(image, boxes, texts, [drawing.color(name) for name in classes]))
         captions.append(f"{plan_table.file_name(index, 0, job.variants)}.jpg")
-    return drawing.contact_sheet(shown, captions, columns=4, cell_wh=(480, 360))
+    return drawing.contact_sheet(images, captions, columns=4, cell_wh=(480, 360))

@@ -1,4 +1,4 @@
-"""Report."""
+"""The report of a synthesis: a sheet of images, and how they compare with the real ones."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,20 +13,20 @@ from depers.synthesis import statistics
 
 def make_report(
     options: Any,
-    extracted: sprite_bank.SpriteBank,
+    bank: sprite_bank.SpriteBank,
     real: statistics.DatasetStatistics,
-    made: statistics.DatasetStatistics,
+    synthetic: statistics.DatasetStatistics,
     images: NDArray[np.uint8],
 ) -> str:
-    """The HTML page: a sheet of images with their labels, and how they compare with the real ones."""
-    asked = [(name.replace("_", "-"), _shown(value)) for name, value in asdict(options).items()]
+    """Return the HTML page: a sheet of images with their labels, and how they compare with the real ones."""
+    values = [(name.replace("_", "-"), _format(value)) for name, value in asdict(options).items()]
     lead = (
-        f"{made.images} images made of {extracted.counts.get('backgrounds', 0)} backgrounds and"
-        f" {extracted.counts.get('sprites', 0)} sprites, with {int(made.classes.sum())} labels."
+        f"{synthetic.images} images made of {bank.counts.get('backgrounds', 0)} backgrounds and"
+        f" {bank.counts.get('sprites', 0)} sprites, with {int(synthetic.classes.sum())} labels."
     )
     counts = [
-        ("objects pasted", made.objects), ("objects that found no place", made.wanted - made.objects),
-        ("unlabelled distractors", made.distractors), ("labels", int(made.classes.sum())),
+        ("objects pasted", synthetic.objects), ("objects that found no place", synthetic.requested - synthetic.objects),
+        ("unlabelled distractors", synthetic.distractors), ("labels", int(synthetic.classes.sum())),
     ]  # fmt: skip
     note = page.paragraph("Real: all labels of the training images, also of what was too small to be cut out.")
     return page.render(
@@ -34,12 +34,12 @@ def make_report(
         lead,
         [
             ("A sample, with the labels", page.image(images, max_side=2000)),
-            ("Real against synthetic", note + statistics.compare(extracted.class_names, real, made)),
+            ("Real against synthetic", note + statistics.compare(bank.class_names, real, synthetic)),
             ("Counts", page.table(("what", "how many"), counts)),
-            ("Options", page.table(("option", "value"), asked)),
+            ("Options", page.table(("option", "value"), values)),
         ],
     )
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
