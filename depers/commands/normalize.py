@@ -2,8 +2,8 @@
 
 RAW is a folder in the competition's layout, or with YOLO text, Pascal VOC's XML or COCO's JSON, whichever it holds.
 Every image that can be decoded is in the dataset, with its boxes or without any, and whatever was wrong is a row of
-OUT/problems.parquet: nothing is dropped silently. The rules are those of `raw_labels`; OUT/report.html shows counts,
-distributions and labelled images, which are also on OUT/sheet.jpg.
+OUT/problems.parquet: nothing is dropped silently. The rules are those of `normalization.rules`; OUT/report.html shows
+counts, distributions and labelled images, which are also on OUT/sheet.jpg.
 
     labels of all sets → index (on disk) → split → [ image → labels mended → written → record ] → problems, report
 """

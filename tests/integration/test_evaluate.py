@@ -210,4 +210,4 @@ def test_a_class_without_a_threshold_is_not_looked_for_less(tmp_path: Path) -> N
         file.write_text(json.dumps({"version": 1, "thresholds": {"face": face, "car": None}, "details": {}}))
         options = detect.Options("in", "out", ("w.pt",), thresholds=str(file))
         job = run.make_job(options, SCHEMA, lambda out: partial(detect.write_boxes))
-        assert job.how.confidence == expected and job.thresholds == {"face": face}
+        assert job.settings.confidence == expected and job.thresholds == {"face": face}
