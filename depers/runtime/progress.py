@@ -33,17 +33,24 @@ def shown_on(stream: TextIO) -> Iterator[None]:
 
 
 def report(line: str) -> None:
-    """Show a line, where progress is shown."""
+    """Show a line, above the open bars, where progress is shown."""
     if _stream is not None:
-        print(line, file=_stream, flush=True)
+        from tqdm import tqdm
+
+        tqdm.write(line, file=_stream)
+        _stream.flush()
 
 
-def open_bar(total: int | None, description: str | None = None, **options: Any) -> Any:
-    """Return a bar of tqdm over images, to be used as a context; it shows nothing where progress is not shown."""
+def open_bar(total: int | None, description: str | None = None, terminal_only: bool = False, **options: Any) -> Any:
+    """Return a bar over images, to be used as a context; `options` are those of tqdm.
+
+    It shows nothing where progress is not shown, with `terminal_only` nothing where that is no terminal either.
+    """
     from tqdm import tqdm
 
+    hidden = _stream is None or (terminal_only and not _stream.isatty())
     defaults: dict[str, Any] = {"unit": "image", "smoothing": 0.1, "mininterval": 0.5}
-    return tqdm(total=total, desc=description, file=_stream, disable=_stream is None, **(defaults | options))
+    return tqdm(total=total, desc=description, file=_stream, disable=hidden, **(defaults | options))
 
 
 def count_inputs(units: Sequence[Unit]) -> str:
