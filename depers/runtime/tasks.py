@@ -14,14 +14,13 @@ def run_tasks(
     calls: Iterable[tuple[Any, ...]],
     /,
     *,
-    in_order: bool = False,
     limit: int | None = None,
     num_gpus: float = 0,
 ) -> Iterator[T]:
     """Run `function` on the Ray cluster for each tuple of arguments; yield the results as they come.
 
-    `calls` is read no further ahead than there are tasks in flight, at most `limit` (default: four per CPU); with
-    `in_order` the results come in its order. Raise what the function raises, as Ray wraps it.
+    `calls` is read no further ahead than there are tasks in flight, at most `limit` (default: four per CPU); each takes
+    a core and `num_gpus`. Raise what the function raises, as Ray wraps it.
     """
     import ray
 
@@ -30,7 +29,7 @@ def run_tasks(
     bound = limit or _PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     tasks = [remote.remote(*call) for call in itertools.islice(pending, bound)]
     while tasks:
-        (task,), tasks = (tasks[:1], tasks[1:]) if in_order else ray.wait(tasks, num_returns=1)
+        (task,), tasks = ray.wait(tasks, num_returns=1)
         result: T = ray.get(task)
         tasks += [remote.remote(*call) for call in itertools.islice(pending, 1)]
         yield result
