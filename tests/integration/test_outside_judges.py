@@ -40,8 +40,8 @@ def test_arithmetic_coding_is_encoded_again_and_said() -> None:
     data = subprocess.run([jpegtran, "-arithmetic"], input=huffman, capture_output=True, check=True).stdout
     result = redact_file(data, [BOXES])
     assert result.method == "re-encoded: arithmetic coding"
-    before, after = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
-    assert (before.sampling, before.tables) == (after.sampling, after.tables)
+    source, target = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
+    assert (source.sampling, source.tables) == (target.sampling, target.tables)
     assert find_residue(result.data) == []
 
 

@@ -37,15 +37,15 @@ def assert_lossless(data: bytes, boxes: NDArray[np.float32], mode: str) -> bytes
     """Redact a JPEG, check that only touched MCUs have changed, and return the result."""
     result = redact_file(data, [boxes], mode=mode)
     assert result.method == "lossless"
-    before, after = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
-    assert (before.marker, before.sampling, before.size_wh) == (after.marker, after.sampling, after.size_wh)
-    assert [before.tables[i] for i in before.table_of] == [after.tables[i] for i in after.table_of]
-    width, height = before.mcu_wh
-    touched = np.zeros((-(-before.size_wh[1] // height), -(-before.size_wh[0] // width)), bool)
+    source, target = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
+    assert (source.marker, source.sampling, source.size_wh) == (target.marker, target.sampling, target.size_wh)
+    assert [source.tables[i] for i in source.table_of] == [target.tables[i] for i in target.table_of]
+    width, height = source.mcu_wh
+    touched = np.zeros((-(-source.size_wh[1] // height), -(-source.size_wh[0] // width)), bool)
     for x0, y0, x1, y1 in boxes:
         touched[int(y0 // height) : int(-(-y1 // height)), int(x0 // width) : int(-(-x1 // width))] = True
     pairs = list(zip(coefficients(data), coefficients(result.data), strict=True))
-    for (first, second), (h, v) in zip(pairs, before.sampling, strict=True):
+    for (first, second), (h, v) in zip(pairs, source.sampling, strict=True):
         h, v = (1, 1) if len(pairs) == 1 else (h, v)
         inside = touched.repeat(v, axis=0).repeat(h, axis=1)[: first.shape[0], : first.shape[1]]
         assert (first[~inside] == second[~inside]).all()

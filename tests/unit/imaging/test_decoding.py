@@ -32,9 +32,9 @@ def image_bytes(kind: str, mode: str = "RGB", size_wh: tuple[int, int] = (64, 48
 def test_same_format_out_and_nearly_the_same_pixels(kind: str, mode: str) -> None:
     data = image_bytes(kind, mode)
     image = decode(data)
-    again = encode(image, image.pixels)
-    assert Image.open(io.BytesIO(again)).format == kind
-    assert np.abs(decode(again).rgb().astype(int) - image.rgb().astype(int)).mean() < 3
+    encoded = encode(image, image.pixels)
+    assert Image.open(io.BytesIO(encoded)).format == kind
+    assert np.abs(decode(encoded).rgb().astype(int) - image.rgb().astype(int)).mean() < 3
     assert image.rgb().shape == (48, 64, 3)
     assert image.size_wh == (64, 48)
 
@@ -49,8 +49,8 @@ def test_orientation_is_applied(orientation: int) -> None:
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     image = decode(data)
     assert (image.pixels == expected).all()
-    again = Image.open(io.BytesIO(encode(image, image.pixels)))
-    assert not again.getexif()
+    rewritten = Image.open(io.BytesIO(encode(image, image.pixels)))
+    assert not rewritten.getexif()
 
 
 def test_metadata_goes_and_the_color_profile_stays() -> None:
@@ -62,9 +62,9 @@ def test_metadata_goes_and_the_color_profile_stays() -> None:
         data = image_bytes(kind, exif=exif, icc_profile=profile, **extra)
         assert b"SECRET" in data
         image = decode(data + b"SECRET trailer")
-        again = encode(image, image.pixels)
-        assert b"SECRET" not in again, kind
-        assert Image.open(io.BytesIO(again)).info["icc_profile"] == profile, kind
+        encoded = encode(image, image.pixels)
+        assert b"SECRET" not in encoded, kind
+        assert Image.open(io.BytesIO(encoded)).info["icc_profile"] == profile, kind
 
 
 @pytest.mark.parametrize("quality", [10, 50, 75, 90, 95, 100])
@@ -73,8 +73,8 @@ def test_jpeg_keeps_tables_and_sampling(quality: int, subsampling: int) -> None:
     data = image_bytes("JPEG", quality=quality, subsampling=subsampling)
     image = decode(data)
     assert standard_quality(image.jpeg_tables or {}) == quality
-    again = Image.open(io.BytesIO(encode(image, image.pixels)))
-    assert again.quantization == Image.open(io.BytesIO(data)).quantization  # type: ignore[attr-defined]
+    rewritten = Image.open(io.BytesIO(encode(image, image.pixels)))
+    assert rewritten.quantization == Image.open(io.BytesIO(data)).quantization  # type: ignore[attr-defined]
     assert decode(encode(image, image.pixels)).jpeg_sampling == image.jpeg_sampling
 
 

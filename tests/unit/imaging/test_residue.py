@@ -44,7 +44,7 @@ def full_exif(orientation: int = 6) -> bytes:
 
 def planted_jpegs() -> Iterator[tuple[str, bytes]]:
     plain = bytes(simplejpeg.encode_jpeg(IMAGE, 90, "RGB", "420"))
-    head, rest = plain[:20], plain[20:]
+    head, tail = plain[:20], plain[20:]
     xmp = b"http://ns.adobe.com/xap/1.0/\0"
     cases = {
         "exif": segment(0xE1, full_exif()),
@@ -61,14 +61,14 @@ def planted_jpegs() -> Iterator[tuple[str, bytes]]:
         "profile that is none": segment(0xE2, b"ICC_PROFILE\0\1\1" + SECRET),
     }
     for name, content in cases.items():
-        yield name, head + content + rest
+        yield name, head + content + tail
         if name != "jfxx thumbnail":
             yield f"{name}, first", plain[:2] + content + plain[2:]
     yield "after the end", plain + SECRET
-    yield "a second image after the end", plain + plain[:20] + segment(0xFE, SECRET) + rest
+    yield "a second image after the end", plain + plain[:20] + segment(0xFE, SECRET) + tail
     yield "a film after the end", plain + b"\0\0\0\x18ftypmp42" + SECRET
     yield "before the end", plain[:-2] + SECRET + plain[-2:]
-    yield "JFIF thumbnail", plain[:2] + segment(0xE0, plain[6:18] + b"\x02\x02" + SECRET[:12]) + rest
+    yield "JFIF thumbnail", plain[:2] + segment(0xE0, plain[6:18] + b"\x02\x02" + SECRET[:12]) + tail
 
 
 def planted_others() -> Iterator[tuple[str, bytes]]:
@@ -148,24 +148,24 @@ def test_a_truncated_or_foreign_file_is_no_clean_one() -> None:
 
 
 def test_kept_groups_and_nothing_else() -> None:
-    wanted = {
+    tags_by_group = {
         "date": ({0x0132}, {0x9003}, set()),
         "camera": ({0x010F, 0x0110}, {0x829A}, set()),
         "gps": (set(), set(), {1, 2, 3, 4}),
     }
-    assert set(wanted) == set(exif.GROUPS)
+    assert set(tags_by_group) == set(exif.GROUPS)
     image = Image.fromarray(IMAGE)
     for kind, options in (("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("AVIF", {"speed": 10})):
         data = saved(image, kind, exif=full_exif(1 if kind in ("TIFF", "AVIF") else 6), **options)
-        for group, (main, details, gps) in wanted.items():
+        for group, (main, details, gps) in tags_by_group.items():
             result = redact_file(data, [BOX], keep_metadata=[group])
-            found = Image.open(io.BytesIO(result.data)).getexif()
+            tags = Image.open(io.BytesIO(result.data)).getexif()
             pointers = {0x0112, 0x8769, 0x8825}
             if kind == "TIFF":
                 pointers |= set(range(254, 340)) - {270, 271, 272, 305, 306, 315}
-            assert set(found) - pointers == main, (kind, group)
-            assert set(found.get_ifd(0x8769)) == details, (kind, group)
-            assert set(found.get_ifd(0x8825)) == gps, (kind, group)
+            assert set(tags) - pointers == main, (kind, group)
+            assert set(tags.get_ifd(0x8769)) == details, (kind, group)
+            assert set(tags.get_ifd(0x8825)) == gps, (kind, group)
             assert b"SECRET" not in result.data
             assert find_residue(result.data, [group]) == []
             assert find_residue(result.data)

@@ -21,7 +21,7 @@ Redact = Callable[[RGB], RGB]
 
 def plates(count: int, size_wh: tuple[int, int]) -> list[RGB]:
     """Plates with random signs, black on white."""
-    rng, found = np.random.default_rng(0), []
+    rng, images = np.random.default_rng(0), []
     for _ in range(count):
         text = "".join(rng.choice(list("ABCEHKMOPTXY0123456789"), 8))
         plate = np.full((size_wh[1], size_wh[0], 3), 235, np.uint8)
@@ -29,25 +29,25 @@ def plates(count: int, size_wh: tuple[int, int]) -> list[RGB]:
         cv2.putText(
             plate, text, (4, int(size_wh[1] * 0.7)), cv2.FONT_HERSHEY_SIMPLEX, scale, (15, 15, 15), 3, cv2.LINE_AA
         )
-        found.append(plate)
-    return found
+        images.append(plate)
+    return images
 
 
 def faces(data: Path, count: int, size_wh: tuple[int, int]) -> list[RGB]:
     """Real faces of at least 40 pixels, resized."""
-    found: list[RGB] = []
+    crops: list[RGB] = []
     for label in sorted((data / "faces_wider").rglob("*.txt")):
-        images = [p for p in (data / "faces_wider").rglob(f"{label.stem}.*") if p.suffix in (".jpg", ".png")]
-        for row in np.loadtxt(label, ndmin=2) if images else ():
-            rgb = decode(images[0].read_bytes()).rgb()
+        files = [p for p in (data / "faces_wider").rglob(f"{label.stem}.*") if p.suffix in (".jpg", ".png")]
+        for row in np.loadtxt(label, ndmin=2) if files else ():
+            rgb = decode(files[0].read_bytes()).rgb()
             sides = np.array([rgb.shape[1], rgb.shape[0]])
             low, high = ((row[1:3] - row[3:5] / 2) * sides).astype(int), ((row[1:3] + row[3:5] / 2) * sides).astype(int)
             if (high - low).min() >= 40 and (low >= 0).all():
-                found.append(cv2.resize(rgb[low[1] : high[1], low[0] : high[0]], size_wh, interpolation=cv2.INTER_AREA))
+                crops.append(cv2.resize(rgb[low[1] : high[1], low[0] : high[0]], size_wh, interpolation=cv2.INTER_AREA))
                 break
-        if len(found) == count:
+        if len(crops) == count:
             break
-    return found
+    return crops
 
 
 def planted(secret: RGB) -> RGB:
@@ -62,14 +62,14 @@ def planted(secret: RGB) -> RGB:
 def right_guesses(secrets: Sequence[RGB], redact: Redact) -> int:
     """How often the best normalised correlation with a candidate, as it is or redacted alike, names the secret."""
     x0, y0, x1, y1 = BOX[0].astype(int).tolist()
-    hidden = _normalised([redact(planted(secret))[y0:y1, x0:x1] for secret in secrets])
-    guesses = [(hidden @ candidates.T).argmax(axis=1) for candidates in (_normalised(secrets), hidden)]
+    redacted = _normalised([redact(planted(secret))[y0:y1, x0:x1] for secret in secrets])
+    guesses = [(redacted @ candidates.T).argmax(axis=1) for candidates in (_normalised(secrets), redacted)]
     return max(int((guess == np.arange(len(secrets))).sum()) for guess in guesses)
 
 
 def _normalised(images: Sequence[RGB]) -> NDArray[np.float32]:
     """Images as vectors of length 1 without their mean color, float32 (N, values)."""
-    vectors = np.stack([(one - one.mean((0, 1))).ravel() for one in images]).astype(np.float32)
+    vectors = np.stack([(image - image.mean((0, 1))).ravel() for image in images]).astype(np.float32)
     return np.round(vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-6), 7)
 
 
@@ -90,8 +90,8 @@ def through(kind: str, mode: str) -> Redact:
             data = simplejpeg.encode_jpeg(image, 95, "RGB", "420")
         else:
             data = cv2.imencode(f".{kind.lower()}", image[..., ::-1])[1].tobytes()
-        [shown] = decode_frames(redact_file(data, [BOX], mode=mode).data)
-        return shown
+        [rgb] = decode_frames(redact_file(data, [BOX], mode=mode).data)
+        return rgb
 
     return redact
 

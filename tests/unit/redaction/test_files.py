@@ -44,8 +44,8 @@ def scene(content: int, size_wh: tuple[int, int] = SIZE_WH, box: tuple[int, int,
     x0, y0, x1, y1 = (box[0] // 16 * 16, box[1] // 16 * 16, -(-box[2] // 16) * 16, -(-box[3] // 16) * 16)
     x0, y0, x1, y1 = max(x0, box[0] if content < 0 else x0), y0, x1, y1
     rng = np.random.default_rng(content)
-    hidden = rng.integers(0, 256, (y1 - y0, x1 - x0, 3), np.uint8)
-    pixels[y0:y1, x0:x1] = hidden[: min(y1, height) - y0, : min(x1, width) - x0]
+    secret = rng.integers(0, 256, (y1 - y0, x1 - x0, 3), np.uint8)
+    pixels[y0:y1, x0:x1] = secret[: min(y1, height) - y0, : min(x1, width) - x0]
     return Image.fromarray(pixels)
 
 
@@ -111,14 +111,14 @@ def test_outside_the_box_nothing_changes_and_the_file_is_what_it_was(case: str) 
     result = redact_file(data, [np.array([BOX], np.float32)])
     assert (result.format, result.size_wh, result.frames) == (kind, SIZE_WH, 1)
     assert result.method == "lossless"
-    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(result.data))
-    assert (after.format, after.mode, after.size) == (before.format, before.mode, before.size)
+    source, target = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(result.data))
+    assert (target.format, target.mode, target.size) == (source.format, source.mode, source.size)
     rim = 18 if kind == "JPEG" else 0  # its MCUs, and the two pixels by which decoders smear chroma
     outside = np.ones((SIZE_WH[1], SIZE_WH[0]), bool)
     outside[BOX[1] - rim : BOX[3] + rim, BOX[0] - rim : BOX[2] + rim] = False
-    first, second = (np.asarray(image.convert("RGBA")) for image in (before, after))
+    first, second = (np.asarray(image.convert("RGBA")) for image in (source, target))
     assert (first[outside] == second[outside]).all()
-    inside = np.asarray(after.convert("RGB"))[44:96, 64:126]
+    inside = np.asarray(target.convert("RGB"))[44:96, 64:126]
     assert np.abs(np.diff(inside.astype(int), axis=1)).mean() < 12  # noise there was 85 and more
 
 
@@ -132,13 +132,13 @@ def test_sixteen_bits_per_channel_are_kept(mode: str) -> None:
         for channels in (3, 4):
             data = cv2.imencode(suffix, pixels[..., :channels])[1].tobytes()
             result = redact_file(data, [np.array([[20, 10, 60, 40]], np.float32)], mode=mode)
-            again = cv2.imdecode(np.frombuffer(result.data, np.uint8), cv2.IMREAD_UNCHANGED)
-            assert again.dtype == np.uint16
+            redacted = cv2.imdecode(np.frombuffer(result.data, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert redacted.dtype == np.uint16
             assert result.method == "lossless"
             outside = np.ones((60, 80), bool)
             outside[10:40, 20:60] = False
-            assert (again[outside] == pixels[..., :channels][outside]).all()
-            assert (again[~outside] != pixels[..., :channels][~outside]).any(axis=1).all()
+            assert (redacted[outside] == pixels[..., :channels][outside]).all()
+            assert (redacted[~outside] != pixels[..., :channels][~outside]).any(axis=1).all()
             assert find_residue(result.data) == []
 
 
@@ -152,19 +152,19 @@ def test_boxes_are_those_of_the_upright_image(kind: str, orientation: int) -> No
     pixels = np.array(gray)
     pixels[32:48, 144:176] = (250, 20, 20)  # stored; where it is upright is what `upright` says
     data = saved(Image.fromarray(pixels), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
-    [shown] = decode_frames(data)
-    rows, columns = np.nonzero(shown[..., 0].astype(int) - shown[..., 1] > 100)
+    [source] = decode_frames(data)
+    rows, columns = np.nonzero(source[..., 0].astype(int) - source[..., 1] > 100)
     box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
     result = redact_file(data, [box], mode="fill")
-    [hidden] = decode_frames(result.data)
-    assert result.size_wh == (shown.shape[1], shown.shape[0])
-    assert hidden.shape == shown.shape
-    assert not (hidden[..., 0].astype(int) - hidden[..., 1] > 100).any()
-    far = np.ones(shown.shape[:2], bool)
-    far[max(0, rows.min() - 20) : rows.max() + 20, max(0, columns.min() - 20) : columns.max() + 20] = False
-    assert np.abs(hidden[far].astype(int) - shown[far]).max() <= 1
-    kept = Image.open(io.BytesIO(result.data)).getexif()
-    assert dict(kept) == ({0x0112: orientation} if kind == "JPEG" and orientation > 1 else {}) or kind == "TIFF"
+    [redacted] = decode_frames(result.data)
+    assert result.size_wh == (source.shape[1], source.shape[0])
+    assert redacted.shape == source.shape
+    assert not (redacted[..., 0].astype(int) - redacted[..., 1] > 100).any()
+    outside = np.ones(source.shape[:2], bool)
+    outside[max(0, rows.min() - 20) : rows.max() + 20, max(0, columns.min() - 20) : columns.max() + 20] = False
+    assert np.abs(redacted[outside].astype(int) - source[outside]).max() <= 1
+    tags = Image.open(io.BytesIO(result.data)).getexif()
+    assert dict(tags) == ({0x0112: orientation} if kind == "JPEG" and orientation > 1 else {}) or kind == "TIFF"
     assert find_residue(result.data) == []
 
 
@@ -197,13 +197,13 @@ def test_every_frame_is_redacted_by_its_own_boxes(kind: str, mode: str) -> None:
     buffer = io.BytesIO()
     images[0].save(buffer, kind, save_all=True, append_images=images[1:], **extra)
     data = buffer.getvalue()
-    before = list(decode_frames(data))
-    assert len(read_header(data).pages) == len(before) == 4
+    sources = list(decode_frames(data))
+    assert len(read_header(data).pages) == len(sources) == 4
     boxes = [np.array([[8 * i, 4, 8 * i + 24, 40]], np.float32) for i in range(3)] + [np.empty((0, 4), np.float32)]
     result = redact_file(data, boxes, mode=mode)
-    after = list(decode_frames(result.data))
+    results = list(decode_frames(result.data))
     assert result.frames == len(read_header(result.data).pages) == 4
-    for index, (first, second) in enumerate(zip(before, after, strict=True)):
+    for index, (first, second) in enumerate(zip(sources, results, strict=True)):
         outside = np.ones(first.shape[:2], bool)
         if index < 3:
             rim = 8 if kind == "AVIF" else 0
@@ -253,9 +253,9 @@ def test_what_is_transparent_keeps_no_colors() -> None:
         assert np.asarray(Image.open(io.BytesIO(data)))[:, 40:, :3].all()
         for mode in MODES:
             result = redact_file(data, [np.array([[10, 10, 60, 50]], np.float32)], mode=mode)
-            again = np.asarray(Image.open(io.BytesIO(result.data)).convert("RGBA"))
-            assert not again[again[..., 3] == 0].any()
-            assert (again[:, :10] == pixels[:, :10]).all()
+            redacted = np.asarray(Image.open(io.BytesIO(result.data)).convert("RGBA"))
+            assert not redacted[redacted[..., 3] == 0].any()
+            assert (redacted[:, :10] == pixels[:, :10]).all()
 
 
 def test_no_color_of_the_palette_is_left_over() -> None:
@@ -285,9 +285,9 @@ def test_heic_is_read_and_written() -> None:
     data = saved(scene(1), "HEIF", enc_params={"preset": "ultrafast"})
     result = redact_file(data, [np.array([BOX], np.float32)])
     assert (result.format, result.method, result.size_wh) == ("HEIF", "re-encoded", SIZE_WH)
-    [before], [after] = decode_frames(data), decode_frames(result.data)
-    assert np.abs(before[:30].astype(int) - after[:30]).mean() < 6
-    assert np.abs(np.diff(after[44:96, 64:126].astype(int), axis=1)).mean() < 5
+    [source], [redacted] = decode_frames(data), decode_frames(result.data)
+    assert np.abs(source[:30].astype(int) - redacted[:30]).mean() < 6
+    assert np.abs(np.diff(redacted[44:96, 64:126].astype(int), axis=1)).mean() < 5
     assert find_residue(result.data) == []
 
 
@@ -308,14 +308,14 @@ def test_a_profile_keeps_its_colors_and_loses_its_texts() -> None:
         data = saved(scene(1), kind, icc_profile=source.tobytes(), **options)
         assert "color profile with texts" in find_residue(data)
         result = redact_file(data, [np.array([BOX], np.float32)])
-        profile = Image.open(io.BytesIO(result.data)).info["icc_profile"]
-        assert not any(name in profile for name in (b"sRGB", b"lcms", b"APPL", b"MSFT"))
-        kept = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        profile_bytes = Image.open(io.BytesIO(result.data)).info["icc_profile"]
+        assert not any(name in profile_bytes for name in (b"sRGB", b"lcms", b"APPL", b"MSFT"))
+        sanitized = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
         lab = ImageCms.createProfile("LAB")
         pixels = scene(3).convert("RGB")
         first, second = (
-            np.asarray(ImageCms.applyTransform(pixels, ImageCms.buildTransform(one, lab, "RGB", "LAB")))
-            for one in (ImageCms.ImageCmsProfile(io.BytesIO(source.tobytes())), kept)
+            np.asarray(ImageCms.applyTransform(pixels, ImageCms.buildTransform(profile, lab, "RGB", "LAB")))
+            for profile in (ImageCms.ImageCmsProfile(io.BytesIO(source.tobytes())), sanitized)
         )
         assert (first == second).all()
         assert find_residue(result.data) == []

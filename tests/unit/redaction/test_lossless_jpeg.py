@@ -79,10 +79,10 @@ def test_without_the_library_it_is_encoded_again_with_its_own_tables(
         data = simplejpeg.encode_jpeg(make_pixels((333, 217)), 88, "RGB", sampling)
         result = redact_file(data, [BOXES], mode=mode)
         assert result.method == "re-encoded: there is no TurboJPEG library 3"
-        before, after = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
-        assert (before.sampling, before.tables) == (after.sampling, after.tables)
-        [shown] = decode_frames(result.data)
-        assert np.abs(np.diff(shown[68:122, 58:114].astype(int), axis=1)).mean() < 3
+        source, target = jpeg_segments.read_frame_header(data), jpeg_segments.read_frame_header(result.data)
+        assert (source.sampling, source.tables) == (target.sampling, target.tables)
+        [rgb] = decode_frames(result.data)
+        assert np.abs(np.diff(rgb[68:122, 58:114].astype(int), axis=1)).mean() < 3
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt()])
@@ -107,18 +107,18 @@ def test_a_library_that_forgets_what_is_written_is_not_used(monkeypatch: pytest.
     library = turbojpeg.load_library()
     assert library is not None
     assert turbojpeg._writes_what_is_edited(library)
-    given = turbojpeg._coefficients
+    original = turbojpeg._coefficients
 
     def apart(addresses: list[int], size_wh: tuple[int, int]) -> turbojpeg.Coefficients:
-        found = given(addresses, size_wh)
-        return found._replace(blocks=found.blocks.copy())
+        components = original(addresses, size_wh)
+        return components._replace(blocks=components.blocks.copy())
 
     monkeypatch.setattr(turbojpeg, "_coefficients", apart)
     assert not turbojpeg._writes_what_is_edited(library)
 
 
-@pytest.mark.parametrize("cut", [0.3, 0.7, 0.98])
-def test_a_truncated_file_fails(cut: float) -> None:
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.98])
+def test_a_truncated_file_fails(share: float) -> None:
     data = simplejpeg.encode_jpeg(make_pixels((333, 217)), 88, "RGB", "420")
     with pytest.raises(ImageError):
-        redact_file(data[: int(len(data) * cut)], [BOXES])
+        redact_file(data[: int(len(data) * share)], [BOXES])

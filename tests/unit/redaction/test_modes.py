@@ -21,9 +21,9 @@ def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.n
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_only_the_box_changes_and_it_does(mode: str, shape: tuple[int, ...], dtype: type) -> None:
     pixels = noise(shape, dtype)
-    before = pixels.copy()
+    copy = pixels.copy()
     redacted = redact_pixels(pixels, np.array([[10.5, 20.2, 50, 44.1]], np.float32), mode)
-    assert (pixels == before).all()
+    assert (pixels == copy).all()
     inside = np.zeros(shape[:2], bool)
     inside[20:45, 10:50] = True
     assert (redacted[~inside] == pixels[~inside]).all()
@@ -55,8 +55,8 @@ def test_a_planted_pattern_leaves_no_trace(mode: str) -> None:
         tables = {0: [2] * 64, 1: [2] * 64} if kind == "JPEG" else None
         image = DecodedImage(pixels, "RGB", kind, None, tables, "420")
         data = encode(image, redact_pixels(pixels, np.array([[96, 64, 224, 160]], np.float32), mode))
-        found = decode(data).pixels[64:160, 96:224].astype(float)
+        box_pixels = decode(data).pixels[64:160, 96:224].astype(float)
         pattern = checker[64:160, 96:224].astype(float) - 127.5
-        assert abs((found.mean(axis=2) * pattern).mean()) < 0.02 * (pattern**2).mean(), kind
+        assert abs((box_pixels.mean(axis=2) * pattern).mean()) < 0.02 * (pattern**2).mean(), kind
         assert checker[64, 96:224].tobytes() not in data
         assert pixels[64, 96:224].tobytes() not in data

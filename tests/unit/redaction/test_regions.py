@@ -24,8 +24,8 @@ from depers.redaction import regions
 def test_regions_of_boxes(
     boxes: list[list[float]], unit_wh: tuple[int, int], expected: list[tuple[int, int, int, int]]
 ) -> None:
-    found = regions.find_regions(np.array(boxes, np.float32).reshape(-1, 4), (100, 80), unit_wh)
-    assert [region.bounds for region in found] == expected
+    result = regions.find_regions(np.array(boxes, np.float32).reshape(-1, 4), (100, 80), unit_wh)
+    assert [region.bounds for region in result] == expected
 
 
 def test_boxes_that_are_no_numbers_are_refused() -> None:
@@ -42,11 +42,11 @@ def test_regions_cover_every_box_and_do_not_depend_on_the_order(corners: list[tu
     boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in corners], np.float32).reshape(
         -1, 4
     )
-    found = regions.find_regions(boxes, (100, 80))
+    result = regions.find_regions(boxes, (100, 80))
     shuffled = boxes[np.random.default_rng(0).permutation(len(boxes))]
-    assert regions.find_regions(shuffled, (100, 80)) == found
+    assert regions.find_regions(shuffled, (100, 80)) == result
     covered = np.zeros((80, 100), int)
-    for region in found:
+    for region in result:
         inside = np.zeros((80, 100), bool)
         for x0, y0, x1, y1 in region.parts:
             inside[y0:y1, x0:x1] = True
@@ -72,11 +72,11 @@ def test_colors_come_from_free_units_alone() -> None:
     free = np.zeros((20, 20), bool)
     free[:, :4], patch[:, :4] = True, 10.0
     free[:, 16:], patch[:, 16:] = True, 30.0
-    found = regions.color_cells(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
-    assert found.shape == (1, 2, 1)
-    assert 10 < found[0, 0, 0] < 20 < found[0, 1, 0] < 30
-    none = regions.color_cells(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
-    assert none.tolist() == [[[7.0]]]
+    cells = regions.color_cells(patch, free, (4, 4, 16, 16), (np.array([0, 6, 12]), np.array([0, 12])), 7.0)
+    assert cells.shape == (1, 2, 1)
+    assert 10 < cells[0, 0, 0] < 20 < cells[0, 1, 0] < 30
+    middles = regions.color_cells(patch, free & False, (4, 4, 16, 16), (np.array([0, 12]), np.array([0, 12])), 7.0)
+    assert middles.tolist() == [[[7.0]]]
 
 
 @pytest.mark.parametrize("mode", regions.MODES)
