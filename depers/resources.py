@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+MIB = 2**20
 GIB = 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -57,7 +58,7 @@ def available_disk(folder: Path) -> int:
 
 def format_bytes(count: float) -> str:
     """Return a number of bytes as text for people."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / MIB:.1f} MiB"
 
 
 def default_cache_folder() -> str:
@@ -75,5 +76,5 @@ def keep_freed_memory() -> None:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    for option, size in ((_M_TRIM_THRESHOLD, 128 * 2**20), (_M_MMAP_THRESHOLD, 32 * 2**20)):
+    for option, size in ((_M_TRIM_THRESHOLD, 128 * MIB), (_M_MMAP_THRESHOLD, 32 * MIB)):
         set_option(option, size)

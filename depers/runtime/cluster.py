@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from depers.errors import UserError
+from depers.resources import MIB
 
 _NOTE = b"Set ray log level from environment variable"
-
-MIB = 2**20
 
 
 def start_ray(debug: bool = False, cpus: int | None = None) -> bool:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from depers import storage
 from depers.archives import registry
 from depers.errors import UserError
+from depers.resources import MIB
 from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
 
@@ -26,7 +27,7 @@ VERSION = 2
 """Of the columns and words of all tables below an OUT; one of another version is refused, not guessed at."""
 _RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
-_UNIT_BYTES = 128 * 2**20
+_UNIT_BYTES = 128 * MIB
 _READERS = 32  # records that are read ahead
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from depers.errors import UserError
+from depers.resources import MIB
 from depers.storage import local, s3, s3_files
 
 
@@ -141,7 +142,7 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
     """Open a listed file for reading and seeking. Raise OSError, on reading UnavailableError where storage fails."""
     uri = join(root, entry.path)
     if is_s3(uri):
-        return cast(BinaryIO, io.BufferedReader(s3_files.ObjectReader(uri, entry.size, entry.etag), s3.MIB))
+        return cast(BinaryIO, io.BufferedReader(s3_files.ObjectReader(uri, entry.size, entry.etag), MIB))
     return local.open_listed(uri, entry.size, entry.etag)
 
 

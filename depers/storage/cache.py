@@ -23,7 +23,7 @@ from depers.errors import UserError
 from depers.storage import Entry
 
 _READERS = 16  # threads that mostly wait for storage
-_SPARE = 256 * 2**20  # bytes of the disk that are left alone
+_SPARE = 256 * resources.MIB  # bytes of the disk that are left alone
 
 
 class DatasetCache:

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from depers.errors import one_line
+from depers.resources import MIB
 
 T = TypeVar("T")
 
-MIB = 2**20
+
 CONFIGURATION: dict[str, Any] = {
     "retries": {"total_max_attempts": 5, "mode": "standard"},  # backs off from 503 SlowDown, 500, lost connections
     "max_pool_connections": 64,

@@ -5,11 +5,12 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from depers.resources import MIB
 from depers.storage import s3
 
-_BLOCK = 8 * s3.MIB  # what a reader fetches at once
+_BLOCK = 8 * MIB  # what a reader fetches at once
 _AHEAD = 3  # blocks fetched before they are asked for: latency is waited for once, not once a block
-_PART = 16 * s3.MIB  # of an upload in several parts; S3 allows 10 000 of them, so they grow
+_PART = 16 * MIB  # of an upload in several parts; S3 allows 10 000 of them, so they grow
 _PARTS_PER_SIZE = 1000
 
 

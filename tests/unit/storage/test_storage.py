@@ -96,3 +96,17 @@ def test_overlap(first: str, second: str, expected: bool) -> None:
 def test_other_places_are_refused(uri: str) -> None:
     with pytest.raises(UserError, match="OUT must"):
         storage.check(uri, "OUT")
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("a/./b/", "{here}/a/b"),
+        ("../a", "{here}/../a"),
+        ("/x/link/..", "/x/link/.."),
+        ("s3://bucket/folder/", "s3://bucket/folder"),
+        ("s3://bucket/a//b", "s3://bucket/a//b"),
+    ],
+)
+def test_absolute(uri: str, expected: str) -> None:
+    assert storage.absolute(uri) == expected.format(here=Path.cwd())
