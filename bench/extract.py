@@ -24,7 +24,7 @@ from depers.boxes import to_normalized_xywh
 from depers.datasets.data_yaml import read_dataset, write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.extraction.nesting import NESTING, parse_nesting
-from depers.extraction.steps import process
+from depers.extraction.steps import extract_unit
 from depers.extraction.take_apart import ExtractionJob
 from depers.extraction.training_images import list_images
 from depers.runtime import units
@@ -65,7 +65,7 @@ def work(job: ExtractionJob, waiting: "multiprocessing.Queue[Unit | None]") -> N
     """A process that takes units until there are none."""
     os.nice(15)  # as Ray's workers: else whatever runs beside would slow down those alone
     while (unit := waiting.get()) is not None:
-        process(job, unit)
+        extract_unit(job, unit)
 
 
 def plain_rate(root: Path, out: Path) -> float:

@@ -22,7 +22,7 @@ from depers.extraction import report as extraction_report
 from depers.extraction import verification
 from depers.extraction.inpainting import FILLS
 from depers.extraction.nesting import NESTING, parse_nesting
-from depers.extraction.steps import part_path, process
+from depers.extraction.steps import extract_unit, part_path
 from depers.extraction.take_apart import RECORD, ExtractionJob
 from depers.extraction.training_images import check_groups, list_images, training_folder
 from depers.imaging.decoding import MAX_MEGAPIXELS
@@ -123,7 +123,9 @@ def run(options: Options) -> int:
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
     how = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)
-    look, checkpoints = verification.prepare(options.weights, dataset.names, how) if options.weights else (None, [])
+    verification_settings, checkpoints = None, list[bytes]()
+    if options.weights:
+        verification_settings, checkpoints = verification.prepare(options.weights, dataset.names, how)
     job = ExtractionJob(
         images=folder,
         out=out,
@@ -138,7 +140,7 @@ def run(options: Options) -> int:
         nesting=nesting,
         seed=options.seed,
         max_megapixels=options.max_megapixels,
-        look=look,
+        verification=verification_settings,
     )
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
@@ -152,8 +154,8 @@ def run(options: Options) -> int:
     sprite_bank.withdraw(out)
     reference = ray.put(list(checkpoints))
     calls = ((job, unit, reference) for unit in todo)
-    gpus = verification.gpu_share(job.look and job.look.how)
-    speed = progress.follow(run_tasks(process, calls, limit=options.workers, num_gpus=gpus), unfinished)
+    gpus = verification.gpu_share(job.verification and job.verification.inference)
+    speed = progress.follow(run_tasks(extract_unit, calls, limit=options.workers, num_gpus=gpus), unfinished)
     table = pa.concat_tables(units.read_records(out, everything, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]

@@ -31,8 +31,8 @@ _SQUARES = (6, 24)  # px, sides of the confetti
 _LAYERS = (1.0, 0.4, 0.2)  # of confetti: the share of their squares that is drawn; the first leaves nothing
 
 
-def removed(boxes_xyxy: Boxes, size_wh: tuple[int, int], dilate: float, block: int = BLOCK) -> Rects:
-    """The rectangles that are removed for boxes in pixels: int64 (N, 4) x0, y0, x1, y1 in cells, empty ones left out.
+def rects_to_fill(boxes_xyxy: Boxes, size_wh: tuple[int, int], dilate: float, block: int = BLOCK) -> Rects:
+    """Return the rectangles to fill for boxes in pixels: int64 (N, 4) x0, y0, x1, y1 in cells, without empty ones.
 
     The boxes are grown by `dilate` times their sides on each side, then to whole blocks (`block` 1: not compressed in
     blocks), counted from either edge of the image, since rotating it may have moved the first one; then to cells.
@@ -49,27 +49,27 @@ def removed(boxes_xyxy: Boxes, size_wh: tuple[int, int], dilate: float, block: i
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def remove(rgb: RGB, rects: Rects, fill: str, rng: np.random.Generator) -> RGB:
-    """A copy of an image, uint8 RGB (H, W, 3), with the rectangles (N, 4) in cells filled from their surroundings."""
+def fill_rects(rgb: RGB, rects: Rects, fill: str, rng: np.random.Generator) -> RGB:
+    """Return a copy of an image, uint8 RGB (H, W, 3), with rectangles (N, 4) in cells filled from their surroundings."""
     if not len(rects):
         return rgb.copy()
     height, width = rgb.shape[:2]
     padded = _pad(rgb)
-    known = np.ones((padded.shape[0] // CELL, padded.shape[1] // CELL), np.bool_)
+    is_known = np.ones((padded.shape[0] // CELL, padded.shape[1] // CELL), np.bool_)
     for x0, y0, x1, y1 in rects.tolist():
-        known[y0:y1, x0:x1] = False
+        is_known[y0:y1, x0:x1] = False
     filled = padded.copy() if padded is rgb else padded
     if fill == "smooth":
-        _fill_smooth(filled, rects, known, rng)
+        _fill_smooth(filled, rects, is_known, rng)
     elif fill == "mean":
-        _fill_mean(filled, rects, known)
+        _fill_mean(filled, rects, is_known)
     else:
         _fill_confetti(filled, rects, rng)
     return np.ascontiguousarray(filled[:height, :width])
 
 
 def _pad(rgb: RGB) -> RGB:
-    """The image made up to whole cells by repeating its last pixels."""
+    """Return the image made up to whole cells by repeating its last pixels."""
     bottom, right = -rgb.shape[0] % CELL, -rgb.shape[1] % CELL
     if not bottom and not right:
         return rgb
@@ -77,17 +77,17 @@ def _pad(rgb: RGB) -> RGB:
 
 
 def _means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The mean of every cell, float32."""
+    """Return the mean of every cell, float32."""
     height, width = pixels.shape[:2]
     for halves in (2, 4):  # twice by half is four times as fast as once by a quarter
         pixels = cv2.resize(pixels, (width // halves, height // halves), interpolation=cv2.INTER_AREA)
     return np.asarray(pixels, np.float32)
 
 
-def _fill_smooth(rgb: RGB, rects: Rects, known: NDArray[np.bool_], rng: np.random.Generator) -> None:
-    """Interpolates the color and the strength of the grain at the scale of cells, and draws the grain anew."""
+def _fill_smooth(rgb: RGB, rects: Rects, is_known: NDArray[np.bool_], rng: np.random.Generator) -> None:
+    """Fill with color and strength of the grain, interpolated at the scale of cells, and with grain drawn anew."""
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    cells = interpolate(np.dstack([_means(rgb), _grain_strength(gray, known)]), known)
+    cells = interpolate(np.dstack([_means(rgb), _grain_strength(gray, is_known)]), is_known)
     colors, strengths = np.rint(cells[..., :3]).astype(np.uint8), np.minimum(cells[..., 3], _STRONGEST)
     tile = np.roll(_grain(), rng.integers(0, _TILE, 2), axis=(0, 1))
     for rect in rects.tolist():
@@ -99,7 +99,7 @@ def _fill_smooth(rgb: RGB, rects: Rects, known: NDArray[np.bool_], rng: np.rando
 
 
 def _enlarge(cells: NDArray[Any], rect: list[int]) -> NDArray[Any]:
-    """The cells of a rectangle as pixels, interpolated toward the cells around it."""
+    """Return the cells of a rectangle as pixels, interpolated toward the cells around it."""
     x0, y0, x1, y1 = rect
     height, width = cells.shape[:2]
     around = cells[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1]
@@ -109,29 +109,29 @@ def _enlarge(cells: NDArray[Any], rect: list[int]) -> NDArray[Any]:
     return np.asarray(cv2.resize(around, size, interpolation=cv2.INTER_LINEAR)[CELL:-CELL, CELL:-CELL])
 
 
-def _grain_strength(gray: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """How far pixels stray from the mean of those around them, per cell, float32.
+def _grain_strength(gray: NDArray[np.uint8], is_known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return how far pixels stray from the mean of those around them, per cell, float32.
 
     The least of the known cells nearby: that of the plainest place is grain, whereas a mean would be that of edges.
     """
     strays = cv2.convertScaleAbs(cv2.absdiff(gray, cv2.blur(gray, (3, 3))), alpha=16)  # means are whole numbers
-    strength = np.where(known, _means(strays) / 16, np.float32(16))
+    strength = np.where(is_known, _means(strays) / 16, np.float32(16))
     return np.asarray(cv2.erode(strength, np.ones((_NEARBY, _NEARBY), np.uint8)))
 
 
-def interpolate(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """`values` (H, W, 4) where `known` (H, W), else a smooth surface between them; mid gray if nothing is known.
+def interpolate(values: NDArray[np.float32], is_known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return `values` (H, W, 4) where `is_known` (H, W), else a smooth surface between; mid gray if nothing is known.
 
     Push-pull over a pyramid (Gortler et al. 1996, "The Lumigraph", section 3.4), relaxed on every level toward the
     membrane in which each value is the mean of those around it (Laplace's equation).
     """
-    if not known.any():
+    if not is_known.any():
         return np.full_like(values, 127.5)
-    return _pull(np.where(known[..., None], values, np.float32(0)), known.astype(np.float32))
+    return _pull(np.where(is_known[..., None], values, np.float32(0)), is_known.astype(np.float32))
 
 
 def _pull(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The surface through `values` (H, W, 4), which are 0 where `weights` (H, W) are; elsewhere those are 1."""
+    """Return the surface through `values` (H, W, 4), which are 0 where `weights` (H, W) are; elsewhere those are 1."""
     if weights.all():
         return values
     height, width = weights.shape
@@ -153,24 +153,24 @@ def _pull(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[
 
 @lru_cache(maxsize=1)
 def _grain() -> NDArray[np.float32]:
-    """A tile of grain, float32 (512, 512), that wraps around, of strength 1 as `_grain_strength` measures it."""
+    """Return a tile of grain, float32 (512, 512), that wraps around, of strength 1 as `_grain_strength` measures it."""
     white = np.random.Generator(np.random.Philox(0)).standard_normal((_TILE, _TILE)).astype(np.float32)
     grain = cv2.GaussianBlur(np.pad(white, CELL, mode="wrap"), (0, 0), 0.6)  # a pixel's noise spreads in demosaicing
     scale = np.float32(4 / grain.std())  # it is measured in whole steps of 8 bits, up to 16 of them
-    known = np.ones((len(grain) // CELL, len(grain) // CELL), np.bool_)
-    strength = _grain_strength(np.rint(grain * scale + 128).clip(0, 255).astype(np.uint8), known).mean()
+    is_known = np.ones((len(grain) // CELL, len(grain) // CELL), np.bool_)
+    strength = _grain_strength(np.rint(grain * scale + 128).clip(0, 255).astype(np.uint8), is_known).mean()
     return np.asarray(grain[CELL:-CELL, CELL:-CELL] * scale / strength)
 
 
-def _fill_mean(rgb: RGB, rects: Rects, known: NDArray[np.bool_]) -> None:
-    """One color: the mean of what is left of the image, mid gray where nothing is."""
-    color = np.rint(_means(rgb)[known].mean(axis=0)).tolist() if known.any() else (128, 128, 128)
+def _fill_mean(rgb: RGB, rects: Rects, is_known: NDArray[np.bool_]) -> None:
+    """Fill with one color: the mean of the rest of the image, mid gray where there is none."""
+    color = np.rint(_means(rgb)[is_known].mean(axis=0)).tolist() if is_known.any() else (128, 128, 128)
     for x0, y0, x1, y1 in (rects * CELL).tolist():
         cv2.rectangle(rgb, (x0, y0), (x1 - 1, y1 - 1), color, cv2.FILLED)
 
 
 def _fill_confetti(rgb: RGB, rects: Rects, rng: np.random.Generator) -> None:
-    """Squares of random sizes and colors: a layer without gaps, then scattered ones, none beyond its rectangle."""
+    """Fill with squares of random sizes and colors: a layer without gaps, then scattered ones, inside the rectangle."""
     for x0, y0, x1, y1 in (rects * CELL).tolist():
         inside = rgb[y0:y1, x0:x1]
         for share in _LAYERS:
@@ -178,8 +178,8 @@ def _fill_confetti(rgb: RGB, rects: Rects, rng: np.random.Generator) -> None:
             grid = (y1 - y0) // side + 2, (x1 - x0) // side + 2
             y, x = (int(part * side) for part in shift)
             colors = rng.integers(0, 256, (*grid, 3), np.uint8)
-            shown = (rng.random(grid) < share).astype(np.uint8)
+            is_drawn = (rng.random(grid) < share).astype(np.uint8)
             whole = grid[1] * side, grid[0] * side
-            layer, mask = (cv2.resize(array, whole, interpolation=cv2.INTER_NEAREST) for array in (colors, shown))
+            layer, mask = (cv2.resize(array, whole, interpolation=cv2.INTER_NEAREST) for array in (colors, is_drawn))
             visible = slice(y, y + y1 - y0), slice(x, x + x1 - x0)
             cv2.copyTo(layer[visible], mask[visible], inside)

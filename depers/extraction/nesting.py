@@ -1,4 +1,4 @@
-"""Which boxes of an image travel together as one sprite, and what is known of each: pure geometry on its labels.
+"""Group the boxes of an image that travel together as one sprite: pure geometry on its labels.
 
 A sprite is an outer box with all that lies in it. Boxes nest by class: a head belongs to its human, a plate to its car,
 while a human who stands before a car is a sprite of their own.
@@ -48,8 +48,8 @@ def parse_nesting(texts: Sequence[str], names: Sequence[str]) -> dict[int, froze
     inner: dict[int, set[int]] = {}
     ids = {name: index for index, name in enumerate(names)}
     for text in texts:
-        outer, equals, rest = text.partition("=")
-        parts = [part.strip() for part in (outer, *rest.split(","))]
+        outer, equals, inner_names = text.partition("=")
+        parts = [part.strip() for part in (outer, *inner_names.split(","))]
         if not equals or not all(parts):
             raise UserError(f"--nest must be OUTER=INNER,…, but got {text!r}")
         unknown = [part for part in parts if part not in ids]
@@ -66,61 +66,61 @@ def parse_nesting(texts: Sequence[str], names: Sequence[str]) -> dict[int, froze
     return {outer_id: frozenset(members) for outer_id, members in inner.items()}
 
 
-def parents(class_ids: NDArray[np.int64], boxes_xyxy: Boxes, nesting: Nesting) -> list[int | None]:
-    """For each box (N, 4) the index of the box it belongs to: the smallest that may hold its class and does; or None.
+def find_holders(class_ids: NDArray[np.int64], boxes_xyxy: Boxes, nesting: Nesting) -> list[int | None]:
+    """Return for each box (N, 4) the index of the box it belongs to, the smallest that holds its class, or None.
 
     So a face goes to its head rather than to the human around it, and a head to the nearest of two humans.
     """
     shares, areas = shares_inside(boxes_xyxy, boxes_xyxy), area(boxes_xyxy)
-    found: list[int | None] = []
+    holder_of: list[int | None] = []
     for index, class_id in enumerate(class_ids.tolist()):
         holders = [
             holder
             for holder in np.flatnonzero((shares[index] >= INSIDE) & (areas >= areas[index])).tolist()
             if class_id in nesting.get(int(class_ids[holder]), ())
         ]
-        found.append(min(holders, key=lambda holder: (float(areas[holder]), holder), default=None))
-    return found
+        holder_of.append(min(holders, key=lambda holder: (float(areas[holder]), holder), default=None))
+    return holder_of
 
 
-def group(
+def group_boxes(
     class_ids: NDArray[np.int64], boxes_xyxy: Boxes, size_wh: tuple[int, int], nesting: Nesting, margin: float
 ) -> list[NestedSprite]:
-    """The sprites of an image: one for every box that belongs to no other, in the order of the boxes.
+    """Return the sprites of an image: one for every box that belongs to no other, in the order of the boxes.
 
     A sprite's labels are all boxes that lie in its outer one, also those of other sprites: where they are pasted with
     it, they can be seen. `margin` is the context kept on each side, a share of the box's longer side.
     """
-    above = parents(class_ids, boxes_xyxy, nesting)
-    roots = np.array([_root(above, index) for index in range(len(above))], np.int64)
-    outer = [index for index, parent in enumerate(above) if parent is None]
+    holders = find_holders(class_ids, boxes_xyxy, nesting)
+    roots = np.array([_root(holders, index) for index in range(len(holders))], np.int64)
+    outer = [index for index, holder in enumerate(holders) if holder is None]
     shares = shares_inside(boxes_xyxy, boxes_xyxy)
     sprites = []
     for index in outer:
         box = boxes_xyxy[index]
-        nested = [other for other in np.flatnonzero(roots == index).tolist() if other != index]
+        nested = [member for member in np.flatnonzero(roots == index).tolist() if member != index]
         inside = set(np.flatnonzero(shares[:, index] >= INSIDE).tolist()) - {index, *nested}
-        others = boxes_xyxy[[other for other in outer if other != index]]
+        rivals = boxes_xyxy[[rival for rival in outer if rival != index]]
         sprites.append(
             NestedSprite(
                 outer=index,
                 members=(index, *nested, *sorted(inside)),
                 frame=_frame(box, size_wh, margin),
                 truncated=_is_cut(box, size_wh),
-                hidden=covered_share(box.tolist(), others),
+                hidden=covered_share(box.tolist(), rivals),
             )
         )
     return sprites
 
 
-def _root(above: Sequence[int | None], index: int) -> int:
-    while (parent := above[index]) is not None:
-        index = parent
+def _root(holders: Sequence[int | None], index: int) -> int:
+    while (holder := holders[index]) is not None:
+        index = holder
     return index
 
 
 def _frame(box: NDArray[np.float32], size_wh: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
-    """The box with its context in whole pixels, inside the image.
+    """Return the box with its context in whole pixels, inside the image.
 
     Where there is room its sides are multiples of 8: as a JPEG it can be reduced by that without a rest.
     """
@@ -135,5 +135,5 @@ def _frame(box: NDArray[np.float32], size_wh: tuple[int, int], margin: float) ->
 
 
 def _is_cut(box: NDArray[np.float32], size_wh: tuple[int, int]) -> bool:
-    near = np.maximum(np.array(size_wh) * _EDGE, 2)
-    return bool((box[:2] <= near).any() or (box[2:] >= size_wh - near).any())
+    border = np.maximum(np.array(size_wh) * _EDGE, 2)
+    return bool((box[:2] <= border).any() or (box[2:] >= size_wh - border).any())

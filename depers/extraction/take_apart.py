@@ -1,4 +1,4 @@
-"""Take an image apart: what becomes of its background, and its sprites, as rows of the tables of `sprite_bank`."""
+"""Take an image apart into its background and its sprites, as rows of the tables of `sprite_bank`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from depers.detection.settings import InferenceSettings
 from depers.detection.tiling import View, whole
 from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
-from depers.extraction.nesting import NestedSprite, Nesting, group
+from depers.extraction.nesting import NestedSprite, Nesting, group_boxes
 from depers.imaging.decoding import DecodedImage, ImageError, decode
 from depers.seeds import Branch, random_for
 from depers.statuses import SourceStatus
 from depers.storage import tables
 from depers.storage.tables import parquet_text
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 QUALITY = 95
 HIDDEN = 0.5
 """A sprite of which other objects cover more than this counts as mostly hidden."""
@@ -48,11 +48,11 @@ RECORD = tables.schema(
 
 
 class VerificationSettings(NamedTuple):
-    """How to look again: `--weights`, the classes that a background must not show, and the detector's stride."""
+    """How to verify backgrounds: `--weights`, the classes that must not be seen, the detector's settings and stride."""
 
     weights: tuple[str, ...]
-    wanted: tuple[str, ...]
-    how: InferenceSettings
+    classes: tuple[str, ...]
+    inference: InferenceSettings
     stride: int
 
 
@@ -72,38 +72,38 @@ class ExtractionJob(NamedTuple):
     nesting: Nesting
     seed: int
     max_megapixels: float
-    look: VerificationSettings | None = None
+    verification: VerificationSettings | None = None
 
 
 @dataclass(frozen=True)
 class DecomposedImage:
     """An image taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
 
-    `view` is the background as the detector wants it, where there is one; `kept` are boxes that are still in it.
-    `again` says that storage failed, not the image.
+    `view` is the background as the detector wants it, where there is one; `remaining_boxes` are still in it.
+    `retry` says that storage failed, not the image.
     """
 
-    row: Row
-    sprites: list[Row] = field(default_factory=list)
+    row: TableRow
+    sprites: list[TableRow] = field(default_factory=list)
     background: bytes = b""
     view: View | None = None
-    kept: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    again: bool = False
+    remaining_boxes: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    retry: bool = False
 
 
 def background_path(path: str) -> str:
-    """Where the background of an image goes below OUT: as in the dataset, with the suffix of a JPEG."""
+    """Return where the background of an image goes below OUT: as in the dataset, with the suffix of a JPEG."""
     name = parquet_text(path)
     return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
 
 
 def take_apart(job: ExtractionJob, path: str, data: bytes | str, label_text: bytes) -> DecomposedImage:
-    """An image's background and sprites; whatever goes wrong is its own failure. `data` may be the reason already."""
-    row: Row = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": SourceStatus.FAILED}
+    """Return an image's background and sprites; any error is its failure, of which `data` may be the reason already."""
+    row: TableRow = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": SourceStatus.FAILED}
     row |= {"labels": [], "sprites": []}
     row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
     if isinstance(data, str):
-        return DecomposedImage(row | {"reason": data}, again=True)
+        return DecomposedImage(row | {"reason": data}, retry=True)
     try:
         image = decode(data, job.max_megapixels)
         return _take_apart(job, path, row, image, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
@@ -113,39 +113,42 @@ def take_apart(job: ExtractionJob, path: str, data: bytes | str, label_text: byt
         return DecomposedImage(row | {"reason": f"cannot be taken apart ({typed_reason(error)})"})
 
 
-def _take_apart(job: ExtractionJob, path: str, row: Row, image: DecodedImage, labels: Labels) -> DecomposedImage:
+def _take_apart(job: ExtractionJob, path: str, row: TableRow, image: DecodedImage, labels: Labels) -> DecomposedImage:
     rgb, size_wh = image.rgb(), image.size_wh
     class_ids, boxes = _whole_boxes(labels, size_wh)
-    everything = group(class_ids, boxes, size_wh, job.nesting, job.margin)
+    sprites = group_boxes(class_ids, boxes, size_wh, job.nesting, job.margin)
     coverage = covered_share((0.0, 0.0, *size_wh), boxes)
     shorter = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
-    large = [sprite for sprite in everything if shorter[sprite.outer] >= job.min_size]
+    large = [sprite for sprite in sprites if shorter[sprite.outer] >= job.min_size]
     labelled = labelled_classes(job.dataset, path)
-    known = [one for one in large if job.nesting.get(int(class_ids[one.outer]), frozenset()) <= labelled]
-    sprites = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in known]
+    complete = [sprite for sprite in large if job.nesting.get(int(class_ids[sprite.outer]), frozenset()) <= labelled]
+    sprite_rows = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in complete]
     row |= {"status": SourceStatus.USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
-    row |= {"objects": len(everything), "sprites": [sprite["class_id"] for sprite in sprites]}
-    row["scene"] = _scene(class_ids, boxes, everything)
-    row |= {"too_small": len(everything) - len(large), "unlabelled_inside": len(large) - len(known)}
-    row |= {"truncated": sum(sprite.truncated for sprite in known)}
-    row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in known)}
-    if reason := _unfit(job, coverage, labelled):
-        return DecomposedImage(row | {"status": SourceStatus.SKIPPED, "reason": reason}, sprites)
+    row |= {"objects": len(sprites), "sprites": [sprite_row["class_id"] for sprite_row in sprite_rows]}
+    row["scene"] = _scene(class_ids, boxes, sprites)
+    row |= {"too_small": len(sprites) - len(large), "unlabelled_inside": len(large) - len(complete)}
+    row |= {"truncated": sum(sprite.truncated for sprite in complete)}
+    row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in complete)}
+    if reason := _why_unfit(job, coverage, labelled):
+        return DecomposedImage(row | {"status": SourceStatus.SKIPPED, "reason": reason}, sprite_rows)
     row["background"] = background_path(path)
     if job.keep_labels:
         row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
     else:
         block = 1 if image.format in _UNCOMPRESSED else inpainting.BLOCK
-        rects = inpainting.removed(boxes, size_wh, job.dilate, block)
-        rgb = inpainting.remove(rgb, rects, job.fill, _rng(job.seed, path))
+        rects = inpainting.rects_to_fill(boxes, size_wh, job.dilate, block)
+        rgb = inpainting.fill_rects(rgb, rects, job.fill, _rng(job.seed, path))
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
-    kept = boxes if job.keep_labels else boxes[:0]
-    view = whole(rgb, size_wh, job.look.how.imgsz, job.look.stride, half_stride_pad=False) if job.look else None
-    return DecomposedImage(row, sprites, jpeg, view, kept)
+    remaining_boxes = boxes if job.keep_labels else boxes[:0]
+    view = None
+    if job.verification:
+        imgsz, stride = job.verification.inference.imgsz, job.verification.stride
+        view = whole(rgb, size_wh, imgsz, stride, half_stride_pad=False)
+    return DecomposedImage(row, sprite_rows, jpeg, view, remaining_boxes)
 
 
-def _unfit(job: ExtractionJob, coverage: float, labelled: frozenset[int]) -> str:
-    """Why an image cannot be a background; empty if it can."""
+def _why_unfit(job: ExtractionJob, coverage: float, labelled: frozenset[int]) -> str:
+    """Return why an image cannot be a background; empty if it can."""
     if coverage > job.max_coverage:
         return f"labelled boxes cover more than {job.max_coverage:.0%}"
     unknown = [name for class_id, name in enumerate(job.dataset.names) if class_id not in labelled]
@@ -153,27 +156,27 @@ def _unfit(job: ExtractionJob, coverage: float, labelled: frozenset[int]) -> str
 
 
 def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
-    """Class ids (N,) and boxes (N, 4) in pixels inside the image; doubles and what is without area left out."""
-    both = np.column_stack([labels.class_ids, labels.boxes_xywh])
-    _, first = np.unique(both, axis=0, return_index=True)
+    """Return class ids (N,) and boxes (N, 4) in pixels inside the image, without doubles and boxes without area."""
+    table = np.column_stack([labels.class_ids, labels.boxes_xywh])
+    _, first = np.unique(table, axis=0, return_index=True)
     first = np.sort(first)
     boxes = clip(from_normalized_xywh(labels.boxes_xywh[first], size_wh), size_wh)
-    real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return labels.class_ids[first][real], boxes[real]
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return labels.class_ids[first][has_area], boxes[has_area]
 
 
 def _rng(seed: int, path: str) -> np.random.Generator:
-    """The randomness of one image, by its path: the same whatever else is in the dataset."""
+    """Return the random numbers of one image, by its path: the same whatever else is in the dataset."""
     name = int.from_bytes(hashlib.sha256(parquet_text(path).encode()).digest()[:8])
     return random_for(seed, Branch.EXTRACTION, name)
 
 
-def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> Row:
+def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> TableRow:
     return dict(zip(("class_id", "x_min", "y_min", "x_max", "y_max"), (class_id, *box_xyxy.tolist()), strict=True))
 
 
-def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[NestedSprite]) -> list[Row]:
-    """All labels of an image as `sprite_bank.SOURCE_LABEL`."""
+def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[NestedSprite]) -> list[TableRow]:
+    """Return all labels of an image as `sprite_bank.SOURCE_LABEL`."""
     outer = {sprite.outer: sprite.truncated for sprite in sprites}
     return [
         {**_label(class_id, box), "outer": index in outer, "truncated": outer.get(index, False)}
@@ -182,9 +185,9 @@ def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[NestedS
 
 
 def _sprite_row(
-    row: Row, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: NestedSprite
-) -> Row:
-    """A row of `sprite_bank.SPRITES`."""
+    row: TableRow, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: NestedSprite
+) -> TableRow:
+    """Return a row of `sprite_bank.SPRITES`."""
     x0, y0, x1, y1 = sprite.frame
     height, width = rgb.shape[:2]
     outer, class_id = boxes[sprite.outer].tolist(), int(class_ids[sprite.outer])

@@ -1,4 +1,4 @@
-"""The training images of a dataset, and what makes sure that nothing of val is among them."""
+"""List the training images of a dataset, and make sure that nothing of val is among them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from depers.storage import Entry
 
 
 def training_folder(dataset: Dataset, out: str, source: str) -> str:
-    """The folder of the training images. Raises UserError where it cannot be told from val, or OUT from the dataset.
+    """Return the folder of the training images; raise UserError where it overlaps val, or OUT the dataset.
 
     Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training images:
     those may be synthetic, and what is cut from them would be pasted for the second time.
@@ -21,8 +21,8 @@ def training_folder(dataset: Dataset, out: str, source: str) -> str:
     if dataset.train is None:
         raise UserError(f"{source}: the dataset must name a train split, but does not")
     if dataset.val is not None and storage.overlap(dataset.train, dataset.val):
-        found = f"but train is {dataset.train} and val {dataset.val}"
-        raise UserError(f"{source}: val must lie outside train, {found}: what is cut from val must not be trained on")
+        folders = f"but train is {dataset.train} and val {dataset.val}"
+        raise UserError(f"{source}: val must lie outside train, {folders}: what is cut from val must not be trained on")
     for folder in (dataset.root, dataset.train, dataset.val, *dataset.added):
         if folder is not None and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {out} and {folder}")
@@ -30,9 +30,9 @@ def training_folder(dataset: Dataset, out: str, source: str) -> str:
 
 
 def list_images(folder: str) -> list[Entry]:
-    """The images in the folder of a split, with tags that also change with their labels.
+    """Return the images in the folder of a split, with tags that also change with their labels.
 
-    Raises UserError where there is none, or none of them has labels.
+    Raise UserError where there is none, or none of them has labels.
     """
     entries = storage.list_files(folder)
     images = [entry for entry in entries if entry.path.lower().endswith(IMAGE_SUFFIXES)]
@@ -41,20 +41,20 @@ def list_images(folder: str) -> list[Entry]:
         raise UserError(f"{folder}: must hold images ({suffixes}), but none of {len(entries)} files is one")
     labels = label_path(storage.join(folder, "x.jpg")).rpartition("/")[0]
     texts = {entry.path: entry for entry in storage.list_files(labels)} if storage.is_dir(labels) else {}
-    found = []
+    tagged_images = []
     for entry in images:
         text = texts.get(label_path(storage.join(folder, entry.path)).removeprefix(f"{labels}/"))
-        found.append(entry._replace(etag=f"{entry.etag} {text.size} {text.etag}" if text else entry.etag))
-    if all(tagged == entry for tagged, entry in zip(found, images, strict=True)):
+        tagged_images.append(entry._replace(etag=f"{entry.etag} {text.size} {text.etag}" if text else entry.etag))
+    if all(tagged == entry for tagged, entry in zip(tagged_images, images, strict=True)):
         raise UserError(f"{labels}: must hold the labels of the images, but none of {len(images)} has any")
     targets = Counter(background_path(entry.path) for entry in images)
     if doubles := [path for path, count in targets.items() if count > 1]:
         raise UserError(f"{folder}: images must differ in their names, but two would be {doubles[0]}")
-    return found
+    return tagged_images
 
 
 def check_groups(val: str | None, images: Sequence[Entry], group_by: str | None) -> None:
-    """Raises UserError where `group_by` finds nothing, or the same in a training image as in one of val.
+    """Raise UserError where `group_by` finds nothing, or the same in a training image as in one of val.
 
     Of val only the names are read, and only if that is possible.
     """
@@ -62,10 +62,10 @@ def check_groups(val: str | None, images: Sequence[Entry], group_by: str | None)
     if val is None or group_by is None:
         return
     try:
-        others = [entry.path for entry in storage.list_files(val)]
+        val_paths = [entry.path for entry in storage.list_files(val)]
     except (UserError, OSError):
         return
-    for path in others:
+    for path in val_paths:
         try:
             (group,) = group_names([path], group_by)
         except UserError:  # it is of no group, so of none that is in train

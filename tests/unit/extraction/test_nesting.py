@@ -9,7 +9,7 @@ from depers.boxes import covered_share
 from depers.datasets.labels import CLASSES
 from depers.datasets.sprite_bank import sprite_id
 from depers.errors import UserError
-from depers.extraction.nesting import NESTING, NestedSprite, group, parents, parse_nesting
+from depers.extraction.nesting import NESTING, NestedSprite, find_holders, group_boxes, parse_nesting
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
 NESTS = parse_nesting(NESTING, CLASSES)
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 def sprites(*labels: tuple[int, Box], margin: float = 0.1, size_wh: tuple[int, int] = (400, 300)) -> list[NestedSprite]:
     ids = np.array([class_id for class_id, _ in labels], np.int64)
-    return group(ids, np.array([box for _, box in labels], np.float32).reshape(-1, 4), size_wh, NESTS, margin)
+    return group_boxes(ids, np.array([box for _, box in labels], np.float32).reshape(-1, 4), size_wh, NESTS, margin)
 
 
 def test_the_default_nesting() -> None:
@@ -76,7 +76,7 @@ def test_human_head_and_face_are_one_sprite_with_all_their_labels() -> None:
 def test_parents(labels: list[tuple[int, Box]], expected: list[int | None]) -> None:
     ids = np.array([class_id for class_id, _ in labels], np.int64)
     boxes = np.array([box for _, box in labels], np.float32).reshape(-1, 4)
-    assert parents(ids, boxes, NESTS) == expected
+    assert find_holders(ids, boxes, NESTS) == expected
 
 
 def test_what_stands_before_a_car_is_its_own_sprite_and_labelled_in_both() -> None:
