@@ -50,7 +50,7 @@ def rects_to_fill(boxes_xyxy: Boxes, size_wh: tuple[int, int], dilate: float, bl
 
 
 def fill_rects(rgb: RGB, rects: Rects, fill: str, rng: np.random.Generator) -> RGB:
-    """Return a copy of an image, uint8 RGB (H, W, 3), with rectangles (N, 4) in cells filled from their surroundings."""
+    """Return a copy of an image, uint8 RGB (H, W, 3), with rectangles (N, 4) in cells filled from around them."""
     if not len(rects):
         return rgb.copy()
     height, width = rgb.shape[:2]
