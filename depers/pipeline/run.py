@@ -17,7 +17,7 @@ from depers.pipeline.steps import Finish, Item, Outcome, PassJob, Row
 from depers.pipeline.workers import inspect_weights
 from depers.runtime import units
 from depers.runtime.cluster import choose_device
-from depers.runtime.progress import Speed, count_inputs, follow, report
+from depers.runtime.progress import Speed, follow, report
 from depers.runtime.units import Unit
 from depers.storage import Entry
 
@@ -119,7 +119,7 @@ def run(
     staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
     about = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
     skipped = len(everything) - len(todo)
-    report(f"{count_inputs(everything)}, {skipped} of {len(everything)} units done before; {about}")
+    report(f"{units.count_inputs(everything)}, {skipped} of {len(everything)} units done before; {about}")
     speed = Speed(0, 0.0, None)
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:

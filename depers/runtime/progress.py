@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-import pyarrow as pa
-
-from depers.runtime.units import Unit
 from depers.statuses import ArchiveStatus, FileStatus
+
+if TYPE_CHECKING:  # the command line imports this module for every verb, and for --help
+    import pyarrow as pa
 
 _MOST_EXAMPLES = 10  # failures that are told one by one
 _LEAST_SECONDS = 1.0  # that a rate needs: two units that end together say nothing about the next ones
@@ -53,13 +53,6 @@ def open_bar(total: int | None, description: str | None = None, terminal_only: b
     return tqdm(total=total, desc=description, file=_stream, disable=hidden, **(defaults | options))
 
 
-def count_inputs(units: Sequence[Unit]) -> str:
-    """Return how many files and archives the units hold, as text."""
-    archives = sum(unit.archive is not None for unit in units)
-    files = sum(len(unit.entries) for unit in units) - archives
-    return f"{files} files" + (f" and {archives} archives" if archives else "")
-
-
 class Failures:
     """Counts the rows that failed, and keeps the first of them with their reasons; the table at `uri` has them all."""
 
@@ -68,7 +61,7 @@ class Failures:
         self._examples: list[str] = []
         self.count = 0
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, table: "pa.Table") -> None:
         """Add the rows of a table with the columns path, status, reason and perhaps member."""
         columns = {"path", "member", "status", "reason"} & set(table.schema.names)
         for row in table.select(sorted(columns)).to_pylist():

@@ -72,6 +72,13 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
     return units
 
 
+def count_inputs(units: Sequence[Unit]) -> str:
+    """Return how many files and archives the units hold, as text."""
+    archives = sum(unit.archive is not None for unit in units)
+    files = sum(len(unit.entries) for unit in units) - archives
+    return f"{files} files" + (f" and {archives} archives" if archives else "")
+
+
 def _name(entries: Sequence[Entry]) -> str:
     text = json.dumps([list(entry) for entry in entries], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
