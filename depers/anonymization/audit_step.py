@@ -11,6 +11,7 @@ import pyarrow as pa
 from depers import storage
 from depers.boxes import covered_share, grow
 from depers.detection.detections import BOX, to_array
+from depers.errors import short_reason
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.steps import Item, Outcome, Row
 from depers.statuses import AuditStatus, FileStatus
@@ -91,4 +92,4 @@ def check_archive(root: str, entry: Entry, expected: str | None) -> str:
     try:
         return "" if compute_digest(root, entry) == expected else "its digest is not that in the manifest"
     except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+        return f"cannot be read ({short_reason(error)})"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 
 CLASSES = ("car", "head", "face", "human", "carplate")
 """The classes in the order of their ids."""
@@ -118,5 +118,5 @@ def read_labels(uri: str, class_count: int) -> Labels:
     except UnicodeDecodeError:
         raise UserError(f"{uri}: must be YOLO text, but holds other bytes than UTF-8") from None
     except OSError as error:
-        raise UserError(f"{uri}: not readable ({error.strerror or error})") from None
+        raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
     return parse_yolo(text, class_count, uri)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, one_line
 from depers.storage.tables import column, read_table, schema
 
 VERSION = 3
@@ -128,7 +128,7 @@ def open_bank(uri: str) -> SpriteBank:
         problem = f"it has no {_MARKER}" if storage.exists(root) else "nothing is there"
         raise UserError(f"{root}: {requirement}, but {problem}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{marker}: cannot be read ({' '.join(str(error).split())})") from None
+        raise UserError(f"{marker}: cannot be read ({one_line(error)})") from None
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise UserError(f"{marker}: version must be {VERSION}, but is {version}: extract again with this depers")
@@ -184,7 +184,7 @@ def _read(uri: str, table_schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     except FileNotFoundError:
         raise UserError(f"{uri}: is missing, though the extraction was finished: extract again") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{uri}: must be a table of an extraction, but {' '.join(str(error).split())}") from None
+        raise UserError(f"{uri}: must be a table of an extraction, but {one_line(error)}") from None
 
 
 def sprite_id(source: str, class_id: int, box_xyxy: Sequence[float]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -63,7 +63,7 @@ def read_checkpoints(weights: Sequence[Weights]) -> list[bytes]:
         except FileNotFoundError:
             raise UserError(f"{one.uri}: no such weights file") from None
         except OSError as error:
-            raise UserError(f"{one.uri}: weights cannot be read ({error.strerror or error})") from None
+            raise UserError(f"{one.uri}: weights cannot be read ({short_reason(error)})") from None
         if not checkpoints[-1]:
             raise UserError(f"{one.uri}: must be a YOLOv5 checkpoint, but the file is empty")
     return checkpoints

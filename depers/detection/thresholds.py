@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, one_line, short_reason
 
 VERSION = 1
 """Of thresholds.json; a file of another version is refused, not guessed at."""
@@ -21,11 +21,9 @@ def read_thresholds(uri: str) -> dict[str, float]:
     except FileNotFoundError:
         raise UserError(f"{uri}: no such file of thresholds") from None
     except OSError as error:
-        raise UserError(f"{uri}: not readable ({error.strerror or error})") from None
+        raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
     except ValueError as error:  # also UnicodeDecodeError
-        raise UserError(
-            f"{uri}: must be JSON as `depers evaluate` writes it, but {' '.join(str(error).split())}"
-        ) from None
+        raise UserError(f"{uri}: must be JSON as `depers evaluate` writes it, but {one_line(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("thresholds"), dict):
         raise UserError(f"{uri}: must be an object with version and thresholds, but is {_shortened(content)}")
     if content.get("version") != VERSION:

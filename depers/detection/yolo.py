@@ -25,7 +25,7 @@ import yaml
 from torch import nn
 
 from depers.detection.import_stubs import stub_imports
-from depers.errors import UserError
+from depers.errors import UserError, one_line
 
 MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
 MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
@@ -125,7 +125,7 @@ def hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: must be YAML, but {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: must be YAML, but {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must map hyperparameters to numbers, but is {type(values).__name__}")
     allowed = (*_RATES_AND_GAINS, *_AUGMENTATIONS, *_NOT_USED)

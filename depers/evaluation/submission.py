@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 
 COLUMNS = ("ImageID", "LabelName", "Conf", "XMin", "XMax", "YMin", "YMax")
 HEADER = ";".join(COLUMNS)
@@ -121,7 +121,7 @@ def read(uri: str, class_count: int) -> Submission:
     except UnicodeDecodeError:
         raise UserError(f"{uri}: must be text that begins with {HEADER}, but holds other bytes than UTF-8") from None
     except OSError as error:
-        raise UserError(f"{uri}: not readable ({error.strerror or error})") from None
+        raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
     return parse(text, class_count, uri)
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import ijson
 
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 from depers.normalization.rules import Problem, RawBox
 from depers.statuses import ProblemAction
 
@@ -107,7 +107,7 @@ class CocoFile:
             place = counted.describe_place()
             raise UserError(f"{self.path}: must be JSON, but {place} it is not ({_short(error)})") from None
         except OSError as error:
-            raise UserError(f"{self.path}: not readable ({error.strerror or error})") from None
+            raise UserError(f"{self.path}: not readable ({short_reason(error)})") from None
 
 
 class _Counted:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from depers import storage
+from depers.errors import short_reason
 from depers.normalization.catalog import Catalog, FileTask
 from depers.normalization.coco import CocoFile
 from depers.normalization.index import IndexedBox, LabelIndex
@@ -46,7 +47,7 @@ def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence
         except LabelError as error:
             kind_of_problem, detail = error.kind, error.detail
         except OSError as error:
-            kind_of_problem, detail = UNREADABLE, error.strerror or str(error)
+            kind_of_problem, detail = UNREADABLE, short_reason(error)
         else:
             return FileResult(task, labels, None)
         failure = Problem(path, 0, kind_of_problem, ProblemAction.SKIPPED_WITH_IMAGE, detail)

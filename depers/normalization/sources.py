@@ -10,7 +10,7 @@ import yaml
 from depers import storage
 from depers.datasets.data_yaml import class_names
 from depers.datasets.labels import IMAGE_SUFFIXES
-from depers.errors import UserError
+from depers.errors import UserError, one_line, short_reason
 from depers.normalization.coco import HEAD
 from depers.normalization.layouts import MatchedFiles, SetImage, match_files, recognise
 from depers.normalization.rules import Problem
@@ -123,7 +123,7 @@ def _head_of(uri: str, entry: Entry) -> bytes:
     try:
         return storage.read_range(file, 0, min(entry.size, HEAD))
     except OSError as error:
-        raise UserError(f"{file}: not readable ({error.strerror or error})") from None
+        raise UserError(f"{file}: not readable ({short_reason(error)})") from None
 
 
 def _no_labels(kind: str, files: MatchedFiles, paths: Sequence[str]) -> str:
@@ -150,7 +150,7 @@ def read_names(uri: str, paths: Sequence[str]) -> tuple[str, ...] | None:
             try:
                 content: Any = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
+                raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
             if isinstance(content, dict) and "names" in content:
                 return class_names(file, content)
     for path in depth_first:

@@ -12,6 +12,7 @@ import simplejpeg
 
 from depers import storage
 from depers.datasets.labels import format_yolo
+from depers.errors import short_reason
 from depers.imaging import decoding
 from depers.imaging.headers import read_header
 from depers.normalization.rules import LabelBox, LabelError, Problem, find_frame, mend
@@ -114,7 +115,7 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
     except decoding.ImageError as error:
         return _skip(out, task, UNUSABLE, str(error))
     except OSError as error:
-        return _skip(out, task, UNREADABLE, error.strerror or str(error))
+        return _skip(out, task, UNREADABLE, short_reason(error))
     labels, problems = mend(task.boxes, frame.size_wh, frame.orientation)
     with storage.translated_write_errors(out):
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())

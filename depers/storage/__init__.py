@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 from depers.resources import MIB
 from depers.storage import local, s3, s3_files
 
@@ -104,7 +104,7 @@ def translated_errors(uri: str) -> Iterator[None]:
     except NotADirectoryError:
         raise UserError(f"{uri}: must be a folder, but is a file") from None
     except OSError as error:
-        raise UserError(f"{error.filename or uri}: not readable ({error.strerror or error})") from None
+        raise UserError(f"{error.filename or uri}: not readable ({short_reason(error)})") from None
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def translated_write_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{uri}: cannot be written ({error.strerror or error})") from None
+        raise UserError(f"{uri}: cannot be written ({short_reason(error)})") from None
 
 
 def read_bytes(uri: str) -> bytes:
