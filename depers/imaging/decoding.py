@@ -75,7 +75,7 @@ class DecodedImage:
 
 
 def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None) -> DecodedImage:
-    """Return the whole image, upright; `header` spares reading it again.
+    """Return the whole image, upright; `header` spares reading it again, and has kept to its own limit.
 
     Raises ImageError where it is not an allowed image, not whole or not the only one.
     """
@@ -110,9 +110,9 @@ def frames(
         for index in header.pages:
             if len(header.pages) > 1:
                 image.seek(index)
-            budget -= image.width * image.height
-            if budget < 0:
-                raise ImageError(f"must have at most {max_megapixels:g} megapixels, but its pages have more")
+                budget -= image.width * image.height
+                if budget < 0:
+                    raise ImageError(f"must have at most {max_megapixels:g} megapixels, but its pages have more")
             yield _decode_frame(data, image, header)
 
 

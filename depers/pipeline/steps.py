@@ -149,13 +149,13 @@ def prepare(job: PassJob, item: Item, stride: int) -> Item:
         return item
     try:
         header = read_header(item.data, job.max_megapixels)
-        item = replace(item, header=header, size_wh=header.upright_wh, frames=len(header.pages))
-        if not job.weights or item.frames > 1 or (job.tile is not None and max(header.size_wh) > job.tile):
-            return item
+        checked = replace(item, header=header, size_wh=header.upright_wh, frames=len(header.pages))
+        if not job.weights or checked.frames > 1 or (job.tile is not None and max(header.size_wh) > job.tile):
+            return checked
         least = None if job.half_stride_pad else job.settings.imgsz  # `yolov5 val` shrinks what it has decoded whole
         rgb, image = _decode_for_detection(item.data, header, least)
-        view = tiling.whole(rgb, item.size_wh, job.settings.imgsz, stride, job.half_stride_pad)
-        return replace(item, view=view, image=image)
+        view = tiling.whole(rgb, checked.size_wh, job.settings.imgsz, stride, job.half_stride_pad)
+        return replace(checked, view=view, image=image)
     except ImageError as error:
         return replace(item, reason=str(error))
     except Exception as error:

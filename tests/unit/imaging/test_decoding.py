@@ -1,14 +1,18 @@
 """Decoding and encoding: upright, same format, no metadata, nothing half decoded."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from depers.imaging import decoding
 from depers.imaging.decoding import ImageError, decode
 from depers.imaging.encoding import encode
+from depers.imaging.formats import png
 from depers.imaging.formats.jpeg_tables import standard_quality
+from depers.imaging.headers import read_header
 from depers.imaging.metadata import icc
 
 KINDS = (
@@ -115,3 +119,32 @@ def test_several_frames_fail() -> None:
 def test_too_many_pixels_fail_before_decoding() -> None:
     with pytest.raises(ImageError, match=r"at most 0\.001 megapixels, but declares 64x48"):
         decode(image_bytes("PNG"), max_megapixels=0.001)
+
+
+def test_a_header_read_under_another_limit_is_enough() -> None:
+    data = image_bytes("PNG")
+    header = read_header(data, 1)
+    assert (decode(data, 0.001, header).pixels == decode(data).pixels).all()
+    with pytest.raises(ImageError, match=r"must have at most 0\.001 megapixels, but declares 64x48"):
+        decode(data, 0.001)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_header_travels_and_spares_reading_it_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_bytes(kind)
+    header = pickle.loads(pickle.dumps(read_header(data)))
+    monkeypatch.setattr(decoding, "read_header", lambda *arguments: pytest.fail("read again"))
+    image = decode(data, header=header)
+    assert (image.size_wh, image.mode, image.format) == (header.upright_wh, header.mode, kind)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_of_a_png_gives_the_orientation_wherever_it_stands(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    chunk = png.make_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    plain = image_bytes("PNG")
+    for data in (png.insert(plain, chunk), plain[:-12] + chunk + plain[-12:]):
+        header = read_header(data)
+        assert header.orientation == orientation
+        assert header.upright_wh == decode(data).size_wh == ((48, 64) if orientation > 4 else (64, 48))

@@ -7,10 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from depers.imaging import decoding
 from depers.imaging.decoding import ImageError, decode, decode_frames
 from depers.imaging.formats import png, turbojpeg
 from depers.imaging.headers import learn_heif, read_header, turn_boxes_back, turn_upright
 from depers.imaging.metadata.residue import find_residue
+from depers.redaction import files
 from depers.redaction.files import redact_file
 from depers.redaction.regions import MODES
 
@@ -357,3 +359,17 @@ def test_the_limit_counts_all_frames() -> None:
     with pytest.raises(ImageError, match=r"at most 0\.2 megapixels, but declares 300x300 in 3 frames"):
         list(decode_frames(buffer.getvalue(), 0.2))
     assert len(list(decode_frames(buffer.getvalue(), 0.3))) == 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_a_header_spares_reading_it_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, buffer = frames_of(kind), io.BytesIO()
+    options = {"save_all": True, "append_images": images[1:]} if kind == "GIF" else {}
+    images[0].convert("RGB").save(buffer, kind, **options)
+    data = buffer.getvalue()
+    header = read_header(data)
+    boxes = [np.array([[8, 4, 40, 40]], np.float32)] * len(header.pages)
+    expected = redact_file(data, boxes)
+    for module in (files, decoding):
+        monkeypatch.setattr(module, "read_header", lambda *arguments: pytest.fail("read again"))
+    assert redact_file(data, boxes, header=header) == expected
