@@ -184,7 +184,7 @@ def find_real(options: Options, extracted: sprite_bank.SpriteBank, out: str) -> 
         raise UserError(
             f"--real {where}: must be on S3 like OUT, since one data.yaml names both (--real none: no other)"
         )
-    for folder in (found.train, found.val, *found.added):
+    for folder in (found.train, found.val, *found.additional_train):
         if folder and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside the dataset's images, but got {out} and {folder}")
     return found
@@ -245,7 +245,7 @@ def run(options: Options) -> int:
         real,
         plan_table.FOLDER,
         renderer.shard_names(job),
-        made_of=real or _source(extracted),
+        origin=real or _source(extracted),
     )
     missing = made.requested - made.objects
     print(

@@ -25,8 +25,8 @@ class Dataset(NamedTuple):
     `labelled`: (prefix, class ids), longest prefix first. An image whose path in its split's folder begins with the
     prefix ("": every image) is labelled for those classes only: of the others it may show objects without a label.
 
-    `added`: where data.yaml lists several folders of training images, those after the first, such as synthetic ones.
-    Training sees them too; sprites are cut and figures measured in the first alone.
+    `additional_train`: where data.yaml lists several folders of training images, those after the first, such as
+    synthetic ones. Training sees them too; sprites are cut and figures measured in the first alone.
     """
 
     root: str
@@ -34,11 +34,11 @@ class Dataset(NamedTuple):
     train: str | None
     val: str | None
     labelled: tuple[tuple[str, frozenset[int]], ...] = ()
-    added: tuple[str, ...] = ()
+    additional_train: tuple[str, ...] = ()
 
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
-    """The ids of the classes for which an image is labelled; `path` is that in its split's folder.
+    """Return the ids of the classes for which an image is labelled; `path` is that in its split's folder.
 
     Only of those does a missing box say that there is no object. The longest prefix counts; without any, all classes.
     """
@@ -49,9 +49,9 @@ def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
 
 
 def read_dataset(dataset: str | Path) -> Dataset:
-    """The dataset in a folder with a data.yaml, or of a YAML file in YOLOv5's format.
+    """Return the dataset in a folder with a data.yaml, or of a YAML file in YOLOv5's format.
 
-    A split that the file does not name, or whose value is empty, is None. Raises UserError naming what is wrong.
+    A split that the file does not name, or whose value is empty, is None. Raise UserError naming what is wrong.
     """
     uri = storage.check(str(dataset), "DATASET")
     is_folder = storage.is_dir(uri)
@@ -59,27 +59,26 @@ def read_dataset(dataset: str | Path) -> Dataset:
     try:
         content = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
     except FileNotFoundError:
-        wanted = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
-        raise UserError(f"{uri}: must be {wanted}" + ("" if is_folder else ", but nothing is there")) from None
+        expectation = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
+        raise UserError(f"{uri}: must be {expectation}" + ("" if is_folder else ", but nothing is there")) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: must be a mapping with names, train and val, but is {type(content).__name__}")
-    given = content.get("path")
-    if given is not None and not isinstance(given, str):
-        raise UserError(f"{file}: path must be the path of a folder, but is {given!r}")
-    root = _seen_from(file.rpartition("/")[0] if "/" in file else ".", given or "")
-    given, added = content.get("train"), []
-    if isinstance(given, list) and given:
-        given, *added = given
-    train, *others = (_read_split(file, root, value, "train") for value in (given, *added))
+    path = content.get("path")
+    if path is not None and not isinstance(path, str):
+        raise UserError(f"{file}: path must be the path of a folder, but is {path!r}")
+    root = _resolve(file.rpartition("/")[0] if "/" in file else ".", path or "")
+    value = content.get("train")
+    values = value if isinstance(value, list) and value else [value]
+    train, *additional_train = (_read_split(file, root, value, "train") for value in values)
     val, names = _read_split(file, root, content.get("val"), "val"), class_names(file, content)
     labelled = _read_labelled(file, content.get("labelled"), names)
-    return Dataset(root, names, train, val, labelled, tuple(folder for folder in others if folder))
+    return Dataset(root, names, train, val, labelled, tuple(folder for folder in additional_train if folder))
 
 
-def _seen_from(folder: str, path: str) -> str:
-    """`path`, which may be absolute or an `s3://` URI, seen from `folder`."""
+def _resolve(folder: str, path: str) -> str:
+    """Return `path`, which may be absolute or an `s3://` URI, seen from `folder`."""
     if storage.is_s3(path):
         return path
     if storage.is_s3(folder):
@@ -88,7 +87,7 @@ def _seen_from(folder: str, path: str) -> str:
 
 
 def class_names(file: str, content: dict[str, Any]) -> tuple[str, ...]:
-    """The `names` of a data.yaml with this content, a list or numbered. Raises UserError, which names `file`."""
+    """Return the `names` of a data.yaml with this content, a list or numbered; raise UserError, which names `file`."""
     names = content.get("names")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -108,9 +107,9 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        wanted = "the path of a folder or a list of them" if split == "train" else "the path of one folder"
-        raise UserError(f"{file}: {split} must be {wanted}, but is {value!r}")
-    folder = _seen_from(root, value)
+        expectation = "the path of a folder or a list of them" if split == "train" else "the path of one folder"
+        raise UserError(f"{file}: {split} must be {expectation}, but is {value!r}")
+    folder = _resolve(root, value)
     if not storage.is_dir(folder):
         raise UserError(f"{file}: {split} must be a folder of images, but {folder} is none")
     return folder
@@ -121,13 +120,15 @@ def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tupl
         return ()
     if not isinstance(value, dict) or not all(isinstance(prefix, str) for prefix in value):
         raise UserError(f"{file}: labelled must map prefixes of images' paths to class names, but is {value!r}")
-    found = []
+    entries = []
     for prefix, classes in value.items():
         if not isinstance(classes, list) or not all(name in names for name in classes):
-            allowed = ", ".join(names)
-            raise UserError(f"{file}: labelled {prefix!r} must be a list of classes ({allowed}), but is {classes!r}")
-        found.append((prefix, frozenset(names.index(name) for name in classes)))
-    return tuple(sorted(found, key=lambda entry: (-len(entry[0]), entry[0])))
+            known_names = ", ".join(names)
+            raise UserError(
+                f"{file}: labelled {prefix!r} must be a list of classes ({known_names}), but is {classes!r}"
+            )
+        entries.append((prefix, frozenset(names.index(name) for name in classes)))
+    return tuple(sorted(entries, key=lambda entry: (-len(entry[0]), entry[0])))
 
 
 def write_data_yaml(
@@ -136,7 +137,7 @@ def write_data_yaml(
     splits: Sequence[str] = SPLITS,
     labelled: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Writes ROOT/data.yaml (ROOT may be an `s3://` URI), which names the folders of those `splits` that exist.
+    """Write ROOT/data.yaml (ROOT may be an `s3://` URI), which names the folders of those `splits` that exist.
 
     `labelled` maps a prefix of images' paths in their split's folder, such as `heads/`, to the names of the classes
     that are labelled there; YOLOv5 ignores the key.
@@ -154,25 +155,25 @@ def write_joined_yaml(
     real: Dataset | None,
     prefix: str,
     shards: str | None = None,
-    made_of: Dataset | None = None,
+    origin: Dataset | None = None,
 ) -> None:
-    """Writes ROOT/data.yaml, which adds the images in ROOT/images/train, below `prefix`, to those of `real`, if any.
+    """Write ROOT/data.yaml, which adds the images in ROOT/images/train, below `prefix`, to those of `real`, if any.
 
     Training images are the dataset's and these, validation images the dataset's alone. Folders are absolute, as
-    YOLOv5 needs them where they are not below one. Where the dataset that they are `made_of` is labelled for some
+    YOLOv5 needs them where they are not below one. Where the dataset of their `origin` is labelled for some
     classes only, they are labelled for no more than all of it is. Where the images are in tars (`shards`), the file
     names those, and no folder to train on, since it could not name both.
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
     if real:
         content["train"] = [
-            *(storage.absolute(f) for f in (real.train, *real.added) if f),
+            *(storage.absolute(f) for f in (real.train, *real.additional_train) if f),
             storage.absolute(f"{root}/images/train"),
         ]
         content["val"] = storage.absolute(real.val) if real.val else ""
     labelled = [*real.labelled] if real else []
-    if made_of and made_of.labelled:
-        labelled.append((f"{prefix}/", frozenset.intersection(*(class_ids for _, class_ids in made_of.labelled))))
+    if origin and origin.labelled:
+        labelled.append((f"{prefix}/", frozenset.intersection(*(class_ids for _, class_ids in origin.labelled))))
     if labelled:
         content["labelled"] = _named(labelled, names)
     if shards:
@@ -181,7 +182,7 @@ def write_joined_yaml(
 
 
 def write_subset_yaml(root: str, dataset: Dataset) -> None:
-    """Writes ROOT/data.yaml for a part of a dataset: training images in ROOT/images/train, its own for validation."""
+    """Write ROOT/data.yaml for a part of a dataset: training images in ROOT/images/train, its own for validation."""
     content: dict[str, Any] = {"train": "images/train", "val": storage.absolute(dataset.val) if dataset.val else ""}
     content |= {"nc": len(dataset.names), "names": list(dataset.names)}
     if dataset.labelled:
@@ -190,7 +191,7 @@ def write_subset_yaml(root: str, dataset: Dataset) -> None:
 
 
 def _named(labelled: Iterable[tuple[str, frozenset[int]]], names: Sequence[str]) -> dict[str, list[str]]:
-    """Prefixes with the names of their classes; the last of a prefix counts."""
+    """Return prefixes with the names of their classes; the last of a prefix counts."""
     return {prefix: [names[class_id] for class_id in sorted(class_ids)] for prefix, class_ids in labelled}
 
 

@@ -1,6 +1,6 @@
 """The only reader and writer of YOLO text: a line per box, its class id, center x, center y, width, height.
 
-The numbers are fractions of the image. `datasets` says where such files lie.
+The numbers are fractions of the image. `data_yaml` says where such files lie.
 """
 
 import math
@@ -30,14 +30,14 @@ class Labels(NamedTuple):
 
     @classmethod
     def of(cls, class_ids: Sequence[int], boxes_xywh: Sequence[Sequence[float]]) -> "Labels":
-        """Labels from plain lists, which may be empty."""
+        """Return labels from plain lists, which may be empty."""
         return cls(np.array(class_ids, np.int64), np.array(boxes_xywh, np.float64).reshape(-1, 4))
 
 
 def parse_yolo(text: str, class_count: int, source: str) -> Labels:
-    """The labels of YOLO text; blank lines are skipped, either kind of line end is read.
+    """Return the labels of YOLO text; blank lines are skipped, either kind of line end is read.
 
-    Raises UserError, which names `source`, the line, the value and what is allowed, for anything but five finite
+    Raise UserError, which names `source`, the line, the value and what is allowed, for anything but five finite
     numbers per line: a class id below `class_count`, a center in 0…1, and a size in 0…1 that is more than 0.
     """
     class_ids: list[int] = []
@@ -46,25 +46,27 @@ def parse_yolo(text: str, class_count: int, source: str) -> Labels:
         fields = line.split()
         if not fields:
             continue
-        where = f"{source}, line {number}"
+        location = f"{source}, line {number}"
         if len(fields) != 5:
-            raise UserError(f"{where}: must be five numbers (class, cx, cy, w, h), but got {line.strip()[:80]!r}")
+            raise UserError(f"{location}: must be five numbers (class, cx, cy, w, h), but got {line.strip()[:80]!r}")
         class_id = read_number(fields[0])
         if class_id not in range(class_count):
-            raise UserError(f"{where}: the class id must be a whole number 0…{class_count - 1}, but got {fields[0]!r}")
+            raise UserError(
+                f"{location}: the class id must be a whole number 0…{class_count - 1}, but got {fields[0]!r}"
+            )
         box = [read_number(field) for field in fields[1:]]
         for name, field, value in zip(("center x", "center y", "width", "height"), fields[1:], box, strict=True):
             if not 0 <= value <= 1 + _EDGE:
-                raise UserError(f"{where}: the {name} must be a number in 0…1, but got {field!r}")
+                raise UserError(f"{location}: the {name} must be a number in 0…1, but got {field!r}")
         if min(box[2:]) == 0:
-            raise UserError(f"{where}: width and height must be more than 0, but got {fields[3]} and {fields[4]}")
+            raise UserError(f"{location}: width and height must be more than 0, but got {fields[3]} and {fields[4]}")
         class_ids.append(int(class_id))
         boxes.append(box)
     return Labels.of(class_ids, boxes)
 
 
 def read_number(field: str) -> float:
-    """A number as YOLO text writes it; NaN for all else, such as `1_0`, `0,5`, and infinity."""
+    """Return a number as YOLO text writes it; NaN for all else, such as `1_0`, `0,5`, and infinity."""
     try:
         value = math.nan if "_" in field else float(field)
     except ValueError:
@@ -73,7 +75,7 @@ def read_number(field: str) -> float:
 
 
 def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
-    """YOLO text, a line per box with six decimals; with `confidences` (N,), those in four decimals as sixth field.
+    """Return YOLO text, a line per box with six decimals; with `confidences` (N,), those in four as sixth field.
 
     A width or height is at least a millionth, since a box without area could not be read again.
     """
@@ -89,20 +91,20 @@ def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
 
 
 def label_path(image: str) -> str:
-    """Where the labels of an image are: the last folder named `images` above it is named `labels` instead.
+    """Return where the labels of an image are: the last folder named `images` above it is named `labels` instead.
 
-    Raises UserError where no folder of that name is above it.
+    Raise UserError where no folder of that name is above it.
     """
-    above, found, below = f"/{image}".rpartition("/images/")
-    if not found:
+    above, folder, below = f"/{image}".rpartition("/images/")
+    if not folder:
         raise UserError(f"{image}: a dataset's images must be in a folder named images, or below one")
     return f"{above}/labels/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
 
 
 def pairs(folder: str) -> list[tuple[str, str]]:
-    """The images of a split's folder, also in folders below it, in order, each with its label file.
+    """List the images of a split's folder, also in folders below it, in order, each with its label file.
 
-    The label file may be missing: then the image has no boxes. Raises UserError where the folder is missing.
+    The label file may be missing: then the image has no boxes. Raise UserError where the folder is missing.
     """
     names = [entry.path for entry in storage.list_files(folder)]
     images = [storage.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -110,7 +112,7 @@ def pairs(folder: str) -> list[tuple[str, str]]:
 
 
 def read_labels(uri: str, class_count: int) -> Labels:
-    """The labels in a file, none where there is no file. Raises UserError as `parse_yolo` does."""
+    """Return the labels in a file, none where there is no file; raise UserError as `parse_yolo` does."""
     try:
         text = storage.read_bytes(uri).decode("utf-8")
     except FileNotFoundError:

@@ -13,26 +13,26 @@ Strata = Sequence[tuple[Hashable, int]]
 
 
 def group_names(names: Sequence[str], group_by: str | None) -> list[str]:
-    """The group of every name: what the regular expression finds (its first bracket, if it has one), else the name.
+    """Return the group of every name: what the regular expression finds (its first bracket, if any), else the name.
 
-    Raises UserError where it finds nothing, since that image could leak from one split into the other.
+    Raise UserError where it finds nothing, since that image could leak from one split into the other.
     """
     if group_by is None:
         return list(names)
     groups = []
     for name in names:
-        found = re.search(group_by, name)
-        part = found and (found[1] if found.re.groups else found[0])
-        if not part:
+        match = re.search(group_by, name)
+        group = match and (match[1] if match.re.groups else match[0])
+        if not group:
             raise UserError(
                 f"--group-by must find something in every image's name, but {group_by!r} does not in {name!r}"
             )
-        groups.append(part)
+        groups.append(group)
     return groups
 
 
 def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequence[Strata] | None = None) -> list[str]:
-    """The split, train or val, of every image, given its group; images of a group stay together.
+    """Return the split, train or val, of every image from its group; images of a group stay together.
 
     `strata` (one per image) are pairs of anything that is to be spread evenly, such as a class, and how much of it
     the image has. Groups are taken in an order that the seed decides, and moved between the splits as long as the sum
@@ -56,11 +56,11 @@ def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequenc
     weights[_IMAGES] = max(1, len(totals) - 1) / len(groups) ** 2 if groups else 0.0
     # The excess of val over its share; integers would do but for the fraction.
     excess = {stratum: -val_fraction * total for stratum, total in totals.items()}
-    ordered = sorted(members, key=lambda group: _rank(group, seed))
+    ranking = sorted(members, key=lambda group: _rank(group, seed))
     val: set[str] = set()
     for _ in range(_PASSES):
-        moved = 0
-        for group in ordered:
+        move_count = 0
+        for group in ranking:
             sign = -1 if group in val else 1
             if len(val) + sign == len(members):
                 continue
@@ -70,13 +70,13 @@ def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequenc
             )
             if change < -1e-12:
                 (val.discard if group in val else val.add)(group)
-                moved += 1
+                move_count += 1
                 for stratum, amount in contents[group].items():
                     excess[stratum] += sign * amount
-        if not moved:
+        if not move_count:
             break
     if not val and val_fraction > 0 and len(members) > 1:
-        val.add(min(ordered, key=lambda group: len(members[group])))
+        val.add(min(ranking, key=lambda group: len(members[group])))
     return ["val" if group in val else "train" for group in groups]
 
 

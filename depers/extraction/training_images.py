@@ -23,7 +23,7 @@ def training_folder(dataset: Dataset, out: str, source: str) -> str:
     if dataset.val is not None and storage.overlap(dataset.train, dataset.val):
         folders = f"but train is {dataset.train} and val {dataset.val}"
         raise UserError(f"{source}: val must lie outside train, {folders}: what is cut from val must not be trained on")
-    for folder in (dataset.root, dataset.train, dataset.val, *dataset.added):
+    for folder in (dataset.root, dataset.train, dataset.val, *dataset.additional_train):
         if folder is not None and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {out} and {folder}")
     return dataset.train

@@ -23,7 +23,7 @@ PAVEMENT = 4.0
 
 
 def draw_light(rng: np.random.Generator) -> Light:
-    """An hour and a weather at random."""
+    """Return an hour and a weather at random."""
     hour = rng.choice(["noon", "overcast", "evening", "mist", "night"], p=[0.38, 0.25, 0.15, 0.07, 0.15])
     top, bottom, gain, sun, visibility = {
         "noon": ((88, 146, 214), (205, 225, 240), (1.05, 1.02, 0.98), 1.0, 260),
@@ -37,7 +37,7 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 
 def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fills the image with sky: a gradient down to the horizon, and clouds."""
+    """Fill the image with sky: a gradient down to the horizon, and clouds."""
     height, width = canvas.owner.shape
     horizon = max(int(canvas.camera.horizon), 1)
     mix = np.clip(np.linspace(0, height / horizon, height, dtype=np.float32), 0, 1)[:, None, None]
@@ -53,52 +53,51 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_avenue(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A street that leads away from the camera between two rows of houses."""
-    edge, far = ROAD_HALF_WIDTH + PAVEMENT, 90.0
+    """Draw a street that leads away from the camera between two rows of houses."""
+    edge, length = ROAD_HALF_WIDTH + PAVEMENT, 90.0
     canvas.at_depth(25)
     gray = rng.uniform(82, 112)
-    _ground(canvas, -200, 200, far * 4, (gray * 1.35, gray * 1.32, gray * 1.27))
+    _ground(canvas, -200, 200, length * 4, (gray * 1.35, gray * 1.32, gray * 1.27))
     _paving(canvas, edge, gray * 1.2)
-    _ground(canvas, -ROAD_HALF_WIDTH, ROAD_HALF_WIDTH, far * 4, (gray, gray, gray * 1.03))
+    _ground(canvas, -ROAD_HALF_WIDTH, ROAD_HALF_WIDTH, length * 4, (gray, gray, gray * 1.03))
     for kerb in (-ROAD_HALF_WIDTH, ROAD_HALF_WIDTH):
-        _ground(canvas, kerb - 0.12, kerb + 0.12, far * 2, (gray * 1.7,) * 3)
+        _ground(canvas, kerb - 0.12, kerb + 0.12, length * 2, (gray * 1.7,) * 3)
     start = rng.uniform(0, 4)
-    for near in np.arange(start, 70, 4.5):
-        dash = [(-0.08, 0, near), (0.08, 0, near), (0.08, 0, near + 2), (-0.08, 0, near + 2)]
+    for z in np.arange(start, 70, 4.5):
+        dash = [(-0.08, 0, z), (0.08, 0, z), (0.08, 0, z + 2), (-0.08, 0, z + 2)]
         canvas.surface(dash, (225, 224, 215))
     if rng.random() < 0.45:
         _crossing(canvas, rng.uniform(6, 12))
     _texture_ground(canvas, rng)
-    far_end = rng.random() < 0.5
-    if far_end:
-        _facade(canvas, (-14, 0, far), (14, 0, far), rng.uniform(12, 26), rng)
+    if rng.random() < 0.5:
+        _facade(canvas, (-14, 0, length), (14, 0, length), rng.uniform(12, 26), rng)
     for side in (-1.0, 1.0):
         lots = np.cumsum(rng.uniform(7, 15, 9))
-        lots = np.concatenate([[1.2], 1.2 + lots[lots < far]])
-        for near, behind in zip(lots[-2::-1], lots[:0:-1], strict=True):
+        lots = np.concatenate([[1.2], 1.2 + lots[lots < length]])
+        for front, back in zip(lots[-2::-1], lots[:0:-1], strict=True):
             if rng.random() < 0.08:  # a gap with a tree
-                draw_tree(canvas, side * (edge + 3), (near + behind) / 2, rng)
+                draw_tree(canvas, side * (edge + 3), (front + back) / 2, rng)
                 continue
-            ends = [(side * edge, 0, near), (side * edge, 0, behind)]
+            ends = [(side * edge, 0, front), (side * edge, 0, back)]
             first, second = ends if side > 0 else ends[::-1]
             _facade(canvas, second, first, rng.uniform(7, 20), rng, 0.72 if side > 0 else 0.95)
 
 
 def draw_crossroad(canvas: Canvas, rng: np.random.Generator) -> float:
-    """A street that crosses the image in front of a row of houses; returns their depth in metres."""
+    """Draw a street that crosses the image in front of a row of houses; return their depth in metres."""
     depth = rng.uniform(16, 26)
     canvas.at_depth(depth * 0.6)
     gray = rng.uniform(82, 112)
     _ground(canvas, -300, 300, depth * 8, (gray * 1.35, gray * 1.32, gray * 1.27))
     _paving(canvas, 60, gray * 1.2)
-    near, far = depth - 12.5, depth - 4
+    kerb, opposite_kerb = depth - 12.5, depth - 4
     for z0, z1, color in (
-        (near, far, (gray, gray, gray * 1.03)),
-        (near - 0.2, near + 0.1, (gray * 1.7,) * 3),
-        (far - 0.1, far + 0.2, (gray * 1.7,) * 3),
+        (kerb, opposite_kerb, (gray, gray, gray * 1.03)),
+        (kerb - 0.2, kerb + 0.1, (gray * 1.7,) * 3),
+        (opposite_kerb - 0.1, opposite_kerb + 0.2, (gray * 1.7,) * 3),
     ):
         canvas.surface([(-300, 0, z0), (300, 0, z0), (300, 0, z1), (-300, 0, z1)], color)
-    middle = (near + far) / 2
+    middle = (kerb + opposite_kerb) / 2
     for x in np.arange(-40 + rng.uniform(0, 4), 40, 4.5):
         canvas.surface(
             [(x, 0, middle - 0.08), (x + 2, 0, middle - 0.08), (x + 2, 0, middle + 0.08), (x, 0, middle + 0.08)],
@@ -106,7 +105,7 @@ def draw_crossroad(canvas: Canvas, rng: np.random.Generator) -> float:
         )
     if rng.random() < 0.4:
         at = rng.uniform(-6, 4)
-        for z in np.arange(near + 0.3, far - 0.5, 1.0):
+        for z in np.arange(kerb + 0.3, opposite_kerb - 0.5, 1.0):
             canvas.surface([(at, 0, z), (at + 3, 0, z), (at + 3, 0, z + 0.5), (at, 0, z + 0.5)], (226, 225, 218))
     _texture_ground(canvas, rng)
     x = -45 + rng.uniform(-6, 0)
@@ -121,12 +120,12 @@ def draw_crossroad(canvas: Canvas, rng: np.random.Generator) -> float:
     return float(depth)
 
 
-def _ground(canvas: Canvas, left: float, right: float, far: float, color: Color) -> None:
-    canvas.surface([(left, 0, 0.2), (right, 0, 0.2), (right, 0, far), (left, 0, far)], color)
+def _ground(canvas: Canvas, left: float, right: float, depth: float, color: Color) -> None:
+    canvas.surface([(left, 0, 0.2), (right, 0, 0.2), (right, 0, depth), (left, 0, depth)], color)
 
 
 def _paving(canvas: Canvas, half_width: float, gray: float) -> None:
-    """The seams between the slabs of the pavement."""
+    """Draw the seams between the slabs of the pavement."""
     for z in np.arange(2, 30, 1.5):
         canvas.surface(
             [(-half_width, 0, z), (half_width, 0, z), (half_width, 0, z + 0.04), (-half_width, 0, z + 0.04)],
@@ -140,7 +139,7 @@ def _crossing(canvas: Canvas, z: float) -> None:
 
 
 def _texture_ground(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Roughens what lies below the horizon, in streaks that foreshorten with the distance."""
+    """Roughen what lies below the horizon, in streaks that foreshorten with the distance."""
     height, width = canvas.owner.shape
     horizon = int(np.clip(canvas.camera.horizon, 0, height - 2))
     coarse = cv2.resize(
@@ -154,14 +153,14 @@ def _texture_ground(canvas: Canvas, rng: np.random.Generator) -> None:
 def _facade(
     canvas: Canvas, left: ArrayLike, right: ArrayLike, height: float, rng: np.random.Generator, shade: float = 1.0
 ) -> None:
-    """A house front between two points on the ground (left and right as seen), `height` metres tall."""
+    """Draw a house front between two points on the ground (left and right as seen), `height` metres tall."""
     a, b = np.asarray(left, np.float64), np.asarray(right, np.float64)
     length = float(np.linalg.norm(b - a))
     canvas.at_depth(float((a[2] + b[2]) / 2))
     wall = tuple(np.array(_WALLS[rng.integers(len(_WALLS))]) * rng.uniform(0.85, 1.1))
 
     def rectangles(x0: ArrayLike, x1: ArrayLike, y0: ArrayLike, y1: ArrayLike) -> Floats:
-        """Rectangles on the wall, in metres along it and up, as pixels (N, 4, 2)."""
+        """Return rectangles on the wall, in metres along it and up, as pixels (N, 4, 2)."""
         x0, x1, y0, y1 = (np.atleast_1d(np.asarray(value, np.float64)) for value in (x0, x1, y0, y1))
         along = np.stack([x0, x1, x1, x0], -1)[..., None] / length
         points = a + (b - a) * along
@@ -201,7 +200,7 @@ def _facade(
 
 
 def draw_tree(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> None:
-    """A tree with a trunk and a crown of leaf clusters."""
+    """Draw a tree with a trunk and a crown of leaf clusters."""
     canvas.at_depth(z)
     tall = rng.uniform(4.5, 8)
     unit = canvas.camera.scale(z)
@@ -217,7 +216,7 @@ def draw_tree(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> N
 
 
 def draw_post(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> None:
-    """What stands about in streets: a lamp post, a traffic sign, a bin, a hedge, a kiosk."""
+    """Draw what stands about in streets: a lamp post, a traffic sign, a bin, a hedge, a kiosk."""
     canvas.at_depth(z)
     unit = canvas.camera.scale(z)
     foot = canvas.camera.project([x, 0.0, z])

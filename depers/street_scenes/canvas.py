@@ -26,7 +26,7 @@ class Camera(NamedTuple):
     height: float
 
     def project(self, points: ArrayLike) -> Floats:
-        """World points (…, 3) in metres to pixels (…, 2); what lies behind the camera is taken to 0.2 m ahead."""
+        """Turn world points (…, 3) in metres into pixels (…, 2); points behind the camera are taken to 0.2 m ahead."""
         xyz = np.asarray(points, np.float64)
         z = np.maximum(xyz[..., 2], 0.2)
         u = self.size_wh[0] / 2 + self.focal * xyz[..., 0] / z
@@ -34,7 +34,7 @@ class Camera(NamedTuple):
         return np.stack([u, v], -1)
 
     def scale(self, z: float) -> float:
-        """Pixels per metre at depth `z`."""
+        """Return the pixels per metre at depth `z`."""
         return self.focal / z
 
 
@@ -69,21 +69,21 @@ class Canvas:
         self._haze = 0.0
 
     def at_depth(self, z: float) -> None:
-        """What is drawn from here on stands at `z` metres and fades into the air accordingly."""
+        """Let whatever is drawn next stand at `z` metres and fade into the air accordingly."""
         self._haze = float(1 - np.exp(-z / self.light.visibility))
 
     def tint(self, color: Sequence[float], shade: float = 1.0) -> tuple[int, int, int]:
-        """`color` (RGB 0…255) times `shade`, seen through the air at the present depth."""
+        """Return `color` (RGB 0…255) times `shade`, seen through the air at the present depth."""
         air = np.asarray(self.light.sky_bottom)
         mixed = np.asarray(color) * shade * (1 - self._haze) + air * self._haze
         red, green, blue = np.clip(mixed, 0, 255).astype(int).tolist()
         return red, green, blue
 
-    def polygons(self, many: Sequence[Floats], color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
-        """Fills polygons (each (N, 2) in pixels) that do not overlap; `part` is added to the thing's number."""
+    def polygons(self, outlines: Sequence[Floats], color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
+        """Fill polygons (each (N, 2) in pixels) that do not overlap; `part` is added to the thing's number."""
         fixed = [
             np.rint(np.clip(points, -_FAR_OUTSIDE, _FAR_OUTSIDE) * (1 << _FRACTION_BITS)).astype(np.int32)
-            for points in many
+            for points in outlines
         ]
         if not fixed:
             return
@@ -92,11 +92,11 @@ class Canvas:
         cv2.fillPoly(self.owner, fixed, (owner,), cv2.LINE_8, _FRACTION_BITS)
 
     def polygon(self, points: Floats, color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
-        """Fills one polygon (N, 2) in pixels."""
+        """Fill one polygon (N, 2) in pixels."""
         self.polygons([points], color, shade, part)
 
     def surface(self, points: ArrayLike, color: Sequence[float], shade: float = 1.0, part: int = 0) -> None:
-        """Fills one polygon (N, 3) given in the world."""
+        """Fill one polygon (N, 3) given in the world."""
         self.polygon(self.camera.project(points), color, shade, part)
 
     def ellipse(
@@ -108,7 +108,7 @@ class Canvas:
         part: int = 0,
         arc: tuple[float, float] = (0.0, 2 * np.pi),
     ) -> None:
-        """Fills an ellipse, or the piece of it between two angles (0 is right, clockwise), in pixels."""
+        """Fill an ellipse, or the piece of it between two angles (0 is right, clockwise), in pixels."""
         count = 10 if max(radii) < 6 else 22
         angles = np.linspace(arc[0], arc[1], count)
         circle = np.stack([np.cos(angles), np.sin(angles)], -1)
@@ -117,7 +117,7 @@ class Canvas:
     def limb(
         self, start: ArrayLike, end: ArrayLike, widths: tuple[float, float], color: Sequence[float], shade: float = 1.0
     ) -> None:
-        """A tapered stroke with round ends: `widths` at its start and end, all in pixels."""
+        """Draw a tapered stroke with round ends: `widths` at its start and end, all in pixels."""
         a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
         angle = np.arctan2(b[1] - a[1], b[0] - a[0])
         half = np.linspace(np.pi / 2, 3 * np.pi / 2, 6) + angle
@@ -126,7 +126,7 @@ class Canvas:
         self.polygon(np.concatenate([ring_a, ring_b]), color, shade)
 
     def cast(self, x: float, z: float, half_width: float, half_depth: float) -> None:
-        """A shadow on the ground below a thing, in metres."""
+        """Cast a shadow on the ground below a thing, in metres."""
         angles = np.linspace(0, 2 * np.pi, 16)
         lean = half_width * 0.5 * self.light.sun
         ring = np.stack([x + lean + half_width * np.cos(angles), 0 * angles, z + half_depth * np.sin(angles)], -1)
@@ -134,18 +134,18 @@ class Canvas:
         cv2.fillPoly(self.shadow, [np.rint(points * 16).astype(np.int32)], (1.0,), cv2.LINE_AA, _FRACTION_BITS)
 
     def lay_shadows(self) -> None:
-        """Darkens the image by the shadows cast so far."""
+        """Darken the image by the shadows cast so far."""
         height, width = self.owner.shape
         soft = cv2.resize(cv2.GaussianBlur(self.shadow, (0, 0), 1.2), (width, height))
         self.image = (self.image * (1 - (0.25 + 0.3 * self.light.sun) * soft[..., None])).astype(np.uint8)
 
     def shine(self, point: ArrayLike, radius: float, color: Color) -> None:
-        """A lamp at a pixel position."""
+        """Light a lamp at a pixel position."""
         x, y = np.rint(np.clip(np.asarray(point), -4000, 8000) * 4).astype(int)  # quarter size, 1/16 px
         cv2.circle(self.glow, (int(x), int(y)), max(1, round(radius * 4)), color, -1, cv2.LINE_AA, _FRACTION_BITS)
 
     def develop(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """The photograph, uint8 RGB: the light's color, glow, vignette, lens blur or motion, sensor noise."""
+        """Return the photograph, uint8 RGB: the light's color, glow, vignette, lens blur or motion, sensor noise."""
         height, width = self.owner.shape
         image = self.image.astype(np.float32) * np.asarray(self.light.gain, np.float32)
         if self.glow.any():

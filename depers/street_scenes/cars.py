@@ -47,7 +47,7 @@ class Car(NamedTuple):
 
 
 def draw_car(canvas: Canvas, car: Car, rng: np.random.Generator) -> None:
-    """Draws the outside of a car of random make and paint."""
+    """Draw the outside of a car of random make and paint."""
     canvas.at_depth(car.z)
     profile = np.array(_PROFILES[str(rng.choice(["sedan", "hatch", "suv", "van"], p=[0.35, 0.3, 0.25, 0.1]))])
     paint = np.array(_PAINTS[rng.integers(len(_PAINTS))]) * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10, 3)
@@ -113,7 +113,7 @@ def draw_car(canvas: Canvas, car: Car, rng: np.random.Generator) -> None:
 
 
 def _draw_end(canvas: Canvas, quad: Quad, profile: Floats, front: bool, paint: Color, rng: np.random.Generator) -> None:
-    """The end of a car that looks at the camera: bumper, grille, lamps, plate."""
+    """Draw the end of a car that looks at the camera: bumper, grille, lamps, plate."""
     end = profile[-1, 0] + 0.02 if front else profile[0, 0] - 0.07
     top = profile[-2, 1] if front else profile[1, 1]
     flat = (end, end)
@@ -145,7 +145,7 @@ def _draw_end(canvas: Canvas, quad: Quad, profile: Floats, front: bool, paint: C
 
 
 def _letter(canvas: Canvas, corners: Floats, rng: np.random.Generator) -> None:
-    """Writes a random number on a plate, corners (4, 2) from its lower left, if it is large enough to be read."""
+    """Write a random number on a plate, corners (4, 2) from its lower left, if it is large enough to be read."""
     width = float(np.ptp(corners[:, 0]))
     if width < 14 or not np.isfinite(corners).all():
         return

@@ -34,7 +34,7 @@ class Person(NamedTuple):
 
 
 def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> None:
-    """Draws a walking or standing person in random clothes."""
+    """Draw a walking or standing person in random clothes."""
     canvas.at_depth(person.z)
     unit = canvas.camera.scale(person.z) * person.height  # pixels of the whole person
     foot = canvas.camera.project([person.x, 0.0, person.z])
@@ -48,7 +48,7 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
     stride = rng.uniform(-1, 1) * (0.035 + 0.11 * (1 - frontal))
 
     def at(x: float, up: float) -> Floats:
-        """A point of the body: x to the right and up from the ground, in parts of the height."""
+        """Return a point of the body: x to the right and up from the ground, in parts of the height."""
         return foot + np.array([x, -up]) * unit
 
     shoulder = 0.115 * girth * (0.62 + 0.38 * frontal)
@@ -65,18 +65,18 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
     flare = 1.5 if skirt else 1.1
     raise_ = rng.uniform(0.5, 1.0)
     hands = []
-    far, near = (-1.0, 1.0) if sideways > 0 else (1.0, -1.0)
+    back, front = (-1.0, 1.0) if sideways > 0 else (1.0, -1.0)
 
-    def arm(which: float, dark: float) -> None:
-        swing = stride * 1.1 * which + rng.uniform(-0.03, 0.03)
-        elbow = at(which * shoulder * 1.12 + swing * 0.4, 0.62)
-        reach = at(which * shoulder * 1.05 + swing + (1 - raise_) * 0.05 * sideways, 0.47 + (1 - raise_) * 0.2)
-        canvas.limb(at(which * shoulder * 0.93, 0.79), elbow, (0.062 * unit * girth, 0.052 * unit), tuple(coat), dark)
+    def arm(side: float, dark: float) -> None:
+        swing = stride * 1.1 * side + rng.uniform(-0.03, 0.03)
+        elbow = at(side * shoulder * 1.12 + swing * 0.4, 0.62)
+        reach = at(side * shoulder * 1.05 + swing + (1 - raise_) * 0.05 * sideways, 0.47 + (1 - raise_) * 0.2)
+        canvas.limb(at(side * shoulder * 0.93, 0.79), elbow, (0.062 * unit * girth, 0.052 * unit), tuple(coat), dark)
         canvas.limb(elbow, reach, (0.05 * unit, 0.04 * unit), tuple(coat), dark)
         canvas.ellipse(reach, (0.021 * unit, 0.025 * unit), tuple(skin), dark)
         hands.append(reach)
 
-    arm(far, 0.75)
+    arm(back, 0.75)
     torso = [(-hip * flare, hem), (-hip, 0.56), (-shoulder, 0.75), (-shoulder * 0.85, 0.815), (-0.03, 0.84)]
     outline = np.array([at(x, up) for x, up in torso] + [at(-x, up) for x, up in torso[::-1]])
     canvas.polygon(outline, tuple(coat))
@@ -86,7 +86,7 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
     elif np.cos(person.turn) < 0 and rng.random() < 0.35:  # a rucksack
         bag = tuple(np.array(_CLOTHES[rng.integers(len(_CLOTHES))]))
         canvas.ellipse(at(0, 0.68), (0.085 * unit * girth, 0.11 * unit), bag, 0.8)
-    arm(near, 0.95)
+    arm(front, 0.95)
     if rng.random() < 0.25:  # a bag in the hand
         x, y = hands[-1]
         size = 0.06 * unit
@@ -100,7 +100,7 @@ def draw_person(canvas: Canvas, person: Person, rng: np.random.Generator) -> Non
 def _draw_head(
     canvas: Canvas, center: Floats, unit: float, turn: float, skin: Floats, coat: Floats, rng: np.random.Generator
 ) -> None:
-    """A head (with hair, hat or hood) around `center`; its face is drawn when it is turned less than 80°."""
+    """Draw a head (with hair, hat or hood) around `center`; its face is drawn when it is turned less than 80°."""
     half_wh = np.array([0.056, 0.072]) * unit * rng.uniform(0.95, 1.15)
     rx, ry = half_wh.tolist()
     hair = tuple(np.array(_HAIRS[rng.integers(len(_HAIRS))]) * rng.uniform(0.8, 1.15))
@@ -156,7 +156,7 @@ def _draw_features(
     hair: Color,
     rng: np.random.Generator,
 ) -> None:
-    """Eyes, brows, nose and mouth on a face around `middle`; `radii` are those of the head."""
+    """Draw eyes, brows, nose and mouth on a face around `middle`; `radii` are those of the head."""
     rx, ry = radii
     glasses = rng.random() < 0.2
     beard = rng.random() < 0.2

@@ -1,4 +1,4 @@
-"""Draws labelled street scenes: the data of the demo, the benchmarks and the tests.
+"""Draw labelled street scenes: the data of the demo, the benchmarks and the tests.
 
 A scene is a pure function of (seed, index). Labels follow the pixels that can be seen: every thing is numbered in
 the canvas while it is drawn, and what later things hide is gone from its box, or the box from the labels.
@@ -33,11 +33,11 @@ SIZES_WH = ((720, 405), (640, 480), (512, 512), (640, 360), (480, 640), (576, 43
 
 _PARTS = 4  # numbers that one thing takes in the owner map: body, head, face, plate
 _MIN_SIDE = {"car": 14, "head": 12, "face": 12, "human": 20, "carplate": 7}  # px; of what is seen
-_MIN_SEEN = {"car": 0.3, "head": 0.4, "face": 0.5, "human": 0.3, "carplate": 0.6}  # of what would be seen alone
+_MIN_VISIBLE = {"car": 0.3, "head": 0.4, "face": 0.5, "human": 0.3, "carplate": 0.6}  # of what would be seen alone
 
 
 class Scene(NamedTuple):
-    """`image` uint8 RGB (H, W, 3); `class_ids` int64 (N,) into CLASSES; `boxes_xyxy` float32 (N, 4) in pixels."""
+    """A drawing: `image` uint8 RGB (H, W, 3), `class_ids` int64 (N,) into CLASSES, `boxes_xyxy` float32 (N, 4) in pixels."""
 
     image: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) -> Scene:
-    """Scene number `index` of the series `seed`, in a size of its own unless `size_wh` says one."""
+    """Draw scene number `index` of the series `seed`, in a size of its own unless `size_wh` says one."""
     rng = random_for(seed, Branch.STREET_SCENE, index)
     drawn_size = SIZES_WH[rng.integers(len(SIZES_WH))]
     width, height = size_wh or drawn_size
@@ -75,11 +75,11 @@ def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) ->
         if isinstance(thing, Car):
             canvas.thing = labels.new_thing()
             draw_car(canvas, thing, rng)
-            labels.drawn({"car": (BODY, PLATE), "carplate": (PLATE,)})
+            labels.complete_thing({"car": (BODY, PLATE), "carplate": (PLATE,)})
         elif isinstance(thing, Person):
             canvas.thing = labels.new_thing()
             draw_person(canvas, thing, rng)
-            labels.drawn({"human": (BODY, HEAD, FACE), "head": (HEAD, FACE), "face": (FACE,)})
+            labels.complete_thing({"human": (BODY, HEAD, FACE), "head": (HEAD, FACE), "face": (FACE,)})
         elif thing == "tree":
             canvas.thing = 0
             draw_tree(canvas, x, z, rng)
@@ -91,7 +91,7 @@ def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) ->
 
 
 def write_raw(out: Path, count: int, seed: int, first: int = 0) -> None:
-    """Writes `count` scenes, from number `first` on, in the competition's raw layout.
+    """Write `count` scenes, from number `first` on, in the competition's raw layout.
 
     `out/images/NAME.jpg` and, per image and class, `out/labels/NAME_CLASS..txt` in YOLO text with the class id 0.
     """
@@ -103,11 +103,11 @@ def write_raw(out: Path, count: int, seed: int, first: int = 0) -> None:
 
 
 def write_scene(out: Path, name: str, scene: Scene) -> None:
-    """Writes one scene into the raw layout, see `write_raw`; its JPEG quality is 80 to 95 by its name's hash."""
+    """Write one scene into the raw layout, see `write_raw`; its JPEG quality is 80 to 95 by its name's hash."""
     height, width = scene.image.shape[:2]
     quality = 80 + sum(name.encode()) % 16
-    done, data = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
+    success, data = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert success
     (out / "images" / f"{name}.jpg").write_bytes(data.tobytes())
     for class_id, class_name in enumerate(CLASSES):
         boxes = scene.boxes_xyxy[scene.class_ids == class_id].astype(np.float64) / [width, height, width, height]
@@ -119,17 +119,17 @@ def write_scene(out: Path, name: str, scene: Scene) -> None:
 def _furnish(
     camera: Camera, depth: float | None, rng: np.random.Generator
 ) -> list[tuple[float, float, Car | Person | str]]:
-    """Who and what stands where, as (x, z, thing) in metres; `depth` is that of the houses of a crossroad."""
+    """Return who and what stands where, as (x, z, thing) in metres; `depth` is that of the houses of a crossroad."""
     things: list[tuple[float, float, Car | Person | str]] = []
-    taken: list[tuple[float, float, float]] = []
+    circles: list[tuple[float, float, float]] = []
     wide = camera.size_wh[0] / 2 / camera.focal  # half the image's width at 1 m
-    far = min(depth - 0.8 if depth else 45.0, 45.0)
+    farthest = min(depth - 0.8 if depth else 45.0, 45.0)
     nearest = max(camera.focal * camera.height / (camera.size_wh[1] * 1.35 - camera.horizon), 2.4)
 
     def free(x: float, z: float, radius: float) -> bool:
-        if any((x - x1) ** 2 + (z - z1) ** 2 < (radius + r1) ** 2 for x1, z1, r1 in taken):
+        if any((x - x1) ** 2 + (z - z1) ** 2 < (radius + r1) ** 2 for x1, z1, r1 in circles):
             return False
-        taken.append((x, z, radius))
+        circles.append((x, z, radius))
         return True
 
     for _ in range(int(rng.integers(1, 8))):
@@ -153,7 +153,7 @@ def _furnish(
     group: tuple[float, float] | None = None
     for _ in range(people):
         z = nearest + rng.gamma(1.4, 1.9)
-        if z > far:
+        if z > farthest:
             continue
         x = rng.uniform(-wide, wide) * z
         if depth is None and rng.random() < 0.75 and z > 5:  # on the pavement, if that is in sight
@@ -175,13 +175,13 @@ def _furnish(
         x = rng.uniform(-wide, wide) * z
         if depth is None:
             x = math.copysign(1, x) * (ROAD_HALF_WIDTH + rng.uniform(0.3, 0.8))
-        if z < far and free(x, z, 0.3):
+        if z < farthest and free(x, z, 0.3):
             things.append((x, z, "tree" if rng.random() < 0.3 else "post"))
     return things
 
 
 class _Labels:
-    """Follows what is drawn on a canvas and tells in the end what of it can be seen."""
+    """The labels of what is drawn on a canvas, and which of them can be seen in the end."""
 
     def __init__(self, canvas: Canvas) -> None:
         self._canvas = canvas
@@ -192,8 +192,8 @@ class _Labels:
         self._things += 1
         return self._things * _PARTS
 
-    def drawn(self, parts_of: dict[str, tuple[int, ...]]) -> None:
-        """The last thing is complete: notes each of its labels, with the pixels it now shows and their box."""
+    def complete_thing(self, parts_of: dict[str, tuple[int, ...]]) -> None:
+        """Note each label of the last thing, now that it is drawn, with the pixels it shows and their box."""
         owner, thing = self._canvas.owner, self._things * _PARTS
         whole = _extent((owner >= thing) & (owner < thing + _PARTS))
         if whole is None:
@@ -201,17 +201,17 @@ class _Labels:
         x0, y0, x1, y1 = whole
         for name, parts in parts_of.items():
             numbers = tuple(thing + part for part in parts)
-            shown = np.isin(owner[y0:y1, x0:x1], numbers)
-            if shown.any():
-                self._candidates.append((name, numbers, int(shown.sum()), whole))
+            mask = np.isin(owner[y0:y1, x0:x1], numbers)
+            if mask.any():
+                self._candidates.append((name, numbers, int(mask.sum()), whole))
 
     def visible(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Class ids (N,) and boxes (N, 4) of what enough can be seen of."""
+        """Return class ids (N,) and boxes (N, 4) of the labels of which enough can be seen."""
         class_ids, boxes = [], []
-        for name, numbers, alone, (x0, y0, x1, y1) in self._candidates:
-            seen = np.isin(self._canvas.owner[y0:y1, x0:x1], numbers)
-            box = _extent(seen)
-            if box is None or seen.sum() < _MIN_SEEN[name] * alone:
+        for name, numbers, pixel_count, (x0, y0, x1, y1) in self._candidates:
+            mask = np.isin(self._canvas.owner[y0:y1, x0:x1], numbers)
+            box = _extent(mask)
+            if box is None or mask.sum() < _MIN_VISIBLE[name] * pixel_count:
                 continue
             if min(box[2] - box[0], box[3] - box[1]) < _MIN_SIDE[name]:
                 continue
@@ -221,7 +221,7 @@ class _Labels:
 
 
 def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    """The box (x0, y0, x1, y1) around the true pixels of a mask (H, W)."""
+    """Return the box (x0, y0, x1, y1) around the true pixels of a mask (H, W)."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(columns):
         return None

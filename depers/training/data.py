@@ -64,7 +64,7 @@ def read_splits(
         for name in found.names:
             if name not in first.names:
                 raise UserError(f"{uri}: its classes must be among {', '.join(first.names)}, but it has {name!r}")
-        folders = [folder for folder in (found.train, *found.added) if folder]
+        folders = [folder for folder in (found.train, *found.additional_train) if folder]
         for folder in folders:
             if storage.overlap(folder, first.val):
                 raise UserError(f"{uri}: train and val must be different images, but are {folder} and {first.val}")

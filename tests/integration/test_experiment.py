@@ -193,7 +193,7 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
     assert (row["real_images"], row["synthetic_images"], row["seeds"]) == (3, 2, 1)  # two steps see no more
     assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 2
     made = read_dataset(out / "cells/3-0/synthetic")
-    assert not made.added and made.val is None  # both arms are validated on what the real part names
+    assert not made.additional_train and made.val is None  # both arms are validated on what the real part names
     assert "<svg" in (out / "report.html").read_text()
     with pytest.raises(UserError, match="holds a run with steps 2, but now it is 3"):
         experiment.run(Options(**{**vars(given), "steps": 3}))

@@ -96,7 +96,7 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
     # Training sees real and synthetic images, validation real ones only, and so do those who cut sprites.
     joined = read_dataset(out)
     real = str(Path(extracted).parent / "real")
-    assert (joined.train, joined.val, joined.added) == (
+    assert (joined.train, joined.val, joined.additional_train) == (
         f"{real}/images/train",
         f"{real}/images/val",
         (f"{out}/images/train",),
@@ -138,7 +138,9 @@ def test_s3_gives_the_same_bytes(tmp_path: Path, extracted: str, s3_bucket: str)
     assert run(Options(remote, f"{s3_bucket}/out", count=20)) == 0
     assert contents(f"{s3_bucket}/out") == contents(local)
     joined = read_dataset(f"{s3_bucket}/out")
-    assert joined.added == (f"{s3_bucket}/out/images/train",) and joined.val == f"{s3_bucket}/real/images/val"
+    assert (
+        joined.additional_train == (f"{s3_bucket}/out/images/train",) and joined.val == f"{s3_bucket}/real/images/val"
+    )
     with pytest.raises(UserError, match=r"--real .*/real: must be on S3 like OUT"):
         run(Options(extracted, f"{s3_bucket}/other", count=3))
 

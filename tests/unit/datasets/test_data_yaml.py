@@ -111,7 +111,7 @@ def test_several_folders_of_training_images(tmp_path: Path) -> None:
     file = tmp_path / "data.yaml"
     file.write_text("train: [images/real, images/made]\nval: images/val\nnames: [a]\n")
     found = read_dataset(tmp_path)
-    assert found.train == f"{tmp_path}/images/real" and found.added == (f"{tmp_path}/images/made",)
+    assert found.train == f"{tmp_path}/images/real" and found.additional_train == (f"{tmp_path}/images/made",)
     file.write_text("train: images/real\nval: [images/val]\nnames: [a]\n")
     with pytest.raises(UserError, match=r"val must be the path of one folder, but is \['images/val'\]"):
         read_dataset(tmp_path)
@@ -125,9 +125,9 @@ def test_joined_datasets_are_labelled_for_what_all_of_it_is(tmp_path: Path) -> N
         (tmp_path / name).mkdir(parents=True)
     write_data_yaml(tmp_path / "real", ("a", "b", "c"), labelled={"x/": ["a", "b"], "y/": ["b", "c"]})
     real, made = read_dataset(tmp_path / "real"), str(tmp_path / "made")
-    write_joined_yaml(made, ("a", "b", "c"), None, "synthetic", made_of=real)
+    write_joined_yaml(made, ("a", "b", "c"), None, "synthetic", origin=real)
     assert read_dataset(made).labelled == (("synthetic/", frozenset({1})),)
-    write_joined_yaml(made, ("a", "b", "c"), real, "synthetic", made_of=real)
+    write_joined_yaml(made, ("a", "b", "c"), real, "synthetic", origin=real)
     found = read_dataset(made)
     assert labelled_classes(found, "synthetic/1.jpg") == {1}
     assert labelled_classes(found, "x/1.jpg") == {0, 1}

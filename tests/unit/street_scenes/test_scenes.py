@@ -65,7 +65,7 @@ def test_face_is_labelled_only_if_turned_to_the_camera(turn: float, shows_face: 
     labels = _Labels(image)
     image.thing = labels.new_thing()
     draw_person(image, Person(0.0, 5.0, 1.75, turn), np.random.default_rng(3))
-    labels.drawn({"human": (BODY, HEAD, FACE), "head": (HEAD, FACE), "face": (FACE,)})
+    labels.complete_thing({"human": (BODY, HEAD, FACE), "head": (HEAD, FACE), "face": (FACE,)})
     class_ids, boxes = labels.visible()
     assert (FACE_CLASS in class_ids) == shows_face
     human, head = boxes[list(class_ids).index(HUMAN)], boxes[list(class_ids).index(HEAD_CLASS)]
@@ -78,7 +78,7 @@ def test_what_is_hidden_loses_its_label_or_the_hidden_part_of_its_box() -> None:
     labels = _Labels(image)
     image.thing = labels.new_thing()
     draw_car(image, Car(0.0, 9.0, np.pi), np.random.default_rng(0))
-    labels.drawn({"car": (BODY, PLATE), "carplate": (PLATE,)})
+    labels.complete_thing({"car": (BODY, PLATE), "carplate": (PLATE,)})
     class_ids, boxes = labels.visible()
     assert set(class_ids) == {CAR, CARPLATE}
     car, plate = boxes[list(class_ids).index(CAR)], boxes[list(class_ids).index(CARPLATE)]
@@ -99,7 +99,7 @@ def test_plate_is_where_the_car_ends(heading: float) -> None:
     labels = _Labels(image)
     image.thing = labels.new_thing()
     draw_car(image, Car(0.5, 8.0, heading), np.random.default_rng(1))
-    labels.drawn({"car": (BODY, PLATE), "carplate": (PLATE,)})
+    labels.complete_thing({"car": (BODY, PLATE), "carplate": (PLATE,)})
     class_ids, boxes = labels.visible()
     width, height = np.diff(boxes[list(class_ids).index(CARPLATE)].reshape(2, 2), axis=0)[0]
     assert 10 < width < 60 and 4 < height < 30
