@@ -37,7 +37,7 @@ _MIN_VISIBLE = {"car": 0.3, "head": 0.4, "face": 0.5, "human": 0.3, "carplate": 
 
 
 class Scene(NamedTuple):
-    """A drawing: `image` uint8 RGB (H, W, 3), `class_ids` int64 (N,) into CLASSES, `boxes_xyxy` float32 (N, 4) in pixels."""
+    """A drawing: `image` uint8 RGB (H, W, 3), `class_ids` int64 (N,) into CLASSES, `boxes_xyxy` float32 (N, 4)."""
 
     image: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
