@@ -27,8 +27,8 @@ from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import NDArray
 from PIL import Image
 
-from depers.imaging.decoding import ImageError, decode_frames
-from depers.imaging.headers import learn_heif
+from depers.imaging.decoding import decode_frames
+from depers.imaging.headers import ImageError, learn_heif
 from depers.imaging.metadata.residue import find_residue
 from depers.redaction.files import redact_file
 from depers.redaction.regions import MODES

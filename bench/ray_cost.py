@@ -19,7 +19,7 @@ from job import draw, rate
 from depers import storage
 from depers.anonymization import manifest, redact_step
 from depers.detection.settings import InferenceSettings, parse_weights
-from depers.imaging.decoding import MAX_MEGAPIXELS
+from depers.imaging.headers import MAX_MEGAPIXELS
 from depers.pipeline.steps import PassJob
 from depers.runtime import units
 

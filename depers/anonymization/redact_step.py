@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from depers.anonymization.manifest import ManifestRow
 from depers.boxes import grow
 from depers.detection.detections import to_array
-from depers.imaging.decoding import ImageError
+from depers.imaging.headers import ImageError
 from depers.pipeline.steps import Item, Outcome, Row
 from depers.redaction.files import redact_file
 from depers.statuses import FileStatus

@@ -25,7 +25,7 @@ from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import extract_unit, part_path
 from depers.extraction.take_apart import RECORD, ExtractionJob
 from depers.extraction.training_images import check_groups, list_images, training_folder
-from depers.imaging.decoding import MAX_MEGAPIXELS
+from depers.imaging.headers import MAX_MEGAPIXELS
 from depers.options import (
     CheckedOptions,
     argument,

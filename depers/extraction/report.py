@@ -13,7 +13,8 @@ from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import SpriteBank
 from depers.extraction.steps import part_path
 from depers.extraction.take_apart import TableRow
-from depers.imaging.decoding import ImageError, decode
+from depers.imaging.decoding import decode
+from depers.imaging.headers import ImageError
 from depers.reports import drawing, page
 from depers.runtime.units import Unit
 from depers.statuses import SourceStatus

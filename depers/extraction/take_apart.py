@@ -21,7 +21,8 @@ from depers.detection.tiling import View, whole
 from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
 from depers.extraction.nesting import NestedSprite, Nesting, group_boxes
-from depers.imaging.decoding import DecodedImage, ImageError, decode
+from depers.imaging.decoding import DecodedImage, decode
+from depers.imaging.headers import ImageError
 from depers.seeds import Branch, random_for
 from depers.statuses import SourceStatus
 from depers.storage import tables

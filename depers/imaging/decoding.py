@@ -27,8 +27,6 @@ from depers.imaging.headers import (
     turn_upright,
 )
 
-__all__ = ("MAX_MEGAPIXELS", "DecodedImage", "ImageError", "Pixels", "decode", "decode_frames", "frames", "resize_rgb")
-
 Pixels = NDArray[Any]
 _MODES = ("1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16", "RGB;16", "RGBA;16")
 _BILEVEL = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)

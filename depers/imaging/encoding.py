@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image, features
 
 from depers.imaging import sixteen_bit
-from depers.imaging.decoding import DecodedImage, ImageError, Pixels
+from depers.imaging.decoding import DecodedImage, Pixels
 from depers.imaging.formats import jpeg_segments, jpeg_tables
+from depers.imaging.headers import ImageError
 from depers.imaging.metadata import exif
 
 

@@ -14,7 +14,7 @@ from depers import storage
 from depers.datasets.labels import format_yolo
 from depers.errors import short_reason
 from depers.imaging import decoding
-from depers.imaging.headers import read_header
+from depers.imaging.headers import ImageError, read_header
 from depers.normalization.rules import LabelBox, LabelError, Problem, find_frame, mend
 from depers.runtime import units
 from depers.statuses import ProblemAction, SourceStatus
@@ -112,7 +112,7 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
         frame = find_frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
     except LabelError as error:
         return _skip(out, task, error.kind, error.detail)
-    except decoding.ImageError as error:
+    except ImageError as error:
         return _skip(out, task, UNUSABLE, str(error))
     except OSError as error:
         return _skip(out, task, UNREADABLE, short_reason(error))

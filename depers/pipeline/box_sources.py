@@ -18,7 +18,7 @@ from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import parse_yolo
 from depers.detection.detections import EDGES, VERSION, make_box
 from depers.errors import UserError, one_line
-from depers.imaging.decoding import ImageError
+from depers.imaging.headers import ImageError
 from depers.runtime.units import FOLDER
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import tables

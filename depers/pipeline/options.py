@@ -7,7 +7,7 @@ from depers import storage
 from depers.detection.settings import PRECISIONS
 from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
-from depers.imaging.decoding import MAX_MEGAPIXELS
+from depers.imaging.headers import MAX_MEGAPIXELS
 from depers.options import (
     DETECTION,
     RUNNING,

@@ -24,8 +24,8 @@ from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import View
 from depers.errors import short_reason, typed_reason
 from depers.imaging import sniffing
-from depers.imaging.decoding import DecodedImage, ImageError, decode, decode_frames
-from depers.imaging.headers import ImageHeader, read_header
+from depers.imaging.decoding import DecodedImage, decode, decode_frames
+from depers.imaging.headers import ImageError, ImageHeader, read_header
 from depers.pipeline.box_sources import BoxSource, read_boxes
 from depers.statuses import FileStatus
 from depers.storage import Entry

@@ -21,7 +21,7 @@ from depers.datasets import sprite_bank
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging import decoding, ycbcr
-from depers.imaging.headers import read_header
+from depers.imaging.headers import ImageError, read_header
 from depers.imaging.ycbcr import Planes
 from depers.reports import drawing
 from depers.runtime import units
@@ -119,7 +119,7 @@ class Renderer:
             if header.orientation == 1 and (image := ycbcr.decode(data)):
                 return image
             return ycbcr.from_rgb(decoding.decode(data, header=header).rgb())
-        except (OSError, decoding.ImageError) as error:
+        except (OSError, ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
 
     def _sprite(self, entry: dict[str, Any]) -> Planes:

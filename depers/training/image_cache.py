@@ -18,6 +18,7 @@ from depers import resources, storage
 from depers.boxes import letterbox
 from depers.errors import UserError
 from depers.imaging import decoding
+from depers.imaging.headers import ImageError
 from depers.training.augmentation import RGB
 from depers.training.process_group import Place
 
@@ -57,7 +58,7 @@ def read_scaled(path: str, size_wh: tuple[int, int]) -> RGB:
     """An image, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
     try:
         image = decoding.decode(storage.read_bytes(path)).rgb()
-    except (decoding.ImageError, OSError) as error:
+    except (ImageError, OSError) as error:
         raise UserError(f"{path}: must be an image that can be decoded, but {error}") from None
     return decoding.resize_rgb(image, size_wh)
 

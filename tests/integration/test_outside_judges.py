@@ -11,8 +11,8 @@ import simplejpeg
 from jpegs import BOXES, assert_lossless, box_per_frame, make_pixels
 from PIL import Image
 
-from depers.imaging.decoding import ImageError
 from depers.imaging.formats import jpeg_segments
+from depers.imaging.headers import ImageError
 from depers.imaging.metadata.residue import find_residue
 from depers.redaction.files import redact_file
 from depers.redaction.regions import MODES

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image, ImageCms
 
 from depers.imaging import decoding
-from depers.imaging.decoding import ImageError, decode
+from depers.imaging.decoding import decode
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png
 from depers.imaging.formats.jpeg_tables import standard_quality
-from depers.imaging.headers import read_header
+from depers.imaging.headers import ImageError, read_header
 from depers.imaging.metadata import icc
 
 KINDS = (

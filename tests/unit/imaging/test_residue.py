@@ -13,9 +13,9 @@ import simplejpeg
 from jpegs import box_per_frame
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from depers.imaging.decoding import ImageError, decode_frames
+from depers.imaging.decoding import decode_frames
 from depers.imaging.formats import jpeg_segments
-from depers.imaging.headers import read_header
+from depers.imaging.headers import ImageError, read_header
 from depers.imaging.metadata import exif
 from depers.imaging.metadata.residue import find_residue
 from depers.redaction.files import redact_file

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from depers.errors import UserError
-from depers.imaging.decoding import ImageError, decode
+from depers.imaging.decoding import decode
+from depers.imaging.headers import ImageError
 from depers.normalization.rules import LabelBox
 from depers.normalization.writing import ImageTask, examine, make_unit_name, write_unit
 

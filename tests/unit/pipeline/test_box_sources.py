@@ -10,7 +10,7 @@ import pytest
 
 from depers.detection.detections import SCHEMA
 from depers.errors import UserError
-from depers.imaging.decoding import ImageError
+from depers.imaging.headers import ImageError
 from depers.pipeline.box_sources import BoxSource, RowsByPath, find_box_source, find_previous_source, read_boxes
 
 BOX: dict[str, Any] = {"class": "car", "confidence": 0.5, "x_min": 1.0, "y_min": 2.0, "x_max": 11.0, "y_max": 22.0}

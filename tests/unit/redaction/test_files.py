@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from depers.imaging import decoding
-from depers.imaging.decoding import ImageError, decode, decode_frames
+from depers.imaging.decoding import decode, decode_frames
 from depers.imaging.formats import png, turbojpeg
-from depers.imaging.headers import learn_heif, read_header, turn_boxes_back, turn_upright
+from depers.imaging.headers import ImageError, learn_heif, read_header, turn_boxes_back, turn_upright
 from depers.imaging.metadata.residue import find_residue
 from depers.redaction import files
 from depers.redaction.files import redact_file

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from jpegs import BOXES, SAMPLINGS, assert_lossless, make_pixels
 from PIL import Image
 
-from depers.imaging.decoding import ImageError, decode_frames
+from depers.imaging.decoding import decode_frames
 from depers.imaging.formats import jpeg_segments, turbojpeg
+from depers.imaging.headers import ImageError
 from depers.redaction.files import redact_file
 from depers.redaction.regions import MODES
 
