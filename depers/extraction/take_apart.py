@@ -100,9 +100,13 @@ def background_path(path: str) -> str:
 
 def take_apart(job: ExtractionJob, path: str, data: bytes | str, label_text: bytes) -> DecomposedImage:
     """Return an image's background and sprites; any error is its failure, of which `data` may be the reason already."""
-    row: TableRow = dict.fromkeys(RECORD.names) | {"path": parquet_text(path), "status": SourceStatus.FAILED}
-    row |= {"labels": [], "sprites": []}
-    row |= {"group": parquet_text(group_names([path], job.group_by)[0])}
+    row: TableRow = dict.fromkeys(RECORD.names) | {
+        "path": parquet_text(path),
+        "group": parquet_text(group_names([path], job.group_by)[0]),
+        "status": SourceStatus.FAILED,
+        "labels": [],
+        "sprites": [],
+    }
     if isinstance(data, str):
         return DecomposedImage(row | {"reason": data}, retry=True)
     try:
@@ -124,15 +128,21 @@ def _take_apart(job: ExtractionJob, path: str, row: TableRow, image: DecodedImag
     labelled = labelled_classes(job.dataset, path)
     complete = [sprite for sprite in large if job.nesting.get(int(class_ids[sprite.outer]), frozenset()) <= labelled]
     sprite_rows = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in complete]
-    row |= {"status": SourceStatus.USED, "width": size_wh[0], "height": size_wh[1], "coverage": coverage}
-    row |= {"objects": len(sprites), "sprites": [sprite_row["class_id"] for sprite_row in sprite_rows]}
-    row["scene"] = _scene(class_ids, boxes, sprites)
-    row |= {"too_small": len(sprites) - len(large), "unlabelled_inside": len(large) - len(complete)}
-    row |= {"truncated": sum(sprite.truncated for sprite in complete)}
-    row |= {"mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in complete)}
+    row = row | {
+        "width": size_wh[0],
+        "height": size_wh[1],
+        "coverage": coverage,
+        "objects": len(sprites),
+        "scene": _scene(class_ids, boxes, sprites),
+        "sprites": [sprite_row["class_id"] for sprite_row in sprite_rows],
+        "too_small": len(sprites) - len(large),
+        "unlabelled_inside": len(large) - len(complete),
+        "truncated": sum(sprite.truncated for sprite in complete),
+        "mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in complete),
+    }
     if reason := _why_unfit(job, coverage, labelled):
         return DecomposedImage(row | {"status": SourceStatus.SKIPPED, "reason": reason}, sprite_rows)
-    row["background"] = background_path(path)
+    row = row | {"status": SourceStatus.USED, "background": background_path(path)}
     if job.keep_labels:
         row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
     else:

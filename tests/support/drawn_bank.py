@@ -38,7 +38,7 @@ def sprite(
     source_wh: tuple[int, int] = SCENE_WH,
     corner: tuple[int, int] = (40, 60),
     source: str = "",
-    **changed: Any,
+    **changes: Any,
 ) -> dict[str, Any]:
     """A row of the bank without its image: an outer box of `size_wh` with its `parts` inside."""
     wide, high = size_wh
@@ -52,15 +52,15 @@ def sprite(
     row |= {"source_x": corner[0] - margin, "source_y": corner[1] - margin}
     row |= {"center_x": (corner[0] + wide / 2) / source_wh[0], "foot_y": (corner[1] + high) / source_wh[1]}
     row |= {"scene_height": high / source_wh[1], "group": row["source"]}
-    return row | changed
+    return row | changes
 
 
 def draw(row: Mapping[str, Any]) -> NDArray[np.uint8]:
     """The image of a sprite: gray around it, stripes of a color of its own in it, its parts in others."""
     rng = np.random.default_rng(int(row["id"], 16))
     image = np.full((row["height"], row["width"], 3), 120, np.uint8)
-    for each in row["labels"]:
-        x0, y0, x1, y1 = (round(each[name]) for name in ("x_min", "y_min", "x_max", "y_max"))
+    for entry in row["labels"]:
+        x0, y0, x1, y1 = (round(entry[name]) for name in ("x_min", "y_min", "x_max", "y_max"))
         image[y0:y1, x0:x1] = rng.integers(30, 226, 3)
         image[y0:y1:4, x0:x1] = rng.integers(0, 256, 3)
     return image
@@ -78,11 +78,11 @@ def some_sprites(count: int = 24) -> list[dict[str, Any]]:
     return rows
 
 
-def background(number: int, size_wh: tuple[int, int] = SCENE_WH, **changed: Any) -> dict[str, Any]:
+def background(number: int, size_wh: tuple[int, int] = SCENE_WH, **changes: Any) -> dict[str, Any]:
     """A row of the table of backgrounds."""
     row = {"source": f"{number}.jpg", "group": f"{number}.jpg", "status": "used", "reason": None, "coverage": 0.1}
     row |= {"path": f"backgrounds/{number:03d}.jpg", "width": size_wh[0], "height": size_wh[1]}
-    return row | {"objects": 2 + number % 3, "labels": []} | changed
+    return row | {"objects": 2 + number % 3, "labels": []} | changes
 
 
 def seen(class_id: int, box: Box, truncated: bool = False, outer: bool = True) -> dict[str, Any]:
@@ -93,15 +93,15 @@ def seen(class_id: int, box: Box, truncated: bool = False, outer: bool = True) -
 def with_scenes(sprites: Sequence[Mapping[str, Any]], backgrounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of all images: the backgrounds, and the sprites' sources as skipped ones, with their labels."""
     rows = {row["source"]: {**row, "scene": list(row.get("scene", []))} for row in backgrounds}
-    for each in sprites:
-        if each["source"] not in rows:
-            skipped = {"source": each["source"], "group": each["group"], "status": "skipped", "scene": []}
-            rows[each["source"]] = skipped | {"width": each["source_width"], "height": each["source_height"]}
-        corner = each["source_x"], each["source_y"]
-        for number, part in enumerate(each["labels"]):
+    for entry in sprites:
+        if entry["source"] not in rows:
+            skipped = {"source": entry["source"], "group": entry["group"], "status": "skipped", "scene": []}
+            rows[entry["source"]] = skipped | {"width": entry["source_width"], "height": entry["source_height"]}
+        corner = entry["source_x"], entry["source_y"]
+        for number, part in enumerate(entry["labels"]):
             box = [part[n] + corner[i % 2] for i, n in enumerate(("x_min", "y_min", "x_max", "y_max"))]
-            where = box[0], box[1], box[2], box[3]
-            rows[each["source"]]["scene"].append(seen(part["class_id"], where, each["truncated"], not number))
+            xyxy = box[0], box[1], box[2], box[3]
+            rows[entry["source"]]["scene"].append(seen(part["class_id"], xyxy, entry["truncated"], not number))
     return [rows[source] for source in sorted(rows)]
 
 
@@ -128,14 +128,14 @@ def write_bank(
             storage.write_bytes(storage.join(root, row["path"]), jpeg)
     table = pa.Table.from_pylist(with_scenes(sprites, backgrounds), schema=sprite_bank.BACKGROUNDS)
     tables.write_table(storage.join(root, "backgrounds.parquet"), table)
-    drawn = [{**row, "image": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
-    written = []
+    rows_with_images = [{**row, "image": simplejpeg.encode_jpeg(draw(row), 95, "RGB", "444")} for row in sprites]
+    paths = []
     for part in range(parts):
-        rows = drawn[part::parts]
-        written.append(f"sprites/{part:03d}.parquet")
-        tables.write_table(storage.join(root, written[-1]), pa.Table.from_pylist(rows, schema=sprite_bank.SPRITES))
+        rows = rows_with_images[part::parts]
+        paths.append(f"sprites/{part:03d}.parquet")
+        tables.write_table(storage.join(root, paths[-1]), pa.Table.from_pylist(rows, schema=sprite_bank.SPRITES))
     counts = {"backgrounds": len(backgrounds), "sprites": len(sprites)}
-    sprite_bank.write_marker(sprite_bank.SpriteBank(root, tuple(names), dataset, {}, counts, tuple(written)))
+    sprite_bank.write_marker(sprite_bank.SpriteBank(root, tuple(names), dataset, {}, counts, tuple(paths)))
     return root
 
 

@@ -110,8 +110,8 @@ def test_several_folders_of_training_images(tmp_path: Path) -> None:
         (tmp_path / "images" / name).mkdir(parents=True)
     file = tmp_path / "data.yaml"
     file.write_text("train: [images/real, images/made]\nval: images/val\nnames: [a]\n")
-    found = read_dataset(tmp_path)
-    assert found.train == f"{tmp_path}/images/real" and found.additional_train == (f"{tmp_path}/images/made",)
+    dataset = read_dataset(tmp_path)
+    assert dataset.train == f"{tmp_path}/images/real" and dataset.additional_train == (f"{tmp_path}/images/made",)
     file.write_text("train: images/real\nval: [images/val]\nnames: [a]\n")
     with pytest.raises(UserError, match=r"val must be the path of one folder, but is \['images/val'\]"):
         read_dataset(tmp_path)
@@ -124,11 +124,11 @@ def test_joined_datasets_are_labelled_for_what_all_of_it_is(tmp_path: Path) -> N
     for name in ("real/images/train", "real/images/val", "made/images/train"):
         (tmp_path / name).mkdir(parents=True)
     write_data_yaml(tmp_path / "real", ("a", "b", "c"), labelled={"x/": ["a", "b"], "y/": ["b", "c"]})
-    real, made = read_dataset(tmp_path / "real"), str(tmp_path / "made")
-    write_joined_yaml(made, ("a", "b", "c"), None, "synthetic", origin=real)
-    assert read_dataset(made).labelled == (("synthetic/", frozenset({1})),)
-    write_joined_yaml(made, ("a", "b", "c"), real, "synthetic", origin=real)
-    found = read_dataset(made)
-    assert labelled_classes(found, "synthetic/1.jpg") == {1}
-    assert labelled_classes(found, "x/1.jpg") == {0, 1}
-    assert labelled_classes(found, "z/1.jpg") == {0, 1, 2}
+    real, out = read_dataset(tmp_path / "real"), str(tmp_path / "made")
+    write_joined_yaml(out, ("a", "b", "c"), None, "synthetic", origin=real)
+    assert read_dataset(out).labelled == (("synthetic/", frozenset({1})),)
+    write_joined_yaml(out, ("a", "b", "c"), real, "synthetic", origin=real)
+    dataset = read_dataset(out)
+    assert labelled_classes(dataset, "synthetic/1.jpg") == {1}
+    assert labelled_classes(dataset, "x/1.jpg") == {0, 1}
+    assert labelled_classes(dataset, "z/1.jpg") == {0, 1, 2}

@@ -101,22 +101,22 @@ def test_pairs_and_read_labels(tmp_path: Path) -> None:
     texts = f"{tmp_path}/labels/train"
     storage.write_bytes(f"{texts}/a.1.txt", b"1 0.5 0.5 0.1 0.1\r\n")
     storage.write_bytes(f"{texts}/b.txt", b"\xff\xfe")
-    found = pairs(folder)
-    assert found == [
+    files = pairs(folder)
+    assert files == [
         (f"{folder}/a.1.png", f"{texts}/a.1.txt"),
         (f"{folder}/b.JPG", f"{texts}/b.txt"),
         (f"{folder}/deep/c.jpg", f"{texts}/deep/c.txt"),
     ]
-    assert labels.read_labels(found[0][1], 5).class_ids.tolist() == [1]
-    assert labels.read_labels(found[2][1], 5).boxes_xywh.shape == (0, 4)
+    assert labels.read_labels(files[0][1], 5).class_ids.tolist() == [1]
+    assert labels.read_labels(files[2][1], 5).boxes_xywh.shape == (0, 4)
     with pytest.raises(UserError, match=r"b.txt: must be YOLO text, but holds other bytes"):
-        labels.read_labels(found[1][1], 5)
+        labels.read_labels(files[1][1], 5)
     with pytest.raises(UserError, match=r"a.1.txt, line 1: .* 0…0"):
-        labels.read_labels(found[0][1], 1)
+        labels.read_labels(files[0][1], 1)
 
 
 def test_real_labels_are_read(data: Path) -> None:
     read = [labels.read_labels(text, 80) for _, text in pairs(str(data / "coco_val" / "images"))]
     assert len(read) == 64
-    assert sum(len(each.class_ids) for each in read) > 100
-    assert all((each.boxes_xywh[:, 2:] > 0).all() for each in read)
+    assert sum(len(value.class_ids) for value in read) > 100
+    assert all((value.boxes_xywh[:, 2:] > 0).all() for value in read)

@@ -16,13 +16,13 @@ from depers.storage import tables
 PARTS = ("sprites/b.parquet", "sprites/a.parquet")
 
 
-def sprite(name: str, source: str, **changed: Any) -> dict[str, Any]:
+def sprite(name: str, source: str, **changes: Any) -> dict[str, Any]:
     numbers = {
         field.name: 1 for field in SPRITES if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
     }
     label = {"class_id": 1, "x_min": 0.0, "y_min": 0.0, "x_max": 1.0, "y_max": 1.0}
     row = {"id": name, "labels": [label], "image": b"jpeg", "source": source, "group": "g", "split": "train"}
-    return numbers | row | {"truncated": False} | changed
+    return numbers | row | {"truncated": False} | changes
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def extracted(tmp_path: Path) -> SpriteBank:
     for part, sprites in rows.items():
         tables.write_table(f"{root}/{part}", pa.Table.from_pylist(sprites, SPRITES))
     tables.write_table(f"{root}/backgrounds.parquet", BACKGROUNDS.empty_table())
-    written = SpriteBank(root, ("car", "ü"), "/data", {"fill": "smooth"}, {"sprites": 3}, PARTS)
-    sprite_bank.write_marker(written)
-    return written
+    bank = SpriteBank(root, ("car", "ü"), "/data", {"fill": "smooth"}, {"sprites": 3}, PARTS)
+    sprite_bank.write_marker(bank)
+    return bank
 
 
 def test_what_is_read_is_what_was_written(extracted: SpriteBank) -> None:

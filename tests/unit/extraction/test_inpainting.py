@@ -162,10 +162,10 @@ def test_interpolation_keeps_what_is_known_and_stays_between(height: int, width:
 def test_the_result_does_not_depend_on_threads() -> None:
     scene = draw_scene(2, 1, (640, 360))
     rects = rects_to_fill(scene.boxes_xyxy, (640, 360), 0.05)
-    before = cv2.getNumThreads()
+    threads_before = cv2.getNumThreads()
     results = []
     for threads in (1, 4):
         cv2.setNumThreads(threads)
         results.append([fill_rects(scene.image, rects, fill, rng()) for fill in FILLS])
-    cv2.setNumThreads(before)
+    cv2.setNumThreads(threads_before)
     assert all(np.array_equal(*pair) for pair in zip(*results, strict=True))

@@ -108,10 +108,10 @@ corners = st.tuples(*[st.integers(-3, 12)] * 4)
 @given(corners, st.lists(corners, max_size=6))
 def test_covered_is_what_counting_pixels_gives(box: tuple[int, ...], others: list[tuple[int, ...]]) -> None:
     x0, y0, x1, y1 = box
-    seen = np.zeros((20, 20), np.bool_)
+    mask = np.zeros((20, 20), np.bool_)
     for left, top, right, bottom in others:
-        seen[max(top + 4, 0) : max(bottom + 4, 0), max(left + 4, 0) : max(right + 4, 0)] = True
-    pixels = seen[y0 + 4 : max(y1 + 4, y0 + 4), x0 + 4 : max(x1 + 4, x0 + 4)]
+        mask[max(top + 4, 0) : max(bottom + 4, 0), max(left + 4, 0) : max(right + 4, 0)] = True
+    pixels = mask[y0 + 4 : max(y1 + 4, y0 + 4), x0 + 4 : max(x1 + 4, x0 + 4)]
     expected = pixels.mean() if pixels.size else 0
     assert covered_share(box, np.array(others, np.float32).reshape(-1, 4)) == pytest.approx(expected)
 
@@ -119,10 +119,10 @@ def test_covered_is_what_counting_pixels_gives(box: tuple[int, ...], others: lis
 @given(st.lists(st.tuples(st.integers(0, 4), corners), max_size=12))
 def test_every_box_is_in_a_sprite(labels: list[tuple[int, tuple[int, ...]]]) -> None:
     whole = [(class_id, box) for class_id, box in labels if box[0] < box[2] and box[1] < box[3]]
-    found = sprites(*whole)  # type: ignore[arg-type]
-    assert {member for sprite in found for member in sprite.members} == set(range(len(whole)))
-    assert all(len(set(sprite.members)) == len(sprite.members) for sprite in found)
-    assert all(sprite.members[0] == sprite.outer for sprite in found)
+    nested = sprites(*whole)  # type: ignore[arg-type]
+    assert {member for sprite in nested for member in sprite.members} == set(range(len(whole)))
+    assert all(len(set(sprite.members)) == len(sprite.members) for sprite in nested)
+    assert all(sprite.members[0] == sprite.outer for sprite in nested)
 
 
 def test_a_sprite_is_named_by_source_class_and_box() -> None:

@@ -26,10 +26,10 @@ def canvas(width: int = 640, height: int = 480) -> Canvas:
 
 
 def test_same_seed_and_index_give_the_same_scene(scenes: list[Scene]) -> None:
-    again = draw_scene(5, seed=11)
-    assert np.array_equal(again.image, scenes[5].image)
-    assert np.array_equal(again.boxes_xyxy, scenes[5].boxes_xyxy)
-    assert not np.array_equal(draw_scene(5, seed=12).image[:100, :100], again.image[:100, :100])
+    repetition = draw_scene(5, seed=11)
+    assert np.array_equal(repetition.image, scenes[5].image)
+    assert np.array_equal(repetition.boxes_xyxy, scenes[5].boxes_xyxy)
+    assert not np.array_equal(draw_scene(5, seed=12).image[:100, :100], repetition.image[:100, :100])
 
 
 def test_boxes_lie_in_the_image_and_have_an_area(scenes: list[Scene]) -> None:
@@ -116,11 +116,11 @@ def test_raw_layout_is_the_competition_s(tmp_path: Path) -> None:
         height, width = image.shape[:2]
         for class_id, class_name in enumerate(CLASSES):
             path = tmp_path / "labels" / f"street-11-{index:05d}_{class_name}..txt"
-            wanted = scene.boxes_xyxy[scene.class_ids == class_id]
-            assert path.exists() == bool(len(wanted))
-            if not len(wanted):
+            minimum = scene.boxes_xyxy[scene.class_ids == class_id]
+            assert path.exists() == bool(len(minimum))
+            if not len(minimum):
                 continue
             rows = np.array([line.split() for line in path.read_text().splitlines()], float)
             assert (rows[:, 0] == 0).all()
             low = (rows[:, 1:3] - rows[:, 3:] / 2) * [width, height]
-            np.testing.assert_allclose(low, wanted[:, :2], atol=0.01)
+            np.testing.assert_allclose(low, minimum[:, :2], atol=0.01)

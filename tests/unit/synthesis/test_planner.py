@@ -54,11 +54,11 @@ def test_visible_is_what_pixels_say(box: Box, covers: list[Box]) -> None:
     for cover in covers:
         a, b, c, d = map(int, cover)
         canvas[b:d, a:c] = False
-    seen, share = visible(box, covers)
+    visible_box, share = visible(box, covers)
     assert share == pytest.approx(canvas.sum() / ((x1 - x0) * (y1 - y0)))
     if canvas.any():
         columns, rows = np.flatnonzero(canvas.any(0)), np.flatnonzero(canvas.any(1))
-        assert seen == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert visible_box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
 @st.composite
@@ -74,9 +74,9 @@ def banks(draw: st.DrawFn) -> Assets:
         edge = draw(st.sampled_from(["none", "left", "bottom"]))
         if edge != "none":  # no margin on that side
             axis, extent = ("x", 0) if edge == "left" else ("y", 1)
-            for each in row["labels"]:
-                each[f"{axis}_min"] -= margin * (edge == "left")
-                each[f"{axis}_max"] -= margin * (edge == "left")
+            for label_row in row["labels"]:
+                label_row[f"{axis}_min"] -= margin * (edge == "left")
+                label_row[f"{axis}_max"] -= margin * (edge == "left")
             row["width" if extent == 0 else "height"] -= margin
             row["source_x" if extent == 0 else "source_y"] = 0 if edge == "left" else 300 - size[1] - margin
             row["truncated"] = True
@@ -84,7 +84,7 @@ def banks(draw: st.DrawFn) -> Assets:
     size = draw(st.integers(60, 240)), draw(st.integers(60, 240))
     real: list[dict[str, Any]] = []
     scene: list[dict[str, Any]] = []
-    if draw(st.booleans()):  # a instance that is still there, as wide as it is high or as those of the bank
+    if draw(st.booleans()):  # an object that is still there, as wide as it is high or as those of the bank
         x, y = draw(st.integers(0, 20)), draw(st.integers(0, 20))
         wide, high = draw(st.sampled_from([(25, 20), rows[0]["size_wh"]]))
         box = (float(x), float(y), float(min(x + wide, size[0])), float(min(y + high, size[1])))
@@ -116,16 +116,16 @@ def shown(
     A seam counts as its edge, where what is in front gives half, unless `soft`.
     """
     images = []
-    for index, placed in enumerate(row["objects"]):
-        bank_row = sizes.get(placed["sprite"])
+    for index, entry in enumerate(row["objects"]):
+        bank_row = sizes.get(entry["sprite"])
         size = (bank_row["height"], bank_row["width"]) if bank_row else (row["height"], row["width"])
         images.append(np.zeros((*size, 3), np.uint8))
         if index == number:
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             images[-1][y0:y1, x0:x1] = 255
     reduced = [
-        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(placed))
-        for image, placed in zip(images, row["objects"], strict=True)
+        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(entry))
+        for image, entry in zip(images, row["objects"], strict=True)
     ]
     # Colors must not be matched here, and cloning keeps gradients, not values.
     plain = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0}
@@ -142,8 +142,8 @@ def shown_of_background(
     sizes = [sprites.get(o["sprite"], {"height": row["height"], "width": row["width"]}) for o in row["objects"]]
     images = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
     reduced = [
-        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(placed))
-        for image, placed in zip(images, row["objects"], strict=True)
+        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(entry))
+        for image, entry in zip(images, row["objects"], strict=True)
     ]
     hard = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0, "blending": "hard", "reach": 0.0}
     objects = [o | hard for o in row["objects"]]
@@ -153,14 +153,14 @@ def shown_of_background(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(banks(), recipes)
-def test_labels_are_where_the_pixels_are(found: Assets, recipe: Recipe) -> None:
-    sprites = {row["id"]: row for row in found.sprites.to_pylist()}
-    for row in plan_block(found, recipe, 0, 3).to_pylist():
+def test_labels_are_where_the_pixels_are(bank: Assets, recipe: Recipe) -> None:
+    sprites = {row["id"]: row for row in bank.sprites.to_pylist()}
+    for row in plan_block(bank, recipe, 0, 3).to_pylist():
         for label in row["labels"]:  # nothing outside the image
             assert 0 <= label["x_min"] < label["x_max"] <= row["width"]
             assert 0 <= label["y_min"] < label["y_max"] <= row["height"]
         kept = [label for label in row["labels"] if label["object"] < 0]
-        background = next(b for b in found.backgrounds.to_pylist() if b["path"] == row["background"])
+        background = next(b for b in bank.backgrounds.to_pylist() if b["path"] == row["background"])
         real = [{k: v for k, v in label.items() if k != "object"} for label in kept]
         if recipe.placement == "exchange":  # what is gone has no pixel left
             for label in [one for one in background["labels"] if one not in real]:
@@ -170,16 +170,18 @@ def test_labels_are_where_the_pixels_are(found: Assets, recipe: Recipe) -> None:
                 assert not shown_of_background(row, sprites, mask).any()
         else:
             assert real == background["labels"]
-        for number, placed in enumerate(row["objects"]):
-            mine = [label for label in row["labels"] if label["object"] == number]
-            if placed["sprite"] is None:
-                assert not mine
+        for number, entry in enumerate(row["objects"]):
+            object_labels = [label for label in row["labels"] if label["object"] == number]
+            if entry["sprite"] is None:
+                assert not object_labels
                 continue
-            parts = sprites[placed["sprite"]]["labels"]
-            assert mine and mine[0]["class_id"] == parts[0]["class_id"]  # the outer one is never lost
+            parts = sprites[entry["sprite"]]["labels"]
+            assert object_labels and object_labels[0]["class_id"] == parts[0]["class_id"]  # the outer one is never lost
             for part in parts:
                 mask = shown(row, sprites, number, part, soft=False) > 0.5
-                label = next((each for each in mine if each["class_id"] == part["class_id"]), None)
+                label = next(
+                    (label_row for label_row in object_labels if label_row["class_id"] == part["class_id"]), None
+                )
                 if label is None:  # no pixels without label
                     assert not mask.any() and shown(row, sprites, number, part, soft=True).max() < 0.5
                     continue
@@ -190,27 +192,27 @@ def test_labels_are_where_the_pixels_are(found: Assets, recipe: Recipe) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(banks(), recipes)
-def test_nothing_covers_what_was_labelled_before(found: Assets, recipe: Recipe) -> None:
-    for row in plan_block(found, recipe, 0, 3).to_pylist():
+def test_nothing_covers_what_was_labelled_before(bank: Assets, recipe: Recipe) -> None:
+    for row in plan_block(bank, recipe, 0, 3).to_pylist():
         for label in (label for label in row["labels"] if label["object"] < 0):
-            for placed in row["objects"]:
-                apart = placed["x_min"] >= label["x_max"] or placed["x_max"] <= label["x_min"]
-                assert apart or placed["y_min"] >= label["y_max"] or placed["y_max"] <= label["y_min"]
-        for placed in row["objects"]:
-            if placed["sprite"] is None:  # a distractor shows nothing labelled
-                other = next(b for b in found.backgrounds.to_pylist() if b["path"] == placed["image"])
-                x0, y0 = placed["source_x"], placed["source_y"]
-                assert x0 >= 0 and x0 + placed["source_width"] <= other["width"]
-                assert y0 >= 0 and y0 + placed["source_height"] <= other["height"]
-                for label in other["labels"]:
-                    assert x0 >= label["x_max"] or y0 >= label["y_max"] or x0 + placed["source_width"] <= label["x_min"]
+            for entry in row["objects"]:
+                apart = entry["x_min"] >= label["x_max"] or entry["x_max"] <= label["x_min"]
+                assert apart or entry["y_min"] >= label["y_max"] or entry["y_max"] <= label["y_min"]
+        for entry in row["objects"]:
+            if entry["sprite"] is None:  # a distractor shows nothing labelled
+                donor = next(b for b in bank.backgrounds.to_pylist() if b["path"] == entry["image"])
+                x0, y0 = entry["source_x"], entry["source_y"]
+                assert x0 >= 0 and x0 + entry["source_width"] <= donor["width"]
+                assert y0 >= 0 and y0 + entry["source_height"] <= donor["height"]
+                for label in donor["labels"]:
+                    assert x0 >= label["x_max"] or y0 >= label["y_max"] or x0 + entry["source_width"] <= label["x_min"]
 
 
 def test_image_does_not_depend_on_how_many_there_are() -> None:
-    found = usual()
-    few, many = plan_block(found, RECIPE, 1, 70).to_pylist(), plan_block(found, RECIPE, 1, 100_000).to_pylist()
+    bank = usual()
+    few, many = plan_block(bank, RECIPE, 1, 70).to_pylist(), plan_block(bank, RECIPE, 1, 100_000).to_pylist()
     assert len(few) == 6 and few == many[:6]
-    assert few != plan_block(found, RECIPE._replace(seed=4), 1, 70).to_pylist()
+    assert few != plan_block(bank, RECIPE._replace(seed=4), 1, 70).to_pylist()
     assert few == plan_block(usual(), RECIPE, 1, 70).to_pylist()
 
 
@@ -220,19 +222,19 @@ def test_variants_differ_in_their_seams_only() -> None:
     seams = ("blending", "shape", "reach", "match", "red", "green", "blue", *CORNERS)
 
     def rest(row: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in placed.items() if k not in seams} for placed in row["objects"]]
+        return [{k: v for k, v in entry.items() if k not in seams} for entry in row["objects"]]
 
     assert rest(rows[0]) == rest(rows[1]) == rest(rows[2])
-    blendings = [[placed["blending"] for row in rows[v::3] for placed in row["objects"]] for v in range(3)]
+    blendings = [[entry["blending"] for row in rows[v::3] for entry in row["objects"]] for v in range(3)]
     assert blendings[0] != blendings[1]
     assert set(blendings[0]) == set(plan_table.BLENDINGS)
     assert rows[0::3] == [row | {"variant": 0} for row in plan_block(usual(), RECIPE, 0, 8).to_pylist()]
 
 
 def test_many_objects_in_a_image_each_with_labels_of_its_class() -> None:
-    found = usual()
-    sprites = {row["id"]: row for row in found.sprites.to_pylist()}
-    rows = plan_block(found, RECIPE._replace(objects=6, distractors=0.0), 0, 40).to_pylist()
+    bank = usual()
+    sprites = {row["id"]: row for row in bank.sprites.to_pylist()}
+    rows = plan_block(bank, RECIPE._replace(objects=6, distractors=0.0), 0, 40).to_pylist()
     counts = [len(row["objects"]) for row in rows]
     assert max(counts) == 6 and np.mean(counts) > 5.5
     assert {row["wanted"] for row in rows} == {6}
@@ -240,8 +242,8 @@ def test_many_objects_in_a_image_each_with_labels_of_its_class() -> None:
         outer: dict[int, int] = {}
         for label in row["labels"]:
             outer.setdefault(label["object"], label["class_id"])
-        for number, placed in enumerate(row["objects"]):
-            assert outer[number] == sprites[placed["sprite"]]["class_id"]
+        for number, entry in enumerate(row["objects"]):
+            assert outer[number] == sprites[entry["sprite"]]["class_id"]
     assert len({label["class_id"] for row in rows for label in row["labels"]}) == 5
 
 
@@ -252,9 +254,9 @@ def test_scenes_are_as_full_as_real_ones() -> None:
         for block in range(3)
         for row in plan_block(assets(drawn.some_sprites(), grounds), RECIPE, block, 999).to_pylist()
     ]
-    wanted = np.bincount([row["wanted"] for row in rows], minlength=6) / len(rows)
-    np.testing.assert_allclose(wanted[[0, 1, 5]], 1 / 3, atol=0.1)
-    assert wanted[[2, 3, 4]].sum() == 0
+    shares = np.bincount([row["wanted"] for row in rows], minlength=6) / len(rows)
+    np.testing.assert_allclose(shares[[0, 1, 5]], 1 / 3, atol=0.1)
+    assert shares[[2, 3, 4]].sum() == 0
 
 
 def heights(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
@@ -271,18 +273,18 @@ def test_things_are_as_large_as_all_labels_say(sprite_heights: tuple[int, int], 
     ground = drawn.background(
         0, (640, 480), objects=4, scene=[drawn.seen(1, (300 - h, 200, 300, 200 + h)) for h in real]
     )
-    found = assets(sprites, [ground])
-    rows = [row for n in range(4) for row in plan_block(found, RECIPE._replace(distractors=0.0), n, 999).to_pylist()]
-    made, everything = heights(rows), np.concatenate([real, large])
+    bank = assets(sprites, [ground])
+    rows = [row for n in range(4) for row in plan_block(bank, RECIPE._replace(distractors=0.0), n, 999).to_pylist()]
+    result, targets = heights(rows), np.concatenate([real, large])
     for quantile, close in ((0.25, 0.2), (0.5, 0.15), (0.75, 0.2)):
-        assert np.quantile(made, quantile) == pytest.approx(np.quantile(everything, quantile), rel=close)
+        assert np.quantile(result, quantile) == pytest.approx(np.quantile(targets, quantile), rel=close)
 
 
 def test_only_what_is_high_becomes_an_oval() -> None:
-    for size, some in (((40, 20), False), ((20, 40), True)):
+    for size, is_high in (((40, 20), False), ((20, 40), True)):
         rows = plan_block(assets([drawn.sprite(0, 1, size)], [drawn.background(0)], parts=1), RECIPE, 0, 64)
-        shapes = [placed["shape"] for row in rows.to_pylist() for placed in row["objects"] if placed["sprite"]]
-        assert ("oval" in shapes) == some and "rounded" in shapes
+        shapes = [entry["shape"] for row in rows.to_pylist() for entry in row["objects"] if entry["sprite"]]
+        assert ("oval" in shapes) == is_high and "rounded" in shapes
 
 
 def test_large_sprites_are_scaled_not_dropped() -> None:
@@ -291,7 +293,7 @@ def test_large_sprites_are_scaled_not_dropped() -> None:
         recipe = RECIPE._replace(objects=1, distractors=0.0, placement=placement)
         rows = plan_block(assets(huge, [drawn.background(0)]), recipe, 0, 30).to_pylist()
         assert all(len(row["objects"]) == 1 for row in rows)
-        assert all(placed["width"] <= 340 for row in rows for placed in row["objects"])
+        assert all(entry["width"] <= 340 for row in rows for entry in row["objects"])
 
 
 def test_large_sprites_are_left_out_where_a_label_would_vanish() -> None:
@@ -310,11 +312,11 @@ def test_crowded_things_are_left_out_and_counted() -> None:
 def test_things_stand_where_their_class_does() -> None:
     sprites = [drawn.sprite(n, 0, (40, 20), corner=(30 + n, 180)) for n in range(10)]
     sprites += [drawn.sprite(10 + n, 1, (20, 20), corner=(250 - n, 20)) for n in range(10)]
-    found = assets(sprites, [drawn.background(number + 50) for number in range(4)])
-    rows = plan_block(found, RECIPE._replace(objects=4, distractors=0.0), 0, 64).to_pylist()
+    bank = assets(sprites, [drawn.background(number + 50) for number in range(4)])
+    rows = plan_block(bank, RECIPE._replace(objects=4, distractors=0.0), 0, 64).to_pylist()
     feet = {c: [b["y_max"] for row in rows for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
     assert np.mean(feet[0]) > 180 and np.mean(feet[1]) < 60
-    anywhere = plan_block(found, RECIPE._replace(objects=4, distractors=0.0, placement="uniform"), 0, 64).to_pylist()
+    anywhere = plan_block(bank, RECIPE._replace(objects=4, distractors=0.0, placement="uniform"), 0, 64).to_pylist()
     feet = {c: [b["y_max"] for row in anywhere for b in row["labels"] if b["class_id"] == c] for c in (0, 1)}
     assert abs(np.mean(feet[0]) - np.mean(feet[1])) < 25
 
@@ -326,9 +328,9 @@ def test_things_are_exchanged_for_others_of_their_kind(kept: bool) -> None:
     scene = [drawn.seen(0, car), drawn.seen(2, face), drawn.seen(0, truck)]  # no sprite is a face, or as high
     labels = [{k: v for k, v in one.items() if k not in ("outer", "truncated")} for one in scene] if kept else []
     grounds = [drawn.background(n + 50, scene=scene, labels=labels) for n in range(2)]
-    found = assets(sprites, grounds)
+    bank = assets(sprites, grounds)
     recipe = RECIPE._replace(distractors=0.0, placement="exchange")
-    rows = plan_block(found, recipe, 0, 30).to_pylist()
+    rows = plan_block(bank, recipe, 0, 30).to_pylist()
     assert len({row["objects"][0]["sprite"] for row in rows}) > 3
     for row in rows:
         assert row["wanted"] == 3 and len(row["objects"]) == 1 and row["objects"][0]["shape"] == "box"
@@ -337,8 +339,8 @@ def test_things_are_exchanged_for_others_of_their_kind(kept: bool) -> None:
         assert (x1 - x0) * (y1 - y0) < 1.8 * 38 * 20
         left = [tuple(one[name] for name in CORNERS) for one in row["labels"] if one["object"] < 0]
         assert left == ([face, truck] if kept else [])
-    some = plan_block(found, recipe._replace(objects=1), 0, 60).to_pylist()
-    assert {len(row["objects"]) for row in some} == {0, 1} and all(row["wanted"] == 1 for row in some)
+    single_rows = plan_block(bank, recipe._replace(objects=1), 0, 60).to_pylist()
+    assert {len(row["objects"]) for row in single_rows} == {0, 1} and all(row["wanted"] == 1 for row in single_rows)
 
 
 def test_nothing_is_exchanged_for_itself() -> None:
@@ -370,8 +372,8 @@ def test_nothing_is_exchanged_where_a_neighbor_would_be_hidden_in_part() -> None
     car, plate = (100.0, 150.0, 140.0, 170.0), (136.0, 160.0, 150.0, 166.0)
     scene = [drawn.seen(0, car), drawn.seen(4, plate)]
     labels = [drawn.label(0, car), drawn.label(4, plate)]
-    found = assets([drawn.sprite(0, 0, (40, 20))], [drawn.background(50, scene=scene, labels=labels)], parts=1)
-    rows = plan_block(found, RECIPE._replace(distractors=0.0, placement="exchange"), 0, 20).to_pylist()
+    bank = assets([drawn.sprite(0, 0, (40, 20))], [drawn.background(50, scene=scene, labels=labels)], parts=1)
+    rows = plan_block(bank, RECIPE._replace(distractors=0.0, placement="exchange"), 0, 20).to_pylist()
     assert all(not row["objects"] and len(row["labels"]) == 2 for row in rows)
 
 
@@ -383,14 +385,14 @@ def test_cut_sprites_stay_at_their_edge() -> None:
 
 @pytest.mark.parametrize("labels", [[], [drawn.label(0, (5.0, 5.0, 30.0, 25.0))]])
 def test_columns_are_those_of_rows(labels: list[dict[str, Any]]) -> None:
-    found = assets(drawn.some_sprites(), [drawn.background(n, labels=labels) for n in range(3)])
-    table = plan_block(found, RECIPE, 0, 9)
+    bank = assets(drawn.some_sprites(), [drawn.background(n, labels=labels) for n in range(3)])
+    table = plan_block(bank, RECIPE, 0, 9)
     rows = table.to_pylist()
     assert {bool(row["objects"]) for row in rows} == {True}
     rows[3]["objects"], rows[3]["labels"] = [], []
-    made = plan_table.to_table(rows)
-    made.validate(full=True)
-    assert made.equals(pa.Table.from_pylist(rows, schema=plan_table.SCHEMA))
+    result = plan_table.to_table(rows)
+    result.validate(full=True)
+    assert result.equals(pa.Table.from_pylist(rows, schema=plan_table.SCHEMA))
 
 
 def test_balance() -> None:
@@ -409,8 +411,8 @@ def test_balance_pastes_rare_classes_more_often() -> None:
     sprites += [drawn.sprite(57 + n, 1, (20, 20), corner=(250 - n, 90)) for n in range(3)]
     heads = []
     for balance in (0.0, 0.5, 1.0):
-        found = assets(sprites, [drawn.background(0)], balance=balance)
-        rows = plan_block(found, RECIPE._replace(objects=5, distractors=0.0), 0, 64).to_pylist()
+        bank = assets(sprites, [drawn.background(0)], balance=balance)
+        rows = plan_block(bank, RECIPE._replace(objects=5, distractors=0.0), 0, 64).to_pylist()
         ids = [label["class_id"] for row in rows for label in row["labels"] if label["class_id"] in (0, 1)]
         heads.append(ids.count(1) / len(ids))
     assert heads[0] < 0.12 and 0.12 < heads[1] < 0.33 and 0.36 < heads[2] < 0.64
@@ -434,7 +436,7 @@ def test_backgrounds_take_turns() -> None:
 def test_accept(rules: PlacementRules, second: tuple[float, float, float], expected: bool) -> None:
     human = to_sprite(drawn.sprite(0, 3, (40, 100)) | {"part": ""})
     first = place_at(human, Place(0.5, 0.6, 0.4), 1.0, (320, 240), 0.0)
-    other = place_at(human, Place(*second), 1.0, (320, 240), 0.0)
-    assert first and other
-    assert accept(other, [first], [], rules) == expected
-    assert (first.covers == [other]) == (expected and second[0] == 0.5)
+    neighbor = place_at(human, Place(*second), 1.0, (320, 240), 0.0)
+    assert first and neighbor
+    assert accept(neighbor, [first], [], rules) == expected
+    assert (first.covers == [neighbor]) == (expected and second[0] == 0.5)
