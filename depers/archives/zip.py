@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, read_member
+from depers.imaging import sniffing
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -131,7 +132,7 @@ def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -
                 continue
             entry = zipfile.ZipInfo(member.name, _EPOCH)
             entry.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10 if member.status == "folder" else 0o644 << 16
-            shrinks = member.deflated and not (data or b"").startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8"))
+            shrinks = member.deflated and not sniffing.is_compressed_media(data or b"")
             entry.compress_type = zipfile.ZIP_DEFLATED if shrinks else zipfile.ZIP_STORED
             archive.NameToInfo.clear()  # a name may come twice, and zipfile would warn
             archive.writestr(entry, data or b"", compresslevel=6)

@@ -1,7 +1,7 @@
 """What a file is, by its name and first bytes, and what becomes of it: an image is processed, all else skipped.
 
 A file that is no image can hold anything, so it is passed through only where the user names it; an archive within an
-archive never is. The first bytes of every format stand here, and nowhere else.
+archive never is. The first bytes that tell formats apart stand here.
 """
 
 import re
@@ -40,6 +40,7 @@ _ARCHIVE_STARTS = (
     b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf'\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd",
     b"PAR1", b"\x04\x22\x4d\x18",
 )  # fmt: skip
+_COMPRESSED_STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8")  # RIFF holds sound, too
 _ARCHIVE_SUFFIXES = re.compile(
     r"\.(tar|tgz|tbz2?|txz|zip|parquet|7z|rar|gz|bz2|xz|zst|lz4|jar|iso|cab|arrow|tfrecord)$", re.IGNORECASE
 )
@@ -66,6 +67,11 @@ def image_format(head: bytes) -> str:
 def is_image(head: bytes) -> bool:
     """Return whether the first bytes are those of an image, also of one in a format that cannot be processed."""
     return bool(image_format(head))
+
+
+def is_compressed_media(head: bytes) -> bool:
+    """Return whether a file begins like a JPEG, PNG, WebP or GIF, which compressing again makes no smaller."""
+    return head.startswith(_COMPRESSED_STARTS)
 
 
 def is_archive(name: str, head: bytes) -> bool:

@@ -41,6 +41,31 @@ def test_what_becomes_of_a_file(name: str, head: bytes, keep: tuple[str, ...], e
 
 
 @pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (JPEG, "JPEG"),
+        (PNG, "PNG"),
+        (b"GIF89a", "GIF"),
+        (b"MM\0*", "TIFF"),
+        (b"II+\0", "TIFF"),
+        (BITMAP, "BMP"),
+        (b"BM" + bytes(12) + b"\x38\0\0\0" + bytes(20), "BMP"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "WEBP"),
+        (b"RIFF\0\0\0\0WAVEfmt ", ""),
+        (b"\0\0\0\x18ftypavif", "AVIF"),
+        (b"\0\0\0\x18ftyphevx", "HEIF"),
+        (b"\0\0\0\x18ftypisom", ""),
+        (b"8BPS", "PSD"),
+        (TEXT, ""),
+        (b"", ""),
+    ],
+)
+def test_formats_are_told_by_their_first_bytes(head: bytes, expected: str) -> None:
+    assert sniffing.image_format(head) == expected
+    assert sniffing.is_image(head) == bool(expected)
+
+
+@pytest.mark.parametrize(
     ("name", "safe"),
     [
         ("a.jpg", True), ("./a/b.jpg", True), ("a..b/c..jpg", True), ("C.jpg", True), ("a:b.jpg", True),
