@@ -24,7 +24,7 @@ from depers.extraction.inpainting import FILLS
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import extract_unit, part_path
 from depers.extraction.take_apart import RECORD, ExtractionJob
-from depers.extraction.training_images import check_groups, list_images, training_folder
+from depers.extraction.training_images import check_groups, find_training_folder, list_images
 from depers.imaging.headers import MAX_MEGAPIXELS
 from depers.options import (
     CheckedOptions,
@@ -118,7 +118,7 @@ def run(options: Options) -> int:
 
     dataset = read_dataset(options.dataset)
     out = storage.absolute(options.out)
-    folder = storage.absolute(training_folder(dataset, out, options.dataset))
+    folder = storage.absolute(find_training_folder(dataset, out, options.dataset))
     images = list_images(folder)
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)

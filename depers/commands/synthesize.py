@@ -221,7 +221,7 @@ def run(options: Options) -> int:
     parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
     with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
         for planned in run_tasks(renderer.plan_part, parts):
-            made = made.plus(planned)
+            made = made.add(planned)
             bar.update(planned.images)
     finished = units.list_finished(out)
     todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished]
@@ -236,7 +236,7 @@ def run(options: Options) -> int:
 
     images = ray.get(ray.remote(renderer.draw_sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
-    real_tally = statistics.of_images(sprite_bank.read_backgrounds(extracted), job.class_count)
+    real_tally = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     overview = storage.join(out, "report.html")
     storage.write_bytes(overview, make_report(options, extracted, real_tally, made, images).encode())
     write_joined_yaml(

@@ -101,7 +101,7 @@ def label_path(image: str) -> str:
     return f"{above}/labels/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
 
 
-def pairs(folder: str) -> list[tuple[str, str]]:
+def list_pairs(folder: str) -> list[tuple[str, str]]:
     """List the images of a split's folder, also in folders below it, in order, each with its label file.
 
     The label file may be missing: then the image has no boxes. Raise UserError where the folder is missing.

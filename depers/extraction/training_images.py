@@ -12,7 +12,7 @@ from depers.extraction.take_apart import background_path
 from depers.storage import Entry
 
 
-def training_folder(dataset: Dataset, out: str, source: str) -> str:
+def find_training_folder(dataset: Dataset, out: str, source: str) -> str:
     """Return the folder of the training images; raise UserError where it overlaps val, or OUT the dataset.
 
     Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training images:

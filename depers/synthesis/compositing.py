@@ -22,7 +22,7 @@ _STEPS = (1, 2)  # pixels in a row for each sample of luma and of chroma
 
 
 def render(row: Mapping[str, Any], background: Planes, images: Sequence[Planes]) -> bytes:
-    """Return the JPEG of a plan row; `images` of its objects: `reduced` sprites, a distractor's background."""
+    """Return the JPEG of a plan row; `images` of its objects: reduced sprites, a distractor's background."""
     return ycbcr.encode(finish(compose(row["objects"], background, images), row), row["quality"])
 
 
@@ -48,7 +48,7 @@ def paint(canvas: Plane, entry: Mapping[str, Any], image: Plane, tint: Sequence[
     x0, y0, x1, y1 = max(0, left), max(0, top), min(width, right), min(height, bottom)
     if x1 <= x0 or y1 <= y0:
         return
-    patch = scaled(image, entry, step)[y0 - top : y1 - top, x0 - left : x1 - left]
+    patch = scale(image, entry, step)[y0 - top : y1 - top, x0 - left : x1 - left]
     edge = entry["x_min"] / step, entry["y_min"] / step, entry["x_max"] / step, entry["y_max"] / step
     reach, blending_name, shape = entry["reach"] / step, entry["blending"], entry["shape"]
     ground = canvas[y0:y1, x0:x1]
@@ -90,19 +90,19 @@ def _whole(
 
 
 def reduction(entry: Mapping[str, Any]) -> int:
-    """Return by how much a sprite is `reduced` before it is scaled by less than half, a power of two; else 1."""
+    """Return by how much a sprite is reduced before it is scaled by less than half, a power of two; else 1."""
     if not entry["sprite"]:
         return 1
     by = min(entry["source_width"] / entry["width"], entry["source_height"] / entry["height"])
     return 1 << max(0, int(by).bit_length() - 1)
 
 
-def reduced(image: Planes, by: int) -> Planes:
+def reduce(image: Planes, by: int) -> Planes:
     """Return the image with the means of squares of `by` samples."""
     return Planes(ycbcr.reduce(image.luma, by), ycbcr.reduce(image.chroma, by))
 
 
-def scaled(image: Plane, entry: Mapping[str, Any], step: int) -> Plane:
+def scale(image: Plane, entry: Mapping[str, Any], step: int) -> Plane:
     """Return the part of a plane, reduced by `reduction`, that is pasted, in its size in the scene, as `_samples`.
 
     A sample of it stands for `step` × `step` pixels. Where the image begins or ends within one of chroma, it is

@@ -104,7 +104,7 @@ def jitter(place: Place, uniform: Uniform) -> Place:
     return Place(x + _JITTER_X * (2 * uniform() - 1), foot + _JITTER_Y * (2 * uniform() - 1), height)
 
 
-def anywhere(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
+def draw_place(sprite: Sprite, size_wh: tuple[int, int], uniform: Uniform) -> Place:
     """Return a place drawn from the whole image, in the sprite's own size: the rule of the original algorithm."""
     box = sprite.labels[0][1]
     height = (box[3] - box[1]) / size_wh[1]

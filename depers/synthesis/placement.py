@@ -22,7 +22,7 @@ class PlacementRules(NamedTuple):
     min_visible: float
 
 
-def crowded(box: Box, instances: Sequence[PlacedSprite], max_overlap: float) -> bool:
+def is_crowded(box: Box, instances: Sequence[PlacedSprite], max_overlap: float) -> bool:
     """Return whether a box and an instance's outer box share more than `max_overlap` of either."""
     low_x, low_y, high_x, high_y = box
     box_area = (high_x - low_x) * (high_y - low_y)
@@ -57,7 +57,7 @@ def accept(
             if replaces and inside((x0, y0, x1, y1), instance.outer):
                 continue
             return False
-    if crowded(instance.outer, instances, rules.max_overlap):
+    if is_crowded(instance.outer, instances, rules.max_overlap):
         return False
     neighbors = []
     for neighbor in instances:
@@ -117,7 +117,7 @@ def place_all(
         for reduction in _ATTEMPTS:
             factor = math.exp(jitter * (2 * uniform() - 1)) * reduction
             place = propose(candidate, uniform)
-            if crowded(rough_box(candidate, place, factor, size_wh), instances, rules.max_overlap):
+            if is_crowded(rough_box(candidate, place, factor, size_wh), instances, rules.max_overlap):
                 continue  # most are, and this costs little
             instance = place_at(fit(candidate, place, uniform), place, factor, size_wh, 0.3 + 0.7 * uniform())
             if not instance:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from depers.seeds import Branch, random_for
 from depers.synthesis import plan_table
 from depers.synthesis.assets import Assets, Background, SpritePool, background_number, draw_pool, read_background
-from depers.synthesis.instances import Place, PlacedSprite, Sprite, Uniform, anywhere, jitter, visible_labels
+from depers.synthesis.instances import Place, PlacedSprite, Sprite, Uniform, draw_place, jitter, visible_labels
 from depers.synthesis.occlusion import inside, intersection
 from depers.synthesis.placement import PlacementRules, exchange, place_all
 
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
     rules: PlacementRules
 
 
-def uniforms(rng: np.random.Generator) -> Uniform:
+def stream_uniforms(rng: np.random.Generator) -> Uniform:
     """Return a source of numbers in 0…1, one at a time; they are drawn many at a time, which is cheaper."""
 
     def draw() -> Iterator[float]:
@@ -77,11 +77,11 @@ def plan_image(
     pool: SpritePool,
 ) -> list[dict[str, Any]]:
     """Return the rows of one image, one for each variant; `donor` is the background that distractors are cut from."""
-    uniform = uniforms(random_for(recipe.seed, Branch.SYNTHETIC_IMAGE, index))
+    uniform = stream_uniforms(random_for(recipe.seed, Branch.SYNTHETIC_IMAGE, index))
     effects = _draw_effects(recipe, uniform)
     exchanged: list[PlacedSprite] = []
     if recipe.placement == "exchange":
-        objects = shuffled(background.objects, uniform)[: recipe.objects]
+        objects = shuffle(background.objects, uniform)[: recipe.objects]
         object_count, sprite_count = len(objects), 0
         exchanged = exchange(objects, pool.by_kind, background.real_boxes, background.size_wh, recipe.rules, uniform)
         labels = [label for label in background.labels if not _is_under(label, exchanged)]
@@ -92,7 +92,7 @@ def plan_image(
 
     def propose(sprite: Sprite, uniform: Uniform) -> Place:
         if recipe.placement == "uniform":
-            return anywhere(sprite, background.size_wh, uniform)
+            return draw_place(sprite, background.size_wh, uniform)
         chance = uniform()
         same_camera = chance < _OWN_CAMERA and sprite.kind in background.places
         places = (background if same_camera else pool).places[sprite.kind]
@@ -119,7 +119,9 @@ def plan_image(
     image = {"index": index, "background": background.path, "width": width, "height": height}
     image |= {"wanted": object_count, "quality": recipe.quality, **effects}
     seams = [uniform]
-    seams += [uniforms(random_for(recipe.seed, Branch.SEAMS, index, variant)) for variant in range(1, recipe.variants)]
+    seams += [
+        stream_uniforms(random_for(recipe.seed, Branch.SEAMS, index, variant)) for variant in range(1, recipe.variants)
+    ]
     return [
         image
         | {"variant": variant, **_draw_seams(recipe, instances, patches, donor.path, background, exchanged, numbers)}
@@ -135,7 +137,7 @@ def _draw_object_count(assets: Assets, recipe: Recipe, background: Background, u
     return max(1, count - len(background.labels)) if background.labels else count
 
 
-def shuffled(values: Sequence[Any], uniform: Uniform) -> list[Any]:
+def shuffle(values: Sequence[Any], uniform: Uniform) -> list[Any]:
     """Return the values in random order."""
     return [value for _, _, value in sorted((uniform(), number, value) for number, value in enumerate(values))]
 

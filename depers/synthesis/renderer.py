@@ -78,12 +78,12 @@ def plan_part(assets: Assets, recipe: planner.Recipe, job: RenderJob, part: int)
     if storage.exists(uri):
         file, columns = plan_table.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
         for group in range(file.num_row_groups):
-            total = total.plus(statistics.of_plan(file.read_row_group(group, columns), job.class_count))
+            total = total.add(statistics.count_plan(file.read_row_group(group, columns), job.class_count))
         return total
     blocks = [planner.plan_block(assets, recipe, block, job.scenes) for block in range(*job.parts()[part])]
     plan_table.write_part(uri, blocks)
     for block in blocks:
-        total = total.plus(statistics.of_plan(block, job.class_count))
+        total = total.add(statistics.count_plan(block, job.class_count))
     return total
 
 
@@ -129,7 +129,7 @@ class Renderer:
             if (sprite, 1) not in self._sprites:
                 self._cache((sprite, 1), self._decode_sprite(entry["image"], sprite))
             if by > 1:
-                self._cache(key, compositing.reduced(self._sprites[sprite, 1], by))
+                self._cache(key, compositing.reduce(self._sprites[sprite, 1], by))
         return self._sprites[key]
 
     def _cache(self, key: tuple[str, int], image: Planes) -> None:
@@ -152,7 +152,7 @@ class Renderer:
         return dict(zip(table["id"].to_pylist(), table["image"], strict=True))
 
 
-def label_text(row: dict[str, Any]) -> bytes:
+def format_labels(row: dict[str, Any]) -> bytes:
     """Return the labels of a row as YOLO text."""
     ids = [label["class_id"] for label in row["labels"]]
     boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
@@ -198,7 +198,7 @@ def _render_images(
             rows.append(
                 {"path": f"{name}.jpg", "objects": sprite_count, "labels": len(row["labels"]), "bytes": len(data)}
             )
-            yield name, data, label_text(row)
+            yield name, data, format_labels(row)
 
 
 def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:

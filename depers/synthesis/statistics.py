@@ -39,7 +39,7 @@ class DatasetStatistics:
         classes, sizes, centers_x, feet_y, scenes = (np.zeros(count, np.int64) for count in bins)
         return cls(classes, sizes, centers_x, feet_y, scenes)
 
-    def plus(self, addend: "DatasetStatistics") -> "DatasetStatistics":
+    def add(self, addend: "DatasetStatistics") -> "DatasetStatistics":
         """Return the statistics of both together."""
         return DatasetStatistics(
             **{field.name: getattr(self, field.name) + getattr(addend, field.name) for field in fields(self)}
@@ -73,7 +73,7 @@ def _normalize(corners_xyxy: NDArray[np.float64], images: pa.Table, rows: NDArra
         corners_xyxy[:, axis::2] /= images[name].to_numpy()[rows][:, None]
 
 
-def of_images(images: pa.Table, class_count: int) -> DatasetStatistics:
+def count_images(images: pa.Table, class_count: int) -> DatasetStatistics:
     """Count the real images, as the bank's table of backgrounds has them, and all their labels."""
     ids, corners, rows = _boxes(images["scene"].combine_chunks())
     _normalize(corners, images, rows)
@@ -82,7 +82,7 @@ def of_images(images: pa.Table, class_count: int) -> DatasetStatistics:
     return replace(counts, scenes=np.histogram(scenes, SCENES)[0], images=len(scenes), objects=int(scenes.sum()))
 
 
-def of_plan(rows: pa.Table, class_count: int) -> DatasetStatistics:
+def count_plan(rows: pa.Table, class_count: int) -> DatasetStatistics:
     """Count the images of a plan, each variant for itself."""
     ids, corners, parents = _boxes(rows["labels"].combine_chunks())
     _normalize(corners, rows, parents)

@@ -114,7 +114,7 @@ def _read_folder(
         return _example(image, ids[own.class_ids], own.boxes_xywh, labelled)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, labels.pairs(here)))
+        return list(pool.map(read, labels.list_pairs(here)))
 
 
 def _example(

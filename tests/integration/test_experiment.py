@@ -14,7 +14,7 @@ from depers import storage
 from depers.commands import experiment
 from depers.commands.experiment import Cell, Options, choose, copy_part, plan_cells
 from depers.datasets.data_yaml import read_dataset
-from depers.datasets.labels import pairs
+from depers.datasets.labels import list_pairs
 from depers.errors import UserError
 from depers.evaluation.experiment_report import (
     ARMS,
@@ -100,11 +100,11 @@ def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
     copy_part(whole, ["0.jpg", "2.jpg"], str(tmp_path / "part"))
     part = read_dataset(tmp_path / "part")
     assert part.names == whole.names and part.val is not None and part.train is not None
-    assert [Path(image).name for image, _ in pairs(part.train)] == ["0.jpg", "2.jpg"]
-    assert [Path(text).read_bytes() for _, text in pairs(part.train)] == [
+    assert [Path(image).name for image, _ in list_pairs(part.train)] == ["0.jpg", "2.jpg"]
+    assert [Path(text).read_bytes() for _, text in list_pairs(part.train)] == [
         (tmp_path / f"data/labels/train/{number}.txt").read_bytes() for number in (0, 2)
     ]
-    assert [Path(image).name for image, _ in pairs(part.val)] == ["100000.jpg", "100001.jpg"]
+    assert [Path(image).name for image, _ in list_pairs(part.val)] == ["100000.jpg", "100001.jpg"]
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:

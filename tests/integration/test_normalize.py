@@ -14,7 +14,7 @@ from runs import records, run_and_kill, run_depers
 from depers import storage
 from depers.commands.normalize import Options, open_sets, run
 from depers.datasets.data_yaml import labelled_classes, read_dataset
-from depers.datasets.labels import CLASSES, pairs, read_labels
+from depers.datasets.labels import CLASSES, list_pairs, read_labels
 from depers.errors import UserError
 
 BOX = "0 0.5 0.5 0.2 0.2\n"
@@ -104,9 +104,11 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
     dataset = read_dataset(out)
     assert dataset.names == CLASSES
     assert dataset.train is not None and dataset.val is not None
-    found = {image.removeprefix(f"{folder}/"): text for folder in dataset[2:4] for image, text in pairs(str(folder))}
+    found = {
+        image.removeprefix(f"{folder}/"): text for folder in dataset[2:4] for image, text in list_pairs(str(folder))
+    }
     assert set(found) == set(names)
-    assert len(pairs(dataset.val)) == 11
+    assert len(list_pairs(dataset.val)) == 11
     labels = {path: read_labels(text, 5) for path, text in found.items()}
     assert labels["street no.0.jpg"].class_ids.tolist() == [0, 4, 4]
     assert labels["street no.0.jpg"].boxes_xywh[2].tolist() == [0.25, 0.25, 0.5, 0.5]
@@ -146,7 +148,7 @@ def test_run_without_val_and_with_unusable_images(tmp_path: Path, ray_local: Non
     assert run(Options(str(raw), str(out), val_fraction=0)) == 3
     dataset = read_dataset(out)
     assert dataset.val is None and dataset.train is not None
-    assert [Path(image).name for image, _ in pairs(dataset.train)] == ["a.jpg"]
+    assert [Path(image).name for image, _ in list_pairs(dataset.train)] == ["a.jpg"]
     assert [(row["path"], row["kind"]) for row in problems_of(out)] == [
         ("images/b.jpg", "unusable image"),
         ("images/c.jpg", "unusable image"),
@@ -267,7 +269,9 @@ def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_lo
     assert dataset.train is not None and dataset.val is not None
     known = {prefix: labelled_classes(dataset, f"{prefix}x.jpg") for prefix in ("raw/", "plates/", "raw-2/")}
     assert known == {"raw/": set(range(5)), "plates/": {4}, "raw-2/": {0, 3}}
-    paths = [image.removeprefix(f"{folder}/") for folder in (dataset.train, dataset.val) for image, _ in pairs(folder)]
+    paths = [
+        image.removeprefix(f"{folder}/") for folder in (dataset.train, dataset.val) for image, _ in list_pairs(folder)
+    ]
     assert sorted(path.partition("/")[0] for path in paths) == ["plates"] * 3 + ["raw"] * 3 + ["raw-2"] * 3
 
 
@@ -316,7 +320,7 @@ def test_unreadable_labels_cost_their_image_and_json_that_is_none_everything(tmp
     (raw / "Annotations" / "d.xml").write_bytes(b"<annotation>")
     (raw / "Annotations" / "a.xml").write_bytes(b'<!DOCTYPE a [<!ENTITY a "aa">]><annotation>&a;</annotation>')
     assert run(Options(str(raw), str(out), val_fraction=0)) == 3
-    assert [Path(image).name for image, _ in pairs(str(out / "images" / "train"))] == ["b c.png"]
+    assert [Path(image).name for image, _ in list_pairs(str(out / "images" / "train"))] == ["b c.png"]
     assert [(row["path"], row["kind"], row["action"]) for row in problems_of(out)] == [
         ("Annotations/a.xml", "unsafe XML", "skipped_with_image"),
         ("Annotations/d.xml", "broken XML", "skipped_with_image"),
@@ -343,7 +347,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     storage.write_bytes(f"{raw}/val2017/extra.jpg", jpeg())
     arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0, "unlabelled": "skip"}
     assert run(Options(raw, str(out), **arguments)) == 0
-    assert sorted(Path(image).name for image, _ in pairs(str(out / "images" / "train"))) == [
+    assert sorted(Path(image).name for image, _ in list_pairs(str(out / "images" / "train"))) == [
         "a.jpg",
         "b c.png",
         "d.jpg",
@@ -433,7 +437,7 @@ def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> No
     found = [
         (image.removeprefix(f"{folder}/"), read_labels(text, 5))
         for folder in (dataset.train, dataset.val)
-        for image, text in pairs(folder)
+        for image, text in list_pairs(folder)
     ]
     assert len(found) == 16 + 12
     for prefix, class_id, boxes in (("plates_romanian/", 4, 19), ("faces_mask/", 2, 42)):

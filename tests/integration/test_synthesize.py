@@ -21,7 +21,7 @@ from depers import storage
 from depers.commands.synthesize import Options, read_assets, run
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
-from depers.datasets.labels import CLASSES, pairs, read_labels
+from depers.datasets.labels import CLASSES, list_pairs, read_labels
 from depers.errors import UserError
 from depers.runtime import progress, units
 from depers.synthesis import plan_table, renderer
@@ -78,7 +78,7 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.startswith("70 images, ") and last.endswith(f"report {out}/report.html")
     assert contents(extracted, "backgrounds", "sprites") == before
-    images = pairs(str(out / "images" / "train"))
+    images = list_pairs(str(out / "images" / "train"))
     rate = re.search(r"; 70 rendered, (?:([\d.]+) images/s|in [\d.]+ s); ", last)
     written = [Path(image).stat().st_mtime for image, _ in images]
     assert rate and (rate[1] is None or 0 < float(rate[1]) * (max(written) - min(written)) < 100)
@@ -168,7 +168,7 @@ def test_backgrounds_that_keep_their_labels(tmp_path: Path) -> None:
     grounds = [drawn.background(number, labels=kept) for number in range(3)]
     out = str(tmp_path / "out")
     assert run(Options(make_bank(str(tmp_path), backgrounds=grounds), out, count=12, effects=False, real="none")) == 0
-    for image, text in pairs(f"{out}/images/train"):
+    for image, text in list_pairs(f"{out}/images/train"):
         labels = read_labels(text, 5)
         assert labels.class_ids[:2].tolist() == [0, 4] and len(labels.class_ids) > 2
         np.testing.assert_allclose(labels.boxes_xywh[0] * [320, 240, 320, 240], [50, 125, 80, 50], atol=1e-3)

@@ -6,7 +6,7 @@ import pytest
 
 from depers import storage
 from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset, write_data_yaml, write_joined_yaml
-from depers.datasets.labels import CLASSES, SPLITS, pairs, read_labels
+from depers.datasets.labels import CLASSES, SPLITS, list_pairs, read_labels
 from depers.errors import UserError
 
 
@@ -53,7 +53,7 @@ def test_a_dataset_on_s3(s3_bucket: str) -> None:
     storage.write_bytes(f"{root}/images/train/ü 1.jpg", b"")
     expected = Dataset(root, CLASSES, f"{root}/images/train", None)
     assert read_dataset(f"{root}/") == read_dataset(f"{root}/data.yaml") == expected
-    assert pairs(f"{root}/images/train") == [(f"{root}/images/train/ü 1.jpg", f"{root}/labels/train/ü 1.txt")]
+    assert list_pairs(f"{root}/images/train") == [(f"{root}/images/train/ü 1.jpg", f"{root}/labels/train/ü 1.txt")]
     assert len(read_labels(f"{root}/labels/train/ü 1.txt", 5).class_ids) == 0
     with pytest.raises(UserError, match=r"nowhere: must be a dataset folder or its data.yaml, but nothing is there"):
         read_dataset(f"{s3_bucket}/nowhere")

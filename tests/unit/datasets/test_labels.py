@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from depers import storage
 from depers.datasets import labels
-from depers.datasets.labels import CLASSES, Labels, format_yolo, label_path, pairs, parse_yolo
+from depers.datasets.labels import CLASSES, Labels, format_yolo, label_path, list_pairs, parse_yolo
 from depers.errors import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
@@ -101,7 +101,7 @@ def test_pairs_and_read_labels(tmp_path: Path) -> None:
     texts = f"{tmp_path}/labels/train"
     storage.write_bytes(f"{texts}/a.1.txt", b"1 0.5 0.5 0.1 0.1\r\n")
     storage.write_bytes(f"{texts}/b.txt", b"\xff\xfe")
-    files = pairs(folder)
+    files = list_pairs(folder)
     assert files == [
         (f"{folder}/a.1.png", f"{texts}/a.1.txt"),
         (f"{folder}/b.JPG", f"{texts}/b.txt"),
@@ -116,7 +116,7 @@ def test_pairs_and_read_labels(tmp_path: Path) -> None:
 
 
 def test_real_labels_are_read(data: Path) -> None:
-    read = [labels.read_labels(text, 80) for _, text in pairs(str(data / "coco_val" / "images"))]
+    read = [labels.read_labels(text, 80) for _, text in list_pairs(str(data / "coco_val" / "images"))]
     assert len(read) == 64
     assert sum(len(value.class_ids) for value in read) > 100
     assert all((value.boxes_xywh[:, 2:] > 0).all() for value in read)

@@ -126,9 +126,9 @@ def test_scaled_keeps_means(scale: float, wide: int, high: int) -> None:
     entry, whole = source | size | {"x": 0, "y": 0}, ycbcr.from_rgb(slope[:high, :wide])
     luma, chroma = whole.luma, np.dstack([ycbcr.reduce(whole.luma, 2)] * 2)  # with what would be luma in it
     for step, object_plane in zip(
-        (1, 2), compositing.reduced(ycbcr.Planes(luma, chroma), compositing.reduction(entry)), strict=True
+        (1, 2), compositing.reduce(ycbcr.Planes(luma, chroma), compositing.reduction(entry)), strict=True
     ):
-        result = compositing.scaled(object_plane, entry, step)
+        result = compositing.scale(object_plane, entry, step)
         assert result.shape[:2] == (-(-size["height"] // step), -(-size["width"] // step))
         beyond = result.shape[1] * step - size["width"]  # pixels that the last sample shows more than there are
         assert abs(result.mean() - slope[:high, :wide].mean()) < 4 + beyond * wide / size["width"] * (255 / 89) / 2

@@ -124,7 +124,7 @@ def shown(
             x0, y0, x1, y1 = (round(part[name]) for name in CORNERS)
             images[-1][y0:y1, x0:x1] = 255
     reduced = [
-        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(entry))
+        compositing.reduce(ycbcr.from_rgb(image), compositing.reduction(entry))
         for image, entry in zip(images, row["objects"], strict=True)
     ]
     # Colors must not be matched here, and cloning keeps gradients, not values.
@@ -142,7 +142,7 @@ def shown_of_background(
     sizes = [sprites.get(o["sprite"], {"height": row["height"], "width": row["width"]}) for o in row["objects"]]
     images = [np.zeros((size["height"], size["width"], 3), np.uint8) for size in sizes]
     reduced = [
-        compositing.reduced(ycbcr.from_rgb(image), compositing.reduction(entry))
+        compositing.reduce(ycbcr.from_rgb(image), compositing.reduction(entry))
         for image, entry in zip(images, row["objects"], strict=True)
     ]
     hard = {"match": 0.0, "red": 0.0, "green": 0.0, "blue": 0.0, "blending": "hard", "reach": 0.0}
