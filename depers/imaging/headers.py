@@ -32,7 +32,7 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header of an image says: read once, and handed on to all that is done to it, by pickle too.
+    """The header of an image, read once and handed on to all that is done with the image; it can be pickled.
 
     `format` is one of FORMATS; a JPEG with further images behind it (MPO) is a JPEG, of which the first counts.
     `mode` (Pillow's), `size_wh` of the pixels as they are stored, `orientation` (EXIF's, 1…8) and `raw_profile` are

@@ -175,7 +175,7 @@ def _paint(
     pixel_mode: str,
 ) -> Paint:
     """Return the paint for one region of an image, its colors taken from the pixels around it."""
-    x0, y0, x1, y1 = frame = grow_bounds(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
+    x0, y0, x1, y1 = window = grow_bounds(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
     patch = pixels[y0:y1, x0:x1]
     patch = patch[:, :, None] if patch.ndim == 2 else patch
     span = 255.0 if palette is not None else float(np.iinfo(pixels.dtype).max)
@@ -187,7 +187,7 @@ def _paint(
         if opacity or pixel_mode == "CMYK":
             values[:, :, -1] = span if opacity else 0
         return Paint(values, edges, region.bounds, mode, span, ())
-    free = mark_free(parts, frame, region.bounds)
+    free = mark_free(parts, window, region.bounds)
     inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
     if opacity:
         visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)

@@ -84,14 +84,14 @@ def _edit(components: list[Coefficients], touched_regions: list[Region], frame: 
         table = np.array(frame.tables[frame.table_of[index]], np.float64)
         planes.setdefault(scale, []).append(_Plane(component.blocks, component.height, table, index == 0))
     for region in touched_regions:
-        x0, y0, x1, y1 = around = grow_bounds(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
-        free, cells = mark_free(parts, around, region.bounds), cell_edges(region.bounds)
+        x0, y0, x1, y1 = window = grow_bounds(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
+        free, cells = mark_free(parts, window, region.bounds), cell_edges(region.bounds)
         for (h, v), group in planes.items():
             rows, columns = slice(y0 * v, min(y1 * v, group[0].height)), slice(x0 * h, x1 * h)
             means = np.concatenate([plane.blocks[rows, columns, :1] * (plane.table[0] / 8) for plane in group], axis=2)
             free_blocks = free.repeat(v, axis=0).repeat(h, axis=1)[: means.shape[0], : means.shape[1]]
             noisy = [channel for channel, plane in enumerate(group) if plane.luma]
-            paint = _paint(region, around, cells, means, free_blocks, (h, v), mode, noisy)
+            paint = _paint(region, window, cells, means, free_blocks, (h, v), mode, noisy)
             _write(group, region, paint, (h, v), mode)
 
 
@@ -109,7 +109,7 @@ class _Plane(NamedTuple):
 
 def _paint(
     region: Region,
-    around: Rectangle,
+    window: Rectangle,
     cells: tuple[NDArray[np.int64], NDArray[np.int64]],
     means: NDArray[Any],
     free: NDArray[np.bool_],
@@ -122,7 +122,7 @@ def _paint(
     if mode == "fill":
         values = np.zeros((len(down) - 1, len(across) - 1, means.shape[2]))
     else:
-        inner = ((x0 - around[0]) * h, (y0 - around[1]) * v, (x1 - around[0]) * h, (y1 - around[1]) * v)
+        inner = ((x0 - window[0]) * h, (y0 - window[1]) * v, (x1 - window[0]) * h, (y1 - window[1]) * v)
         values = color_cells(means, free, inner, (across * h, down * v), 0.0)
     size = 8 if mode == "blur" else 1
     edges = (across * h * size, down * v * size)

@@ -92,9 +92,9 @@ def grow_bounds(bounds: Rectangle, size_wh: tuple[int, int], thickness: int) -> 
     return (*low, min(size_wh[0], x1 + thickness), min(size_wh[1], y1 + thickness))
 
 
-def mark_free(parts: NDArray[np.int64], frame: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
-    """Return which units of `frame`, bool (H, W), lie outside `bounds` and outside of all `parts` of regions."""
-    x0, y0, x1, y1 = frame
+def mark_free(parts: NDArray[np.int64], window: Rectangle, bounds: Rectangle) -> NDArray[np.bool_]:
+    """Return which units of `window`, bool (H, W), lie outside `bounds` and outside of all `parts` of regions."""
+    x0, y0, x1, y1 = window
     free = np.ones((y1 - y0, x1 - x0), bool)
     overlaps = (parts[:, :2] < (x1, y1)).all(axis=1) & (parts[:, 2:] > (x0, y0)).all(axis=1)
     for part_x0, part_y0, part_x1, part_y1 in [*parts[overlaps].tolist(), bounds]:
@@ -139,7 +139,7 @@ def color_cells(
 
 
 class Paint:
-    """What a region is painted with, at any scale; given out in bands of rows, so that no region costs much memory."""
+    """The paint of a region, at any scale; given out in bands of rows, so that no region costs much memory."""
 
     def __init__(
         self,

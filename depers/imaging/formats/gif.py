@@ -10,7 +10,7 @@ _HEADER_BYTES = 13
 _DESCRIPTOR_BYTES = 11  # of an image: its introducer, its rectangle, its flags, the least size of a code
 
 
-class Block(NamedTuple):
+class GifBlock(NamedTuple):
     """A block's introducer, and where in the file it starts and ends; it ends past the file where that is cut off.
 
     An introducer other than IMAGE, EXTENSION and TRAILER is a byte that belongs to no block.
@@ -21,7 +21,7 @@ class Block(NamedTuple):
     end: int
 
 
-def walk(data: bytes) -> Iterator[Block]:
+def walk(data: bytes) -> Iterator[GifBlock]:
     """Yield the blocks up to the trailer, or to the end of the data where there is none."""
     flags = data[10] if len(data) > 10 else 0
     position = _HEADER_BYTES + _palette_bytes(flags)
@@ -34,7 +34,7 @@ def walk(data: bytes) -> Iterator[Block]:
                 end = _sub_blocks_end(data, end + _palette_bytes(data[position + 9]))
         elif introducer == EXTENSION:
             end = _sub_blocks_end(data, position + 2)
-        yield Block(introducer, position, end)
+        yield GifBlock(introducer, position, end)
         if introducer == TRAILER:
             return
         position = end

@@ -8,7 +8,7 @@ _CONTAINERS = (b"moov", b"trak", b"mdia")
 _TIMED = (b"mvhd", b"tkhd", b"mdhd")
 
 
-class Box(NamedTuple):
+class IsoBox(NamedTuple):
     """A box's kind, and where in the file it starts, its content starts, and it ends."""
 
     kind: bytes
@@ -17,7 +17,7 @@ class Box(NamedTuple):
     end: int
 
 
-def walk(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[Box]:
+def walk(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[IsoBox]:
     """Yield the boxes that lie side by side in a stretch of the data, not those within them.
 
     Fewer than 8 bytes behind the last are no box. Raises ValueError for one that does not fit.
@@ -31,7 +31,7 @@ def walk(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[Box]:
         end = stop if size == 0 else start + size
         if end < start + header_bytes or end > stop:
             raise ValueError(f"box {kind!r} of {size} bytes does not fit into {stop - start}")
-        yield Box(kind, start, start + header_bytes, end)
+        yield IsoBox(kind, start, start + header_bytes, end)
         start = end
 
 

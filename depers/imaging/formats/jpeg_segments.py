@@ -45,7 +45,7 @@ class FrameHeader:
 
     @property
     def mcu_wh(self) -> tuple[int, int]:
-        """The size of an MCU in pixels; of a single component, a block."""
+        """Return the size of an MCU in pixels; of a single component, that of a block."""
         if len(self.sampling) == 1:
             return 8, 8
         return 8 * max(h for h, _ in self.sampling), 8 * max(v for _, v in self.sampling)

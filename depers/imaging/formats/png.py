@@ -13,7 +13,7 @@ _HEADER_END = 33
 _CHANNEL_COLOR_TYPES = (2, 4, 6)  # RGB, gray with opacity, RGB with opacity
 
 
-class Chunk(NamedTuple):
+class PngChunk(NamedTuple):
     """A chunk's name and content, cut off where the data is, and where in the file it ends with its checksum."""
 
     name: bytes
@@ -21,13 +21,13 @@ class Chunk(NamedTuple):
     end: int
 
 
-def walk(data: bytes) -> Iterator[Chunk]:
+def walk(data: bytes) -> Iterator[PngChunk]:
     """Yield the chunks as far as the data reaches, also those behind the end chunk."""
     position = len(SIGNATURE)
     while position + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
-        yield Chunk(name, data[position + 8 : position + 8 + length], end)
+        yield PngChunk(name, data[position + 8 : position + 8 + length], end)
         position = end
 
 

@@ -25,7 +25,7 @@ _BLOCK_BYTES = 128
 
 
 class TransformError(Exception):
-    """What the library says of a file that it does not transform, in one line."""
+    """The reason why the library does not transform a file, in one line."""
 
 
 class _Area(ctypes.Structure):
