@@ -39,7 +39,7 @@ def make_report(bank: SpriteBank, record: pa.Table, images: str, all_units: Sequ
         ("Sprites", page.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in class_ids])),
     ]
     if rows:
-        sections.append(("Left out and failed", page.table(("reason", "images"), rows[:50])))
+        sections.append(("Skipped and failed", page.table(("reason", "images"), rows[:50])))
     sections.append(("Backgrounds, before and after: a sample", _pairs(bank, record, images, all_units)))
     for class_id in class_ids[:_CLASSES]:
         cells = list(_sample(bank, record, all_units, class_id))
