@@ -21,9 +21,9 @@ from depers.imaging.headers import (
     ImageError,
     ImageHeader,
     open_image,
-    orientation_of,
-    profile_of,
     read_header,
+    read_orientation,
+    read_profile,
     turn_upright,
 )
 
@@ -80,7 +80,7 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHea
     header = header or read_header(data, max_megapixels)
     if len(header.pages) > 1:
         raise ImageError(f"must hold one frame, but holds {len(header.pages)}")
-    [image] = frames(data, max_megapixels, header)
+    [image] = decode_pages(data, max_megapixels, header)
     return image
 
 
@@ -88,11 +88,11 @@ def decode_frames(
     data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield every frame or page as upright uint8 RGB (H, W, 3), transparency on white. Raises ImageError."""
-    for image in frames(data, max_megapixels, header):
+    for image in decode_pages(data, max_megapixels, header):
         yield image.rgb()
 
 
-def frames(
+def decode_pages(
     data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None
 ) -> Iterator[DecodedImage]:
     """Yield every frame or page, whole and upright; `header` spares reading it again. Raises ImageError.
@@ -130,7 +130,7 @@ def _decoding() -> Iterator[None]:
 def _decode_frame(data: bytes, image: Image.Image, header: ImageHeader) -> DecodedImage:
     """Return the frame that `image` stands at."""
     if sixteen_bit.has_sixteen_bit_channels(data, image):
-        orientation, profile = orientation_of(image), profile_of(image)
+        orientation, profile = read_orientation(image), read_profile(image)
         pixels, mode = sixteen_bit.read(data, image)
         return DecodedImage(turn_upright(pixels, orientation), mode, header.format, profile)
     transparent = "transparency" in image.info
@@ -152,10 +152,10 @@ def _decode_frame(data: bytes, image: Image.Image, header: ImageHeader) -> Decod
     else:
         pixels = np.asarray(loaded)
     return DecodedImage(
-        pixels=turn_upright(pixels, orientation_of(image)),
+        pixels=turn_upright(pixels, read_orientation(image)),
         mode=mode,
         format=header.format,
-        icc_profile=profile_of(image),
+        icc_profile=read_profile(image),
         palette=palette,
         lossless=header.lossless,
         duration_ms=float(image.info.get("duration") or 0),

@@ -30,7 +30,7 @@ def encode(image: DecodedImage, pixels: Pixels, exif_tags: exif.Tags | None = No
                 return sixteen_bit.encode_tiff([sixteen_bit.Page(pixels, image.mode, image.icc_profile)])
             return sixteen_bit.encode_png(pixels, image.icc_profile, block)
         pillow_image = to_pillow(image, pixels)
-        options = encoder_options(image.format, image.lossless)
+        options = choose_encoder_options(image.format, image.lossless)
         if image.icc_profile:
             options["icc_profile"] = image.icc_profile
         if block:
@@ -48,7 +48,7 @@ def encode(image: DecodedImage, pixels: Pixels, exif_tags: exif.Tags | None = No
     return buffer.getvalue()
 
 
-def encoder_options(name: str, lossless: bool) -> dict[str, Any]:
+def choose_encoder_options(name: str, lossless: bool) -> dict[str, Any]:
     """Return how Pillow is to write a format."""
     options: dict[str, dict[str, Any]] = {
         "PNG": {"compress_level": 3},

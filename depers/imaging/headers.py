@@ -79,8 +79,8 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
     """
     if not data:
         raise ImageError("the file is empty")
-    if sniffing.image_format(data[: sniffing.HEAD]) == "GIF":  # to count frames, Pillow makes room for all of them
-        width, height = gif.canvas_wh(data)
+    if sniffing.sniff_format(data[: sniffing.HEAD]) == "GIF":  # to count frames, Pillow makes room for all of them
+        width, height = gif.measure_canvas(data)
         if (pixels := width * height) > max_megapixels * 1e6:
             raise ImageError(
                 f"must have at most {max_megapixels:g} megapixels, but its frames reach over {pixels / 1e6:.0f}"
@@ -112,7 +112,7 @@ def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHea
         format=name,
         mode=image.mode,
         size_wh=image.size,
-        orientation=1 if _is_png_without_exif(data, image) else orientation_of(image),
+        orientation=1 if _is_png_without_exif(data, image) else read_orientation(image),
         pages=pages,
         lossless=name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data),
         raw_profile=image.info.get("icc_profile"),
@@ -123,7 +123,7 @@ def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHea
         return header
     jpeg: Any = image
     tables = {number: list(table) for number, table in jpeg.quantization.items()}
-    return replace(header, jpeg_tables=tables, jpeg_sampling=jpeg_tables.sampling_name(jpeg.layer))
+    return replace(header, jpeg_tables=tables, jpeg_sampling=jpeg_tables.name_sampling(jpeg.layer))
 
 
 def _is_png_without_exif(data: bytes, image: Image.Image) -> bool:
@@ -133,7 +133,7 @@ def _is_png_without_exif(data: bytes, image: Image.Image) -> bool:
 
 def open_image(data: bytes) -> Image.Image:
     """Return the file as Pillow opens it, neither checked nor decoded. Raises ImageError."""
-    heif = sniffing.image_format(data[: sniffing.HEAD]) == "HEIF"
+    heif = sniffing.sniff_format(data[: sniffing.HEAD]) == "HEIF"
     if heif:
         learn_heif()
     try:
@@ -170,7 +170,7 @@ def _pages(image: Image.Image, frames: int) -> tuple[int, ...]:
     return tuple(pages)
 
 
-def orientation_of(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1…8, of the frame that `image` stands at.
 
     It is 1 where there is none, where it cannot be read or where the decoder applied it.
@@ -186,7 +186,7 @@ def orientation_of(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def profile_of(image: Image.Image) -> bytes | None:
+def read_profile(image: Image.Image) -> bytes | None:
     """Return the sanitized color profile of the frame that `image` stands at, as `ImageHeader.icc_profile`."""
     profile = image.info.get("icc_profile")
     return icc.sanitize(profile, image.mode) if profile else None

@@ -46,7 +46,7 @@ _ARCHIVE_SUFFIXES = re.compile(
 )
 
 
-def image_format(head: bytes) -> str:
+def sniff_format(head: bytes) -> str:
     """Return the image format that the first bytes begin, also one that cannot be processed; empty for none.
 
     Formats that Pillow reads have its names. A file of the brand `mif1`, which AVIF may have too, is given as HEIF.
@@ -66,7 +66,7 @@ def image_format(head: bytes) -> str:
 
 def is_image(head: bytes) -> bool:
     """Return whether the first bytes are those of an image, also of one in a format that cannot be processed."""
-    return bool(image_format(head))
+    return bool(sniff_format(head))
 
 
 def is_compressed_media(head: bytes) -> bool:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers.imaging import sixteen_bit
-from depers.imaging.decoding import DecodedImage, frames
-from depers.imaging.encoding import encoder_options, to_pillow
-from depers.imaging.formats.isobmff import without_times
+from depers.imaging.decoding import DecodedImage, decode_pages
+from depers.imaging.encoding import choose_encoder_options, to_pillow
+from depers.imaging.formats.isobmff import remove_times
 from depers.imaging.headers import ImageError, ImageHeader
 from depers.imaging.metadata import exif
 
@@ -34,7 +34,7 @@ def redact_frames(
     """
     images = [
         redact_image(image, boxes, mode)
-        for image, boxes in zip(frames(data, max_megapixels, header), boxes_xyxy_by_frame, strict=True)
+        for image, boxes in zip(decode_pages(data, max_megapixels, header), boxes_xyxy_by_frame, strict=True)
     ]
     name = header.format
     try:
@@ -66,7 +66,7 @@ def _timing(header: ImageHeader, images: list[DecodedImage]) -> dict[str, Any]:
 
 def _encode(images: list[DecodedImage], header: ImageHeader, exif_block: bytes) -> bytes:
     name = header.format
-    options = encoder_options(name, keeps_pixels(header))
+    options = choose_encoder_options(name, keeps_pixels(header))
     if name in _ANIMATED:
         options |= _timing(header, images)
     if images[0].icc_profile:
@@ -84,7 +84,7 @@ def _encode(images: list[DecodedImage], header: ImageHeader, exif_block: bytes) 
     first, *further = _to_pillow(images, name)  # a list: some of Pillow's writers go through it twice
     buffer = io.BytesIO()
     first.save(buffer, name, save_all=True, append_images=further, **options)
-    return without_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
+    return remove_times(buffer.getvalue()) if name in ("AVIF", "HEIF") else buffer.getvalue()
 
 
 def _page(image: DecodedImage) -> sixteen_bit.Page:

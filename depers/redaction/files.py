@@ -17,12 +17,12 @@ from depers.redaction.regions import (
     MODES,
     Paint,
     Region,
-    cell_edges,
     color_cells,
+    find_cell_edges,
     find_regions,
     grow_bounds,
     mark_free,
-    parts_of,
+    stack_parts,
 )
 
 _RING = 8  # pixels around a region that give it its colors
@@ -69,7 +69,7 @@ def redact_file(
     exif_tags = exif.read_tags(open_image(data), keep_metadata) if keep_metadata else {}
     result = _redact(data, header, boxes_xyxy_by_frame, mode, exif_tags, max_megapixels, decoded)
     if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
-        chunks = png.color_chunks(data)
+        chunks = png.copy_color_chunks(data)
         return result._replace(data=png.insert(result.data, chunks))
     return result
 
@@ -154,7 +154,7 @@ def redact_pixels(
     redacted = pixels.copy()
     size_wh = (pixels.shape[1], pixels.shape[0])
     regions = find_regions(boxes_xyxy, size_wh)
-    parts = parts_of(regions)
+    parts = stack_parts(regions)
     for region in regions:
         paint = _paint(pixels, parts, region, mode, palette, pixel_mode)
         region_x0, region_y0 = region.bounds[:2]
@@ -181,7 +181,7 @@ def _paint(
     span = 255.0 if palette is not None else float(np.iinfo(pixels.dtype).max)
     channels = patch.shape[2] if palette is None else palette.shape[1]
     opacity = channels in (2, 4) and pixel_mode != "CMYK"
-    edges = cell_edges(region.bounds)
+    edges = find_cell_edges(region.bounds)
     if mode == "fill":
         values = np.full((len(edges[1]) - 1, len(edges[0]) - 1, channels), (span + 1) / 2)
         if opacity or pixel_mode == "CMYK":

@@ -20,12 +20,12 @@ from depers.redaction.regions import (
     Paint,
     Rectangle,
     Region,
-    cell_edges,
     color_cells,
+    find_cell_edges,
     find_regions,
     grow_bounds,
     mark_free,
-    parts_of,
+    stack_parts,
 )
 
 _SPAN = 255.0
@@ -76,7 +76,7 @@ def redact_jpeg(
 
 def _edit(components: list[Coefficients], touched_regions: list[Region], frame: FrameHeader, mode: str) -> None:
     """Redact the regions (in MCUs) in the coefficients of every component; those of one size together."""
-    parts = parts_of(touched_regions)
+    parts = stack_parts(touched_regions)
     mcus_wh = tuple(-(-side // unit) for side, unit in zip(frame.size_wh, frame.mcu_wh, strict=True))
     planes: dict[tuple[int, int], list[_Plane]] = {}
     for index, component in enumerate(components):
@@ -85,7 +85,7 @@ def _edit(components: list[Coefficients], touched_regions: list[Region], frame: 
         planes.setdefault(scale, []).append(_Plane(component.blocks, component.height, table, index == 0))
     for region in touched_regions:
         x0, y0, x1, y1 = window = grow_bounds(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
-        free, cells = mark_free(parts, window, region.bounds), cell_edges(region.bounds)
+        free, cells = mark_free(parts, window, region.bounds), find_cell_edges(region.bounds)
         for (h, v), group in planes.items():
             rows, columns = slice(y0 * v, min(y1 * v, group[0].height)), slice(x0 * h, x1 * h)
             means = np.concatenate([plane.blocks[rows, columns, :1] * (plane.table[0] / 8) for plane in group], axis=2)

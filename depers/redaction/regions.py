@@ -68,12 +68,12 @@ def _groups(rectangles: NDArray[np.int64]) -> list[list[int]]:
     return groups
 
 
-def parts_of(regions: Sequence[Region]) -> NDArray[np.int64]:
+def stack_parts(regions: Sequence[Region]) -> NDArray[np.int64]:
     """Return the rectangles of all regions, int64 (N, 4)."""
     return np.array([part for region in regions for part in region.parts], np.int64).reshape(-1, 4)
 
 
-def cell_edges(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def find_cell_edges(bounds: Rectangle) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the edges of the cells, from 0 to the width and from 0 to the height: about square, at most 6 across."""
     lengths = (bounds[2] - bounds[0], bounds[3] - bounds[1])
     side = max(lengths) / CELLS_ACROSS
@@ -150,7 +150,7 @@ class Paint:
         span: float,
         noisy: Sequence[int],
     ) -> None:
-        """Take the cells' colors `values` (rows, columns, C) and their edges as `cell_edges` gives them, or scaled.
+        """Take the cells' colors `values` (rows, columns, C) and their edges as of `find_cell_edges`, or scaled.
 
         `span` is the range of values; the channels `noisy` get noise, which depends on the region's place alone, so
         that a rerun gives the same bytes.

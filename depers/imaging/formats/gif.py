@@ -53,7 +53,7 @@ def _sub_blocks_end(data: bytes, position: int) -> int:
     return position + 1
 
 
-def canvas_wh(data: bytes) -> tuple[int, int]:
+def measure_canvas(data: bytes) -> tuple[int, int]:
     """Return width and height of the rectangle that holds the screen and all frames, as far as the data reaches."""
     width, height = struct.unpack_from("<HH", data.ljust(_HEADER_BYTES, b"\0"), 6)
     for block in walk(data):

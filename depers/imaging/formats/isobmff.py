@@ -35,7 +35,7 @@ def walk(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[IsoBo
         start = end
 
 
-def without_times(data: bytes) -> bytes:
+def remove_times(data: bytes) -> bytes:
     """Return the file with its times of creation and modification set to zero: encoders write the present.
 
     Raises ValueError for boxes that do not fit into each other.

@@ -14,7 +14,7 @@ _SAMPLING = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1):
 _PILLOW = {"444": 0, "422": 1, "420": 2}
 
 
-def sampling_name(layers: Sequence[tuple[int, int, int, int]]) -> str:
+def name_sampling(layers: Sequence[tuple[int, int, int, int]]) -> str:
     """Return the name of the chroma subsampling of a file's components (id, h, v, table).
 
     Unusual ones are written without any.
@@ -27,7 +27,7 @@ def sampling_name(layers: Sequence[tuple[int, int, int, int]]) -> str:
 
 def encode(pixels: NDArray[Any], mode: str, tables: dict[int, list[int]], sampling: str) -> bytes:
     """Return `pixels` in mode L, RGB or CMYK as JPEG. Raises what the encoders raise."""
-    quality = standard_quality(tables)
+    quality = find_standard_quality(tables)
     if quality is not None and mode == "L":
         return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels)[:, :, None], quality, "GRAY", "Gray"))
     if quality is not None and mode == "RGB":
@@ -39,7 +39,7 @@ def encode(pixels: NDArray[Any], mode: str, tables: dict[int, list[int]], sampli
     return buffer.getvalue()
 
 
-def standard_quality(tables: dict[int, list[int]]) -> int | None:
+def find_standard_quality(tables: dict[int, list[int]]) -> int | None:
     """Return the libjpeg quality (1…100) whose tables these are (row order, as Pillow gives them), or None."""
     key = tuple(tuple(tables[index]) for index in sorted(tables))
     return _standard_tables().get(key)

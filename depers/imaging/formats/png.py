@@ -36,7 +36,7 @@ def make_chunk(name: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
 
 
-def color_chunks(data: bytes) -> bytes:
+def copy_color_chunks(data: bytes) -> bytes:
     """Return the chunks that give gamma, primaries or color space, each once and of the length it must have."""
     chunks: dict[bytes, bytes] = {}
     for name, content, _ in walk(data):

@@ -42,7 +42,7 @@ def _numbers() -> dict[int, dict[str, int]]:
     return {_MAIN: base, _EXIF: base, _GPS: {tag.name: tag.value for tag in ExifTags.GPS}}
 
 
-def tag_ids(groups: Sequence[str]) -> dict[int, set[int]]:
+def list_tag_ids(groups: Sequence[str]) -> dict[int, set[int]]:
     """Return the tags of some groups by directory: 0 (the first), Exif and GPS."""
     numbers = _numbers()
     ids: dict[int, set[int]] = {}
@@ -56,7 +56,7 @@ def tag_ids(groups: Sequence[str]) -> dict[int, set[int]]:
 
 def read_tags(image: Image.Image, groups: Sequence[str]) -> Tags:
     """Return the values of the image's tags that belong to the groups, by directory. Raises ValueError."""
-    ids = tag_ids(groups)
+    ids = list_tag_ids(groups)
     if not ids:
         return {}
     try:

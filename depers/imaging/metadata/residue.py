@@ -23,7 +23,7 @@ def find_residue(data: bytes, keep: Sequence[str] = ()) -> list[str]:
 
     `keep` names groups of `exif.GROUPS` that are allowed. A file of no known format, or damaged, is a line as well.
     """
-    find = _FINDERS.get(sniffing.image_format(data[: sniffing.HEAD]))
+    find = _FINDERS.get(sniffing.sniff_format(data[: sniffing.HEAD]))
     if find is None:
         return ["a file of no known format"]
     try:
@@ -62,7 +62,7 @@ def _find_in_jpeg(data: bytes, keep: Sequence[str]) -> Iterator[str]:
 
 def _find_in_exif(block: bytes, keep: Sequence[str]) -> Iterator[str]:
     """Yield EXIF tags other than the orientation and those that may be kept."""
-    kept_tags = exif.tag_ids(keep)
+    kept_tags = exif.list_tag_ids(keep)
     pointers = {tiff.EXIF_IFD, tiff.GPS_IFD} & kept_tags.keys()
     for tag in tiff.walk(block.removeprefix(b"Exif\0\0")):
         main = tag.directory == 0 and tag.page == 0
@@ -113,7 +113,7 @@ def _find_in_webp(data: bytes, keep: Sequence[str]) -> Iterator[str]:
 
 
 def _find_in_tiff(data: bytes, keep: Sequence[str]) -> Iterator[str]:
-    kept_tags = exif.tag_ids(keep)
+    kept_tags = exif.list_tag_ids(keep)
     pointers = {tiff.EXIF_IFD, tiff.GPS_IFD} & kept_tags.keys()
     size = 8  # of what directories refer to
     layouts: dict[int, dict[int, tuple[int, ...]]] = {}  # by page: where its strips or tiles are

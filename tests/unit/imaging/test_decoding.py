@@ -11,7 +11,7 @@ from depers.imaging import decoding
 from depers.imaging.decoding import decode
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png
-from depers.imaging.formats.jpeg_tables import standard_quality
+from depers.imaging.formats.jpeg_tables import find_standard_quality
 from depers.imaging.headers import ImageError, read_header
 from depers.imaging.metadata import icc
 
@@ -76,7 +76,7 @@ def test_metadata_goes_and_the_color_profile_stays() -> None:
 def test_jpeg_keeps_tables_and_sampling(quality: int, subsampling: int) -> None:
     data = image_bytes("JPEG", quality=quality, subsampling=subsampling)
     image = decode(data)
-    assert standard_quality(image.jpeg_tables or {}) == quality
+    assert find_standard_quality(image.jpeg_tables or {}) == quality
     rewritten = Image.open(io.BytesIO(encode(image, image.pixels)))
     assert rewritten.quantization == Image.open(io.BytesIO(data)).quantization  # type: ignore[attr-defined]
     assert decode(encode(image, image.pixels)).jpeg_sampling == image.jpeg_sampling

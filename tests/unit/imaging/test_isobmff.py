@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from depers.imaging.formats.isobmff import without_times
+from depers.imaging.formats.isobmff import remove_times
 
 
 def sequence() -> bytes:
@@ -21,10 +21,10 @@ def test_times_are_gone_and_images_are_not() -> None:
     first = sequence()
     time.sleep(1.1)
     second = sequence()
-    assert first != second and without_times(first) == without_times(second)
+    assert first != second and remove_times(first) == remove_times(second)
     now = struct.pack(">Q", int(time.time()) + 2_082_844_800)[:6]  # seconds since 1904, but for their end
-    assert now in first and now not in without_times(first)
-    image = Image.open(io.BytesIO(without_times(first)))
+    assert now in first and now not in remove_times(first)
+    image = Image.open(io.BytesIO(remove_times(first)))
     assert image.n_frames == 3  # type: ignore[attr-defined]
     image.seek(2)
     image.load()
@@ -32,4 +32,4 @@ def test_times_are_gone_and_images_are_not() -> None:
 
 def test_boxes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        without_times(struct.pack(">I4s", 100, b"moov"))
+        remove_times(struct.pack(">I4s", 100, b"moov"))

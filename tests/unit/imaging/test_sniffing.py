@@ -61,7 +61,7 @@ def test_what_becomes_of_a_file(name: str, head: bytes, keep: tuple[str, ...], e
     ],
 )
 def test_formats_are_told_by_their_first_bytes(head: bytes, expected: str) -> None:
-    assert sniffing.image_format(head) == expected
+    assert sniffing.sniff_format(head) == expected
     assert sniffing.is_image(head) == bool(expected)
 
 

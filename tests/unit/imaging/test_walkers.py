@@ -23,14 +23,14 @@ def test_the_blocks_of_a_gif_lie_side_by_side() -> None:
     assert [block.introducer for block in blocks].count(gif.EXTENSION) >= 2
     assert blocks[-1].introducer == gif.TRAILER and blocks[-1].end == len(data)
     assert all(first.end == second.start for first, second in itertools.pairwise(blocks))
-    assert gif.canvas_wh(data) == (40, 30)
+    assert gif.measure_canvas(data) == (40, 30)
 
 
 @pytest.mark.parametrize("length", [0, 5, 11, 14, 60])
 def test_a_gif_that_is_cut_off_ends_past_its_data(length: int) -> None:
     data = encoded("GIF", comment=b"hello" * 20)[:length]
     assert all(block.introducer != gif.TRAILER for block in gif.walk(data))
-    assert gif.canvas_wh(data) == ((40, 30) if length > 9 else (0, 0))
+    assert gif.measure_canvas(data) == ((40, 30) if length > 9 else (0, 0))
 
 
 def test_bytes_between_the_blocks_of_a_gif_are_told_apart() -> None:
@@ -43,7 +43,7 @@ def test_a_frame_of_a_gif_beyond_its_screen_counts() -> None:
     data = bytearray(encoded("GIF"))
     [image] = [block for block in gif.walk(bytes(data)) if block.introducer == gif.IMAGE]
     struct.pack_into("<HHHH", data, image.start + 1, 100, 200, 300, 400)
-    assert gif.canvas_wh(bytes(data)) == (400, 600)
+    assert gif.measure_canvas(bytes(data)) == (400, 600)
 
 
 def test_the_chunks_of_a_png_are_written_as_they_were_read() -> None:

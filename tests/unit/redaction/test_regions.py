@@ -59,7 +59,7 @@ def test_regions_cover_every_box_and_do_not_depend_on_the_order(corners: list[tu
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_cells_are_at_most_six_across_and_about_square(width: int, height: int) -> None:
-    across, down = regions.cell_edges((10, 20, 10 + width, 20 + height))
+    across, down = regions.find_cell_edges((10, 20, 10 + width, 20 + height))
     for edges, length in ((across, width), (down, height)):
         assert (edges[0], edges[-1]) == (0, length)
         assert 1 <= len(edges) - 1 <= regions.CELLS_ACROSS
@@ -81,7 +81,7 @@ def test_colors_come_from_free_units_alone() -> None:
 
 @pytest.mark.parametrize("mode", regions.MODES)
 def test_bands_of_paint_are_the_whole_in_pieces(mode: str) -> None:
-    edges = regions.cell_edges((3, 4, 40, 61))
+    edges = regions.find_cell_edges((3, 4, 40, 61))
     values = np.random.default_rng(0).uniform(0, 255, (len(edges[1]) - 1, len(edges[0]) - 1, 3))
     paint = regions.Paint(values, edges, (3, 4, 40, 61), mode, 255.0, (0, 1, 2))
     whole = paint.rows(0, 57)
