@@ -1,4 +1,4 @@
-"""The command line: `depers VERB …`, which parses, starts Ray, runs the verb and turns errors into one line.
+"""The command line: `depers VERB …`, which parses, calls the verb's function, prints its result or its error.
 
 Verbs are imported by name when called for, so that `depers --help` costs neither torch nor Ray.
 """
@@ -7,14 +7,12 @@ import importlib
 import logging
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 
-from depers import __version__
+from depers import __version__, api
 from depers.errors import UserError, as_user_error, describe, one_line
 from depers.options import parse
 from depers.runtime import progress
-from depers.runtime.cluster import start_ray
 
 VERBS = {
     "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
@@ -59,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exception(error)
-        if (wrong := as_user_error(error)) is not None:
-            return _fail(prog, f"error: {one_line(wrong)}", WRONG_USE)
+        if (cause := as_user_error(error)) is not None:
+            return _fail(prog, f"error: {one_line(cause)}", WRONG_USE)
         hint = "" if debug else " (--debug shows the traceback)"
         return _fail(prog, f"unexpected error: {describe(error)}{hint}", FAILED)
 
 
 def usage() -> str:
-    """What `depers --help` prints."""
+    """Return what `depers --help` prints."""
     verbs = "\n".join(f"  {verb:<11} {summary}" for verb, summary in VERBS.items())
     return (
         "usage: depers VERB … | depers VERB --help | depers --version\n\n"
@@ -77,21 +75,17 @@ def usage() -> str:
 
 
 def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
-    """Parse before Ray starts, so that a wrong option costs no waiting; then run the verb."""
-    module = importlib.import_module(f"depers.commands.{verb}")
-    options = parse(module.Options, argv, prog)
+    """Parse before Ray starts, so that a wrong option costs no waiting; run the verb, print its result."""
+    options = parse(importlib.import_module(f"depers.commands.{verb}").Options, argv, prog)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # to stderr
     log.setLevel(logging.DEBUG if debug else logging.INFO)
-    started = start_ray(debug)
-    try:
-        with warnings.catch_warnings():
-            if not debug:
-                warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
-            with progress.shown_on(sys.stderr):
-                return int(module.run(options))
-    finally:
-        if started:
-            sys.modules["ray"].shutdown()
+    with progress.shown_on(sys.stderr):
+        result = api.run_verb(verb, options, debug)
+    for line in result.failures.lines():
+        print(line, file=sys.stderr)
+    for line in result.summary():
+        print(line)
+    return SOME_ITEMS_FAILED if result.partial else FINE
 
 
 def _fail(prog: str, message: str, code: int) -> int:

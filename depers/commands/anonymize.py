@@ -5,7 +5,6 @@ Every file, and every member of an archive, ends as exactly one manifest row: `r
 Each archive has a row of its own: `complete`, `incomplete`, or `failed`.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,9 @@ from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
 from depers.redaction.regions import MODES
-from depers.runtime import progress, units
+from depers.runtime import units
+from depers.runtime.progress import Speed
+from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import ArchiveStatus
 from depers.storage import tables
 
@@ -76,7 +77,7 @@ class Options(pipeline_options.PassOptions):
                     raise UserError(f"--weights {text}: a class must be one of {', '.join(CLASSES)}, but got {name!r}")
 
     def check_sources(self) -> None:
-        """Raises UserError unless exactly one thing says where boxes are."""
+        """Raise UserError unless exactly one thing says where boxes are."""
         sources = [bool(self.weights), self.boxes is not None, self.previous_detections is not None]
         if not any(sources):
             raise UserError("one of --weights, --boxes and --previous-detections must be given")
@@ -88,7 +89,7 @@ class Options(pipeline_options.PassOptions):
             raise UserError("--tile and --augment say how a detector looks, but there is none without --weights")
 
     def source(self, thresholds: Mapping[str, float]) -> BoxSource | None:
-        """Where boxes come from, if not from a detector. Raises UserError."""
+        """Return where boxes come from, if not from a detector. Raises UserError."""
         if self.boxes is not None:
             return find_box_source(storage.check(self.boxes, "--boxes"))
         if self.previous_detections is not None:
@@ -97,9 +98,36 @@ class Options(pipeline_options.PassOptions):
         return None
 
 
-def run(options: Options) -> int:
-    """Anonymizes; 3 where some inputs failed. Raises UserError for wrong options, weights or folders."""
-    last = partial(
+@dataclass(frozen=True, kw_only=True)
+class AnonymizeResult(VerbResult):
+    """What became of the inputs: how many files (members of archives among them) and archives by status."""
+
+    out: str
+    manifest: str
+    report: str
+    files: Mapping[str, int]
+    archives: Mapping[str, int]
+    speed: Speed
+
+    def summary(self) -> list[str]:
+        """Return the line that says what became of the inputs."""
+        outcome = _count_text(self.files, STATUSES)
+        if self.archives:
+            outcome += f"; {sum(self.archives.values())} archives: {_count_text(self.archives, tuple(ArchiveStatus))}"
+        inputs = sum(self.files.values())
+        return [f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}"]
+
+
+def _count_text(counts: Mapping[str, int], statuses: Sequence[str]) -> str:
+    """Return the counts by status as text; what must be told is told even where it is none."""
+    return ", ".join(
+        f"{counts.get(status, 0)} {status}" for status in statuses if counts.get(status) or status in STATUSES[:3]
+    )
+
+
+def run(options: Options) -> AnonymizeResult:
+    """Anonymize INPUT to OUT. Raises UserError for wrong options, weights or folders."""
+    redact = partial(
         redact_item,
         mode=options.mode,
         margin=options.margin,
@@ -108,27 +136,25 @@ def run(options: Options) -> int:
     )
     thresholds = pipeline_options.thresholds_of(options)
     job = pipeline.make_job(
-        options, SCHEMA, lambda out: last, mirrors=True, keep=options.keep, boxes=options.source(thresholds)
+        options, SCHEMA, lambda out: redact, mirrors=True, keep=options.keep, boxes=options.source(thresholds)
     )
     pipeline.refuse_overlap(job)
     summary = pipeline.run(job, options)
     manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
-    tally, failures = ManifestStatistics(), progress.Failures(manifest)
+    statistics, counter = ManifestStatistics(), FailureCounter(manifest)
     with tables.TableWriter(manifest, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)
-            tally.add(table)
-            failures.add(table)
-    for line in failures.lines():
-        progress.report(line)
-    overview = storage.join(job.out, units.FOLDER, "report.html")
-    storage.write_bytes(overview, make_report(job.out, tally).encode())
-    outcome = _listed(tally.files, STATUSES)
-    if tally.archives:
-        outcome += f"; {sum(tally.archives.values())} archives: {_listed(tally.archives, tuple(ArchiveStatus))}"
-    print(f"{sum(tally.files.values())} inputs: {outcome}; {summary.speed}; manifest {manifest}; report {overview}")
-    return 3 if failures.count else 0
-
-
-def _listed(counts: Counter[str], names: Sequence[str]) -> str:
-    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name] or name in STATUSES[:3])
+            statistics.add(table)
+            counter.add(table)
+    report = storage.join(job.out, units.FOLDER, "report.html")
+    storage.write_bytes(report, make_report(job.out, statistics).encode())
+    return AnonymizeResult(
+        failures=counter.failures(),
+        out=job.out,
+        manifest=manifest,
+        report=report,
+        files=dict(statistics.files),
+        archives=dict(statistics.archives),
+        speed=summary.speed,
+    )

@@ -1,12 +1,11 @@
 """`depers audit`: a second, independent pass over what an anonymization wrote, against its manifest.
 
 Every row must have its object with the recorded digest, and every object its row; no image may hold metadata or
-bytes after its end; and with weights, a detector looks at the redacted images again. 3 where anything is wrong.
+bytes after its end; and with weights, a detector looks at the redacted images again.
 """
 
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ import pyarrow as pa
 from depers import storage
 from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
-from depers.anonymization.manifest import WrittenRows, describe_place
+from depers.anonymization.manifest import WrittenRows
 from depers.archives import registry
 from depers.errors import UserError
 from depers.options import (
@@ -34,14 +33,14 @@ from depers.options import (
 )
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.steps import Row
+from depers.pipeline.steps import PassJob, Row
 from depers.runtime import units
+from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import AuditStatus
-from depers.storage import tables
+from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
 
 _MEGAPIXELS = 10_000.0  # whatever was written may be read
-_PRINTED = 10
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Options(CheckedOptions):
             storage.check(self.input, "--input")
 
     def reading(self) -> "_Reading":
-        """The options of the pass over OUT."""
+        """Return the options of the pass over OUT."""
         return _Reading(
             input=self.out,
             out=storage.join(self.out, units.FOLDER, "audit"),
@@ -88,29 +87,31 @@ class _Reading(pipeline_options.PassOptions):
     """A pass that may do without a detector."""
 
     def check_sources(self) -> None:
-        """Digests and metadata can be checked alone."""
+        """Accept that there are none: digests and metadata can be checked alone."""
 
 
-def _missing(rows: WrittenRows, seen: Counter[str], given_input: str | None) -> Iterator[Row]:
-    """What the manifest has and OUT has not; and where INPUT is given, what either of the two does not know."""
+def _missing(rows: WrittenRows, counts: Counter[str], anonymized: str | None) -> Iterator[Row]:
+    """Yield findings about what the manifest has and OUT has not; and what INPUT has and it has not, or the reverse.
 
-    def finding(path: str, reason: str, member: Row | None = None) -> Row:
-        found: Row = {"path": path, "status": AuditStatus.WRONG, "reason": reason, "boxes": []}
-        return found | {"member": member["member"], "number": member["number"]} if member else found
+    `counts` is how many files or members of OUT lie at each path, `anonymized` the INPUT of that run, if given.
+    """
+
+    def make_finding(path: str, reason: str, member: Row | None = None) -> Row:
+        finding: Row = {"path": path, "status": AuditStatus.WRONG, "reason": reason, "boxes": []}
+        return finding | {"member": member["member"], "number": member["number"]} if member else finding
 
     for path in rows:
-        written = rows.of(path)
-        for number in range(seen[path], len(written)):
-            yield finding(path, "is missing from OUT", written.get(number))
-        if not seen[path] and not written and rows.archive_row(path) and path not in seen:
-            yield finding(path, "is missing from OUT")
-    if given_input is not None:
-        inputs = {parquet_text(entry.path) for entry in storage.list_files(given_input)}
-        known = set(rows)
-        for path in sorted(inputs - known):
-            yield finding(path, "is in INPUT, but has no row in the manifest")
-        for path in sorted(known - inputs):
-            yield finding(path, "has a row in the manifest, but is not in INPUT")
+        members = rows.of(path)
+        for number in range(counts[path], len(members)):
+            yield make_finding(path, "is missing from OUT", members.get(number))
+        if not counts[path] and not members and rows.archive_row(path) and path not in counts:
+            yield make_finding(path, "is missing from OUT")
+    if anonymized is not None:
+        inputs, manifest_paths = {parquet_text(entry.path) for entry in storage.list_files(anonymized)}, set(rows)
+        for path in sorted(inputs - manifest_paths):
+            yield make_finding(path, "is in INPUT, but has no row in the manifest")
+        for path in sorted(manifest_paths - inputs):
+            yield make_finding(path, "has a row in the manifest, but is not in INPUT")
 
 
 def _clear(folder: str) -> None:
@@ -120,62 +121,79 @@ def _clear(folder: str) -> None:
             list(pool.map(storage.delete, uris))
 
 
-def _judged(table: pa.Table, checks: Mapping[str, str]) -> pa.Table:
-    """The findings with those about archives as a whole: such a row says so far only how well it could be read."""
-    found = []
+def _with_archives(table: pa.Table, problems: Mapping[str, str]) -> pa.Table:
+    """Return the findings with those about archives as a whole: their rows say only how well they could be read."""
+    rows = []
     for row in table.to_pylist():
-        if row["number"] is None and row["path"] in checks:
-            reasons = [text for text in (row["reason"], checks[row["path"]]) if text]
+        if row["number"] is None and row["path"] in problems:
+            reasons = [text for text in (row["reason"], problems[row["path"]]) if text]
             row |= {"status": AuditStatus.WRONG if reasons else AuditStatus.SOUND, "reason": "; ".join(reasons)}
-        found.append(row)
-    return pa.Table.from_pylist(found, schema=SCHEMA)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def run(options: Options) -> int:
-    """Audits; 3 where anything is wrong. Raises UserError where OUT holds no finished run."""
-    import ray
+@dataclass(frozen=True, kw_only=True)
+class AuditResult(VerbResult):
+    """What is wrong: `failures` are the findings, of so many objects, members and inputs that were checked."""
 
+    findings: str
+    """The table of everything that was checked."""
+    report: str
+    checked: int
+
+    def summary(self) -> list[str]:
+        """Return the line that says how much is wrong."""
+        count = self.failures.count
+        counts = f"{self.checked} checked: {self.checked - count} sound, {count} wrong"
+        return [f"{counts}; {self.findings}; report {self.report}"]
+
+
+def run(options: Options) -> AuditResult:
+    """Check OUT against its manifest. Raises UserError where OUT holds no finished run."""
     reading = options.reading()
     manifest = storage.join(reading.input, units.FOLDER, "manifest.parquet")
     if not storage.exists(manifest):
         raise UserError(f"{reading.input}: must be what a finished `depers anonymize` wrote, but has no manifest")
     rows = WrittenRows(manifest)
     _clear(reading.out)  # an earlier audit says nothing about what is there now
-    listed = storage.list_files(reading.input)
-    entries = [entry for entry in listed if not entry.path.startswith(f"{units.FOLDER}/")]
+    entries = [entry for entry in storage.list_files(reading.input) if not entry.path.startswith(f"{units.FOLDER}/")]
     allowed = units.read_job(reading.input).get("keep_metadata", ())
-    last = partial(check_item, keep_metadata=tuple(allowed))
-    job = pipeline.make_job(reading, SCHEMA, lambda _: last, keep=("*",))
-    check = ray.remote(check_archive).options(num_cpus=0.05)
-    whole = {entry: rows.archive_row(entry.path) for entry in entries if registry.kind_of(entry.path)}
-    checking = {
-        entry.path: check.remote(job.input, entry, row["output_sha256"] if row else None)
-        for entry, row in whole.items()
-    }
-    seen, statistics = Counter[str](), FindingStatistics()
+    check = partial(check_item, keep_metadata=tuple(allowed))
+    job = pipeline.make_job(reading, SCHEMA, lambda _: check, keep=("*",))
     findings = storage.join(job.out, "findings.parquet")
+    statistics, counter = FindingStatistics(), FailureCounter(findings, (AuditStatus.WRONG,))
     with tables.TableWriter(findings, SCHEMA) as writer:
-        for table in pipeline.run(job, reading, entries, rows).tables() if entries else ():
-            for path, number in zip(table["path"].to_pylist(), table["number"].to_pylist(), strict=True):
-                seen[path] += number is not None or path not in checking
-            mine = {path: ray.get(checking[path]) for path in set(table["path"].to_pylist()) & checking.keys()}
-            judged = _judged(table, mine)
-            writer.write(judged)
-            statistics.add(judged)
-        missing = pa.Table.from_pylist(list(_missing(rows, seen, options.input)), schema=SCHEMA)
-        writer.write(missing)
-        statistics.add(missing)
-    written = {
+        for table in _findings(job, reading, entries, rows, options.input):
+            writer.write(table)
+            statistics.add(table)
+            counter.add(table)
+    manifest_rows = {
         (row["path"], row["number"]): rows.of(row["path"]).get(row["number"])
         for row in statistics.first_rows_with_boxes
     }
-    places = {key: row for key, row in written.items() if row is not None}
-    page = storage.join(job.out, "report.html")
-    storage.write_bytes(page, make_report(job.input, statistics, places, bool(options.weights)).encode())
-    for row in statistics.first_rows[:_PRINTED]:
-        print(f"wrong: {describe_place(row)}: {row['reason']}", file=sys.stderr)
-    if statistics.wrong > _PRINTED:
-        print(f"… and {statistics.wrong - _PRINTED} more: see the findings", file=sys.stderr)
-    sound = statistics.total - statistics.wrong
-    print(f"{statistics.total} checked: {sound} sound, {statistics.wrong} wrong; {findings}; report {page}")
-    return 3 if statistics.wrong else 0
+    redactions = {key: row for key, row in manifest_rows.items() if row is not None}
+    report = storage.join(job.out, "report.html")
+    page = make_report(job.input, statistics, redactions, bool(options.weights))
+    storage.write_bytes(report, page.encode())
+    return AuditResult(failures=counter.failures(), findings=findings, report=report, checked=statistics.total)
+
+
+def _findings(
+    job: PassJob, reading: _Reading, entries: Sequence[Entry], rows: WrittenRows, anonymized: str | None
+) -> Iterator[pa.Table]:
+    """Yield tables of findings: about what is in OUT, then about what is not."""
+    import ray
+
+    check = ray.remote(check_archive).options(num_cpus=0.05)
+    manifest_rows = {entry: rows.archive_row(entry.path) for entry in entries if registry.kind_of(entry.path)}
+    checks = {
+        entry.path: check.remote(job.input, entry, row["output_sha256"] if row else None)
+        for entry, row in manifest_rows.items()
+    }
+    counts = Counter[str]()
+    for table in pipeline.run(job, reading, entries, rows).tables() if entries else ():
+        for path, number in zip(table["path"].to_pylist(), table["number"].to_pylist(), strict=True):
+            counts[path] += number is not None or path not in checks
+        problems = {path: ray.get(checks[path]) for path in set(table["path"].to_pylist()) & checks.keys()}
+        yield _with_archives(table, problems)
+    yield pa.Table.from_pylist(list(_missing(rows, counts, anonymized)), schema=SCHEMA)

@@ -2,14 +2,14 @@
 
 Draws scenes in the competition's raw layout, normalizes them, cuts them into backgrounds and sprites, makes synthetic
 scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those, and
-shows all of it in OUT/report.html. Every step is a verb's own `run`.
+shows all of it in OUT/report.page. Every step but the first is a verb's own `run`.
 """
 
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.options import TRAINING, CheckedOptions, argument, imgsz_option, option
 from depers.reports import drawing, page
-from depers.runtime import units
+from depers.runtime import progress, units
+from depers.runtime.results import VerbResult
+from depers.runtime.tasks import run_tasks
 from depers.storage import tables
 from depers.street_scenes import scenes as streets
 from depers.training import options as training_options
@@ -72,7 +74,7 @@ class Options(CheckedOptions):
         return math.ceil(self.imgsz * 1.2 / training_options.STRIDE) * training_options.STRIDE
 
     def training(self) -> training_options.Options:
-        """The options of the training step."""
+        """Return the options of the training step."""
         out = Path(self.out)
         return training_options.Options(
             dataset=str(out / ("synthetic" if self.synthetic else "dataset")),
@@ -88,82 +90,93 @@ class Options(CheckedOptions):
         )
 
 
-def run(options: Options) -> int:
-    """Runs all steps and prints the report's path last; 3 where a step could not process an image."""
+@dataclass(frozen=True, kw_only=True)
+class DemoResult(VerbResult):
+    """What the demo made: its report, the results of the verbs in their order, and how long each step took."""
+
+    report: str
+    results: Sequence[VerbResult]
+    seconds: Mapping[str, float]
+
+    @property
+    def partial(self) -> bool:
+        """Whether a step could not process an image."""
+        return any(result.partial for result in self.results)
+
+    def summary(self) -> list[str]:
+        """Return how long it took, and last the path of the report."""
+        return ["", f"all of it took {sum(self.seconds.values()):.0f} s; the report:", self.report]
+
+
+def run(options: Options) -> DemoResult:
+    """Go through all steps. Raises UserError for a wrong OUT."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "hyperparameters.yaml").write_text(yaml.safe_dump(HYPERPARAMETERS), encoding="utf-8")
+    steps = _steps(out, options)
+    results: list[VerbResult] = []
+    seconds = {}
+    for number, (title, step) in enumerate(steps.items(), 1):
+        heading = f"[{number}/{len(steps)}] {title}"
+        progress.report(f"\n{heading}")
+        start = time.perf_counter()
+        for result in step():
+            progress.report_lines([*result.failures.lines(), *result.summary()])
+            results.append(result)
+        seconds[title] = time.perf_counter() - start
+        progress.report(f"{heading}: {seconds[title]:.0f} s")
+    (out / "report.html").write_text(make_report(out, seconds), encoding="utf-8")
+    return DemoResult(report=str(out / "report.html"), results=tuple(results), seconds=seconds)
+
+
+def _steps(out: Path, options: Options) -> dict[str, Callable[[], Iterable[VerbResult]]]:
+    """Return the steps by title: functions that yield the results of the verbs that they run."""
     weights = (str(out / "training" / "weights" / "best.pt"),)
+    normalizations = (
+        normalize.Options(str(out / "scenes"), str(out / "dataset"), val_fraction=1 / 9),
+        normalize.Options(str(out / "unseen"), str(out / "unseen-dataset"), val_fraction=0.0),
+    )
+    extraction = extract.Options(str(out / "dataset"), str(out / "extracted"))
+    synthesis: dict[str, Callable[[], Iterable[VerbResult]]] = {
+        "extract backgrounds and sprites": lambda: [extract.run(extraction)],
+        "synthesize scenes": lambda: [
+            synthesize.run(synthesize.Options(str(out / "extracted"), str(out / "synthetic"), count=options.synthetic))
+        ],
+    }
+    evaluation = evaluate.Options(
+        str(out / "unseen-dataset"),
+        str(out / "evaluation"),
+        weights,
+        split="train",
+        imgsz=options.finding_imgsz,
+    )
     anonymization = anonymize.Options(
         input=str(out / "unseen" / "images"), out=str(out / "anonymized"), weights=weights, imgsz=options.finding_imgsz
     )
-    steps: list[tuple[str, Callable[[], int]]] = [
-        ("draw street scenes", lambda: _draw(out, options)),
-        (
-            "normalize the labels",
-            lambda: max(
-                normalize.run(normalize.Options(str(out / "scenes"), str(out / "dataset"), val_fraction=1 / 9)),
-                normalize.run(normalize.Options(str(out / "unseen"), str(out / "unseen-dataset"), val_fraction=0.0)),
-            ),
-        ),
-        *(_synthesis(out, options) if options.synthetic else []),
-        ("train YOLOv5n from scratch", lambda: train.run(options.training())),
-        (
-            "evaluate on unseen scenes",
-            lambda: evaluate.run(
-                evaluate.Options(
-                    str(out / "unseen-dataset"),
-                    str(out / "evaluation"),
-                    weights,
-                    split="train",
-                    imgsz=options.finding_imgsz,
-                )
-            ),
-        ),
-        ("anonymize the unseen scenes", lambda: anonymize.run(anonymization)),
-    ]
-    timings, code = [], 0
-    for number, (title, step) in enumerate(steps, 1):
-        print(f"\n[{number}/{len(steps)}] {title}", flush=True)
-        started = time.perf_counter()
-        code = max(code, step())
-        timings.append((title, time.perf_counter() - started))
-        print(f"[{number}/{len(steps)}] {title}: {timings[-1][1]:.0f} s", flush=True)
-    (out / "report.html").write_text(make_report(out, timings), encoding="utf-8")
-    print(
-        f"\nall of it took {sum(seconds for _, seconds in timings):.0f} s; the report:\n{out / 'report.html'}",
-        flush=True,
-    )
-    return code
+    return {
+        "draw street scenes": lambda: _draw(out, options),
+        "normalize the labels": lambda: map(normalize.run, normalizations),
+        **(synthesis if options.synthetic else {}),
+        "train YOLOv5n from scratch": lambda: [train.run(options.training())],
+        "evaluate on unseen scenes": lambda: [evaluate.run(evaluation)],
+        "anonymize the unseen scenes": lambda: [anonymize.run(anonymization)],
+    }
 
 
-def _synthesis(out: Path, options: Options) -> list[tuple[str, Callable[[], int]]]:
-    """The steps that make more scenes of those that training sees."""
-    cutting = extract.Options(str(out / "dataset"), str(out / "extracted"))
-    making = synthesize.Options(str(out / "extracted"), str(out / "synthetic"), count=options.synthetic)
-    return [
-        ("extract backgrounds and sprites", lambda: extract.run(cutting)),
-        ("synthesize scenes", lambda: synthesize.run(making)),
-    ]
-
-
-def _draw(out: Path, options: Options) -> int:
-    """Draws on all CPUs of the cluster."""
-    import ray
-
-    draw = ray.remote(streets.write_raw)
-    tasks = []
+def _draw(out: Path, options: Options) -> Sequence[VerbResult]:
+    """Draw scenes on all CPUs of the cluster; there is no verb for that, and no result."""
+    calls = []
     for folder, count, seed in (("scenes", options.scenes, _SEED_KNOWN), ("unseen", options.unseen, _SEED_UNSEEN)):
         target = (out / folder).resolve()
-        for first in range(0, count, _CHUNK):
-            tasks.append(draw.remote(target, min(_CHUNK, count - first), seed, first))
-    ray.get(tasks)
-    print(f"{options.scenes} scenes for training and validation, {options.unseen} that it will not see")
-    return 0
+        calls += [(target, min(_CHUNK, count - first), seed, first) for first in range(0, count, _CHUNK)]
+    for _ in run_tasks(streets.write_raw, calls):
+        pass
+    progress.report(f"{options.scenes} scenes for training and validation, {options.unseen} that it will not see")
+    return ()
 
 
-def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
-    """The demo's page: before and after, the evaluation, counts and timings; also writes OUT/before-after.jpg."""
+def make_report(out: Path, seconds: Mapping[str, float]) -> str:
+    """Return the demo's page: before and after, evaluation, counts and times; write OUT/before-after.jpg, too."""
     rows = tables.read_table(str(out / "anonymized" / units.FOLDER / "manifest.parquet")).to_pylist()
     shown = sorted((row for row in rows if row["status"] == "redacted"), key=_interest, reverse=True)[:_SHOWN]
     images = []
@@ -186,7 +199,7 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
         [name, *(row[key] for key in names)] for name, row in ({"all": figures["all"]} | figures["classes"]).items()
     ]
     table = page.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
-    times = page.table(["step", "seconds"], [[title, round(seconds, 1)] for title, seconds in timings])
+    times = page.table(["step", "seconds"], [[title, round(time, 1)] for title, time in seconds.items()])
     pairs = Markup().join(
         page.gallery([page.image(before, f"{name}, before"), page.image(after, "after")])
         for name, before, after in images
@@ -197,20 +210,20 @@ def make_report(out: Path, timings: list[tuple[str, float]]) -> str:
     )
     sections = [("Before and after", pairs), ("Evaluation on unseen scenes", table)]
     if (out / "synthetic" / "data.yaml").exists():
-        sections.append(("Scenes made of scenes", _made(out)))
+        sections.append(("Scenes made of scenes", _synthetic_scenes(out)))
     sections += [("Counts", page.table(["what", "how many"], counts)), ("Time", times)]
     return page.render("depers: the demo", lead, sections)
 
 
-def _made(out: Path) -> Markup:
-    """Backgrounds, their objects removed, and synthetic images, each side by side."""
+def _synthetic_scenes(out: Path) -> Markup:
+    """Return sheets of backgrounds, their objects removed, and of synthetic images."""
     backgrounds = sprite_bank.read_backgrounds(sprite_bank.open_bank(str(out / "extracted")))
     paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
     images = sorted((out / "synthetic" / "images").rglob("*.jpg"))
-    made = images[:: max(1, len(images) // _SHOWN)][:_SHOWN]
+    examples = images[:: max(1, len(images) // _SHOWN)][:_SHOWN]
     sheets = [
         drawing.contact_sheet([decode(path.read_bytes()).rgb() for path in shown], columns=4, cell_wh=(320, 220))
-        for shown in (paths, made)
+        for shown in (paths, examples)
         if shown
     ]
     captions = "backgrounds: scenes without their objects", "synthetic scenes"
@@ -218,7 +231,7 @@ def _made(out: Path) -> Markup:
 
 
 def _interest(row: dict[str, Any]) -> tuple[int, int]:
-    """Images with many kinds of things come first, then those with many things."""
+    """Return a key by which images with many kinds of things come first, then those with many things."""
     names = [box["class"] for box in row["boxes"] if box["confidence"] > 0.4]
     return len(set(names)), min(names.count("face"), 6) + min(names.count("carplate"), 4) + min(len(names), 12) // 4
 

@@ -17,7 +17,8 @@ from depers.options import DETECTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.steps import Item, Outcome, Row
-from depers.runtime import progress
+from depers.runtime.progress import Speed
+from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import FileStatus
 from depers.storage import tables
 
@@ -36,12 +37,12 @@ class Options(pipeline_options.PassOptions):
 
 
 def label_name(path: str) -> str:
-    """Where the YOLO text of an image goes below OUT."""
+    """Return where the YOLO text of an image goes below OUT."""
     return str(PurePosixPath("labels", path).with_suffix(".txt"))
 
 
 def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None, names: Sequence[str] = ()) -> Outcome:
-    """The last step of detection: the row of an image, and its YOLO text below `labels_root` where one is given.
+    """Return the row of an image, and write its YOLO text below `labels_root` where one is given: the last step.
 
     The text's class ids count `names`; of several frames it holds the boxes of the first.
     """
@@ -57,37 +58,59 @@ def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None
     return Outcome(row._asdict())
 
 
-def run(options: Options) -> int:
-    """Detects; 3 where some images failed. Raises UserError for wrong options, weights or folders."""
-    yolo = options.format == "yolo"
+@dataclass(frozen=True, kw_only=True)
+class DetectResult(VerbResult):
+    """What was found: the number of files and of boxes, and the table that has them."""
+
+    out: str
+    detections: str
+    inputs: int
+    boxes: int
+    class_names: Sequence[str]
+    speed: Speed
+
+    def summary(self) -> list[str]:
+        """Return the line that says what was found."""
+        counts = f"{self.inputs} inputs: {self.boxes} boxes, {self.failures.count} failed"
+        return [f"{counts}; {self.speed}; {self.detections}"]
+
+
+def run(options: Options) -> DetectResult:
+    """Detect in INPUT and write to OUT. Raises UserError for wrong options, weights or folders."""
+    is_yolo = options.format == "yolo"
     names: list[str] = []
-    if yolo:
-        stems = Counter(label_name(entry.path) for entry in storage.list_files(options.input))
-        if doubles := [name for name, count in stems.items() if count > 1]:
-            raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {doubles[0]}")
+    if is_yolo:
+        label_counts = Counter(label_name(entry.path) for entry in storage.list_files(options.input))
+        if duplicates := [name for name, count in label_counts.items() if count > 1]:
+            raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {duplicates[0]}")
         names = pipeline.class_names(options)
     job = pipeline.make_job(
         options,
         SCHEMA,
-        lambda out: partial(write_boxes, labels_root=out if yolo else None, names=tuple(names)),
+        lambda out: partial(write_boxes, labels_root=out if is_yolo else None, names=tuple(names)),
         multi_label=options.multi_label,
         half_stride_pad=options.half_stride_pad,
     )
     pipeline.refuse_overlap(job)
     summary = pipeline.run(job, options)
-    target = storage.join(job.out, "detections.parquet")
-    failures = progress.Failures(target)
+    detections = storage.join(job.out, "detections.parquet")
+    counter = FailureCounter(detections)
     inputs = boxes = 0
-    with tables.TableWriter(target, SCHEMA) as writer:
+    with tables.TableWriter(detections, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)
-            failures.add(table)
+            counter.add(table)
             inputs += len(table)
             boxes += len(table["boxes"].combine_chunks().flatten())
-    for line in failures.lines():
-        progress.report(line)
-    if yolo:
+    if is_yolo:
         text = "".join(f"{name}\n" for name in summary.class_names)
         storage.write_bytes(storage.join(job.out, "classes.txt"), text.encode())
-    print(f"{inputs} inputs: {boxes} boxes, {failures.count} failed; {summary.speed}; {target}")
-    return 3 if failures.count else 0
+    return DetectResult(
+        failures=counter.failures(),
+        out=job.out,
+        detections=detections,
+        inputs=inputs,
+        boxes=boxes,
+        class_names=tuple(summary.class_names),
+        speed=summary.speed,
+    )

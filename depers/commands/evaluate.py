@@ -9,6 +9,7 @@ neighbors, which moves every figure a little; here they depend on the image alon
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +42,8 @@ from depers.options import (
     workers_option,
 )
 from depers.pipeline import run as pipeline
+from depers.runtime import progress
+from depers.runtime.results import VerbResult
 from depers.statuses import FileStatus
 from depers.storage import tables
 
@@ -118,7 +121,7 @@ class Options(CheckedOptions):
         storage.check(self.out, "OUT")
 
     def detection(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
-        """The options of the detection in `folder` that is measured, as `yolov5 val` detects."""
+        """Return the options of the detection in `folder` that is measured, as `yolov5 val` detects."""
         return detect.Options(
             input=folder,
             out=storage.join(self.out, "detect"),
@@ -138,7 +141,7 @@ class Options(CheckedOptions):
         )
 
     def redaction(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
-        """The options of the detection by which thresholds are found: as anonymization detects by default.
+        """Return the options of the detection by which thresholds are found: as anonymization detects by default.
 
         Suppression goes by falling confidence, so the boxes above a threshold are those of a run with that threshold.
         """
@@ -156,41 +159,58 @@ class Options(CheckedOptions):
 
 
 def split_folder(dataset: Dataset, split: str, source: str) -> str:
-    """The folder of images of a split. Raises UserError where the dataset has no such split."""
+    """Return the folder of images of a split. Raises UserError where the dataset has no such split."""
     folder = dataset.val if split == "val" else dataset.train
     if folder is None:
         raise UserError(f"{source}: the dataset must name a {split} split, but does not")
     return folder
 
 
-def _print_score(options: Options, dataset: Dataset, folder: str) -> int:
-    """`--score`: no detection, so no cluster."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(VerbResult):
+    """How well the detectors do: what stands in `metrics`, or with `score` in OUT/score.json; `text` is its tables."""
+
+    out: str
+    figures: Mapping[str, Any]
+    metrics: str
+    """The file of the figures."""
+    report: str | None = None
+    thresholds: str | None = None
+    text: str
+
+    def summary(self) -> list[str]:
+        """Return the tables of figures, and where the report is."""
+        return [*self.text.splitlines(), f"report {self.report}" if self.report else self.metrics]
+
+
+def _score(options: Options, dataset: Dataset, folder: str) -> EvaluateResult:
+    """Score a file of detections in the competition's format."""
     assert options.score is not None
-    found = submission.read(options.score, len(dataset.names))
-    score = score_file(found, options.score, folder, dataset)
+    detections = submission.read(options.score, len(dataset.names))
+    score = score_file(detections, options.score, folder, dataset)
     content = {"file": options.score, "dataset": options.dataset, "split": options.split}
     content |= score_as_dict(score, dataset.names)
     target = storage.join(options.out, "score.json")
     storage.write_bytes(target, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    print(f"{len(found.rows)} boxes\n{format_score(score, dataset.names)}\n{target}")
-    return 0
+    text = f"{len(detections.rows)} boxes\n{format_score(score, dataset.names)}"
+    return EvaluateResult(out=options.out, figures=content, metrics=target, text=text)
 
 
 def _calibrate(
     options: Options, dataset: Dataset, folder: str, classes: tuple[str, ...], targets: dict[str, float]
 ) -> list[Calibration]:
-    """Detects as anonymization does, and writes OUT/thresholds.json."""
+    """Detect as anonymization does, and write OUT/thresholds.json."""
     detection = options.redaction(folder, classes)
-    detect.run(detection)
+    progress.report_lines(detect.run(detection).summary())
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     readable = table.filter(pc.equal(table["status"], FileStatus.DETECTED))  # anonymization withholds the others
-    how = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
+    settings = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
     calibrations = calibration.calibrate(
-        read_samples(readable, folder, dataset), dataset.names, classes, targets, **how
+        read_samples(readable, folder, dataset), dataset.names, classes, targets, **settings
     )
     about = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
     about |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
-    about |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **how}
+    about |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **settings}
     about["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
     text = calibration.format_thresholds(calibrations, about)
     storage.write_bytes(storage.join(options.out, "thresholds.json"), text.encode())
@@ -198,27 +218,28 @@ def _calibrate(
 
 
 def _images(table: pa.Table) -> pa.Table:
-    """The rows that are about images: other files are left out, as `yolov5 val` does."""
+    """Return the rows that are about images: other files do not count, as `yolov5 val` has it."""
     return table.filter(pc.is_in(table["status"], value_set=pa.array([FileStatus.DETECTED, FileStatus.FAILED])))
 
 
-def run(options: Options) -> int:
-    """Evaluates; 3 where some images failed. Raises UserError for a wrong dataset, options or weights."""
+def run(options: Options) -> EvaluateResult:
+    """Measure detectors on a dataset. Raises UserError for a wrong dataset, options or weights."""
     dataset = read_dataset(options.dataset)
     folder = split_folder(dataset, options.split, options.dataset)
     if options.score is not None:
-        return _print_score(options, dataset, folder)
+        return _score(options, dataset, folder)
     targets = calibration.parse_targets(options.target_recall, dataset.names)
-    known = pipeline.class_names(options.detection(folder))
-    detectable = [name in known for name in dataset.names]
-    classes = tuple(name for name in dataset.names if name in known)
+    weights_classes = pipeline.class_names(options.detection(folder))
+    detectable = [name in weights_classes for name in dataset.names]
+    classes = tuple(name for name in dataset.names if name in weights_classes)
     if not classes:
-        theirs, ours = ", ".join(known), ", ".join(dataset.names)
         raise UserError(
-            f"--weights must know a class of the dataset ({ours}), but know {theirs}; map them: W:{known[0]}=…"
+            f"--weights must know a class of the dataset ({', '.join(dataset.names)}), but know"
+            f" {', '.join(weights_classes)}; map them: W:{weights_classes[0]}=…"
         )
     detection = options.detection(folder, classes)
-    code = detect.run(detection)
+    detect_result = detect.run(detection)
+    progress.report_lines(detect_result.summary())
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     measured = read_samples(table, folder, dataset)
     metrics = measure([sample.match() for sample in measured], dataset.names, detectable)
@@ -230,20 +251,27 @@ def run(options: Options) -> int:
     about |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
     lines = [metrics.format_text()]
     if options.submission:
-        found = submission.from_table(table, dataset.names)
-        storage.write_bytes(options.submission, submission.format_submission(found).encode())
-        score = score_file(found, options.submission, folder, dataset)
+        detections = submission.from_table(table, dataset.names)
+        storage.write_bytes(options.submission, submission.format_submission(detections).encode())
+        score = score_file(detections, options.submission, folder, dataset)
         about["competition"] = score_as_dict(score, dataset.names)
         lines.append(f"{format_score(score, dataset.names)}\n{options.submission}")
     calibrations: list[Calibration] = []
+    thresholds = storage.join(options.out, "thresholds.json") if targets else None
     if targets:
         calibrations = _calibrate(options, dataset, folder, classes, targets)
-        lines.append(f"{calibration.format_table(calibrations)}\n{storage.join(options.out, 'thresholds.json')}")
+        lines.append(f"{calibration.format_table(calibrations)}\n{thresholds}")
     results = [judge(sample, metrics.confidence) for sample in measured]
-    html = make_report(metrics, sizes, calibrations, results, failed, folder, dataset.names)
+    page = make_report(metrics, sizes, calibrations, results, failed, folder, dataset.names)
     figures = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("metrics.json", figures), ("metrics.csv", metrics.format_csv()), ("report.html", html)):
+    for name, text in (("metrics.json", figures), ("metrics.csv", metrics.format_csv()), ("report.html", page)):
         storage.write_bytes(storage.join(options.out, name), text.encode())
-    print("\n".join(lines))
-    print(f"report {storage.join(options.out, 'report.html')}")
-    return code
+    return EvaluateResult(
+        failures=detect_result.failures,
+        out=options.out,
+        figures=about,
+        metrics=storage.join(options.out, "metrics.json"),
+        report=storage.join(options.out, "report.html"),
+        thresholds=thresholds,
+        text="\n".join(lines),
+    )

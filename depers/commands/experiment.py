@@ -31,6 +31,7 @@ from depers.evaluation.experiment_report import (
     ARMS,
     REAL,
     SYNTHETIC,
+    SizeComparison,
     TrainingResult,
     compare,
     format_csv,
@@ -47,7 +48,8 @@ from depers.options import (
     option,
     parse,
 )
-from depers.runtime import units
+from depers.runtime import progress, units
+from depers.runtime.results import VerbResult
 from depers.seeds import Branch, random_for
 from depers.training import options as training_options
 
@@ -228,9 +230,23 @@ def copy_part(dataset: Dataset, paths: Sequence[str], root: str) -> None:
     write_subset_yaml(root, dataset)  # last: it says that all is there
 
 
-def run(options: Options) -> int:
-    """Runs what is not done yet, cell by cell. Raises UserError for a wrong dataset or option."""
-    shown_out, options = options.out, _absolute(options)
+@dataclass(frozen=True, kw_only=True)
+class ExperimentResult(VerbResult):
+    """What synthetic images bring, by number of real ones, and the trainings that say so."""
+
+    out: str
+    report: str
+    comparisons: Sequence[SizeComparison]
+    runs: Sequence[TrainingResult]
+
+    def summary(self) -> list[str]:
+        """Return the table of differences, and where the report is."""
+        return [*format_table(self.comparisons).splitlines(), f"report {self.report}"]
+
+
+def run(options: Options) -> ExperimentResult:
+    """Run what is not done yet, cell by cell. Raises UserError for a wrong dataset or option."""
+    out, options = options.out, _absolute(options)  # the result names OUT as the caller does
     dataset = read_dataset(options.dataset)
     for name, folder in (("train", dataset.train), ("val", dataset.val)):
         if folder is None:
@@ -249,17 +265,16 @@ def run(options: Options) -> int:
     results: list[TrainingResult] = []
     for number, cell in enumerate(cells, 1):
         for arm in ARMS:
-            results.append(_result(options, dataset, [entry.path for entry in images], cell, arm))
-            one = results[-1]
-            print(
+            result = _result(options, dataset, [entry.path for entry in images], cell, arm)
+            progress.report(
                 f"[{number}/{len(cells)}] {cell.size} images, seed {cell.seed}, {arm}:"
-                f" mAP@.5 {one.map50:.4f}, mAP@.5:.95 {one.map50_95:.4f}, {one.seconds:.0f} s",
-                flush=True,
+                f" mAP@.5 {result.map50:.4f}, mAP@.5:.95 {result.map50_95:.4f}, {result.seconds:.0f} s"
             )
+            results.append(result)
         _write(options, results)
-    print(format_table(compare(results)))
-    print(f"report {storage.join(shown_out, 'report.html')}")
-    return 0
+    return ExperimentResult(
+        out=out, report=storage.join(out, "report.html"), comparisons=compare(results), runs=tuple(results)
+    )
 
 
 def _absolute(options: Options) -> Options:
@@ -278,11 +293,12 @@ def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell
     if not storage.exists(storage.join(real, "data.yaml")):
         copy_part(dataset, choose(paths, cell), real)
     if arm == SYNTHETIC:
-        extract.run(options.extraction(cell))
-        synthesize.run(options.synthesis(cell))
+        extraction = extract.run(options.extraction(cell))
+        progress.report_lines([*extraction.failures.lines(), *extraction.summary()])
+        progress.report_lines(synthesize.run(options.synthesis(cell)).summary())
     training = options.training(cell, arm)
     started = time.monotonic()
-    train.run(training)
+    progress.report_lines(train.run(training).summary())
     last = _last_row(training.out)
     added = options.added(cell) if arm == SYNTHETIC else 0
     seconds = time.monotonic() - started

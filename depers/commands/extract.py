@@ -41,6 +41,7 @@ from depers.options import (
 )
 from depers.runtime import progress, units
 from depers.runtime.progress import Speed
+from depers.runtime.results import FailureCounter, VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.runtime.units import Unit
 from depers.statuses import SourceStatus
@@ -112,8 +113,36 @@ class Options(CheckedOptions):
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
-def run(options: Options) -> int:
-    """Extracts; 3 where some images failed. Raises UserError for a wrong dataset, options or weights."""
+@dataclass(frozen=True, kw_only=True)
+class ExtractResult(VerbResult):
+    """What was cut out: numbers of images by what became of them, and of sprites."""
+
+    out: str
+    report: str
+    images: int
+    backgrounds: int
+    skipped: int
+    sprites: int
+    too_small: int
+    """Boxes with a shorter side below `min_size`."""
+    min_size: float
+    speed: Speed
+
+    def summary(self) -> list[str]:
+        """Return the lines that say what was cut out, and what there is none of."""
+        lines = []
+        if not self.backgrounds:
+            lines.append("no backgrounds: every image was skipped or failed, see the report for the reasons")
+        if not self.sprites:
+            size = f"{self.min_size:g} px"
+            lines.append(f"no sprites: the images have no boxes of at least {size}, so nothing can be pasted")
+        images = f"{self.backgrounds} backgrounds, {self.skipped} skipped, {self.failures.count} failed"
+        sprites = f"{self.sprites} sprites, {self.too_small} too small"
+        return [*lines, f"{self.images} images: {images}; {sprites}; {self.speed}; report {self.report}"]
+
+
+def run(options: Options) -> ExtractResult:
+    """Extract backgrounds and sprites to OUT. Raises UserError for a wrong dataset, options or weights."""
     import ray
 
     dataset = read_dataset(options.dataset)
@@ -163,8 +192,10 @@ def run(options: Options) -> int:
     return _finish(options, job, everything, table, speed)
 
 
-def _finish(options: Options, job: ExtractionJob, everything: Sequence[Unit], table: pa.Table, speed: Speed) -> int:
-    """Writes the tables, the report and last of all extract.json, and says what there is."""
+def _finish(
+    options: Options, job: ExtractionJob, everything: Sequence[Unit], table: pa.Table, speed: Speed
+) -> ExtractResult:
+    """Write the tables, the report and last of all extract.json; return what there is."""
     columns = [{"source": "path", "path": "background"}.get(name, name) for name in sprite_bank.BACKGROUNDS.names]
     backgrounds = table.select(columns).rename_columns(sprite_bank.BACKGROUNDS.names).cast(sprite_bank.BACKGROUNDS)
     tables.write_table(storage.join(job.out, "backgrounds.parquet"), backgrounds)
@@ -193,15 +224,17 @@ def _finish(options: Options, job: ExtractionJob, everything: Sequence[Unit], ta
     page = extraction_report.make_report(extracted, table, job.images, everything)
     storage.write_bytes(report, page.encode())
     sprite_bank.write_marker(extracted)
-    failures = progress.Failures(storage.join(job.out, "backgrounds.parquet"))
-    failures.add(table)
-    for line in failures.lines():
-        progress.report(line)
-    if not counts["backgrounds"]:
-        print("no backgrounds: every image was skipped or failed, see the report for the reasons")
-    if not counts["sprites"]:
-        print(f"no sprites: the images have no boxes of at least {options.min_size:g} px, so nothing can be pasted")
-    outcome = f"{counts['backgrounds']} backgrounds, {counts['skipped']} skipped, {counts['failed']} failed"
-    sprites = f"{counts['sprites']} sprites, {counts['too_small']} too small"
-    print(f"{len(table)} images: {outcome}; {sprites}; {speed}; report {report}")
-    return 3 if counts["failed"] else 0
+    counter = FailureCounter(storage.join(job.out, "backgrounds.parquet"))
+    counter.add(table)
+    return ExtractResult(
+        failures=counter.failures(),
+        out=job.out,
+        report=report,
+        images=len(table),
+        backgrounds=counts["backgrounds"],
+        skipped=counts["skipped"],
+        sprites=counts["sprites"],
+        too_small=counts["too_small"],
+        min_size=options.min_size,
+        speed=speed,
+    )

@@ -34,6 +34,7 @@ from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_s
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, option, seed_option
 from depers.runtime import progress, units
+from depers.runtime.results import Failures, VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.storage import tables
 
@@ -127,8 +128,36 @@ def open_sets(options: Options) -> list[LabelSet]:
     ]
 
 
-def run(options: Options) -> int:
-    """Writes the dataset with Ray tasks; 3 where images or their labels were unusable, or --strict objects."""
+@dataclass(frozen=True, kw_only=True)
+class NormalizeResult(VerbResult):
+    """What is in the dataset, and how much was wrong; `text` says it in tables."""
+
+    out: str
+    report: str
+    problems: str
+    """The table of everything that was wrong."""
+    problem_count: int
+    images: Mapping[str, int]
+    """By split."""
+    boxes: Mapping[str, int]
+    """By class."""
+    complete: bool
+    """Whether there is a data.yaml: not where `strict` objects to a problem."""
+    text: str
+
+    @property
+    def partial(self) -> bool:
+        """Whether images or labels were unusable, or `strict` objects."""
+        return super().partial or not self.complete
+
+    def summary(self) -> list[str]:
+        """Return the lines that say what is in the dataset and what was wrong."""
+        lines = [*self.text.splitlines(), f"report: {self.report}", f"{self.problem_count} problems: {self.problems}"]
+        return lines if self.complete else [*lines, "--strict: the dataset is left without data.yaml"]
+
+
+def run(options: Options) -> NormalizeResult:
+    """Write the dataset with Ray tasks. Raises UserError for a RAW that gives no dataset, or a wrong OUT."""
     out = storage.absolute(storage.check(options.out, "OUT"))
     catalog = Catalog(open_sets(options))
     with (
@@ -145,7 +174,7 @@ def run(options: Options) -> int:
         statistics = _write(out, options, tasks, assignment.total, index)
         kinds = index.problem_kinds()
         with storage.translated_write_errors(out):
-            problems = write_problems(storage.join(out, "problems.parquet"), index.problems())
+            problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
     if not statistics.images.total():
         first = min((first for _, _, _, first in kinds), default=None)
         example = f", such as {first.path}: {first.detail or first.kind}" if first else ""
@@ -153,18 +182,27 @@ def run(options: Options) -> int:
     labelled = catalog.list_labelled_classes(options.classes)
     with storage.translated_write_errors(out):
         _report(out, options.classes, statistics, labelled, kinds)
-    print(report.format_summary(statistics, options.classes, labelled))
-    tested = len(catalog.images) - assignment.total - len(skipped.unreadable | skipped.unlabelled)
-    notes = [*meanings.notes, *([f"skipped, as --keep-splits says: {tested} images in test"] if tested else [])]
-    for line in (*notes, report.format_problems(kinds)):
-        print(line, end="\n" if line else "")
-    print(f"report: {storage.join(options.out, 'report.html')}")
-    print(f"{problems} problems: {storage.join(options.out, 'problems.parquet')}", flush=True)
-    if options.strict and problems:
-        print("--strict: the dataset is left without data.yaml", flush=True)
-        return 3
-    write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
-    return 3 if skipped.unreadable or statistics.skipped else 0
+    complete = not (options.strict and problem_count)
+    if complete:
+        write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
+    test_images = len(catalog.images) - assignment.total - len(skipped.unreadable | skipped.unlabelled)
+    texts = [report.format_summary(statistics, options.classes, labelled), *meanings.notes]
+    texts += [f"skipped, as --keep-splits says: {test_images} images in test"] if test_images else []
+    problems = storage.join(options.out, "problems.parquet")
+    return NormalizeResult(
+        failures=Failures(len(skipped.unreadable) + statistics.skipped, table=problems),
+        out=options.out,
+        report=storage.join(options.out, "report.html"),
+        problems=problems,
+        problem_count=problem_count,
+        images={split: statistics.images[split] for split in SPLITS},
+        boxes={
+            name: sum(statistics.boxes[split, class_id] for split in SPLITS)
+            for class_id, name in enumerate(options.classes)
+        },
+        complete=complete,
+        text="\n".join([*texts, report.format_problems(kinds)]).rstrip("\n"),
+    )
 
 
 def _assign(

@@ -21,6 +21,8 @@ from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
 from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
 from depers.runtime import progress, units
+from depers.runtime.progress import Speed
+from depers.runtime.results import VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.statuses import SourceStatus
 from depers.synthesis import plan_table, planner, renderer, statistics
@@ -198,8 +200,29 @@ def _source(extracted: sprite_bank.SpriteBank) -> Dataset | None:
         return None
 
 
-def run(options: Options) -> int:
-    """Plans and renders with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeResult(VerbResult):
+    """What was made: numbers of images, and of the objects, labels and unlabelled patches in them."""
+
+    out: str
+    report: str
+    images: int
+    objects: int
+    labels: int
+    unplaced: int
+    """Objects for which no background had a place."""
+    distractors: int
+    speed: Speed
+
+    def summary(self) -> list[str]:
+        """Return the line that says what was made."""
+        rendered = f"{self.speed.images} rendered, {self.speed}" if self.speed.images else "all rendered before"
+        objects = f"{self.objects} objects with {self.labels} labels ({self.unplaced} objects found no place)"
+        return [f"{self.images} images, {objects}, {self.distractors} distractors; {rendered}; report {self.report}"]
+
+
+def run(options: Options) -> SynthesizeResult:
+    """Plan and render images to OUT with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
     import ray
 
     out, where = (storage.absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
@@ -231,14 +254,12 @@ def run(options: Options) -> int:
         for count in run_tasks(renderer.render_blocks, calls):
             bar.update(count)
             stopwatch.add(count)
-    speed = stopwatch.speed()
-    rendered = f"{speed.images} rendered, {speed}" if todo else "all rendered before"
 
     images = ray.get(ray.remote(renderer.draw_sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
     real_tally = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
-    overview = storage.join(out, "report.html")
-    storage.write_bytes(overview, make_report(options, extracted, real_tally, made, images).encode())
+    report = storage.join(out, "report.html")
+    storage.write_bytes(report, make_report(options, extracted, real_tally, made, images).encode())
     write_joined_yaml(
         out,
         extracted.class_names,
@@ -247,9 +268,13 @@ def run(options: Options) -> int:
         renderer.shard_names(job),
         origin=real or _source(extracted),
     )
-    missing = made.requested - made.objects
-    print(
-        f"{made.images} images, {made.objects} objects with {int(made.classes.sum())} labels"
-        f" ({missing} objects found no place), {made.distractors} distractors; {rendered}; report {overview}"
+    return SynthesizeResult(
+        out=out,
+        report=report,
+        images=made.images,
+        objects=made.objects,
+        labels=int(made.classes.sum()),
+        unplaced=made.requested - made.objects,
+        distractors=made.distractors,
+        speed=stopwatch.speed(),
     )
-    return 0

@@ -8,21 +8,42 @@ report.html, train_batch.jpg        curves, confusion matrix, labelled and predi
 state/last.pt                       everything to go on with: the same command after an interruption does
 """
 
+from dataclasses import dataclass
+
 from depers import storage
 from depers.datasets.data_yaml import read_dataset
 from depers.errors import UserError
 from depers.runtime import units
 from depers.runtime.cluster import choose_device
+from depers.runtime.results import VerbResult
 from depers.training.options import Options, absolute
 
 
-def run(options: Options) -> int:
-    """Trains on the Ray cluster, a line per epoch. Raises UserError before the first epoch for what is wrong."""
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(VerbResult):
+    """What was learnt: the figures of the best epoch, by validation, and where its weights are."""
+
+    out: str
+    weights: str
+    report: str
+    epochs: int
+    best_epoch: int
+    map50: float
+    map50_95: float
+
+    def summary(self) -> list[str]:
+        """Return the line that says how good the best epoch is."""
+        figures = f"mAP@.5 {self.map50:.3f}, mAP@.5:.95 {self.map50_95:.3f}"
+        return [f"best epoch {self.best_epoch} of {self.epochs}: {figures}; {self.weights}; report {self.report}"]
+
+
+def run(options: Options) -> TrainResult:
+    """Train on the Ray cluster. Raises UserError before the first epoch for what is wrong."""
     import ray
 
     from depers.training.ray_train import fit
 
-    shown_out, options = options.out, absolute(options)
+    out, options = options.out, absolute(options)  # the result names OUT as the caller does
     storage.check(options.out, "OUT")
     for uri, _ in options.datasets():
         read_dataset(uri)
@@ -32,22 +53,24 @@ def run(options: Options) -> int:
     if options.workers > cpus:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    each = max(1, min(cpus // options.workers, largest))
+    threads = max(1, min(cpus // options.workers, largest))
     if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
-        fit(options, options.datasets(), device == "cuda", each)
+        fit(options, options.datasets(), device == "cuda", threads)
     rows = results(options.out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
-    print(
-        f"best epoch {best['epoch']:.0f} of {len(rows)}: mAP@.5 {best['map50']:.3f},"
-        f" mAP@.5:.95 {best['map50_95']:.3f}; {storage.join(shown_out, 'weights', 'best.pt')};"
-        f" report {storage.join(shown_out, 'report.html')}",
-        flush=True,
+    return TrainResult(
+        out=out,
+        weights=storage.join(out, "weights", "best.pt"),
+        report=storage.join(out, "report.html"),
+        epochs=len(rows),
+        best_epoch=round(best["epoch"]),
+        map50=best["map50"],
+        map50_95=best["map50_95"],
     )
-    return 0
 
 
 def results(out: str) -> list[dict[str, float]]:
-    """The rows of OUT/results.csv, one per epoch so far."""
+    """Return the rows of OUT/results.csv, one per epoch so far."""
     path = storage.join(out, "results.csv")
     if not storage.exists(path):
         return []

@@ -32,10 +32,12 @@ def make_job(
     mirrors: bool = False,
     keep: tuple[str, ...] = (),
     boxes: BoxSource | None = None,
+    device: str | None = None,
 ) -> PassJob:
-    """The options as a job for the workers; `last` makes the last step, given OUT.
+    """Return the options as a job for the workers; `last` makes the last step, given OUT.
 
-    Raises UserError for a malformed class map, or where there is no GPU.
+    `device` is cpu or cuda (default: what `--device` means on this cluster). Raises UserError for a malformed class
+    map, or where there is no GPU.
     """
     thresholds = thresholds_of(options)
     settings = InferenceSettings(
@@ -44,7 +46,7 @@ def make_job(
         iou_threshold=options.iou_threshold,
         max_detections=options.max_detections,
         multi_label=multi_label,
-        device=choose_device(options.device),
+        device=device or choose_device(options.device),
         precision=options.precision,
         augment=options.augment,
     )

@@ -1,4 +1,4 @@
-"""Progress for people: lines, bars, failures and rates.
+"""Progress for people: lines, bars and rates.
 
 Nothing is shown by itself, so that a verb that is called as a function prints nothing; the command line shows it with
 `shown_on`.
@@ -8,14 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from depers.statuses import ArchiveStatus, FileStatus
-
-if TYPE_CHECKING:  # the command line imports this module for every verb, and for --help
-    import pyarrow as pa
-
-_MOST_EXAMPLES = 10  # failures that are told one by one
 _LEAST_SECONDS = 1.0  # that a rate needs: two units that end together say nothing about the next ones
 
 _stream: TextIO | None = None
@@ -41,6 +35,12 @@ def report(line: str) -> None:
         _stream.flush()
 
 
+def report_lines(lines: Iterable[str]) -> None:
+    """Show several lines, such as those of a verb that another one runs."""
+    for line in lines:
+        report(line)
+
+
 def open_bar(total: int | None, description: str | None = None, terminal_only: bool = False, **options: Any) -> Any:
     """Return a bar over images, to be used as a context; `options` are those of tqdm.
 
@@ -51,30 +51,6 @@ def open_bar(total: int | None, description: str | None = None, terminal_only: b
     hidden = _stream is None or (terminal_only and not _stream.isatty())
     defaults: dict[str, Any] = {"unit": "image", "smoothing": 0.1, "mininterval": 0.5}
     return tqdm(total=total, desc=description, file=_stream, disable=hidden, **(defaults | options))
-
-
-class Failures:
-    """Counts the rows that failed, and keeps the first of them with their reasons; the table at `uri` has them all."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._examples: list[str] = []
-        self.count = 0
-
-    def add(self, table: "pa.Table") -> None:
-        """Add the rows of a table with the columns path, status, reason and perhaps member."""
-        columns = {"path", "member", "status", "reason"} & set(table.schema.names)
-        for row in table.select(sorted(columns)).to_pylist():
-            if row["status"] in (FileStatus.FAILED, ArchiveStatus.INCOMPLETE):
-                self.count += 1
-                if self.count <= _MOST_EXAMPLES:
-                    name = row["path"] if row.get("member") is None else f"{row['path']}: {row['member']}"
-                    self._examples.append(f"{row['status']}: {name}: {row['reason']}")
-
-    def lines(self) -> list[str]:
-        """Return a line for each of the first failures, and one that says how many more there are and where."""
-        more = self.count - len(self._examples)
-        return [*self._examples, *([f"… and {more} more failed: see {self._uri}"] if more else [])]
 
 
 class Speed(NamedTuple):

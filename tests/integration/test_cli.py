@@ -17,7 +17,8 @@ import pytest
 from depers import __version__, cli
 from depers.errors import UserError
 from depers.options import argument, option
-from depers.runtime import cluster
+from depers.runtime import cluster, progress
+from depers.runtime.results import Failure, Failures, VerbResult
 
 BAD_WEIGHTS = "weights.pt must be a YOLOv5 model, but is empty"
 
@@ -33,11 +34,17 @@ def depers(*argv: str, env: dict[str, str] | None = None) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=120)
 
 
-@pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], int]], None]:
-    """Installs `depers probe`, a verb that runs the given function."""
+@dataclass(frozen=True, kw_only=True)
+class Result(VerbResult):
+    def summary(self) -> list[str]:
+        return ["that is all"]
 
-    def install(run: Callable[[Options], int]) -> None:
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], Result]], None]:
+    """Install `depers probe`, a verb that runs the given function."""
+
+    def install(run: Callable[[Options], Result]) -> None:
         module = types.ModuleType("depers.commands.probe")
         module.__dict__.update(Options=Options, run=run)
         monkeypatch.setitem(sys.modules, "depers.commands.probe", module)
@@ -71,7 +78,7 @@ def test_help_and_version_are_quick_and_import_neither_ray_nor_torch() -> None:
 def test_wrong_use_is_one_line_and_starts_no_ray(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "start_ray", lambda debug: pytest.fail("Ray was started"))
+    monkeypatch.setattr(cluster, "start_ray", lambda debug: pytest.fail("Ray was started"))
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
     assert err.startswith(message)
@@ -82,7 +89,7 @@ def test_wrong_use_is_one_line_and_starts_no_ray(
 def test_the_job_server_is_not_an_address_to_join(
     verb: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verb(lambda options: 0)
+    verb(lambda options: Result())
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     assert cli.main(["probe", "out"]) == 2
     assert "RAY_ADDRESS must be auto or HOST:PORT, but is the job server" in capsys.readouterr().err
@@ -168,11 +175,26 @@ def test_unexpected_errors_are_one_line_and_debug_shows_the_traceback(
     assert err.splitlines()[-1] == "depers probe: unexpected error: ZeroDivisionError: by zero"
 
 
-def test_exit_code_of_the_verb_and_its_options_pass_through(verb: Callable[..., None], ray_local: None) -> None:
-    seen: list[Options] = []
-    verb(lambda options: seen.append(options) or cli.SOME_ITEMS_FAILED)
+def test_results_are_printed_and_decide_the_exit_code(
+    verb: Callable[..., None], ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Options] = []
+    failures = Failures(12, tuple(Failure(f"{index}.jpg", None, "failed", "no image") for index in range(10)), "table")
+
+    def run(options: Options) -> Result:
+        calls.append(options)
+        progress.report("under way")
+        return Result(failures=failures if options.count == 5 else Failures())
+
+    verb(run)
     assert cli.main(["--debug", "probe", "out", "--count", "5"]) == 3
-    assert seen == [Options("out", 5)]
+    assert calls == [Options("out", 5)]
+    out, err = capsys.readouterr()
+    assert out == "that is all\n"
+    assert err.splitlines()[-12:-10] == ["under way", "failed: 0.jpg: no image"]
+    assert err.splitlines()[-1] == "… and 2 more failed: see table"
+    assert cli.main(["probe", "out"]) == 0
+    assert capsys.readouterr() == ("that is all\n", "under way\n")
 
 
 def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The demo, on a handful of scenes: every step, its report, and what the report says."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import pytest
 
 from depers.commands.demo import Options, run
 from depers.errors import UserError
+from depers.runtime import progress
 
 
 @pytest.mark.parametrize(
@@ -25,14 +27,14 @@ def test_wrong_options_are_refused(values: dict[str, object], message: str) -> N
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_demo_runs_all_steps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_runs_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path.parent)  # OUT is a relative path, as in `make demo`, though workers run elsewhere
-    assert run(Options(tmp_path.name, scenes=18, synthetic=6, unseen=4, imgsz=96, epochs=1)) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[-1] == f"{tmp_path.name}/report.html"
-    assert [f"[{number}/7]" in printed for number in range(1, 8)] == [True] * 7
+    stream = io.StringIO()
+    with progress.shown_on(stream):
+        result = run(Options(tmp_path.name, scenes=18, synthetic=6, unseen=4, imgsz=96, epochs=1))
+    assert not result.partial and len(result.results) == len(result.seconds) == 7
+    assert result.summary()[-1] == result.report == f"{tmp_path.name}/report.html"
+    assert [f"[{number}/7]" in stream.getvalue() for number in range(1, 8)] == [True] * 7
     assert len(list((tmp_path / "anonymized").glob("*.jpg"))) == 4
     page = (tmp_path / "report.html").read_text()
     for word in ("Evaluation on unseen scenes", "mAP@.5", "images", "train YOLOv5n from scratch", "synthetic scenes"):

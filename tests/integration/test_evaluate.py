@@ -87,25 +87,25 @@ def weights(untrained: Callable[..., str]) -> str:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_evaluation_of_a_small_dataset(
-    tmp_path: Path, weights: str, s3_bucket: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: str) -> None:
     dataset = write_dataset(tmp_path / "data", count=1, val_count=4)
     images = dataset / "images/val"
     (images / "broken.jpg").write_bytes(b"no image")
     (images / "nothing.jpg").write_bytes((images / "100000.jpg").read_bytes())  # without a label file
     out, file = f"{s3_bucket}/evaluation", str(tmp_path / "submission.csv")
     given = Options(str(dataset), out, (weights,), submission=file, target_recall=("0.9",), imgsz=128)
-    assert evaluate.run(given) == 3
-    figures = json.loads(storage.read_bytes(f"{out}/metrics.json"))
+    result = evaluate.run(given)
+    assert result.partial and [failure.path for failure in result.failures.examples] == ["broken.jpg"]
+    figures = json.loads(storage.read_bytes(result.metrics))
+    assert figures == json.loads(json.dumps(result.figures)) and result.metrics == f"{out}/metrics.json"
     labels = [line.split()[0] for file in (dataset / "labels/val").iterdir() for line in file.read_text().splitlines()]
     counts = {name: labels.count(str(index)) for index, name in enumerate(CLASSES)}
     assert figures["failed"] == 1 and figures["all"]["images"] == 6
     assert {name: row["labels"] for name, row in figures["classes"].items()} == {
         name: counts[name] for name in ("car", "human") if counts[name]
     }
-    printed = capsys.readouterr().out
-    assert "not detectable with these weights" in printed and f"head ({counts['head']})" in printed
+    assert "not detectable with these weights" in result.text and f"head ({counts['head']})" in result.text
+    assert result.summary()[-1] == f"report {out}/report.html" and result.thresholds == f"{out}/thresholds.json"
     page = storage.read_bytes(f"{out}/report.html").decode()
     assert figures["sizes"] and {row["name"] for row in figures["sizes"]} <= {"all", *figures["classes"]}
     thresholds = json.loads(storage.read_bytes(f"{out}/thresholds.json"))
@@ -119,14 +119,14 @@ def test_evaluation_of_a_small_dataset(
     found = read_samples(table, str(images), read_dataset(dataset))
     assert [one.path for one in found] == table["path"].to_pylist()
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
-    assert evaluate.run(given) == 3
+    assert evaluate.run(given).partial
     assert json.loads(storage.read_bytes(f"{out}/metrics.json")) == figures
 
-    capsys.readouterr()
-    assert evaluate.run(Options(str(dataset), f"{out}/score", score=file)) == 0
+    result = evaluate.run(Options(str(dataset), f"{out}/score", score=file))
+    assert not result.partial and result.report is None
     scored = json.loads(storage.read_bytes(f"{out}/score/score.json"))
     assert {name: scored[name] for name in figures["competition"]} == figures["competition"]
-    assert f"competition's score (mean): {scored['score']:.6f}" in capsys.readouterr().out
+    assert f"competition's score (mean): {scored['score']:.6f}" in result.summary()
     with pytest.raises(UserError, match=r"submission.csv, line 2: ImageID must be one of the 1 images in .*train"):
         evaluate.run(Options(str(dataset), f"{out}/score", score=file, split="train"))
 

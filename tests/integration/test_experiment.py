@@ -1,6 +1,7 @@
 """The experiment: what is planned, what the numbers say, and a real run, cut off and resumed."""
 
 import csv
+import io
 import json
 import math
 import re
@@ -27,6 +28,7 @@ from depers.evaluation.experiment_report import (
     format_table,
     make_report,
 )
+from depers.runtime import progress
 
 
 @pytest.mark.parametrize(
@@ -160,16 +162,14 @@ def test_table_and_page() -> None:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_run_is_taken_up_where_it_was_cut_off(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_taken_up_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, out = write_dataset(tmp_path / "data", count=4, val_count=2), tmp_path / "out"
     given = Options(
         str(dataset), str(out), sizes=(3,), seeds=1, synthetic=1, steps=2, validations=1, imgsz=64, batch_size=2
     )
     train_run = experiment.train.run
 
-    def cut_off(options: object) -> int:
+    def cut_off(options: object) -> object:
         if SYNTHETIC in str(getattr(options, "out", "")):
             raise KeyboardInterrupt
         return train_run(options)  # type: ignore[arg-type]
@@ -179,11 +179,12 @@ def test_a_run_is_taken_up_where_it_was_cut_off(
         experiment.run(given)
     record = out / f"cells/3-0/runs/{REAL}.json"
     before = record.stat().st_mtime_ns
-    capsys.readouterr()
-    assert experiment.run(given) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"\b6 (train|images per epoch)\b", printed)  # the other arm sees both kinds
-    assert "one seed says nothing" in printed
+    stream = io.StringIO()
+    with progress.shown_on(stream):
+        result = experiment.run(given)
+    assert not result.partial and [run.arm for run in result.runs] == list(ARMS)
+    assert re.search(r"\b6 (train|images per epoch)\b", stream.getvalue())  # the other arm sees both kinds
+    assert "one seed says nothing" in "\n".join(result.summary())
     assert record.stat().st_mtime_ns == before
     for arm in ARMS:  # its weights stay, what it would be resumed from does not
         runs = out / "cells" / "3-0" / "runs" / arm

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging.decoding import decode
-from depers.runtime import progress
 from depers.street_scenes.scenes import Scene, draw_scene
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
@@ -61,7 +59,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
     out = tmp_path_factory.mktemp("extracted") / "out"
-    assert extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")) == 0
+    assert not extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")).partial
     return out
 
 
@@ -150,7 +148,7 @@ def test_val_is_not_read_whatever_it_holds(done: Path, tmp_path: Path) -> None:
     (poison / "cam9/v1.jpg").write_bytes(b"\xff\xd8 no image")
     (poison / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "labels/val/cam9/v1.txt").write_text("99 nan nan")
-    assert extract.run(Options(str(tmp_path), str(tmp_path.with_name("poisoned")), group_by=r"^cam\d")) == 0
+    assert not extract.run(Options(str(tmp_path), str(tmp_path.with_name("poisoned")), group_by=r"^cam\d")).partial
     assert tree(tmp_path.with_name("poisoned")) == tree(done)
 
 
@@ -161,7 +159,7 @@ def test_sprites_come_from_real_images_not_from_what_was_added(done: Path, datas
     joined = {"train": [real, added], "val": str(dataset / "images/val"), "nc": 5, "names": list(CLASSES)}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(joined))
     out = tmp_path.with_name("from-joined")
-    assert extract.run(Options(str(tmp_path / "data.yaml"), str(out), group_by=r"^cam\d")) == 0
+    assert not extract.run(Options(str(tmp_path / "data.yaml"), str(out), group_by=r"^cam\d")).partial
     assert tree(out) == tree(done)
     assert "OUT must lie outside DATASET" in error_of(Options(str(tmp_path / "data.yaml"), f"{added}/out"))
 
@@ -169,11 +167,11 @@ def test_sprites_come_from_real_images_not_from_what_was_added(done: Path, datas
 def test_the_same_bytes_with_one_worker_and_from_s3_to_s3(
     dataset: Path, done: Path, tmp_path: Path, s3_bucket: str
 ) -> None:
-    assert extract.run(Options(str(dataset), str(tmp_path / "one"), group_by=r"^cam\d", workers=1)) == 0
+    assert not extract.run(Options(str(dataset), str(tmp_path / "one"), group_by=r"^cam\d", workers=1)).partial
     assert tree(tmp_path / "one") == tree(done)
     for path in filter(Path.is_file, dataset.rglob("*")):
         storage.write_bytes(f"{s3_bucket}/a b/{path.relative_to(dataset)}", path.read_bytes())
-    assert extract.run(Options(f"{s3_bucket}/a b", f"{s3_bucket}/out", group_by=r"^cam\d")) == 0
+    assert not extract.run(Options(f"{s3_bucket}/a b", f"{s3_bucket}/out", group_by=r"^cam\d")).partial
     assert tree(f"{s3_bucket}/out") == tree(done)
     assert sprite_bank.open_bank(f"{s3_bucket}/out").dataset == f"{s3_bucket}/a b"
 
@@ -184,7 +182,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path:
     assert not (out / "extract.json").exists()
     with pytest.raises(UserError, match="the extraction is not finished"):
         sprite_bank.open_bank(str(out))
-    assert extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")) == 0
+    assert not extract.run(Options(str(dataset), str(out), group_by=r"^cam\d")).partial
     assert records(out).items() >= before.items()
     assert tree(out) == tree(done)
     assert not list(out.rglob("*partial*"))
@@ -193,11 +191,11 @@ def test_killed_in_the_middle_and_run_again(done: Path, dataset: Path, tmp_path:
 def test_a_changed_image_is_done_again_and_a_removed_one_is_gone(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "dataset", 5), tmp_path / "out"
     options = Options(str(root), str(out))
-    assert extract.run(options) == 0
+    assert not extract.run(options).partial
     before = read(out)
     (root / "labels/train/cam0/street no.04.txt").write_text("")
     (root / "images/train/cam1/street no.03.jpg").unlink()
-    assert extract.run(options) == 0
+    assert not extract.run(options).partial
     _, backgrounds, sprites = read(out)
     assert [row["objects"] for row in backgrounds if "no.04" in row["source"]] == [0]
     assert len(backgrounds) == len(before[1]) - 1
@@ -206,7 +204,7 @@ def test_a_changed_image_is_done_again_and_a_removed_one_is_gone(tmp_path: Path)
     assert "holds a run with fill 'smooth', but now it is 'mean'" in error_of(Options(str(root), str(out), fill="mean"))
 
 
-def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_rows(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "dataset", 4), tmp_path / "out"
     train = root / "images/train/cam0"
     (train / "broken.jpg").write_bytes((train / "street no.00.jpg").read_bytes()[:900])
@@ -214,8 +212,8 @@ def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shutil.copy(train / "street no.00.jpg", train / "labels.jpg")
     (root / "labels/train/cam0/labels.txt").write_text("7 0.5 0.5 0.1 0.1")
     shutil.copy(train / "street no.00.jpg", train / "unlabelled.jpg")
-    with progress.shown_on(sys.stderr):
-        assert extract.run(Options(str(root), str(out))) == 3
+    result = extract.run(Options(str(root), str(out)))
+    assert result.partial
     extracted, backgrounds, sprites = read(out)
     failed = {row["source"]: row["reason"] for row in backgrounds if row["status"] == "failed"}
     assert set(failed) == {"cam0/broken.jpg", "cam0/empty.png", "cam0/labels.jpg"}
@@ -228,9 +226,9 @@ def test_failures_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "street no.02.jpg",
         "unlabelled.jpg",
     ]
-    text = capsys.readouterr()
-    assert "failed: cam0/empty.png: the file is empty" in text.err
-    assert "8 images: 5 backgrounds, 0 skipped, 3 failed; " in text.out.splitlines()[-1]
+    assert "failed: cam0/empty.png: the file is empty" in result.failures.lines()
+    assert result.failures.count == 3 and (result.images, result.backgrounds, result.skipped) == (8, 5, 0)
+    assert "8 images: 5 backgrounds, 0 skipped, 3 failed; " in result.summary()[-1]
     for path in root.glob("images/train/*/*"):
         path.write_bytes(b"")
     assert "no image can be used, such as cam0/broken.jpg: the file is empty" in error_of(
@@ -254,11 +252,11 @@ def test_what_a_image_gave_before_is_gone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     root = one(tmp_path / "dataset", labelled((CAR, (10, 10, 60, 60))))
     one(root, labelled(), "b.png")
-    assert extract.run(Options(str(root), str(out))) == 0
+    assert not extract.run(Options(str(root), str(out))).partial
     assert list(out.glob("sprites/*"))
     (root / "labels/train/a.txt").write_text("")
     (root / "images/train/b.png").write_bytes(b"")
-    assert extract.run(Options(str(root), str(out))) == 3
+    assert extract.run(Options(str(root), str(out))).partial
     assert [row["status"] for row in read(out)[1]] == ["used", "failed"]
     assert not list(out.glob("sprites/*")) and [path.name for path in out.glob("backgrounds/*")] == ["a.png.jpg"]
 
@@ -268,17 +266,17 @@ def test_what_storage_failed_is_tried_again(tmp_path: Path) -> None:
     one(root, labelled(), "b.png")
     (root / "labels/train/b.txt").unlink()
     (root / "labels/train/b.txt").mkdir()
-    assert extract.run(Options(str(root), str(out))) == 3
+    assert extract.run(Options(str(root), str(out))).partial
     assert read(out)[1][1]["reason"] == "its labels cannot be read (Is a directory)"
     (root / "labels/train/b.txt").rmdir()
-    assert extract.run(Options(str(root), str(out))) == 0
+    assert not extract.run(Options(str(root), str(out))).partial
     assert [row["status"] for row in read(out)[1]] == ["used", "used"]
 
 
 def test_coverage_size_and_marks_are_counted(tmp_path: Path) -> None:
     root = one(tmp_path / "dataset", labelled((CAR, (0, 0, 200, 70)), (HUMAN, (50, 10, 59, 60))))
     one(root, labelled((CAR, (10, 10, 60, 60)), (CAR, (10, 10, 60, 60)), (FACE, (90, 10, 99, 30))), "b.png")
-    assert extract.run(Options(str(root), str(tmp_path / "out"))) == 0
+    assert not extract.run(Options(str(root), str(tmp_path / "out"))).partial
     extracted, backgrounds, sprites = read(tmp_path / "out")
     assert [row["status"] for row in backgrounds] == ["skipped", "used"]
     assert backgrounds[0]["reason"] == "labelled boxes cover more than 60%"
@@ -296,7 +294,7 @@ def test_coverage_size_and_marks_are_counted(tmp_path: Path) -> None:
 def test_keep_labels(tmp_path: Path) -> None:
     scene = draw_scene(3, 5, SIZE)
     root = one(tmp_path / "dataset", scene)
-    assert extract.run(Options(str(root), str(tmp_path / "out"), keep_labels=True)) == 0
+    assert not extract.run(Options(str(root), str(tmp_path / "out"), keep_labels=True)).partial
     _, [row], sprites = read(tmp_path / "out")
     after = rgb((tmp_path / "out" / row["path"]).read_bytes())
     assert np.abs(after.astype(int) - scene.image).mean() < 3
@@ -313,7 +311,7 @@ def test_rotated_images_are_upright(tmp_path: Path) -> None:
     Image.fromarray(np.ascontiguousarray(np.rot90(scene.image))).save(buffer, "JPEG", quality=95, exif=exif)
     root = one(tmp_path / "dataset", scene, "a.jpg")
     (root / "images/train/a.jpg").write_bytes(buffer.getvalue())
-    assert extract.run(Options(str(root), str(tmp_path / "out"), keep_labels=True)) == 0
+    assert not extract.run(Options(str(root), str(tmp_path / "out"), keep_labels=True)).partial
     _, [row], sprites = read(tmp_path / "out")
     assert (row["width"], row["height"]) == SIZE
     assert np.abs(rgb((tmp_path / "out" / row["path"]).read_bytes()).astype(int) - scene.image).mean() < 6
@@ -333,7 +331,7 @@ def test_no_labelled_pixel_reaches_the_background(tmp_path: Path, fill: str) -> 
             image[y0:y1, x0:x1] = (shade, 255 - shade, shade)
         root = one(tmp_path / f"dataset{shade}", scene._replace(image=image), "a.jpg", quality=60)
         out = tmp_path / f"out{shade}"
-        assert extract.run(Options(str(root), str(out), fill=fill)) == 0
+        assert not extract.run(Options(str(root), str(out), fill=fill)).partial
         results.append(tree(out))
     assert results[0]["backgrounds/a.jpg"] == results[1]["backgrounds/a.jpg"]
     assert results[0] != results[1]
@@ -344,7 +342,7 @@ def test_partly_labelled_images(tmp_path: Path) -> None:
     root = one(tmp_path / "dataset", scene, "faces/a.png")
     one(root, scene, "all/b.png")
     write_data_yaml(root, CLASSES, ["train"], {"faces/": ["face", "head"]})
-    assert extract.run(Options(str(root), str(tmp_path / "out"))) == 0
+    assert not extract.run(Options(str(root), str(tmp_path / "out"))).partial
     extracted, backgrounds, sprites = read(tmp_path / "out")
     reason = "not labelled for car, human, carplate, of which it may show some"
     assert [(row["source"], row["reason"]) for row in backgrounds] == [("all/b.png", None), ("faces/a.png", reason)]
@@ -356,12 +354,13 @@ def test_partly_labelled_images(tmp_path: Path) -> None:
     assert extracted.counts["unlabelled_inside"] == 1 and extracted.counts["sprites"] == 5
 
 
-def test_one_image_without_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image_without_anything(tmp_path: Path) -> None:
     root = one(tmp_path / "dataset", labelled())
-    assert extract.run(Options(str(root), str(tmp_path / "out"))) == 0
+    result = extract.run(Options(str(root), str(tmp_path / "out")))
+    assert not result.partial
     extracted, [row], sprites = read(tmp_path / "out")
     assert row["status"] == "used" and row["objects"] == 0 and sprites == [] and extracted.parts == ()
-    assert "no sprites: the images have no boxes of at least 10 px" in capsys.readouterr().out
+    assert "no sprites: the images have no boxes of at least 10 px" in result.summary()[0]
     assert "1 backgrounds" in (tmp_path / "out/report.html").read_text()
 
 
@@ -376,22 +375,21 @@ def weights(untrained: Callable[..., str]) -> str:
     return untrained("person", "bus")
 
 
-def test_a_background_in_which_something_is_found_is_left_out(
-    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_background_in_which_something_is_found_is_left_out(tmp_path: Path, weights: str) -> None:
     root = one(tmp_path / "dataset", draw_scene(3, 5, SIZE))
     one(root, labelled((CAR, (0, 0, 200, 90))), "b.png")
     found = Options(str(root), str(tmp_path / "out"), weights=(f"{weights}:person=human",), confidence=0.001, imgsz=320)
-    assert extract.run(found) == 0
+    result = extract.run(found)
+    assert not result.partial
     _, backgrounds, sprites = read(tmp_path / "out")
     assert [row["reason"] for row in backgrounds] == [
         "the detector still finds human",
         "labelled boxes cover more than 60%",
     ]
     assert sprites and not (tmp_path / "out/backgrounds").exists()
-    assert "no backgrounds: every image was skipped or failed" in capsys.readouterr().out
+    assert "no backgrounds: every image was skipped or failed" in result.summary()[0]
     unsure = Options(str(root), str(tmp_path / "two"), weights=(f"{weights}:person=human",), confidence=0.99, imgsz=320)
-    assert extract.run(unsure) == 0
+    assert not extract.run(unsure).partial
     assert [row["status"] for row in read(tmp_path / "two")[1]] == ["used", "skipped"]
     wrong = error_of(Options(str(root), str(tmp_path / "three"), weights=(weights,), imgsz=320))
     assert wrong.startswith(
@@ -470,7 +468,7 @@ def test_real_images(data: Path, tmp_path: Path, name: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(source, target)
     write_data_yaml(tmp_path / "dataset", ["thing"], ["train"])
-    assert extract.run(Options(str(tmp_path / "dataset"), str(tmp_path / "out"))) == 0
+    assert not extract.run(Options(str(tmp_path / "dataset"), str(tmp_path / "out"))).partial
     extracted, backgrounds, sprites = read(tmp_path / "out")
     assert extracted.counts["images"] == len(backgrounds) == 8 and sprites
     for row in backgrounds:

@@ -86,7 +86,7 @@ def test_what_gives_no_dataset_is_refused(tmp_path: Path) -> None:
         open_sets(Options(raw, out, add=(raw,)))
 
 
-def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run(tmp_path: Path, ray_local: None) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     names = ["street no.0.jpg", "street_1.x.jpg", "sub/street 2.jpg", *(f"plain{index}.jpg" for index in range(40))]
     write_raw(
@@ -100,7 +100,8 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
             "nobody_car..txt": BOX,
         },
     )
-    assert run(Options(str(raw), str(out), val_fraction=0.25)) == 0
+    result = run(Options(str(raw), str(out), val_fraction=0.25))
+    assert not result.partial and result.complete and result.problem_count == 45
     dataset = read_dataset(out)
     assert dataset.names == CLASSES
     assert dataset.train is not None and dataset.val is not None
@@ -125,16 +126,19 @@ def test_run(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
         ("labels/street_1.x_face.txt", 2, "duplicate", "dropped"),
         ("labels/sub/street 2_head..txt", 1, "not five fields", "dropped"),
     ]
-    text = capsys.readouterr().out
+    assert result.images == {"train": 32, "val": 11}
+    assert result.boxes == {"car": 1, "head": 0, "face": 1, "human": 0, "carplate": 2}
+    text = "\n".join(result.summary())
     assert "32 images in train" in text and "11 images in val" in text
     assert "4 boxes: car 1, head 0, face 1, human 0, carplate 2" in text
     assert "40 image without label as_background images/plain0.jpg" in " ".join(text.split())
-    assert text.endswith(f"45 problems: {out}/problems.parquet\n")
+    assert text.endswith(f"45 problems: {out}/problems.parquet")
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    assert run(Options(str(raw), str(out), val_fraction=0.25)) == 0
+    assert not run(Options(str(raw), str(out), val_fraction=0.25)).partial
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
-    assert run(Options(str(raw), str(out), val_fraction=0.25, strict=True)) == 3
+    result = run(Options(str(raw), str(out), val_fraction=0.25, strict=True))
+    assert result.partial and not result.complete and "without data.yaml" in result.summary()[-1]
     assert not (out / "data.yaml").exists()
     with pytest.raises(UserError, match="holds a run with seed 0, but now it is 1"):
         run(Options(str(raw), str(out), val_fraction=0.25, seed=1))
@@ -145,7 +149,7 @@ def test_run_without_val_and_with_unusable_images(tmp_path: Path, ray_local: Non
     write_raw(str(raw), ["a.jpg", "b.jpg", "c.jpg"], {"a_car..txt": BOX, "b_car..txt": BOX, "c_car..txt": BOX})
     (raw / "images" / "b.jpg").write_bytes(jpeg()[:-200])
     (raw / "images" / "c.jpg").write_bytes(b"")
-    assert run(Options(str(raw), str(out), val_fraction=0)) == 3
+    assert run(Options(str(raw), str(out), val_fraction=0)).partial
     dataset = read_dataset(out)
     assert dataset.val is None and dataset.train is not None
     assert [Path(image).name for image, _ in list_pairs(dataset.train)] == ["a.jpg"]
@@ -229,7 +233,7 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, ray_local: None) ->
     found = {}
     for kind in ("yolo", "roboflow", "flat", "voc", "coco"):
         raw, out = write_set(str(tmp_path / kind), kind), str(tmp_path / f"{kind}-out")
-        assert run(Options(raw, out, class_map=("person=human",), val_fraction=0)) == 0
+        assert not run(Options(raw, out, class_map=("person=human",), val_fraction=0)).partial
         [row] = problems_of(Path(out))
         assert (row["kind"], row["detail"]) == ("class that is not asked for", "dog: 1 boxes in 1 images")
         prefix = {"roboflow": "train/", "coco": "val2017/"}.get(kind, "")  # the folders that say more than the layout
@@ -261,7 +265,7 @@ def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_lo
             storage.write_bytes(f"{plates}/labels/p{index}.txt", BOX.encode())
         crowd, roots[kind] = write_set(storage.join(base, "more/raw"), "coco"), storage.join(base, "out")
         options = Options(raw, roots[kind], add=(f"{plates}:0=carplate", f"{crowd}:person=human,*="))
-        assert run(options) == 0
+        assert not run(options).partial
     local, remote = contents(roots["local"]), contents(roots["s3"])
     assert len(local) == 2 * 9 + 4
     assert remote == local
@@ -293,7 +297,7 @@ def test_wrong_sizes_and_turned_images(tmp_path: Path, ray_local: None) -> None:
         storage.write_bytes(f"{raw}/{name}.jpg", image("x.jpg", (60, 40), **turned))
         size = f"<size><width>{wide}</width><height>{high}</height></size>" if wide else ""
         storage.write_bytes(f"{raw}/{name}.xml", f"<annotation>{size}{box}</annotation>".encode())
-    assert run(Options(str(raw), str(out), val_fraction=0)) == 3
+    assert run(Options(str(raw), str(out), val_fraction=0)).partial
     texts = {path.stem: path.read_text() for path in (out / "labels").rglob("*.txt")}
     whole = {name: [float(value) for value in text.split()[1:]] for name, text in texts.items()}
     assert whole == {
@@ -319,7 +323,7 @@ def test_unreadable_labels_cost_their_image_and_json_that_is_none_everything(tmp
     write_set(str(raw), "voc")
     (raw / "Annotations" / "d.xml").write_bytes(b"<annotation>")
     (raw / "Annotations" / "a.xml").write_bytes(b'<!DOCTYPE a [<!ENTITY a "aa">]><annotation>&a;</annotation>')
-    assert run(Options(str(raw), str(out), val_fraction=0)) == 3
+    assert run(Options(str(raw), str(out), val_fraction=0)).partial
     assert [Path(image).name for image, _ in list_pairs(str(out / "images" / "train"))] == ["b c.png"]
     assert [(row["path"], row["kind"], row["action"]) for row in problems_of(out)] == [
         ("Annotations/a.xml", "unsafe XML", "skipped_with_image"),
@@ -346,7 +350,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     file.write_text(json.dumps(content))
     storage.write_bytes(f"{raw}/val2017/extra.jpg", jpeg())
     arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0, "unlabelled": "skip"}
-    assert run(Options(raw, str(out), **arguments)) == 0
+    assert not run(Options(raw, str(out), **arguments)).partial
     assert sorted(Path(image).name for image, _ in list_pairs(str(out / "images" / "train"))) == [
         "a.jpg",
         "b c.png",
@@ -361,16 +365,17 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     ]
 
 
-def test_own_splits_are_kept(tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name in ("train/a", "valid/a", "test/b", "train/deep/c"):
         split, _, below = name.partition("/")
         storage.write_bytes(f"{raw}/{split}/images/{below}.jpg", jpeg())
         storage.write_bytes(f"{raw}/{split}/labels/{below}.txt", BOX.encode())
-    assert run(Options(str(raw), str(out), keep_splits=True)) == 0
+    result = run(Options(str(raw), str(out), keep_splits=True))
+    assert not result.partial
     found = sorted(path.relative_to(out / "images").as_posix() for path in (out / "images").rglob("*.jpg"))
     assert found == ["train/a.jpg", "train/deep/c.jpg", "val/a.jpg"]
-    assert "skipped, as --keep-splits says: 1 images in test\n" in capsys.readouterr().out
+    assert "skipped, as --keep-splits says: 1 images in test" in result.summary()
     storage.write_bytes(f"{raw}/val/images/a.jpg", jpeg())
     with pytest.raises(UserError, match=r"val/images/a.jpg and valid/images/a.jpg would be the same image"):
         run(Options(str(raw), str(out), keep_splits=True))
@@ -387,7 +392,7 @@ def test_an_output_that_cannot_be_written_or_is_not_ours(tmp_path: Path, ray_loc
     storage.write_bytes(f"{tmp_path}/used/images/val/old.jpg", jpeg())
     with pytest.raises(UserError, match=r"used: must be absent, an empty folder or an earlier run"):
         run(Options(raw, str(tmp_path / "used")))
-    assert run(Options(raw, str(tmp_path / "out"))) == 0
+    assert not run(Options(raw, str(tmp_path / "out"))).partial
     storage.write_bytes(f"{tmp_path}/out/images/val/old.jpg", jpeg())
     with pytest.raises(UserError, match=r"out: must be empty or hold the same dataset, but holds images/val/old.jpg"):
         run(Options(raw, str(tmp_path / "out")))
@@ -396,8 +401,8 @@ def test_an_output_that_cannot_be_written_or_is_not_ours(tmp_path: Path, ray_loc
 def test_a_run_that_was_cut_off_is_taken_up(tmp_path: Path, ray_local: None) -> None:
     names = [f"{index:03}.jpg" for index in range(70)]
     raw = write_raw(str(tmp_path / "raw"), names, {f"{index:03}_car..txt": BOX for index in range(70)})
-    assert run(Options(raw, str(tmp_path / "whole"))) == 0
-    assert run(Options(raw, str(tmp_path / "cut"))) == 0
+    assert not run(Options(raw, str(tmp_path / "whole"))).partial
+    assert not run(Options(raw, str(tmp_path / "cut"))).partial
     records = sorted((tmp_path / "cut" / "_depers" / "units").iterdir())
     assert len(records) == 3
     half_done = [row["name"] for row in pq.read_table(records[0]).to_pylist()]
@@ -407,20 +412,19 @@ def test_a_run_that_was_cut_off_is_taken_up(tmp_path: Path, ray_local: None) -> 
         for path in (tmp_path / "cut" / "images").rglob(name):
             path.unlink() if number % 2 else path.write_bytes(b"half")
     stamps = {path: path.stat().st_mtime_ns for path in records[1:]}
-    assert run(Options(raw, str(tmp_path / "cut"))) == 0
+    assert not run(Options(raw, str(tmp_path / "cut"))).partial
     assert contents(str(tmp_path / "cut")) == contents(str(tmp_path / "whole"))
     assert {path: path.stat().st_mtime_ns for path in records[1:]} == stamps
 
 
-def test_a_set_whose_classes_nobody_asked_for_is_refused(
-    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_set_whose_classes_nobody_asked_for_is_refused(tmp_path: Path, ray_local: None) -> None:
     raw = write_set(str(tmp_path / "raw"), "coco")
     with pytest.raises(UserError, match=r"a box must be of head, but all are of person 1, dog 1, car 1: .* person="):
         run(Options(raw, str(tmp_path / "out"), classes=("head",)))
     assert not (tmp_path / "out").exists()
-    assert run(Options(raw, str(tmp_path / "out"), class_map=("person=human,pigeon=car,*=",))) == 0
-    text = capsys.readouterr().out
+    result = run(Options(raw, str(tmp_path / "out"), class_map=("person=human,pigeon=car,*=",)))
+    assert not result.partial
+    text = "\n".join(result.summary())
     assert "skipped on purpose: 1 boxes: dog 1\nRAW: no box is of pigeon, which the class map names\n" in text
 
 
@@ -431,7 +435,7 @@ def test_real_sets_are_joined(data: Path, tmp_path: Path, ray_local: None) -> No
     options = Options(
         str(data / "plates_romanian"), str(out), class_map=("0=carplate",), add=added, group_by=r"^[^_.]+"
     )
-    assert run(options) == 0
+    assert not run(options).partial
     dataset = read_dataset(out)
     assert dataset.train is not None and dataset.val is not None
     found = [

@@ -72,10 +72,11 @@ def test_wrong_options_are_refused(values: dict[str, Any], message: str) -> None
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run(tmp_path: Path, extracted: str) -> None:
     before, out = contents(extracted, "backgrounds", "sprites"), tmp_path / "out"
-    assert run(Options(extracted, str(out), count=70, seed=5)) == 0
-    last = capsys.readouterr().out.strip().splitlines()[-1]
+    result = run(Options(extracted, str(out), count=70, seed=5))
+    [last] = result.summary()
+    assert not result.partial and result.images == 70 and result.speed.images == 70
     assert last.startswith("70 images, ") and last.endswith(f"report {out}/report.html")
     assert contents(extracted, "backgrounds", "sprites") == before
     images = list_pairs(str(out / "images" / "train"))
@@ -108,7 +109,7 @@ def test_run(tmp_path: Path, extracted: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.usefixtures("ray_local")
 def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path, extracted: str) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    assert run(Options(extracted, first, count=140)) == 0
+    assert not run(Options(extracted, first, count=140)).partial
     expected = contents(first)
     # Cut off: a record and some images are missing, another is half written.
     storage.delete(units.record_uri(first, "00000001"))
@@ -118,7 +119,7 @@ def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path,
     left = Path(first, "images/train/synthetic/000000/.000000070.jpg.1.depers-partial")
     left.write_bytes(b"half")
     kept = Path(first, "images/train/synthetic/000000/000000003.jpg").stat().st_mtime_ns
-    assert run(Options(extracted, first, count=140)) == 0
+    assert not run(Options(extracted, first, count=140)).partial
     assert contents(first) == expected and not left.exists()
     assert Path(first, "images/train/synthetic/000000/000000003.jpg").stat().st_mtime_ns == kept
     # One process, all blocks in one go, fewer images.
@@ -133,9 +134,9 @@ def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path,
 @pytest.mark.usefixtures("ray_local")
 def test_s3_gives_the_same_bytes(tmp_path: Path, extracted: str, s3_bucket: str) -> None:
     local = str(tmp_path / "out")
-    assert run(Options(extracted, local, count=20)) == 0
+    assert not run(Options(extracted, local, count=20)).partial
     remote = make_bank(s3_bucket)
-    assert run(Options(remote, f"{s3_bucket}/out", count=20)) == 0
+    assert not run(Options(remote, f"{s3_bucket}/out", count=20)).partial
     assert contents(f"{s3_bucket}/out") == contents(local)
     joined = read_dataset(f"{s3_bucket}/out")
     assert (
@@ -148,8 +149,8 @@ def test_s3_gives_the_same_bytes(tmp_path: Path, extracted: str, s3_bucket: str)
 @pytest.mark.usefixtures("ray_local")
 def test_shards_hold_what_folders_hold(tmp_path: Path, extracted: str) -> None:
     folders, shards = str(tmp_path / "folders"), str(tmp_path / "shards")
-    assert run(Options(extracted, folders, count=70, variants=2)) == 0
-    assert run(Options(extracted, shards, count=70, variants=2, shards=True)) == 0
+    assert not run(Options(extracted, folders, count=70, variants=2)).partial
+    assert not run(Options(extracted, shards, count=70, variants=2, shards=True)).partial
     files = {Path(path).name: data for path, data in contents(folders).items()}
     assert len(files) == 280 and "000000003-1.jpg" in files
     assert list(contents(shards, "shards")) == ["shards/000000.tar"]
@@ -167,7 +168,9 @@ def test_backgrounds_that_keep_their_labels(tmp_path: Path) -> None:
     kept = [drawn.label(0, (10.0, 100.0, 90.0, 150.0)), drawn.label(4, (40.0, 130.0, 60.0, 140.0))]
     grounds = [drawn.background(number, labels=kept) for number in range(3)]
     out = str(tmp_path / "out")
-    assert run(Options(make_bank(str(tmp_path), backgrounds=grounds), out, count=12, effects=False, real="none")) == 0
+    assert not run(
+        Options(make_bank(str(tmp_path), backgrounds=grounds), out, count=12, effects=False, real="none")
+    ).partial
     for image, text in list_pairs(f"{out}/images/train"):
         labels = read_labels(text, 5)
         assert labels.class_ids[:2].tolist() == [0, 4] and len(labels.class_ids) > 2
@@ -218,7 +221,7 @@ def test_output_that_cannot_be_written(extracted: str) -> None:
 @pytest.mark.usefixtures("ray_local")
 def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, extracted: str) -> None:
     out = str(tmp_path / "out")
-    assert run(Options(extracted, out, count=5)) == 0
+    assert not run(Options(extracted, out, count=5)).partial
     with pytest.raises(UserError, match="holds a run with count 5, but now it is 6"):
         run(Options(extracted, out, count=6))
     uri = plan_table.part_uri(out, 0)
@@ -234,7 +237,7 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
 def test_one_background_and_damaged_sprites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = make_bank(str(tmp_path), backgrounds=[drawn.background(0)])
     with progress.shown_on(sys.stderr):
-        assert run(Options(alone, str(tmp_path / "out"), count=6, objects=2)) == 0
+        assert not run(Options(alone, str(tmp_path / "out"), count=6, objects=2)).partial
     assert "all images show the only background, backgrounds/000.jpg" in capsys.readouterr().err
     storage.write_bytes(f"{alone}/backgrounds/000.jpg", b"no image")
     with pytest.raises(Exception, match=r"backgrounds/000.jpg: the background cannot be read .*: extract again"):

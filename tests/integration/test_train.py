@@ -1,6 +1,7 @@
 """The verb: its options, bad input before the first epoch, real short runs with one worker and with several."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from depers.commands.train import run
 from depers.datasets.labels import CLASSES
 from depers.detection import yolo
 from depers.errors import UserError
+from depers.runtime import progress
 from depers.training.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options, absolute
@@ -57,12 +59,15 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_writes_weights_and_refuses_other_options(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "data"), tmp_path / "out"
     options = Options(str(root), str(out), imgsz=128, epochs=2, batch_size=4, device="cpu")
-    assert run(options) == 0
-    printed = capsys.readouterr().out
-    assert "epoch   1" in printed and "epoch   2" in printed and "best.pt" in printed
+    stream = io.StringIO()
+    with progress.shown_on(stream):
+        result = run(options)
+    assert not result.partial and result.epochs == 2
+    assert result.weights == f"{out}/weights/best.pt" and result.weights in result.summary()[0]
+    assert "epoch   1" in stream.getvalue() and "epoch   2" in stream.getvalue()
     assert [row["epoch"] for row in rows(out)] == [1, 2]
     for name in ("box", "obj", "cls", "val_box", "val_obj", "val_cls"):
         assert all(np.isfinite(row[name]) and row[name] > 0 for row in rows(out))
@@ -70,7 +75,7 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path, capsy
         model = yolo.load(name, (out / "weights" / name).read_bytes())
         assert list(model.names.values()) == list(CLASSES)  # type: ignore[union-attr]
     before = (out / "weights" / "last.pt").read_bytes()
-    assert run(options) == 0  # all is there: nothing is trained again
+    assert not run(options).partial  # all is there: nothing is trained again
     assert (out / "weights" / "last.pt").read_bytes() == before
     with pytest.raises(UserError, match="holds a run with imgsz 128, but now it is 160"):
         run(Options(str(root), str(out), imgsz=160, epochs=2, batch_size=4, device="cpu"))
@@ -93,7 +98,7 @@ def test_two_workers_train_from_s3_to_s3(tmp_path: Path, s3_bucket: str) -> None
         device="cpu",
         cache_folder=str(tmp_path / "cache"),
     )
-    assert run(options) == 0
+    assert not run(options).partial
     assert yolo.load("last.pt", storage.read_bytes(f"{remote}/out/weights/last.pt"))
     assert storage.exists(f"{remote}/out/state/last.pt")
     cached = tmp_path / "cache" / "data" / remote[5:] / "data" / "images" / "train" / "1.jpg"

@@ -46,7 +46,7 @@ def test_all_are_accounted_for_and_none_leaks(packed: tuple[Path, list[str]], da
     root, names = packed
     out = tmp_path / "out"
     options = anonymize.Options(str(root), str(out), (str(data / "weights/yolov5n.pt"),), imgsz=320)
-    assert anonymize.run(options) == 3
+    assert anonymize.run(options).partial
     rows = tables.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
     by_place: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -60,7 +60,7 @@ def test_all_are_accounted_for_and_none_leaks(packed: tuple[Path, list[str]], da
     digests = {place: sorted(row["output_sha256"] or "" for row in found) for place, found in by_place.items()}
     assert digests["a.tar"] == digests["b.zip"] == digests["loose"]
     assert set(digests["c.parquet"]) <= set(digests["loose"])
-    assert audit.run(audit.Options(str(out), input=str(root))) == 0
+    assert not audit.run(audit.Options(str(out), input=str(root))).partial
     if shutil.which("exiftool"):
         telling = "$GPSLatitude or $ThumbnailImage or $MakerNoteVersion"
         command = ["exiftool", "-r", "-q", "-if", telling, "-p", "$FileName", out / "loose"]

@@ -2,11 +2,10 @@
 
 import io
 
-import pyarrow as pa
 import pytest
 
 from depers.runtime import progress
-from depers.runtime.progress import Failures, Speed
+from depers.runtime.progress import Speed
 
 
 class Clock:
@@ -51,18 +50,3 @@ def test_nothing_is_shown_unless_asked(capsys: pytest.CaptureFixture[str]) -> No
     assert stream.getvalue().startswith("a line\n") and "3/3" in stream.getvalue()
     assert "clean=2, failed=1" in stream.getvalue() and stream.getvalue().count("a line") == 1
     assert capsys.readouterr() == ("", "")
-
-
-def test_failures_that_are_not_told_are_counted_and_somewhere() -> None:
-    failures = Failures("out/backgrounds.parquet")
-    paths = [str(number) for number in range(14)]
-    failures.add(pa.table({"path": paths, "status": ["failed"] * 13 + ["used"], "reason": ["gone"] * 14}))
-    assert failures.count == 13 and len(failures.lines()) == 11
-    assert failures.lines()[-2:] == ["failed: 9: gone", "… and 3 more failed: see out/backgrounds.parquet"]
-
-
-def test_failures_name_the_member() -> None:
-    failures = Failures("manifest")
-    rows = {"path": ["a.tar"] * 3, "member": [None, "x.jpg", "y.jpg"], "reason": ["cut off", "damaged", None]}
-    failures.add(pa.table(rows | {"status": ["incomplete", "failed", "clean"]}))
-    assert failures.lines() == ["incomplete: a.tar: cut off", "failed: a.tar: x.jpg: damaged"]

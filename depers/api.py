@@ -1,0 +1,265 @@
+"""depers in Python: a detector, redaction and metadata of one image, and every verb of the command line as a function.
+
+Nothing here prints. What the user can put right is raised as `UserError`. The functions of verbs take the options of
+the command line as keyword arguments (as NumPy arrays, lists or paths where that is natural), start a local Ray where
+none runs (and end it), and return what the verb did.
+"""
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+from depers.errors import UserError, as_user_error
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from depers.commands.anonymize import AnonymizeResult
+    from depers.commands.audit import AuditResult
+    from depers.commands.demo import DemoResult
+    from depers.commands.detect import DetectResult
+    from depers.commands.evaluate import EvaluateResult
+    from depers.commands.experiment import ExperimentResult
+    from depers.commands.extract import ExtractResult
+    from depers.commands.normalize import NormalizeResult
+    from depers.commands.synthesize import SynthesizeResult
+    from depers.commands.train import TrainResult
+    from depers.runtime.results import VerbResult
+
+PathLike = Union[str, "os.PathLike[str]"]
+"""A path, or the text of an s3:// URI."""
+
+
+class Detection(NamedTuple):
+    """A box that was found in an image: edges in pixels of the upright frame, the origin at the top left."""
+
+    class_name: str
+    confidence: float
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+    model: str = ""
+    """The file name of the weights that found it."""
+    frame: int = 0
+    """The frame or page of the image that it lies in."""
+
+
+class Detector:
+    """One or more YOLOv5 models that look at single images, in this process, without Ray."""
+
+    def __init__(self, *weights: PathLike, device: str = "auto", **options: Any) -> None:
+        """Load the weights, each PATH_OR_URI[:model_class=class,…].
+
+        `options` are those of `depers detect` that say how to look: classes, confidence, iou_threshold, thresholds,
+        max_detections, imgsz, tile, augment, multi_label, half_stride_pad, precision, max_megapixels. `device` auto is
+        CUDA where this machine has it. Raises UserError for weights or options that will not do.
+        """
+        import torch
+
+        from depers.commands import detect
+        from depers.detection.detections import SCHEMA
+        from depers.detection.settings import read_checkpoints
+        from depers.options import build
+        from depers.pipeline import run, workers
+
+        values = {"input": "images", "out": "detections", "weights": weights, "device": device} | options
+        checked = build(detect.Options, values)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda needs a GPU, but this machine has none")
+        self._job = run.make_job(
+            checked,
+            SCHEMA,
+            lambda out: detect.write_boxes,
+            multi_label=checked.multi_label,
+            half_stride_pad=checked.half_stride_pad,
+            device=device,
+        )
+        detector = workers.make_detector(self._job, read_checkpoints(self._job.weights))
+        assert detector is not None  # there are weights
+        self._detector = detector
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that are looked for."""
+        return list(self._detector.class_names)
+
+    def detect(self, data: bytes) -> list[Detection]:
+        """Return what is found in the bytes of an image file, in all of its frames, as `depers detect` finds it.
+
+        Raises UserError where the bytes are no image that can be looked at.
+        """
+        from depers.pipeline import steps
+
+        item = steps.prepare(self._job, steps.Item("image", data), self._detector.stride)
+        [(item, rows)] = steps.detect(self._job, [item], self._detector)
+        if item.reason:
+            raise UserError(f"the image {item.reason}")
+        return [Detection(row["class"], *(row[name] for name in Detection._fields[1:])) for row in rows]
+
+
+def redact(
+    data: bytes,
+    boxes: "Sequence[Detection] | ArrayLike",
+    *,
+    mode: str = "pixelate",
+    margin: float = 0.1,
+    keep_metadata: Sequence[str] = (),
+    max_megapixels: float | None = None,
+) -> bytes:
+    """Return an image file of the same format with every box made unrecognizable, and without metadata.
+
+    `boxes` are detections; or an array (N, 4) of x_min, y_min, x_max, y_max in pixels of the upright image, all of its
+    first frame. The options are those of `depers anonymize`. Raises UserError for a value that is not allowed, and
+    where the bytes are no image that can be redacted.
+    """
+    from depers.anonymization.redact_step import split_by_frame
+    from depers.commands import anonymize
+    from depers.imaging.headers import ImageError, read_header
+    from depers.options import build
+    from depers.redaction.files import redact_file
+
+    values = {"mode": mode, "margin": margin, "keep_metadata": keep_metadata}
+    values |= {} if max_megapixels is None else {"max_megapixels": max_megapixels}
+    options = build(anonymize.Options, {"input": "images", "out": "redacted", "weights": "unused"} | values)
+    rows = [box._asdict() for box in _as_detections(boxes)]
+    try:
+        header = read_header(data, options.max_megapixels)
+        redacted = redact_file(
+            data,
+            split_by_frame(rows, len(header.pages), options.margin),
+            mode=options.mode,
+            keep_metadata=options.keep_metadata,
+            max_megapixels=options.max_megapixels,
+            header=header,
+        )
+    except ImageError as error:
+        raise UserError(f"the image {error}") from None
+    return redacted.data
+
+
+def _as_detections(boxes: "Sequence[Detection] | ArrayLike") -> list[Detection]:
+    """Return boxes that `redact` takes as detections. Raises UserError for anything else."""
+    import numpy as np
+
+    detections: Any = boxes
+    if not all(isinstance(box, Detection) for box in detections):
+        edges = np.asarray(boxes, np.float32)
+        if edges.ndim != 2 or edges.shape[1] != 4:
+            raise UserError(f"boxes must be an array (N, 4), but its shape is {edges.shape}")
+        detections = [Detection("", 1.0, *box) for box in edges.tolist()]
+    if not all(np.isfinite(detection[2:6]).all() for detection in detections):
+        raise UserError("boxes must be finite")
+    return list(detections)
+
+
+def find_metadata(data: bytes, keep_metadata: Sequence[str] = ()) -> list[str]:
+    """Return what an image file holds besides image, orientation and neutral color profile, a line for each.
+
+    `keep_metadata` names what may be there: date, camera, gps. Bytes that are no image, or a damaged one, are a line
+    as well. Raises UserError for another name.
+    """
+    from depers.imaging.metadata.exif import GROUPS
+    from depers.imaging.metadata.residue import find_residue
+
+    for name in keep_metadata:
+        if name not in GROUPS:
+            raise UserError(f"--keep-metadata must be one of {', '.join(GROUPS)}, but got {name!r}")
+    return find_residue(data, keep_metadata)
+
+
+def normalize(raw: PathLike, out: PathLike, **options: Any) -> "NormalizeResult":
+    """Make one checked dataset of raw labels. Raises UserError."""
+    result: NormalizeResult = _call("normalize", raw=raw, out=out, **options)
+    return result
+
+
+def extract(dataset: PathLike, out: PathLike, **options: Any) -> "ExtractResult":
+    """Cut a dataset's training images into backgrounds and sprites. Raises UserError."""
+    result: ExtractResult = _call("extract", dataset=dataset, out=out, **options)
+    return result
+
+
+def synthesize(extracted: PathLike, out: PathLike, *, count: int, **options: Any) -> "SynthesizeResult":
+    """Make `count` labelled images of extracted backgrounds and sprites. Raises UserError."""
+    result: SynthesizeResult = _call("synthesize", extracted=extracted, out=out, count=count, **options)
+    return result
+
+
+def train(dataset: PathLike, out: PathLike, **options: Any) -> "TrainResult":
+    """Train a YOLOv5 detector on a dataset. Raises UserError."""
+    result: TrainResult = _call("train", dataset=dataset, out=out, **options)
+    return result
+
+
+def detect(input: PathLike, out: PathLike, **options: Any) -> "DetectResult":
+    """Write the boxes that detectors find in a folder of images. Raises UserError."""
+    result: DetectResult = _call("detect", input=input, out=out, **options)
+    return result
+
+
+def evaluate(dataset: PathLike, out: PathLike, **options: Any) -> "EvaluateResult":
+    """Measure detectors on a dataset. Raises UserError."""
+    result: EvaluateResult = _call("evaluate", dataset=dataset, out=out, **options)
+    return result
+
+
+def anonymize(input: PathLike, out: PathLike, **options: Any) -> "AnonymizeResult":
+    """Mirror a folder of images with faces, people and plates made unrecognizable. Raises UserError."""
+    result: AnonymizeResult = _call("anonymize", input=input, out=out, **options)
+    return result
+
+
+def audit(out: PathLike, **options: Any) -> "AuditResult":
+    """Check what `anonymize` wrote. Raises UserError."""
+    result: AuditResult = _call("audit", out=out, **options)
+    return result
+
+
+def experiment(dataset: PathLike, out: PathLike, **options: Any) -> "ExperimentResult":
+    """Measure whether synthetic images help. Raises UserError."""
+    result: ExperimentResult = _call("experiment", dataset=dataset, out=out, **options)
+    return result
+
+
+def demo(out: PathLike, **options: Any) -> "DemoResult":
+    """Go through the whole mission on drawn street scenes. Raises UserError."""
+    result: DemoResult = _call("demo", out=out, **options)
+    return result
+
+
+def _call(verb: str, **values: Any) -> Any:
+    from depers.options import build
+
+    options = build(importlib.import_module(f"depers.commands.{verb}").Options, values)
+    try:
+        return run_verb(verb, options)
+    except Exception as error:
+        if (cause := as_user_error(error)) is not None and cause is not error:
+            raise cause from error  # as a worker raised it; Ray has wrapped it
+        raise
+
+
+def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
+    """Run a verb with its `Options`, on the Ray that runs, that RAY_ADDRESS names, or a local one for this call alone.
+
+    Raises UserError, perhaps wrapped by Ray, for what the user can put right.
+    """
+    from depers.runtime.cluster import start_ray
+
+    module = importlib.import_module(f"depers.commands.{verb}")
+    has_started = start_ray(debug)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
+            result: VerbResult = module.run(options)
+            return result
+    finally:
+        if has_started:
+            sys.modules["ray"].shutdown()
