@@ -259,8 +259,8 @@ def _check_type(name: str, value_type: type, value: Any) -> None:
         if not isinstance(value, bool):
             raise UserError(f"{name} must be True or False, but got {value!r}")
     else:
-        allowed = int if value_type is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
+        number_types = int if value_type is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, number_types) or not math.isfinite(value):
             raise UserError(f"{name} must be {_kind(value_type)}, but got {value!r}")
 
 

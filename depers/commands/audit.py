@@ -157,8 +157,8 @@ def run(options: Options) -> AuditResult:
     rows = WrittenRows(manifest)
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     entries = [entry for entry in storage.list_files(reading.input) if not entry.path.startswith(f"{units.FOLDER}/")]
-    allowed = units.read_job(reading.input).get("keep_metadata", ())
-    check = partial(check_item, keep_metadata=tuple(allowed))
+    keep_metadata = units.read_job(reading.input).get("keep_metadata", ())
+    check = partial(check_item, keep_metadata=tuple(keep_metadata))
     job = pipeline.make_job(reading, SCHEMA, lambda _: check, keep=("*",))
     findings = storage.join(job.out, "findings.parquet")
     statistics, counter = FindingStatistics(), FailureCounter(findings, (AuditStatus.WRONG,))

@@ -178,12 +178,12 @@ def _draw(out: Path, options: Options) -> Sequence[VerbResult]:
 def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     """Return the demo's page: before and after, evaluation, counts and times; write OUT/before-after.jpg, too."""
     rows = tables.read_table(str(out / "anonymized" / units.FOLDER / "manifest.parquet")).to_pylist()
-    shown = sorted((row for row in rows if row["status"] == "redacted"), key=_interest, reverse=True)[:_SHOWN]
+    examples = sorted((row for row in rows if row["status"] == "redacted"), key=_interest, reverse=True)[:_SHOWN]
     images = []
-    for row in shown:
-        before = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
-        after = decode((out / "anonymized" / row["path"]).read_bytes()).rgb()
-        images.append((row["path"], before, after))
+    for row in examples:
+        original = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
+        redacted = decode((out / "anonymized" / row["path"]).read_bytes()).rgb()
+        images.append((row["path"], original, redacted))
     if images:
         sides = [side for _, *pair in images[:2] for side in pair]
         sheet = drawing.contact_sheet(sides, ["before", "after"] * (len(sides) // 2), columns=2, cell_wh=(640, 400))
@@ -201,8 +201,8 @@ def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     table = page.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
     times = page.table(["step", "seconds"], [[title, round(time, 1)] for title, time in seconds.items()])
     pairs = Markup().join(
-        page.gallery([page.image(before, f"{name}, before"), page.image(after, "after")])
-        for name, before, after in images
+        page.gallery([page.image(original, f"{name}, before"), page.image(redacted, "after")])
+        for name, original, redacted in images
     )
     lead = (
         "Drawn street scenes, more scenes made of those, a YOLOv5n detector trained on both from scratch on this"
@@ -222,9 +222,9 @@ def _synthetic_scenes(out: Path) -> Markup:
     images = sorted((out / "synthetic" / "images").rglob("*.jpg"))
     examples = images[:: max(1, len(images) // _SHOWN)][:_SHOWN]
     sheets = [
-        drawing.contact_sheet([decode(path.read_bytes()).rgb() for path in shown], columns=4, cell_wh=(320, 220))
-        for shown in (paths, examples)
-        if shown
+        drawing.contact_sheet([decode(path.read_bytes()).rgb() for path in group], columns=4, cell_wh=(320, 220))
+        for group in (paths, examples)
+        if group
     ]
     captions = "backgrounds: scenes without their objects", "synthetic scenes"
     return Markup().join(page.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))

@@ -208,11 +208,11 @@ def _calibrate(
     calibrations = calibration.calibrate(
         read_samples(readable, folder, dataset), dataset.names, classes, targets, **settings
     )
-    about = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
-    about |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
-    about |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **settings}
-    about["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
-    text = calibration.format_thresholds(calibrations, about)
+    details = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
+    details |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
+    details |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **settings}
+    details["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
+    text = calibration.format_thresholds(calibrations, details)
     storage.write_bytes(storage.join(options.out, "thresholds.json"), text.encode())
     return calibrations
 
@@ -244,17 +244,17 @@ def run(options: Options) -> EvaluateResult:
     measured = read_samples(table, folder, dataset)
     metrics = measure([sample.match() for sample in measured], dataset.names, detectable)
     sizes = measure_sizes(measured, dataset.names, detectable, metrics.confidence)
-    failures = table.filter(pc.equal(table["status"], "failed")).select(["path", "reason"]).to_pylist()
+    failures = table.filter(pc.equal(table["status"], FileStatus.FAILED)).select(["path", "reason"]).to_pylist()
     failed = [(row["path"], row["reason"]) for row in failures]
-    about: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.weights)}
-    about |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
-    about |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
+    figures: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.weights)}
+    figures |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
+    figures |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
     lines = [metrics.format_text()]
     if options.submission:
         detections = submission.from_table(table, dataset.names)
         storage.write_bytes(options.submission, submission.format_submission(detections).encode())
         score = score_file(detections, options.submission, folder, dataset)
-        about["competition"] = score_as_dict(score, dataset.names)
+        figures["competition"] = score_as_dict(score, dataset.names)
         lines.append(f"{format_score(score, dataset.names)}\n{options.submission}")
     calibrations: list[Calibration] = []
     thresholds = storage.join(options.out, "thresholds.json") if targets else None
@@ -263,13 +263,13 @@ def run(options: Options) -> EvaluateResult:
         lines.append(f"{calibration.format_table(calibrations)}\n{thresholds}")
     results = [judge(sample, metrics.confidence) for sample in measured]
     page = make_report(metrics, sizes, calibrations, results, failed, folder, dataset.names)
-    figures = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("metrics.json", figures), ("metrics.csv", metrics.format_csv()), ("report.html", page)):
+    content = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("metrics.json", content), ("metrics.csv", metrics.format_csv()), ("report.html", page)):
         storage.write_bytes(storage.join(options.out, name), text.encode())
     return EvaluateResult(
         failures=detect_result.failures,
         out=options.out,
-        figures=about,
+        figures=figures,
         metrics=storage.join(options.out, "metrics.json"),
         report=storage.join(options.out, "report.html"),
         thresholds=thresholds,

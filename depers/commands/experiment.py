@@ -54,7 +54,7 @@ from depers.seeds import Branch, random_for
 from depers.training import options as training_options
 
 _COPIERS = 16  # threads that mostly wait for storage
-_OWN = {
+_FIXED = {
     "extract": ("dataset", "out"),
     "synthesize": ("extracted", "out", "count", "seed", "real", "shards"),
     "train": (
@@ -128,29 +128,29 @@ class Options(CheckedOptions):
             self.training(cell, arm)
 
     def extraction(self, cell: "Cell") -> extract.Options:
-        """The options of a cell's extraction. Raises UserError for a wrong --extract-with."""
-        argv = [self.place(cell, "real"), self.place(cell, "extracted")]
+        """Return the options of a cell's extraction. Raises UserError for a wrong --extract-with."""
+        argv = [self.locate(cell, "real"), self.locate(cell, "extracted")]
         return parse(
             extract.Options, [*argv, *_passed_on("extract", self.extract_with, extract.Options)], "depers extract"
         )
 
     def synthesis(self, cell: "Cell") -> synthesize.Options:
-        """The options of a cell's synthesis. Raises UserError for a wrong --synthesize-with."""
-        count = max(1, min(round(self.synthetic * cell.size), self.shown))
-        argv = [self.place(cell, "extracted"), self.place(cell, "synthetic"), "--real=none"]
+        """Return the options of a cell's synthesis. Raises UserError for a wrong --synthesize-with."""
+        count = max(1, min(round(self.synthetic * cell.size), self.most_synthetic))
+        argv = [self.locate(cell, "extracted"), self.locate(cell, "synthetic"), "--real=none"]
         argv += [f"--count={count}", f"--seed={cell.seed}", "--per-background=1"]  # few, but of all backgrounds
         argv += _passed_on("synthesize", self.synthesize_with, synthesize.Options)
         return parse(synthesize.Options, argv, "depers synthesize")
 
     def training(self, cell: "Cell", arm: str) -> training_options.Options:
-        """The options of one training; the arms differ in further data. Raises UserError for a wrong --train-with."""
-        argv = [self.place(cell, "real"), self.place(cell, "runs", arm)]
+        """Return the options of one training; arms differ in data. Raises UserError for a wrong --train-with."""
+        argv = [self.locate(cell, "real"), self.locate(cell, "runs", arm)]
         argv += [f"--model={self.model}", f"--imgsz={self.imgsz}"]
         argv += [f"--batch-size={self.batch_size}", f"--steps={self.steps}", f"--epochs={self.validations}"]
         argv += [f"--seed={cell.seed}", "--patience=0", *([f"--weights={self.weights}"] if self.weights else [])]
         if arm == SYNTHETIC:
-            weight = self.share / (1 - self.share) * cell.size / self.added(cell)
-            argv.append(f"--data={self.place(cell, 'synthetic')}={weight!r}")
+            weight = self.share / (1 - self.share) * cell.size / self.count_synthetic(cell)
+            argv.append(f"--data={self.locate(cell, 'synthetic')}={weight!r}")
         return parse(
             training_options.Options,
             [*argv, *_passed_on("train", self.train_with, training_options.Options)],
@@ -158,18 +158,18 @@ class Options(CheckedOptions):
         )
 
     @property
-    def shown(self) -> int:
+    def most_synthetic(self) -> int:
         """How many synthetic images a training sees, if each is seen once; more are not made."""
-        own = self.training(Cell(1, 0), REAL)
-        return math.ceil(self.share * self.steps * max(self.batch_size, own.nominal_batch or 0))
+        training = self.training(Cell(1, 0), REAL)
+        return math.ceil(self.share * self.steps * max(self.batch_size, training.nominal_batch or 0))
 
-    def added(self, cell: "Cell") -> int:
-        """How many images a cell's synthesis makes."""
-        made = self.synthesis(cell)
-        return made.count * made.variants
+    def count_synthetic(self, cell: "Cell") -> int:
+        """Return how many images a cell's synthesis makes."""
+        synthesis = self.synthesis(cell)
+        return synthesis.count * synthesis.variants
 
-    def place(self, cell: "Cell", *parts: str) -> str:
-        """Where something of a cell lies."""
+    def locate(self, cell: "Cell", *parts: str) -> str:
+        """Return where something of a cell lies."""
         return storage.join(self.out, "cells", f"{cell.size}-{cell.seed}", *parts)
 
 
@@ -181,14 +181,14 @@ class Cell(NamedTuple):
 
 
 def _passed_on(verb: str, pairs: Sequence[str], options_type: type[Any]) -> list[str]:
-    """`NAME=VALUE` as an argument of the verb; `NAME=yes` and `NAME=no` for its switches."""
+    """Return each `NAME=VALUE` as an argument of the verb; `NAME=yes` and `NAME=no` for its switches."""
     kinds = {field.name: field.type for field in fields(options_type)}
     argv = []
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.removeprefix("--").replace("-", "_")
-        if not equals or name not in kinds or name in _OWN[verb]:
-            free = ", ".join(sorted(set(kinds) - set(_OWN[verb])))
+        if not equals or name not in kinds or name in _FIXED[verb]:
+            free = ", ".join(sorted(set(kinds) - set(_FIXED[verb])))
             raise UserError(f"--{verb}-with must be NAME=VALUE with a NAME among {free}, but got {pair!r}")
         flag = name.replace("_", "-")
         if kinds[name] in (bool, "bool"):
@@ -201,22 +201,25 @@ def _passed_on(verb: str, pairs: Sequence[str], options_type: type[Any]) -> list
 
 
 def plan_cells(options: Options, count: int) -> list[Cell]:
-    """The cells, small ones first, for a dataset of `count` training images. Raises UserError for a larger size."""
+    """Return the cells, small ones first, for a dataset of `count` training images.
+
+    Raises UserError for a larger size.
+    """
     sizes = sorted(options.sizes) or sorted({max(1, count // 4), max(1, count // 2), count})
     if sizes[-1] > count:
         raise UserError(f"--sizes must be at most {count}, the dataset's training images, but got {sizes[-1]}")
     return [Cell(size, seed) for size in sizes for seed in range(options.seeds)]
 
 
-def choose(paths: Sequence[str], cell: Cell) -> list[str]:
-    """The images of a cell: of one seed, a smaller part lies in every larger one."""
+def choose_images(paths: Sequence[str], cell: Cell) -> list[str]:
+    """Return the images of a cell: of one seed, a smaller part lies in every larger one."""
     rng = random_for(cell.seed, Branch.EXPERIMENT)
     order = rng.permutation(len(paths))[: cell.size]
     return sorted(paths[index] for index in order)
 
 
-def copy_part(dataset: Dataset, paths: Sequence[str], root: str) -> None:
-    """Writes a dataset of these training images and their labels, with the validation images where they are."""
+def copy_images(dataset: Dataset, paths: Sequence[str], root: str) -> None:
+    """Write a dataset of these training images and their labels, with the validation images where they are."""
 
     def copy(path: str) -> None:
         assert dataset.train is not None
@@ -265,7 +268,7 @@ def run(options: Options) -> ExperimentResult:
     results: list[TrainingResult] = []
     for number, cell in enumerate(cells, 1):
         for arm in ARMS:
-            result = _result(options, dataset, [entry.path for entry in images], cell, arm)
+            result = _train(options, dataset, [entry.path for entry in images], cell, arm)
             progress.report(
                 f"[{number}/{len(cells)}] {cell.size} images, seed {cell.seed}, {arm}:"
                 f" mAP@.5 {result.map50:.4f}, mAP@.5:.95 {result.map50_95:.4f}, {result.seconds:.0f} s"
@@ -278,31 +281,31 @@ def run(options: Options) -> ExperimentResult:
 
 
 def _absolute(options: Options) -> Options:
-    """The options with absolute paths: workers run in folders of their own, and cells name one another."""
+    """Return the options with absolute paths: workers run in folders of their own, and cells name one another."""
     paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
     changes = {name: storage.absolute(path) for name, path in paths.items() if path}
     return replace(options, **changes)  # type: ignore[arg-type]
 
 
-def _result(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> TrainingResult:
-    """One training with all that it needs, or its record where it is done."""
-    record = options.place(cell, "runs", f"{arm}.json")
+def _train(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> TrainingResult:
+    """Run one training with all that it needs, or read its record where it is done."""
+    record = options.locate(cell, "runs", f"{arm}.json")
     if storage.exists(record):
         return TrainingResult(**json.loads(storage.read_bytes(record)))
-    real = options.place(cell, "real")
+    real = options.locate(cell, "real")
     if not storage.exists(storage.join(real, "data.yaml")):
-        copy_part(dataset, choose(paths, cell), real)
+        copy_images(dataset, choose_images(paths, cell), real)
     if arm == SYNTHETIC:
         extraction = extract.run(options.extraction(cell))
         progress.report_lines([*extraction.failures.lines(), *extraction.summary()])
         progress.report_lines(synthesize.run(options.synthesis(cell)).summary())
     training = options.training(cell, arm)
-    started = time.monotonic()
+    start = time.monotonic()
     progress.report_lines(train.run(training).summary())
     last = _last_row(training.out)
-    added = options.added(cell) if arm == SYNTHETIC else 0
-    seconds = time.monotonic() - started
-    result = TrainingResult(cell.size, cell.seed, arm, added, last["map50"], last["map50_95"], seconds)
+    synthetic = options.count_synthetic(cell) if arm == SYNTHETIC else 0
+    seconds = time.monotonic() - start
+    result = TrainingResult(cell.size, cell.seed, arm, synthetic, last["map50"], last["map50_95"], seconds)
     storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())
     if not storage.is_s3(training.out):
         shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
@@ -315,10 +318,10 @@ def _last_row(out: str) -> dict[str, float]:
 
 
 def _write(options: Options, results: Sequence[TrainingResult]) -> None:
-    """The files of OUT, after every cell: an interrupted experiment has a result, too."""
+    """Write the files of OUT, after every cell: an interrupted experiment has a result, too."""
     rows = compare(results)
     content = {"depers": __version__, "options": asdict(options), "sizes": [row.as_dict() for row in rows]}
     figures = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    html = make_report(results, rows, asdict(options))
-    for name, text in (("runs.csv", format_csv(results)), ("experiment.json", figures), ("report.html", html)):
+    page = make_report(results, rows, asdict(options))
+    for name, text in (("runs.csv", format_csv(results)), ("experiment.json", figures), ("report.html", page)):
         storage.write_bytes(storage.join(options.out, name), text.encode())

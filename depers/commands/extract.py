@@ -109,7 +109,7 @@ class Options(CheckedOptions):
         storage.check(self.out, "OUT")
 
     def decisive(self) -> dict[str, Any]:
-        """The options that decide the bytes written; a run is only resumed with the same ones."""
+        """Return the options that decide the bytes written; a run is only resumed with the same ones."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
@@ -151,10 +151,10 @@ def run(options: Options) -> ExtractResult:
     images = list_images(folder)
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
-    how = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)
+    inference = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)
     verification_settings, checkpoints = None, list[bytes]()
     if options.weights:
-        verification_settings, checkpoints = verification.prepare(options.weights, dataset.names, how)
+        verification_settings, checkpoints = verification.prepare(options.weights, dataset.names, inference)
     job = ExtractionJob(
         images=folder,
         out=out,
@@ -175,9 +175,9 @@ def run(options: Options) -> ExtractResult:
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
     units.claim(out, decisive | {"depers": __version__, "layout": sprite_bank.VERSION})
-    everything = units.cut(images)
-    finished = units.list_finished(out)
-    todo = [unit for unit in everything if unit.name not in finished]
+    all_units = units.cut(images)
+    finished_names = units.list_finished(out)
+    todo = [unit for unit in all_units if unit.name not in finished_names]
     unfinished = sum(len(unit.entries) for unit in todo)
     progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")
     sprite_bank.withdraw(out)
@@ -185,24 +185,24 @@ def run(options: Options) -> ExtractResult:
     calls = ((job, unit, reference) for unit in todo)
     gpus = verification.gpu_share(job.verification and job.verification.inference)
     speed = progress.follow(run_tasks(extract_unit, calls, limit=options.workers, num_gpus=gpus), unfinished)
-    table = pa.concat_tables(units.read_records(out, everything, RECORD)).sort_by("path")
+    table = pa.concat_tables(units.read_records(out, all_units, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{folder}: no image can be used, such as {first['path']}: {first['reason']}")
-    return _finish(options, job, everything, table, speed)
+    return _finish(options, job, all_units, table, speed)
 
 
 def _finish(
-    options: Options, job: ExtractionJob, everything: Sequence[Unit], table: pa.Table, speed: Speed
+    options: Options, job: ExtractionJob, all_units: Sequence[Unit], table: pa.Table, speed: Speed
 ) -> ExtractResult:
     """Write the tables, the report and last of all extract.json; return what there is."""
     columns = [{"source": "path", "path": "background"}.get(name, name) for name in sprite_bank.BACKGROUNDS.names]
     backgrounds = table.select(columns).rename_columns(sprite_bank.BACKGROUNDS.names).cast(sprite_bank.BACKGROUNDS)
     tables.write_table(storage.join(job.out, "backgrounds.parquet"), backgrounds)
-    cut = pc.greater(pc.list_value_length(table["sprites"]), 0)
-    sources = set(table.filter(cut)["path"].to_pylist())
+    has_sprites = pc.greater(pc.list_value_length(table["sprites"]), 0)
+    sources = set(table.filter(has_sprites)["path"].to_pylist())
     parts = {
-        part_path(unit) for unit in everything if any(parquet_text(entry.path) in sources for entry in unit.entries)
+        part_path(unit) for unit in all_units if any(parquet_text(entry.path) in sources for entry in unit.entries)
     }
     statuses = Counter(table["status"].to_pylist())
     counts = {"images": len(table), "backgrounds": statuses[SourceStatus.USED]}
@@ -221,7 +221,7 @@ def _finish(
         parts=tuple(sorted(parts)),
     )
     report = storage.join(job.out, "report.html")
-    page = extraction_report.make_report(extracted, table, job.images, everything)
+    page = extraction_report.make_report(extracted, table, job.images, all_units)
     storage.write_bytes(report, page.encode())
     sprite_bank.write_marker(extracted)
     counter = FailureCounter(storage.join(job.out, "backgrounds.parquet"))

@@ -104,17 +104,17 @@ class Options(CheckedOptions):
         self.sources()
 
     def sources(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Every raw set's URI and class map. Raises UserError for a malformed map or URI."""
-        common = parse_class_map(self.class_map, self.classes, "--class-map")
-        added = [parse_added(text, self.classes) for text in self.add]
+        """Return every raw set's URI and class map. Raises UserError for a malformed map or URI."""
+        default = parse_class_map(self.class_map, self.classes, "--class-map")
+        additions = [parse_added(text, self.classes) for text in self.add]
         return [
-            (storage.check(self.raw, "RAW"), common),
-            *((storage.check(uri, "--add"), own or common) for uri, own in added),
+            (storage.check(self.raw, "RAW"), default),
+            *((storage.check(uri, "--add"), class_map or default) for uri, class_map in additions),
         ]
 
 
 def open_sets(options: Options) -> list[LabelSet]:
-    """The raw sets, listed and recognised. Raises UserError for folders that cannot give a dataset."""
+    """Return the raw sets, listed and recognised. Raises UserError for folders that cannot give a dataset."""
     out = storage.check(options.out, "OUT")
     sources = options.sources()
     for uri, _ in sources:
@@ -181,7 +181,7 @@ def run(options: Options) -> NormalizeResult:
         raise UserError(f"{options.raw}: no image can be used{example}")
     labelled = catalog.list_labelled_classes(options.classes)
     with storage.translated_write_errors(out):
-        _report(out, options.classes, statistics, labelled, kinds)
+        _write_report(out, options.classes, statistics, labelled, kinds)
     complete = not (options.strict and problem_count)
     if complete:
         write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
@@ -224,14 +224,14 @@ def _assign(
 def _write(
     out: str, options: Options, tasks: Iterator[ImageTask], total: int, index: LabelIndex
 ) -> report.LabelStatistics:
-    """Writes all units but those that an earlier run has recorded; their problems go into the index."""
+    """Write all units but those that an earlier run has recorded; their problems go into the index."""
     statistics = report.LabelStatistics(len(options.classes))
-    done = units.list_finished(out)
+    finished_names = units.list_finished(out)
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
         while part := list(itertools.islice(tasks, _CHUNK)):
             name = make_unit_name(part, options.exif_frame)
-            if name in done:
+            if name in finished_names:
                 count(tables.read_table(units.record_uri(out, name)))
             else:
                 yield out, name, options.exif_frame, part
@@ -249,16 +249,16 @@ def _write(
     return statistics
 
 
-def _report(
+def _write_report(
     out: str,
     classes: Sequence[str],
     statistics: report.LabelStatistics,
     labelled: Mapping[str, Sequence[str]],
     kinds: report.Kinds,
 ) -> None:
-    """Writes OUT/report.html and OUT/sheet.jpg."""
-    drawn = report.draw_samples(out, statistics, classes)
-    html = report.make_report(statistics, classes, labelled, kinds, drawn)
-    storage.write_bytes(storage.join(out, "report.html"), html.encode())
-    sheet = np.ascontiguousarray(report.make_sheet(drawn))
+    """Write OUT/report.html and OUT/sheet.jpg."""
+    samples = report.draw_samples(out, statistics, classes)
+    page = report.make_report(statistics, classes, labelled, kinds, samples)
+    storage.write_bytes(storage.join(out, "report.html"), page.encode())
+    sheet = np.ascontiguousarray(report.make_sheet(samples))
     storage.write_bytes(storage.join(out, "sheet.jpg"), simplejpeg.encode_jpeg(sheet, 88, "RGB"))

@@ -107,7 +107,7 @@ class Options(CheckedOptions):
         storage.check(self.out, "OUT")
 
     def recipe(self) -> planner.Recipe:
-        """The options as the planner needs them."""
+        """Return the options as the planner needs them."""
         return planner.Recipe(
             seed=self.seed,
             variants=self.variants,
@@ -123,7 +123,7 @@ class Options(CheckedOptions):
 
 
 def read_assets(extracted: sprite_bank.SpriteBank, options: Options) -> Assets:
-    """What the options leave of the bank. Raises UserError where that is nothing."""
+    """Return what the options leave of the bank. Raises UserError where that is nothing."""
     backgrounds = sprite_bank.read_backgrounds(extracted)
     if not pc.any(pc.equal(backgrounds["status"], SourceStatus.USED)).as_py():
         raise UserError(f"{extracted.root}: must hold backgrounds, but all {len(backgrounds)} images were skipped")
@@ -136,64 +136,62 @@ def read_assets(extracted: sprite_bank.SpriteBank, options: Options) -> Assets:
         raise UserError(f"{extracted.root}: must hold sprites, but there is none")
     for name in options.classes:
         if name not in extracted.class_names:
-            known = ", ".join(extracted.class_names)
-            raise UserError(f"--classes must be among those of the extraction ({known}), but got {name!r}")
-    kept = sprites.filter(_eligible(sprites, extracted.class_names, options))
-    if not len(kept):
-        hidden = f" of which at most {options.max_hidden:g} is hidden (--max-hidden)"
-        raise UserError(f"{extracted.root}: must hold sprites{hidden}, but none of {len(sprites)} is")
-    return make_assets(backgrounds, kept, options.balance)
+            names = ", ".join(extracted.class_names)
+            raise UserError(f"--classes must be among those of the extraction ({names}), but got {name!r}")
+    eligible_sprites = sprites.filter(_find_eligible(sprites, extracted.class_names, options))
+    if not len(eligible_sprites):
+        condition = f" of which at most {options.max_hidden:g} is hidden (--max-hidden)"
+        raise UserError(f"{extracted.root}: must hold sprites{condition}, but none of {len(sprites)} is")
+    return make_assets(backgrounds, eligible_sprites, options.balance)
 
 
 def _with_part(table: pa.Table, part: str) -> pa.Table:
     return table.append_column("part", pa.array([part] * len(table), pa.string()))
 
 
-def _eligible(sprites: pa.Table, names: Sequence[str], options: Options) -> NDArray[np.bool_]:
-    """Which sprites may be pasted, bool (N,). Raises UserError for a class that no sprite has."""
-    seen = sprites["hidden"].to_numpy() <= options.max_hidden
+def _find_eligible(sprites: pa.Table, names: Sequence[str], options: Options) -> NDArray[np.bool_]:
+    """Return which sprites may be pasted, bool (N,). Raises UserError for a class that no sprite has."""
+    visible = sprites["hidden"].to_numpy() <= options.max_hidden
     if not options.classes:
-        return np.asarray(seen)
+        return np.asarray(visible)
     labels = sprites["labels"].combine_chunks()
     rows, ids = labels.value_parent_indices().to_numpy(), labels.flatten().field("class_id").to_numpy()
-    asked = np.zeros(len(sprites), np.bool_)
+    has_class = np.zeros(len(sprites), np.bool_)
     for name in options.classes:
-        having = rows[ids == names.index(name)]
-        if not seen[having].any():
-            total = len(np.unique(having))
+        class_rows = rows[ids == names.index(name)]
+        if not visible[class_rows].any():
+            total = len(np.unique(class_rows))
             hint = (
                 f"all {total} are hidden by more than --max-hidden {options.max_hidden:g}" if total else "there is none"
             )
             raise UserError(f"--classes {name}: the extraction must hold a sprite of that class, but {hint}")
-        asked[having] = True
-    return np.asarray(seen & asked)
+        has_class[class_rows] = True
+    return np.asarray(visible & has_class)
 
 
 def find_real(options: Options, extracted: sprite_bank.SpriteBank, out: str) -> Dataset | None:
-    """The dataset that the images are added to. Raises UserError where it is not there, or does not fit."""
+    """Return the dataset that the images are added to. Raises UserError where it is not there, or does not fit."""
     if options.real == "none":
         return None
-    where = options.real or extracted.dataset
+    uri = options.real or extracted.dataset
     try:
-        found = read_dataset(where)
+        dataset = read_dataset(uri)
     except UserError as error:
         hint = "name it with --real, or --real none for the synthetic images alone"
         raise UserError(f"the dataset that they are added to cannot be read ({error}): {hint}") from None
-    if found.names != extracted.class_names:
-        wanted = ", ".join(extracted.class_names)
-        raise UserError(f"--real {where}: its classes must be {wanted}, but are {', '.join(found.names)}")
-    if storage.is_s3(out) and not storage.is_s3(found.root):
-        raise UserError(
-            f"--real {where}: must be on S3 like OUT, since one data.yaml names both (--real none: no other)"
-        )
-    for folder in (found.train, found.val, *found.additional_train):
+    if dataset.names != extracted.class_names:
+        names = ", ".join(extracted.class_names)
+        raise UserError(f"--real {uri}: its classes must be {names}, but are {', '.join(dataset.names)}")
+    if storage.is_s3(out) and not storage.is_s3(dataset.root):
+        raise UserError(f"--real {uri}: must be on S3 like OUT, since one data.yaml names both (--real none: no other)")
+    for folder in (dataset.train, dataset.val, *dataset.additional_train):
         if folder and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside the dataset's images, but got {out} and {folder}")
-    return found
+    return dataset
 
 
-def _source(extracted: sprite_bank.SpriteBank) -> Dataset | None:
-    """The dataset that the extraction was cut from, where it is still there."""
+def _read_source(extracted: sprite_bank.SpriteBank) -> Dataset | None:
+    """Return the dataset that the extraction was cut from, where it is still there."""
     try:
         return read_dataset(extracted.dataset)
     except UserError:
@@ -225,10 +223,10 @@ def run(options: Options) -> SynthesizeResult:
     """Plan and render images to OUT with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
     import ray
 
-    out, where = (storage.absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
-    extracted = sprite_bank.open_bank(where)
+    out, bank = (storage.absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
+    extracted = sprite_bank.open_bank(bank)
     if storage.overlap(extracted.root, out):
-        raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {where} and {out}")
+        raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {bank} and {out}")
     real, assets = find_real(options, extracted, out), read_assets(extracted, options)
     marker = storage.read_bytes(storage.join(extracted.root, "extract.json"))
     decisive = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
@@ -239,15 +237,15 @@ def run(options: Options) -> SynthesizeResult:
         progress.report(f"note: all images show the only background, {assets.backgrounds['path'][0]}")
 
     job = renderer.RenderJob(out, options.count, options.variants, options.shards, len(extracted.class_names))
-    made = statistics.DatasetStatistics.empty(job.class_count)
+    synthetic = statistics.DatasetStatistics.empty(job.class_count)
     shared, recipe = ray.put(assets), options.recipe()
     parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
     with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
-        for planned in run_tasks(renderer.plan_part, parts):
-            made = made.add(planned)
-            bar.update(planned.images)
-    finished = units.list_finished(out)
-    todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished]
+        for part in run_tasks(renderer.plan_part, parts):
+            synthetic = synthetic.add(part)
+            bar.update(part.images)
+    finished_names = units.list_finished(out)
+    todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished_names]
     calls = ((extracted, job, *blocks) for blocks in todo)
     stopwatch = progress.Stopwatch()
     with progress.open_bar(sum(job.images(*blocks) for blocks in todo), "rendered") as bar:
@@ -257,24 +255,24 @@ def run(options: Options) -> SynthesizeResult:
 
     images = ray.get(ray.remote(renderer.draw_sheet).remote(extracted, job, extracted.class_names))
     storage.write_bytes(storage.join(out, "sheet.jpg"), bytes(simplejpeg.encode_jpeg(images, 88, "RGB")))
-    real_tally = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
+    source = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     report = storage.join(out, "report.html")
-    storage.write_bytes(report, make_report(options, extracted, real_tally, made, images).encode())
+    storage.write_bytes(report, make_report(options, extracted, source, synthetic, images).encode())
     write_joined_yaml(
         out,
         extracted.class_names,
         real,
         plan_table.FOLDER,
         renderer.shard_names(job),
-        origin=real or _source(extracted),
+        origin=real or _read_source(extracted),
     )
     return SynthesizeResult(
         out=out,
         report=report,
-        images=made.images,
-        objects=made.objects,
-        labels=int(made.classes.sum()),
-        unplaced=made.requested - made.objects,
-        distractors=made.distractors,
+        images=synthetic.images,
+        objects=synthetic.objects,
+        labels=int(synthetic.classes.sum()),
+        unplaced=synthetic.requested - synthetic.objects,
+        distractors=synthetic.distractors,
         speed=stopwatch.speed(),
     )

@@ -13,7 +13,7 @@ from training_sets import write_dataset
 
 from depers import storage
 from depers.commands import experiment
-from depers.commands.experiment import Cell, Options, choose, copy_part, plan_cells
+from depers.commands.experiment import Cell, Options, choose_images, copy_images, plan_cells
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import list_pairs
 from depers.errors import UserError
@@ -42,10 +42,10 @@ def test_cells(values: dict[str, tuple[int, ...]], count: int, sizes: list[int])
 
 def test_parts_are_nested_and_differ_by_seed() -> None:
     paths = [f"{number}.jpg" for number in range(50)]
-    small, large = choose(paths, Cell(10, 1)), choose(paths, Cell(30, 1))
+    small, large = choose_images(paths, Cell(10, 1)), choose_images(paths, Cell(30, 1))
     assert len(small) == 10 and set(small) < set(large) and len(large) == 30
-    assert small != choose(paths, Cell(10, 2))
-    assert choose(paths, Cell(50, 3)) == sorted(paths)
+    assert small != choose_images(paths, Cell(10, 2))
+    assert choose_images(paths, Cell(50, 3)) == sorted(paths)
 
 
 def test_arms_differ_in_their_images_alone() -> None:
@@ -64,9 +64,11 @@ def test_arms_differ_in_their_images_alone() -> None:
     assert (made.count, made.seed, made.objects, made.effects, made.real) == (25, 3, 1, False, "none")
     assert made.per_background == 1
     many = Options("data", "out", synthetic=5, synthesize_with=("variants=3",))
-    assert many.added(Cell(10, 0)) == 150 and many.training(Cell(10, 0), SYNTHETIC).data[0].endswith(f"={10 / 150!r}")
+    assert many.count_synthetic(Cell(10, 0)) == 150 and many.training(Cell(10, 0), SYNTHETIC).data[0].endswith(
+        f"={10 / 150!r}"
+    )
     few = Options("data", "out", steps=10, validations=1, batch_size=4, share=0.25, train_with=("nominal-batch=16",))
-    assert few.synthesis(Cell(2000, 0)).count == few.shown == 40  # no training would see more
+    assert few.synthesis(Cell(2000, 0)).count == few.most_synthetic == 40  # no training would see more
     assert Options("data", "out", extract_with=("fill=mean",)).extraction(Cell(1, 0)).fill == "mean"
 
 
@@ -99,7 +101,7 @@ def test_sizes_beyond_the_dataset_are_refused() -> None:
 
 def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
     whole = read_dataset(write_dataset(tmp_path / "data", count=4, val_count=2))
-    copy_part(whole, ["0.jpg", "2.jpg"], str(tmp_path / "part"))
+    copy_images(whole, ["0.jpg", "2.jpg"], str(tmp_path / "part"))
     part = read_dataset(tmp_path / "part")
     assert part.names == whole.names and part.val is not None and part.train is not None
     assert [Path(image).name for image, _ in list_pairs(part.train)] == ["0.jpg", "2.jpg"]
