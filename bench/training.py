@@ -79,21 +79,22 @@ json.dump(times, open(opt.project + "/times.json", "w"))
 )
 WITHOUT_RAY = """
 import json, os, sys, time
-from depers import training_data, training_loop
-from depers.checkpoints import Writer
-from depers.collective import Place
-from depers.train import Options
+from depers.training.callbacks import TrainingCallback
+from depers.training.checkpoints import CheckpointWriter
+from depers.training.data import read_splits
+from depers.training.loop import train
+from depers.training.options import Options
+from depers.training.process_group import ProcessGroup
 options = Options(**json.loads(sys.argv[1]))
-device = "cuda:0" if options.device == "cuda" else "cpu"
+device = "cuda:0" if options.device == "gpu" else "cpu"
 windows = {}
-class Watch(training_loop.Unwatched):
-    def say(self, line): print(line, flush=True)
-    def epoch(self, row): print(row, flush=True)
-    def batch(self, epoch, number, count, losses): windows.setdefault(epoch, [time.time()] * 2)[1] = time.time()
-writer = Writer(options.out)
-data = training_data.read_splits(options.dataset, [], 1.0)
-here = Place(device=device, threads=len(os.sched_getaffinity(0)))
-training_loop.train(options, data, here, writer=writer, watch=Watch(), disk=options.out + "/images")
+class Callback(TrainingCallback):
+    def on_message(self, text): print(text, flush=True)
+    def on_epoch_end(self, row): print(row, flush=True)
+    def on_batch_end(self, epoch, *_): windows.setdefault(epoch, [time.time()] * 2)[1] = time.time()
+writer = CheckpointWriter(options.out)
+group = ProcessGroup(device=device, threads=len(os.sched_getaffinity(0)))
+train(options, read_splits(options.dataset), group, writer=writer, callback=Callback(), disk=options.out + "/images")
 writer.close()
 json.dump([windows[epoch] for epoch in sorted(windows)], open(options.out + "/windows.json", "w"))
 """

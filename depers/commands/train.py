@@ -16,7 +16,7 @@ from depers.errors import UserError
 from depers.runtime import units
 from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
-from depers.training.options import Options, absolute
+from depers.training.options import Options, resolve_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ def run(options: Options) -> TrainResult:
 
     from depers.training.ray_train import fit
 
-    out, options = options.out, absolute(options)  # the result names OUT as the caller does
+    out, options = options.out, resolve_paths(options)  # the result names OUT as the caller does
     storage.check(options.out, "OUT")
-    for uri, _ in options.datasets():
+    for uri, _ in options.list_datasets():
         read_dataset(uri)
     units.claim(options.out, options.decisive(), note="options.json", empty=False)
     device = choose_device(options.device, options.workers)
@@ -55,7 +55,7 @@ def run(options: Options) -> TrainResult:
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     threads = max(1, min(cpus // options.workers, largest))
     if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
-        fit(options, options.datasets(), device == "cuda", threads)
+        fit(options, options.list_datasets(), device == "cuda", threads)
     rows = results(options.out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
     return TrainResult(

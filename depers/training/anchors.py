@@ -1,4 +1,4 @@
-"""Anchors."""
+"""Anchors: the box sizes that a model's predictions are relative to, fitted to the labels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from depers.seeds import Branch, random_for
 
 
 def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: int = 3) -> list[list[float]]:
-    """Anchors for box sizes (N, 2) in pixels, flat per level: w, h, w, h, w, h, small to large.
+    """Return anchors for box sizes (N, 2) in pixels, flat per level: w, h, w, h, w, h, small to large.
 
     k-means on the logarithms of width and height, since the loss compares ratios, from quantiles of the area.
     """
@@ -26,7 +26,7 @@ def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: i
     return [level.ravel().tolist() for level in anchors.reshape(levels, per_level, 2)]
 
 
-def anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], most: float) -> float:
-    """The share of box sizes (N, 2) whose sides are within a factor `most` of an anchor's (A, 2)."""
+def measure_anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], max_ratio: float) -> float:
+    """Return the share of box sizes (N, 2) whose sides are within a factor `max_ratio` of an anchor's (A, 2)."""
     ratio = sizes[:, None] / np.maximum(anchors[None], 1e-3)
-    return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < most).mean())
+    return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < max_ratio).mean())

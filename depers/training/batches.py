@@ -1,5 +1,4 @@
-"""What a training sees, batch by batch: the order of the images, the partners of their mosaics, and what
-makes them.
+"""What a training sees, batch by batch: the order of the images, the partners of their mosaics, and the pixels.
 
 Everything random is a function of (seed, what, number), so a resumed run, a run with more threads and a run with more
 workers see the same images.
@@ -13,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.seeds import Branch, random_for
-from depers.training import data as training_data
-from depers.training.augmentation import RGB, LabelledImage, augmented, mosaic
-from depers.training.data import Example, Splits
-from depers.training.image_cache import scaled_size
+from depers.training.augmentation import RGB, LabelledImage, augment, make_mosaic
+from depers.training.data import Example, Splits, find_unlabelled
+from depers.training.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
 
@@ -32,39 +30,50 @@ class Batch(NamedTuple):
     unlabelled: NDArray[np.bool_]
 
 
-def order_of_pass(
-    parts: Sequence[tuple[int, float]], seed: int, number: int, chances: NDArray[np.float64] | None = None
+class SampleSpec(NamedTuple):
+    """What one image of a batch is made of: it is in `row` of pass `pass_number`, of the images `indices` (8,)."""
+
+    pass_number: int
+    row: int
+    indices: list[int]
+    canvas_wh: tuple[int, int]
+
+
+def order_pass(
+    parts: Sequence[tuple[int, float]],
+    seed: int,
+    pass_number: int,
+    image_weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
-    """Indices of the images of pass `number`, shuffled: of every dataset exactly weight × its size.
+    """Return the indices of the images of a pass, shuffled: of every dataset exactly weight × its size.
 
     A dataset goes through its images in random order, one round after the other, whatever falls into a pass. With
-    `chances` (N,), images are drawn by them instead, with replacement, each dataset's share still exact.
+    `image_weights` (N,), images are drawn by them instead, with replacement, each dataset's share still exact.
     """
     chosen, first = [], 0
     for part, (size, weight) in enumerate(parts):
         count = max(1, round(size * weight))
-        if chances is not None:
-            own = chances[first : first + size]
-            share = own / own.sum() if own.sum() else np.full(size, 1 / size)
-            picked = random_for(seed, Branch.IMAGE_ORDER, part, 1, number).choice(size, count, p=share)
+        if image_weights is not None:
+            weights = image_weights[first : first + size]
+            shares = weights / weights.sum() if weights.sum() else np.full(size, 1 / size)
+            indices = random_for(seed, Branch.IMAGE_ORDER, part, 1, pass_number).choice(size, count, p=shares)
         else:
-            rounds = range(number * count // size, ((number + 1) * count - 1) // size + 1)
+            rounds = range(pass_number * count // size, ((pass_number + 1) * count - 1) // size + 1)
             stream = np.concatenate(
-                [random_for(seed, Branch.IMAGE_ORDER, part, 0, one).permutation(size) for one in rounds]
+                [random_for(seed, Branch.IMAGE_ORDER, part, 0, n).permutation(size) for n in rounds]
             )
-            skipped = number * count - rounds[0] * size
-            picked = stream[skipped : skipped + count]
-        chosen.append(picked + first)
+            start = pass_number * count - rounds[0] * size
+            indices = stream[start : start + count]
+        chosen.append(indices + first)
         first += size
-    return np.asarray(
-        random_for(seed, Branch.IMAGE_ORDER, len(parts), number).permutation(np.concatenate(chosen)), np.int64
-    )
+    rng = random_for(seed, Branch.IMAGE_ORDER, len(parts), pass_number)
+    return np.asarray(rng.permutation(np.concatenate(chosen)), np.int64)
 
 
-def partners_of_pass(
-    order: NDArray[np.int64], groups: Sequence[object], count: int, seed: int, number: int
+def choose_partners(
+    order: NDArray[np.int64], groups: Sequence[object], count: int, seed: int, pass_number: int
 ) -> NDArray[np.int64]:
-    """For each image of a pass the `count` others that share its mosaics, int64 (N, count).
+    """Return for each image of a pass the `count` images that share its mosaics, int64 (N, count).
 
     They are permutations of the pass itself, so every image comes up equally often; and of images of the same
     group only: a mosaic's labels are complete for the same classes everywhere.
@@ -75,7 +84,7 @@ def partners_of_pass(
         rows[groups[index]].append(row)
     for group, (_, members) in enumerate(sorted(rows.items(), key=lambda item: item[1][0])):
         for column in range(count):
-            rng = random_for(seed, Branch.MOSAIC_PARTNERS, number, group, column)
+            rng = random_for(seed, Branch.MOSAIC_PARTNERS, pass_number, group, column)
             partners[members, column] = order[rng.permutation(members)]
     return partners
 
@@ -86,10 +95,10 @@ def plan_batches(
     batch_size: int,
     rng: np.random.Generator | None = None,
 ) -> list[tuple[tuple[int, int], list[int]]]:
-    """Batches of images of like shape: the canvas that fits all of them, and their rows in `order`.
+    """Return batches of images of like shape: the canvas that fits all of them, and their rows in `order`.
 
-    There are as many batches as the number of images needs, whatever their shapes; all are full but one. In the
-    order given among equals; batches shuffled if `rng`.
+    There are as many batches as the number of images needs, whatever their shapes; all are full but one. Images of
+    equal shape stay in their order; batches are shuffled if there is an `rng`.
     """
     shapes = [canvases_wh[index] for index in order]
     rows = sorted(range(len(order)), key=lambda row: (shapes[row][0] / shapes[row][1], shapes[row]))
@@ -101,83 +110,47 @@ def plan_batches(
     return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
 
 
-def smallest_canvas(size_wh: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The sides rounded up to multiples of the stride."""
+def round_up(size_wh: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the size with both sides rounded up to multiples of the stride."""
     width, height = (-(-side // stride) * stride for side in size_wh)
     return width, height
 
 
-def labelled_image(image: RGB, example: Example) -> LabelledImage:
-    """A scaled image with its example's labels in its pixels."""
+def attach_labels(image: RGB, example: Example) -> LabelledImage:
+    """Return a scaled image with its example's labels in its pixels."""
     height, width = image.shape[:2]
     boxes = example.boxes_xywh * [width, height, width, height]
     half = boxes[:, 2:] / 2
     return LabelledImage(image, np.column_stack([example.class_ids, boxes[:, :2] - half, boxes[:, :2] + half]))
 
 
-def normalized(image: LabelledImage) -> NDArray[np.float32]:
-    """The labels as a loss wants them, float32 (N, 5): class, cx, cy, w, h in 0…1."""
-    height, width = image.image.shape[:2]
-    low, high = image.labels[:, 1:3], image.labels[:, 3:]
+def normalize_labels(sample: LabelledImage) -> NDArray[np.float32]:
+    """Return the labels as a loss wants them, float32 (N, 5): class, cx, cy, w, h in 0…1."""
+    height, width = sample.image.shape[:2]
+    low, high = sample.labels[:, 1:3], sample.labels[:, 3:]
     return np.column_stack(
-        [image.labels[:, 0], (low + high) / 2 / [width, height], (high - low) / [width, height]]
+        [sample.labels[:, 0], (low + high) / 2 / [width, height], (high - low) / [width, height]]
     ).astype(np.float32)
 
 
-class Planned(NamedTuple):
-    """An image of a batch, not yet made: it is in `row` of pass `number`, of the images `indices` (8,)."""
-
-    number: int
-    row: int
-    indices: list[int]
-    canvas_wh: tuple[int, int]
-
-
-class Maker:
-    """Makes images for training out of `images` and their `examples`, augmented by `strength`."""
-
-    def __init__(
-        self,
-        images: Callable[[int], RGB],
-        examples: Sequence[Example],
-        strength: Mapping[str, float],
-        seed: int,
-        rectangular: bool,
-    ) -> None:
-        self._images, self._examples = images, examples
-        self._strength, self._seed, self._rectangular = strength, seed, rectangular
-
-    def __call__(self, planned: Planned) -> LabelledImage:
-        """The image: the first of the planned ones, perhaps in a mosaic with the others."""
-        _, _, indices, canvas_wh = planned
-        rng = random_for(self._seed, Branch.AUGMENTATION, planned.number, planned.row)
-        if self._rectangular or rng.random() >= self._strength["mosaic"]:
-            return augmented(self._load(indices[0]), canvas_wh, rng, self._strength)
-        others = [self._load(index) for index in indices[4:]] if rng.random() < self._strength["mixup"] else []
-        return mosaic([self._load(index) for index in indices[:4]], canvas_wh[0], rng, self._strength, others)
-
-    def _load(self, index: int) -> LabelledImage:
-        return labelled_image(self._images(index), self._examples[index])
-
-
-def collate(made: Sequence[LabelledImage], unlabelled: Sequence[NDArray[np.bool_]]) -> Batch:
-    """Images of one shape and their labels as one batch."""
-    numbered = [np.insert(normalized(image), 0, number, axis=1) for number, image in enumerate(made)]
+def collate(samples: Sequence[LabelledImage], unlabelled: Sequence[NDArray[np.bool_]]) -> Batch:
+    """Join images of one shape and their labels into one batch."""
+    targets = [np.insert(normalize_labels(sample), 0, number, axis=1) for number, sample in enumerate(samples)]
     return Batch(
-        np.stack([image.image for image in made]),
-        np.concatenate(numbered).astype(np.float32),
+        np.stack([sample.image for sample in samples]),
+        np.concatenate(targets).astype(np.float32),
         np.stack(unlabelled),
     )
 
 
 class Batches:
-    """What makes the batches of a training, by their number; those of one pass are planned together."""
+    """The batches of a training, by their number; those of one pass are planned together."""
 
     def __init__(
         self,
-        data: Splits,
+        splits: Splits,
         images: Callable[[int], RGB],
-        strength: Mapping[str, float],
+        hyp: Mapping[str, float],
         *,
         imgsz: int,
         stride: int,
@@ -185,42 +158,57 @@ class Batches:
         seed: int,
         rectangular: bool,
     ) -> None:
-        """`rectangular`: batches of like-shaped images instead of mosaics."""
-        self._data, self._batch_size, self._seed = data, batch_size, seed
-        self._maker = Maker(images, data.train, strength, seed, rectangular)
+        """Take `images` by the index of their example, and YOLOv5's hyperparameters, which say how to augment them.
+
+        `rectangular`: batches of like-shaped images instead of mosaics.
+        """
+        self._splits, self._images, self._hyp = splits, images, hyp
+        self._batch_size, self._seed, self._rectangular = batch_size, seed, rectangular
         self._canvases = [
-            smallest_canvas(scaled_size(example.size_wh, imgsz), stride) if rectangular else (imgsz, imgsz)
-            for example in data.train
+            round_up(fit_size(example.size_wh, imgsz), stride) if rectangular else (imgsz, imgsz)
+            for example in splits.train
         ]
-        self._unlabelled = training_data.unlabelled_mask(data.train, len(data.names))
-        self._groups = [example.labelled for example in data.train]
-        self.images_per_pass = len(order_of_pass(data.parts, seed, 0))
+        self._unlabelled = find_unlabelled(splits.train, len(splits.names))
+        self._groups = [example.labelled for example in splits.train]
+        self.images_per_pass = len(order_pass(splits.parts, seed, 0))
         self.per_pass = -(-self.images_per_pass // batch_size)
-        self._pass = -1
-        self._planned: list[tuple[tuple[int, int], list[int]]] = []
+        self._pass = -1  # the one that the next two are of
+        self._plan: list[tuple[tuple[int, int], list[int]]] = []
         self._indices: NDArray[np.int64] = np.zeros((0, 1 + _PARTNER_COUNT), np.int64)
 
-    def plan(self, number: int, chances: NDArray[np.float64] | None = None) -> list[Planned]:
-        """Batch `number` of the training. `chances`: of the images, from where a pass begins."""
-        one, number = divmod(number, self.per_pass)
-        if one != self._pass:
-            order = order_of_pass(self._data.parts, self._seed, one, chances)
-            partners = partners_of_pass(order, self._groups, _PARTNER_COUNT, self._seed, one)
+    def plan(self, number: int, image_weights: NDArray[np.float64] | None = None) -> list[SampleSpec]:
+        """Return what batch `number` of the training is made of. `image_weights` count from where a pass begins."""
+        pass_number, number = divmod(number, self.per_pass)
+        if pass_number != self._pass:
+            order = order_pass(self._splits.parts, self._seed, pass_number, image_weights)
+            partners = choose_partners(order, self._groups, _PARTNER_COUNT, self._seed, pass_number)
             self._indices = np.column_stack([order, partners])
-            rng = random_for(self._seed, Branch.BATCH_ORDER, one)
-            self._planned = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
-            self._pass = one
-        canvas, rows = self._planned[number]
-        return [Planned(one, row, own, canvas) for row, own in zip(rows, self._indices[rows].tolist(), strict=True)]
+            rng = random_for(self._seed, Branch.BATCH_ORDER, pass_number)
+            self._plan = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
+            self._pass = pass_number
+        canvas, rows = self._plan[number]
+        indices = self._indices[rows].tolist()
+        return [SampleSpec(pass_number, row, eight, canvas) for row, eight in zip(rows, indices, strict=True)]
 
-    def make(self, planned: Planned) -> LabelledImage:
-        """One image; safe to call from several threads and processes."""
-        return self._maker(planned)
+    def make_sample(self, spec: SampleSpec) -> LabelledImage:
+        """Make one image: the first of the spec's, perhaps in a mosaic with the rest.
 
-    def collate(self, planned: Sequence[Planned], made: Sequence[LabelledImage]) -> Batch:
-        """A batch of images that `make` has made."""
-        return collate(made, [self._unlabelled[one.indices[0]] for one in planned])
+        Safe to call from several threads and processes.
+        """
+        rng = random_for(self._seed, Branch.AUGMENTATION, spec.pass_number, spec.row)
+        if self._rectangular or rng.random() >= self._hyp["mosaic"]:
+            return augment(self._load(spec.indices[0]), spec.canvas_wh, rng, self._hyp)
+        mixed = [self._load(index) for index in spec.indices[4:]] if rng.random() < self._hyp["mixup"] else []
+        tiles = [self._load(index) for index in spec.indices[:4]]
+        return make_mosaic(tiles, spec.canvas_wh[0], rng, self._hyp, mixed)
 
-    def batch(self, planned: Sequence[Planned]) -> Batch:
-        """All of it in this thread."""
-        return self.collate(planned, [self.make(one) for one in planned])
+    def _load(self, index: int) -> LabelledImage:
+        return attach_labels(self._images(index), self._splits.train[index])
+
+    def collate(self, specs: Sequence[SampleSpec], samples: Sequence[LabelledImage]) -> Batch:
+        """Join the images that `make_sample` has made of `specs` into a batch."""
+        return collate(samples, [self._unlabelled[spec.indices[0]] for spec in specs])
+
+    def make_batch(self, specs: Sequence[SampleSpec]) -> Batch:
+        """Make a batch in this thread."""
+        return self.collate(specs, [self.make_sample(spec) for spec in specs])

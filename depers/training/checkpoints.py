@@ -7,39 +7,45 @@ absent (`storage.write_bytes`), and the state comes after the weights that belon
 
 import io
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from depers import storage
+from depers.detection import yolo
 from depers.errors import UserError
 
 STATE = "state/last.pt"
 """The file to go on from, below OUT."""
+BEST, LAST = "weights/best.pt", "weights/last.pt"
+"""The weights, below OUT."""
 _PAUSES = (0.5, 30.0)  # seconds between attempts, first and longest
 
 log = logging.getLogger(__name__)
 Content = bytes | Callable[[], bytes]
 
 
-class Writer:
+class CheckpointWriter:
     """Writes files below `root` in the background."""
 
     def __init__(self, root: str, patience: float = 600.0) -> None:
-        """`patience`: seconds for which `close` still tries to write what cannot be written."""
+        """Start the thread. `patience`: seconds for which `close` still tries to write what cannot be written."""
         self._root, self._patience = root, patience
         self._pending: dict[str, Content] = {}
         self._changed = threading.Condition()
-        self._ends: float | None = None  # when to give up, once closed
+        self._deadline: float | None = None  # when to give up, once closed
         self._failure = ""
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
     def put(self, files: Mapping[str, Content]) -> None:
-        """Files by name below the root, in the order to write them; a function is called in the background."""
+        """Hand over files by name below the root, in the order to write them; functions run in the background."""
         with self._changed:
             for name, content in files.items():
                 self._pending.pop(name, None)  # the newest goes to the end
@@ -47,9 +53,9 @@ class Writer:
             self._changed.notify()
 
     def close(self) -> None:
-        """Waits until all is written. Raises UserError where that fails for longer than the patience."""
+        """Wait until all is written. Raises UserError where that fails for longer than the patience."""
         with self._changed:
-            self._ends = time.monotonic() + self._patience
+            self._deadline = time.monotonic() + self._patience
             self._changed.notify()
         self._thread.join()
         if self._failure:
@@ -59,7 +65,7 @@ class Writer:
         while True:
             with self._changed:
                 while not self._pending:
-                    if self._ends is not None:
+                    if self._deadline is not None:
                         return
                     self._changed.wait()
                 name, content = next(iter(self._pending.items()))
@@ -72,48 +78,57 @@ class Writer:
                 return
 
     def _write(self, name: str, content: Content, data: bytes) -> bool:
-        """Writes one file, or learns that it is overtaken; False where the time is up."""
+        """Write one file, or learn that it is overtaken; return False where the time is up."""
         uri, pause = storage.join(self._root, name), _PAUSES[0]
         while True:
             try:
                 storage.write_bytes(uri, data)
-                failed = None
+                failure = None
             except Exception as error:  # storage fails in as many ways as there are layers below it
-                failed = error
+                failure = error
             with self._changed:
-                overtaken = self._pending.get(name) is not content
-                if failed is None or overtaken:
-                    if not overtaken:
+                is_overtaken = self._pending.get(name) is not content
+                if failure is None or is_overtaken:
+                    if not is_overtaken:
                         del self._pending[name]
                     return True
-                if self._ends is not None and time.monotonic() > self._ends:
-                    self._failure = f"{uri}: cannot be written ({type(failed).__name__}: {failed})"
+                if self._deadline is not None and time.monotonic() > self._deadline:
+                    self._failure = f"{uri}: cannot be written ({type(failure).__name__}: {failure})"
                     return False
-                log.warning("%s: cannot be written (%s); trying again in %.1f s", uri, failed, pause)
+                log.warning("%s: cannot be written (%s); trying again in %.1f s", uri, failure, pause)
                 self._changed.wait(pause)
             pause = min(2 * pause, _PAUSES[1])
 
 
-def snapshot(item: Any) -> Any:
-    """A copy of nested tensors on the CPU, which training no longer changes."""
+def copy_to_cpu(item: Any) -> Any:
+    """Copy nested tensors to the CPU, where training no longer changes them."""
     if isinstance(item, torch.Tensor):
         return item.detach().to("cpu", copy=True)
     if isinstance(item, Mapping):
-        return {key: snapshot(value) for key, value in item.items()}
+        return {key: copy_to_cpu(value) for key, value in item.items()}
     if isinstance(item, (list, tuple)):
-        return type(item)(snapshot(value) for value in item)
+        return type(item)(copy_to_cpu(value) for value in item)
     return item
 
 
-def to_bytes(state: Mapping[str, Any]) -> bytes:
-    """A state as a file's content."""
+def serialize_weights(model: Any, epoch: int) -> bytes:
+    """Return a model as the content of an ordinary YOLOv5 weights file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pt"
+        # Laid out as YOLOv5 expects weights: its layer fusion cannot read channels_last.
+        yolo.save(deepcopy(model).to(memory_format=torch.contiguous_format), path, epoch)
+        return path.read_bytes()
+
+
+def serialize_state(state: Mapping[str, Any]) -> bytes:
+    """Return a state as a file's content."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
 def read_state(root: str) -> dict[str, Any] | None:
-    """The state that a training below `root` has left last, on the CPU, if any."""
+    """Read the state that a training below `root` has left last, on the CPU; None if there is none."""
     uri = storage.join(root, STATE)
     if not storage.exists(uri):
         return None
@@ -121,14 +136,14 @@ def read_state(root: str) -> dict[str, Any] | None:
     return state
 
 
-def random_state() -> dict[str, Any]:
-    """The state of torch's random numbers on this process's devices."""
+def get_random_state() -> dict[str, Any]:
+    """Return the state of torch's random numbers on this process's devices."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Takes up what `random_state` gave, on as many devices as there still are."""
+    """Take up what `get_random_state` has returned, on as many devices as there still are."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -15,8 +15,8 @@ from depers.imaging.headers import ImageError, read_header
 
 _READERS = 16  # threads that mostly wait for storage
 
-Place = Callable[[Sequence[str]], Mapping[str, str]]
-"""Where folders are on this node: those on S3 are brought here."""
+Localize = Callable[[Sequence[str]], Mapping[str, str]]
+"""Brings folders to this node where they are on S3; returns for each the local one."""
 
 
 class Example(NamedTuple):
@@ -35,7 +35,7 @@ class Example(NamedTuple):
 class Splits(NamedTuple):
     """Class names, and the examples for training and validation.
 
-    `parts`: for every dataset, how many of the training examples are its own, in their order, and its weight.
+    `parts`: for every dataset, how many of the training examples come from it, in their order, and its weight.
     """
 
     names: tuple[str, ...]
@@ -45,36 +45,39 @@ class Splits(NamedTuple):
 
 
 def read_splits(
-    dataset: str, more: Sequence[tuple[str, float]] = (), weight: float = 1.0, place: Place | None = None
+    dataset: str,
+    further: Sequence[tuple[str, float]] = (),
+    weight: float = 1.0,
+    localize: Localize | None = None,
 ) -> Splits:
-    """The class names and the examples of `train` and `val`, all labels read and all images' headers seen.
+    """Read the class names and the examples of `train` and `val`: all labels, and all images' headers.
 
-    `more` are further datasets with their weights: they add their training images, for those of the classes that
-    they name. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own
+    `further` are datasets with their weights: they add their training images, for those of the classes that they
+    name. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own
     training images, no labels at all, a faulty label file, a file that is no image, an unknown class.
     """
-    first = read_dataset(dataset)
-    others = [(read_dataset(uri), uri, share) for uri, share in more]
-    if first.train is None or first.val is None:
-        missing = "train" if first.train is None else "val"
-        raise UserError(f"{dataset}: data.yaml must name a folder for {missing!r}, but has none")
+    main = read_dataset(dataset)
+    sources = [(main, dataset, weight), *((read_dataset(uri), uri, share) for uri, share in further)]
+    if main.train is None or main.val is None:
+        split = "train" if main.train is None else "val"
+        raise UserError(f"{dataset}: data.yaml must name a folder for {split!r}, but has none")
     train: list[Example] = []
     parts = []
-    for found, uri, share in ((first, dataset, weight), *others):
-        for name in found.names:
-            if name not in first.names:
-                raise UserError(f"{uri}: its classes must be among {', '.join(first.names)}, but it has {name!r}")
-        folders = [folder for folder in (found.train, *found.additional_train) if folder]
+    for source, uri, share in sources:
+        for name in source.names:
+            if name not in main.names:
+                raise UserError(f"{uri}: its classes must be among {', '.join(main.names)}, but it has {name!r}")
+        folders = [folder for folder in (source.train, *source.additional_train) if folder]
         for folder in folders:
-            if storage.overlap(folder, first.val):
-                raise UserError(f"{uri}: train and val must be different images, but are {folder} and {first.val}")
-        examples = [example for folder in folders for example in _read_folder(found, folder, first.names, place)]
+            if storage.overlap(folder, main.val):
+                raise UserError(f"{uri}: train and val must be different images, but are {folder} and {main.val}")
+        examples = [example for folder in folders for example in _read_folder(source, folder, main.names, localize)]
         _check(uri, "train", folders, examples)
         train += examples
         parts.append((len(examples), share))
-    val = _read_folder(first, first.val, first.names, place, exact=True)
-    _check(dataset, "val", [first.val], val)
-    return Splits(first.names, train, val, tuple(parts))
+    val = _read_folder(main, main.val, main.names, localize, exact=True)
+    _check(dataset, "val", [main.val], val)
+    return Splits(main.names, train, val, tuple(parts))
 
 
 def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Example]) -> None:
@@ -85,52 +88,52 @@ def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Exam
 
 
 def _read_folder(
-    found: Dataset, folder: str, names: Sequence[str], place: Place | None, exact: bool = False
+    dataset: Dataset, folder: str, names: Sequence[str], localize: Localize | None, exact: bool = False
 ) -> list[Example]:
-    """The examples of one folder, with class ids that index `names`; an image without a label file has no objects.
+    """Read the examples of one folder, with class ids that index `names`; no label file means no objects.
 
     An image that is labelled for some classes may have single labels of others, as synthetic ones do, which can be
     trained on, but not (`exact`) be measured with.
     """
-    here = folder
-    if place is not None:
-        beside = labels.label_path(storage.join(folder, "x.jpg")).removesuffix("/x.txt")
-        here = place([folder, beside])[folder]
-    ids = np.array([names.index(name) for name in found.names], np.int64)
-    known = {all_ids: frozenset(ids[sorted(all_ids)].tolist()) for _, all_ids in found.labelled}
-    everything = frozenset(ids.tolist())
+    local_folder = folder
+    if localize is not None:
+        label_folder = labels.label_path(storage.join(folder, "x.jpg")).removesuffix("/x.txt")
+        local_folder = localize([folder, label_folder])[folder]
+    ids = np.array([names.index(name) for name in dataset.names], np.int64)
+    translated_ids = {class_ids: frozenset(ids[sorted(class_ids)].tolist()) for _, class_ids in dataset.labelled}
+    all_ids = frozenset(ids.tolist())
 
     def read(pair: tuple[str, str]) -> Example:
         image, label_file = pair
-        own = labels.read_labels(label_file, len(found.names))
-        inside = image.removeprefix(here.rstrip("/") + "/")
-        labelled = known.get(labelled_classes(found, inside), everything)
-        for class_id in ids[own.class_ids].tolist():
+        entries = labels.read_labels(label_file, len(dataset.names))
+        relative_path = image.removeprefix(local_folder.rstrip("/") + "/")
+        labelled = translated_ids.get(labelled_classes(dataset, relative_path), all_ids)
+        for class_id in ids[entries.class_ids].tolist():
             if exact and class_id not in labelled:
-                allowed = ", ".join(names[i] for i in sorted(labelled))
+                label_names = ", ".join(names[i] for i in sorted(labelled))
                 raise UserError(
-                    f"{label_file}: data.yaml says that it holds only {allowed}, but it holds {names[class_id]}"
+                    f"{label_file}: data.yaml says that it holds only {label_names}, but it holds {names[class_id]}"
                 )
-        return _example(image, ids[own.class_ids], own.boxes_xywh, labelled)
+        return _read_example(image, ids[entries.class_ids], entries.boxes_xywh, labelled)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, labels.list_pairs(here)))
+        return list(pool.map(read, labels.list_pairs(local_folder)))
 
 
-def _example(
+def _read_example(
     path: str, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64], labelled: frozenset[int]
 ) -> Example:
-    """Looks at an image's header only. Raises UserError where it is none."""
+    """Look at an image's header, and join its size with its labels. Raises UserError where it is no image."""
     try:
         header = read_header(storage.read_bytes(path))
     except (ImageError, OSError) as error:
         raise UserError(f"{path}: must be a readable image, but {error}") from None
-    both = np.unique(np.column_stack([class_ids, boxes_xywh]), axis=0)  # doubles count once, as in YOLOv5
-    return Example(path, header.upright_wh, both[:, 0].astype(np.int64), both[:, 1:], labelled)
+    rows = np.unique(np.column_stack([class_ids, boxes_xywh]), axis=0)  # doubles count once, as in YOLOv5
+    return Example(path, header.upright_wh, rows[:, 0].astype(np.int64), rows[:, 1:], labelled)
 
 
-def unlabelled_mask(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:
-    """Bool (N, C): the classes that each image has no labels for."""
+def find_unlabelled(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:
+    """Return bool (N, C): the classes that each image has no labels for."""
     mask = np.ones((len(examples), class_count), np.bool_)
     for row, example in enumerate(examples):
         mask[row, sorted(example.labelled)] = False

@@ -1,4 +1,4 @@
-"""The images of a training, decoded and scaled: kept in memory, in a file on disk, or not at all.
+"""The images of a training, decoded and scaled: in memory, in a file on disk, or decoded anew each time.
 
 Which of these is decided from the sizes that the images will really have and from what the container leaves free.
 The file on disk is one per node and split, mapped by all workers there: its pages are page cache, which the kernel
@@ -20,42 +20,43 @@ from depers.errors import UserError
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError
 from depers.training.augmentation import RGB
-from depers.training.process_group import Place
+from depers.training.process_group import ProcessGroup
 
-_MEMORY_SHARE, _DISK_SHARE = 0.5, 0.8  # of what is free; the rest is for the training itself, and for others
+_MEMORY_SHARE, _DISK_SHARE = 0.5, 0.8  # of what is free; the rest is for the training itself, and for other processes
 
 
-class Plan(NamedTuple):
-    """`kind` is `ram`, `disk` or `none`; `reason` says why, for people."""
+class CachePlan(NamedTuple):
+    """Where images go: `kind` is `ram`, `disk` or `none`; `reason` says why, for people."""
 
     kind: str
     reason: str
 
 
-def plan(wanted: str, size: int, workers: int, free_memory: int, free_disk: int) -> Plan:
-    """Where `size` bytes of images go on a node where `workers` processes need them. Raises UserError.
+def plan_cache(cache: str, size: int, workers: int, free_memory: int, free_disk: int) -> CachePlan:
+    """Decide where `size` bytes of images go on a node where `workers` processes need them. Raises UserError.
 
-    In memory each worker has its own copy, on disk they share one. `auto` takes the fastest that fits.
+    In memory each worker has a copy of its own, on disk they share one. `cache`: the option; `auto` takes the fastest
+    that fits.
     """
     fits = {"ram": size * workers <= free_memory * _MEMORY_SHARE, "disk": size <= free_disk * _DISK_SHARE, "none": True}
     copies = f" for each of {workers} workers" if workers > 1 else ""
     needs = f"{resources.format_bytes(size)} of images"
     free = f"{resources.format_bytes(free_memory)} of memory and {resources.format_bytes(free_disk)} of disk are free"
-    if wanted != "auto":
-        if not fits[wanted]:
-            raise UserError(f"--cache {wanted}: {needs}{copies if wanted == 'ram' else ''} do not fit: {free}")
-        return Plan(wanted, needs)
+    if cache != "auto":
+        if not fits[cache]:
+            raise UserError(f"--cache {cache}: {needs}{copies if cache == 'ram' else ''} do not fit: {free}")
+        return CachePlan(cache, needs)
     kind = next(kind for kind in ("ram", "disk", "none") if fits[kind])
-    return Plan(kind, f"{needs}{copies}; {free}")
+    return CachePlan(kind, f"{needs}{copies}; {free}")
 
 
-def scaled_size(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
-    """The size of an image whose longer side is `imgsz`, the other rounded up, as YOLOv5 loads it."""
+def fit_size(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
+    """Return an image's size with `imgsz` as its longer side, the other rounded up, as YOLOv5 loads it."""
     return letterbox(size_wh, imgsz, half_stride_pad=True).resized_wh
 
 
 def read_scaled(path: str, size_wh: tuple[int, int]) -> RGB:
-    """An image, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
+    """Read an image, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
     try:
         image = decoding.decode(storage.read_bytes(path)).rgb()
     except (ImageError, OSError) as error:
@@ -63,45 +64,48 @@ def read_scaled(path: str, size_wh: tuple[int, int]) -> RGB:
     return decoding.resize_rgb(image, size_wh)
 
 
-class Images:
+class ScaledImages:
     """The images at `paths`, uint8 RGB scaled to `sizes_wh`, by index; safe to call from several threads."""
 
     def __init__(self, paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]], kind: str, file: str = "") -> None:
-        """`file`: for `disk`, what `allocate` made; once all workers of the node have it mapped, it may be unlinked."""
+        """Take the `kind` of cache, and for `disk` the `file` that `allocate` has made.
+
+        Once all workers of the node have the file mapped, it may be unlinked.
+        """
         self._paths, self._sizes_wh, self._kind = paths, sizes_wh, kind
-        self._kept: dict[int, RGB] = {}
+        self._memory: dict[int, RGB] = {}
         self._offsets = np.concatenate([[0], np.cumsum([3 * width * height for width, height in sizes_wh])])
         self._map: Any = np.memmap(file, np.uint8, "r+") if kind == "disk" else None
 
-    def fill(self, members: Sequence[int], threads: int) -> None:
-        """Decodes `members`, and keeps them if it is so planned. Raises UserError for the first damaged one."""
+    def fill(self, indices: Sequence[int], threads: int) -> None:
+        """Decode images, and keep them if the kind of cache does. Raises UserError for the first damaged one."""
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(self._fill, members):
+            for _ in pool.map(self._fill, indices):
                 pass
 
     def _fill(self, index: int) -> None:
         image = read_scaled(self._paths[index], self._sizes_wh[index])
         if self._kind == "ram":
-            self._kept[index] = image
+            self._memory[index] = image
         elif self._kind == "disk":
             self._map[self._offsets[index] : self._offsets[index + 1]] = image.ravel()
 
     def __call__(self, index: int) -> RGB:
-        """Image `index`; from a file on disk only after `fill`. Raises UserError where it cannot be decoded."""
-        if index in self._kept:
-            return self._kept[index]
+        """Return image `index`; from a file on disk only after `fill`. Raises UserError if it cannot be decoded."""
+        if index in self._memory:
+            return self._memory[index]
         width, height = self._sizes_wh[index]
         if self._map is not None:
-            part = self._map[self._offsets[index] : self._offsets[index + 1]]
-            return np.asarray(part).reshape(height, width, 3)
+            pixels = self._map[self._offsets[index] : self._offsets[index + 1]]
+            return np.asarray(pixels).reshape(height, width, 3)
         image = read_scaled(self._paths[index], self._sizes_wh[index])
         if self._kind == "ram":
-            self._kept[index] = image
+            self._memory[index] = image
         return image
 
 
 def allocate(file: str, size: int) -> None:
-    """Makes a file and takes the room for its `size` bytes at once. Raises UserError where the disk is full."""
+    """Make a file and take the room for its `size` bytes at once. Raises UserError where the disk is full."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=Path(file).parent)
     try:
@@ -114,32 +118,41 @@ def allocate(file: str, size: int) -> None:
         os.close(descriptor)
 
 
-def prepare(
-    paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]], wanted: str, here: Place, disk: str, threads: int
-) -> tuple[Images, str]:
-    """All images of a split, decoded once and kept where they fit on every node; and a line on that.
+def cache_images(
+    paths: Sequence[str],
+    sizes_wh: Sequence[tuple[int, int]],
+    cache: str,
+    group: ProcessGroup,
+    file: str,
+    threads: int,
+) -> tuple[ScaledImages, str]:
+    """Decode all images of a split once, and keep them where they fit on every node; return them and a line on that.
 
-    `disk`: the file that the workers of a node share, if they do. Raises UserError, the same on all workers.
+    `cache`: the option. `file`: what the workers of a node share with `disk`. Raises UserError, the same on all
+    workers.
     """
     size = sum(3 * width * height for width, height in sizes_wh)
     problem: UserError | None = None
-    free = here.gather((resources.available_memory(), resources.available_disk(Path(disk).parent)))
+    free = group.gather((resources.available_memory(), resources.available_disk(Path(file).parent)))
     try:
-        planned = plan(wanted, size, here.local_world, min(free)[0], min(room for _, room in free))
-        if planned.kind == "disk" and here.local_rank == 0:
-            allocate(disk, size)
+        plan = plan_cache(cache, size, group.local_world_size, min(free)[0], min(disk for _, disk in free))
+        if plan.kind == "disk" and group.local_rank == 0:
+            allocate(file, size)
     except UserError as error:
         problem = error
-    here.agree(problem)
-    images = Images(paths, sizes_wh, planned.kind, disk)
-    here.gather(None)  # every worker of the node has the file
-    if planned.kind == "disk" and here.local_rank == 0:
-        Path(disk).unlink()  # it lasts as long as a worker has it
-    everything = range(len(paths))
-    mine = {"ram": everything, "disk": everything[here.local_rank :: here.local_world]}
+    group.raise_together(problem)
+    images = ScaledImages(paths, sizes_wh, plan.kind, file)
+    group.gather(None)  # every worker of the node has the file
+    if plan.kind == "disk" and group.local_rank == 0:
+        Path(file).unlink()  # it lasts as long as a worker has it
+    indices = range(len(paths))
+    if plan.kind == "disk":
+        indices = indices[group.local_rank :: group.local_world_size]
+    elif plan.kind == "none":  # decoded all the same: a damaged image ends the training before it begins
+        indices = indices[group.rank :: group.world_size]
     try:
-        images.fill(mine.get(planned.kind, everything[here.rank :: here.world]), threads)
+        images.fill(indices, threads)
     except UserError as error:
         problem = error
-    here.agree(problem)
-    return images, f"images kept: {planned.kind} ({planned.reason})"
+    group.raise_together(problem)
+    return images, f"images kept: {plan.kind} ({plan.reason})"

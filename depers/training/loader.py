@@ -1,7 +1,7 @@
 """Batches made ahead of their use: by threads beside a CPU that trains, by processes where a GPU must be fed.
 
 Threads share Python's lock with the loop that starts a GPU's kernels, and keep it waiting; processes do not, and they
-share the images in memory with it, since they are its forks. What is made is the same.
+share the images in memory with it, since they are its forks. The batches are the same.
 """
 
 import warnings
@@ -16,90 +16,95 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from depers import resources
 from depers.training.augmentation import LabelledImage
-from depers.training.batches import Batch, Batches, Planned
-from depers.training.process_group import Place
+from depers.training.batches import Batch, Batches, SampleSpec
+from depers.training.process_group import ProcessGroup
 
 _AHEAD = 2  # batches, of all threads or of each process
 _SHARE = 0.8  # of the shared memory that is free
 
 
 class Loader:
-    """Makes what `Batches` plans."""
+    """Makes the batches that `Batches` plans."""
 
-    def __init__(self, batches: Batches, makers: int, processes: bool) -> None:
-        """`makers`: how many threads, or processes, make images."""
-        self._batches, self._makers = batches, makers
-        self._plan = _Plan()
-        self._feed: Any = None
-        if processes:
-            self._feed = DataLoader(
-                _Made(batches),
+    def __init__(self, batches: Batches, num_workers: int, use_processes: bool) -> None:
+        """Take how many threads, or processes, make images; processes start with the first plan, and stay."""
+        self._batches, self._num_workers = batches, num_workers
+        self._sampler = _PlanSampler()
+        self._data_loader: Any = None
+        if use_processes:
+            self._data_loader = DataLoader(
+                _PlannedBatches(batches),
                 batch_size=None,
-                sampler=self._plan,
-                num_workers=makers,
+                sampler=self._sampler,
+                num_workers=num_workers,
                 prefetch_factor=_AHEAD,
                 persistent_workers=True,
                 pin_memory=torch.cuda.is_available(),
                 multiprocessing_context="fork",  # a spawned process would need a copy of the images
-                worker_init_fn=_alone,
+                worker_init_fn=_use_one_thread,
             )
 
-    def __call__(self, plan: Sequence[Sequence[Planned]]) -> Iterator[Batch]:
-        """The batches of a plan, in its order; of arrays by threads, of tensors by processes, which begin at once."""
-        if self._feed is None:
-            return self._by_threads(plan)
-        self._plan.batches = plan
+    def load(self, plan: Sequence[Sequence[SampleSpec]]) -> Iterator[Batch]:
+        """Return the batches of a plan, in its order: of arrays by threads, of tensors by processes.
+
+        Processes begin at once, threads with the first batch that is asked for.
+        """
+        if self._data_loader is None:
+            return self._load_by_threads(plan)
+        self._sampler.plan = plan
         with warnings.catch_warnings():
-            # Python warns of forks of a process with threads: these only work on arrays, and take no lock of others.
+            # Python warns of forks of a process with threads: these only work on arrays, and take no foreign lock.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            return iter(self._feed)
+            return iter(self._data_loader)
 
-    def _by_threads(self, plan: Sequence[Sequence[Planned]]) -> Iterator[Batch]:
-        with ThreadPoolExecutor(self._makers) as pool:
-            pending: list[tuple[Sequence[Planned], list[Future[LabelledImage]]]] = []
-            for members in [*plan, *[()] * _AHEAD]:
-                pending.append((members, [pool.submit(self._batches.make, one) for one in members]))
+    def _load_by_threads(self, plan: Sequence[Sequence[SampleSpec]]) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self._num_workers) as pool:
+            pending: list[tuple[Sequence[SampleSpec], list[Future[LabelledImage]]]] = []
+            for specs in [*plan, *[()] * _AHEAD]:
+                pending.append((specs, [pool.submit(self._batches.make_sample, spec) for spec in specs]))
                 if len(pending) > _AHEAD:
-                    ready, futures = pending.pop(0)
-                    if ready:
-                        yield self._batches.collate(ready, [future.result() for future in futures])
+                    next_specs, futures = pending.pop(0)
+                    if next_specs:
+                        yield self._batches.collate(next_specs, [future.result() for future in futures])
 
 
-def makers(wanted: int | None, here: Place, batch_bytes: int, shared: str = "/dev/shm") -> tuple[int, bool]:
-    """How many make the batches of a worker, and whether they are processes.
+def choose_workers(
+    loaders: int | None, group: ProcessGroup, batch_bytes: int, shared_memory: str = "/dev/shm"
+) -> tuple[int, bool]:
+    """Return how many threads or processes make a training worker's batches, and whether they are processes.
 
-    `batch_bytes`: what a process hands over at once, through the memory file system `shared`; where that has no room
-    for one process, threads must do.
+    `loaders`: the option. `batch_bytes`: what a process hands over at once, through the memory file system
+    `shared_memory`; where that has no room for one process, threads must do.
     """
-    if here.device.startswith("cuda"):
-        room = int(resources.available_disk(Path(shared)) * _SHARE) // here.local_world // (_AHEAD * batch_bytes)
-        if count := min(wanted or max(here.threads, 1), room):
+    if group.device.startswith("cuda"):
+        room = int(resources.available_disk(Path(shared_memory)) * _SHARE) // group.local_world_size
+        if count := min(loaders or max(group.threads, 1), room // (_AHEAD * batch_bytes)):
             return count, True
-    return wanted or 4, False
+    return loaders or 4, False
 
 
-def _alone(_: int) -> None:
-    """One thread per process: there is one process per core."""
+def _use_one_thread(_: int) -> None:
+    """Let OpenCV use one thread per process: there is one process per core."""
     cv2.setNumThreads(0)
 
 
-class _Plan(Sampler[Sequence[Planned]]):
-    """What the batches of the coming epoch are made of."""
+class _PlanSampler(Sampler[Sequence[SampleSpec]]):
+    """The plan of the coming epoch, batch by batch."""
 
-    batches: Sequence[Sequence[Planned]] = ()
+    plan: Sequence[Sequence[SampleSpec]] = ()
 
-    def __iter__(self) -> Iterator[Sequence[Planned]]:
-        return iter(self.batches)
+    def __iter__(self) -> Iterator[Sequence[SampleSpec]]:
+        return iter(self.plan)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.plan)
 
 
-class _Made(Dataset[Batch]):
+class _PlannedBatches(Dataset[Batch]):
     """Batches by what they are made of."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
 
-    def __getitem__(self, planned: Any) -> Batch:
-        return self._batches.batch(planned)
+    def __getitem__(self, specs: Any) -> Batch:
+        return self._batches.make_batch(specs)

@@ -1,23 +1,22 @@
 """The training loop: YOLOv5's model, optimizer and moving average, our data and loss, one worker's view, from top to
 bottom.
 
-It knows nothing of Ray: `train` runs alone, or as one of several processes of a torch process group. What it leaves
-goes to a `Writer`, what people want to see meanwhile to a `Watch`.
+It knows nothing of Ray: `train` runs alone, or as one of several processes of a torch process group. Files go to a
+`CheckpointWriter`, what people want to see meanwhile to a `TrainingCallback`.
 """
 
 import contextlib
 import math
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from depers import storage
@@ -27,294 +26,416 @@ from depers.errors import UserError
 from depers.evaluation import metrics
 from depers.seeds import Branch, random_for
 from depers.training import checkpoints, report, validation
-from depers.training import image_cache as image_cache
-from depers.training import loader as training_loader
-from depers.training import model as training_model
-from depers.training.batches import Batch, Batches, Planned
-from depers.training.checkpoints import Writer
+from depers.training.batches import Batch, Batches, SampleSpec
+from depers.training.callbacks import TrainingCallback
+from depers.training.checkpoints import CheckpointWriter
 from depers.training.data import Splits
+from depers.training.image_cache import ScaledImages, cache_images, fit_size
+from depers.training.loader import Loader, choose_workers
 from depers.training.loss import Loss
-from depers.training.process_group import Place, synchronize
+from depers.training.model import build_model, measure_boxes, weigh_images
+from depers.training.process_group import ProcessGroup, synchronize_batch_norm
 from depers.training.schedule import Schedule, make_schedule
+from depers.training.validation import ValidationResult
 
 if TYPE_CHECKING:
     from depers.training.options import Options
 
-_MIXED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LOSSES = ("box", "obj", "cls")
 
 
-class Watch(Protocol):
-    """Who follows a training; rank 0 calls it."""
+@dataclass(frozen=True)
+class TrainData:
+    """The images of a training, and the batches that are made of them."""
 
-    def say(self, line: str) -> None:
-        """A line for people."""
+    splits: Splits
+    val_images: ScaledImages
+    val_canvases_wh: list[tuple[int, int]]
+    stride: int
+    batches: Batches
+    loader: Loader
+    first_batch: Batch
+    """A few images of the first batch, for people to look at."""
 
-    def batch(self, epoch: int, number: int, count: int, losses: Sequence[float]) -> None:
-        """Batch `number` of `count` of an epoch is done; the means of the losses (box, obj, cls) so far, if known."""
 
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch is done, with its row of results.csv."""
+@dataclass
+class TrainState:
+    """One worker's training: the parts that learn, and how far they have come."""
 
-
-class Unwatched:
-    """A `Watch` that sees nothing."""
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-    def batch(self, epoch: int, number: int, count: int, losses: Sequence[float]) -> None:
-        """Nothing."""
-
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """Nothing."""
+    options: "Options"
+    group: ProcessGroup
+    data: TrainData
+    schedule: Schedule
+    device: torch.device
+    dtype: torch.dtype
+    """Of the forward pass; weights and losses are float32."""
+    model: Any
+    parallel_model: Any
+    """The model itself, or as the workers share its gradients."""
+    ema: Any
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+    loss: Loss
+    """Of a batch of all workers."""
+    val_loss: Loss
+    """Of a worker's own validation images: the others have other batches."""
+    average_precisions: list[float]
+    """Per class, of the last epoch; 0 before the first."""
+    epoch: int = 0
+    """Epochs that are done."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """A row of results.csv for each of them."""
+    best_fitness: float = -1.0
+    best_epoch: int = 0
+    best_checkpoint: bytes = b""
+    """Weights as in a file; of an earlier run only on rank 0."""
+    next_epoch: tuple[list[list[SampleSpec]], Iterator[Batch]] | None = None
+    """What the next epoch shows, and its batches, where making them has begun."""
 
 
 def train(
     options: "Options",
-    data: Splits,
-    here: Place,
-    state: dict[str, Any] | None = None,
-    writer: Writer | None = None,
-    watch: Watch | None = None,
+    splits: Splits,
+    group: ProcessGroup,
+    checkpoint: Mapping[str, Any] | None = None,
+    writer: CheckpointWriter | None = None,
+    callback: TrainingCallback | None = None,
     disk: str = "",
 ) -> None:
-    """Trains in this process, as one of `here.world`; `state` is what an earlier call has written last.
+    """Train in this process, as one of `group.world_size`; `checkpoint` is the state that an earlier call wrote last.
 
     `disk`: a name, without suffix, for the files of decoded images that all workers of the node share. Raises
     UserError, the same on all workers, for what cannot be trained.
     """
-    watch = watch or Unwatched()
-    device = torch.device(here.device)
-    if here.threads:
-        torch.set_num_threads(here.threads)
-    mixed = _MIXED[precision(options.precision, device)]
-    strength = yolo.hyperparameters(options.hyperparameters)
+    callback = callback or TrainingCallback()
+    if group.threads:
+        torch.set_num_threads(group.threads)
+    dtype = _DTYPES[choose_precision(options.precision, torch.device(group.device))]
+    hyp = yolo.hyperparameters(options.hyperparameters)
     if options.learning_rate is not None:
-        strength["lr0"] = options.learning_rate
+        hyp["lr0"] = options.learning_rate
 
     # The model, the same on every worker; then the images, all of which are decoded once before the first epoch.
-    lines: list[str] = []
-    sizes_wh = [image_cache.scaled_size(example.size_wh, options.imgsz) for example in data.train]
-    boxes = training_model.box_sizes(data.train, sizes_wh)
-    model = training_model.prepare(options, data.names, boxes, strength, lines)
-    images = []
-    for name, split in (("train", data.train), ("val", data.val)):
-        scaled = [image_cache.scaled_size(example.size_wh, options.imgsz) for example in split]
-        paths, file = [example.path for example in split], f"{disk}-{name}.rgb"
-        own, line = image_cache.prepare(
-            paths, scaled, options.cache, here, file, options.loaders or max(here.threads, 4)
-        )
-        images.append(own)
-        lines.append(f"{name} {line}")
-    stride = max(int(model.stride.max()), 32)
-    model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
+    messages: list[str] = []
+    sizes_wh = [fit_size(example.size_wh, options.imgsz) for example in splits.train]
+    model = build_model(options, splits.names, measure_boxes(splits.train, sizes_wh), hyp, messages)
+    data = prepare_data(options, splits, group, hyp, max(int(model.stride.max()), 32), disk, messages)
+    state = build(options, group, data, model, dtype, hyp)
+    if checkpoint:
+        restore(state, checkpoint)
+        messages.append(f"going on after epoch {state.epoch}")
+    parallelize(state)
+    if group.rank == 0:
+        _announce(state, messages, callback)
+        if writer and not state.epoch:
+            writer.put({"train_batch.jpg": report.draw_batch(data.first_batch, splits.names)})
 
-    # The course of the training, and YOLOv5's moving average.
-    nominal = options.nominal_batch or (options.batch_size if options.steps else 64)
+    while state.epoch < options.epochs:
+        if state.epoch - state.best_epoch >= options.patience > 0:
+            if group.rank == 0:
+                callback.on_message(
+                    f"stopped: epoch {state.best_epoch} was better than the {options.patience} after it"
+                )
+            break
+        start = time.perf_counter()
+        row = {"epoch": state.epoch + 1.0}
+        losses, images_per_s = train_epoch(state, callback)
+        if not np.isfinite(sum(losses)):
+            raise UserError(f"the loss is no longer a number in epoch {state.epoch + 1}: lower --learning-rate")
+        row |= dict(zip(_LOSSES, losses, strict=True))
+        if not options.image_weights and state.epoch + 1 < options.epochs:
+            # Made while this epoch is judged; not where the judgement decides what comes next.
+            state.next_epoch = begin_epoch(state, state.epoch + 1)
+
+        weights = share_weights(state)
+        row |= validate_epoch(state, weights)
+        row["learning_rate"] = state.schedule.compute_rates(state.schedule.starts[state.epoch + 1] - 1).weights
+        row |= {"images_per_s": images_per_s, "seconds": time.perf_counter() - start}
+        state.epoch += 1
+        state.rows.append(row)
+        if group.rank == 0:
+            callback.on_epoch_end(row)
+        if writer:
+            save(state, weights, writer)
+
+    # The best weights once more, on all validation images, for the report.
+    results, _ = validate(state, group.gather(state.best_checkpoint if group.rank == 0 else b"")[0])
+    if writer:
+        page = report.make_report(state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch)
+        writer.put({"report.html": page})
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Return the arithmetic: that of the option; `auto` takes bfloat16 where it is native. Raises UserError."""
+    if precision == "float16" and device.type == "cpu":
+        raise UserError("--precision float16 is for GPUs; a CPU has float32, and where it is native, bfloat16")
+    if precision != "auto":
+        return precision
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
+    return "bfloat16" if native else "float16" if device.type == "cuda" else "float32"
+
+
+def prepare_data(
+    options: "Options",
+    splits: Splits,
+    group: ProcessGroup,
+    hyp: Mapping[str, float],
+    stride: int,
+    disk: str,
+    messages: list[str],
+) -> TrainData:
+    """Decode all images once, plan the batches, and make the first. Adds lines on it to `messages`.
+
+    Raises UserError, the same on all workers, for images that cannot be decoded or do not fit.
+    """
+    images = []
+    for name, examples in (("train", splits.train), ("val", splits.val)):
+        sizes_wh = [fit_size(example.size_wh, options.imgsz) for example in examples]
+        paths, file = [example.path for example in examples], f"{disk}-{name}.rgb"
+        threads = options.loaders or max(group.threads, 4)
+        split_images, message = cache_images(paths, sizes_wh, options.cache, group, file, threads)
+        images.append(split_images)
+        messages.append(f"{name} {message}")
     batches = Batches(
-        data,
+        splits,
         images[0],
-        strength,
+        hyp,
         imgsz=options.imgsz,
         stride=stride,
         batch_size=options.batch_size,
         seed=options.seed,
-        rectangular=strength["mosaic"] == 0 if options.rectangular is None else options.rectangular,
+        rectangular=hyp["mosaic"] == 0 if options.rectangular is None else options.rectangular,
     )
+    image_weights = _weigh_images(options, splits, [0.0] * len(splits.names))
+    first_batch = batches.make_batch(batches.plan(0, image_weights)[: report.SAMPLE_COUNT])
+    batch_bytes = 3 * options.imgsz**2 * options.batch_size // group.world_size
+    loader = Loader(batches, *choose_workers(options.loaders, group, batch_bytes))
+    canvases_wh = validation.choose_canvases(splits.val, options.imgsz, stride)
+    return TrainData(splits, images[1], canvases_wh, stride, batches, loader, first_batch)
 
-    def chances_of() -> NDArray[np.float64] | None:
-        """Of the images to be drawn, by what is found so far; nothing is at first, even where a run goes on."""
-        return training_model.image_chances(data.train, len(data.names), found) if options.image_weights else None
 
-    found = [0.0] * len(data.names)  # average precision per class
-    first_batch = batches.batch(batches.plan(0, chances_of())[: report.SHOWN])
-    makers, by_processes = training_loader.makers(
-        options.loaders, here, 3 * options.imgsz**2 * options.batch_size // here.world
-    )
-    loader = training_loader.Loader(batches, makers, by_processes)
-    accumulate = max(round(nominal / options.batch_size), 1)
+def _weigh_images(options: "Options", splits: Splits, average_precisions: list[float]) -> NDArray[np.float64] | None:
+    """Return how often images are drawn (N,), by how well their classes are found so far; None: all equally often."""
+    if not options.image_weights:
+        return None
+    return weigh_images(splits.train, len(splits.names), average_precisions)
+
+
+def build(
+    options: "Options",
+    group: ProcessGroup,
+    data: TrainData,
+    model: Any,
+    dtype: torch.dtype,
+    hyp: Mapping[str, float],
+) -> TrainState:
+    """Return the state before the first epoch: schedule, optimizer, YOLOv5's moving average, losses."""
+    names, device = data.splits.names, torch.device(group.device)
+    model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
+    nominal_batch = options.nominal_batch or (options.batch_size if options.steps else 64)
+    accumulate = max(round(nominal_batch / options.batch_size), 1)
     schedule = make_schedule(
         epochs=options.epochs,
-        batches_per_pass=batches.per_pass,
+        batches_per_pass=data.batches.per_pass,
         accumulate=accumulate,
-        strength=strength,
+        hyp=hyp,
         steps=options.steps,
         warmup_epochs=options.warmup_epochs,
         cosine=options.schedule == "cosine",
     )
     parts = yolo.training_parts()
-    decay = strength["weight_decay"] * options.batch_size * accumulate / nominal
-    optimizer = parts.smart_optimizer(model, options.optimizer, strength["lr0"], strength["momentum"], decay)
-    for group in optimizer.param_groups:
-        group["fused"] = True  # one pass over all parameters: a third of the time of a step for each
-    steps = schedule.steps
-    ema = parts.ModelEMA(model)  # over few steps it averages little: a short training's last weights are its best
-    scaler: Any = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)  # type: ignore[attr-defined]
-    done, best, best_epoch, rows = 0, -1.0, 0, []
-    if state:
-        model.load_state_dict(state["model"])
-        ema.ema.load_state_dict(state["ema"])
-        ema.updates = state["updates"]
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        checkpoints.set_random_state(state["random"])
-        done, rows, found = state["epoch"], state["rows"], state["found"]
-        best, best_epoch = state["best"], state["best_epoch"]
-        lines.append(f"going on after epoch {done}")
-    if options.sync_batch_norm and here.world > 1:
-        synchronize(model)
-    if options.compile:
-        model.compile()
-    trained = model
-    if here.world > 1:
-        trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    compute_loss = Loss(model, data.names, here.total if here.world > 1 else None)
-    own_loss = Loss(model, data.names)  # of a worker's validation images: the others have other batches
-    val_canvases = validation.canvases(data.val, options.imgsz, stride)
-
-    def validate(checkpoint: bytes) -> tuple[list[validation.Found], list[float]]:
-        """What a checkpoint finds in all validation images, and its losses; every worker looks at its share."""
-        members = list(range(len(data.val)))[here.rank :: here.world]
-        args = (images[1], data.val, val_canvases, options.batch_size, options.imgsz, here.device)
-        seen, losses = validation.predict(checkpoint, members, *args, loss=own_loss)
-        everything = sorted((one for share in here.gather(seen) for one in share), key=lambda one: one.number)
-        return everything, (here.total(losses) / len(data.val)).tolist()
-
-    if here.rank == 0:
-        counts = f"{batches.images_per_pass} images per epoch of {len(data.train)}, {len(data.val)} for validation"
-        how = f"{here.world} worker(s) on {device.type}, {str(mixed).removeprefix('torch.')}"
-        watch.say(f"{counts}; {steps} optimizer steps; {how}")
-        for line in lines:
-            watch.say(line)
-        if writer and not done:
-            writer.put({"train_batch.jpg": report.labelled_batch(first_batch, data.names)})
-    best_checkpoint = b""
-    if done and here.rank == 0:
-        best_checkpoint = storage.read_bytes(storage.join(options.out, "weights", "best.pt"))
-
-    def begin(epoch: int) -> tuple[list[list[Planned]], Iterator[Batch]]:
-        """What an epoch shows, and its batches, which are made from now on."""
-        chances = chances_of()
-        plan = [batches.plan(number, chances) for number in range(*schedule.starts[epoch : epoch + 2])]
-        return plan, loader([here.share(members) for members in plan])
-
-    begun = None
-    for epoch in range(done, options.epochs):
-        if epoch - best_epoch >= options.patience > 0:
-            if here.rank == 0:
-                watch.say(f"stopped: epoch {best_epoch} was better than the {options.patience} after it")
-            break
-        started = time.perf_counter()
-        first, end = schedule.starts[epoch : epoch + 2]
-        plan, made = begun or begin(epoch)
-        model.train()
-        torch.backends.cudnn.benchmark = not options.multi_scale  # tries what is fastest, once per shape
-        losses = torch.zeros(3, device=device)
-        for number, batch in enumerate(made, first):
-            _set_rates(optimizer, schedule, number)
-            inputs = torch.as_tensor(batch.images).to(device, non_blocking=True)
-            pixels = inputs.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
-            if options.multi_scale:
-                pixels = _resized(pixels, random_for(options.seed, Branch.SCALE, number), options.imgsz, stride)
-            stepping = bool(schedule.ends[number])
-            with contextlib.nullcontext() if stepping or here.world == 1 else trained.no_sync():
-                with torch.autocast(device.type, mixed, enabled=mixed is not torch.float32):
-                    predictions = trained(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
-                targets = torch.as_tensor(batch.targets).to(device, non_blocking=True)
-                hidden = torch.as_tensor(batch.unlabelled).to(device) if batch.unlabelled.any() else None
-                loss: Any
-                loss, items = compute_loss([level.float() for level in predictions], targets, hidden)
-                scaler.scale(loss * here.world).backward()  # the workers' losses add up, sharing gradients averages
-            if stepping:
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                ema.update(model)
-            losses += items
-            if here.rank == 0:  # asking a GPU for its numbers at every batch would make it wait
-                means = (losses / (number - first + 1)).tolist() if device.type == "cpu" else []
-                watch.batch(epoch + 1, number - first + 1, end - first, means)
-        means = (here.total(losses) / (end - first)).tolist()
-        seconds = time.perf_counter() - started
-        if not np.isfinite(sum(means)):
-            raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower --learning-rate")
-
-        torch.backends.cudnn.benchmark = False
-        # Made while this epoch is judged; not where what is found decides what comes next.
-        begun = None if options.image_weights or epoch + 1 == options.epochs else begin(epoch + 1)
-        ema.update_attr(model, include=("yaml", "nc", "names", "stride"))
-        checkpoint = here.gather(_checkpoint_bytes(ema.ema, epoch) if here.rank == 0 else b"")[0]
-        seen, val_means = validate(checkpoint)
-        measured = metrics.measure([one.matched() for one in seen], data.names)
-        average = {row.name: row.map50_95 for row in measured.classes}
-        found = [average.get(name, 0.0) for name in data.names]
-        fitness = validation.fitness(measured.mean)
-        better = fitness > best
-        if fitness == 0:
-            best_epoch = epoch + 1  # patience begins with the first thing found
-        if better:
-            best, best_epoch, best_checkpoint = fitness, epoch + 1, checkpoint
-        row = {"epoch": epoch + 1.0, **dict(zip(("box", "obj", "cls"), means, strict=True))}
-        row |= {name: getattr(measured.mean, name) for name in ("precision", "recall", "map50", "map50_95")}
-        row |= dict(zip(("val_box", "val_obj", "val_cls"), val_means, strict=True))
-        row |= {"learning_rate": schedule.rates(end - 1).weights, "images_per_s": sum(map(len, plan)) / seconds}
-        rows.append(row | {"seconds": time.perf_counter() - started})
-        if here.rank == 0:
-            watch.epoch(rows[-1])
-        if writer:
-            kept = {"model": model.state_dict(), "ema": ema.ema.state_dict(), "updates": ema.updates}
-            kept |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-            kept |= {"random": checkpoints.random_state(), "found": found, "rows": list(rows)}
-            kept |= {"epoch": epoch + 1, "best": best, "best_epoch": best_epoch}
-            _keep(writer, checkpoints.snapshot(kept), checkpoint, better)
-
-    # The best weights once more, on all validation images, for the report.
-    shown, _ = validate(here.gather(best_checkpoint if here.rank == 0 else b"")[0])
-    if writer:
-        writer.put({"report.html": report.make(rows, data, shown, images[1], val_canvases, first_batch)})
+    decay = hyp["weight_decay"] * options.batch_size * accumulate / nominal_batch
+    optimizer = parts.smart_optimizer(model, options.optimizer, hyp["lr0"], hyp["momentum"], decay)
+    for parameters in optimizer.param_groups:
+        parameters["fused"] = True  # one pass over all parameters: a third of the time of a step for each
+    return TrainState(
+        options=options,
+        group=group,
+        data=data,
+        schedule=schedule,
+        device=device,
+        dtype=dtype,
+        model=model,
+        parallel_model=model,
+        ema=parts.ModelEMA(model),  # over few steps it averages little: a short training's last weights are its best
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),  # type: ignore[attr-defined]
+        loss=Loss(model, names, group.sum if group.world_size > 1 else None),
+        val_loss=Loss(model, names),
+        average_precisions=[0.0] * len(names),
+    )
 
 
-def precision(wanted: str, device: torch.device) -> str:
-    """The arithmetic: what is wanted; `auto` takes bfloat16 where it is native. Raises UserError."""
-    if wanted == "float16" and device.type == "cpu":
-        raise UserError("--precision float16 is for GPUs; a CPU has float32, and where it is native, bfloat16")
-    if wanted != "auto":
-        return wanted
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
-    return "bfloat16" if native else "float16" if device.type == "cuda" else "float32"
+def restore(state: TrainState, checkpoint: Mapping[str, Any]) -> None:
+    """Go back to where `save` was: weights, optimizer, random numbers, rows, and on rank 0 the best weights."""
+    state.model.load_state_dict(checkpoint["model"])
+    state.ema.ema.load_state_dict(checkpoint["ema"])
+    state.ema.updates = checkpoint["updates"]
+    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    state.scaler.load_state_dict(checkpoint["scaler"])
+    checkpoints.set_random_state(checkpoint["random"])
+    state.epoch, state.rows = checkpoint["epoch"], checkpoint["rows"]
+    state.average_precisions = checkpoint["found"]
+    state.best_fitness, state.best_epoch = checkpoint["best"], checkpoint["best_epoch"]
+    if state.group.rank == 0:
+        state.best_checkpoint = storage.read_bytes(storage.join(state.options.out, checkpoints.BEST))
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, number: int) -> None:
-    """Gives the optimizer's groups (the first has the biases, as YOLOv5 makes them) the rates of a batch."""
-    rates = schedule.rates(number)
-    for index, group in enumerate(optimizer.param_groups):
-        group["lr"] = rates.weights if index else rates.biases
-        if "momentum" in group:
-            group["momentum"] = rates.momentum
+def parallelize(state: TrainState) -> None:
+    """Let the workers share gradients, and if the options say so batch normalization; compile where they say so."""
+    if state.options.sync_batch_norm and state.group.world_size > 1:
+        synchronize_batch_norm(state.model)
+    if state.options.compile:
+        state.model.compile()
+    if state.group.world_size > 1:
+        device_ids = [state.device] if state.device.type == "cuda" else None
+        state.parallel_model = DistributedDataParallel(state.model, device_ids=device_ids)
 
 
-def _resized(pixels: torch.Tensor, rng: np.random.Generator, imgsz: int, stride: int) -> torch.Tensor:
-    """A batch at a random size from half to one and a half times `imgsz`, in multiples of the stride, as YOLOv5's."""
+def _announce(state: TrainState, messages: list[str], callback: TrainingCallback) -> None:
+    """Say what will be trained on what, then the messages that have come up."""
+    splits, batches = state.data.splits, state.data.batches
+    counts = f"{batches.images_per_pass} images per epoch of {len(splits.train)}, {len(splits.val)} for validation"
+    workers = f"{state.group.world_size} worker(s) on {state.device.type}, {str(state.dtype).removeprefix('torch.')}"
+    callback.on_message(f"{counts}; {state.schedule.steps} optimizer steps; {workers}")
+    for message in messages:
+        callback.on_message(message)
+
+
+def begin_epoch(state: TrainState, epoch: int) -> tuple[list[list[SampleSpec]], Iterator[Batch]]:
+    """Return what an epoch shows, batch by batch of all workers, and this worker's part of them, as it is made."""
+    image_weights = _weigh_images(state.options, state.data.splits, state.average_precisions)
+    numbers = range(*state.schedule.starts[epoch : epoch + 2])
+    plan = [state.data.batches.plan(number, image_weights) for number in numbers]
+    return plan, state.data.loader.load([list(state.group.share(specs)) for specs in plan])
+
+
+def train_epoch(state: TrainState, callback: TrainingCallback) -> tuple[list[float], float]:
+    """Train one epoch; return the means of its losses (box, obj, cls), and the images per second of all workers."""
+    options, group, device = state.options, state.group, state.device
+    start = time.perf_counter()
+    first, end = state.schedule.starts[state.epoch : state.epoch + 2]
+    plan, batches = state.next_epoch or begin_epoch(state, state.epoch)
+    state.next_epoch = None
+    state.model.train()
+    torch.backends.cudnn.benchmark = not options.multi_scale  # tries what is fastest, once per shape
+    losses = torch.zeros(3, device=device)
+    for number, batch in enumerate(batches, first):
+        _set_rates(state.optimizer, state.schedule, number)
+        images = torch.as_tensor(batch.images).to(device, non_blocking=True)
+        pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+        if options.multi_scale:
+            rng = random_for(options.seed, Branch.SCALE, number)
+            pixels = _resize_at_random(pixels, rng, options.imgsz, state.data.stride)
+        is_step = bool(state.schedule.ends[number])
+        with contextlib.nullcontext() if is_step or group.world_size == 1 else state.parallel_model.no_sync():
+            with torch.autocast(device.type, state.dtype, enabled=state.dtype is not torch.float32):
+                predictions = state.parallel_model(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
+            targets = torch.as_tensor(batch.targets).to(device, non_blocking=True)
+            unlabelled = torch.as_tensor(batch.unlabelled).to(device) if batch.unlabelled.any() else None
+            loss, parts = state.loss([level.float() for level in predictions], targets, unlabelled)
+            # The workers' losses add up, but sharing gradients averages.
+            state.scaler.scale(loss * group.world_size).backward()
+        if is_step:
+            _step(state)
+        losses += parts
+        if group.rank == 0:  # asking a GPU for its numbers at every batch would make it wait
+            means = (losses / (number - first + 1)).tolist() if device.type == "cpu" else []
+            callback.on_batch_end(state.epoch + 1, number - first + 1, end - first, means)
+    means = (group.sum(losses) / (end - first)).tolist()
+    torch.backends.cudnn.benchmark = False
+    return means, sum(map(len, plan)) / (time.perf_counter() - start)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, batch: int) -> None:
+    """Give the optimizer's groups (the first has the biases, as YOLOv5 makes them) the rates of a batch."""
+    rates = schedule.compute_rates(batch)
+    for index, parameters in enumerate(optimizer.param_groups):
+        parameters["lr"] = rates.weights if index else rates.biases
+        if "momentum" in parameters:
+            parameters["momentum"] = rates.momentum
+
+
+def _resize_at_random(pixels: Tensor, rng: np.random.Generator, imgsz: int, stride: int) -> Tensor:
+    """Resize a batch to half to one and a half times `imgsz`, in multiples of the stride, as YOLOv5."""
     size = int(rng.integers(imgsz // 2, imgsz * 3 // 2 + stride)) // stride * stride
     factor = size / max(pixels.shape[2:])
     shape = [math.ceil(side * factor / stride) * stride for side in pixels.shape[2:]]
     return torch.nn.functional.interpolate(pixels, shape, mode="bilinear", align_corners=False)
 
 
-def _keep(writer: Writer, kept: dict[str, Any], checkpoint: bytes, better: bool) -> None:
-    """Hands over what an epoch leaves: weights first, then what people read, and last the state to go on from."""
-    rows = kept["rows"]
-    files: dict[str, Any] = {"weights/best.pt": checkpoint} if better else {}
-    files |= {"weights/last.pt": checkpoint, "results.csv": report.csv(rows).encode()}
-    files |= {report.EVENTS: partial(report.tensorboard, rows)}
-    writer.put({**files, checkpoints.STATE: partial(checkpoints.to_bytes, kept)})
+def _step(state: TrainState) -> None:
+    """Move the weights along the gradients that have added up, and the moving average after them."""
+    state.scaler.unscale_(state.optimizer)
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 10.0)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    state.ema.update(state.model)
 
 
-def _checkpoint_bytes(model: Any, epoch: int) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.pt"
-        # Laid out as YOLOv5 expects weights: its layer fusion cannot read channels_last.
-        yolo.save(deepcopy(model).to(memory_format=torch.contiguous_format), path, epoch)
-        return path.read_bytes()
+def share_weights(state: TrainState) -> bytes:
+    """Return the averaged weights after this epoch as a file's content, those of rank 0 on all workers."""
+    state.ema.update_attr(state.model, include=("yaml", "nc", "names", "stride"))
+    content = checkpoints.serialize_weights(state.ema.ema, state.epoch) if state.group.rank == 0 else b""
+    weights: bytes = state.group.gather(content)[0]
+    return weights
+
+
+def validate_epoch(state: TrainState, weights: bytes) -> dict[str, float]:
+    """Judge the weights after this epoch, and note whether they are the best; return their columns of results.csv."""
+    names = state.data.splits.names
+    results, losses = validate(state, weights)
+    figures = metrics.measure([result.match() for result in results], names)
+    by_class = {row.name: row.map50_95 for row in figures.classes}
+    state.average_precisions = [by_class.get(name, 0.0) for name in names]
+    fitness = validation.compute_fitness(figures.mean)
+    if fitness == 0:
+        state.best_epoch = state.epoch + 1  # patience begins with the first object that is found
+    if fitness > state.best_fitness:
+        state.best_fitness, state.best_epoch, state.best_checkpoint = fitness, state.epoch + 1, weights
+    columns = {name: getattr(figures.mean, name) for name in ("precision", "recall", "map50", "map50_95")}
+    return columns | {f"val_{name}": loss for name, loss in zip(_LOSSES, losses, strict=True)}
+
+
+def validate(state: TrainState, weights: bytes) -> tuple[list[ValidationResult], list[float]]:
+    """Detect in all validation images, each worker in its share; return the results, and the means of the losses."""
+    options, data, group = state.options, state.data, state.group
+    indices = range(len(data.splits.val))[group.rank :: group.world_size]
+    worker_results, losses = validation.predict(
+        weights,
+        indices,
+        data.val_images,
+        data.splits.val,
+        data.val_canvases_wh,
+        options.batch_size,
+        options.imgsz,
+        group.device,
+        loss=state.val_loss,
+    )
+    results = [result for share in group.gather(worker_results) for result in share]
+    means: list[float] = (group.sum(losses) / len(data.splits.val)).tolist()
+    return sorted(results, key=lambda result: result.number), means
+
+
+def save(state: TrainState, weights: bytes, writer: CheckpointWriter) -> None:
+    """Hand over what an epoch leaves: weights first, then what people read, and last the state to go on from."""
+    checkpoint = {
+        "model": state.model.state_dict(),
+        "ema": state.ema.ema.state_dict(),
+        "updates": state.ema.updates,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "random": checkpoints.get_random_state(),
+        "found": state.average_precisions,
+        "rows": state.rows,
+        "epoch": state.epoch,
+        "best": state.best_fitness,
+        "best_epoch": state.best_epoch,
+    }
+    copy = checkpoints.copy_to_cpu(checkpoint)  # the next epoch changes the weights while they are written
+    files: dict[str, Any] = {checkpoints.BEST: weights} if state.best_checkpoint is weights else {}
+    files |= {checkpoints.LAST: weights, "results.csv": report.format_csv(copy["rows"]).encode()}
+    files |= {report.EVENTS: partial(report.format_events, copy["rows"])}
+    writer.put({**files, checkpoints.STATE: partial(checkpoints.serialize_state, copy)})

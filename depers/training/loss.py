@@ -30,66 +30,69 @@ SAME_PLACE = (("face", "head"),)
 class Loss:
     """Box, objectness and class loss of a model with YOLOv5's gains in `model.hyp`."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str], total: Callable[[Tensor], Tensor] | None = None) -> None:
-        """`total` sums a tensor over the workers, if there are several."""
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], sum_over_workers: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """Take the gains from the model. `sum_over_workers` sums a tensor over the workers, if there are several."""
         parts = yolo.training_parts()
         self._base: Any = parts.ComputeLoss(model)
         self._base.BCEcls.reduction = self._base.BCEobj.reduction = "none"
-        self._overlap_of, self._total = parts.bbox_iou, total
-        alike = torch.zeros(len(names), len(names), dtype=torch.bool)
+        self._measure_overlap, self._sum_over_workers = parts.bbox_iou, sum_over_workers
+        same_place = torch.zeros(len(names), len(names), dtype=torch.bool)
         for pair in SAME_PLACE:
             if all(name in names for name in pair):
                 first, second = (list(names).index(name) for name in pair)
-                alike[first, second] = alike[second, first] = True
-        self._alike = alike.to(self._base.device)  # (C, C)
+                same_place[first, second] = same_place[second, first] = True
+        self._same_place = same_place.to(self._base.device)  # (C, C)
 
     def __call__(
         self, predictions: Sequence[Tensor], targets: Tensor, unlabelled: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """This worker's share of the loss, times the whole batch's size, and its box, objectness and class part (3,).
+        """Return this worker's share of the loss, times the whole batch's size, and its three parts (3,).
 
-        `predictions` float32 per level (B, anchors, rows, columns, 5 + C), `targets` (N, 6): image, class, cx, cy, w,
-        h in 0…1, `unlabelled` bool (B, C): classes that the image has no labels for, if any.
+        The parts are box, objectness and class, without gradients. `predictions` float32 per level (B, anchors, rows,
+        columns, 5 + C), `targets` (N, 6): image, class, cx, cy, w, h in 0…1, `unlabelled` bool (B, C): classes that
+        the image has no labels for, if any.
         """
         base = self._base
         classes, boxes, places, anchors = base.build_targets(predictions, targets)
-        whole, *found = float(len(predictions[0])), *map(len, classes)
-        if self._total:
-            counts = torch.tensor([whole, *found], dtype=torch.float64, device=base.device)
-            whole, *found = self._total(counts).tolist()
-        losses = predictions[0].new_zeros(3)
-        for level, predicted in enumerate(predictions):
-            at = places[level]
-            image = at[0]
-            wanted = torch.zeros_like(predicted[..., 0])
+        batch_size, *target_counts = float(len(predictions[0])), *map(len, classes)
+        if self._sum_over_workers:
+            counts = torch.tensor([batch_size, *target_counts], dtype=torch.float64, device=base.device)
+            batch_size, *target_counts = self._sum_over_workers(counts).tolist()
+        parts = predictions[0].new_zeros(3)
+        for level, outputs in enumerate(predictions):
+            place = places[level]  # image, anchor, row, column of the targets, each (N,)
+            image = place[0]
+            objectness = torch.zeros_like(outputs[..., 0])
             if len(image):
-                own = predicted[at]
-                center = own[:, :2].sigmoid() * 2 - 0.5
-                size = (own[:, 2:4].sigmoid() * 2) ** 2 * anchors[level]
-                overlap = self._overlap_of(torch.cat((center, size), 1), boxes[level], CIoU=True).squeeze(-1)
-                losses[0] += (1 - overlap).sum() / found[level]
-                wanted[at] = overlap.detach().clamp(0).type(wanted.dtype)
+                rows = outputs[place]
+                center = rows[:, :2].sigmoid() * 2 - 0.5
+                size = (rows[:, 2:4].sigmoid() * 2) ** 2 * anchors[level]
+                overlap = self._measure_overlap(torch.cat((center, size), 1), boxes[level], CIoU=True).squeeze(-1)
+                parts[0] += (1 - overlap).sum() / target_counts[level]
+                objectness[place] = overlap.detach().clamp(0).type(objectness.dtype)
                 if base.nc > 1:
-                    right = torch.full_like(own[:, 5:], base.cn)
-                    right[range(len(image)), classes[level]] = base.cp
-                    each = base.BCEcls(own[:, 5:], right)
+                    one_hot = torch.full_like(rows[:, 5:], base.cn)
+                    one_hot[range(len(image)), classes[level]] = base.cp
+                    losses = base.BCEcls(rows[:, 5:], one_hot)
                     if unlabelled is not None:
-                        each = each.masked_fill(unlabelled[image] & self._alike[classes[level]], 0)
-                    losses[2] += each.sum() / (found[level] * base.nc)
-            each = base.BCEobj(predicted[..., 4], wanted)
+                        losses = losses.masked_fill(unlabelled[image] & self._same_place[classes[level]], 0)
+                    parts[2] += losses.sum() / (target_counts[level] * base.nc)
+            losses = base.BCEobj(outputs[..., 4], objectness)
             if unlabelled is not None:
-                unknown = perhaps_unlabelled(predicted.detach(), unlabelled)
-                unknown[at] = False
-                each = each.masked_fill(unknown, 0)
-            losses[1] += each.mean() * base.balance[level] * (len(predicted) / whole)
-        gains = losses.new_tensor([base.hyp["box"], base.hyp["obj"], base.hyp["cls"]])
-        return (losses * gains).sum() * whole, (losses * gains).detach()
+                unknown = find_perhaps_unlabelled(outputs.detach(), unlabelled)
+                unknown[place] = False
+                losses = losses.masked_fill(unknown, 0)
+            parts[1] += losses.mean() * base.balance[level] * (len(outputs) / batch_size)
+        gains = parts.new_tensor([base.hyp["box"], base.hyp["obj"], base.hyp["cls"]])
+        return (parts * gains).sum() * batch_size, (parts * gains).detach()
 
 
-def perhaps_unlabelled(predicted: Tensor, unlabelled: Tensor) -> Tensor:
-    """Which anchors of a level (B, A, H, W, 5 + C) may show a class that their image is not labelled for, bool."""
-    missing = unlabelled[:, None, None, None]  # (B, 1, 1, 1, C)
-    scores = predicted[..., 5:]
+def find_perhaps_unlabelled(outputs: Tensor, unlabelled: Tensor) -> Tensor:
+    """Find the anchors of a level (B, A, H, W, 5 + C) that may show a class their image is not labelled for, bool."""
+    mask = unlabelled[:, None, None, None]  # (B, 1, 1, 1, C)
+    scores = outputs[..., 5:]
     lowest = torch.finfo(scores.dtype).min
-    likelier = scores.masked_fill(~missing, lowest).amax(-1) > scores.masked_fill(missing, lowest).amax(-1)
-    return likelier & (predicted[..., 4].sigmoid() > CONFIDENT)
+    likelier = scores.masked_fill(~mask, lowest).amax(-1) > scores.masked_fill(mask, lowest).amax(-1)
+    return likelier & (outputs[..., 4].sigmoid() > CONFIDENT)

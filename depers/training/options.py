@@ -1,4 +1,4 @@
-"""Options."""
+"""The options of a training."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -141,29 +141,29 @@ class Options(CheckedOptions):
             raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
         if self.image_weights and self.rectangular:
             raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
-        self.datasets()
+        self.list_datasets()
 
     def decisive(self) -> dict[str, Any]:
         """Return the options that decide what is learnt; a run is only resumed with the same ones."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
-    def datasets(self) -> list[tuple[str, float]]:
-        """All datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
-        found = {self.dataset: 1.0}
+    def list_datasets(self) -> list[tuple[str, float]]:
+        """Return all datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
+        weights = {self.dataset: 1.0}
         for text in self.data:
             uri, equals, value = text.rpartition("=")
             weight = labels.read_number(value) if equals else 1.0
             if not weight > 0:
                 raise UserError(f"--data must be DATASET=WEIGHT with a weight above 0, but got {text!r}")
             name = uri if equals else text
-            if name in found and name != self.dataset:
+            if name in weights and name != self.dataset:
                 raise UserError(f"--data names {name} twice")
-            found[name] = weight
-        return list(found.items())
+            weights[name] = weight
+        return list(weights.items())
 
 
-def absolute(options: Options) -> Options:
-    """The options with absolute paths: Ray Train's workers run in a folder of their own."""
+def resolve_paths(options: Options) -> Options:
+    """Return the options with absolute paths: Ray Train's workers run in a folder of their own."""
     paths = ("dataset", "out", "cache_folder")
     changes: dict[str, Any] = {name: storage.absolute(getattr(options, name)) for name in paths}
     if options.weights:
@@ -172,6 +172,6 @@ def absolute(options: Options) -> Options:
     files = {name: value for name in ("model", "hyperparameters") if (value := getattr(options, name))}
     changes |= {name: storage.absolute(value) for name, value in files.items() if Path(value).is_file()}
     changes["data"] = (
-        tuple(f"{storage.absolute(uri)}={weight!r}" for uri, weight in options.datasets()) if options.data else ()
+        tuple(f"{storage.absolute(uri)}={weight!r}" for uri, weight in options.list_datasets()) if options.data else ()
     )
     return replace(options, **changes)

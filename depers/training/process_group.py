@@ -1,4 +1,4 @@
-"""Several processes that train as one: where a worker stands, sums over all of them, one batch normalization."""
+"""Several processes that train as one: the rank of each, sums over all of them, one batch normalization."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -11,48 +11,48 @@ from depers.errors import UserError
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
-    """Where a worker runs: its `rank` among `world` processes that train together, and its torch `device`.
+class ProcessGroup(NamedTuple):
+    """One worker's view of the group: its `rank` among `world_size` processes, and its torch `device`.
 
-    `local_rank` counts among the `local_world` workers of its node. `threads`: of torch, 0 leaves them.
+    `local_rank` counts among the `local_world_size` workers of its node. `threads`: of torch, 0 leaves them.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: str = "cpu"
     threads: int = 0
     local_rank: int = 0
-    local_world: int = 1
+    local_world_size: int = 1
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all workers; no gradients."""
-        if self.world > 1:
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all workers, without gradients; `values` are overwritten with it."""
+        if self.world_size > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def gather(self, item: Any) -> list[Any]:
-        """Every worker's `item`, in the order of their ranks, on all of them."""
-        items: list[Any] = [item] * self.world
-        if self.world > 1:
+        """Return every worker's `item`, in the order of their ranks, on all of them."""
+        items: list[Any] = [item] * self.world_size
+        if self.world_size > 1:
             torch.distributed.all_gather_object(items, item)
         return items
 
-    def agree(self, error: UserError | None) -> None:
-        """Raises the first worker's error on all of them: none waits for one that has given up."""
-        for found in self.gather(None if error is None else str(error)):
-            if found is not None:
-                raise UserError(found)
+    def raise_together(self, error: UserError | None) -> None:
+        """Raise the first worker's error on all of them: none waits for one that has given up."""
+        for message in self.gather(None if error is None else str(error)):
+            if message is not None:
+                raise UserError(message)
 
-    def share(self, members: Sequence[T]) -> Sequence[T]:
-        """This worker's part of a batch; none is empty, even if a batch has fewer images than there are workers."""
-        return members[self.rank :: self.world] or members[:1]
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this worker's part of a batch; never empty, even if a batch has fewer images than workers."""
+        return items[self.rank :: self.world_size] or items[:1]
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
     """Batch normalization over the batches of all workers, on any device (torch's own is for GPUs only)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) normalized by mean and variance of all workers' batches together."""
+        """Normalize (B, C, H, W) by mean and variance of all workers' batches together."""
         if not self.training:
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce
@@ -63,8 +63,8 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         sums = all_reduce(sums)  # type: ignore[no-untyped-call]
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        centerd = values - mean[None, :, None, None]
-        variance = all_reduce(centerd.square().sum(axes)) / count  # type: ignore[no-untyped-call]
+        centered = values - mean[None, :, None, None]
+        variance = all_reduce(centered.square().sum(axes)) / count  # type: ignore[no-untyped-call]
         if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
             with torch.no_grad():
                 self.running_mean.lerp_(mean.detach(), self.momentum)
@@ -72,12 +72,12 @@ class SyncedBatchNorm(nn.BatchNorm2d):
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalized: Tensor = centerd * scale[None, :, None, None] + self.bias[None, :, None, None]
+        normalized: Tensor = centered * scale[None, :, None, None] + self.bias[None, :, None, None]
         return normalized.to(input.dtype)
 
 
-def synchronize(model: nn.Module) -> None:
-    """Makes every batch normalization of a model one over all workers, in place; names and weights stay."""
+def synchronize_batch_norm(model: nn.Module) -> None:
+    """Make every batch normalization of a model one over all workers, in place; names and weights stay."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST_WARMUP = 100  # batches, as YOLOv5
+_MIN_WARMUP = 100  # batches, as YOLOv5
 
 
 class Rates(NamedTuple):
-    """What the optimizer's groups get at one batch: learning rates of weights and of biases, and the momentum."""
+    """The rates of the optimizer at one batch: learning rates of weights and of biases, and the momentum."""
 
     weights: float
     biases: float
@@ -32,24 +32,24 @@ class Schedule(NamedTuple):
     ends: NDArray[np.bool_]
     warmup: int
     cosine: bool
-    strength: Mapping[str, float]
+    hyp: Mapping[str, float]
 
     @property
     def steps(self) -> int:
         """Optimizer steps in all."""
         return int(self.ends.sum())
 
-    def rates(self, batch: int) -> Rates:
-        """The rates at a batch, counted from the training's first (keys of YOLOv5: lr0, lrf, momentum, warmup_…)."""
-        how = self.strength
-        share, final = batch / len(self.ends), how["lrf"]
-        fall = (1 + math.cos(math.pi * share)) / 2 if self.cosine else 1 - share
-        rate = how["lr0"] * (final + (1 - final) * fall)
+    def compute_rates(self, batch: int) -> Rates:
+        """Return the rates at a batch, counted from the training's first (YOLOv5's lr0, lrf, momentum, warmup_…)."""
+        hyp = self.hyp
+        progress, final = batch / len(self.ends), hyp["lrf"]
+        fall = (1 + math.cos(math.pi * progress)) / 2 if self.cosine else 1 - progress
+        rate = hyp["lr0"] * (final + (1 - final) * fall)
         if batch >= self.warmup:
-            return Rates(rate, rate, how["momentum"])
-        risen = (batch + 1) / self.warmup
-        bias = how["warmup_bias_lr"] + risen * (rate - how["warmup_bias_lr"])
-        return Rates(risen * rate, bias, how["warmup_momentum"] + risen * (how["momentum"] - how["warmup_momentum"]))
+            return Rates(rate, rate, hyp["momentum"])
+        rise = (batch + 1) / self.warmup
+        bias = hyp["warmup_bias_lr"] + rise * (rate - hyp["warmup_bias_lr"])
+        return Rates(rise * rate, bias, hyp["warmup_momentum"] + rise * (hyp["momentum"] - hyp["warmup_momentum"]))
 
 
 def make_schedule(
@@ -57,34 +57,35 @@ def make_schedule(
     epochs: int,
     batches_per_pass: int,
     accumulate: int,
-    strength: Mapping[str, float],
+    hyp: Mapping[str, float],
     steps: int | None = None,
     warmup_epochs: float | None = None,
     cosine: bool = True,
 ) -> Schedule:
-    """The schedule of `epochs` passes, or of exactly `steps` optimizer steps in as many equal parts.
+    """Plan `epochs` passes, or exactly `steps` optimizer steps in as many equal parts.
 
-    `accumulate` batches make a step. The warm-up lasts `warmup_epochs`, else what `strength` says but at least 100
+    `accumulate` batches make a step. The warm-up lasts `warmup_epochs`, else what `hyp` says but at least 100
     batches; never more than half of the training.
     """
     per_epoch = batches_per_pass if steps is None else steps * accumulate / epochs
     if warmup_epochs is None:
-        warmup = max(round(strength["warmup_epochs"] * per_epoch), _LEAST_WARMUP)
+        warmup = max(round(hyp["warmup_epochs"] * per_epoch), _MIN_WARMUP)
     else:
         warmup = round(warmup_epochs * per_epoch)
     warmup = min(warmup, int(epochs * per_epoch / 2))
-    starts, ends, gathered, taken = [0], bytearray(), 0, 0
+    starts, ends, batches_since_step, step_count = [0], bytearray(), 0, 0
     for epoch in range(epochs):
-        due = None if steps is None else steps * (epoch + 1) // epochs
+        due_steps = None if steps is None else steps * (epoch + 1) // epochs
         while True:
             number = len(ends)
-            wanted = accumulate if number >= warmup else round(1 + (accumulate - 1) * number / warmup)
-            gathered += 1
-            last = due is None and number + 1 - starts[-1] == batches_per_pass
-            step = gathered >= wanted or last
-            ends.append(step)
-            gathered, taken = (0, taken + 1) if step else (gathered, taken)
-            if last or (step and taken == due):
+            batches_per_step = accumulate if number >= warmup else round(1 + (accumulate - 1) * number / warmup)
+            batches_since_step += 1
+            pass_ends = due_steps is None and number + 1 - starts[-1] == batches_per_pass
+            is_step = batches_since_step >= batches_per_step or pass_ends
+            ends.append(is_step)
+            if is_step:
+                batches_since_step, step_count = 0, step_count + 1
+            if pass_ends or (is_step and step_count == due_steps):
                 break
         starts.append(len(ends))
-    return Schedule(starts, np.frombuffer(bytes(ends), np.bool_), warmup, cosine, strength)
+    return Schedule(starts, np.frombuffer(bytes(ends), np.bool_), warmup, cosine, hyp)

@@ -17,8 +17,8 @@ from depers.errors import UserError
 from depers.runtime import progress
 from depers.training.data import read_splits
 from depers.training.loop import train
-from depers.training.options import Options, absolute
-from depers.training.process_group import Place
+from depers.training.options import Options, resolve_paths
+from depers.training.process_group import ProcessGroup
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_wrong_options_are_refused(values: dict[str, object], message: str) -> N
 def test_datasets_have_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     options = Options("real", "out", data=("s3://b/a=b=0.5", "plain", "real=2"))
-    assert options.datasets() == [("real", 2.0), ("s3://b/a=b", 0.5), ("plain", 1.0)]
-    assert absolute(options).datasets() == [
+    assert options.list_datasets() == [("real", 2.0), ("s3://b/a=b", 0.5), ("plain", 1.0)]
+    assert resolve_paths(options).list_datasets() == [
         (f"{tmp_path}/real", 2.0), ("s3://b/a=b", 0.5), (f"{tmp_path}/plain", 1.0),
     ]  # fmt: skip
-    assert absolute(Options("real", "out")).data == ()
+    assert resolve_paths(Options("real", "out")).data == ()
 
 
 def rows(out: Path) -> list[dict[str, float]]:
@@ -143,9 +143,9 @@ def test_bad_input_ends_before_the_first_epoch(tmp_path: Path, data: Path, damag
         damage(root)
     if "weights" in options:
         options = options | {"weights": str(data / options["weights"])}
-    given = Options(str(root), str(tmp_path / "out"), **{"imgsz": 128, "epochs": 1, "batch_size": 4} | options)
+    values = Options(str(root), str(tmp_path / "out"), **{"imgsz": 128, "epochs": 1, "batch_size": 4} | options)
     with pytest.raises(UserError, match=message):
-        train(given, read_splits(str(root)), Place())
+        train(values, read_splits(str(root)), ProcessGroup())
 
 
 @pytest.mark.usefixtures("ray_local")

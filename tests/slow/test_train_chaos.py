@@ -21,41 +21,41 @@ from depers.commands.train import results, run
 from depers.detection import yolo
 from depers.runtime import progress
 from depers.training import checkpoints
-from depers.training.checkpoints import Writer, read_state
+from depers.training.checkpoints import CheckpointWriter, read_state
 from depers.training.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.process_group import Place
+from depers.training.process_group import ProcessGroup
 
 EPOCHS = 5
 COLUMNS = ("box", "obj", "cls", "val_box", "val_obj", "val_cls")
 
 
-def options(root: Path, out: str, epochs: int = EPOCHS) -> Options:
-    how = {"batch_size": 4, "nominal_batch": 4, "device": "cpu", "precision": "float32"}
-    return Options(str(root), out, imgsz=128, epochs=epochs, **how)  # type: ignore[arg-type]
+def make_options(root: Path, out: str, epochs: int = EPOCHS) -> Options:
+    values = {"batch_size": 4, "nominal_batch": 4, "device": "cpu", "precision": "float32"}
+    return Options(str(root), out, imgsz=128, epochs=epochs, **values)  # type: ignore[arg-type]
 
 
-def command(wanted: Options) -> list[str]:
+def command(options: Options) -> list[str]:
     names = ("imgsz", "epochs", "batch_size", "nominal_batch", "device", "precision")
-    flags = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(wanted, name)))]
-    return [sys.executable, "-m", "depers.cli", "train", wanted.dataset, wanted.out, *flags]
+    flags = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+    return [sys.executable, "-m", "depers.cli", "train", options.dataset, options.out, *flags]
 
 
-def undisturbed(root: Path, out: Path, epochs: int = EPOCHS) -> list[dict[str, float]]:
+def train_undisturbed(root: Path, out: Path, epochs: int = EPOCHS) -> list[dict[str, float]]:
     """The rows of the same training, done here and at once."""
-    writer = Writer(str(out))
-    train(options(root, str(out), epochs), read_splits(str(root)), Place(), None, writer)
+    writer = CheckpointWriter(str(out))
+    train(make_options(root, str(out), epochs), read_splits(str(root)), ProcessGroup(), None, writer)
     writer.close()
     return results(str(out))
 
 
-def assert_alike(rows: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
-    assert [row["epoch"] for row in rows] == [row["epoch"] for row in wanted] == list(range(1, len(wanted) + 1))
-    for row, other in zip(rows, wanted, strict=True):
+def assert_alike(rows: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert [row["epoch"] for row in rows] == [row["epoch"] for row in expected] == list(range(1, len(expected) + 1))
+    for row, expected_row in zip(rows, expected, strict=True):
         for name in COLUMNS:
-            assert row[name] == pytest.approx(other[name], rel=0.05), (row["epoch"], name)
-        assert row["map50"] == pytest.approx(other["map50"], abs=0.05)  # of three images, after so few steps
+            assert row[name] == pytest.approx(expected_row[name], rel=0.05), (row["epoch"], name)
+        assert row["map50"] == pytest.approx(expected_row["map50"], abs=0.05)  # of three images, after so few steps
 
 
 def wait_for_rows(out: str, count: int) -> None:
@@ -69,31 +69,31 @@ def wait_for_rows(out: str, count: int) -> None:
 @pytest.mark.usefixtures("ray_local")
 def test_a_dead_worker_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = write_dataset(tmp_path / "data", count=24), tmp_path / "out"
-    killed: list[int] = []
+    pids: list[int] = []
 
     def kill() -> None:
         wait_for_rows(str(out), 2)
         for process in psutil.Process().children(recursive=True):
             if "RayTrainWorker" in " ".join(process.cmdline()):
-                killed.append(process.pid)
+                pids.append(process.pid)
                 process.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
     with progress.shown_on(sys.stderr):
-        assert not run(options(root, str(out))).partial
+        assert not run(make_options(root, str(out))).partial
     killer.join()
-    assert killed
+    assert pids
     assert "going on after epoch" in capsys.readouterr().err
-    assert_alike(results(str(out)), undisturbed(root, tmp_path / "calm"))
+    assert_alike(results(str(out)), train_undisturbed(root, tmp_path / "calm"))
 
 
 @pytest.mark.slow
 def test_a_dead_driver_is_started_again(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "data", count=24), tmp_path / "out"
-    wanted = options(root, str(out), epochs=12)  # more than its worker can end in the seconds that it outlives a driver
+    options = make_options(root, str(out), epochs=12)  # more than end in the seconds that a worker outlives its driver
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    first = subprocess.Popen(command(wanted), env=environment, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(command(options), env=environment, stdout=subprocess.DEVNULL)
     workers = []
     try:
         wait_for_rows(str(out), 2)
@@ -102,14 +102,15 @@ def test_a_dead_driver_is_started_again(tmp_path: Path) -> None:
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-    _, left = psutil.wait_procs(workers, timeout=60)
-    assert workers and not left
-    done = len(results(str(out)))
-    assert 2 <= done < wanted.epochs
-    again = subprocess.run(command(wanted), env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert f"going on after epoch {done}" in again.stdout or f"going on after epoch {done - 1}" in again.stdout
-    assert_alike(results(str(out)), undisturbed(root, tmp_path / "calm", wanted.epochs))
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert workers and not alive
+    epochs = len(results(str(out)))
+    assert 2 <= epochs < options.epochs
+    second = subprocess.run(command(options), env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stdout + second.stderr
+    lines = second.stdout + second.stderr
+    assert f"going on after epoch {epochs}" in lines or f"going on after epoch {epochs - 1}" in lines
+    assert_alike(results(str(out)), train_undisturbed(root, tmp_path / "calm", options.epochs))
 
 
 class Proxy(ThreadingHTTPServer):
@@ -185,7 +186,7 @@ def test_weights_arrive_although_s3_fails(
     bucket, proxy = faulty_s3
     monkeypatch.setattr(checkpoints, "_PAUSES", (0.05, 0.1))
     proxy.faults += ["500", "reset", "500"]
-    writer = Writer(f"{bucket}/out")
+    writer = CheckpointWriter(f"{bucket}/out")
     writer.put({"weights/best.pt": b"best" * 1000, checkpoints.STATE: b"state" * 1000})
     writer.close()
     assert not proxy.faults
@@ -199,10 +200,12 @@ def test_training_completes_although_s3_fails(faulty_s3: tuple[str, Proxy], tmp_
     root, out = write_dataset(tmp_path / "data", count=24), f"{bucket}/out"
     proxy.faults += ["500", "time-out", *["500"] * 7, "reset"]  # more than the S3 client tries on its own
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    ran = subprocess.run(command(options(root, out)), env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    process = subprocess.run(
+        command(make_options(root, out)), env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
     assert not proxy.faults
     state = read_state(out)
     assert state is not None and state["epoch"] == EPOCHS
     assert yolo.load("best.pt", storage.read_bytes(f"{out}/weights/best.pt"))
-    assert_alike(results(out), undisturbed(root, tmp_path / "calm"))
+    assert_alike(results(out), train_undisturbed(root, tmp_path / "calm"))

@@ -8,12 +8,12 @@ from training_sets import write_dataset
 
 from depers.commands.demo import HYPERPARAMETERS
 from depers.training import validation
-from depers.training.checkpoints import Writer
+from depers.training.checkpoints import CheckpointWriter
 from depers.training.data import Splits, read_splits
-from depers.training.image_cache import read_scaled, scaled_size
+from depers.training.image_cache import fit_size, read_scaled
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.process_group import Place
+from depers.training.process_group import ProcessGroup
 
 NAMES = ["human", "car"]
 SIZE = (256, 160)
@@ -27,17 +27,17 @@ def test_what_a_set_does_not_label_is_still_found_there(tmp_path: Path, data: Pa
     cars = write_dataset(tmp_path / "cars", 60, 1, ["car"], SIZE, 1000)
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(HYPERPARAMETERS))
     joined = read_splits(str(both), [(str(humans), 1.0), (str(cars), 1.0)])
-    everything = frozenset({0, 1})
-    as_background = joined._replace(train=[example._replace(labelled=everything) for example in joined.train])
-    found = {}
+    all_ids = frozenset({0, 1})
+    as_background = joined._replace(train=[example._replace(labelled=all_ids) for example in joined.train])
+    recalls = {}
     for name, splits in (("joined", joined), ("as background", as_background)):
-        found[name] = recall(splits, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
+        recalls[name] = measure_recall(splits, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
     # Average precision, which sees ranks alone, hardly differs: what half of the images call background is found with
     # half the confidence. 0.42 and 0.11 after 12 epochs.
-    assert found["joined"] > found["as background"] + 0.1, found
+    assert recalls["joined"] > recalls["as background"] + 0.1, recalls
 
 
-def recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
+def measure_recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
     """The share of labels that are found above a confidence after a short training, in images that show both."""
     options = Options(
         "",
@@ -53,14 +53,14 @@ def recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> f
         hyperparameters=str(hyperparameters),
         device="cpu",
     )
-    writer = Writer(str(out))
-    train(options, splits, Place(), None, writer)
+    writer = CheckpointWriter(str(out))
+    train(options, splits, ProcessGroup(), None, writer)
     writer.close()
     checkpoint = (out / "weights" / "last.pt").read_bytes()
-    images = [read_scaled(example.path, scaled_size(example.size_wh, 256)) for example in splits.val]
-    canvases = validation.canvases(splits.val, 256, 32)
+    images = [read_scaled(example.path, fit_size(example.size_wh, 256)) for example in splits.val]
+    canvases = validation.choose_canvases(splits.val, 256, 32)
     members = range(len(splits.val))
-    found, _ = validation.predict(checkpoint, members, images.__getitem__, splits.val, canvases, 8, 256, "cpu")
-    matched = [one.matched() for one in found]
-    hits = sum(int(one.correct[one.confidences > CONFIDENT, 0].sum()) for one in matched)
-    return hits / sum(len(one.label_ids) for one in matched)
+    results, _ = validation.predict(checkpoint, members, images.__getitem__, splits.val, canvases, 8, 256, "cpu")
+    matches = [result.match() for result in results]
+    hits = sum(int(match.correct[match.confidences > CONFIDENT, 0].sum()) for match in matches)
+    return hits / sum(len(match.label_ids) for match in matches)

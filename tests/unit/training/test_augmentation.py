@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from depers.detection.yolo import hyperparameters
 from depers.seeds import Branch, random_for
-from depers.training.augmentation import LabelledImage, augmented, letterboxed, mosaic
+from depers.training.augmentation import LabelledImage, augment, letterbox_sample, make_mosaic
 
 CALM = hyperparameters("no-augmentation")
 PLAIN = CALM | {"scale": 0.3, "translate": 0.1, "fliplr": 0.5, "flipud": 0.5}
@@ -32,36 +32,40 @@ BOXES = (st.integers(20, 70), st.integers(20, 50), st.integers(10, 40), st.integ
 
 @given(st.integers(0, 10_000), *BOXES, st.booleans())
 def test_labels_follow_the_pixels(key: int, x: int, y: int, width: int, height: int, wild: bool) -> None:
-    made = augmented(image(x, y, width, height), (128, 128), random_for(key, Branch.ANCHORS), WILD if wild else PLAIN)
-    assert made.image.shape == (128, 128, 3)
-    if not len(made.labels):
-        assert (made.image[..., 0] > 185).mean() < 0.03
+    sample = augment(
+        image(x, y, width, height), (128, 128), random_for(key, Branch.AUGMENTATION), WILD if wild else PLAIN
+    )
+    assert sample.image.shape == (128, 128, 3)
+    if not len(sample.labels):
+        assert (sample.image[..., 0] > 185).mean() < 0.03
         return
-    assert made.labels[0, 0] == 2
-    if wild and (min(extent(made.image)) == 0 or max(extent(made.image)) == 128):
+    assert sample.labels[0, 0] == 2
+    if wild and (min(extent(sample.image)) == 0 or max(extent(sample.image)) == 128):
         return  # the box around a rotated box reaches further than what is left of it at the edge, as in YOLOv5
-    np.testing.assert_allclose(made.labels[0, 1:], extent(made.image), atol=2.6)
+    np.testing.assert_allclose(sample.labels[0, 1:], extent(sample.image), atol=2.6)
 
 
 @given(st.integers(0, 10_000), *BOXES)
 @settings(max_examples=50)
 def test_labels_of_a_mosaic_follow_the_pixels(key: int, x: int, y: int, width: int, height: int) -> None:
     dark = LabelledImage(np.full((128, 96, 3), 30, np.uint8), np.zeros((0, 5)))
-    made = mosaic([image(x, y, width, height), dark, dark, dark], 128, random_for(key, Branch.ANCHORS), PLAIN)
-    assert made.image.shape == (128, 128, 3) and len(made.labels) <= 1
-    if len(made.labels):
-        np.testing.assert_allclose(made.labels[0, 1:], extent(made.image), atol=2.6)
+    sample = make_mosaic(
+        [image(x, y, width, height), dark, dark, dark], 128, random_for(key, Branch.AUGMENTATION), PLAIN
+    )
+    assert sample.image.shape == (128, 128, 3) and len(sample.labels) <= 1
+    if len(sample.labels):
+        np.testing.assert_allclose(sample.labels[0, 1:], extent(sample.image), atol=2.6)
     else:
-        assert (made.image[..., 0] > 185).mean() < 0.03
+        assert (sample.image[..., 0] > 185).mean() < 0.03
 
 
 def test_a_mosaic_shows_four_images_without_a_gap_around_its_center() -> None:
     tiles = [LabelledImage(np.full((64, 64, 3), 40 * n, np.uint8), np.zeros((0, 5))) for n in range(1, 5)]
-    seen = set()
+    values = set()
     for key in range(20):
-        made = mosaic(tiles, 64, random_for(key, Branch.ANCHORS), CALM)
-        seen |= set(np.unique(made.image).tolist())
-    assert {40, 80, 120, 160} <= seen
+        sample = make_mosaic(tiles, 64, random_for(key, Branch.AUGMENTATION), CALM)
+        values |= set(np.unique(sample.image).tolist())
+    assert {40, 80, 120, 160} <= values
 
 
 def test_mixup_shows_and_labels_both() -> None:
@@ -69,26 +73,34 @@ def test_mixup_shows_and_labels_both() -> None:
         image(40, 40, 30, 30),
         LabelledImage(np.full((100, 128, 3), 200, np.uint8), np.array([[1.0, 5, 5, 90, 90]])),
     )
-    made = [mosaic([first] * 4, 128, random_for(key, Branch.ANCHORS), CALM, [second] * 4) for key in range(5)]
-    assert any({1, 2} <= set(one.labels[:, 0].astype(int).tolist()) for one in made)
+    samples = [
+        make_mosaic([first] * 4, 128, random_for(key, Branch.AUGMENTATION), CALM, [second] * 4) for key in range(5)
+    ]
+    assert any({1, 2} <= set(sample.labels[:, 0].astype(int).tolist()) for sample in samples)
 
 
 def test_the_same_key_gives_the_same_image() -> None:
-    strength = hyperparameters("scratch-high")
+    hyp = hyperparameters("scratch-high")
     tiles = [image(10 * n, 10 * n, 20, 20) for n in range(1, 5)]
-    first, again = (mosaic(tiles, 96, random_for(7, Branch.IMAGE_ORDER), strength) for _ in range(2))
-    assert (first.image == again.image).all() and (first.labels == again.labels).all()
+    first, second = (make_mosaic(tiles, 96, random_for(7, Branch.AUGMENTATION), hyp) for _ in range(2))
+    assert (first.image == second.image).all() and (first.labels == second.labels).all()
 
 
 def test_letterboxed_lies_in_the_middle() -> None:
-    made = letterboxed(LabelledImage(np.full((40, 64, 3), 200, np.uint8), np.array([[1.0, 0, 0, 64, 40]])), (64, 64))
-    assert (made.image[12:52] == 200).all() and (made.image[:12] == 114).all() and (made.image[52:] == 114).all()
-    assert made.labels.tolist() == [[1, 0, 12, 64, 52]]
+    sample = letterbox_sample(
+        LabelledImage(np.full((40, 64, 3), 200, np.uint8), np.array([[1.0, 0, 0, 64, 40]])), (64, 64)
+    )
+    assert (sample.image[12:52] == 200).all() and (sample.image[:12] == 114).all() and (sample.image[52:] == 114).all()
+    assert sample.labels.tolist() == [[1, 0, 12, 64, 52]]
 
 
 @pytest.mark.parametrize("name", ["scratch-low", "scratch-med", "scratch-high", "no-augmentation", "VOC", "Objects365"])
 def test_the_packages_hyperparameters_work(name: str) -> None:
-    made = mosaic(
-        [image(40, 40, 30, 30)] * 4, 64, random_for(0, Branch.ANCHORS), hyperparameters(name), [image(9, 9, 20, 20)] * 4
+    sample = make_mosaic(
+        [image(40, 40, 30, 30)] * 4,
+        64,
+        random_for(0, Branch.AUGMENTATION),
+        hyperparameters(name),
+        [image(9, 9, 20, 20)] * 4,
     )
-    assert made.image.shape == (64, 64, 3)
+    assert sample.image.shape == (64, 64, 3)

@@ -11,14 +11,14 @@ import torch
 from depers import storage
 from depers.errors import UserError
 from depers.training import checkpoints
-from depers.training.checkpoints import Writer, read_state, snapshot, to_bytes
+from depers.training.checkpoints import CheckpointWriter, copy_to_cpu, read_state, serialize_state
 
 
 class Storage:
     """Local files that cannot be written some times, or only slowly."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.failures, self.written = 0, list[str]()
+        self.failures, self.names = 0, list[str]()
         self.open = threading.Event()
         self.open.set()
         self._write = storage.write_bytes
@@ -31,7 +31,7 @@ class Storage:
             self.failures -= 1
             raise OSError("503 Slow Down")
         self._write(uri, data)
-        self.written.append(uri.rsplit("/", 1)[1])
+        self.names.append(uri.rsplit("/", 1)[1])
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
 
 def test_failures_are_tried_again_in_order(tmp_path: Path, store: Storage) -> None:
     store.failures = 5
-    writer = Writer(str(tmp_path))
+    writer = CheckpointWriter(str(tmp_path))
     writer.put({"best.pt": b"best", "state/last.pt": lambda: b"state"})
     writer.close()
-    assert store.written == ["best.pt", "last.pt"]
+    assert store.names == ["best.pt", "last.pt"]
     assert (tmp_path / "state" / "last.pt").read_bytes() == b"state"
 
 
 def test_training_is_not_held_up_and_the_newest_wins(tmp_path: Path, store: Storage) -> None:
     store.open.clear()
-    writer = Writer(str(tmp_path))
+    writer = CheckpointWriter(str(tmp_path))
     started = time.monotonic()
     for epoch in range(50):
         writer.put({"last.pt": f"{epoch}".encode()})
@@ -58,20 +58,20 @@ def test_training_is_not_held_up_and_the_newest_wins(tmp_path: Path, store: Stor
     assert time.monotonic() - started < 1
     store.open.set()
     writer.close()
-    assert store.written[-2:] == ["last.pt", "best.pt"] and len(store.written) <= 3
+    assert store.names[-2:] == ["last.pt", "best.pt"] and len(store.names) <= 3
     assert (tmp_path / "last.pt").read_bytes() == b"49"
 
 
 def test_what_cannot_be_written_in_time_is_an_error(tmp_path: Path, store: Storage) -> None:
     store.failures = 10**9
-    writer = Writer(str(tmp_path), patience=0.1)
+    writer = CheckpointWriter(str(tmp_path), patience=0.1)
     writer.put({"last.pt": b"x"})
     with pytest.raises(UserError, match=r"last.pt: cannot be written \(OSError: 503 Slow Down\)"):
         writer.close()
 
 
 def test_what_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    writer = Writer(str(tmp_path))
+    writer = CheckpointWriter(str(tmp_path))
     writer.put({"report.html": lambda: [][0]})
     with pytest.raises(UserError, match=r"report.html: cannot be made \(IndexError"):
         writer.close()
@@ -79,10 +79,10 @@ def test_what_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
     weight = torch.ones(2)
-    kept = snapshot({"model": {"weight": weight}, "epoch": 3, "momentum": [weight]})
+    checkpoint = copy_to_cpu({"model": {"weight": weight}, "epoch": 3, "momentum": [weight]})
     weight += 1
-    storage.write_bytes(f"{tmp_path}/state/last.pt", to_bytes(kept))
-    again = read_state(str(tmp_path))
-    assert again is not None and again["epoch"] == 3
-    assert again["model"]["weight"].tolist() == [1, 1] == again["momentum"][0].tolist()
+    storage.write_bytes(f"{tmp_path}/state/last.pt", serialize_state(checkpoint))
+    copy = read_state(str(tmp_path))
+    assert copy is not None and copy["epoch"] == 3
+    assert copy["model"]["weight"].tolist() == [1, 1] == copy["momentum"][0].tolist()
     assert read_state(str(tmp_path / "elsewhere")) is None

@@ -13,10 +13,10 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.seeds import Branch, random_for
-from depers.training.anchors import anchor_recall, fit_anchors
-from depers.training.batches import order_of_pass, partners_of_pass, plan_batches, smallest_canvas
-from depers.training.data import read_splits, unlabelled_mask
-from depers.training.image_cache import scaled_size
+from depers.training.anchors import fit_anchors, measure_anchor_recall
+from depers.training.batches import choose_partners, order_pass, plan_batches, round_up
+from depers.training.data import find_unlabelled, read_splits
+from depers.training.image_cache import fit_size
 
 
 @given(
@@ -24,56 +24,56 @@ from depers.training.image_cache import scaled_size
     st.integers(0, 5),
 )
 def test_shares_are_exact_and_every_image_comes_up_equally_often(parts, number: int) -> None:  # type: ignore[no-untyped-def]
-    order = order_of_pass(parts, 0, number)
+    order = order_pass(parts, 0, number)
     first = 0
     for size, weight in parts:
-        own = order[(order >= first) & (order < first + size)]
-        assert len(own) == max(1, round(size * weight))
+        rows = order[(order >= first) & (order < first + size)]
+        assert len(rows) == max(1, round(size * weight))
         first += size
-    assert (order == order_of_pass(parts, 0, number)).all()
-    over_all = np.bincount(np.concatenate([order_of_pass(parts, 0, n) for n in range(6)]), minlength=first)
+    assert (order == order_pass(parts, 0, number)).all()
+    over_all = np.bincount(np.concatenate([order_pass(parts, 0, n) for n in range(6)]), minlength=first)
     first = 0
     for size, _ in parts:
-        own = over_all[first : first + size]
-        assert own.max() - own.min() <= 1
+        counts = over_all[first : first + size]
+        assert counts.max() - counts.min() <= 1
         first += size
 
 
-def test_chances_keep_the_shares() -> None:
-    chances = np.array([0, 0, 1, 1, 5, 0.0])
-    order = order_of_pass([(4, 1.0), (2, 3.0)], 0, 2, chances)
+def test_image_weights_keep_the_shares() -> None:
+    weights = np.array([0, 0, 1, 1, 5, 0.0])
+    order = order_pass([(4, 1.0), (2, 3.0)], 0, 2, weights)
     assert set(order[order < 4].tolist()) <= {2, 3} and (order < 4).sum() == 4
     assert (order[order >= 4] == 4).all() and (order >= 4).sum() == 6
 
 
 def test_partners_are_of_the_same_group_and_equally_often() -> None:
-    order = order_of_pass([(10, 1.0), (7, 1.0)], 0, 0)
+    order = order_pass([(10, 1.0), (7, 1.0)], 0, 0)
     groups = ["heads"] * 10 + ["plates"] * 7
-    partners = partners_of_pass(order, groups, 3, 0, 0)
+    partners = choose_partners(order, groups, 3, 0, 0)
     for row, index in enumerate(order.tolist()):
-        assert {groups[other] for other in partners[row].tolist()} == {groups[index]}
+        assert {groups[partner] for partner in partners[row].tolist()} == {groups[index]}
     assert (np.bincount(partners.ravel()) == 3).all()
 
 
 def test_batches_share_a_canvas_that_holds_them_and_hold_every_image_once() -> None:
     canvases = [(64, 32), (32, 64), (64, 32), (64, 64), (64, 32), (32, 64), (64, 32)]
     order = [6, 5, 4, 3, 2, 1, 0]
-    plan = plan_batches(order, canvases, 3, random_for(0, Branch.IMAGE_ORDER))
+    plan = plan_batches(order, canvases, 3, random_for(0, Branch.BATCH_ORDER))
     assert sorted(chain(*(rows for _, rows in plan))) == list(range(7))
     assert sorted(len(rows) for _, rows in plan) == [1, 3, 3]
     for (width, height), rows in plan:
         assert width == max(canvases[order[row]][0] for row in rows)
         assert height == max(canvases[order[row]][1] for row in rows)
-    assert plan == plan_batches(order, canvases, 3, random_for(0, Branch.IMAGE_ORDER))
+    assert plan == plan_batches(order, canvases, 3, random_for(0, Branch.BATCH_ORDER))
 
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
 def test_a_image_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
-    scaled = scaled_size(size_wh, strides * stride)
-    canvas = smallest_canvas(scaled, stride)
+    scaled = fit_size(size_wh, strides * stride)
+    canvas = round_up(scaled, stride)
     assert max(scaled) == max(canvas) == strides * stride
-    for side, own in zip(canvas, scaled, strict=True):
-        assert side % stride == 0 and 0 <= side - own < stride
+    for canvas_side, side in zip(canvas, scaled, strict=True):
+        assert canvas_side % stride == 0 and 0 <= canvas_side - side < stride
 
 
 def test_anchors_fit_two_kinds_of_boxes() -> None:
@@ -82,8 +82,8 @@ def test_anchors_fit_two_kinds_of_boxes() -> None:
     anchors = np.array(fit_anchors(sizes, levels=3, seed=0)).reshape(-1, 2)
     assert anchors.shape == (9, 2) and (np.diff(anchors.prod(1)) >= 0).all()
     assert (np.abs(np.log(anchors[0] / 10)) < 0.3).all() and (np.abs(np.log(anchors[-1] / [150, 60])) < 0.3).all()
-    assert anchor_recall(sizes, anchors, 4.0) == 1
-    assert anchor_recall(sizes, anchors[-1:], 4.0) == pytest.approx(0.2)
+    assert measure_anchor_recall(sizes, anchors, 4.0) == 1
+    assert measure_anchor_recall(sizes, anchors[-1:], 4.0) == pytest.approx(0.2)
     assert fit_anchors(np.array([[8.0, 8.0]]), levels=3, seed=0)  # fewer boxes than anchors
 
 
@@ -108,10 +108,10 @@ def test_joined_datasets_are_labelled_for_what_they_name(tmp_path: Path) -> None
         "1.jpg",
         "9.jpg",
     ]
-    everything = frozenset(range(5))
-    assert [e.labelled for e in splits.train] == [everything, frozenset({0}), everything, *[frozenset({4, 0})] * 3]
+    all_ids = frozenset(range(5))
+    assert [e.labelled for e in splits.train] == [all_ids, frozenset({0}), all_ids, *[frozenset({4, 0})] * 3]
     assert set(splits.train[3].class_ids.tolist()) <= {0, 4}
-    assert unlabelled_mask(splits.train, 5)[1].tolist() == [False, True, True, True, True]
+    assert find_unlabelled(splits.train, 5)[1].tolist() == [False, True, True, True, True]
 
 
 def test_joined_datasets_must_agree(tmp_path: Path) -> None:

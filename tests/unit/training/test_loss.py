@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from depers.detection import yolo
-from depers.training.loss import Loss, perhaps_unlabelled
+from depers.training.loss import Loss, find_perhaps_unlabelled
 
 GAINS = yolo.hyperparameters("scratch-low") | {"label_smoothing": 0.1}
 
@@ -26,20 +26,22 @@ def model_and_targets(names: list[str], images: int = 4, **gains: float) -> tupl
 
 @pytest.mark.parametrize("gains", [{}, {"fl_gamma": 1.5}, {"cls_pw": 0.5, "obj_pw": 2.0}])
 @pytest.mark.parametrize("names", [["car", "head", "face"], ["head"]])
-@pytest.mark.parametrize("some", [20, 1, 0])
-def test_it_is_the_packages_where_everything_is_labelled(names: list[str], gains: dict[str, float], some: int) -> None:
+@pytest.mark.parametrize("target_count", [20, 1, 0])
+def test_it_is_the_packages_where_everything_is_labelled(
+    names: list[str], gains: dict[str, float], target_count: int
+) -> None:
     model, images, targets = model_and_targets(names, **gains)
     predictions = [level.detach().requires_grad_() for level in model(images)]
-    wanted, wanted_items = yolo.training_parts().ComputeLoss(model)(predictions, targets[:some])
-    wanted_gradients = torch.autograd.grad(wanted, predictions, retain_graph=True)
+    package_loss, package_items = yolo.training_parts().ComputeLoss(model)(predictions, targets[:target_count])
+    package_gradients = torch.autograd.grad(package_loss, predictions, retain_graph=True)
     for unlabelled in (None, torch.zeros(4, len(names), dtype=torch.bool)):
-        loss, items = Loss(model, names)(predictions, targets[:some], unlabelled)
-        torch.testing.assert_close(loss, wanted.squeeze(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(items, wanted_items, rtol=1e-5, atol=1e-6)
-        for mine, theirs in zip(
-            torch.autograd.grad(loss, predictions, retain_graph=True), wanted_gradients, strict=True
+        loss, items = Loss(model, names)(predictions, targets[:target_count], unlabelled)
+        torch.testing.assert_close(loss, package_loss.squeeze(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(items, package_items, rtol=1e-5, atol=1e-6)
+        for gradient, package_gradient in zip(
+            torch.autograd.grad(loss, predictions, retain_graph=True), package_gradients, strict=True
         ):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(gradient, package_gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_the_losses_of_two_workers_add_up() -> None:
@@ -50,15 +52,15 @@ def test_the_losses_of_two_workers_add_up() -> None:
     halves = [targets[:, 0] < 1, targets[:, 0] >= 1]  # one image, and three
     counts: list[Tensor] = []
 
-    def half(number: int, total) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        own = targets[halves[number]].clone()
-        own[:, 0] -= number
+    def compute_half(number: int, total) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        half_targets = targets[halves[number]].clone()
+        half_targets[:, 0] -= number
         part = slice(0, 1) if number == 0 else slice(1, 4)
-        return Loss(model, names, total)([level[part] for level in predictions], own)
+        return Loss(model, names, total)([level[part] for level in predictions], half_targets)
 
     for number in range(2):
-        half(number, lambda count: counts.append(count) or count)
-    results = [half(number, lambda count: sum(counts)) for number in range(2)]
+        compute_half(number, lambda count: counts.append(count) or count)
+    results = [compute_half(number, lambda count: sum(counts)) for number in range(2)]
     torch.testing.assert_close(sum(loss for loss, _ in results), whole)
     torch.testing.assert_close(sum(items for _, items in results), whole_items)
 
@@ -69,8 +71,8 @@ def test_only_confident_unlabelled_objects_are_left_alone() -> None:
     predicted[0, 0, 0, :, 5] = torch.tensor([-2.0, 2.0, -2.0, -2.0])
     predicted[0, 0, 0, :, 6] = torch.tensor([2.0, -2.0, 2.0, -3.0])
     only_plates = torch.tensor([[False, True]])
-    assert perhaps_unlabelled(predicted, only_plates).flatten().tolist() == [True, False, False, False]
-    assert not perhaps_unlabelled(predicted, torch.zeros(1, 2, dtype=torch.bool)).any()
+    assert find_perhaps_unlabelled(predicted, only_plates).flatten().tolist() == [True, False, False, False]
+    assert not find_perhaps_unlabelled(predicted, torch.zeros(1, 2, dtype=torch.bool)).any()
 
 
 def test_missing_labels_have_no_gradient() -> None:
@@ -82,14 +84,14 @@ def test_missing_labels_have_no_gradient() -> None:
         level[..., 4:6] = 3.0  # the model finds heads everywhere
         level[..., 6:] = -3.0
         level.requires_grad_()
-    for unlabelled, taught in (([[True, False, True]], False), ([[False, False, False]], True)):
+    for unlabelled, learns in (([[True, False, True]], False), ([[False, False, False]], True)):
         loss, _ = Loss(model, names)(predictions, targets, torch.tensor(unlabelled))
         gradients = torch.autograd.grad(loss, predictions)
         places = yolo.training_parts().ComputeLoss(model).build_targets(predictions, targets)[2]
-        for gradient, at in zip(gradients, places, strict=True):
+        for gradient, place in zip(gradients, places, strict=True):
             assigned = torch.zeros(gradient.shape[:4], dtype=torch.bool)
-            assigned[at] = True
-            assert bool(gradient[~assigned][:, 4].any()) is taught  # nothing is said of heads without a label
+            assigned[place] = True
+            assert bool(gradient[~assigned][:, 4].any()) is learns  # nothing is said of heads without a label
             if assigned.any():
-                assert bool(gradient[assigned][:, 5].any()) is taught  # a face's box may be a head's
+                assert bool(gradient[assigned][:, 5].any()) is learns  # a face's box may be a head's
                 assert gradient[assigned][:, 7].any()  # but it is no plate

@@ -9,18 +9,18 @@ import yaml
 
 from depers.detection import yolo
 from depers.errors import UserError
-from depers.training import model as training_model
 from depers.training.data import Example
+from depers.training.model import build_model, weigh_images
 from depers.training.options import Options
 
 SIZES = np.random.default_rng(0).uniform(8, 120, (200, 2))
-STRENGTH = yolo.hyperparameters()
+HYP = yolo.hyperparameters()
 NAMES = ["car", "head"]
 
 
-def prepare(lines: list[str], sizes: np.ndarray = SIZES, **values: object) -> torch.nn.Module:
-    given = {"imgsz": 128} | values
-    return training_model.prepare(Options("data", "out", **given), NAMES, sizes, STRENGTH, lines)  # type: ignore
+def prepare(messages: list[str], sizes: np.ndarray = SIZES, **values: object) -> torch.nn.Module:
+    settings = {"imgsz": 128} | values
+    return build_model(Options("data", "out", **settings), NAMES, sizes, HYP, messages)  # type: ignore
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +32,37 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_weights_are_taken_over_where_they_fit(weights: str) -> None:
-    lines: list[str] = []
-    model = prepare(lines, weights=weights)
-    given = yolo.load(weights, Path(weights).read_bytes()).state_dict()
-    own = model.state_dict()
-    assert len(own) == 349 and lines[0] == f"343 of 349 tensors from {weights}"
+    messages: list[str] = []
+    model = prepare(messages, weights=weights)
+    source = yolo.load(weights, Path(weights).read_bytes()).state_dict()
+    tensors = model.state_dict()
+    assert len(tensors) == 349 and messages[0] == f"343 of 349 tensors from {weights}"
     name = "model.9.cv2.conv.weight"
-    torch.testing.assert_close(own[name], given[name])
-    assert own["model.24.m.0.weight"].shape[0] == 3 * 7  # the head has other classes
+    torch.testing.assert_close(tensors[name], source[name])
+    assert tensors["model.24.m.0.weight"].shape[0] == 3 * 7  # the head has other classes
     assert model.names == {0: "car", 1: "head"}
 
 
 def test_anchors_are_fitted_where_they_must(weights: str) -> None:
     large = SIZES * 20
-    for values, sizes, kept in (
+    for values, sizes, keeps in (
         ({"weights": weights}, SIZES, True), ({"weights": weights}, large, False), ({}, SIZES, False),
         ({"autoanchor": False}, large, True),
     ):  # fmt: skip
-        lines: list[str] = []
-        model = prepare(lines, sizes, **values)
-        own = (model.model[-1].anchors * model.model[-1].stride.view(-1, 1, 1)).view(-1, 2)  # type: ignore[index, union-attr]
-        assert (own[0].tolist() == [10, 13]) is kept, (values, lines)
-        if not kept:
+        messages: list[str] = []
+        model = prepare(messages, sizes, **values)
+        tensors = (model.model[-1].anchors * model.model[-1].stride.view(-1, 1, 1)).view(-1, 2)  # type: ignore[index, union-attr]
+        assert (tensors[0].tolist() == [10, 13]) is keeps, (values, messages)
+        if not keeps:
             flat = np.array(model.yaml["anchors"]).reshape(-1, 2)  # type: ignore[index]
-            np.testing.assert_allclose(own.numpy(), flat, rtol=2e-3)  # as float16 files will hold them
+            np.testing.assert_allclose(tensors.numpy(), flat, rtol=2e-3)  # as float16 files will hold them
 
 
 def test_layers_are_frozen() -> None:
-    for freeze, frozen in (((2,), {0, 1}), ((0, 3), {0, 3}), ((), set())):
+    for freeze, frozen_layers in (((2,), {0, 1}), ((0, 3), {0, 3}), ((), set())):
         model = prepare([], freeze=freeze)
-        still = {int(n.split(".")[1]) for n, p in model.named_parameters() if not p.requires_grad}
-        assert still == frozen
+        layers = {int(n.split(".")[1]) for n, p in model.named_parameters() if not p.requires_grad}
+        assert layers == frozen_layers
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_wrong_hyperparameters_are_refused(tmp_path: Path, content: object, mess
 
 def test_missing_hyperparameters_are_yolov5s_and_no_augmentation(tmp_path: Path) -> None:
     (tmp_path / "hyp.yaml").write_text("box: 0.1\nanchors: 4\n")
-    found = yolo.hyperparameters(str(tmp_path / "hyp.yaml"))
-    assert (found["box"], found["obj"], found["lr0"], found["mosaic"], found["fliplr"]) == (0.1, 1.0, 0.01, 0.0, 0.0)
-    model = training_model.prepare(Options("data", "out", imgsz=128), NAMES, SIZES, found, [])
+    hyp = yolo.hyperparameters(str(tmp_path / "hyp.yaml"))
+    assert (hyp["box"], hyp["obj"], hyp["lr0"], hyp["mosaic"], hyp["fliplr"]) == (0.1, 1.0, 0.01, 0.0, 0.0)
+    model = build_model(Options("data", "out", imgsz=128), NAMES, SIZES, hyp, [])
     assert model.model[-1].anchors.shape == (3, 4, 2)
 
 
@@ -118,7 +118,7 @@ def test_images_of_rare_and_badly_found_classes_are_drawn_more_often() -> None:
         return Example("x", (1, 1), np.array(ids, np.int64), np.zeros((len(ids), 4)), frozenset({0, 1}))
 
     examples = [example(0), example(0), example(0), example(1), example()]
-    chances = training_model.image_chances(examples, 2, [0.0, 0.0])
-    assert chances[3] == pytest.approx(3 * chances[0]) and chances[4] == 0
-    worse = training_model.image_chances(examples, 2, [0.0, 0.9])
+    image_weights = weigh_images(examples, 2, [0.0, 0.0])
+    assert image_weights[3] == pytest.approx(3 * image_weights[0]) and image_weights[4] == 0
+    worse = weigh_images(examples, 2, [0.0, 0.9])
     assert worse[3] < worse[0]

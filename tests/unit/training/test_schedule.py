@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from depers.detection.yolo import hyperparameters
 from depers.training.schedule import Rates, make_schedule
 
-STRENGTH = hyperparameters("scratch-low")
+HYP = hyperparameters("scratch-low")
 
 
 @given(st.integers(1, 20), st.integers(1, 60), st.integers(1, 8))
 def test_every_epoch_is_a_pass_and_ends_with_a_step(epochs: int, batches: int, accumulate: int) -> None:
-    schedule = make_schedule(epochs=epochs, batches_per_pass=batches, accumulate=accumulate, strength=STRENGTH)
+    schedule = make_schedule(epochs=epochs, batches_per_pass=batches, accumulate=accumulate, hyp=HYP)
     assert np.diff(schedule.starts).tolist() == [batches] * epochs
     assert all(schedule.ends[start - 1] for start in schedule.starts[1:])
     assert schedule.warmup <= epochs * batches / 2
@@ -22,31 +22,25 @@ def test_every_epoch_is_a_pass_and_ends_with_a_step(epochs: int, batches: int, a
 @given(st.integers(1, 6), st.integers(0, 100), st.integers(1, 50), st.integers(1, 8))
 def test_steps_are_exact_and_epochs_equal_parts(epochs: int, more: int, batches: int, accumulate: int) -> None:
     steps = epochs + more
-    schedule = make_schedule(
-        epochs=epochs, batches_per_pass=batches, accumulate=accumulate, strength=STRENGTH, steps=steps
-    )
+    schedule = make_schedule(epochs=epochs, batches_per_pass=batches, accumulate=accumulate, hyp=HYP, steps=steps)
     assert schedule.steps == steps
-    parts = [int(schedule.ends[a:b].sum()) for a, b in zip(schedule.starts, schedule.starts[1:], strict=False)]
-    assert max(parts) - min(parts) <= 1
+    step_counts = [int(schedule.ends[a:b].sum()) for a, b in zip(schedule.starts, schedule.starts[1:], strict=False)]
+    assert max(step_counts) - min(step_counts) <= 1
 
 
 def test_after_the_warm_up_a_step_gathers_a_nominal_batch() -> None:
-    schedule = make_schedule(
-        epochs=10, batches_per_pass=40, accumulate=4, strength=STRENGTH, warmup_epochs=1.0, cosine=False
-    )
+    schedule = make_schedule(epochs=10, batches_per_pass=40, accumulate=4, hyp=HYP, warmup_epochs=1.0, cosine=False)
     assert schedule.warmup == 40 and schedule.ends[0]
     assert np.diff(np.flatnonzero(schedule.ends[80:120])).tolist() == [4] * 9
 
 
 @pytest.mark.parametrize(("cosine", "middle"), [(True, 0.505), (False, 0.505)])
 def test_rates_rise_then_fall(cosine: bool, middle: float) -> None:
-    schedule = make_schedule(
-        epochs=100, batches_per_pass=10, accumulate=1, strength=STRENGTH, warmup_epochs=5.0, cosine=cosine
-    )
-    rates = [schedule.rates(number) for number in range(1000)]
+    schedule = make_schedule(epochs=100, batches_per_pass=10, accumulate=1, hyp=HYP, warmup_epochs=5.0, cosine=cosine)
+    rates = [schedule.compute_rates(number) for number in range(1000)]
     weights = np.array([rate.weights for rate in rates])
     assert (np.diff(weights[:50]) > 0).all() and (np.diff(weights[51:]) < 0).all()
     assert weights[500] == pytest.approx(0.01 * middle) and weights[-1] == pytest.approx(0.0001, rel=0.2)
     assert rates[0].biases > 0.09 and rates[49].biases == pytest.approx(weights[49])
-    assert rates[0].momentum < 0.81 and rates[49].momentum == pytest.approx(STRENGTH["momentum"])
-    assert rates[60] == Rates(weights[60], weights[60], STRENGTH["momentum"])
+    assert rates[0].momentum < 0.81 and rates[49].momentum == pytest.approx(HYP["momentum"])
+    assert rates[60] == Rates(weights[60], weights[60], HYP["momentum"])

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_sets import write_dataset
 
 from depers.boxes import from_normalized_xywh, letterbox
 from depers.detection import yolo
@@ -19,18 +18,15 @@ from depers.detection.detector import Detector
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.imaging.decoding import decode
-from depers.training import loop, validation
-from depers.training.augmentation import letterboxed
-from depers.training.batches import collate, labelled_image
+from depers.training import validation
+from depers.training.checkpoints import serialize_weights
 from depers.training.data import read_splits
-from depers.training.image_cache import read_scaled, scaled_size
-from depers.training.loss import Loss
-from depers.training.process_group import Place
+from depers.training.image_cache import fit_size, read_scaled
 
 IMGSZ = 320
 
 # The package calls what numpy has removed, loads pickles in the way that torch has given up, and fetches a font.
-THEIRS = """
+PACKAGE = """
 import json, sys
 import numpy as np, torch
 np.trapz = np.trapezoid
@@ -50,8 +46,8 @@ json.dump([float(x) for x in found[:4]], open(out + "/val.json", "w"))
 
 def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     model = yolo.load("yolov5n.pt", (data / "weights" / "yolov5n.pt").read_bytes())
-    trained = model.train().to(memory_format=torch.channels_last)  # as the loop holds it
-    checkpoint = loop._checkpoint_bytes(trained, 3)
+    model = model.train().to(memory_format=torch.channels_last)  # as the loop holds it
+    checkpoint = serialize_weights(model, 3)
     weights = tmp_path / "best.pt"
     weights.write_bytes(checkpoint)
     images = sorted((data / "coco_val" / "images").glob("*.jpg"))[:8]
@@ -63,17 +59,17 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
                 if path.exists():
                     shutil.copy(path, tmp_path / split / kind / path.name)
     names = yaml.safe_load((data / "coco80.yaml").read_text())["names"]
-    given = {"path": str(tmp_path), "train": "train/images", "val": "val/images", "nc": len(names), "names": names}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(given))
-    command = [sys.executable, "-W", "ignore", "-c", THEIRS, str(tmp_path / "data.yaml"), str(weights)]
-    ran = subprocess.run(
+    content = {"path": str(tmp_path), "train": "train/images", "val": "val/images", "nc": len(names), "names": names}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-W", "ignore", "-c", PACKAGE, str(tmp_path / "data.yaml"), str(weights)]
+    process = subprocess.run(
         [*command, str(tmp_path / "val" / "images"), str(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert process.returncode == 0, process.stderr[-2000:]
 
-    how = InferenceSettings(IMGSZ, 0.25, 0.45, precision="float32")
-    detector = Detector([Weights("best.pt", {})], [checkpoint], [], how)
-    compared = 0
+    settings = InferenceSettings(IMGSZ, 0.25, 0.45, precision="float32")
+    detector = Detector([Weights("best.pt", {})], [checkpoint], [], settings)
+    count = 0
     for image in images:
         text = tmp_path / "detect" / "labels" / f"{image.stem}.txt"
         rows = np.loadtxt(text, ndmin=2) if text.exists() else np.zeros((0, 6))
@@ -83,50 +79,25 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
         canvas = np.full((box.canvas_wh[1], box.canvas_wh[0], 3), 114, np.uint8)
         (x, y), (width, height) = box.pad_xy, box.resized_wh
         canvas[y : y + height, x : x + width] = cv2.resize(rgb, box.resized_wh)  # linear, as the package
-        (found,) = detector([canvas])
-        sure = found.confidences > 0.35  # near the threshold one of them may miss it
-        theirs = from_normalized_xywh(rows[:, 1:5], size_wh)
-        mine = box.invert(found.boxes_xyxy[sure])
-        apart = np.abs(mine[:, None] - theirs[None]).max(2)  # the package rounds to whole pixels
-        apart[found.class_ids[sure][:, None] != rows[:, 0][None]] = np.inf
+        (detections,) = detector([canvas])
+        mask = detections.confidences > 0.35  # near the threshold one of them may miss it
+        package_boxes = from_normalized_xywh(rows[:, 1:5], size_wh)
+        boxes = box.invert(detections.boxes_xyxy[mask])
+        distances = np.abs(boxes[:, None] - package_boxes[None]).max(2)  # the package rounds to whole pixels
+        distances[detections.class_ids[mask][:, None] != rows[:, 0][None]] = np.inf
         # Of two candidates for a large thing, one or the other may be the more confident by a hair.
-        allowed = np.maximum(1.5, 0.05 * (mine[:, 2:] - mine[:, :2]).max(1))
-        assert not sure.any() or (apart.min(1) < allowed).all(), image
-        compared += int(sure.sum())
-    assert compared > 10
+        tolerance = np.maximum(1.5, 0.05 * (boxes[:, 2:] - boxes[:, :2]).max(1))
+        assert not mask.any() or (distances.min(1) < tolerance).all(), image
+        count += int(mask.sum())
+    assert count > 10
 
     precision, recall, map50, map50_95 = json.loads((tmp_path / "val.json").read_text())
     examples = read_splits(str(tmp_path)).val
-    sizes = [scaled_size(example.size_wh, IMGSZ) for example in examples]
-    canvases = validation.canvases(examples, IMGSZ, 32)
+    sizes = [fit_size(example.size_wh, IMGSZ) for example in examples]
+    canvases = validation.choose_canvases(examples, IMGSZ, 32)
     load = lambda i: read_scaled(examples[i].path, sizes[i])  # noqa: E731
-    given = (checkpoint, range(8), load, examples, canvases, 4, IMGSZ, Place().device)
-    ours, _ = validation.predict(*given, precision="float32")
-    mean = metrics.measure([one.matched() for one in ours], list(names.values())).mean
+    arguments = (checkpoint, range(8), load, examples, canvases, 4, IMGSZ, "cpu")
+    results, _ = validation.predict(*arguments, precision="float32")
+    mean = metrics.measure([result.match() for result in results], list(names.values())).mean
     assert [mean.precision, mean.recall] == pytest.approx([precision, recall], abs=0.002)
     assert [mean.map50, mean.map50_95] == pytest.approx([map50, map50_95], abs=0.002) and map50 > 0.3
-
-
-def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path / "data", val_count=3, size_wh=(96, 64))
-    data = read_splits(str(root))
-    torch.manual_seed(0)
-    checkpoint = loop._checkpoint_bytes(yolo.build("yolov5n", data.names), 0)
-    model = yolo.load("last.pt", checkpoint)
-    model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
-    canvases = validation.canvases(data.val, 96, 32)
-    images = [read_scaled(example.path, scaled_size(example.size_wh, 96)) for example in data.val]
-    found, losses = validation.predict(
-        checkpoint, range(3), images.__getitem__, data.val, canvases, 3, 96, "cpu", "float32", Loss(model, data.names)
-    )
-    placed = [
-        letterboxed(labelled_image(*both), canvas)
-        for both, canvas in zip(zip(images, data.val, strict=True), canvases, strict=True)
-    ]
-    batch = collate(placed, [np.zeros(len(data.names), np.bool_)] * 3)
-    inputs = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
-        _, levels = model(inputs)
-        expected = yolo.training_parts().ComputeLoss(model)(levels, torch.from_numpy(batch.targets))[1]
-    np.testing.assert_allclose(losses / 3, expected, rtol=1e-3)
-    assert len(found) == 3 and (losses > 0).all()

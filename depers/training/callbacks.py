@@ -1,0 +1,29 @@
+"""What a training tells those who follow it. No torch here: the process that prints does not train."""
+
+from collections.abc import Mapping, Sequence
+
+
+class TrainingCallback:
+    """Methods that the training loop calls on rank 0 while it trains; these do nothing."""
+
+    def on_message(self, text: str) -> None:
+        """Take a line for people."""
+
+    def on_batch_end(self, epoch: int, batch: int, batch_count: int, losses: Sequence[float]) -> None:
+        """Take note that batch `batch` of `batch_count` of an epoch is done, both counted from 1.
+
+        `losses` are the means of the losses (box, obj, cls) of the epoch so far; empty where they are not known.
+        """
+
+    def on_epoch_end(self, row: Mapping[str, float]) -> None:
+        """Take the row of results.csv of an epoch that is done."""
+
+
+def format_epoch(row: Mapping[str, float]) -> str:
+    """Return the line that people see of an epoch, by its row of results.csv."""
+    return (
+        f"epoch {row['epoch']:3.0f}  box {row['box']:.4f}  obj {row['obj']:.4f}  cls {row['cls']:.4f}"
+        f"  P {row['precision']:.3f}  R {row['recall']:.3f}"
+        f"  mAP@.5 {row['map50']:.3f}  mAP@.5:.95 {row['map50_95']:.3f}"
+        f"  {row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s"
+    )

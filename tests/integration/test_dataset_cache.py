@@ -1,0 +1,83 @@
+"""Datasets of S3 on a node: brought once, and again where they changed; with a limit, and on a full disk."""
+
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from training_sets import write_dataset
+
+from depers import resources, storage
+from depers.errors import UserError
+from depers.resources import GIB
+from depers.storage.cache import DatasetCache
+
+
+def upload(root: Path, remote: str) -> None:
+    for entry in storage.list_files(str(root)):
+        storage.write_bytes(f"{remote}/{entry.path}", (root / entry.path).read_bytes())
+
+
+def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URIs that are read from now on."""
+    uris: list[str] = []
+    read = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: uris.append(uri) or read(uri))
+    return uris
+
+
+def test_a_dataset_is_brought_once_and_again_where_it_changed(
+    tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, remote = write_dataset(tmp_path / "data", count=4), f"{s3_bucket}/set"
+    upload(root, remote)
+    folders = [f"{remote}/images/train", f"{remote}/labels/train"]
+    uris = record_reads(monkeypatch)
+    cache = DatasetCache(str(tmp_path / "cache"), GIB)
+    places = cache.fetch([*folders, str(root)])
+    assert len(uris) == 8 and places[str(root)] == str(root)
+    for entry in storage.list_files(folders[0]):
+        assert Path(places[folders[0]], entry.path).read_bytes() == (root / "images/train" / entry.path).read_bytes()
+    storage.write_bytes(f"{folders[1]}/1.txt", b"0 0.5 0.5 0.1 0.1\n")
+    storage.delete(f"{folders[0]}/2.jpg")
+    Path(places[folders[0]], "3.jpg").write_bytes(b"cut off")
+    uris.clear()
+    assert DatasetCache(str(tmp_path / "cache"), GIB).fetch(folders) == {folder: places[folder] for folder in folders}
+    assert sorted(uri.rsplit("/", 1)[1] for uri in uris) == ["1.txt", "3.jpg"]
+    assert not Path(places[folders[0]], "2.jpg").exists()
+
+
+def test_the_cache_makes_room_but_not_from_what_is_in_use(tmp_path: Path, s3_bucket: str) -> None:
+    for name in ("a", "b", "c"):
+        storage.write_bytes(f"{s3_bucket}/{name}/images/1.jpg", name.encode() * 1000)
+    uri = {name: f"{s3_bucket}/{name}/images" for name in ("a", "b", "c")}
+    folder = str(tmp_path / "cache")
+    first = DatasetCache(folder, 2500)
+    place = first.fetch([uri["a"]])[uri["a"]]
+    second = DatasetCache(folder, 2500)
+    second.fetch([uri["b"]])
+    second.close()
+    third = DatasetCache(folder, 2500)
+    third.fetch([uri["c"]])  # b goes, a is in use
+    assert Path(place, "1.jpg").exists() and not (tmp_path / "cache/data" / uri["b"][5:]).exists()
+    with pytest.raises(UserError, match=r"--cache-limit .* is too little for .* in use"):
+        DatasetCache(folder, 2500).fetch([uri["b"]])
+    first.close()
+    DatasetCache(folder, 2500).fetch([uri["b"]])
+    assert not Path(place).exists()
+    with pytest.raises(UserError, match=r"--cache-limit must be at least .* for s3://.*, but is"):
+        DatasetCache(folder, 500).fetch([uri["a"]])
+
+
+def test_a_full_disk_and_damage_on_the_way_are_errors(
+    tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(f"{s3_bucket}/images/1.jpg", b"image")
+    read = storage.read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_bytes", lambda uri: read(uri)[:-1] + b"!")
+        with pytest.raises(UserError, match=r"1\.jpg: must be 5 bytes with sum [0-9a-f]{32}, but 5 bytes"):
+            DatasetCache(str(tmp_path), GIB).fetch([f"{s3_bucket}/images"])
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(UserError, match=r"images needs .* MiB, but 0.0 MiB are free"):
+        DatasetCache(str(tmp_path), GIB).fetch([f"{s3_bucket}/images"])

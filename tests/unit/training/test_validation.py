@@ -1,0 +1,50 @@
+"""Validation while a model trains."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from training_sets import write_dataset
+
+from depers.detection import yolo
+from depers.training import validation
+from depers.training.augmentation import letterbox_sample
+from depers.training.batches import attach_labels, collate
+from depers.training.checkpoints import serialize_weights
+from depers.training.data import read_splits
+from depers.training.image_cache import fit_size, read_scaled
+from depers.training.loss import Loss
+
+
+def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", val_count=3, size_wh=(96, 64))
+    splits = read_splits(str(root))
+    torch.manual_seed(0)
+    checkpoint = serialize_weights(yolo.build("yolov5n", splits.names), 0)
+    model = yolo.load("last.pt", checkpoint)
+    model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
+    canvases = validation.choose_canvases(splits.val, 96, 32)
+    images = [read_scaled(example.path, fit_size(example.size_wh, 96)) for example in splits.val]
+    results, losses = validation.predict(
+        checkpoint,
+        range(3),
+        images.__getitem__,
+        splits.val,
+        canvases,
+        3,
+        96,
+        "cpu",
+        "float32",
+        Loss(model, splits.names),
+    )
+    samples = [
+        letterbox_sample(attach_labels(*pair), canvas)
+        for pair, canvas in zip(zip(images, splits.val, strict=True), canvases, strict=True)
+    ]
+    batch = collate(samples, [np.zeros(len(splits.names), np.bool_)] * 3)
+    inputs = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        _, levels = model(inputs)
+        expected = yolo.training_parts().ComputeLoss(model)(levels, torch.from_numpy(batch.targets))[1]
+    np.testing.assert_allclose(losses / 3, expected, rtol=1e-3)
+    assert len(results) == 3 and (losses > 0).all()
