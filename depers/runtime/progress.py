@@ -48,9 +48,9 @@ def open_bar(total: int | None, description: str | None = None, terminal_only: b
     """
     from tqdm import tqdm
 
-    hidden = _stream is None or (terminal_only and not _stream.isatty())
+    is_shown = _stream is not None and (not terminal_only or _stream.isatty())
     defaults: dict[str, Any] = {"unit": "image", "smoothing": 0.1, "mininterval": 0.5}
-    return tqdm(total=total, desc=description, file=_stream, disable=hidden, **(defaults | options))
+    return tqdm(total=total, desc=description, file=_stream, disable=not is_shown, **(defaults | options))
 
 
 class Speed(NamedTuple):
