@@ -134,7 +134,7 @@ def run(options: Options) -> AnonymizeResult:
         keep_metadata=options.keep_metadata,
         max_megapixels=options.max_megapixels,
     )
-    thresholds = pipeline_options.thresholds_of(options)
+    thresholds = pipeline_options.read_class_thresholds(options)
     job = pipeline.make_job(
         options, SCHEMA, lambda out: redact, mirrors=True, keep=options.keep, boxes=options.source(thresholds)
     )

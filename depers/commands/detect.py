@@ -83,7 +83,7 @@ def run(options: Options) -> DetectResult:
         label_counts = Counter(label_name(entry.path) for entry in storage.list_files(options.input))
         if duplicates := [name for name, count in label_counts.items() if count > 1]:
             raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {duplicates[0]}")
-        names = pipeline.class_names(options)
+        names = pipeline.read_class_names(options)
     job = pipeline.make_job(
         options,
         SCHEMA,

@@ -229,7 +229,7 @@ def run(options: Options) -> EvaluateResult:
     if options.score is not None:
         return _score(options, dataset, folder)
     targets = calibration.parse_targets(options.target_recall, dataset.names)
-    weights_classes = pipeline.class_names(options.detection(folder))
+    weights_classes = pipeline.read_class_names(options.detection(folder))
     detectable = [name in weights_classes for name in dataset.names]
     classes = tuple(name for name in dataset.names if name in weights_classes)
     if not classes:

@@ -4,7 +4,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ _MEAN = 0.447  # ImageNet's, the border of scaled images
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself (AVX512-BF16 or AMX); emulated, it is slower than float32."""
+    """Return whether this CPU multiplies bfloat16 itself (AVX512-BF16 or AMX); emulated, it is slower than float32."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
@@ -43,21 +43,22 @@ class _Network:
         if dtype == torch.bfloat16 and device.type == "cpu":
             join_activations(self.body)
         self.dtype, self.device = dtype, device
-        kept = sorted(class_ids)
-        self.targets = torch.tensor([class_ids[index] for index in kept], dtype=torch.int64, device=device)
+        model_ids = sorted(class_ids)
+        self.targets = torch.tensor([class_ids[index] for index in model_ids], dtype=torch.int64, device=device)
         self.stride = int(head.stride.max())
-        self.levels = [_Level(head, index, kept) for index in range(head.nl)]
+        self.levels = [_Level(head, index, model_ids) for index in range(head.nl)]
 
     def __call__(self, images: Tensor, confidence: float, levels: slice = _ALL) -> tuple[Tensor, Tensor]:
-        """Images float (B, 3, H, W) in 0…1 → which image, int64 (N,), and float32 (N, 5 + kept classes): cx, cy, w, h
-        in pixels, objectness, classes; where the objectness is above `confidence`, since no score can be higher.
+        """Return the image of each box, int64 (N,), and the boxes, float32 (N, 5 + requested classes).
 
-        `levels` of the head answer, from fine to coarse.
+        `images` are float (B, 3, H, W) in 0…1; a box is cx, cy, w, h in pixels, objectness, classes. There are those
+        whose objectness is above `confidence`, since no score can be higher. `levels` of the head answer, from fine to
+        coarse.
         """
-        return self.rows(self.features(images), confidence, levels)
+        return self.predict_rows(self.compute_features(images), confidence, levels)
 
-    def features(self, images: Tensor) -> list[Any]:
-        """What every layer below the head makes of the images."""
+    def compute_features(self, images: Tensor) -> list[Any]:
+        """Return what every layer below the head makes of the images."""
         x: Any = images.to(self.dtype, memory_format=torch.channels_last)
         outputs: list[Any] = []
         with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
@@ -69,22 +70,26 @@ class _Network:
                 outputs.append(x)
         return outputs
 
-    def rows(self, outputs: Sequence[Any], confidence: float, levels: slice = _ALL) -> tuple[Tensor, Tensor]:
-        """The predictions of the head, from the outputs of the layers below it."""
-        found = [level(outputs[level.source], confidence) for level in self.levels[levels]]
-        return torch.cat([image for image, _ in found]), torch.cat([rows for _, rows in found])
+    def predict_rows(self, outputs: Sequence[Any], confidence: float, levels: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """Return the predictions of the head, from the outputs of the layers below it."""
+        return _concatenate([level(outputs[level.source], confidence) for level in self.levels[levels]])
 
-    def augmented(self, images: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
-        """The predictions of all `_VIEWS` of the images together, in pixels of `images`."""
-        found = []
+    def predict_augmented(self, images: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+        """Return the predictions of all `_VIEWS` of the images together, in pixels of `images`."""
+        predictions = []
         for scale, mirrored, levels in _VIEWS:
-            view = scaled(images.flip(3) if mirrored else images, scale, self.stride)
+            view = scale_images(images.flip(3) if mirrored else images, scale, self.stride)
             image, rows = self(view, confidence, levels)
             rows[:, :4] /= scale
             if mirrored:
                 rows[:, 0] = images.shape[3] - rows[:, 0]
-            found.append((image, rows))
-        return torch.cat([image for image, _ in found]), torch.cat([rows for _, rows in found])
+            predictions.append((image, rows))
+        return _concatenate(predictions)
+
+
+def _concatenate(predictions: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the images and the rows of several predictions, one after another."""
+    return torch.cat([image for image, _ in predictions]), torch.cat([rows for _, rows in predictions])
 
 
 class _Level:
@@ -94,8 +99,8 @@ class _Level:
     head costs as much as the network below it.
     """
 
-    def __init__(self, head: Any, index: int, kept: Sequence[int]) -> None:
-        outputs = [0, 1, 2, 3, 4, *(5 + class_id for class_id in kept)]
+    def __init__(self, head: Any, index: int, class_ids: Sequence[int]) -> None:
+        outputs = [0, 1, 2, 3, 4, *(5 + class_id for class_id in class_ids)]
         convolution, self.source = head.m[index], head.f[index]  # 1 × 1: a product with every pixel's features
         self.weight = convolution.weight.detach().reshape(head.na, head.no, -1)[:, outputs]  # (anchors, outputs, C)
         self.bias = convolution.bias.detach().reshape(head.na, head.no)[:, outputs]
@@ -103,7 +108,7 @@ class _Level:
         self.anchors_wh = head.anchors[index] * self.stride
 
     def __call__(self, features: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
-        """Features (B, C, H, W) → which image, and its row as `_Network` gives them."""
+        """Return for features (B, C, H, W) the image of each box, and its row, as `_Network` does."""
         pixels = features.permute(0, 2, 3, 1).float()
         likely = functional.linear(pixels, self.weight[:, 4], self.bias[:, 4]).sigmoid() > confidence
         images, rows = [], []
@@ -116,10 +121,15 @@ class _Level:
             rows.append(torch.cat((center, size, raw[:, 4:]), dim=1))
         return torch.cat(images), torch.cat(rows)
 
-    def raw(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) → all outputs before the sigmoid, float32 (B, anchors, H, W, 5 + kept classes)."""
+    def compute_raw(self, features: Tensor) -> Tensor:
+        """Return all outputs before the sigmoid, float32 (B, anchors, H, W, 5 + requested classes).
+
+        `features` are (B, C, H, W).
+        """
         pixels = features.permute(0, 2, 3, 1).float()
-        return torch.stack([functional.linear(pixels, *one) for one in zip(self.weight, self.bias, strict=True)], 1)
+        return torch.stack(
+            [functional.linear(pixels, weight, bias) for weight, bias in zip(self.weight, self.bias, strict=True)], 1
+        )
 
 
 class Detector:
@@ -132,15 +142,18 @@ class Detector:
         classes: Sequence[str],
         settings: InferenceSettings,
     ) -> None:
-        """`checkpoints` are the bytes of each `weights`; `classes` the names wanted (empty: all). Raises UserError."""
-        models = [yolo.load(one.uri, data) for one, data in zip(weights, checkpoints, strict=True)]
-        maps = [_class_map(one, model.names) for one, model in zip(weights, models, strict=True)]  # type: ignore[arg-type]
-        known = list(dict.fromkeys(name for mapping in maps for name in mapping.values()))
+        """Load the models. `checkpoints` are the bytes of each `weights`, `classes` the names to detect (empty: all).
+
+        Raise UserError.
+        """
+        models = [yolo.load(source.uri, data) for source, data in zip(weights, checkpoints, strict=True)]
+        maps = [_resolve_class_map(source, model.names) for source, model in zip(weights, models, strict=True)]  # type: ignore[arg-type]
+        names = list(dict.fromkeys(name for mapping in maps for name in mapping.values()))
         for name in classes:
-            if name not in known:
-                raise UserError(f"--classes must be among those of the weights ({', '.join(known)}), but got {name!r}")
-        self.class_names = [name for name in known if not classes or name in classes]
-        self.model_names = [one.name for one in weights]
+            if name not in names:
+                raise UserError(f"--classes must be among those of the weights ({', '.join(names)}), but got {name!r}")
+        self.class_names = [name for name in names if not classes or name in classes]
+        self.model_names = [source.name for source in weights]
         self.settings = settings
         device = torch.device(settings.device)
         fast = settings.precision == "bfloat16" or (settings.precision == "auto" and cpu_has_bfloat16())
@@ -155,27 +168,29 @@ class Detector:
             raise UserError(f"--imgsz must be a multiple of {self.stride}, but got {settings.imgsz}")
 
     def __call__(self, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """Detections in canvas pixels for letterboxed uint8 RGB images (H, W, 3), grouped by shape into batches."""
+        """Return detections in canvas pixels for letterboxed uint8 RGB images (H, W, 3), in batches of a shape."""
         results: list[Detections | None] = [None] * len(canvases)
         shapes = sorted({canvas.shape for canvas in canvases})
         for shape in shapes:
             indices = [i for i, canvas in enumerate(canvases) if canvas.shape == shape]
             batch = np.stack([canvases[i] for i in indices])
-            for i, found in zip(indices, self._predict(batch), strict=True):
-                results[i] = found
-        return [found if found is not None else Detections.none() for found in results]
+            for i, detections in zip(indices, self._predict(batch), strict=True):
+                results[i] = detections
+        return [detections if detections is not None else Detections.none() for detections in results]
 
     @torch.inference_mode()
-    def with_raw(self, batch: NDArray[np.uint8]) -> tuple[list[Detections], list[Tensor]]:
-        """Detections of the only model for images of one shape, uint8 RGB (B, H, W, 3), and what its head says.
+    def detect_with_raw(self, batch: NDArray[np.uint8]) -> tuple[list[Detections], list[Tensor]]:
+        """Return detections of the only model for images of one shape, uint8 RGB (B, H, W, 3), and what its head says.
 
         That is for a loss: per level all outputs before the sigmoid, float32 (B, anchors, rows, columns, 5 + C).
         """
         (network,) = self._networks
-        outputs = network.features(self._pixels(batch))
-        split = candidates(*network.rows(outputs, self.settings.confidence), len(batch), network.targets, self.settings)
-        found = [_as_detections(suppress(functional.pad(rows, (0, 1)), self.settings)) for rows in split]
-        return found, [level.raw(outputs[level.source]) for level in network.levels]
+        outputs = network.compute_features(self._pixels(batch))
+        split = select_candidates(
+            *network.predict_rows(outputs, self.settings.confidence), len(batch), network.targets, self.settings
+        )
+        detections = [_as_detections(suppress(functional.pad(rows, (0, 1)), self.settings)) for rows in split]
+        return detections, [level.compute_raw(outputs[level.source]) for level in network.levels]
 
     def _pixels(self, batch: NDArray[np.uint8]) -> Tensor:
         device = self._networks[0].device
@@ -184,22 +199,23 @@ class Detector:
     @torch.inference_mode()
     def _predict(self, batch: NDArray[np.uint8]) -> list[Detections]:
         images = self._pixels(batch)
-        found: list[list[Tensor]] = [[] for _ in batch]
+        rows_by_image: list[list[Tensor]] = [[] for _ in batch]
         for index, network in enumerate(self._networks):
             if not len(network.targets):
                 continue
-            predict = network.augmented if self.settings.augment else network
+            predict = network.predict_augmented if self.settings.augment else network
             images_of, predictions = predict(images, self.settings.confidence)
-            split = candidates(images_of, predictions, len(batch), network.targets, self.settings)
+            split = select_candidates(images_of, predictions, len(batch), network.targets, self.settings)
             for image, rows in enumerate(split):
-                found[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
+                rows_by_image[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
         return [
-            _as_detections(suppress(torch.cat(rows), self.settings)) if rows else Detections.none() for rows in found
+            _as_detections(suppress(torch.cat(rows), self.settings)) if rows else Detections.none()
+            for rows in rows_by_image
         ]
 
 
-def _class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
-    """Class id of the model → the name it stands for. Raises UserError for a class that the model does not have."""
+def _resolve_class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
+    """Return class id of the model → the name it stands for. Raise UserError for a class that the model has not."""
     for name in weights.class_map:
         if name not in names.values():
             raise UserError(
@@ -210,8 +226,8 @@ def _class_map(weights: Weights, names: dict[int, str]) -> dict[int, str]:
     return {index: weights.class_map[name] for index, name in names.items() if name in weights.class_map}
 
 
-def scaled(images: Tensor, scale: float, stride: int) -> Tensor:
-    """Images (B, 3, H, W) at `scale` of their size, a border to the right and below up to multiples of `stride`."""
+def scale_images(images: Tensor, scale: float, stride: int) -> Tensor:
+    """Return images (B, 3, H, W) at `scale` of their size, padded on the right and below to multiples of `stride`."""
     if scale == 1:
         return images
     height, width = images.shape[2:]
@@ -222,10 +238,10 @@ def scaled(images: Tensor, scale: float, stride: int) -> Tensor:
     return functional.pad(small, (0, wide - small.shape[3], 0, high - small.shape[2]), value=_MEAN)
 
 
-def candidates(
+def select_candidates(
     image: Tensor, predictions: Tensor, count: int, targets: Tensor, settings: InferenceSettings
 ) -> list[Tensor]:
-    """Per image the rows above the confidence threshold, float32 (N, 6): x0, y0, x1, y1, confidence, class.
+    """Return per image the rows above the confidence threshold, float32 (N, 6): x0, y0, x1, y1, confidence, class.
 
     `image` int64 (M,) says which of `count` images each row of `predictions` float32 (M, 5 + C) belongs to; a box
     counts for its best class, or with `multi_label` for each class.
@@ -237,28 +253,31 @@ def candidates(
         row, column = (scores > settings.confidence).nonzero(as_tuple=True)
         confidence = scores[row, column]
     else:
-        best, which = scores.max(dim=1)
+        best, best_column = scores.max(dim=1)
         (row,) = (best > settings.confidence).nonzero(as_tuple=True)
-        confidence, column = best[row], which[row]
+        confidence, column = best[row], best_column[row]
     center, half = predictions[row, :2], predictions[row, 2:4] / 2
     rows = torch.cat((center - half, center + half, confidence[:, None], targets[column][:, None].float()), dim=1)
     return list(torch.split(rows, torch.bincount(image[row], minlength=count).tolist()))
 
 
 def suppress(rows: Tensor, settings: InferenceSettings) -> Tensor:
-    """Greedy non-maximum suppression per class; rows as `candidates` gives them (any further columns follow along)."""
+    """Return the rows that greedy non-maximum suppression per class leaves, as `select_candidates` gives them.
+
+    Any further columns follow along.
+    """
     rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
     if not len(rows):
         return rows
     # Boxes of different classes are moved apart by as much as in YOLOv5, so that rounding decides ties as there.
     step = (rows[:, :4].max() - rows[:, :4].min() + 1).clamp(min=_CLASS_STEP)
     boxes = rows[:, :4] + rows[:, 5:6] * step
-    kept: Tensor = _nms()(boxes, rows[:, 4], settings.iou_threshold)
-    return rows[kept[: settings.max_detections]]
+    indices: Tensor = _load_nms()(boxes, rows[:, 4], settings.iou_threshold)
+    return rows[indices[: settings.max_detections]]
 
 
-def _nms() -> Any:
-    """torchvision's operator from its library file: importing the package itself would take 5 s."""
+def _load_nms() -> Any:
+    """Return torchvision's operator from its library file: importing the package itself would take 5 s."""
     if not hasattr(torch.ops.torchvision, "nms"):
         spec = importlib.util.find_spec("torchvision")
         assert spec is not None and spec.origin is not None
@@ -271,12 +290,8 @@ def _as_detections(rows: Tensor) -> Detections:
     return Detections(array[:, :4], array[:, 4], array[:, 5].astype(np.int64), array[:, 6].astype(np.int64))
 
 
-if TYPE_CHECKING:
-    pass
-
-
-def detect_canvases(canvases: Sequence[NDArray[np.uint8]], detector: "Detector") -> list[Detections | str]:
-    """The detections in each canvas, or why there are none; a batch that fails is tried again one by one."""
+def detect_canvases(canvases: Sequence[NDArray[np.uint8]], detector: Detector) -> list[Detections | str]:
+    """Return the detections in each canvas, or why there are none; a batch that fails is tried again one by one."""
     try:
         return list(detector(canvases)) if canvases else []
     except Exception as error:

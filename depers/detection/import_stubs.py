@@ -1,4 +1,4 @@
-"""Imports a package without the libraries that it imports and does not need here: inert modules stand in for them."""
+"""Stubs of libraries that a package imports and does not need here: inert modules, while it is imported."""
 
 import importlib.abc
 import importlib.machinery
@@ -15,7 +15,7 @@ import numpy as np
 class _Stub(ModuleType):
     """A module that has every attribute, callable as a function or a decorator that changes nothing."""
 
-    __path__: list[str] = []  # noqa: RUF012 (a module attribute: it makes the stand-in a package)
+    __path__: list[str] = []  # noqa: RUF012 (a module attribute: it makes the stub a package)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -30,7 +30,7 @@ class _Stub(ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a stand-in for every one of the libraries that has not really been imported already."""
+    """Finds a stub for every one of the libraries that has not really been imported already."""
 
     def __init__(self, libraries: Mapping[str, Mapping[str, Any]]) -> None:
         self._libraries = libraries
@@ -53,7 +53,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextmanager
 def stub_imports(libraries: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """Stand-ins for `libraries` while the block imports what would import them, and gone again after it.
+    """Put stubs in the place of `libraries` while the block imports what would import them, and remove them after it.
 
     Each library maps to the attributes that it must really have. What imports change in the module path, the
     environment and numpy's printing is undone.

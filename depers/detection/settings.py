@@ -1,4 +1,4 @@
-"""What to predict with and how: the light part of the detector, which drivers read without importing torch."""
+"""What a detector is made of, and its settings: the light part, which drivers read without importing torch."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Weights(NamedTuple):
 
 
 def parse_weights(text: str) -> Weights:
-    """`PATH_OR_URI[:model_class=class,…]`. Raises UserError for a malformed class map."""
+    """Return the value of `PATH_OR_URI[:model_class=class,…]`. Raise UserError for a malformed class map."""
     uri, separator, tail = text.rpartition(":")
     if not separator or "=" not in tail or "/" in tail:
         return Weights(text, {})
@@ -55,15 +55,15 @@ class InferenceSettings:
 
 
 def read_checkpoints(weights: Sequence[Weights]) -> list[bytes]:
-    """The bytes of every `--weights`. Raises UserError where one cannot be read."""
+    """Return the bytes of every `--weights`. Raise UserError where one cannot be read."""
     checkpoints = []
-    for one in weights:
+    for source in weights:
         try:
-            checkpoints.append(storage.read_bytes(storage.check(one.uri, "--weights")))
+            checkpoints.append(storage.read_bytes(storage.check(source.uri, "--weights")))
         except FileNotFoundError:
-            raise UserError(f"{one.uri}: no such weights file") from None
+            raise UserError(f"{source.uri}: no such weights file") from None
         except OSError as error:
-            raise UserError(f"{one.uri}: weights cannot be read ({short_reason(error)})") from None
+            raise UserError(f"{source.uri}: weights cannot be read ({short_reason(error)})") from None
         if not checkpoints[-1]:
-            raise UserError(f"{one.uri}: must be a YOLOv5 checkpoint, but the file is empty")
+            raise UserError(f"{source.uri}: must be a YOLOv5 checkpoint, but the file is empty")
     return checkpoints

@@ -1,4 +1,4 @@
-"""Views of an image for the detector: the whole, and for large ones overlapping tiles; what they find is merged."""
+"""Views of an image for the detector: the whole, and for large ones overlapping tiles; what they find is detections."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -24,67 +24,72 @@ class View(NamedTuple):
     frame: Letterbox
     origin_xy: tuple[int, int] = (0, 0)
 
-    def locate(self, found: Detections) -> Detections:
-        """Detections in pixels of the canvas as detections in pixels of the image."""
-        boxes = self.frame.invert(found.boxes_xyxy) + np.array(self.origin_xy * 2, np.float32)
-        return found._replace(boxes_xyxy=boxes)
+    def locate(self, detections: Detections) -> Detections:
+        """Return detections in pixels of the canvas as detections in pixels of the image."""
+        boxes = self.frame.invert(detections.boxes_xyxy) + np.array(self.origin_xy * 2, np.float32)
+        return detections._replace(boxes_xyxy=boxes)
 
 
-def starts(length: int, tile: int) -> list[int]:
-    """Where tiles of `tile` pixels start that cover `length` pixels evenly, each overlapping the next by `OVERLAP`."""
+def find_tile_starts(length: int, tile: int) -> list[int]:
+    """Return where tiles of `tile` pixels start, which cover `length` evenly and overlap by at least `OVERLAP`."""
     if length <= tile:
         return [0]
     count = math.ceil((length - tile) / (tile * (1 - OVERLAP))) + 1
     return [round(number * (length - tile) / (count - 1)) for number in range(count)]
 
 
-def whole(rgb: NDArray[np.uint8], size_wh: tuple[int, int], imgsz: int, stride: int, half_stride_pad: bool) -> View:
-    """The whole image; `rgb` may be smaller than its size, as decoders make it: by area means."""
+def view_whole(
+    rgb: NDArray[np.uint8], size_wh: tuple[int, int], imgsz: int, stride: int, half_stride_pad: bool
+) -> View:
+    """Return the view of the whole image; `rgb` may be smaller than its size, as decoders make it: by area means."""
     frame = letterbox(size_wh, imgsz, stride=stride, half_stride_pad=half_stride_pad)
     if (rgb.shape[1], rgb.shape[0]) != size_wh:  # the little that is left is as good, and ten times as fast, so
         rgb = cv2.resize(rgb, frame.resized_wh, interpolation=cv2.INTER_LINEAR)
     return View(draw_canvas(rgb, frame), frame)
 
 
-def views(rgb: NDArray[np.uint8], imgsz: int, stride: int, half_stride_pad: bool, tile: int | None) -> Iterator[View]:
-    """The whole image (uint8 RGB, full size), then its tiles, made as they are asked for."""
+def make_views(
+    rgb: NDArray[np.uint8], imgsz: int, stride: int, half_stride_pad: bool, tile: int | None
+) -> Iterator[View]:
+    """Yield the whole image (uint8 RGB, full size), then its tiles, made as they are asked for."""
     height, width = rgb.shape[:2]
-    yield whole(rgb, (width, height), imgsz, stride, half_stride_pad)
+    yield view_whole(rgb, (width, height), imgsz, stride, half_stride_pad)
     if tile is None or max(width, height) <= tile:
         return
-    for top in starts(height, tile):
-        for left in starts(width, tile):
-            part = rgb[top : top + tile, left : left + tile]
+    for top in find_tile_starts(height, tile):
+        for x in find_tile_starts(width, tile):
+            part = rgb[top : top + tile, x : x + tile]
             frame = letterbox((part.shape[1], part.shape[0]), imgsz, stride=stride)
-            yield View(draw_canvas(part, frame), frame, (left, top))
+            yield View(draw_canvas(part, frame), frame, (x, top))
 
 
 def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
-    """The letterboxed image, uint8 RGB (H, W, 3), gray around it."""
+    """Return the letterboxed image, uint8 RGB (H, W, 3), gray around it."""
     return paint_on_canvas(resize_rgb(rgb, frame.resized_wh), frame.canvas_wh, frame.pad_xy)
 
 
 def merge(parts: Sequence[Detections], settings: InferenceSettings, size_wh: tuple[int, int]) -> Detections:
-    """Detections of several views in pixels of the image as one: doubles and fragments left out."""
+    """Return detections of several views, in pixels of the image, as one, without doubles and fragments."""
     columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    found = Detections(*columns)
-    found = found._replace(boxes_xyxy=clip(found.boxes_xyxy, size_wh))
+    detections = Detections(*columns)
+    detections = detections._replace(boxes_xyxy=clip(detections.boxes_xyxy, size_wh))
     if len(parts) == 1:
-        return found
+        return detections
     import torch
 
     from depers.detection.detector import suppress
 
-    order = np.arange(len(found.boxes_xyxy))
-    numbers = (found.boxes_xyxy, found.confidences[:, None], found.class_ids[:, None], order[:, None])
+    order = np.arange(len(detections.boxes_xyxy))
+    numbers = (detections.boxes_xyxy, detections.confidences[:, None], detections.class_ids[:, None], order[:, None])
     rows = torch.from_numpy(np.concatenate(numbers, axis=1, dtype=np.float64))
-    kept = suppress(rows, settings)[:, 6].numpy().astype(np.int64)
-    kept = kept[~_fragments(found.boxes_xyxy[kept], found.class_ids[kept])]
-    return Detections(found.boxes_xyxy[kept], found.confidences[kept], found.class_ids[kept], found.models[kept])
+    indices = suppress(rows, settings)[:, 6].numpy().astype(np.int64)
+    indices = indices[~_are_fragments(detections.boxes_xyxy[indices], detections.class_ids[indices])]
+    boxes, confidences, class_ids, models = detections
+    return Detections(boxes[indices], confidences[indices], class_ids[indices], models[indices])
 
 
-def _fragments(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which boxes (N, 4) lie almost wholly in a larger one of their class, bool (N,)."""
+def _are_fragments(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which boxes (N, 4) lie almost wholly in a larger one of their class, bool (N,)."""
     areas = area(boxes)
     inside = intersections(boxes, boxes) >= _CONTAINED * areas[:, None]
     larger = (areas[None] > areas[:, None]) & (class_ids[:, None] == class_ids[None])

@@ -2,7 +2,7 @@
 
 The package's modules import plotting, table, hub and drawing libraries (about 12 s of them) that neither a
 detector nor a training loop touches, one of which needs an old setuptools. They are imported here with inert
-stand-ins in those libraries' places.
+stubs in those libraries' places.
 """
 
 import importlib
@@ -38,7 +38,7 @@ _NOT_NEEDED |= {"pkg_resources": {"parse_version": packaging.version.parse}}  # 
 
 @lru_cache(maxsize=1)
 def _yolov5() -> SimpleNamespace:
-    """The package's modules that depers uses, by their last name."""
+    """Return the package's modules that depers uses, by their last name."""
     with stub_imports(_NOT_NEEDED):
         names = ["models.yolo", "models.common", "models.experimental"]
         names += [f"utils.{name}" for name in ("loss", "torch_utils")]
@@ -52,14 +52,14 @@ def build(
     names: Sequence[str],
     anchors: Sequence[Sequence[float]] | int | None = None,
 ) -> nn.Module:
-    """A YOLOv5 model with fresh weights, float32, in training mode.
+    """Return a YOLOv5 model with fresh weights, float32, in training mode.
 
     `model` is a name (`yolov5n` … `yolov5x`, `yolov5n6` … `yolov5x6`), the path of a model YAML or what is in one,
     `names` the classes by id, `anchors` widths and heights in pixels, flat per level, in place of the model's own, or
-    how many a level has. Raises UserError for an unknown model.
+    how many a level has. Raise UserError for an unknown model.
     """
     parts = _yolov5()
-    architecture = dict(model) if isinstance(model, Mapping) else _architecture(model, parts.folder)
+    architecture = dict(model) if isinstance(model, Mapping) else _read_architecture(model, parts.folder)
     architecture["nc"] = len(names)
     if anchors is not None:
         architecture["anchors"] = anchors if isinstance(anchors, int) else [list(level) for level in anchors]
@@ -68,8 +68,8 @@ def build(
     return built
 
 
-def _architecture(model: str, folder: Path) -> dict[str, Any]:
-    """The content of a model's YAML file. Raises UserError where there is none, or it is no YOLOv5 model."""
+def _read_architecture(model: str, folder: Path) -> dict[str, Any]:
+    """Return the content of a model's YAML file. Raise UserError where there is none, or it is no YOLOv5 model."""
     if model in MODEL_NAMES:
         path = folder / "models" / f"{model}.yaml"
     elif model in MODEL_NAMES_P6:
@@ -77,8 +77,8 @@ def _architecture(model: str, folder: Path) -> dict[str, Any]:
     elif model.endswith((".yaml", ".yml")) and Path(model).is_file():
         path = Path(model)
     else:
-        allowed = ", ".join(MODEL_NAMES + MODEL_NAMES_P6)
-        raise UserError(f"--model must be one of {allowed} or a model YAML file, but got {model!r}")
+        names = ", ".join(MODEL_NAMES + MODEL_NAMES_P6)
+        raise UserError(f"--model must be one of {names} or a model YAML file, but got {model!r}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     for key in ("backbone", "head", "anchors", "depth_multiple", "width_multiple"):
         if not isinstance(content, dict) or key not in content:
@@ -87,7 +87,7 @@ def _architecture(model: str, folder: Path) -> dict[str, Any]:
 
 
 def training_parts() -> SimpleNamespace:
-    """YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, bbox_iou."""
+    """Return YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, bbox_iou."""
     parts = _yolov5()
     return SimpleNamespace(
         ComputeLoss=parts.loss.ComputeLoss,
@@ -110,9 +110,9 @@ _NOT_USED = ("iou_t", "label_smoothing", "anchors")  # known, and either without
 
 
 def hyperparameters(name: str = "scratch-low") -> dict[str, float]:
-    """Hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file.
+    """Return hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file.
 
-    Rates and gains that a file does not name are YOLOv5's own, augmentations are off. Raises UserError for a file that
+    Rates and gains that a file does not name are YOLOv5's own, augmentations are off. Raise UserError for a file that
     is missing, and for a name or a value that YOLOv5 does not know.
     """
     folder = Path(_yolov5().folder) / "data" / "hyps"
@@ -120,27 +120,27 @@ def hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        known = ", ".join(sorted(file.stem.removeprefix("hyp.") for file in folder.glob("hyp.*.yaml")))
-        raise UserError(f"--hyperparameters must be one of {known} or a YAML file, but got {name!r}")
+        names = ", ".join(sorted(file.stem.removeprefix("hyp.") for file in folder.glob("hyp.*.yaml")))
+        raise UserError(f"--hyperparameters must be one of {names} or a YAML file, but got {name!r}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: must be YAML, but {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must map hyperparameters to numbers, but is {type(values).__name__}")
-    allowed = (*_RATES_AND_GAINS, *_AUGMENTATIONS, *_NOT_USED)
+    keys = (*_RATES_AND_GAINS, *_AUGMENTATIONS, *_NOT_USED)
     for key, value in values.items():
-        if key not in allowed:
-            raise UserError(f"{path}: a hyperparameter must be one of {', '.join(allowed)}, but is {key!r}")
+        if key not in keys:
+            raise UserError(f"{path}: a hyperparameter must be one of {', '.join(keys)}, but is {key!r}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UserError(f"{path}: {key} must be a number, but is {value!r}")
     return {**_RATES_AND_GAINS, **dict.fromkeys(_AUGMENTATIONS, 0.0), **{key: float(v) for key, v in values.items()}}
 
 
-def _allowed_classes() -> list[Any]:
-    """What a YOLOv5 pickle may name: the package's modules under both of their names, and torch's layers."""
+def _list_safe_classes() -> list[Any]:
+    """Return what a YOLOv5 pickle may name: the package's modules under both of their names, and torch's layers."""
     parts = _yolov5()
-    allowed: list[Any] = [set, torch.Size]
+    classes: list[Any] = [set, torch.Size]
     for module, source in (
         ("yolo", parts.yolo),
         ("common", parts.common),
@@ -148,37 +148,37 @@ def _allowed_classes() -> list[Any]:
     ):
         for name, item in vars(source).items():
             if isinstance(item, type) and issubclass(item, nn.Module) and item.__module__.startswith("yolov5."):
-                allowed += [(item, f"models.{module}.{name}"), (item, f"yolov5.models.{module}.{name}")]
+                classes += [(item, f"models.{module}.{name}"), (item, f"yolov5.models.{module}.{name}")]
     for layers in (nn.modules.activation, nn.modules.batchnorm, nn.modules.container, nn.modules.conv):
-        allowed += _layers(layers)
+        classes += _list_layers(layers)
     for layers in (nn.modules.pooling, nn.modules.upsampling, nn.modules.linear, nn.modules.dropout):
-        allowed += _layers(layers)
-    return allowed
+        classes += _list_layers(layers)
+    return classes
 
 
-def _layers(module: ModuleType) -> list[type]:
+def _list_layers(module: ModuleType) -> list[type]:
     items = vars(module).values()
     return [item for item in items if isinstance(item, type) and issubclass(item, nn.Module)]
 
 
 def load(source: str, data: bytes) -> nn.Module:
-    """The detection model in a YOLOv5 `.pt`, float32, in evaluation mode, with `names` as a dict by class id.
+    """Return the detection model in a YOLOv5 `.pt`, float32, in evaluation mode, with `names` as a dict by class id.
 
     `data` are the file's bytes, `source` its name for messages. Only YOLOv5's and torch's own classes are
-    unpickled (`weights_only=True`), and nothing of the file is evaluated. Raises UserError where the file is
+    unpickled (`weights_only=True`), and nothing of the file is evaluated. Raise UserError where the file is
     empty, is no checkpoint, names a foreign global, or holds something else than a detection model.
     """
     if not data:
         raise UserError(f"{source}: must be a YOLOv5 checkpoint, but the file is empty")
     if not data.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as torch wrote before 1.6
         raise UserError(f"{source}: must be a YOLOv5 checkpoint, but is neither a zip archive nor a pickle")
-    allowed = _allowed_classes()
+    classes = _list_safe_classes()
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        with torch.serialization.safe_globals(classes), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # a request to report what cannot be read
             checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{source}: {_refusal(str(error))}") from None
+        raise UserError(f"{source}: {_explain_refusal(str(error))}") from None
     except Exception as error:  # a damaged file fails in as many ways as there are readers inside torch.load
         line = (str(error).splitlines() or [""])[0].split(". ")[0]
         raise UserError(f"{source}: must be a YOLOv5 checkpoint, but it cannot be read ({line})") from None
@@ -192,8 +192,8 @@ def load(source: str, data: bytes) -> nn.Module:
     return _repair(model.float().eval())
 
 
-def _refusal(message: str) -> str:
-    """The reason why a pickle was refused, with the global it names, out of torch's long message."""
+def _explain_refusal(message: str) -> str:
+    """Return the reason why a pickle was refused, with the global it names, out of torch's long message."""
     match = re.search(
         r"(?:GLOBAL|class|function|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+(?:\.[\w]+)+)`?", message
     )
@@ -204,7 +204,7 @@ def _refusal(message: str) -> str:
 
 
 def _repair(model: Any) -> nn.Module:
-    """Brings a model that an older torch or YOLOv5 saved up to what the current ones expect."""
+    """Bring a model that an older torch or YOLOv5 saved up to what the current ones expect."""
     if isinstance(model.names, (list, tuple)):
         model.names = dict(enumerate(model.names))
     for module in model.modules():
@@ -220,12 +220,12 @@ def _repair(model: Any) -> nn.Module:
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """The same model with batch normalization folded into the convolutions; changes `model` in place."""
+    """Return the same model with batch normalization folded into the convolutions; change `model` in place."""
     return model.fuse()  # type: ignore[operator, no-any-return]
 
 
 def save(model: nn.Module, path: Path, epoch: int = -1) -> None:
-    """Writes an ordinary YOLOv5 checkpoint (float16, as the package's own `strip_optimizer` leaves it), whole."""
+    """Write an ordinary YOLOv5 checkpoint (float16, as the package's own `strip_optimizer` leaves it), whole."""
     half = deepcopy(model).half().eval()
     for name in ("hyp", "_hooks"):
         if name in vars(half):

@@ -17,7 +17,7 @@ from depers.datasets.labels import Labels, parse_yolo
 from depers.datasets.splits import group_names
 from depers.datasets.sprite_bank import sprite_id
 from depers.detection.settings import InferenceSettings
-from depers.detection.tiling import View, whole
+from depers.detection.tiling import View, view_whole
 from depers.errors import UserError, typed_reason
 from depers.extraction import inpainting
 from depers.extraction.nesting import NestedSprite, Nesting, group_boxes
@@ -154,7 +154,7 @@ def _take_apart(job: ExtractionJob, path: str, row: TableRow, image: DecodedImag
     view = None
     if job.verification:
         imgsz, stride = job.verification.inference.imgsz, job.verification.stride
-        view = whole(rgb, size_wh, imgsz, stride, half_stride_pad=False)
+        view = view_whole(rgb, size_wh, imgsz, stride, half_stride_pad=False)
     return DecomposedImage(row, sprite_rows, jpeg, view, remaining_boxes)
 
 

@@ -37,7 +37,7 @@ class ChunkHeading(NamedTuple):
     layout: bytes
 
 
-def read_chunks(job: PassJob, unit: Unit, finished: frozenset[int]) -> Iterator[ChunkHeading | Chunk | ArchiveEnd]:
+def read_chunks(job: PassJob, unit: Unit, numbers_done: frozenset[int]) -> Iterator[ChunkHeading | Chunk | ArchiveEnd]:
     """Yield the archive's chunks that are not finished, each after its heading, then its end."""
     (entry,) = unit.entries
     if entry.size < 0:
@@ -50,7 +50,7 @@ def read_chunks(job: PassJob, unit: Unit, finished: frozenset[int]) -> Iterator[
             for content in archive_format.read(file, entry.size, job.rules):
                 if isinstance(content, ArchiveEnd):
                     yield content
-                elif content.number not in finished:
+                elif content.number not in numbers_done:
                     files = tuple(member.number for member in content.members if member.number >= 0)
                     yield ChunkHeading(content.number, files, layout)
                     yield content

@@ -121,8 +121,8 @@ def _read_table(uri: str, version_key: bytes | None) -> pa.Table:
         raise UserError(f"{uri}: no such table of boxes") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{uri}: must be a Parquet table of boxes ({one_line(error)})") from None
-    if missing := [name for name in _REQUIRED if name not in table.schema.names]:
-        raise UserError(f"{uri}: must have the columns path and boxes, but has no {missing[0]}")
+    if absent := [name for name in _REQUIRED if name not in table.schema.names]:
+        raise UserError(f"{uri}: must have the columns path and boxes, but has no {absent[0]}")
     if table.schema.field("boxes").type.value_type.get_field_index("x_min") < 0:
         raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(EDGES)}")
     _check_version(uri, table, version_key)

@@ -78,6 +78,6 @@ class PassOptions(CheckedOptions):
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
-def thresholds_of(options: PassOptions) -> dict[str, float]:
+def read_class_thresholds(options: PassOptions) -> dict[str, float]:
     """Return the least confidence by class, where a file says so. Raises UserError."""
     return read_thresholds(options.thresholds) if options.thresholds else {}

@@ -193,8 +193,8 @@ class _OpenArchive:
     chunks: int = -1
 
 
-def run(plan: PassRun, todo: Sequence[Unit]) -> Iterator[Row]:
-    """Do the units; yield the `statuses` of each unit, chunk and archive as it is done, and end when all are."""
+def run(plan: PassRun, todo: Sequence[Unit]) -> Iterator[list[str]]:
+    """Do the units; yield the statuses of the rows of each unit, chunk and archive as it is done."""
     import ray
     import ray.data
 
@@ -212,15 +212,15 @@ def run(plan: PassRun, todo: Sequence[Unit]) -> Iterator[Row]:
                 if archive.chunks_done == archive.chunks:
                     assemblies.append(assemble_remotely.remote(plan.job, archive.unit, archive.end))
             if row["statuses"]:
-                yield {"statuses": row["statuses"]}
+                yield row["statuses"]
             completed, assemblies = (
                 ray.wait(assemblies, num_returns=len(assemblies), timeout=0) if assemblies else ([], [])
             )
             for status in ray.get(completed):
-                yield {"statuses": [status]}
+                yield [status]
         while assemblies:
             (completed,), assemblies = ray.wait(assemblies)
-            yield {"statuses": [ray.get(completed)]}
+            yield [ray.get(completed)]
 
 
 @contextmanager

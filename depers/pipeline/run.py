@@ -1,4 +1,4 @@
-"""Runs the steps of a pass on Ray, resumed, followed and accounted for; what verbs that look at images share."""
+"""A pass as a whole, resumed, followed and accounted for: what verbs that look at images share."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from depers.detection.settings import InferenceSettings, parse_weights, read_che
 from depers.errors import UserError
 from depers.pipeline import ray_data
 from depers.pipeline.box_sources import BoxSource, RowsByPath
-from depers.pipeline.options import PassOptions, thresholds_of
+from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob, Row
 from depers.pipeline.workers import inspect_weights
@@ -25,7 +25,7 @@ from depers.storage import Entry
 def make_job(
     options: PassOptions,
     schema: pa.Schema,
-    last: Callable[[str], Finish],
+    make_finish: Callable[[str], Finish],
     *,
     multi_label: bool = False,
     half_stride_pad: bool = False,
@@ -34,12 +34,12 @@ def make_job(
     boxes: BoxSource | None = None,
     device: str | None = None,
 ) -> PassJob:
-    """Return the options as a job for the workers; `last` makes the last step, given OUT.
+    """Return the options as a job for the workers; `make_finish` makes the last step for an absolute OUT.
 
-    `device` is cpu or cuda (default: what `--device` means on this cluster). Raises UserError for a malformed class
+    `device` is cpu or cuda (default: what `--device` means on this cluster). Raise UserError for a malformed class
     map, or where there is no GPU.
     """
-    thresholds = thresholds_of(options)
+    out, thresholds = storage.absolute(options.out), read_class_thresholds(options)
     settings = InferenceSettings(
         imgsz=options.imgsz,
         confidence=min([options.confidence, *thresholds.values()]),  # also for classes that have no threshold
@@ -52,7 +52,7 @@ def make_job(
     )
     return PassJob(
         input=storage.absolute(options.input),
-        out=storage.absolute(options.out),
+        out=out,
         weights=tuple(parse_weights(text) for text in options.weights),
         classes=options.classes,
         settings=settings,
@@ -60,7 +60,7 @@ def make_job(
         max_megapixels=options.max_megapixels,
         half_stride_pad=half_stride_pad,
         schema=schema,
-        finish=last(storage.absolute(options.out)),
+        finish=make_finish(out),
         mirrors=mirrors,
         keep=keep,
         tile=options.tile,
@@ -69,81 +69,80 @@ def make_job(
     )
 
 
-def class_names(options: PassOptions) -> list[str]:
-    """The names of the classes that the weights give. Raises UserError."""
+def read_class_names(options: PassOptions) -> list[str]:
+    """Return the names of the classes that the weights give. Raise UserError."""
     import ray
 
-    job = make_job(options, pa.schema([]), lambda out: _nothing)
+    job = make_job(options, pa.schema([]), lambda out: _skip_finish)
     return list(ray.get(ray.remote(inspect_weights).remote(job, read_checkpoints(job.weights)))[0])
 
 
-def _nothing(item: Item, boxes: Sequence[Row]) -> Outcome:
+def _skip_finish(item: Item, boxes: Sequence[Row]) -> Outcome:
     return Outcome({})
 
 
 class Summary(NamedTuple):
-    """What a pass did: the units that account for every input, the class names, and how fast it went."""
+    """What a pass did: the units that account for every input, those of an earlier run, class names and speed."""
 
     job: PassJob
     units: list[Unit]
+    units_before: int
     class_names: list[str]
     speed: Speed
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows of all inputs, unit by unit. Raises RuntimeError unless every input has exactly one."""
+        """Yield the rows of all inputs, unit by unit. Raise RuntimeError unless every input has exactly one."""
         return units.read_records(self.job.out, self.units, self.job.schema)
 
 
 def run(
     job: PassJob, options: PassOptions, entries: Sequence[Entry] | None = None, rows: RowsByPath | None = None
 ) -> Summary:
-    """Runs the job on the Ray cluster, resuming what OUT already holds.
+    """Run the job on the Ray cluster, resuming what OUT already holds.
 
-    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raises
+    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raise
     UserError for a wrong INPUT, OUT, weights or classes.
     """
     import ray
 
     checkpoints = read_checkpoints(job.weights)
     reference = ray.put(checkpoints)
-    inspection = (
-        ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, reference)
-    )  # imports torch; we list meanwhile
+    # It imports torch; INPUT is listed meanwhile.
+    inspection = ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, reference)
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
-    everything = plan(job.input) if entries is None else units.cut(entries)
+    all_units = plan_units(job.input) if entries is None else units.cut(entries)
     class_names, stride = ray.get(inspection)
     units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
     recorded, finished_chunks = units.list_finished(job.out), units.find_chunks(job.out)
-    todo = [unit for unit in everything if unit.name not in recorded]
+    todo = [unit for unit in all_units if unit.name not in recorded]
     # Chunks of an archive that was finished, or has changed since, are of no use.
     for name in finished_chunks.keys() - {unit.name for unit in todo}:
         units.remove_chunks(job.out, name, finished_chunks[name])
     staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
-    about = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
-    skipped = len(everything) - len(todo)
-    report(f"{units.count_inputs(everything)}, {skipped} of {len(everything)} units done before; {about}")
+    topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
+    units_before = len(all_units) - len(todo)
+    report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
     speed = Speed(0, 0.0, None)
     if todo:
         if rows is None and job.boxes is not None and not job.boxes.labels:
             rows = RowsByPath(job.boxes.uri)
         work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks), todo)
         total = sum(len(unit.entries) for unit in todo)
-        statuses = (row["statuses"] for row in work)
-        speed = follow(statuses, None if any(unit.archive for unit in todo) else total)
-    return Summary(job, everything, class_names, speed)
+        speed = follow(work, None if any(unit.archive for unit in todo) else total)
+    return Summary(job, all_units, units_before, class_names, speed)
 
 
-def plan(folder: str) -> list[Unit]:
-    """The units of everything in INPUT. Raises UserError where there is nothing, or what only OUT may hold."""
-    found = units.cut(storage.list_files(folder))
-    if not found:
+def plan_units(folder: str) -> list[Unit]:
+    """Return the units of everything in INPUT. Raise UserError where there is nothing, or what only OUT may hold."""
+    all_units = units.cut(storage.list_files(folder))
+    if not all_units:
         raise UserError(f"{folder}: must hold at least one file, but is empty")
-    if any(entry.path.startswith(f"{units.FOLDER}/") for unit in found for entry in unit.entries):
+    if any(entry.path.startswith(f"{units.FOLDER}/") for unit in all_units for entry in unit.entries):
         raise UserError(f"{folder}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
-    return found
+    return all_units
 
 
 def refuse_overlap(job: PassJob) -> None:
-    """Raises UserError where INPUT and OUT lie in each other."""
+    """Raise UserError where INPUT and OUT lie in each other."""
     if storage.overlap(job.input, job.out):
         raise UserError(f"OUT must lie outside INPUT and INPUT outside OUT, but got {job.input} and {job.out}")

@@ -154,7 +154,7 @@ def prepare(job: PassJob, item: Item, stride: int) -> Item:
             return checked
         least = None if job.half_stride_pad else job.settings.imgsz  # `yolov5 val` shrinks what it has decoded whole
         rgb, image = _decode_for_detection(item.data, header, least)
-        view = tiling.whole(rgb, checked.size_wh, job.settings.imgsz, stride, job.half_stride_pad)
+        view = tiling.view_whole(rgb, checked.size_wh, job.settings.imgsz, stride, job.half_stride_pad)
         return replace(checked, view=view, image=image)
     except ImageError as error:
         return replace(item, reason=str(error))
@@ -235,8 +235,8 @@ def _complete_detection(
         elif detector is None:
             boxes = []
         elif item.view is not None and answer is not None:
-            merged = tiling.merge([item.view.locate(answer)], job.settings, item.size_wh)
-            boxes = _to_rows(job, merged, detector, 0)
+            detections = tiling.merge([item.view.locate(answer)], job.settings, item.size_wh)
+            boxes = _to_rows(job, detections, detector, 0)
         else:
             boxes = _detect_all_views(job, item, detector)
         return DetectedItem(without_view, boxes)
@@ -251,13 +251,13 @@ def _detect_all_views(job: PassJob, item: Item, detector: "Detector") -> list[Ro
     rows = []
     with memory_slot(item.size_wh):
         for number, rgb in enumerate(decode_frames(item.data, job.max_megapixels, item.header)):
-            detections: list[Detections] = []
-            views = tiling.views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
+            view_detections: list[Detections] = []
+            views = tiling.make_views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
             while batch := list(islice(views, job.batch_size)):
                 answers = detector([view.canvas for view in batch])
-                detections += [view.locate(answer) for view, answer in zip(batch, answers, strict=True)]
-            merged = tiling.merge(detections, job.settings, (rgb.shape[1], rgb.shape[0]))
-            rows += _to_rows(job, merged, detector, number)
+                view_detections += [view.locate(answer) for view, answer in zip(batch, answers, strict=True)]
+            frame_detections = tiling.merge(view_detections, job.settings, (rgb.shape[1], rgb.shape[0]))
+            rows += _to_rows(job, frame_detections, detector, number)
     return rows
 
 

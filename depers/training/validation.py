@@ -73,7 +73,7 @@ def predict(
             sizes_wh.append(sample.image.shape[1::-1])
             samples.append(letterbox_sample(sample, canvases_wh[index]))
         batch = collate(samples, list(unlabelled[members]))
-        detections, levels = detector.with_raw(batch.images)
+        detections, levels = detector.detect_with_raw(batch.images)
         if loss:
             mask = torch.from_numpy(batch.unlabelled).to(device) if batch.unlabelled.any() else None
             with torch.inference_mode():

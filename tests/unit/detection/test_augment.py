@@ -8,7 +8,7 @@ import torch
 
 from depers.boxes import intersection_over_union
 from depers.detection import yolo
-from depers.detection.detector import Detector, scaled
+from depers.detection.detector import Detector, scale_images
 from depers.detection.settings import InferenceSettings, Weights
 
 
@@ -51,7 +51,7 @@ def test_four_levels_equal_the_package(tmp_path: Path) -> None:
 def test_scaled_is_padded_to_the_stride(
     size_wh: tuple[int, int], scale: float, stride: int, expected_wh: tuple[int, int]
 ) -> None:
-    assert scaled(torch.rand(1, 3, size_wh[1], size_wh[0]), scale, stride).shape[2:] == expected_wh[::-1]
+    assert scale_images(torch.rand(1, 3, size_wh[1], size_wh[0]), scale, stride).shape[2:] == expected_wh[::-1]
 
 
 def test_what_is_found_stays_where_it_is(data: Path) -> None:

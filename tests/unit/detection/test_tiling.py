@@ -12,7 +12,7 @@ from depers.detection.settings import InferenceSettings
 
 @given(st.integers(1, 5000), st.integers(64, 1500))
 def test_tiles_cover_and_overlap(length: int, tile: int) -> None:
-    starts = tiling.starts(length, tile)
+    starts = tiling.find_tile_starts(length, tile)
     assert starts[0] == 0 and (starts[-1] + tile == length or length <= tile)
     steps = np.diff(starts)
     assert (steps > 0).all() and (steps <= np.ceil(tile * (1 - tiling.OVERLAP))).all()
@@ -29,8 +29,8 @@ def found(boxes: list[list[float]], confidences: list[float], classes: list[int]
 
 def test_every_pixel_is_seen_and_located() -> None:
     rgb = np.zeros((700, 1000, 3), np.uint8)
-    looks = list(tiling.views(rgb, 320, 32, False, 400))
-    assert len(looks) == 1 + len(tiling.starts(700, 400)) * len(tiling.starts(1000, 400))
+    looks = list(tiling.make_views(rgb, 320, 32, False, 400))
+    assert len(looks) == 1 + len(tiling.find_tile_starts(700, 400)) * len(tiling.starts(1000, 400))
     seen = np.zeros((700, 1000), bool)
     for view in looks[1:]:
         width, height = view.frame.size_wh
@@ -43,8 +43,8 @@ def test_every_pixel_is_seen_and_located() -> None:
 
 
 def test_small_images_have_no_tiles() -> None:
-    assert len(list(tiling.views(np.zeros((300, 400, 3), np.uint8), 320, 32, False, 400))) == 1
-    assert len(list(tiling.views(np.zeros((300, 900, 3), np.uint8), 320, 32, False, None))) == 1
+    assert len(list(tiling.make_views(np.zeros((300, 400, 3), np.uint8), 320, 32, False, 400))) == 1
+    assert len(list(tiling.make_views(np.zeros((300, 900, 3), np.uint8), 320, 32, False, None))) == 1
 
 
 @pytest.mark.parametrize(
