@@ -18,7 +18,7 @@ def detector(path: Path, **how: object) -> Detector:
 
 def everything(path: Path, images: torch.Tensor) -> torch.Tensor:
     """The augmented predictions at all places, (B, N, 5 + C) as the package gives them: no objectness is below -1."""
-    image, rows = detector(path)._networks[0].augmented(images, confidence=-1)
+    image, rows = detector(path)._networks[0].predict_augmented(images, confidence=-1)
     return rows[image.argsort(stable=True)].reshape(len(images), -1, rows.shape[1])
 
 

@@ -30,7 +30,7 @@ def found(boxes: list[list[float]], confidences: list[float], classes: list[int]
 def test_every_pixel_is_seen_and_located() -> None:
     rgb = np.zeros((700, 1000, 3), np.uint8)
     looks = list(tiling.make_views(rgb, 320, 32, False, 400))
-    assert len(looks) == 1 + len(tiling.find_tile_starts(700, 400)) * len(tiling.starts(1000, 400))
+    assert len(looks) == 1 + len(tiling.find_tile_starts(700, 400)) * len(tiling.find_tile_starts(1000, 400))
     seen = np.zeros((700, 1000), bool)
     for view in looks[1:]:
         width, height = view.frame.size_wh
