@@ -181,7 +181,7 @@ def build(options_type: type[T], values: Mapping[str, Any]) -> T:
         if name not in fields:
             similar = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
-            raise TypeError(f"{name!r} is no option of {options_type.__module__.rpartition('.')[2]}{hint}")
+            raise TypeError(f"{name!r} is no option{hint}")
     hints = typing.get_type_hints(options_type)
     return options_type(**{name: _plain(value, *_value_type(hints[name])) for name, value in values.items()})
 

@@ -86,7 +86,7 @@ def test_a_detector_refuses_what_will_not_do(weights: str, scene: Image.Image) -
         depers.Detector()
     with pytest.raises(depers.UserError, match="no such weights file"):
         depers.Detector("none.pt")
-    with pytest.raises(TypeError, match=r"'confidense' is no option of detect; did you mean confidence\?"):
+    with pytest.raises(TypeError, match=r"'confidense' is no option; did you mean confidence\?"):
         depers.Detector(weights, confidense=0.2)
     detector = depers.Detector(weights, imgsz=320)
     for data in (b"", b"no image", encode(scene)[:900]):

@@ -159,7 +159,7 @@ def test_python_may_give_paths_sequences_and_single_values() -> None:
 
 
 def test_python_is_told_of_an_unknown_option() -> None:
-    with pytest.raises(TypeError, match=r"'weight' is no option of test_options; did you mean weights\?"):
+    with pytest.raises(TypeError, match=r"'weight' is no option; did you mean weights\?"):
         build(Options, {"weight": "a.pt"})
 
 
