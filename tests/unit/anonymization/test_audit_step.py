@@ -11,8 +11,11 @@ from PIL import Image
 
 from depers.anonymization import audit_step
 from depers.anonymization.audit_report import FindingStatistics, make_report
-from depers.anonymization.audit_step import check_item, measure_coverage
-from depers.anonymization.manifest import SCHEMA, WrittenRows
+from depers.anonymization.audit_step import FindingRow, check_item, measure_coverage
+from depers.anonymization.manifest import SCHEMA, ManifestRow, WrittenRows
+from depers.detection import detections
+from depers.detection.detections import DetectionRow
+from depers.errors import UserError
 from depers.pipeline.steps import Item
 from depers.storage import tables
 
@@ -117,3 +120,17 @@ def test_the_report_lists_and_escapes(tmp_path: Path) -> None:
     page = make_report(str(tmp_path), wrong, places, with_detector=True)
     assert "&lt;b&gt;.jpg" in page and "<b>" not in page and "data:image/jpeg" in page and "Not checked" not in page
     assert "Not checked" in make_report(str(tmp_path), FindingStatistics(), {}, with_detector=False)
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    for metadata in (None, {"depers.manifest": "1"}, {"depers.detections": "2"}):
+        table = pa.Table.from_pylist([], schema=SCHEMA.with_metadata(metadata))
+        tables.write_table(str(tmp_path / "m.parquet"), table)
+        with pytest.raises(UserError, match="must be a table of version 2, but its version is (none|1)"):
+            WrittenRows(str(tmp_path / "m.parquet"))
+
+
+def test_rows_have_the_columns_of_their_tables() -> None:
+    assert {*ManifestRow._fields, "output_offset"} == set(SCHEMA.names)
+    assert set(FindingRow._fields) == set(audit_step.SCHEMA.names)
+    assert set(DetectionRow._fields) == set(detections.SCHEMA.names)

@@ -95,3 +95,26 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         RowsByPath(str(tmp_path / "text.parquet"))
     with pytest.raises(UserError, match="has no boxes"):
         RowsByPath(write(tmp_path / "x.parquet", [{"path": "a"}], pa.schema([("path", pa.string())])))
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "message"),
+    [
+        ("detected", {"depers.detections": "2"}, ""),
+        ("clean", {"depers.manifest": "2"}, ""),
+        ("detected", None, ""),  # edited by a program that loses the version
+        ("ok", None, "status must be one of .*, but is 'ok'"),
+        ("detected", {"depers.detections": "1"}, "must be a table of version 2, but its version is 1"),
+        ("clean", {"depers.manifest": "3"}, "must be a table of version 2, but its version is 3"),
+    ],
+)
+def test_tables_of_another_version_are_refused(
+    tmp_path: Path, status: str, metadata: dict[str, str] | None, message: str
+) -> None:
+    rows = [{"path": "a.jpg", "status": status, "boxes": [BOX]}]
+    table = write(tmp_path / "d.parquet", rows, SCHEMA.with_metadata(metadata))
+    if not message:
+        assert list(RowsByPath(table)) == ["a.jpg"]
+        return
+    with pytest.raises(UserError, match=message):
+        RowsByPath(table)
