@@ -1,8 +1,8 @@
 """depers in Python: a detector, redaction and metadata of one image, and every verb of the command line as a function.
 
 Nothing here prints. What the user can put right is raised as `UserError`. The functions of verbs take the options of
-the command line as keyword arguments (as NumPy arrays, lists or paths where that is natural), start a local Ray where
-none runs (and end it), and return what the verb did.
+the command line as keyword arguments (paths may be `Path`s, several values any sequence), start a local Ray where none
+runs (and end it), and return what the verb did.
 """
 
 import importlib
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from depers.commands.anonymize import AnonymizeResult
+    from depers.commands.anonymize import Options as AnonymizeOptions
     from depers.commands.audit import AuditResult
     from depers.commands.demo import DemoResult
     from depers.commands.detect import DetectResult
@@ -119,14 +120,11 @@ def redact(
     where the bytes are no image that can be redacted.
     """
     from depers.anonymization.redact_step import split_by_frame
-    from depers.commands import anonymize
     from depers.imaging.headers import ImageError, read_header
-    from depers.options import build
     from depers.redaction.files import redact_file
 
-    values = {"mode": mode, "margin": margin, "keep_metadata": keep_metadata}
-    values |= {} if max_megapixels is None else {"max_megapixels": max_megapixels}
-    options = build(anonymize.Options, {"input": "images", "out": "redacted", "weights": "unused"} | values)
+    limits = {} if max_megapixels is None else {"max_megapixels": max_megapixels}
+    options = _check_redaction(mode=mode, margin=margin, keep_metadata=keep_metadata, **limits)
     rows = [box._asdict() for box in _as_detections(boxes)]
     try:
         header = read_header(data, options.max_megapixels)
@@ -141,6 +139,14 @@ def redact(
     except ImageError as error:
         raise UserError(f"the image {error}") from None
     return redacted.data
+
+
+def _check_redaction(**values: Any) -> "AnonymizeOptions":
+    """Return options of `depers anonymize`, of which only these are of interest. Raises UserError."""
+    from depers.commands.anonymize import Options
+    from depers.options import build
+
+    return build(Options, {"input": "images", "out": "redacted", "weights": "of no interest"} | values)
 
 
 def _as_detections(boxes: "Sequence[Detection] | ArrayLike") -> list[Detection]:
@@ -164,13 +170,9 @@ def find_metadata(data: bytes, keep_metadata: Sequence[str] = ()) -> list[str]:
     `keep_metadata` names what may be there: date, camera, gps. Bytes that are no image, or a damaged one, are a line
     as well. Raises UserError for another name.
     """
-    from depers.imaging.metadata.exif import GROUPS
     from depers.imaging.metadata.residue import find_residue
 
-    for name in keep_metadata:
-        if name not in GROUPS:
-            raise UserError(f"--keep-metadata must be one of {', '.join(GROUPS)}, but got {name!r}")
-    return find_residue(data, keep_metadata)
+    return find_residue(data, _check_redaction(keep_metadata=keep_metadata).keep_metadata)
 
 
 def normalize(raw: PathLike, out: PathLike, **options: Any) -> "NormalizeResult":

@@ -143,7 +143,7 @@ def test_metadata_is_found_until_it_is_redacted(scene: Image.Image) -> None:
     exif[0x0132], exif[0x010F] = "2026:01:01 12:00:00", "a maker"
     data = encode(scene, exif=exif, comment=b"by a person")
     assert depers.find_metadata(data) == ["EXIF tag 0x010F", "EXIF tag 0x0132", "comment"]
-    assert depers.find_metadata(data, ["date"]) == ["EXIF tag 0x010F", "comment"]
+    assert depers.find_metadata(data, ["date"]) == depers.find_metadata(data, "date") == ["EXIF tag 0x010F", "comment"]
     assert depers.find_metadata(depers.redact(data, [])) == []
     kept = depers.redact(data, [], keep_metadata=["date"])
     assert depers.find_metadata(kept) == ["EXIF tag 0x0132"] and depers.find_metadata(kept, ["date"]) == []
