@@ -39,7 +39,7 @@ def join(rank: int, port: int) -> ProcessGroup:
 
 
 def compute_gradients(group: ProcessGroup) -> dict[str, torch.Tensor]:
-    """Gradients and running statistics of a step on the group's part of eight images, in float64."""
+    """Compute gradients and running statistics of a step on the group's part of eight images, in float64."""
     torch.manual_seed(0)
     model = yolo.build("yolov5n", NAMES).double()
     model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
@@ -83,10 +83,12 @@ def save_gradients(rank: int, port: int, file: str) -> None:
 
 def test_gradients_of_two_workers_are_those_of_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(save_gradients, (find_free_port(), str(tmp_path / "two.pt")), nprocs=2)
-    one, two = compute_gradients(ProcessGroup()), torch.load(tmp_path / "two.pt")
-    assert len(one) == len(two) > 280
-    for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, rtol=1e-6, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+    expected, shared = compute_gradients(ProcessGroup()), torch.load(tmp_path / "two.pt")
+    assert len(expected) == len(shared) > 280
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            shared[name], gradient, rtol=1e-6, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def make_options(root: Path, out: Path, **values: object) -> Options:
@@ -95,7 +97,7 @@ def make_options(root: Path, out: Path, **values: object) -> Options:
 
 
 def work(rank: int, port: int, options: Options, disk: str) -> None:
-    """One of two processes that train together."""
+    """Be one of two processes that train together."""
     group = join(rank, port)
     writer = CheckpointWriter(options.out) if rank == 0 else None
     train(options, read_splits(options.dataset), group, None, writer, disk=disk)
@@ -105,7 +107,7 @@ def work(rank: int, port: int, options: Options, disk: str) -> None:
 
 
 def note_plans(rank: int, port: int, options: Options, notes: str) -> None:
-    """Trains as `work` does, and writes down the images of every batch that this process plans."""
+    """Train as `work` does, and write down the images of every batch that this process plans."""
     plans: list[list[int]] = []
     plan = Batches.plan
 
@@ -135,18 +137,18 @@ def test_all_workers_draw_the_same_images_by_their_weights(tmp_path: Path) -> No
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
     root, disk = write_dataset(tmp_path / "data", count=13), str(tmp_path / "decoded")  # an odd batch is among them
     values = {"nominal_batch": 16, "cache": "disk", "sync_batch_norm": True}
-    one, two = (make_options(root, tmp_path / f"out{workers}", workers=workers, **values) for workers in (1, 2))
-    writer = CheckpointWriter(one.out)
-    train(one, read_splits(one.dataset), ProcessGroup(), None, writer, disk=disk)
+    single, double = (make_options(root, tmp_path / f"out{workers}", workers=workers, **values) for workers in (1, 2))
+    writer = CheckpointWriter(single.out)
+    train(single, read_splits(single.dataset), ProcessGroup(), None, writer, disk=disk)
     writer.close()
-    torch.multiprocessing.spawn(work, (find_free_port(), two, disk), nprocs=2)
-    first, second = read_state(one.out), read_state(two.out)
+    torch.multiprocessing.spawn(work, (find_free_port(), double, disk), nprocs=2)
+    first, second = read_state(single.out), read_state(double.out)
     assert first is not None and second is not None
     for name in ("box", "obj", "cls"):
         assert second["rows"][0][name] == pytest.approx(first["rows"][0][name], rel=1e-3)
     # In float32 the sums of a step differ in their last digits, which batch normalization of few pixels amplifies.
     torch.manual_seed(0)
-    initial = yolo.build("yolov5n", list(read_splits(one.dataset).names)).state_dict()
+    initial = yolo.build("yolov5n", list(read_splits(single.dataset).names)).state_dict()
     names = [name for name in initial if name.endswith("conv.weight")]
     moves = [
         torch.cat([(state["model"][name] - initial[name]).flatten() for name in names]).numpy()

@@ -22,16 +22,16 @@ CONFIDENT = 0.35
 
 @pytest.mark.slow
 def test_what_a_set_does_not_label_is_still_found_there(tmp_path: Path, data: Path) -> None:
-    both = write_dataset(tmp_path / "both", 1, 30, NAMES, SIZE, 50_000)
+    main = write_dataset(tmp_path / "both", 1, 30, NAMES, SIZE, 50_000)
     humans = write_dataset(tmp_path / "humans", 60, 1, ["human"], SIZE, 0)
     cars = write_dataset(tmp_path / "cars", 60, 1, ["car"], SIZE, 1000)
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(HYPERPARAMETERS))
-    joined = read_splits(str(both), [(str(humans), 1.0), (str(cars), 1.0)])
+    splits = read_splits(str(main), [(str(humans), 1.0), (str(cars), 1.0)])
     all_ids = frozenset({0, 1})
-    as_background = joined._replace(train=[example._replace(labelled=all_ids) for example in joined.train])
+    as_background = splits._replace(train=[example._replace(labelled=all_ids) for example in splits.train])
     recalls = {}
-    for name, splits in (("joined", joined), ("as background", as_background)):
-        recalls[name] = measure_recall(splits, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
+    for name, arm in (("joined", splits), ("as background", as_background)):
+        recalls[name] = measure_recall(arm, tmp_path / name, data / "weights" / "yolov5n.pt", tmp_path / "hyp.yaml")
     # Average precision, which sees ranks alone, hardly differs: what half of the images call background is found with
     # half the confidence. 0.42 and 0.11 after 12 epochs.
     assert recalls["joined"] > recalls["as background"] + 0.1, recalls

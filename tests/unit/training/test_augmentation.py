@@ -15,7 +15,7 @@ WILD = PLAIN | {"degrees": 20.0, "shear": 5.0, "perspective": 0.0005}
 
 
 def image(x: int, y: int, width: int, height: int, size_wh: tuple[int, int] = (128, 100)) -> LabelledImage:
-    """A bright box on a dark image, labelled 2."""
+    """Draw a bright box on a dark image, labelled 2."""
     pixels = np.full((size_wh[1], size_wh[0], 3), 20, np.uint8)
     pixels[y : y + height, x : x + width] = 250
     return LabelledImage(pixels, np.array([[2, x, y, x + width, y + height]], np.float64))

@@ -12,7 +12,7 @@ GAINS = yolo.hyperparameters("scratch-low") | {"label_smoothing": 0.1}
 
 
 def model_and_targets(names: list[str], images: int = 4, **gains: float) -> tuple[torch.nn.Module, Tensor, Tensor]:
-    """A model in evaluation-free training mode, a batch (B, 3, 96, 128) and 20 targets."""
+    """Return a model in training mode, a batch (B, 3, 96, 128) and 20 targets."""
     torch.manual_seed(0)
     model = yolo.build("yolov5n", names)
     model.hyp = GAINS | gains  # type: ignore[assignment]

@@ -25,7 +25,7 @@ ROWS = [
 def make_result(
     boxes: list[list[float]], ids: list[int], labels: list[list[float]], label_ids: list[int], number: int = 0
 ) -> ValidationResult:
-    """Detections with confidences 0.9, 0.8, … and labels, boxes xyxy."""
+    """Return detections with confidences 0.9, 0.8, … and labels, boxes xyxy."""
     confidences = np.array([0.9 - 0.1 * n for n in range(len(ids))], np.float32)
     return ValidationResult(
         number,
