@@ -126,7 +126,7 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
     for metadata in (None, {"depers.manifest": "1"}, {"depers.detections": "2"}):
         table = pa.Table.from_pylist([], schema=SCHEMA.with_metadata(metadata))
         tables.write_table(str(tmp_path / "m.parquet"), table)
-        with pytest.raises(UserError, match="must be a table of version 2, but its version is (none|1)"):
+        with pytest.raises(UserError, match=r"must be a table of version 2, but its version is (none|1)"):
             WrittenRows(str(tmp_path / "m.parquet"))
 
 
