@@ -60,26 +60,26 @@ def peak_mib() -> int:
 
 
 def stream(kind: str, source: str, target: str) -> None:
-    """Reads, makes parts, assembles; prints the peak of RSS in MiB before and after."""
+    """Read, encode chunks, assemble; print the peak of RSS in MiB before and after."""
     from depers import storage
     from depers.archives import base as archives
 
     form = registry.load_format(kind)
     before = peak_mib()
     [entry] = storage.list_files(source)
-    parts = Path(target) / "parts"
-    parts.mkdir(parents=True)
+    encoded = Path(target) / "chunks"
+    encoded.mkdir(parents=True)
     with storage.open_entry(source, entry) as file:
         layout = form.read_layout(file)
         for chunk in form.read(file, entry.size, archives.MemberRules((), 1 << 30)):
             if isinstance(chunk, archives.Chunk):
-                part, _ = form.encode_chunk(chunk, [member.data for member in chunk.members], layout)
-                (parts / f"{chunk.number:06}").write_bytes(part)
+                data, _ = form.encode_chunk(chunk, [member.data for member in chunk.members], layout)
+                (encoded / f"{chunk.number:06}").write_bytes(data)
             else:
                 end = chunk
     assert not end.reason, end.reason
     with storage.open_writer(f"{target}/whole") as out:
-        form.assemble((path.read_bytes() for path in sorted(parts.iterdir())), layout, out)
+        form.assemble((path.read_bytes() for path in sorted(encoded.iterdir())), layout, out)
     print(before, peak_mib(), end.members)
 
 

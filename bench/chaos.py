@@ -73,7 +73,7 @@ def start(source: Path, out: Path, weights: str, address: str) -> "subprocess.Po
 
 
 def workers() -> dict[bool, list[psutil.Process]]:
-    """This cluster's processes: those of the job (actors, readers, those that put archives together, the notebook), and
+    """This cluster's processes: those of the job (actors, readers, those that put archives together, the ledger), and
     under False Ray's own.
     """
     found: dict[bool, list[psutil.Process]] = {True: [], False: []}

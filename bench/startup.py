@@ -23,7 +23,7 @@ PARTS = {
     "local Ray": "from depers.cli import start_ray; start_ray()",
     "import ray.data": "import ray.data",
     "import torch": "import torch",
-    "yolov5 beyond torch": "from depers import yolo; yolo.training_parts()",
+    "yolov5 beyond torch": "from depers import yolo; yolo.load_training_parts()",
     "load and fuse the weights": "from pathlib import Path; from depers import yolo; import sys; "
     "yolo.fuse(yolo.load(sys.argv[1], Path(sys.argv[1]).read_bytes()))",
 }

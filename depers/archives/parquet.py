@@ -23,6 +23,7 @@ from depers.archives.base import (
 )
 from depers.errors import REASON_LENGTH, one_line
 from depers.imaging import sniffing
+from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
 _ROW_GROUP_BYTES = 128 * 2**20  # the most that writing one holds in memory
@@ -173,7 +174,7 @@ def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rul
                 label = f"{name}[{row + offset}]" + (f"[{place}]" if len(values) > 1 else "")
                 too_large = len(data) > rules.most_bytes
                 reason = f"must have at most {rules.most_bytes} bytes, but has {len(data)}" if too_large else ""
-                status = "failed" if too_large else ""
+                status = FileStatus.FAILED if too_large else ""
                 yield Member(first, label, len(data), None if too_large else data, status, reason)
                 first += 1
 

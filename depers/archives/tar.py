@@ -11,7 +11,16 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, read_member
+from depers.archives.base import (
+    FOLDER,
+    ArchiveEnd,
+    ArchiveError,
+    Chunk,
+    Member,
+    MemberRules,
+    chunk_members,
+    read_member,
+)
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -109,7 +118,7 @@ def _members(stream: _UnpackedStream, rules: MemberRules) -> Iterator[Member]:
                 name = header.name
                 member = _member(archive, header, index, rules)
                 yield member
-                index += member.status != "folder"
+                index += member.status != FOLDER
                 name = ""
     except UnavailableError:
         raise
@@ -124,7 +133,9 @@ def _members(stream: _UnpackedStream, rules: MemberRules) -> Iterator[Member]:
         RecursionError,
     ) as error:
         if name:
-            yield Member(index, name, -1, None, "failed", f"lost: the archive is damaged or ends here ({error})")
+            yield Member(
+                index, name, -1, None, FileStatus.FAILED, f"lost: the archive is damaged or ends here ({error})"
+            )
         if not index and not name and not stream.problem:
             raise ArchiveError("not a tar archive") from None
         raise ArchiveError(stream.problem or f"cannot be read on after {index} members ({error})") from None
@@ -152,7 +163,7 @@ def _next(archive: Any) -> tarfile.TarInfo | None:
 
 def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules: MemberRules) -> Member:
     if header.isdir():
-        return Member(-1, header.name, 0, None, "folder")
+        return Member(-1, header.name, 0, None, FOLDER)
     if header.islnk() or header.issym():
         kind = "hard" if header.islnk() else "symbolic"
         return Member(index, header.name, 0, None, FileStatus.SKIPPED, f"a {kind} link to {header.linkname}")
@@ -169,7 +180,7 @@ def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -
     offsets: list[int | None] = []
     for member, data in zip(chunk.members, results, strict=True):
         offsets.append(None)
-        if member.status == "folder":
+        if member.status == FOLDER:
             folder = tarfile.TarInfo(member.name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             encoded += folder.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")

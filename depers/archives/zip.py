@@ -12,7 +12,16 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from depers.archives.base import ArchiveEnd, ArchiveError, Chunk, Member, MemberRules, chunk_members, read_member
+from depers.archives.base import (
+    FOLDER,
+    ArchiveEnd,
+    ArchiveError,
+    Chunk,
+    Member,
+    MemberRules,
+    chunk_members,
+    read_member,
+)
 from depers.imaging import sniffing
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
@@ -52,7 +61,7 @@ def _members(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
         for entry in entries:
             member = _member(archive, entry, index, rules, entry.header_offset in overlapping)
             yield member
-            index += member.status != "folder"
+            index += member.status != FOLDER
 
 
 def _find_overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
@@ -68,19 +77,21 @@ def _find_overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: MemberRules, overlaps: bool) -> Member:
     name, size = entry.filename, entry.file_size
     if entry.is_dir():
-        return Member(-1, name, 0, None, "folder")
+        return Member(-1, name, 0, None, FOLDER)
     if stat.S_ISLNK(entry.external_attr >> 16):
         return Member(index, name, size, None, FileStatus.SKIPPED, "a symbolic link")
     reason = "encrypted" if entry.flag_bits & _ENCRYPTED else "shares its bytes with another member" if overlaps else ""
     if reason:
-        return Member(index, name, size, None, "failed", reason)
+        return Member(index, name, size, None, FileStatus.FAILED, reason)
     try:
         with archive.open(entry) as file:
             return read_member(index, name, size, file, rules, entry.compress_type != zipfile.ZIP_STORED)  # type: ignore[arg-type]
     except UnavailableError:
         raise
     except Exception as error:  # the decompressors raise kinds of their own
-        return Member(index, name, size, None, "failed", f"lost: cannot be unpacked ({error or type(error).__name__})")
+        return Member(
+            index, name, size, None, FileStatus.FAILED, f"lost: cannot be unpacked ({error or type(error).__name__})"
+        )
 
 
 def _read_without_directory(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
@@ -97,12 +108,14 @@ def _read_without_directory(file: BinaryIO, size: int, rules: MemberRules) -> It
         offset += _LOCAL.size + name_length + extra_length
         if name.endswith("/") and not packed:
             index -= 1
-            yield Member(-1, name, 0, None, "folder")
+            yield Member(-1, name, 0, None, FOLDER)
         elif flags & (_ENCRYPTED | _SIZE_FOLLOWS) or method not in (0, 8) or 0xFFFFFFFF in (packed, unpacked):
-            yield Member(index, name, -1, None, "failed", "lost: only the archive's directory could tell where it ends")
+            yield Member(
+                index, name, -1, None, FileStatus.FAILED, "lost: only the archive's directory could tell where it ends"
+            )
             return
         elif packed > rules.most_bytes or unpacked > rules.most_bytes:
-            yield Member(index, name, unpacked, None, "failed", f"must have at most {rules.most_bytes} bytes")
+            yield Member(index, name, unpacked, None, FileStatus.FAILED, f"must have at most {rules.most_bytes} bytes")
         else:
             file.seek(offset)
             yield _unpack(index, name, file.read(packed), (method, crc, packed, unpacked), rules)
@@ -117,7 +130,7 @@ def _unpack(index: int, name: str, raw: bytes, header: tuple[int, int, int, int]
     except zlib.error:
         data = b""
     if len(raw) != packed or len(data) != unpacked or zlib.crc32(data) != crc:
-        return Member(index, name, unpacked, None, "failed", "lost: the archive is damaged or ends here")
+        return Member(index, name, unpacked, None, FileStatus.FAILED, "lost: the archive is damaged or ends here")
     return read_member(index, name, unpacked, io.BytesIO(data), rules, bool(method))
 
 
@@ -128,10 +141,10 @@ def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -
     with zipfile.ZipFile(buffer, "w") as archive:
         for member, data in zip(chunk.members, results, strict=True):
             offsets.append(None)
-            if data is None and member.status != "folder":
+            if data is None and member.status != FOLDER:
                 continue
             entry = zipfile.ZipInfo(member.name, _EPOCH)
-            entry.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10 if member.status == "folder" else 0o644 << 16
+            entry.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10 if member.status == FOLDER else 0o644 << 16
             shrinks = member.deflated and not sniffing.is_compressed_media(data or b"")
             entry.compress_type = zipfile.ZIP_DEFLATED if shrinks else zipfile.ZIP_STORED
             archive.NameToInfo.clear()  # a name may come twice, and zipfile would warn

@@ -86,7 +86,7 @@ def _read_architecture(model: str, folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def training_parts() -> SimpleNamespace:
+def load_training_parts() -> SimpleNamespace:
     """Return YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, bbox_iou."""
     parts = _yolov5()
     return SimpleNamespace(
@@ -109,7 +109,7 @@ _AUGMENTATIONS = (
 _NOT_USED = ("iou_t", "label_smoothing", "anchors")  # known, and either without effect in YOLOv5 too or read elsewhere
 
 
-def hyperparameters(name: str = "scratch-low") -> dict[str, float]:
+def read_hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     """Return hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file.
 
     Rates and gains that a file does not name are YOLOv5's own, augmentations are off. Raise UserError for a file that

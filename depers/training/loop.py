@@ -112,7 +112,7 @@ def train(
     if group.threads:
         torch.set_num_threads(group.threads)
     dtype = _DTYPES[choose_precision(options.precision, torch.device(group.device))]
-    hyp = yolo.hyperparameters(options.hyperparameters)
+    hyp = yolo.read_hyperparameters(options.hyperparameters)
     if options.learning_rate is not None:
         hyp["lr0"] = options.learning_rate
 
@@ -244,7 +244,7 @@ def build(
         warmup_epochs=options.warmup_epochs,
         cosine=options.schedule == "cosine",
     )
-    parts = yolo.training_parts()
+    parts = yolo.load_training_parts()
     decay = hyp["weight_decay"] * options.batch_size * accumulate / nominal_batch
     optimizer = parts.smart_optimizer(model, options.optimizer, hyp["lr0"], hyp["momentum"], decay)
     for parameters in optimizer.param_groups:

@@ -34,7 +34,7 @@ class Loss:
         self, model: nn.Module, names: Sequence[str], sum_over_workers: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         """Take the gains from the model. `sum_over_workers` sums a tensor over the workers, if there are several."""
-        parts = yolo.training_parts()
+        parts = yolo.load_training_parts()
         self._base: Any = parts.ComputeLoss(model)
         self._base.BCEcls.reduction = self._base.BCEobj.reduction = "none"
         self._measure_overlap, self._sum_over_workers = parts.bbox_iou, sum_over_workers

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from training_sets import write_dataset
 
-from depers.detection.yolo import hyperparameters
+from depers.detection.yolo import read_hyperparameters
 from depers.training.batches import Batches
 from depers.training.data import read_splits
 from depers.training.image_cache import ScaledImages, fit_size
@@ -18,7 +18,7 @@ def test_threads_and_processes_make_the_same(tmp_path: Path) -> None:
     images = ScaledImages([example.path for example in splits.train], sizes_wh, "ram")
     images.fill(range(len(sizes_wh)), 2)
     values = {"imgsz": 96, "stride": 32, "batch_size": 4, "seed": 0, "rectangular": False}
-    batches = Batches(splits, images, hyperparameters(), **values)  # type: ignore[arg-type]
+    batches = Batches(splits, images, read_hyperparameters(), **values)  # type: ignore[arg-type]
     threads, processes = Loader(batches, 2, use_processes=False), Loader(batches, 2, use_processes=True)
     for epoch in range(2):  # the processes stay for the second
         plan = [batches.plan(number) for number in range(epoch * batches.per_pass, (epoch + 1) * batches.per_pass)]

@@ -42,7 +42,7 @@ def compute_gradients(group: ProcessGroup) -> dict[str, torch.Tensor]:
     """Compute gradients and running statistics of a step on the group's part of eight images, in float64."""
     torch.manual_seed(0)
     model = yolo.build("yolov5n", NAMES).double()
-    model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
+    model.hyp = yolo.read_hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
     rng = np.random.default_rng(0)
     targets = np.column_stack(
         [

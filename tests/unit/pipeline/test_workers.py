@@ -1,4 +1,4 @@
-"""The whole chain of a pass in one process, without Ray: read, redact, keep the parts, put together, account."""
+"""The whole chain of a pass in one process, without Ray: read, redact, keep the chunks, put together, account."""
 
 import hashlib
 import io
@@ -98,7 +98,7 @@ def test_an_archive_and_its_loose_files_become_the_same(job: PassJob) -> None:
     assert not Path(job.out, "00.png").exists() and not Path(job.out, "_depers/chunks").exists()
 
 
-def test_finished_slices_are_not_done_again(job: PassJob) -> None:
+def test_finished_chunks_are_not_done_again(job: PassJob) -> None:
     [unit] = [one for one in units.cut(storage.list_files(job.input)) if one.archive]
     run_archive(job, unit)
     expected = Path(job.out, "a.tar").read_bytes()

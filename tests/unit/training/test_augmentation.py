@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depers.detection.yolo import hyperparameters
+from depers.detection.yolo import read_hyperparameters
 from depers.seeds import Branch, random_for
 from depers.training.augmentation import LabelledImage, augment, letterbox_sample, make_mosaic
 
-CALM = hyperparameters("no-augmentation")
+CALM = read_hyperparameters("no-augmentation")
 PLAIN = CALM | {"scale": 0.3, "translate": 0.1, "fliplr": 0.5, "flipud": 0.5}
 WILD = PLAIN | {"degrees": 20.0, "shear": 5.0, "perspective": 0.0005}
 
@@ -80,7 +80,7 @@ def test_mixup_shows_and_labels_both() -> None:
 
 
 def test_the_same_key_gives_the_same_image() -> None:
-    hyp = hyperparameters("scratch-high")
+    hyp = read_hyperparameters("scratch-high")
     tiles = [image(10 * n, 10 * n, 20, 20) for n in range(1, 5)]
     first, second = (make_mosaic(tiles, 96, random_for(7, Branch.AUGMENTATION), hyp) for _ in range(2))
     assert (first.image == second.image).all() and (first.labels == second.labels).all()
@@ -100,7 +100,7 @@ def test_the_packages_hyperparameters_work(name: str) -> None:
         [image(40, 40, 30, 30)] * 4,
         64,
         random_for(0, Branch.AUGMENTATION),
-        hyperparameters(name),
+        read_hyperparameters(name),
         [image(9, 9, 20, 20)] * 4,
     )
     assert sample.image.shape == (64, 64, 3)

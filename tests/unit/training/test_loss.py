@@ -8,7 +8,7 @@ from torch import Tensor
 from depers.detection import yolo
 from depers.training.loss import Loss, find_perhaps_unlabelled
 
-GAINS = yolo.hyperparameters("scratch-low") | {"label_smoothing": 0.1}
+GAINS = yolo.read_hyperparameters("scratch-low") | {"label_smoothing": 0.1}
 
 
 def model_and_targets(names: list[str], images: int = 4, **gains: float) -> tuple[torch.nn.Module, Tensor, Tensor]:
@@ -32,7 +32,7 @@ def test_it_is_the_packages_where_everything_is_labelled(
 ) -> None:
     model, images, targets = model_and_targets(names, **gains)
     predictions = [level.detach().requires_grad_() for level in model(images)]
-    package_loss, package_items = yolo.training_parts().ComputeLoss(model)(predictions, targets[:target_count])
+    package_loss, package_items = yolo.load_training_parts().ComputeLoss(model)(predictions, targets[:target_count])
     package_gradients = torch.autograd.grad(package_loss, predictions, retain_graph=True)
     for unlabelled in (None, torch.zeros(4, len(names), dtype=torch.bool)):
         loss, items = Loss(model, names)(predictions, targets[:target_count], unlabelled)
@@ -87,7 +87,7 @@ def test_missing_labels_have_no_gradient() -> None:
     for unlabelled, learns in (([[True, False, True]], False), ([[False, False, False]], True)):
         loss, _ = Loss(model, names)(predictions, targets, torch.tensor(unlabelled))
         gradients = torch.autograd.grad(loss, predictions)
-        places = yolo.training_parts().ComputeLoss(model).build_targets(predictions, targets)[2]
+        places = yolo.load_training_parts().ComputeLoss(model).build_targets(predictions, targets)[2]
         for gradient, place in zip(gradients, places, strict=True):
             assigned = torch.zeros(gradient.shape[:4], dtype=torch.bool)
             assigned[place] = True

@@ -14,7 +14,7 @@ from depers.training.model import build_model, weigh_images
 from depers.training.options import Options
 
 SIZES = np.random.default_rng(0).uniform(8, 120, (200, 2))
-HYP = yolo.hyperparameters()
+HYP = yolo.read_hyperparameters()
 NAMES = ["car", "head"]
 
 
@@ -100,14 +100,14 @@ def test_wrong_hyperparameters_are_refused(tmp_path: Path, content: object, mess
     path = tmp_path / "hyp.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=message):
-        yolo.hyperparameters(str(path))
+        yolo.read_hyperparameters(str(path))
     with pytest.raises(UserError, match=r"--hyperparameters must be one of .*scratch-low.* but got 'nothing'"):
-        yolo.hyperparameters("nothing")
+        yolo.read_hyperparameters("nothing")
 
 
 def test_missing_hyperparameters_are_yolov5s_and_no_augmentation(tmp_path: Path) -> None:
     (tmp_path / "hyp.yaml").write_text("box: 0.1\nanchors: 4\n")
-    hyp = yolo.hyperparameters(str(tmp_path / "hyp.yaml"))
+    hyp = yolo.read_hyperparameters(str(tmp_path / "hyp.yaml"))
     assert (hyp["box"], hyp["obj"], hyp["lr0"], hyp["mosaic"], hyp["fliplr"]) == (0.1, 1.0, 0.01, 0.0, 0.0)
     model = build_model(Options("data", "out", imgsz=128), NAMES, SIZES, hyp, [])
     assert model.model[-1].anchors.shape == (3, 4, 2)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.detection.yolo import hyperparameters
+from depers.detection.yolo import read_hyperparameters
 from depers.training.schedule import Rates, make_schedule
 
-HYP = hyperparameters("scratch-low")
+HYP = read_hyperparameters("scratch-low")
 
 
 @given(st.integers(1, 20), st.integers(1, 60), st.integers(1, 8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers.detection.yolo import hyperparameters
+from depers.detection.yolo import read_hyperparameters
 from depers.evaluation.metrics import measure
 from depers.training import image_cache, report
 from depers.training.batches import Batches
@@ -90,7 +90,7 @@ def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
         for name, split in (("train", data.train), ("val", data.val))
     }
     batches = Batches(
-        data, images["train"], hyperparameters(), imgsz=96, stride=32, batch_size=4, seed=0, rectangular=False
+        data, images["train"], read_hyperparameters(), imgsz=96, stride=32, batch_size=4, seed=0, rectangular=False
     )
     results = [make_result([A], [0], [A, B], [0, 3], number) for number in range(3)]
     first = batches.make_batch(batches.plan(0))

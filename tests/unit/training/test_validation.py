@@ -22,7 +22,7 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
     torch.manual_seed(0)
     checkpoint = serialize_weights(yolo.build("yolov5n", splits.names), 0)
     model = yolo.load("last.pt", checkpoint)
-    model.hyp = yolo.hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
+    model.hyp = yolo.read_hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
     canvases = validation.choose_canvases(splits.val, 96, 32)
     images = [read_scaled(example.path, fit_size(example.size_wh, 96)) for example in splits.val]
     results, losses = validation.predict(
@@ -45,6 +45,6 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
     inputs = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         _, levels = model(inputs)
-        expected = yolo.training_parts().ComputeLoss(model)(levels, torch.from_numpy(batch.targets))[1]
+        expected = yolo.load_training_parts().ComputeLoss(model)(levels, torch.from_numpy(batch.targets))[1]
     np.testing.assert_allclose(losses / 3, expected, rtol=1e-3)
     assert len(results) == 3 and (losses > 0).all()
