@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test test-unit test-slow lint types lock clean
+.PHONY: demo test test-unit test-slow docs lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/depers demo $(OUT)
@@ -34,6 +34,10 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --compile-bytecode -r requirements.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+# The pages that follow from the code: options of all verbs, columns of all tables.
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
 
 # Names and versions only, for Python 3.11 and 3.12.
 lock: $(VENV)/installed

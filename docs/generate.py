@@ -35,8 +35,8 @@ SCHEMAS = {
 def reference() -> str:
     """Return reference.md: the arguments and options of every verb, by group."""
     parts = [
-        "# Reference\n\nGenerated from the code by `make docs`. An option is `--kebab-case` on the command line and a keyword"
-        " argument\n`snake_case` in Python; `N` is a whole number, `X` a number. Repeatable options are tuples in Python.\n"
+        "# Reference\n\nGenerated from the code by `make docs`. An option is `--kebab-case` on the command line and a"
+        " keyword argument\n`snake_case` in Python; repeatable options are tuples there.\n"
     ]
     for verb, summary in cli.VERBS.items():
         options_type = importlib.import_module(f"depers.commands.{verb}").Options
