@@ -179,7 +179,9 @@ def _draw(out: Path, options: Options) -> Sequence[VerbResult]:
 def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     """Return the demo's page: before and after, evaluation, counts and times; write OUT/before-after.jpg, too."""
     rows = tables.read_table(str(out / "anonymized" / units.FOLDER / "manifest.parquet")).to_pylist()
-    examples = sorted((row for row in rows if row["status"] == FileStatus.REDACTED), key=_interest, reverse=True)[:_SHOWN]
+    examples = sorted((row for row in rows if row["status"] == FileStatus.REDACTED), key=_interest, reverse=True)[
+        :_SHOWN
+    ]
     images = []
     for row in examples:
         original = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
