@@ -54,11 +54,11 @@ def without_ray(source: Path, out: Path, weights: str) -> float:
         mode="pixelate",
         margin=0.1,
         keep_metadata=(),
-        max_megapixels=float(MAX_MEGAPIXELS),
+        max_megapixels=MAX_MEGAPIXELS,
     )
     job = PassJob(
         input=str(source), out=str(out), weights=(parse_weights(weights),), classes=(), settings=InferenceSettings(),
-        batch_size=8, max_megapixels=float(MAX_MEGAPIXELS), half_stride_pad=False, schema=manifest.SCHEMA, finish=last,
+        batch_size=8, max_megapixels=MAX_MEGAPIXELS, half_stride_pad=False, schema=manifest.SCHEMA, finish=last,
         mirrors=True,
     )  # fmt: skip
     cut = units.cut(storage.list_files(str(source)))

@@ -386,4 +386,6 @@ def _listed(values: Sequence[Any]) -> str:
 def _default_text(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
+    if isinstance(default, float):
+        return f"{default:g}"
     return _listed(default) if isinstance(default, tuple) else str(default)

@@ -17,7 +17,7 @@ from depers.imaging.formats import gif, jpeg_tables, png, tiff
 from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
-MAX_MEGAPIXELS = 80
+MAX_MEGAPIXELS = 80.0
 FRAME_PIXELS = 40_000
 """The least that a frame counts towards the limit: tens of thousands of one-pixel frames are a bomb too."""
 
