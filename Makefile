@@ -4,19 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test test-unit test-slow docs lint types lock clean
+.PHONY: demo test test-unit test-integration test-slow docs lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/depers demo $(OUT)
 
-test: lint types
-	$(BIN)/python -m pytest -m "not slow"
+test: lint types test-unit test-integration
 
+# Pure functions: neither Ray nor a process.
 test-unit: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto tests/unit
 
+# Whole runs: real Ray, S3 over HTTP, real YOLOv5.
+test-integration: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow" tests/integration
+
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow tests/integration tests/slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
