@@ -25,13 +25,13 @@ PURE = """
 import sys, time, torch
 from pathlib import Path
 import depers.detector
-from depers.detector import Detector
+from depers.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 torch.set_num_threads(1)
 path = sys.argv[1]
 if sys.argv[2] == "plain":
     depers.detector.join_activations = lambda layers: None
-detector = Detector([Weights(path, {})], [Path(path).read_bytes()], (), InferenceSettings())
+detector = DetectorEnsemble([Weights(path, {})], [Path(path).read_bytes()], (), InferenceSettings())
 network = detector._networks[0]
 images = torch.rand(8, 3, 384, 640)
 with torch.inference_mode():

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from depers import cli
 from depers.options import REQUIRED
+from depers.resources import default_cache_folder
 from depers.storage.tables import description
 
 FOLDER = Path(__file__).resolve().parent
@@ -64,6 +65,7 @@ def _option_row(field: "dataclasses.Field[Any]", hint: Any) -> str:
         default = "yes" if field.default else "no"
     else:
         default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else f"{field.default}"
+        default = default.replace(default_cache_folder(), "~/.cache/depers")  # not this machine's
     notes = [f"one of {', '.join(map(str, limits.choices))}"] if limits.choices else []
     notes += [str(limits)] if str(limits) else []
     notes += ["repeatable"] if typing.get_origin(hint) is tuple else []

@@ -13,7 +13,8 @@ from depers.boxes import covered_share, grow
 from depers.detection.detections import BOX, to_array
 from depers.errors import short_reason
 from depers.imaging.metadata.residue import find_residue
-from depers.pipeline.steps import Item, Outcome, Row
+from depers.pipeline.box_sources import Row
+from depers.pipeline.steps import Item, Outcome
 from depers.statuses import AuditStatus, FileStatus
 from depers.storage import Entry
 from depers.storage.tables import column, parquet_text, schema

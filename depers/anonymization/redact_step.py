@@ -10,7 +10,8 @@ from depers.anonymization.manifest import ManifestRow
 from depers.boxes import grow
 from depers.detection.detections import to_array
 from depers.imaging.headers import ImageError
-from depers.pipeline.steps import Item, Outcome, Row
+from depers.pipeline.box_sources import Row
+from depers.pipeline.steps import Item, Outcome
 from depers.redaction.files import redact_file
 from depers.statuses import FileStatus
 

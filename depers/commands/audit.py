@@ -33,7 +33,8 @@ from depers.options import (
 )
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.steps import PassJob, Row
+from depers.pipeline.box_sources import Row
+from depers.pipeline.steps import PassJob
 from depers.runtime import units
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import AuditStatus

@@ -16,7 +16,8 @@ from depers.errors import UserError
 from depers.options import DETECTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.steps import Item, Outcome, Row
+from depers.pipeline.box_sources import Row
+from depers.pipeline.steps import Item, Outcome
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import FileStatus

@@ -132,7 +132,7 @@ class _Level:
         )
 
 
-class Detector:
+class DetectorEnsemble:
     """One or more models that answer as one: classes united by name, boxes of all models suppressed together."""
 
     def __init__(
@@ -290,7 +290,7 @@ def _as_detections(rows: Tensor) -> Detections:
     return Detections(array[:, :4], array[:, 4], array[:, 5].astype(np.int64), array[:, 6].astype(np.int64))
 
 
-def detect_canvases(canvases: Sequence[NDArray[np.uint8]], detector: Detector) -> list[Detections | str]:
+def detect_canvases(canvases: Sequence[NDArray[np.uint8]], detector: DetectorEnsemble) -> list[Detections | str]:
     """Return the detections in each canvas, or why there are none; a batch that fails is tried again one by one."""
     try:
         return list(detector(canvases)) if canvases else []

@@ -40,7 +40,7 @@ class NestedSprite(NamedTuple):
 
 
 def parse_nesting(texts: Sequence[str], names: Sequence[str]) -> dict[int, frozenset[int]]:
-    """OUTER=INNER,… as class ids: which may lie in a sprite of which, also over several steps.
+    """Return OUTER=INNER,… as class ids: which may lie in a sprite of which, also over several steps.
 
     The classes of `NESTING` need not be among `names`. Raise UserError for anything else that is not a class, for
     malformed text, and for a class inside itself.

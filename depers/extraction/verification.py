@@ -17,24 +17,24 @@ from depers.runtime.tasks import run_tasks
 from depers.statuses import SourceStatus
 
 if TYPE_CHECKING:
-    from depers.detection.detector import Detector
+    from depers.detection.detector import DetectorEnsemble
 
 _SAME = 0.5  # share of a detection that lies in an object still there, from which it is that object
 
 
 @lru_cache(maxsize=1)
-def load_detector(verification: VerificationSettings, checkpoints: tuple[bytes, ...]) -> "Detector":
-    """Return the detector of these settings, loaded once in a process; raise UserError as `Detector` does."""
+def load_detector(verification: VerificationSettings, checkpoints: tuple[bytes, ...]) -> "DetectorEnsemble":
+    """Return the detector of these settings, loaded once in a process; raise UserError as `DetectorEnsemble` does."""
     import torch
 
-    from depers.detection.detector import Detector
+    from depers.detection.detector import DetectorEnsemble
 
     torch.set_num_threads(1)  # one task per core
     weights = [parse_weights(text) for text in verification.weights]
-    return Detector(weights, checkpoints, verification.classes, verification.inference)
+    return DetectorEnsemble(weights, checkpoints, verification.classes, verification.inference)
 
 
-def verify_backgrounds(batch: Sequence[DecomposedImage], detector: "Detector") -> list[DecomposedImage]:
+def verify_backgrounds(batch: Sequence[DecomposedImage], detector: "DetectorEnsemble") -> list[DecomposedImage]:
     """Drop the backgrounds in which the detector still finds something, or fails."""
     from depers.detection.detector import detect_canvases  # imports torch, which drivers do without
 
@@ -42,7 +42,9 @@ def verify_backgrounds(batch: Sequence[DecomposedImage], detector: "Detector") -
     return [_verify(image, image.view, next(answers), detector) if image.view else image for image in batch]
 
 
-def _verify(image: DecomposedImage, view: View, answer: Detections | str, detector: "Detector") -> DecomposedImage:
+def _verify(
+    image: DecomposedImage, view: View, answer: Detections | str, detector: "DetectorEnsemble"
+) -> DecomposedImage:
     names = detector.class_names
     reason = answer if isinstance(answer, str) else _describe_remains(view.locate(answer), image.remaining_boxes, names)
     if not reason:

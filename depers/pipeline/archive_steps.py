@@ -16,7 +16,8 @@ from depers import storage
 from depers.archives import registry
 from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
 from depers.errors import short_reason
-from depers.pipeline.steps import Outcome, PassJob, Row
+from depers.pipeline.box_sources import Row
+from depers.pipeline.steps import Outcome, PassJob
 from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.statuses import ArchiveStatus

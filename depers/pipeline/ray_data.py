@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.pipeline.archive_steps import ChunkHeading, assemble, read_chunks
-from depers.pipeline.box_sources import RowsByPath
+from depers.pipeline.box_sources import Row, RowsByPath
 from depers.pipeline.quarantine import Attempt, CrashLedger, LedgerClient, Position, run_isolated
-from depers.pipeline.steps import PassJob, Row
+from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import DetectStage, FusedWorker, Work, finish_stage, prepare_stage
 from depers.runtime.units import Unit
 

@@ -10,10 +10,10 @@ from depers import __version__, storage
 from depers.detection.settings import InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
 from depers.pipeline import ray_data
-from depers.pipeline.box_sources import BoxSource, RowsByPath
+from depers.pipeline.box_sources import BoxSource, Row, RowsByPath
 from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
-from depers.pipeline.steps import Finish, Item, Outcome, PassJob, Row
+from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.workers import inspect_weights
 from depers.runtime import units
 from depers.runtime.cluster import choose_device

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,14 +26,14 @@ from depers.errors import short_reason, typed_reason
 from depers.imaging import sniffing
 from depers.imaging.decoding import DecodedImage, decode, decode_frames
 from depers.imaging.headers import ImageError, ImageHeader, read_header
-from depers.pipeline.box_sources import BoxSource, read_boxes
+from depers.pipeline.box_sources import BoxSource, Row, read_boxes
 from depers.statuses import FileStatus
 from depers.storage import Entry
 
 if TYPE_CHECKING:
-    from depers.detection.detector import Detector
+    from depers.detection.detector import DetectorEnsemble
 
-Row = dict[str, Any]
+
 _LARGE_PIXELS = 8_000_000
 _large_image_lock = threading.Lock()
 
@@ -202,7 +202,10 @@ class DetectedItem(NamedTuple):
 
 
 def detect(
-    job: PassJob, items: Sequence[Item], detector: "Detector | None", begin: Callable[[int], None] = lambda index: None
+    job: PassJob,
+    items: Sequence[Item],
+    detector: "DetectorEnsemble | None",
+    begin: Callable[[int], None] = lambda index: None,
 ) -> list[DetectedItem]:
     """Return each item with its boxes; items that have one view go through the detector together.
 
@@ -221,7 +224,7 @@ def detect(
 
 
 def _complete_detection(
-    job: PassJob, item: Item, answer: Detections | str | None, detector: "Detector | None"
+    job: PassJob, item: Item, answer: Detections | str | None, detector: "DetectorEnsemble | None"
 ) -> DetectedItem:
     """Return an item with its boxes: those in the detector's `answer` about its view, else from where they are."""
     if item.reason or item.status:
@@ -246,7 +249,7 @@ def _complete_detection(
         return DetectedItem(replace(without_view, reason=f"detection failed ({typed_reason(error)})"), [])
 
 
-def _detect_all_views(job: PassJob, item: Item, detector: "Detector") -> list[Row]:
+def _detect_all_views(job: PassJob, item: Item, detector: "DetectorEnsemble") -> list[Row]:
     """Return the boxes of every frame, each seen whole and in tiles, a batch at a time."""
     rows = []
     with memory_slot(item.size_wh):
@@ -261,7 +264,7 @@ def _detect_all_views(job: PassJob, item: Item, detector: "Detector") -> list[Ro
     return rows
 
 
-def _to_rows(job: PassJob, detections: Detections, detector: "Detector", frame: int) -> list[Row]:
+def _to_rows(job: PassJob, detections: Detections, detector: "DetectorEnsemble", frame: int) -> list[Row]:
     rows = to_rows(detections, detector.class_names, detector.model_names, frame)
     return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
 

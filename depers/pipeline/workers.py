@@ -29,7 +29,7 @@ from depers.runtime.units import Unit
 from depers.storage import tables
 
 if TYPE_CHECKING:
-    from depers.detection.detector import Detector
+    from depers.detection.detector import DetectorEnsemble
 
 _THREADS = 8  # per worker, for what waits for storage
 PrecomputedRows = dict[str, dict[int | None, Row]]
@@ -59,13 +59,13 @@ class Work(NamedTuple):
         return self.precomputed.get(path, {}).get(number)
 
 
-def make_detector(job: PassJob, checkpoints: Sequence[bytes]) -> "Detector | None":
+def make_detector(job: PassJob, checkpoints: Sequence[bytes]) -> "DetectorEnsemble | None":
     """Return the job's detector, None where it needs none. Raise UserError for weights or classes that will not do."""
     if not job.weights:
         return None
-    from depers.detection.detector import Detector
+    from depers.detection.detector import DetectorEnsemble
 
-    return Detector(job.weights, checkpoints, job.classes, job.settings)
+    return DetectorEnsemble(job.weights, checkpoints, job.classes, job.settings)
 
 
 def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:

@@ -78,11 +78,11 @@ def _edit(components: list[Coefficients], touched_regions: list[Region], frame: 
     """Redact the regions (in MCUs) in the coefficients of every component; those of one size together."""
     parts = stack_parts(touched_regions)
     mcus_wh = tuple(-(-side // unit) for side, unit in zip(frame.size_wh, frame.mcu_wh, strict=True))
-    planes: dict[tuple[int, int], list[_Plane]] = {}
+    planes: dict[tuple[int, int], list[_CoefficientPlane]] = {}
     for index, component in enumerate(components):
         scale = (1, 1) if len(components) == 1 else frame.sampling[index]
         table = np.array(frame.tables[frame.table_of[index]], np.float64)
-        planes.setdefault(scale, []).append(_Plane(component.blocks, component.height, table, index == 0))
+        planes.setdefault(scale, []).append(_CoefficientPlane(component.blocks, component.height, table, index == 0))
     for region in touched_regions:
         x0, y0, x1, y1 = window = grow_bounds(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
         free, cells = mark_free(parts, window, region.bounds), find_cell_edges(region.bounds)
@@ -95,7 +95,7 @@ def _edit(components: list[Coefficients], touched_regions: list[Region], frame: 
             _write(group, region, paint, (h, v), mode)
 
 
-class _Plane(NamedTuple):
+class _CoefficientPlane(NamedTuple):
     """A component: its coefficients int16 (rows, columns, 64), and its quantization table (64,) in zigzag order.
 
     `height` is how many rows of blocks show something.
@@ -129,7 +129,7 @@ def _paint(
     return Paint(values, edges, region.bounds, mode, _SPAN, () if mode == "fill" else noisy)
 
 
-def _write(group: Sequence[_Plane], region: Region, paint: Paint, scale: tuple[int, int], mode: str) -> None:
+def _write(group: Sequence[_CoefficientPlane], region: Region, paint: Paint, scale: tuple[int, int], mode: str) -> None:
     """Paint the blocks of the region's parts, the rows past the image's height included."""
     (h, v), (region_x0, region_y0) = scale, region.bounds[:2]
     for x0, y0, x1, y1 in region.parts:

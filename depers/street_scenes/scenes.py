@@ -70,7 +70,7 @@ def draw_scene(index: int, seed: int, size_wh: tuple[int, int] | None = None) ->
         else:
             canvas.cast(x, z, 0.35, 0.2)
     canvas.lay_shadows()
-    labels = _Labels(canvas)
+    labels = _SceneLabels(canvas)
     for x, z, thing in sorted(things, key=lambda item: -item[1]):
         if isinstance(thing, Car):
             canvas.thing = labels.new_thing()
@@ -180,7 +180,7 @@ def _furnish(
     return things
 
 
-class _Labels:
+class _SceneLabels:
     """The labels of what is drawn on a canvas, and which of them can be seen in the end."""
 
     def __init__(self, canvas: Canvas) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depers.boxes import letterbox
-from depers.detection.detector import Detector
+from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
@@ -63,7 +63,7 @@ def predict(
     which must be that of one worker.
     """
     settings = InferenceSettings(imgsz, 0.001, 0.6, 300, multi_label=True, device=device, precision=precision)
-    detector = Detector([Weights("last.pt", {})], [checkpoint], [], settings)
+    detector = DetectorEnsemble([Weights("last.pt", {})], [checkpoint], [], settings)
     results, losses = [], torch.zeros(3, device=device)
     unlabelled = find_unlabelled(examples, len(detector.class_names))
     for members in _group_by_shape(indices, canvases_wh, batch_size):

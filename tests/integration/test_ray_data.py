@@ -10,9 +10,10 @@ import ray
 from depers.detection.detections import SCHEMA
 from depers.detection.settings import InferenceSettings
 from depers.pipeline import ray_data, run
+from depers.pipeline.box_sources import Row
 from depers.pipeline.quarantine import Attempt, CrashLedger, Position
 from depers.pipeline.ray_data import PassRun
-from depers.pipeline.steps import Item, Outcome, PassJob, Row
+from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
 
 

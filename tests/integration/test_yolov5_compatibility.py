@@ -14,7 +14,7 @@ import yaml
 
 from depers.boxes import from_normalized_xywh, letterbox
 from depers.detection import yolo
-from depers.detection.detector import Detector
+from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.imaging.decoding import decode
@@ -68,7 +68,7 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     assert process.returncode == 0, process.stderr[-2000:]
 
     settings = InferenceSettings(IMGSZ, 0.25, 0.45, precision="float32")
-    detector = Detector([Weights("best.pt", {})], [checkpoint], [], settings)
+    detector = DetectorEnsemble([Weights("best.pt", {})], [checkpoint], [], settings)
     count = 0
     for image in images:
         text = tmp_path / "detect" / "labels" / f"{image.stem}.txt"

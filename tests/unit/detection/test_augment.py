@@ -8,12 +8,14 @@ import torch
 
 from depers.boxes import intersection_over_union
 from depers.detection import yolo
-from depers.detection.detector import Detector, scale_images
+from depers.detection.detector import DetectorEnsemble, scale_images
 from depers.detection.settings import InferenceSettings, Weights
 
 
-def detector(path: Path, **how: object) -> Detector:
-    return Detector([Weights(str(path), {})], [path.read_bytes()], (), InferenceSettings(precision="float32", **how))  # type: ignore[arg-type]
+def detector(path: Path, **how: object) -> DetectorEnsemble:
+    return DetectorEnsemble(
+        [Weights(str(path), {})], [path.read_bytes()], (), InferenceSettings(precision="float32", **how)
+    )  # type: ignore[arg-type]
 
 
 def everything(path: Path, images: torch.Tensor) -> torch.Tensor:

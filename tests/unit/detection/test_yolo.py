@@ -11,7 +11,7 @@ from torch import nn
 
 from depers.boxes import letterbox
 from depers.detection import yolo
-from depers.detection.detector import Detector
+from depers.detection.detector import DetectorEnsemble
 from depers.detection.fused_convolution import ConvolutionSiLU, _works, join_activations
 from depers.detection.settings import InferenceSettings, Weights, parse_weights
 from depers.detection.tiling import draw_canvas
@@ -93,11 +93,11 @@ def test_malformed_class_map() -> None:
         parse_weights("w.pt:person=human,car")
 
 
-def real_detector(data: Path, precision: str) -> Detector:
+def real_detector(data: Path, precision: str) -> DetectorEnsemble:
     weights = [parse_weights(f"{data}/weights/yolov5n.pt:person=human,car=car")]
     weights.append(parse_weights(f"{data}/weights/LP_detector_nano_61.pt:license_plate=carplate"))
     checkpoints = [Path(one.uri).read_bytes() for one in weights]
-    return Detector(weights, checkpoints, (), InferenceSettings(precision=precision))
+    return DetectorEnsemble(weights, checkpoints, (), InferenceSettings(precision=precision))
 
 
 def canvases(data: Path, count: int) -> list[np.ndarray]:
@@ -125,7 +125,9 @@ def test_decoding_equals_the_package(data: Path, confidence: float) -> None:
     """Boxes decoded here from the same features as by YOLOv5's own head, which decodes the unlikely ones too."""
     path = data / "weights/yolov5n.pt"
     theirs = yolo.fuse(yolo.load(str(path), path.read_bytes()))
-    detector = Detector([Weights(str(path), {})], [path.read_bytes()], (), InferenceSettings(precision="float32"))
+    detector = DetectorEnsemble(
+        [Weights(str(path), {})], [path.read_bytes()], (), InferenceSettings(precision="float32")
+    )
     images = torch.from_numpy(np.random.default_rng(0).random((2, 3, 128, 192), np.float32))
     with torch.no_grad():
         image, rows = detector._networks[0](images, confidence)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from depers.boxes import clip, letterbox
 from depers.datasets.labels import read_labels
 from depers.detection.detections import SCHEMA, to_rows
-from depers.detection.detector import Detector
+from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import draw_canvas
 from depers.errors import UserError
@@ -234,7 +234,7 @@ def test_score_of_real_predictions_equals_the_package(data: Path) -> None:
     """Persons, cars and all else that YOLOv5n finds in photographs, against their labels."""
     weights = data / "weights/yolov5n.pt"
     how = InferenceSettings(imgsz=320, confidence=0.001, iou_threshold=0.6, multi_label=True, precision="float32")
-    detector = Detector([Weights(str(weights), {})], [weights.read_bytes()], (), how)
+    detector = DetectorEnsemble([Weights(str(weights), {})], [weights.read_bytes()], (), how)
     labels: Labels = {}
     rows: list[dict[str, object]] = []
     for path in sorted((data / "coco_val/images").iterdir())[:8]:

@@ -16,9 +16,9 @@ from depers.anonymization import manifest, redact_step
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.detection.settings import InferenceSettings, Weights
 from depers.pipeline import archive_steps, steps, workers
-from depers.pipeline.box_sources import BoxSource
+from depers.pipeline.box_sources import BoxSource, Row
 from depers.pipeline.quarantine import Position, work_one_by_one
-from depers.pipeline.steps import Item, Outcome, PassJob, Row
+from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.pipeline.workers import FusedWorker, Work
 from depers.runtime import units
 from depers.runtime.units import Unit
