@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from depers import resources
 from depers.archives.base import Chunk
 from depers.pipeline import archive_steps
+from depers.pipeline.box_sources import Row
 from depers.pipeline.steps import (
     DetectedItem,
     Item,
     Outcome,
     PassJob,
-    Row,
     detect,
     finish,
     prepare,
