@@ -32,7 +32,7 @@ path = sys.argv[1]
 if sys.argv[2] == "plain":
     depers.detector.join_activations = lambda layers: None
 detector = DetectorEnsemble([Weights(path, {})], [Path(path).read_bytes()], (), InferenceSettings())
-network = detector._networks[0]
+network = ensemble._networks[0]
 images = torch.rand(8, 3, 384, 640)
 with torch.inference_mode():
     for _ in range(2):

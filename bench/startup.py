@@ -19,12 +19,12 @@ from job import draw, watch
 
 PARTS = {
     "interpreter and command line": "import depers.cli",
-    "verb (no torch, no Ray)": "import depers.anonymize",
-    "local Ray": "from depers.cli import start_ray; start_ray()",
+    "verb (no torch, no Ray)": "import depers.commands.anonymize",
+    "local Ray": "from depers.runtime.cluster import start_ray; start_ray()",
     "import ray.data": "import ray.data",
     "import torch": "import torch",
-    "yolov5 beyond torch": "from depers import yolo; yolo.load_training_parts()",
-    "load and fuse the weights": "from pathlib import Path; from depers import yolo; import sys; "
+    "yolov5 beyond torch": "from depers.detection import yolo; yolo.load_training_parts()",
+    "load and fuse the weights": "from pathlib import Path; from depers.detection import yolo; import sys; "
     "yolo.fuse(yolo.load(sys.argv[1], Path(sys.argv[1]).read_bytes()))",
 }
 

@@ -86,7 +86,7 @@ from depers.training.loop import train
 from depers.training.options import Options
 from depers.training.process_group import ProcessGroup
 options = Options(**json.loads(sys.argv[1]))
-device = "cuda:0" if options.device == "gpu" else "cpu"
+device = "cuda:0" if options.device == "cuda" else "cpu"
 windows = {}
 class Callback(TrainingCallback):
     def on_message(self, text): print(text, flush=True)
