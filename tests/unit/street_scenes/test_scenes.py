@@ -10,7 +10,7 @@ from depers.datasets.labels import CLASSES
 from depers.street_scenes.canvas import Camera, Canvas, Light
 from depers.street_scenes.cars import BODY, PLATE, Car, draw_car
 from depers.street_scenes.people import FACE, HEAD, Person, draw_person
-from depers.street_scenes.scenes import SIZES_WH, Scene, _Labels, draw_scene, write_raw
+from depers.street_scenes.scenes import SIZES_WH, Scene, _SceneLabels, draw_scene, write_raw
 
 DAY = Light((90, 150, 210), (200, 220, 240), (1, 1, 1), 1.0, 300, False)
 CAR, HEAD_CLASS, FACE_CLASS, HUMAN, CARPLATE = range(5)
@@ -62,7 +62,7 @@ def test_size_can_be_asked_for() -> None:
 )
 def test_face_is_labelled_only_if_turned_to_the_camera(turn: float, shows_face: bool) -> None:
     image = canvas()
-    labels = _Labels(image)
+    labels = _SceneLabels(image)
     image.thing = labels.new_thing()
     draw_person(image, Person(0.0, 5.0, 1.75, turn), np.random.default_rng(3))
     labels.complete_thing({"human": (BODY, HEAD, FACE), "head": (HEAD, FACE), "face": (FACE,)})
@@ -75,7 +75,7 @@ def test_face_is_labelled_only_if_turned_to_the_camera(turn: float, shows_face: 
 
 def test_what_is_hidden_loses_its_label_or_the_hidden_part_of_its_box() -> None:
     image = canvas()
-    labels = _Labels(image)
+    labels = _SceneLabels(image)
     image.thing = labels.new_thing()
     draw_car(image, Car(0.0, 9.0, np.pi), np.random.default_rng(0))
     labels.complete_thing({"car": (BODY, PLATE), "carplate": (PLATE,)})
@@ -96,7 +96,7 @@ def test_what_is_hidden_loses_its_label_or_the_hidden_part_of_its_box() -> None:
 @pytest.mark.parametrize("heading", [0.0, 0.6, np.pi, np.pi - 0.5])
 def test_plate_is_where_the_car_ends(heading: float) -> None:
     image = canvas()
-    labels = _Labels(image)
+    labels = _SceneLabels(image)
     image.thing = labels.new_thing()
     draw_car(image, Car(0.5, 8.0, heading), np.random.default_rng(1))
     labels.complete_thing({"car": (BODY, PLATE), "carplate": (PLATE,)})
