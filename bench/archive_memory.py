@@ -27,8 +27,8 @@ SIZE = 700_000
 RUN = "import sys; sys.path.insert(0, sys.argv[1]); import archive_memory; archive_memory.stream(*sys.argv[2:])"
 
 
-def make(path: Path, kind: str, count: int) -> None:
-    """An archive of `count` files that begin as JPEGs."""
+def write_archive(path: Path, kind: str, count: int) -> None:
+    """Write an archive of `count` files that begin as JPEGs."""
     files = ((f"{number:06}.jpg", b"\xff\xd8\xff" + random.Random(number).randbytes(SIZE)) for number in range(count))
     if kind == "tar":
         with tarfile.open(path, "w") as archive:
@@ -43,18 +43,18 @@ def make(path: Path, kind: str, count: int) -> None:
     else:
         schema = pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})})
         with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-            held = []
+            rows = []
             for name, data in files:
-                held.append({"image": {"bytes": data, "path": name}})
-                if len(held) == 100:
-                    writer.write_table(pa.Table.from_pylist(held, schema))
-                    held = []
-            if held:
-                writer.write_table(pa.Table.from_pylist(held, schema))
+                rows.append({"image": {"bytes": data, "path": name}})
+                if len(rows) == 100:
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    rows = []
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def peak_mib() -> int:
-    """The most memory that this process has held (its rusage would begin with that of the one that started it)."""
+def read_peak_mib() -> int:
+    """Return the most memory that this process has held (its rusage would begin with that of its parent)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) // 2**10
 
@@ -65,7 +65,7 @@ def stream(kind: str, source: str, target: str) -> None:
     from depers.archives import base as archives
 
     form = registry.load_format(kind)
-    before = peak_mib()
+    mib_before = read_peak_mib()
     [entry] = storage.list_files(source)
     encoded = Path(target) / "chunks"
     encoded.mkdir(parents=True)
@@ -80,11 +80,11 @@ def stream(kind: str, source: str, target: str) -> None:
     assert not end.reason, end.reason
     with storage.open_writer(f"{target}/whole") as out:
         form.assemble((path.read_bytes() for path in sorted(encoded.iterdir())), layout, out)
-    print(before, peak_mib(), end.members)
+    print(mib_before, read_peak_mib(), end.members)
 
 
 def main() -> None:
-    """Measures each kind twice and compares."""
+    """Measure each kind twice and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--kinds", nargs="+", default=["tar", "zip", "parquet"])
@@ -95,12 +95,12 @@ def main() -> None:
         for files in (count // 10, count):
             work = Path(tempfile.mkdtemp(prefix="depers-archive-"))
             (work / "in").mkdir()
-            make(work / "in" / f"a.{kind}", kind, files)
+            write_archive(work / "in" / f"a.{kind}", kind, files)
             command = [sys.executable, "-c", RUN, str(Path(__file__).parent), kind, str(work / "in"), str(work / "out")]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-            peaks.append(int(said[1]))
+            words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            peaks.append(int(words[1]))
             print(
-                f"{kind}: {said[2]} files, {files * SIZE / 1e9:.1f} GB: {said[0]} MiB before, peak {said[1]} MiB",
+                f"{kind}: {words[2]} files, {files * SIZE / 1e9:.1f} GB: {words[0]} MiB before, peak {words[1]} MiB",
                 flush=True,
             )
             shutil.rmtree(work)

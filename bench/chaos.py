@@ -31,11 +31,11 @@ from PIL import Image
 
 from depers.street_scenes.scenes import draw_scene
 
-OURS = ("ray::Map", "ray::assemble", "ray::CrashLedger")
+JOB_TITLES = ("ray::Map", "ray::assemble", "ray::CrashLedger")
 
 
 def make_input(root: Path) -> None:
-    """Loose images and three archives."""
+    """Write loose images and three archives."""
     scenes = []
     for number in range(12):
         buffer = io.BytesIO()
@@ -56,8 +56,8 @@ def make_input(root: Path) -> None:
     pq.write_table(pa.table({"image": image}), root / "c.parquet")
 
 
-def tree(root: Path) -> dict[str, str]:
-    """Every file and its digest."""
+def read_digests(root: Path) -> dict[str, str]:
+    """Return the digest of every file by its path."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in root.rglob("*")
@@ -65,28 +65,28 @@ def tree(root: Path) -> dict[str, str]:
     }
 
 
-def start(source: Path, out: Path, weights: str, address: str) -> "subprocess.Popen[bytes]":
-    """The job, in a process of its own."""
+def start_job(source: Path, out: Path, weights: str, address: str) -> "subprocess.Popen[bytes]":
+    """Start the job in a process of its own."""
     command = [sys.executable, "-m", "depers.cli", "anonymize", str(source), str(out), "--weights", weights]
     log = (out.parent / "job.log").open("ab")
     return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address}, stdout=log, stderr=log)
 
 
-def workers() -> dict[bool, list[psutil.Process]]:
-    """This cluster's processes: those of the job (actors, readers, those that put archives together, the ledger), and
-    under False Ray's own.
+def list_processes() -> dict[bool, list[psutil.Process]]:
+    """Return this cluster's processes: under True those of the job (actors, readers, those that put archives together,
+    the ledger), under False Ray's own.
     """
-    found: dict[bool, list[psutil.Process]] = {True: [], False: []}
+    processes: dict[bool, list[psutil.Process]] = {True: [], False: []}
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             title = "".join(process.cmdline()[:1])
             if title.startswith("ray::") and not title.startswith("ray::IDLE"):
-                found[title.startswith(OURS)].append(process)
-    return found
+                processes[title.startswith(JOB_TITLES)].append(process)
+    return processes
 
 
 def main() -> None:
-    """Runs undisturbed, then with kills, and compares."""
+    """Run undisturbed, then with kills, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--kills", type=int, default=20)
@@ -102,49 +102,49 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
     nodes = [cluster.add_node(**node) for _ in range(2)]
     started = time.monotonic()
-    undisturbed = start(work / "in", work / "expected", arguments.weights, cluster.address)
+    undisturbed = start_job(work / "in", work / "expected", arguments.weights, cluster.address)
     assert undisturbed.wait() == 0, (work / "job.log").read_text()
     seconds = time.monotonic() - started
-    expected = tree(work / "expected")
+    expected = read_digests(work / "expected")
     print(f"undisturbed: {len(expected)} files in {seconds:.0f} s", flush=True)
     killed: Counter[str] = Counter()
     rounds = same = 0
     while killed.total() < arguments.kills:
         rounds += 1
         out = work / f"out{rounds}"
-        job = start(work / "in", out, arguments.weights, cluster.address)
+        job = start_job(work / "in", out, arguments.weights, cluster.address)
         until = time.monotonic() + chance.uniform(0.3, 0.9) * seconds
         while True:
             while job.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
             if job.poll() is not None and job.returncode == 0:
                 break
-            what = (
+            victim_kind = (
                 chance.choice(("driver", "worker", "worker", "worker", "node"))
                 if killed.total() < arguments.kills
                 else ""
             )
-            if what == "driver" and job.poll() is None:
+            if victim_kind == "driver" and job.poll() is None:
                 job.send_signal(signal.SIGKILL)
                 job.wait()
-                killed[what] += 1
-            elif what == "worker":
-                victims = workers()[chance.random() < 0.8]
+                killed[victim_kind] += 1
+            elif victim_kind == "worker":
+                victims = list_processes()[chance.random() < 0.8]
                 if victims:
-                    victim = chance.choice(sorted(victims, key=lambda one: one.pid))
+                    victim = chance.choice(sorted(victims, key=lambda process: process.pid))
                     title = "".join(victim.cmdline()[:1])
                     victim.kill()
-                    killed[what] += 1
+                    killed[victim_kind] += 1
                     print(f"  killed {title}", flush=True)
-            elif what == "node":
+            elif victim_kind == "node":
                 number = chance.randrange(len(nodes))
                 cluster.remove_node(nodes[number], allow_graceful=False)
-                killed[what] += 1
+                killed[victim_kind] += 1
                 nodes[number] = cluster.add_node(**node)
             if job.poll() is not None and job.returncode != 0:
-                job = start(work / "in", out, arguments.weights, cluster.address)
-            until = time.monotonic() + (chance.uniform(0.1, 0.7) * seconds if what else 5)
-        result = tree(out)
+                job = start_job(work / "in", out, arguments.weights, cluster.address)
+            until = time.monotonic() + (chance.uniform(0.1, 0.7) * seconds if victim_kind else 5)
+        result = read_digests(out)
         same += result == expected
         different = [name for name in expected.keys() | result.keys() if expected.get(name) != result.get(name)]
         print(f"round {rounds}: {dict(killed)} so far; {'the same' if not different else different[:5]}", flush=True)

@@ -130,13 +130,13 @@ def pack(inputs: Path) -> None:
         shutil.copy(path, photos if number % 2 else few)
     for path in (sources[0], sources[-1]):
         image = Image.open(path).convert("RGB")
-        deep = Image.fromarray(np.asarray(image.convert("L"), dtype=np.uint16) * 257)
+        image16 = Image.fromarray(np.asarray(image.convert("L"), dtype=np.uint16) * 257)
         second = {"save_all": True, "append_images": [image.rotate(180)]}
         stem = photos / "formats" / path.stem
         image.save(f"{stem}.png")
         image.quantize(64).save(f"{stem}-palette.png")
-        deep.save(f"{stem}-16.png")
-        deep.save(f"{stem}-16.tif")
+        image16.save(f"{stem}-16.png")
+        image16.save(f"{stem}-16.tif")
         image.save(f"{stem}.tif", compression="tiff_lzw", **second)
         image.save(f"{stem}.gif", duration=100, **second)
         image.save(f"{stem}.webp", lossless=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from job import steady_rate, watch
+from job import compute_steady_rate, watch
 
 from depers.boxes import to_normalized_xywh
 from depers.datasets.data_yaml import read_dataset, write_data_yaml
@@ -36,7 +36,7 @@ SMALL_WH = (640, 360)
 
 
 def draw_dataset(root: Path, count: int, size_wh: tuple[int, int] = SIZE_WH) -> None:
-    """`count` labelled street scenes, quality 90: 16 of them drawn, the others the same or mirrored."""
+    """Write `count` labelled street scenes, quality 90: 16 of them drawn, the others the same or mirrored."""
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
     scenes = [draw_scene(index, 1, size_wh) for index in range(min(16, count))]
@@ -53,7 +53,7 @@ def draw_dataset(root: Path, count: int, size_wh: tuple[int, int] = SIZE_WH) -> 
 
 
 def make_job(root: Path, out: Path) -> ExtractionJob:
-    """The job that `depers extract` makes of its default options."""
+    """Return the job that `depers extract` makes of its default options."""
     return ExtractionJob(
         images=str(root / "images/train"), out=str(out), dataset=read_dataset(root), group_by=None, fill="smooth",
         dilate=0.05, max_coverage=0.6, keep_labels=False, min_size=10.0, margin=0.1,
@@ -61,60 +61,60 @@ def make_job(root: Path, out: Path) -> ExtractionJob:
     )  # fmt: skip
 
 
-def work(job: ExtractionJob, waiting: "multiprocessing.Queue[Unit | None]") -> None:
-    """A process that takes units until there are none."""
+def work(job: ExtractionJob, queue: "multiprocessing.Queue[Unit | None]") -> None:
+    """Take units until there are none, in a process of its own."""
     os.nice(15)  # as Ray's workers: else whatever runs beside would slow down those alone
-    while (unit := waiting.get()) is not None:
+    while (unit := queue.get()) is not None:
         extract_unit(job, unit)
 
 
-def plain_rate(root: Path, out: Path) -> float:
-    """Images per second under multiprocessing, one process per core, from the first finished unit on."""
+def measure_plain_rate(root: Path, out: Path) -> float:
+    """Return images per second under multiprocessing, one process per core, from the first finished unit on."""
     context = multiprocessing.get_context("spawn")
-    todo = units.cut(list_images(str(root / "images/train")))
+    work_units = units.cut(list_images(str(root / "images/train")))
     cores = os.cpu_count() or 1
-    waiting = context.Queue()
-    for unit in [*todo, *[None] * cores]:
-        waiting.put(unit)
-    processes = [context.Process(target=work, args=(make_job(root, out), waiting)) for _ in range(cores)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join()
-    return steady_rate(out)
+    queue = context.Queue()
+    for unit in [*work_units, *[None] * cores]:
+        queue.put(unit)
+    processes = [context.Process(target=work, args=(make_job(root, out), queue)) for _ in range(cores)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return compute_steady_rate(out)
 
 
 def compare(folder: Path, images: int, repeats: int) -> None:
-    """Rounds of both, then the medians and their ratio."""
+    """Print rounds of both, then the medians and their ratio."""
     draw_dataset(folder / "scenes", images)
-    plain, own, out = [], [], folder / "out"
+    plain_rates, rates, out = [], [], folder / "out"
     for _ in range(repeats):
-        plain.append(plain_rate(folder / "scenes", out))
+        plain_rates.append(measure_plain_rate(folder / "scenes", out))
         shutil.rmtree(out)
         watch(["extract", str(folder / "scenes"), str(out)], out)
-        own.append(steady_rate(out))
+        rates.append(compute_steady_rate(out))
         shutil.rmtree(out)
-        print(f"multiprocessing {plain[-1]:.1f}, depers extract {own[-1]:.1f} images/s", flush=True)
-    ratio = statistics.median(own) / statistics.median(plain)
-    print(f"load {os.getloadavg()[0]:.1f}; medians: multiprocessing {statistics.median(plain):.1f} images/s,")
-    print(f"depers extract {statistics.median(own):.1f} images/s, which is {ratio:.0%} of it")
+        print(f"multiprocessing {plain_rates[-1]:.1f}, depers extract {rates[-1]:.1f} images/s", flush=True)
+    ratio = statistics.median(rates) / statistics.median(plain_rates)
+    print(f"load {os.getloadavg()[0]:.1f}; medians: multiprocessing {statistics.median(plain_rates):.1f} images/s,")
+    print(f"depers extract {statistics.median(rates):.1f} images/s, which is {ratio:.0%} of it")
 
 
-def memory(folder: Path, few: int, many: int) -> None:
-    """Peak memory over all processes with few and with many images."""
+def compare_memory(folder: Path, few: int, many: int) -> None:
+    """Print the peak memory over all processes with few and with many images."""
     peaks, out = [], folder / "out"
     for count in (few, many):
         draw_dataset(folder / str(count), count, SMALL_WH)
         run = watch(["extract", str(folder / str(count)), str(out)], out)
         peaks.append(run.peak_mib)
         print(f"{count} images: peak {run.peak_mib:.0f} MiB in {run.seconds:.0f} s; {run.last_line}", flush=True)
-        for done in (folder / str(count), out):
-            shutil.rmtree(done)
+        for path in (folder / str(count), out):
+            shutil.rmtree(path)
     print(f"load {os.getloadavg()[0]:.1f}; {many} need {peaks[1] / peaks[0]:.3f} × the memory of {few}")
 
 
 def main() -> None:
-    """Parses, makes a folder to work in, and removes it."""
+    """Make a folder to work in, measure, and remove it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=3)
@@ -125,7 +125,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="depers-extract-"))
     try:
         if options.memory:
-            memory(folder, options.few, options.many)
+            compare_memory(folder, options.few, options.many)
         else:
             compare(folder, options.images, options.repeats)
     finally:

@@ -28,8 +28,8 @@ LIMIT_SECONDS = 20
 KINDS = ("tar", "tar.gz", "zip", "parquet")
 
 
-def planted(kind: str) -> bytes:
-    """A small archive with images, texts and folders."""
+def make_archive(kind: str) -> bytes:
+    """Return a small archive with images, texts and folders."""
     buffer = io.BytesIO()
     names = [f"d/{number}.{'txt' if number % 4 == 0 else 'jpg'}" for number in range(12)]
     content = {name: b"text" if name.endswith("txt") else SECRET + bytes([number]) for number, name in enumerate(names)}
@@ -39,7 +39,7 @@ def planted(kind: str) -> bytes:
                 packed.writestr(name, data, zipfile.ZIP_DEFLATED if "1" in name else zipfile.ZIP_STORED)
     elif kind == "parquet":
         image = [{"bytes": data, "path": name} for name, data in content.items() if name.endswith("jpg")]
-        table = pa.table({"id": range(len(image)), "image": image, "raw": [one["bytes"] for one in image]})
+        table = pa.table({"id": range(len(image)), "image": image, "raw": [row["bytes"] for row in image]})
         pq.write_table(table, buffer, row_group_size=4, compression="none", use_dictionary=False)
     else:
         with tarfile.open(fileobj=buffer, mode="w:gz" if kind == "tar.gz" else "w") as archive:
@@ -50,32 +50,32 @@ def planted(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Bits turned, bytes overwritten, parts cut out, doubled, moved, or the end lost."""
-    changed = bytearray(data)
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """Return the bytes with bits turned, bytes overwritten, parts cut out, doubled, moved, or the end lost."""
+    content = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
-        place = chance.randrange(len(changed))
-        length = min(chance.choice((1, 4, 64, 512)), len(changed) - place)
-        what = chance.randrange(6)
-        if what == 0:
-            changed[place] ^= 1 << chance.randrange(8)
-        elif what == 1:
-            changed[place : place + length] = chance.randbytes(length)
-        elif what == 2:
-            del changed[place : place + length]
-        elif what == 3:
-            changed[place:place] = changed[place : place + length]
-        elif what == 4:
-            changed[place : place + length] = bytes([chance.choice((0, 255))]) * length
+        place = chance.randrange(len(content))
+        length = min(chance.choice((1, 4, 64, 512)), len(content) - place)
+        mutation = chance.randrange(6)
+        if mutation == 0:
+            content[place] ^= 1 << chance.randrange(8)
+        elif mutation == 1:
+            content[place : place + length] = chance.randbytes(length)
+        elif mutation == 2:
+            del content[place : place + length]
+        elif mutation == 3:
+            content[place:place] = content[place : place + length]
+        elif mutation == 4:
+            content[place : place + length] = bytes([chance.choice((0, 255))]) * length
         else:
-            del changed[max(1, place) :]
-        if not changed:
-            changed = bytearray(b"\0")
-    return bytes(changed)
+            del content[max(1, place) :]
+        if not content:
+            content = bytearray(b"\0")
+    return bytes(content)
 
 
 def process(kind: str, data: bytes) -> str:
-    """What became of one archive, in a word. Raises AssertionError where something came through."""
+    """Return what became of one archive, in a word. Raise AssertionError where something came through."""
     form = registry.load_format("tar" if kind.startswith("tar") else kind)
     *chunks, end = form.read(io.BytesIO(data), len(data), archives.MemberRules((), 1 << 22))
     assert isinstance(end, ArchiveEnd) and all(isinstance(chunk, Chunk) for chunk in chunks)
@@ -92,25 +92,25 @@ def process(kind: str, data: bytes) -> str:
         parts.append(form.encode_chunk(chunk, results, end.layout)[0])
     out = io.BytesIO()
     form.assemble(iter(parts), end.layout, out)
-    written = out.getvalue()
+    content = out.getvalue()
     if kind == "tar.gz":
         import gzip
 
-        written = gzip.decompress(written)
+        content = gzip.decompress(content)
     elif kind == "parquet":
-        table = pq.read_table(io.BytesIO(written))
-        written += b"".join(str(column.to_pylist()).encode() for column in table.columns)
+        table = pq.read_table(io.BytesIO(content))
+        content += b"".join(str(column.to_pylist()).encode() for column in table.columns)
     elif kind == "zip":
-        with zipfile.ZipFile(io.BytesIO(written)) as packed:
-            written += b"".join(packed.read(one) for one in packed.infolist())
-    assert b"SECRET-IMAGE" not in written, "an image came through"
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            content += b"".join(packed.read(member) for member in packed.infolist())
+    assert b"SECRET-IMAGE" not in content, "an image came through"
     return "incomplete" if end.reason else "complete"
 
 
 def work(
     tasks: "multiprocessing.Queue[tuple[int, str, bytes] | None]", results: "multiprocessing.Queue[object]"
 ) -> None:
-    """One process: takes archives until there are no more."""
+    """Take archives until there are no more, in a process of its own."""
     while (task := tasks.get()) is not None:
         number, kind, data = task
         results.put((number, "began"))
@@ -121,36 +121,36 @@ def work(
 
 
 def main() -> None:
-    """Mutates, processes and counts."""
+    """Mutate, process and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    originals = {kind: planted(kind) for kind in KINDS}
+    originals = {kind: make_archive(kind) for kind in KINDS}
     context = multiprocessing.get_context("spawn")
     outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     started, slowest = time.monotonic(), 0.0
     worker, tasks, results = None, context.Queue(), context.Queue()
     for number in range(arguments.count):
         kind = KINDS[number % len(KINDS)]
-        data = mutated(originals[kind], random.Random(f"{arguments.seed}/{number}"))
+        data = mutate(originals[kind], random.Random(f"{arguments.seed}/{number}"))
         if worker is None or not worker.is_alive():
             tasks, results = context.Queue(), context.Queue()
             worker = context.Process(target=work, args=(tasks, results), daemon=True)
             worker.start()
         tasks.put((number, kind, data))
         assert results.get(timeout=120) == (number, "began")
-        begun, outcome = time.monotonic(), ""
+        beginning, outcome = time.monotonic(), ""
         while not outcome:
             try:
                 outcome = str(results.get(timeout=0.5)[1])  # type: ignore[index]
             except Exception:
                 if not worker.is_alive():
                     outcome = f"CRASH {worker.exitcode}"
-                elif time.monotonic() - begun > LIMIT_SECONDS:
+                elif time.monotonic() - beginning > LIMIT_SECONDS:
                     worker.kill()
                     outcome = "HANG"
-        slowest = max(slowest, time.monotonic() - begun)
+        slowest = max(slowest, time.monotonic() - beginning)
         outcomes[kind][outcome] += 1
         if outcome.split()[0] in ("ERROR", "CRASH", "HANG"):
             print(f"{number} {kind}: {outcome}", flush=True)

@@ -55,24 +55,24 @@ MAX_MEGAPIXELS = 4
 _BOX = (0.25, 0.25, 0.75, 0.75)
 
 
-def sources(data: Path | None) -> list[bytes]:
-    """The files to be mutated: drawn ones of every format with a checkerboard in the middle, then the real ones."""
-    found = drawn()
+def read_sources(data: Path | None) -> list[bytes]:
+    """Return the files to mutate: drawn ones of every format with a checkerboard in the middle, then the real ones."""
+    files = draw_images()
     for folder in ("badimages", "exif") if data else ():
         paths = sorted(path for path in (data / folder).rglob("*") if path.suffix.lower() in SUFFIXES)  # type: ignore[operator]
-        found += [path.read_bytes() for path in paths if path.stat().st_size <= MAX_BYTES]
-    return found
+        files += [path.read_bytes() for path in paths if path.stat().st_size <= MAX_BYTES]
+    return files
 
 
-def drawn() -> list[bytes]:
-    """Images in every format with a pattern where the box will be."""
+def draw_images() -> list[bytes]:
+    """Draw images in every format with a pattern where the box will be."""
     rows, columns = np.indices((96, 128))
     pixels = np.stack([rows * 2, columns, 200 - rows], axis=2).astype(np.uint8)
     checker = ((rows // 2 + columns // 2) % 2 * 255).astype(np.uint8)
     pixels[24:72, 32:96] = checker[24:72, 32:96, None]
     image, files = Image.fromarray(pixels), []
     kinds = [("JPEG", {"subsampling": s, "progressive": p}) for s in (0, 1, 2) for p in (False, True)]
-    kinds += [("JPEG", {"restart_marker_blocks": 3}), ("JPEG", {"exif": _rotated()}), ("PNG", {}), ("BMP", {})]
+    kinds += [("JPEG", {"restart_marker_blocks": 3}), ("JPEG", {"exif": _make_rotation()}), ("PNG", {}), ("BMP", {})]
     kinds += [
         ("WEBP", {"lossless": True}),
         ("WEBP", {}),
@@ -98,14 +98,14 @@ def drawn() -> list[bytes]:
     return files
 
 
-def _rotated() -> Image.Exif:
+def _make_rotation() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
 
 
-def mutated(files: Sequence[bytes], seed: int, index: int) -> bytes:
-    """File `index` of a seed; one in twenty is left as it is."""
+def mutate(files: Sequence[bytes], seed: int, index: int) -> bytes:
+    """Return file `index` of a seed; one in twenty is left as it is."""
     rng = Generator(Philox(SeedSequence(seed, spawn_key=(0, index))))
     data = bytearray(files[int(rng.integers(len(files)))])
     if rng.random() < 0.05:
@@ -129,15 +129,15 @@ def mutated(files: Sequence[bytes], seed: int, index: int) -> bytes:
         elif kind == 5 and rng.random() < 0.5:
             del data[max(4, start) :]
         else:
-            other = files[int(rng.integers(len(files)))]
-            at = int(rng.integers(len(other)))
-            stop = len(other) if rng.random() < 0.5 else at + 2000
-            data[start : start + (stop - at if rng.random() < 0.5 else 0)] = other[at:stop]
-    return _with_sums(bytes(data)) if data[:4] == b"\x89PNG" and rng.random() < 0.7 else bytes(data)
+            donor = files[int(rng.integers(len(files)))]
+            at = int(rng.integers(len(donor)))
+            stop = len(donor) if rng.random() < 0.5 else at + 2000
+            data[start : start + (stop - at if rng.random() < 0.5 else 0)] = donor[at:stop]
+    return _correct_sums(bytes(data)) if data[:4] == b"\x89PNG" and rng.random() < 0.7 else bytes(data)
 
 
-def _with_sums(png: bytes) -> bytes:
-    """The PNG with the checksums of its chunks set right, so that what was mutated is looked at."""
+def _correct_sums(png: bytes) -> bytes:
+    """Return the PNG with the checksums of its chunks set right, so that what was mutated is looked at."""
     position, fixed = 8, bytearray(png)
     while position + 12 <= len(fixed):
         end = position + 8 + int.from_bytes(fixed[position : position + 4], "big")
@@ -149,73 +149,73 @@ def _with_sums(png: bytes) -> bytes:
 
 
 def check(data: bytes, mode: str) -> str:
-    """Redacts and judges: "redacted", "refused", or what is wrong."""
+    """Redact and judge: return "redacted", "refused", or what is wrong."""
     try:
-        before, boxes = [], []
+        textures_before, boxes = [], []
         for rgb in decode_frames(data, MAX_MEGAPIXELS):
             height, width = rgb.shape[:2]
             boxes.append(np.array([_BOX], np.float32) * np.array([width, height] * 2, np.float32))
-            before.append(_texture(rgb))
+            textures_before.append(_compute_texture(rgb))
         result = redact_file(data, boxes, mode=mode, max_megapixels=MAX_MEGAPIXELS)
     except ImageError as error:
         return "refused" if str(error) else "WRONG: no reason"
     except Exception as error:
         return f"WRONG: {type(error).__name__}: {error}"
-    left = find_residue(result.data)
-    if left:
-        return f"WRONG: holds {', '.join(left)}"
+    residue = find_residue(result.data)
+    if residue:
+        return f"WRONG: holds {', '.join(residue)}"
     try:
-        after = [_texture(rgb) for rgb in decode_frames(result.data, 4 * MAX_MEGAPIXELS)]
+        textures_after = [_compute_texture(rgb) for rgb in decode_frames(result.data, 4 * MAX_MEGAPIXELS)]
     except ImageError as error:
         return f"WRONG: the result cannot be read: {error}"
-    if len(after) == len(before):  # writers unite frames that are alike
-        for first, second in zip(before, after, strict=True):
-            if (found := _likeness(first, second)) > 0.5:
-                return f"WRONG: unredacted, likeness {found:.2f}, {result.method}"
-    elif len(after) > len(before):
+    if len(textures_after) == len(textures_before):  # writers unite frames that are alike
+        for first, second in zip(textures_before, textures_after, strict=True):
+            if (likeness := _compute_likeness(first, second)) > 0.5:
+                return f"WRONG: unredacted, likeness {likeness:.2f}, {result.method}"
+    elif len(textures_after) > len(textures_before):
         return "WRONG: more frames than before"
     return "redacted"
 
 
-def _texture(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Differences of horizontal neighbors inside the box, without its rim and without a gradient across it."""
+def _compute_texture(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return differences of horizontal neighbors inside the box, without its rim and without a gradient across it."""
     height, width = rgb.shape[:2]
     inner = rgb[int(height * 0.3) : int(height * 0.7), int(width * 0.3) : int(width * 0.7)]
     differences = np.diff(inner.astype(np.float32), axis=1)
     return (differences - differences.mean()).ravel() if differences.size else differences.ravel()
 
 
-def _likeness(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """The correlation of two textures; 0 where the first is too small or too plain to tell."""
+def _compute_likeness(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Return the correlation of two textures; 0 where the first is too small or too plain to tell."""
     if len(first) < 400 or len(first) != len(second) or np.abs(first).mean() < 6:
         return 0.0
     return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second) + 1e-6))
 
 
 def _work(pipe: Connection, data: Path | None, seed: int, first: int, last: int) -> None:
-    files = sources(data)
+    files = read_sources(data)
     for index in range(first, last):
         pipe.send((index, "", 0.0, 0))
         signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)  # SIGPROF ends the process, whatever code it is in
         started = time.process_time()
-        outcome = check(mutated(files, seed, index), MODES[index % len(MODES)])
+        outcome = check(mutate(files, seed, index), MODES[index % len(MODES)])
         seconds, peak_mib = time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         pipe.send((index, outcome, seconds, peak_mib))
 
 
-def outcomes(data: Path | None, seed: int, first: int, last: int) -> Iterator[tuple[int, str, float, int]]:
-    """For each image: what became of it, the CPU seconds, and the worker's highest RSS in MiB so far."""
+def generate_outcomes(data: Path | None, seed: int, first: int, last: int) -> Iterator[tuple[int, str, float, int]]:
+    """Yield for each image its index, what became of it, the CPU seconds, and the worker's highest RSS in MiB."""
     context, index = multiprocessing.get_context("spawn"), first
     while index < last:
-        here, there = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(there, data, seed, index, last), daemon=True)
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=_work, args=(sender, data, seed, index, last), daemon=True)
         worker.start()
-        there.close()
+        sender.close()
         while index < last:
-            if not here.poll(DEADLOCK_SECONDS):
+            if not receiver.poll(DEADLOCK_SECONDS):
                 worker.kill()
             try:
-                index, outcome, seconds, peak_mib = here.recv()
+                index, outcome, seconds, peak_mib = receiver.recv()
             except EOFError:
                 worker.join()
                 hung = worker.exitcode in (-signal.SIGPROF, -signal.SIGKILL)
@@ -229,7 +229,7 @@ def outcomes(data: Path | None, seed: int, first: int, last: int) -> Iterator[tu
 
 
 def main() -> int:
-    """Goes through the images and prints what became of them."""
+    """Go through the images and print what became of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--first", type=int, default=0)
@@ -240,7 +240,7 @@ def main() -> int:
     options = parser.parse_args()
     counts, slowest, peak, wrong, index = Counter[str](), 0.0, 0, list[int](), options.first
     started = time.monotonic()
-    for index, outcome, seconds, peak_mib in outcomes(
+    for index, outcome, seconds, peak_mib in generate_outcomes(
         options.data, options.seed, options.first, options.first + options.count
     ):
         counts[outcome.split(":")[0]] += 1
@@ -252,9 +252,9 @@ def main() -> int:
             break
     if options.keep and wrong:
         options.keep.mkdir(parents=True, exist_ok=True)
-        files = sources(options.data)
+        files = read_sources(options.data)
         for number in wrong:
-            (options.keep / f"{options.seed}-{number}").write_bytes(mutated(files, options.seed, number))
+            (options.keep / f"{options.seed}-{number}").write_bytes(mutate(files, options.seed, number))
     print(
         f"{options.first}…{index} of seed {options.seed}: {dict(counts)}; slowest {slowest:.1f} s of CPU, "
         f"peak {peak} MiB; load {os.getloadavg()[0]:.1f}"

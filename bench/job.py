@@ -30,7 +30,7 @@ class Watched(NamedTuple):
 
 
 def draw(folder: Path, count: int) -> None:
-    """`count` street scenes of 1920×1080, quality 90: 16 of them drawn, the others the same or mirrored."""
+    """Write `count` street scenes of 1920×1080, quality 90: 16 of them drawn, the others the same or mirrored."""
     folder.mkdir(parents=True)
     scenes = [draw_scene(index, 1, (1920, 1080)).image for index in range(min(16, count))]
     scenes += [np.ascontiguousarray(scene[:, ::-1]) for scene in scenes]
@@ -39,52 +39,52 @@ def draw(folder: Path, count: int) -> None:
         (folder / f"{index:05d}.jpg").write_bytes(encoded[index % len(encoded)])
 
 
-def rate(arguments: list[str], environment: dict[str, str] | None = None) -> float:
-    """Images per second after the first unit, as `depers` with these `arguments` says itself. Raises where it fails."""
+def measure_rate(arguments: list[str], environment: dict[str, str] | None = None) -> float:
+    """Return images per second after the first unit, as `depers` with `arguments` says itself. Raise where it fails."""
     command = [sys.executable, "-m", "depers.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout.split(" images/s")[0].rsplit(" ", 1)[1])
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(process.stdout.split(" images/s")[0].rsplit(" ", 1)[1])
 
 
 def watch(arguments: list[str], out: Path) -> Watched:
-    """Runs `depers` with `arguments`, sampling its process tree every 0.2 s. Raises where it fails."""
+    """Run `depers` with `arguments`, sampling its process tree every 0.2 s. Raise where it fails."""
     started, first, peak, spilled = time.monotonic(), 0.0, 0.0, 0.0
-    begun = time.time()
+    start_time = time.time()
     command = [sys.executable, "-m", "depers.cli", *arguments]
-    running = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while running.poll() is None:
-        peak, spilled = max(peak, _rss_mib(running)), max(spilled, _spilled_mib(begun))
+    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while process.poll() is None:
+        peak, spilled = max(peak, _rss_mib(process)), max(spilled, _spilled_mib(start_time))
         if not first and out.is_dir() and any(out.glob("*.jpg")):
             first = time.monotonic() - started
         time.sleep(0.2)
-    output = running.communicate()[0]
-    if running.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {running.returncode}\n{output}")
+    output = process.communicate()[0]
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{output}")
     return Watched(time.monotonic() - started, first, peak, output.strip().splitlines()[-1], spilled)
 
 
-def steady_rate(out: Path) -> float:
-    """Images per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
+def compute_steady_rate(out: Path) -> float:
+    """Return images per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
     records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in out.glob("_depers/units/*.parquet")]
-    (begin, _), *rest = sorted(records)
-    return sum(count for _, count in rest) / (rest[-1][0] - begin)
+    records.sort()
+    return float(sum(count for _, count in records[1:]) / (records[-1][0] - records[0][0]))
 
 
-def _spilled_mib(begun: float) -> float:
-    """What lies in the spill folders of local Rays that were started since."""
+def _spilled_mib(start_time: float) -> float:
+    """Return the size of what lies in the spill folders of local Rays that were started since."""
     total = 0
     for session in (Path(tempfile.gettempdir()) / "ray").glob("session_2*"):
         with contextlib.suppress(FileNotFoundError):
-            if session.stat().st_ctime >= begun:
+            if session.stat().st_ctime >= start_time:
                 total += sum(path.stat().st_size for path in session.glob("*spill*/**/*") if path.is_file())
     return total / 2**20
 
 
 def _rss_mib(process: psutil.Process) -> float:
     total = 0
-    for one in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         try:
-            total += one.memory_info().rss
+            total += member.memory_info().rss
         except psutil.NoSuchProcess:
             continue
     return total / 2**20

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from job import draw, rate
+from job import draw, measure_rate
 from moto.server import ThreadedMotoServer
 
 from depers import storage
@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from faulty_s3 import FaultyS3
 
 
-def through(endpoint: str, weights: str, number: int) -> float:
-    """Images per second after the first unit, from S3 to S3 at this address."""
+def measure_rate_through(endpoint: str, weights: str, number: int) -> float:
+    """Return images per second after the first unit, from S3 to S3 at this address."""
     arguments = ["anonymize", "s3://bench/in", f"s3://bench/out{number}", "--weights", weights]
-    return rate(arguments, os.environ | {"AWS_ENDPOINT_URL": endpoint})
+    return measure_rate(arguments, os.environ | {"AWS_ENDPOINT_URL": endpoint})
 
 
 def main() -> None:
-    """Alternates, and compares medians."""
+    """Alternate, and compare medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", type=int, default=400)
@@ -50,11 +50,11 @@ def main() -> None:
         storage.write_bytes(f"s3://bench/in/{path.name}", path.read_bytes())
     rates: dict[float, list[float]] = {0.0: [], options.latency: []}
     for repeat in range(options.repeats):
-        for latency, found in rates.items():
+        for latency, values in rates.items():
             with FaultyS3(endpoint, lambda *_: "", latency) as proxy:
-                found.append(through(proxy.endpoint, options.weights, 2 * repeat + bool(latency)))
-                print(f"{latency * 1000:.0f} ms: {found[-1]:.1f} images/s, {proxy.seen.total()} requests", flush=True)
-    without, with_latency = (statistics.median(found) for found in rates.values())
+                values.append(measure_rate_through(proxy.endpoint, options.weights, 2 * repeat + bool(latency)))
+                print(f"{latency * 1000:.0f} ms: {values[-1]:.1f} images/s, {proxy.seen.total()} requests", flush=True)
+    without, with_latency = (statistics.median(values) for values in rates.values())
     print(f"{with_latency / without:.0%} of the throughput without latency; load {os.getloadavg()[0]:.1f}")
     server.stop()
     shutil.rmtree(work)

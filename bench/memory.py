@@ -16,7 +16,7 @@ from job import draw, watch
 
 
 def main() -> None:
-    """Runs all and prints the peaks and their ratios to the first."""
+    """Run all and print the peaks and their ratios to the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--few", type=int, default=300)

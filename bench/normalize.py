@@ -28,7 +28,7 @@ BOXES = 100  # per image of the second part
 
 
 def write_competition(raw: Path, count: int) -> int:
-    """Street scenes in the competition's layout; gives the number of label files."""
+    """Write street scenes in the competition's layout; return the number of label files."""
     (raw / "images").mkdir(parents=True)
     (raw / "labels").mkdir()
     scenes = [draw_scene(index, 1, (1920, 1080)) for index in range(16)]
@@ -46,7 +46,7 @@ def write_competition(raw: Path, count: int) -> int:
 
 
 def write_many(raw: Path, kind: str, boxes: int) -> None:
-    """Tiny images, all of them links to one, with `BOXES` each: a COCO file, or YOLO text."""
+    """Write tiny images, all of them links to one, with `BOXES` each: a COCO file, or YOLO text."""
     images = raw / "images"
     images.mkdir(parents=True)
     (raw / "one").write_bytes(simplejpeg.encode_jpeg(np.full((64, 64, 3), 90, np.uint8), 90, "RGB"))
@@ -77,13 +77,13 @@ def write_many(raw: Path, kind: str, boxes: int) -> None:
                 box["segmentation"] = [[x, y, x + 4, y, x + 4, y + 4, x, y + 4]]
                 last = name == names[-1] and number == len(places) - 1
                 file.write(json.dumps(box) + ("\n" if last else ",\n"))
-        listed = [{"id": n, "file_name": f"{name}.jpg", "width": 64, "height": 64} for n, name in enumerate(names)]
+        entries = [{"id": n, "file_name": f"{name}.jpg", "width": 64, "height": 64} for n, name in enumerate(names)]
         categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES)]
-        file.write(f'], "images": {json.dumps(listed)}, "categories": {json.dumps(categories)}}}')
+        file.write(f'], "images": {json.dumps(entries)}, "categories": {json.dumps(categories)}}}')
 
 
 def main() -> None:
-    """Prints the seconds of the first part, and the peaks of the second."""
+    """Print the seconds of the first part, and the peaks of the second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2002)
     parser.add_argument("--few", type=int, default=200_000)
@@ -100,9 +100,9 @@ def main() -> None:
             times.append(watch(["normalize", str(work / "raw"), str(work / "out")], work / "out").seconds)
             shutil.rmtree(work / "out")
             shutil.rmtree(work / "copy")
-        shown = ", ".join(f"{seconds:.1f}" for seconds in times)
+        listing = ", ".join(f"{seconds:.1f}" for seconds in times)
         print(
-            f"{options.images} images, {files} label files: median {statistics.median(times):.1f} s of {shown};",
+            f"{options.images} images, {files} label files: median {statistics.median(times):.1f} s of {listing};",
             end=" ",
         )
         print(f"a plain copy {statistics.median(copies):.1f} s; load {os.getloadavg()[0]:.1f}", flush=True)

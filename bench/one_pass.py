@@ -14,33 +14,36 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from job import draw, rate
+from job import draw, measure_rate
 
 
 def main() -> None:
-    """Runs the rounds and prints the medians."""
+    """Run the rounds and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="depers-passes-"))
-    source, one, found, two = (work / name for name in ("in", "one", "found", "two"))
+    source, single, detections, double = (work / name for name in ("in", "single", "detections", "double"))
     draw(source, options.images)
     ones, twos = [], []
     for _ in range(options.repeats):
-        ones.append(rate(["anonymize", str(source), str(one), "--weights", options.weights]))
-        detecting = rate(["detect", str(source), str(found), "--weights", options.weights, "--confidence", "0.15"])
-        redacting = rate(["anonymize", str(source), str(two), "--previous-detections", str(found)])
-        twos.append(1 / (1 / detecting + 1 / redacting))
+        ones.append(measure_rate(["anonymize", str(source), str(single), "--weights", options.weights]))
+        detection_rate = measure_rate(
+            ["detect", str(source), str(detections), "--weights", options.weights, "--confidence", "0.15"]
+        )
+        redaction_rate = measure_rate(["anonymize", str(source), str(double), "--previous-detections", str(detections)])
+        twos.append(1 / (1 / detection_rate + 1 / redaction_rate))
         print(
-            f"one pass {ones[-1]:.1f} images/s; detect {detecting:.1f}, then redact {redacting:.1f}: {twos[-1]:.1f}",
+            f"one pass {ones[-1]:.1f} images/s; detect {detection_rate:.1f},"
+            f" then redact {redaction_rate:.1f}: {twos[-1]:.1f}",
             flush=True,
         )
         names = [path.name for path in source.iterdir()]
-        _, different, missing = filecmp.cmpfiles(one, two, names, shallow=False)
-        assert not different and not missing, f"the two ways differ in {different + missing}"
-        for folder in (one, found, two):
+        _, different, errors = filecmp.cmpfiles(single, double, names, shallow=False)
+        assert not different and not errors, f"the two ways differ in {different + errors}"
+        for folder in (single, detections, double):
             shutil.rmtree(folder)
     share = statistics.median(ones) / statistics.median(twos)
     print(f"load {os.getloadavg()[0]:.1f}; medians of {options.repeats}: one pass is {share:.2f} × as fast as two")

@@ -24,7 +24,7 @@ FIGURES = ("P", "R", "mAP@.5", "mAP@.5:.95")
 SETS = {"coco": ("coco_val", "yolov5n.pt"), "plates": ("plates_cars", "LP_detector_nano_61.pt")}
 
 # The package calls what numpy has removed, and loads pickles of its own in the way that torch has given up.
-THEIRS = """
+PACKAGE = """
 import json, sys
 import numpy as np, torch
 np.trapz = np.trapezoid
@@ -32,15 +32,15 @@ load = torch.load
 torch.load = lambda *a, **k: load(*a, **(k | {"weights_only": False}))
 import yolov5.utils.general, yolov5.val as val
 yolov5.utils.general.check_font = lambda *a, **k: None  # fetches a font from the network
-kept = []
+results = []
 def ap_per_class(*a, **k):
-    kept.append(original(*a, **k))
-    return kept[-1]
+    results.append(original(*a, **k))
+    return results[-1]
 original, val.ap_per_class = val.ap_per_class, ap_per_class
 data, weights, out, imgsz, batch_size, augment = sys.argv[1:]
 val.run(data=data, weights=weights, imgsz=int(imgsz), batch_size=int(batch_size), device="cpu", workers=0,
         augment=augment == "True", plots=False, verbose=True, project=out, name="val", exist_ok=True)
-_, _, p, r, _, ap, ids = kept[-1]
+_, _, p, r, _, ap, ids = results[-1]
 rows = {int(i): [float(x) for x in (p[n], r[n], ap[n, 0], ap[n].mean())] for n, i in enumerate(ids)}
 rows["all"] = [float(x) for x in (p.mean(), r.mean(), ap[:, 0].mean(), ap.mean())]
 json.dump(rows, open(out + "/figures.json", "w"))
@@ -48,7 +48,7 @@ json.dump(rows, open(out + "/figures.json", "w"))
 
 
 def make_dataset(data: Path, name: str, classes: list[str], folder: Path) -> Path:
-    """A copy of the images and labels (the package writes a cache beside them) with a data.yaml; its path."""
+    """Copy the images and labels (the package writes a cache beside them); return the path of their data.yaml."""
     for part in ("images", "labels"):
         shutil.copytree(data / name / part, folder / part / "val", dirs_exist_ok=True)
     content = {"path": str(folder), "train": "images/val", "val": "images/val", "nc": len(classes), "names": classes}
@@ -56,17 +56,19 @@ def make_dataset(data: Path, name: str, classes: list[str], folder: Path) -> Pat
     return folder / "data.yaml"
 
 
-def run_theirs(dataset: Path, weights: Path, out: Path, figures: list[str], names: list[str]) -> dict[str, list[float]]:
-    """The package's figures by class name, and `all`."""
+def run_package(
+    dataset: Path, weights: Path, out: Path, figures: list[str], names: list[str]
+) -> dict[str, list[float]]:
+    """Return the package's figures by class name, and `all`."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", THEIRS, str(dataset), str(weights), str(out), *figures]
+    command = [sys.executable, "-c", PACKAGE, str(dataset), str(weights), str(out), *figures]
     subprocess.run(command, check=True, cwd=out)
     rows = json.loads((out / "figures.json").read_text())
     return {key if key == "all" else names[int(key)]: row for key, row in rows.items()}
 
 
-def run_ours(dataset: Path, weights: Path, out: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """The figures of `depers evaluate` by class name, and `all`."""
+def run_depers(dataset: Path, weights: Path, out: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the figures of `depers evaluate` by class name, and `all`."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "depers.cli", "evaluate", str(dataset), str(out), "--weights", str(weights)]
     command += ["--imgsz", str(arguments.imgsz), "--batch-size", "8", "--precision", arguments.precision]
@@ -76,22 +78,23 @@ def run_ours(dataset: Path, weights: Path, out: Path, arguments: argparse.Namesp
     return {name: [row[key] for key in ("precision", "recall", "map50", "map50_95")] for name, row in rows.items()}
 
 
-def compare(theirs: dict[str, list[float]], ours: dict[str, list[float]], title: str) -> float:
-    """Prints every class of which a figure differs by 0.0001, and the largest difference, which it gives."""
+def compare(package_rows: dict[str, list[float]], depers_rows: dict[str, list[float]], title: str) -> float:
+    """Print every class of which a figure differs by 0.0001, and the largest difference; return that."""
     print(f"\n{title}\n{'class':>16}" + "".join(f"{name:>27}" for name in FIGURES))
     worst = 0.0
-    for name, row in theirs.items():
-        differences = [b - a for a, b in zip(row, ours[name], strict=True)]
+    for name, row in package_rows.items():
+        differences = [b - a for a, b in zip(row, depers_rows[name], strict=True)]
         worst = max(worst, *map(abs, differences))
         if name == "all" or max(map(abs, differences)) >= 0.0001:
-            cells = (f"{a:10.4f}{b:9.4f}{b - a:+8.4f}" for a, b in zip(row, ours[name], strict=True))
+            cells = (f"{a:10.4f}{b:9.4f}{b - a:+8.4f}" for a, b in zip(row, depers_rows[name], strict=True))
             print(f"{name:>16}" + "".join(cells))
-    print(f"{len(theirs) - 1} classes, {len(FIGURES)} figures each and overall: the largest difference is {worst:.4f}")
+    count = len(package_rows) - 1
+    print(f"{count} classes, {len(FIGURES)} figures each and overall: the largest difference is {worst:.4f}")
     return worst
 
 
 def main() -> int:
-    """Runs both and compares."""
+    """Run both and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--set", choices=SETS, default="coco")
@@ -109,15 +112,21 @@ def main() -> int:
     names = list(coco.values() if isinstance(coco, dict) else coco) if arguments.set == "coco" else ["license_plate"]
     dataset = make_dataset(data, folder, names, out / "dataset")
 
-    def theirs(batch_size: int) -> dict[str, list[float]]:
+    def compute_package_rows(batch_size: int) -> dict[str, list[float]]:
         figures = [str(arguments.imgsz), str(batch_size), str(arguments.augment)]
-        return run_theirs(dataset, weights, out / f"yolov5-{batch_size}", figures, names)
+        return run_package(dataset, weights, out / f"yolov5-{batch_size}", figures, names)
 
-    expected = theirs(arguments.batch_size)
-    ours = run_ours(dataset, weights, out / f"depers-{arguments.precision}", arguments)
-    worst = compare(expected, ours, f"yolov5 val --batch-size {arguments.batch_size}, depers {arguments.precision}")
+    expected = compute_package_rows(arguments.batch_size)
+    depers_rows = run_depers(dataset, weights, out / f"depers-{arguments.precision}", arguments)
+    worst = compare(
+        expected, depers_rows, f"yolov5 val --batch-size {arguments.batch_size}, depers {arguments.precision}"
+    )
     if arguments.batch_size != 1:
-        compare(expected, theirs(1), f"yolov5 val --batch-size {arguments.batch_size}, yolov5 val --batch-size 1")
+        compare(
+            expected,
+            compute_package_rows(1),
+            f"yolov5 val --batch-size {arguments.batch_size}, yolov5 val --batch-size 1",
+        )
     print(f"the bar for {arguments.precision} is {BARS[arguments.precision]}")
     return int(worst > BARS[arguments.precision])
 

@@ -22,7 +22,7 @@ class FakeClient:
         self.keys = keys
 
     def list_objects_v2(self, *, ContinuationToken: str = "0", **_: Any) -> dict[str, Any]:  # noqa: N803
-        """One page."""
+        """Return a page."""
         first = int(ContinuationToken)
         numbers = range(first, min(self.keys, first + 1000))
         names = (f"photos/2024/{n // 5000:05}/IMG_{n:09}.{'tar' if n % 1000 == 0 else 'jpg'}" for n in numbers)
@@ -32,19 +32,20 @@ class FakeClient:
 
 
 def main() -> None:
-    """Lists and cuts; prints seconds and the peak of RSS."""
+    """List and cut; print seconds and the peak of RSS."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=1_000_000)
     keys = parser.parse_args().keys
     with patch.object(s3, "client", lambda: FakeClient(keys)):
         started, cpu = time.monotonic(), time.process_time()
         entries = storage.list_files("s3://bucket/photos")
-        listed = time.monotonic() - started
-        cut = units.cut(entries)
+        listing_seconds = time.monotonic() - started
+        work_units = units.cut(entries)
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    assert sum(len(unit.entries) for unit in cut) == keys
+    assert sum(len(unit.entries) for unit in work_units) == keys
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"{keys} keys: listed in {listed:.1f} s, planned as {len(cut)} units in {seconds:.1f} s ({cpu:.1f} s of CPU)")
+    print(f"{keys} keys: listed in {listing_seconds:.1f} s,", end=" ")
+    print(f"planned as {len(work_units)} units in {seconds:.1f} s ({cpu:.1f} s of CPU)")
     print(f"peak RSS {peak:.0f} MiB; load {os.getloadavg()[0]:.1f}")
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from job import draw, rate
+from job import draw, measure_rate
 
 from depers import storage
 from depers.anonymization import manifest, redact_step
@@ -24,9 +24,9 @@ from depers.pipeline.steps import PassJob
 from depers.runtime import units
 
 
-def with_ray(source: Path, out: Path, weights: str) -> float:
-    """Images per second after the first unit."""
-    return rate(["anonymize", str(source), str(out), "--weights", weights])
+def measure_with_ray(source: Path, out: Path, weights: str) -> float:
+    """Return images per second after the first unit."""
+    return measure_rate(["anonymize", str(source), str(out), "--weights", weights])
 
 
 _worker: Any = None
@@ -47,8 +47,8 @@ def _work(unit: units.Unit) -> tuple[int, float]:
     return len(_worker.work(Work(unit))), time.monotonic()
 
 
-def without_ray(source: Path, out: Path, weights: str) -> float:
-    """The same units, the same steps, the same number of processes; images per second after the first unit."""
+def measure_without_ray(source: Path, out: Path, weights: str) -> float:
+    """Return the same for the same units, the same steps and the same number of processes."""
     last = partial(
         redact_step.redact_item,
         mode="pixelate",
@@ -61,15 +61,15 @@ def without_ray(source: Path, out: Path, weights: str) -> float:
         batch_size=8, max_megapixels=MAX_MEGAPIXELS, half_stride_pad=False, schema=manifest.SCHEMA, finish=last,
         mirrors=True,
     )  # fmt: skip
-    cut = units.cut(storage.list_files(str(source)))
+    work_units = units.cut(storage.list_files(str(source)))
     context = multiprocessing.get_context("spawn")
     with context.Pool(os.cpu_count(), _begin, (job, weights)) as pool:
-        done = sorted(pool.imap_unordered(_work, cut), key=lambda one: one[1])
-    return sum(count for count, _ in done[1:]) / (done[-1][1] - done[0][1])
+        batches = sorted(pool.imap_unordered(_work, work_units), key=lambda batch: batch[1])
+    return sum(count for count, _ in batches[1:]) / (batches[-1][1] - batches[0][1])
 
 
 def main() -> None:
-    """Alternates, and compares medians."""
+    """Alternate, and compare medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", type=int, default=300)
@@ -79,12 +79,12 @@ def main() -> None:
     draw(work / "in", options.images)
     rates: dict[str, list[float]] = {"depers": [], "multiprocessing": []}
     for _ in range(options.repeats):
-        for name, measure in (("depers", with_ray), ("multiprocessing", without_ray)):
+        for name, measure in (("depers", measure_with_ray), ("multiprocessing", measure_without_ray)):
             rates[name].append(measure(work / "in", work / "out", options.weights))
             print(f"{name}: {rates[name][-1]:.1f} images/s", flush=True)
             shutil.rmtree(work / "out")
-    own, bare = (statistics.median(found) for found in rates.values())
-    print(f"depers reaches {own / bare:.0%} of plain multiprocessing; load {os.getloadavg()[0]:.1f}")
+    ray_rate, bare_rate = (statistics.median(values) for values in rates.values())
+    print(f"depers reaches {ray_rate / bare_rate:.0%} of plain multiprocessing; load {os.getloadavg()[0]:.1f}")
     shutil.rmtree(work)
 
 

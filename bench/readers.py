@@ -34,7 +34,7 @@ print(len(table), "rows,", len(whole), "images,", len(images) - len(whole), "nul
 
 
 def main() -> None:
-    """Opens every archive with each library and program that can."""
+    """Open every archive with each library and program that can."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", default=sys.executable)
@@ -49,14 +49,14 @@ def main() -> None:
         elif path.suffix == ".parquet" and "_depers" not in path.parts:
             commands = [[arguments.python, "-c", DATASETS, str(path), cache]]
         for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            lines = done.stdout.strip().splitlines()
-            what = (
+            process = subprocess.run(command, capture_output=True, text=True, check=False)
+            lines = process.stdout.strip().splitlines()
+            reader = (
                 Path(command[0]).name if command[1] != "-c" else ("webdataset" if WEBDATASET in command else "datasets")
             )
-            said = f"{len(lines)} names" if what == "tar" else lines[-1] if lines else ""
-            said = f"fails: {done.stderr[-300:]}" if done.returncode else said
-            print(f"{path.relative_to(arguments.folder)}: {what}: {said}")
+            outcome = f"{len(lines)} names" if reader == "tar" else lines[-1] if lines else ""
+            outcome = f"fails: {process.stderr[-300:]}" if process.returncode else outcome
+            print(f"{path.relative_to(arguments.folder)}: {reader}: {outcome}")
 
 
 if __name__ == "__main__":

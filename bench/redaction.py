@@ -33,8 +33,8 @@ BOXES = np.array(
 )
 
 
-def photo(quality: int = 92) -> bytes:
-    """A drawn street of 12 megapixels with the grain of a sensor, 4:2:0."""
+def draw_photo(quality: int = 92) -> bytes:
+    """Draw a street of 12 megapixels with the grain of a sensor; return it as a JPEG, 4:2:0."""
     scene = scenes.draw_scene(0, 1, (1920, 1440)).image
     large = cv2.resize(scene, SIZE_WH, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     grain = np.random.default_rng(1).normal(0, 4, large.shape).astype(np.float32)
@@ -42,8 +42,8 @@ def photo(quality: int = 92) -> bytes:
     return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", "420"))
 
 
-def opencv(data: bytes, boxes: NDArray[np.float32]) -> bytes:
-    """What most anonymizers do."""
+def blur_with_opencv(data: bytes, boxes: NDArray[np.float32]) -> bytes:
+    """Decode, blur and encode, as most anonymizers do."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     for x0, y0, x1, y1 in boxes.astype(int).tolist():
         side = max(x1 - x0, y1 - y0) // 4 | 1
@@ -51,58 +51,63 @@ def opencv(data: bytes, boxes: NDArray[np.float32]) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
-def coefficients(data: bytes) -> list[NDArray[np.int16]]:
-    """The quantized coefficients of every component, int16 (rows, columns, 64)."""
-    found: list[NDArray[np.int16]] = []
+def read_coefficients(data: bytes) -> list[NDArray[np.int16]]:
+    """Return the quantized coefficients of every component, int16 (rows, columns, 64)."""
+    components: list[NDArray[np.int16]] = []
 
-    def collect(components: list[turbojpeg.Coefficients]) -> None:
-        found.extend(blocks[:height].copy() for blocks, height in components)
+    def collect(planes: list[turbojpeg.Coefficients]) -> None:
+        components.extend(blocks[:height].copy() for blocks, height in planes)
 
     rows = [v for _, v in jpeg_segments.read_frame_header(data).sampling]
     turbojpeg.transform(data, collect, rows, progressive=False, optimize=False)
-    return found
+    return components
 
 
-def changed_outside(data: bytes, redacted: bytes, boxes: NDArray[np.float32]) -> int:
-    """How many coefficients differ outside the MCUs that the boxes touch."""
+def count_changes_outside(data: bytes, redacted: bytes, boxes: NDArray[np.float32]) -> int:
+    """Return how many coefficients differ outside the MCUs that the boxes touch."""
     frame = jpeg_segments.read_frame_header(data)
     width, height = frame.mcu_wh
     touched = np.zeros((-(-frame.size_wh[1] // height), -(-frame.size_wh[0] // width)), bool)
     for x0, y0, x1, y1 in boxes:
         touched[int(y0 // height) : int(-(-y1 // height)), int(x0 // width) : int(-(-x1 // width))] = True
-    changed = 0
-    for before, after, (h, v) in zip(coefficients(data), coefficients(redacted), frame.sampling, strict=True):
-        outside = ~touched.repeat(v, axis=0).repeat(h, axis=1)[: before.shape[0], : before.shape[1]]
-        changed += int((before[outside] != after[outside]).sum())
-    return changed
+    count = 0
+    for blocks, redacted_blocks, (h, v) in zip(
+        read_coefficients(data), read_coefficients(redacted), frame.sampling, strict=True
+    ):
+        outside = ~touched.repeat(v, axis=0).repeat(h, axis=1)[: blocks.shape[0], : blocks.shape[1]]
+        count += int((blocks[outside] != redacted_blocks[outside]).sum())
+    return count
 
 
-def cpu_ms(function: Callable[[], object]) -> float:
-    """CPU milliseconds of this process, all threads."""
+def measure_cpu_ms(function: Callable[[], object]) -> float:
+    """Return the CPU milliseconds of this process, all threads, that a call takes."""
     started = time.process_time()
     function()
     return (time.process_time() - started) * 1000
 
 
 def main() -> None:
-    """Runs the rounds and prints the table."""
+    """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--photo", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    data = arguments.photo.read_bytes() if arguments.photo else photo()
+    data = arguments.photo.read_bytes() if arguments.photo else draw_photo()
     size_wh = jpeg_segments.read_frame_header(data).size_wh
     boxes = BOXES * np.array(size_wh * 2, np.float32) / np.array(SIZE_WH * 2, np.float32)
     ways: dict[str, Callable[[], object]] = {
         f"depers {mode}": lambda mode=mode: redact_file(data, [boxes], mode=mode)  # type: ignore[misc]
         for mode in ("pixelate", "blur", "fill")
     }
-    ways |= {"depers, no boxes": lambda: redact_file(data, [boxes[:0]]), "OpenCV": lambda: opencv(data, boxes)}
+    ways |= {
+        "depers, no boxes": lambda: redact_file(data, [boxes[:0]]),
+        "OpenCV": lambda: blur_with_opencv(data, boxes),
+    }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):
         for name, way in ways.items():
-            times[name].append(cpu_ms(way))
+            times[name].append(measure_cpu_ms(way))
     print(f"{size_wh[0]}x{size_wh[1]}, {len(data)} bytes, {len(boxes)} boxes; load {os.getloadavg()[0]:.1f}")
     peer = statistics.median(times["OpenCV"])
     for name, values in times.items():
@@ -110,8 +115,8 @@ def main() -> None:
         print(f"{name:<20}{middle:>8.1f} ms CPU   {middle / peer:.2f} × OpenCV decode + blur + encode")
     for mode in ("pixelate", "blur", "fill"):
         result = redact_file(data, [boxes], mode=mode)
-        changed = changed_outside(data, result.data, boxes)
-        print(f"{mode}: {result.method}, {changed} coefficients changed outside the touched MCUs")
+        count = count_changes_outside(data, result.data, boxes)
+        print(f"{mode}: {result.method}, {count} coefficients changed outside the touched MCUs")
 
 
 if __name__ == "__main__":

@@ -130,11 +130,11 @@ def run_all(runs: dict[str, str], checkout: Path, work: Path, words: dict[str, s
     return verdicts
 
 
-def compare(run: str, before: Path, after: Path) -> tuple[int, list[str]]:
+def compare(run: str, old_root: Path, new_root: Path) -> tuple[int, list[str]]:
     """Compare two outputs of one run; return the number of files and, for each that differs, how."""
     trees = [
         {rename(str(path.relative_to(root))): path for path in root.rglob("*") if path.is_file()}
-        for root in (before, after)
+        for root in (old_root, new_root)
     ]
     names = sorted(name for name in trees[0].keys() | trees[1].keys() if not name.endswith(".html"))
     differences = []
@@ -150,8 +150,8 @@ def compare(run: str, before: Path, after: Path) -> tuple[int, list[str]]:
             differences.append(f"{name}: {first.stat().st_size} bytes, then {second.stat().st_size}")
         elif describe(first) != describe(second):
             lines = difflib.unified_diff(describe(first), describe(second), n=0, lineterm="")
-            changed = [line[:200] for line in lines if line[:3] not in ("---", "+++") and line[0] in "+-"]
-            differences.append(f"{name}: {len(changed)} lines, such as " + " and ".join(changed[:1] + changed[-1:]))
+            changes = [line[:200] for line in lines if line[:3] not in ("---", "+++") and line[0] in "+-"]
+            differences.append(f"{name}: {len(changes)} lines, such as " + " and ".join(changes[:1] + changes[-1:]))
     return len(names), differences
 
 

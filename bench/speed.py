@@ -46,45 +46,45 @@ print(count / (time.monotonic() - started), network.dtype)
 
 
 def run(command: list[str], log: Path) -> None:
-    """Runs the command; raises where it fails."""
+    """Run the command; raise where it fails."""
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false"}
     with log.open("wb") as output:
         subprocess.run(command, check=True, stdout=output, stderr=output, env=environment)
 
 
-def steady_rate(images: Iterable[Path]) -> float:
-    """Images per second, by when they were written, without the first ones."""
-    written = sorted(path.stat().st_mtime for path in images)[SKIPPED:]
-    return (len(written) - 1) / (written[-1] - written[0])
+def measure_steady_rate(images: Iterable[Path]) -> float:
+    """Return images per second, by when they were written, without the first ones."""
+    times = sorted(path.stat().st_mtime for path in images)[SKIPPED:]
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
-def commands(weights: Path, deface: str | None, work: Path) -> dict[str, list[str]]:
-    """The tools' command lines, `IN` and `OUT` to be filled in."""
-    own = Path(sys.executable).parent
-    found = {
-        "depers": [str(own / "depers"), "anonymize", "IN", "OUT", "--weights", str(weights)],
-        "yolov5 detect": [str(own / "yolov5"), "detect", "--weights", str(weights), "--source", "IN"]
+def make_commands(weights: Path, deface: str | None, work: Path) -> dict[str, list[str]]:
+    """Return the tools' command lines, `IN` and `OUT` to be filled in."""
+    scripts = Path(sys.executable).parent
+    tools = {
+        "depers": [str(scripts / "depers"), "anonymize", "IN", "OUT", "--weights", str(weights)],
+        "yolov5 detect": [str(scripts / "yolov5"), "detect", "--weights", str(weights), "--source", "IN"]
         + ["--imgsz", "640", "--project", str(work), "--name", "OUT"],
     }
     if deface:
-        found["deface"] = [deface, "IN"]  # a folder; each result beside its input
-    return found
+        tools["deface"] = [deface, "IN"]  # a folder; each result beside its input
+    return tools
 
 
-def pure_rate(weights: Path, how: str) -> tuple[float, str]:
-    """Images per second of the bare network, one process per core as in the job; and its arithmetic.
+def measure_pure_rate(weights: Path, variant: str) -> tuple[float, str]:
+    """Return images per second of the bare network, one process per core as in the job; and its arithmetic.
 
     `how`: "plain" as PyTorch computes it, "joined" with the convolutions that depers joins with what follows them.
     """
     cores = os.cpu_count() or 1
-    command = [sys.executable, "-c", PURE, str(weights), how]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
-    outputs = [process.communicate()[0].split() for process in running]
+    command = [sys.executable, "-c", PURE, str(weights), variant]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
+    outputs = [process.communicate()[0].split() for process in processes]
     return sum(float(output[0]) for output in outputs), outputs[0][1]
 
 
 def main() -> None:
-    """Runs the rounds and prints the table."""
+    """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--deface")
@@ -94,7 +94,7 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="depers-speed-"))
     draw(work / "few", FEW)
     draw(work / "many", arguments.images)
-    tools = commands(arguments.weights.resolve(), arguments.deface, work)
+    tools = make_commands(arguments.weights.resolve(), arguments.deface, work)
     rates: dict[str, list[float]] = {name: [] for name in tools}
     pure: dict[str, list[float]] = {"plain": [], "joined": []}
     for _ in range(arguments.repeats):
@@ -103,25 +103,24 @@ def main() -> None:
             places = {"IN": str(source), "OUT": str(out) if name == "depers" else "OUT"}
             run([places.get(part, part) for part in command], work / "log")
             results = list(source.glob("*_anonymized.jpg") if name == "deface" else out.glob("*.jpg"))
-            rates[name].append(steady_rate(results))
+            rates[name].append(measure_steady_rate(results))
             print(f"{name}: {rates[name][-1]:.1f} images/s", flush=True)
             shutil.rmtree(out, ignore_errors=True)
             if name == "deface":
                 for path in results:
                     path.unlink()
-        for how, found in pure.items():
-            rate, arithmetic = pure_rate(arguments.weights, how)
-            found.append(rate)
-            print(f"pure inference, {how}: {rate:.1f} images/s in {arithmetic}", flush=True)
+        for variant, values in pure.items():
+            rate, arithmetic = measure_pure_rate(arguments.weights, variant)
+            values.append(rate)
+            print(f"pure inference, {variant}: {rate:.1f} images/s in {arithmetic}", flush=True)
     print(f"load {os.getloadavg()[0]:.1f}; medians of {arguments.repeats}:")
-    own = statistics.median(rates["depers"])
+    depers_rate = statistics.median(rates["depers"])
     for name, values in rates.items():
-        print(
-            f"{name:<16}{statistics.median(values):>8.1f} images/s   depers is {own / statistics.median(values):.2f} ×"
-        )
-    for how, found in pure.items():
-        bare = statistics.median(found)
-        print(f"{f'pure, {how}':<16}{bare:>8.1f} images/s   depers reaches {own / bare:.0%}")
+        middle = statistics.median(values)
+        print(f"{name:<16}{middle:>8.1f} images/s   depers is {depers_rate / middle:.2f} ×")
+    for variant, values in pure.items():
+        bare = statistics.median(values)
+        print(f"{f'pure, {variant}':<16}{bare:>8.1f} images/s   depers reaches {depers_rate / bare:.0%}")
     shutil.rmtree(work)
 
 

@@ -30,7 +30,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Prints the wall time to the first output, and the parts."""
+    """Print the wall time to the first output, and the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--repeats", type=int, default=3)

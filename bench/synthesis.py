@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 import simplejpeg
-from job import steady_rate, watch
+from job import compute_steady_rate, watch
 from PIL import Image, ImageDraw
 
 from depers.commands.synthesize import Options, read_assets
@@ -41,34 +41,34 @@ SCENES = 64
 OBJECTS = ("--objects", "10", "--real", "none")
 
 
-def depers(*arguments: str) -> str:
-    """Runs the command and gives the last line that it prints. Raises where it fails."""
+def run_depers(*arguments: str) -> str:
+    """Run the command and return the last line that it prints. Raise where it fails."""
     command = [sys.executable, "-m", "depers.cli", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip().splitlines()[-1]
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return process.stdout.strip().splitlines()[-1]
 
 
 def make_bank(work: Path, size_wh: tuple[int, int] = SIZE_WH) -> str:
-    """Draws street scenes in the raw layout, normalizes and extracts them below `work`; gives the extraction."""
+    """Draw street scenes in the raw layout, normalize and extract them below `work`; return the extraction."""
     for folder in ("images", "labels"):
         (work / "raw" / folder).mkdir(parents=True)
     for index in range(SCENES):
         write_scene(work / "raw", f"street-{index:03d}", draw_scene(index, 1, size_wh))
-    depers("normalize", str(work / "raw"), str(work / "dataset"), "--val-fraction", "0")
-    depers("extract", str(work / "dataset"), str(work / "extracted"))
+    run_depers("normalize", str(work / "raw"), str(work / "dataset"), "--val-fraction", "0")
+    run_depers("extract", str(work / "dataset"), str(work / "extracted"))
     return str(work / "extracted")
 
 
-def plainly(extracted: sprite_bank.SpriteBank, job: renderer.RenderJob, processes: int) -> float:
-    """The rate of the same functions under multiprocessing, at the niceness of Ray's workers; planned before."""
+def measure_plain_rate(extracted: sprite_bank.SpriteBank, job: renderer.RenderJob, processes: int) -> float:
+    """Return the rate of the same functions under multiprocessing, at the niceness of Ray's workers; planned before."""
     tasks = [(extracted, job, *blocks) for blocks in job.units()]
     with multiprocessing.get_context("spawn").Pool(processes, os.nice, (15,)) as pool:
         pool.starmap(renderer.render_blocks, tasks, chunksize=1)
-    return steady_rate(Path(job.out))
+    return compute_steady_rate(Path(job.out))
 
 
 def encode(paths: list[Path]) -> int:
-    """Encodes images at quality 90, again and again, and gives how many; reading them is not counted."""
+    """Encode images at quality 90, again and again; return how many a second, without the reading of them."""
     images = itertools.cycle([simplejpeg.decode_jpeg(path.read_bytes(), "RGB") for path in paths])
     until, count = time.monotonic() + 4, 0
     while time.monotonic() < until:
@@ -77,30 +77,30 @@ def encode(paths: list[Path]) -> int:
     return count // 4
 
 
-def encoding_alone(out: Path, processes: int) -> float:
-    """The rate at which so many processes only encode images of a finished run."""
+def measure_encoding_rate(out: Path, processes: int) -> float:
+    """Return the rate at which so many processes only encode images of a finished run."""
     paths = sorted(out.glob("images/train/synthetic/*/*.jpg"))[: 12 * processes]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return float(sum(pool.map(encode, [paths[number::processes] for number in range(processes)], chunksize=1)))
 
 
-def original(raw: Path, out: Path, count: int) -> float:
-    """The rate of the original algorithm of 2022 in one process: one class id for all, and its defects."""
+def measure_original_rate(raw: Path, out: Path, count: int) -> float:
+    """Return the rate of the original algorithm of 2022 in one process: one class id for all, and its defects."""
     out.mkdir()
     boxes: dict[Path, list[list[float]]] = {}
     for path in sorted((raw / "images").glob("*.jpg")):
         texts = [file.read_text() for file in sorted((raw / "labels").glob(f"{path.stem}_*.txt"))]
         boxes[path] = [[float(v) for v in line.split()[1:]] for text in texts for line in text.splitlines()]
-    paths = [path for path, found in boxes.items() if found]
+    paths = [path for path, rows in boxes.items() if rows]
     rng = random.Random(0)
     started = time.monotonic()
     for number in range(count):
         source, donor = rng.choice(paths), rng.choice(paths)
         composite = Image.open(source).convert("RGB")
         for box in boxes[source]:
-            paint_over(ImageDraw.Draw(composite), corners(box, composite.size), rng)
-        other = Image.open(donor).convert("RGB")
-        crop = other.crop(corners(rng.choice(boxes[donor]), other.size))
+            paint_over(ImageDraw.Draw(composite), to_corners(box, composite.size), rng)
+        crop_source = Image.open(donor).convert("RGB")
+        crop = crop_source.crop(to_corners(rng.choice(boxes[donor]), crop_source.size))
         if crop.width < composite.width and crop.height < composite.height:  # else it was dropped
             x, y = rng.randrange(composite.width - crop.width), rng.randrange(composite.height - crop.height)
             composite.paste(crop, (x, y))
@@ -111,8 +111,8 @@ def original(raw: Path, out: Path, count: int) -> float:
     return count / (time.monotonic() - started)
 
 
-def corners(box: list[float], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box of YOLO text in pixels."""
+def to_corners(box: list[float], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a box of YOLO text in pixels."""
     (cx, cy, w, h), (width, height) = box, size_wh
     return (
         int((cx - w / 2) * width),
@@ -123,59 +123,60 @@ def corners(box: list[float], size_wh: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def paint_over(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], rng: random.Random, side: int = 10) -> None:
-    """Small squares of random colors over a box, and past its edges."""
+    """Draw small squares of random colors over a box, and past its edges."""
     for x in range(box[0], box[2], side):
         for y in range(box[1], box[3], side):
             draw.rectangle((x, y, x + side, y + side), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
 
 
 def compare(work: Path, count: int, repeats: int) -> None:
-    """Rounds of all four, then the medians and their ratios."""
+    """Print rounds of all four, then the medians and their ratios."""
     extracted, cores = make_bank(work), os.cpu_count() or 1
     rates: dict[str, list[float]] = {}
     for number in range(repeats):
         out = work / f"out{number}"
-        depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
-        own, job = steady_rate(out), renderer.RenderJob(str(out), count, 1, False, len(CLASSES))
-        this = {
-            "depers synthesize": own,
-            "multiprocessing": plainly(sprite_bank.open_bank(extracted), job, cores),
-            "encoding alone": encoding_alone(out, cores),
-            "the original": original(work / "raw", work / f"original{number}", 50),
+        run_depers("synthesize", extracted, str(out), "--count", str(count), *OBJECTS)
+        depers_rate, job = compute_steady_rate(out), renderer.RenderJob(str(out), count, 1, False, len(CLASSES))
+        measurements = {
+            "depers synthesize": depers_rate,
+            "multiprocessing": measure_plain_rate(sprite_bank.open_bank(extracted), job, cores),
+            "encoding alone": measure_encoding_rate(out, cores),
+            "the original": measure_original_rate(work / "raw", work / f"original{number}", 50),
         }
-        print(", ".join(f"{name} {rate:.1f}" for name, rate in this.items()), flush=True)
-        for name, rate in this.items():
+        print(", ".join(f"{name} {rate:.1f}" for name, rate in measurements.items()), flush=True)
+        for name, rate in measurements.items():
             rates.setdefault(name, []).append(rate)
         shutil.rmtree(out)
-    own = statistics.median(rates["depers synthesize"])
+    depers_rate = statistics.median(rates["depers synthesize"])
     print(f"load {os.getloadavg()[0]:.1f}, {cores} cores; medians of {repeats}:")
     for name, values in rates.items():
         middle = statistics.median(values)
-        print(f"{name:<18}{middle:>8.1f} images/s   depers is {own / middle:.2f} ×")
+        print(f"{name:<18}{middle:>8.1f} images/s   depers is {depers_rate / middle:.2f} ×")
 
 
-def plan(work: Path, count: int) -> None:
-    """Seconds and peak memory of planning `count` images in as many processes as there are cores."""
+def measure_planning(work: Path, count: int) -> None:
+    """Print seconds and peak memory of planning `count` images in as many processes as there are cores."""
     options = Options(make_bank(work), str(work / "out"), count=count, objects=10)
     opened, cores = sprite_bank.open_bank(options.extracted), os.cpu_count() or 1
     assets, peak, started = read_assets(opened, options), 0.0, time.monotonic()
     job = renderer.RenderJob(options.out, count, 1, False, len(CLASSES))
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         parts = [(assets, options.recipe(), job, part) for part in range(len(job.parts()))]
-        done = pool.starmap_async(renderer.plan_part, parts, chunksize=1)
-        while not done.ready():
-            mine = psutil.Process()
-            peak = max(peak, sum(each.memory_info().rss for each in [mine, *mine.children(recursive=True)]) / 2**20)
-            done.wait(0.2)
-        objects = sum(tally.objects for tally in done.get())
+        results = pool.starmap_async(renderer.plan_part, parts, chunksize=1)
+        while not results.ready():
+            process = psutil.Process()
+            members = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(member.memory_info().rss for member in members) / 2**20)
+            results.wait(0.2)
+        objects = sum(tally.objects for tally in results.get())
     seconds = time.monotonic() - started
     size = sum(path.stat().st_size for path in (work / "out" / "plan").iterdir()) / 2**20
     print(f"load {os.getloadavg()[0]:.1f}, {cores} cores: {count} images with {objects} objects planned in", end=" ")
     print(f"{seconds:.0f} s ({seconds * cores / count * 1e3:.2f} ms each), peak {peak:.0f} MiB, {size:.0f} MiB of plan")
 
 
-def memory(work: Path, many: int, few: int = 1000) -> None:
-    """Peak memory over all processes with few and with many images."""
+def compare_memory(work: Path, many: int, few: int = 1000) -> None:
+    """Print the peak memory over all processes with few and with many images."""
     extracted, peaks = make_bank(work, SMALL_WH), []
     for count in (few, many):
         out = work / "out"
@@ -187,7 +188,7 @@ def memory(work: Path, many: int, few: int = 1000) -> None:
 
 
 def main() -> None:
-    """Parses, makes a folder to work in, and removes it."""
+    """Make a folder to work in, measure, and remove it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=640)
     parser.add_argument("--repeats", type=int, default=3)
@@ -198,9 +199,9 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="depers-synthesis-"))
     try:
         if options.plan:
-            plan(work, options.plan)
+            measure_planning(work, options.plan)
         elif options.memory:
-            memory(work, options.many)
+            compare_memory(work, options.many)
         else:
             compare(work, options.count, options.repeats)
     finally:

@@ -119,7 +119,7 @@ def _draw(root: Path, split: str, size_wh: tuple[int, int], index: int) -> None:
 
 
 def draw_dataset(root: Path, train: int, val: int, size_wh: tuple[int, int]) -> Path:
-    """Street scenes; their data.yaml."""
+    """Write street scenes; return the path of their data.yaml."""
     for split, first, count in (("train", 0, train), ("val", 100_000, val)):
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def draw_dataset(root: Path, train: int, val: int, size_wh: tuple[int, int]) -> 
 
 
 def copy_dataset(source: Path, root: Path, name: str) -> Path:
-    """A set of one class, every third image for validation; its data.yaml."""
+    """Copy a set of one class, every third image for validation; return the path of its data.yaml."""
     for number, image in enumerate(sorted((source / "images").iterdir())):
         split = "train" if number % 3 else "val"
         label = source / "labels" / f"{image.stem}.txt"
@@ -143,7 +143,7 @@ def copy_dataset(source: Path, root: Path, name: str) -> Path:
 
 
 def _absolute(root: Path) -> Path:
-    """The package looks for relative paths in its own folder."""
+    """Make the path in data.yaml absolute, since the package looks for relative ones in its own folder."""
     path = root / "data.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) | {"path": str(root)}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -159,32 +159,32 @@ class Task:
         self.without_ray = bool(more.get("without_ray"))
         self.images = len(list((data.parent / "images" / "train").iterdir()))
 
-    def theirs(self, out: Path, seed: int) -> tuple[list[float], Path]:
-        """Images per second of every epoch by `yolov5 train`, and its best weights."""
-        given = {
+    def train_with_yolov5(self, out: Path, seed: int) -> tuple[list[float], Path]:
+        """Return images per second of every epoch by `yolov5 train`, and its best weights."""
+        options = {
             "data": str(self.data),
             "cfg": f"{self.model}.yaml",
             "weights": self.weights or "",
             "imgsz": self.imgsz,
         }
-        given |= {"batch_size": self.batch_size, "epochs": self.epochs, "seed": seed, "cache": "ram", "noplots": True}
-        given |= {"device": "0" if self.device == "cuda" else "cpu", "workers": os.cpu_count(), "project": str(out)}
-        given |= {"name": "run", "exist_ok": True, "patience": 0}
+        options |= {"batch_size": self.batch_size, "epochs": self.epochs, "seed": seed, "cache": "ram", "noplots": True}
+        options |= {"device": "0" if self.device == "cuda" else "cpu", "workers": os.cpu_count(), "project": str(out)}
+        options |= {"name": "run", "exist_ok": True, "patience": 0}
         out.mkdir(parents=True)
-        _run([sys.executable, "-W", "ignore", "-c", TRAIN, json.dumps(given)], out)
+        _run([sys.executable, "-W", "ignore", "-c", TRAIN, json.dumps(options)], out)
         times = json.loads((out / "times.json").read_text(encoding="utf-8"))
         return [self.images / seconds for seconds in times], out / "run" / "weights" / "best.pt"
 
-    def ours(self, out: Path, seed: int) -> tuple[list[float], Path]:
-        """The same by `depers train`, or by its loop alone."""
-        given = {"dataset": str(self.data), "out": str(out), "model": self.model, "imgsz": self.imgsz, "seed": seed}
-        given |= {"batch_size": self.batch_size, "epochs": self.epochs, "schedule": "linear", "cache": "ram"}
-        given |= {"device": self.device, "patience": 0, **({"weights": self.weights} if self.weights else {})}
+    def train_with_depers(self, out: Path, seed: int) -> tuple[list[float], Path]:
+        """Return the same of `depers train`, or of its loop alone."""
+        options = {"dataset": str(self.data), "out": str(out), "model": self.model, "imgsz": self.imgsz, "seed": seed}
+        options |= {"batch_size": self.batch_size, "epochs": self.epochs, "schedule": "linear", "cache": "ram"}
+        options |= {"device": self.device, "patience": 0, **({"weights": self.weights} if self.weights else {})}
         if self.without_ray:
-            command = [sys.executable, "-c", WITHOUT_RAY, json.dumps(given)]
+            command = [sys.executable, "-c", WITHOUT_RAY, json.dumps(options)]
         else:
             command = [sys.executable, "-m", "depers.cli", "train", str(self.data), str(out)]
-            for name, value in given.items():
+            for name, value in options.items():
                 if name not in ("dataset", "out"):
                     command += [f"--{name.replace('_', '-')}", str(value)]
         out.mkdir(parents=True)
@@ -217,35 +217,37 @@ class Busy:
     def _sample(self) -> None:
         query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while not self._done.wait(0.5):
-            found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-            self.samples += [(time.time(), float(value)) for value in found[:1]]
+            values = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+            self.samples += [(time.time(), float(value)) for value in values[:1]]
 
-    def percent(self, out: Path) -> float:
-        """The median within the training part of steady epochs where the loop has told it, as it does without Ray;
-        else of all samples with any load, which include the first epochs and validation."""
-        told = out / "windows.json"
-        if told.exists():
-            windows = json.loads(told.read_text(encoding="utf-8"))[_WARM_UP:]
+    def compute_percent(self, out: Path) -> float:
+        """Return the median within the training part of steady epochs where the loop has told it.
+
+        It does without Ray; else of all samples with any load, which include the first epochs and validation.
+        """
+        path = out / "windows.json"
+        if path.exists():
+            windows = json.loads(path.read_text(encoding="utf-8"))[_WARM_UP:]
             # nvidia-smi tells of the last second at most, so one begins to listen a second later.
-            chosen = [value for at, value in self.samples if any(one + 1 <= at <= end for one, end in windows)]
+            chosen = [value for at, value in self.samples if any(start + 1 <= at <= end for start, end in windows)]
         else:
             chosen = [value for _, value in self.samples if value > 0]
         return statistics.median(chosen or [0.0])
 
 
-def speed(tasks: Sequence[Task], out: Path, repeats: int, bar: float, gpu: bool) -> bool:
-    """Prints the rates; whether all reach the bar."""
+def compare_speed(tasks: Sequence[Task], out: Path, repeats: int, bar: float, gpu: bool) -> bool:
+    """Print the rates; return whether all reach the bar."""
     fine = True
     for task in tasks:
         rates: dict[str, list[float]] = {"yolov5": [], "depers": []}
         busy = 0.0
         for number in range(repeats):
-            for name, train in (("yolov5", task.theirs), ("depers", task.ours)):
+            for name, train in (("yolov5", task.train_with_yolov5), ("depers", task.train_with_depers)):
                 with Busy() if gpu else open(os.devnull) as watched:  # noqa: PTH123
                     folder = out / f"{task.model}-{name}-{number}"
                     steady = train(folder, number)[0][_WARM_UP:]
                 if isinstance(watched, Busy) and name == "depers":
-                    busy = watched.percent(folder)
+                    busy = watched.compute_percent(folder)
                 rates[name].append(statistics.median(steady))
                 print(f"{task.model} at {task.imgsz}, {name}: {rates[name][-1]:.1f} images/s", flush=True)
         ratio = statistics.median(rates["depers"]) / statistics.median(rates["yolov5"])
@@ -258,34 +260,34 @@ def speed(tasks: Sequence[Task], out: Path, repeats: int, bar: float, gpu: bool)
     return fine
 
 
-def parity(task: Task, out: Path, seeds: Sequence[int]) -> bool:
-    """Prints both results' AP; whether the mean is not lower by more than the bar."""
-    found: dict[str, list[float]] = {"yolov5": [], "depers": []}
+def compare_quality(task: Task, out: Path, seeds: Sequence[int]) -> bool:
+    """Print both results' AP; return whether the mean is not lower by more than the bar."""
+    precisions: dict[str, list[float]] = {"yolov5": [], "depers": []}
     for seed in seeds:
-        for name, train in (("yolov5", task.theirs), ("depers", task.ours)):
+        for name, train in (("yolov5", task.train_with_yolov5), ("depers", task.train_with_depers)):
             folder = out / f"{name}-{seed}"
             rates, best = train(folder, seed)
             measured = out / f"val-{name}-{seed}"
             measured.mkdir()
             _run([sys.executable, "-c", VALIDATE, str(task.data), str(best), str(task.imgsz), str(measured)], measured)
             _, _, map50, map50_95 = json.loads((measured / "figures.json").read_text(encoding="utf-8"))
-            found[name].append(map50)
+            precisions[name].append(map50)
             rate = statistics.median(rates[_WARM_UP:])
             print(
                 f"seed {seed}, {name}: mAP@.5 {map50:.3f}, mAP@.5:.95 {map50_95:.3f}; {rate:.1f} images/s", flush=True
             )
-    means = {name: statistics.mean(values) for name, values in found.items()}
+    means = {name: statistics.mean(values) for name, values in precisions.items()}
     difference = means["depers"] - means["yolov5"]
-    spread = statistics.stdev(found["yolov5"])
+    deviation = statistics.stdev(precisions["yolov5"])
     print(
-        f"mean mAP@.5: yolov5 {means['yolov5']:.3f} (spread {spread:.3f}), depers {means['depers']:.3f}:"
+        f"mean mAP@.5: yolov5 {means['yolov5']:.3f} (spread {deviation:.3f}), depers {means['depers']:.3f}:"
         f" {difference:+.3f}; the bar is -{QUALITY_BAR}; load {os.getloadavg()[0]:.1f}"
     )
     return difference >= -QUALITY_BAR
 
 
 def main() -> int:
-    """Runs one of the three."""
+    """Run one of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("what", choices=("speed", "parity", "gpu"))
@@ -299,23 +301,23 @@ def main() -> int:
     arguments = parser.parse_args()
     out = arguments.out.resolve() / arguments.what
     shutil.rmtree(out, ignore_errors=True)
-    given = Path(os.environ.get("DEPERS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")).resolve()
+    data = Path(os.environ.get("DEPERS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")).resolve()
     if arguments.what == "parity":
         if arguments.set == "heads":
-            dataset = copy_dataset(given / "heads_scut", out / "dataset", "head")
+            dataset = copy_dataset(data / "heads_scut", out / "dataset", "head")
         else:
             dataset = draw_dataset(out / "dataset", arguments.images or 240, 96, (640, 400))
-        weights = str(given / "weights" / "yolov5n.pt")
+        weights = str(data / "weights" / "yolov5n.pt")
         task = Task(dataset, "yolov5n", arguments.imgsz, 8, arguments.epochs or 12, weights=weights)
-        return int(not parity(task, out, (0, 1, 2)))
+        return int(not compare_quality(task, out, (0, 1, 2)))
     gpu = arguments.what == "gpu"
     sizes = (("yolov5s", 640, 64), ("yolov5x", 1024, 16)) if gpu else (("yolov5n", 320, 16), ("yolov5s", 416, 16))
     count = arguments.images or (2048 if gpu else 96)
     dataset = draw_dataset(out / "dataset", count, 32 if gpu else 8, (1280, 720) if gpu else (640, 400))
     epochs, device = arguments.epochs or _WARM_UP + 3, "cuda" if gpu else "cpu"
     more = {"device": device, "without_ray": arguments.without_ray}
-    tasks = [Task(dataset, *one, epochs, **more) for one in sizes if arguments.only in (None, one[0])]
-    return int(not speed(tasks, out, arguments.repeats, GPU_BAR if gpu else CPU_BAR, gpu))
+    tasks = [Task(dataset, *size, epochs, **more) for size in sizes if arguments.only in (None, size[0])]
+    return int(not compare_speed(tasks, out, arguments.repeats, GPU_BAR if gpu else CPU_BAR, gpu))
 
 
 if __name__ == "__main__":
