@@ -24,14 +24,13 @@ SKIPPED, FEW = 64, 128
 PURE = """
 import sys, time, torch
 from pathlib import Path
-import depers.detector
-from depers.detector import DetectorEnsemble
+from depers.detection import detector
 from depers.detection.settings import InferenceSettings, Weights
 torch.set_num_threads(1)
 path = sys.argv[1]
 if sys.argv[2] == "plain":
-    depers.detector.join_activations = lambda layers: None
-detector = DetectorEnsemble([Weights(path, {})], [Path(path).read_bytes()], (), InferenceSettings())
+    detector.join_activations = lambda layers: None
+ensemble = detector.DetectorEnsemble([Weights(path, {})], [Path(path).read_bytes()], (), InferenceSettings())
 network = ensemble._networks[0]
 images = torch.rand(8, 3, 384, 640)
 with torch.inference_mode():
