@@ -64,13 +64,13 @@ class Speed(NamedTuple):
         """Return the rate as text, without one the seconds."""
         if not self.images:
             return "all done before"
-        return f"{self.rate:.1f} images/s" if self.rate else f"in {self.seconds:.1f} s"
+        return f"{self.rate:.1f} images/s" if self.rate else f"in {self.seconds:.1f} s, start included"
 
 
 class Stopwatch:
     """Measures images per second from the first unit on: before it lies the start, in which nothing is done yet.
 
-    Of a single unit, or of units that end almost together, the whole time counts; below a second there is no rate.
+    A single unit, and units that end almost together, give no rate.
     """
 
     def __init__(self) -> None:
@@ -90,8 +90,6 @@ class Stopwatch:
         rate = None
         if self._end - self._first_end >= _LEAST_SECONDS:
             rate = (self._images - self._first_images) / (self._end - self._first_end)
-        elif seconds >= _LEAST_SECONDS:
-            rate = self._images / seconds
         return Speed(self._images, seconds, rate)
 
 
