@@ -43,6 +43,8 @@ def measure_rate(arguments: list[str], environment: dict[str, str] | None = None
     """Return images per second after the first unit, as `depers` with `arguments` says itself. Raise where it fails."""
     command = [sys.executable, "-m", "depers.cli", *arguments]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if " images/s" not in process.stdout:
+        raise SystemExit(f"{' '.join(command)}: too few images for a rate\n{process.stdout}")
     return float(process.stdout.split(" images/s")[0].rsplit(" ", 1)[1])
 
 
@@ -67,6 +69,8 @@ def compute_steady_rate(out: Path) -> float:
     """Return images per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
     records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in out.glob("_depers/units/*.parquet")]
     records.sort()
+    if len(records) < 2:
+        raise SystemExit(f"{out}: too few images for a rate, they make a single unit")
     return float(sum(count for _, count in records[1:]) / (records[-1][0] - records[0][0]))
 
 
