@@ -53,7 +53,7 @@ RUNS = {
     "detect": "detect {IN}/few {OUT} --weights {WEIGHTS} {FIND} --augment --format yolo",
     "anonymize": "anonymize {IN}/photos {OUT} --weights {WEIGHTS} {FIND} --keep *.json",
     "anonymize-blur": "anonymize {IN}/few {OUT} --weights {WEIGHTS} {PLATES} {FIND} --mode blur --keep-metadata date",
-    "anonymize-fill": "anonymize {IN}/photos {OUT} --previous-detections {OUTS}/anonymize --mode fill",
+    "anonymize-fill": "anonymize {IN}/photos {OUT} --previous-detections {OUTS}/anonymize {FIND} --mode fill",
     "evaluate": "evaluate {OUTS}/{DATASET} {OUT} --weights {WEIGHTS} --target-recall 0.9",
 }
 """Commands by the name of their OUT."""

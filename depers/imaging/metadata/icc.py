@@ -12,7 +12,7 @@ _COLOR_TAG_NAMES = (
 )
 _COLOR_TAGS = frozenset(_COLOR_TAG_NAMES.encode().split())
 MAX_BYTES = 16 << 20
-_NAME = "color profile"
+_NAME = "colour profile"  # is written into files, whose bytes are not to change
 _SPACES = {
     b"RGB ": ("RGB", "RGBA", "P", "RGBX", "RGB;16", "RGBA;16"),
     b"GRAY": ("L", "LA", "I;16", "1"),
