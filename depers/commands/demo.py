@@ -2,7 +2,7 @@
 
 Draws scenes in the competition's raw layout, normalizes them, cuts them into backgrounds and sprites, makes synthetic
 scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those, and
-shows all of it in OUT/report.page. Every step but the first is a verb's own `run`.
+shows all of it in OUT/report.html. Every step but the first is a verb's own `run`.
 """
 
 import json

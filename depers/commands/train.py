@@ -2,6 +2,7 @@
 
 Reads dataset folders (data.yaml, images/, labels/). Writes below OUT
 
+options.json                        the options that decide what is learnt
 weights/best.pt, weights/last.pt    ordinary YOLOv5 checkpoints
 results.csv, tensorboard/           a row per epoch
 report.html, train_batch.jpg        curves, confusion matrix, labelled and predicted images

@@ -1,6 +1,6 @@
 """Blend a patch into an image so that its edge does not say "object".
 
-All of it happens in one plane of an image (`planes.Plane`, uint8 (H, W) or (H, W, 2)), in the pixels of that plane.
+All of it happens in one plane of an image (`ycbcr.Plane`, uint8 (H, W) or (H, W, 2)), in the pixels of that plane.
 
 Dwibedi et al. 2017, "Cut, Paste and Learn": a detector learns the seam unless it varies; Pérez et al. 2003, "Poisson
 Image Editing".

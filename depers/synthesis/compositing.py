@@ -148,7 +148,7 @@ def _add_noise(plane: Plane, lighter: Plane, darker: Plane, noise_x: int, noise_
 
 
 def _tiles(length: int, offset: int, side: int) -> list[tuple[int, int, int]]:
-    """(pixel, pixel of the tile, how many) until `length` is covered, from `offset` in the first tile on."""
+    """Return (pixel, pixel of the tile, how many) until `length` is covered, from `offset` in the first tile on."""
     pieces, at = [], 0
     while at < length:
         begin = (offset + at) % side

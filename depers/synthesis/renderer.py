@@ -1,6 +1,6 @@
 """The tasks of synthesis: plan and render blocks of synthetic images, from the bank to files in OUT.
 
-OUT/images/train/synthetic/NNNNNN/…jpg and OUT/labels/train/synthetic/NNNNNN/…txt, or OUT/shards/train-NNNNNN.tar
+OUT/images/train/synthetic/NNNNNN/…jpg and OUT/labels/train/synthetic/NNNNNN/…txt, or OUT/shards/NNNNNN.tar
 """
 
 import io

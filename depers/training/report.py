@@ -1,4 +1,4 @@
-"""What a training shows of itself: results.csv, TensorBoard events, labelled and predicted images, report.page."""
+"""What a training shows of itself: results.csv, TensorBoard events, labelled and predicted images, report.html."""
 
 import os
 import tempfile
