@@ -119,7 +119,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: s
     assert tree(out) == tree(done)
 
 
-def test_a_image_that_fails_later_loses_its_old_output(
+def test_an_image_that_fails_later_loses_its_old_output(
     ray_local: None, folder: Path, weights: str, tmp_path: Path
 ) -> None:
     source, out = tmp_path / "in", tmp_path / "out"

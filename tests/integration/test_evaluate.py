@@ -131,7 +131,7 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
         evaluate.run(Options(str(dataset), f"{out}/score", score=file, split="train"))
 
 
-def test_classes_that_a_image_is_not_labelled_for_do_not_count(tmp_path: Path) -> None:
+def test_classes_that_an_image_is_not_labelled_for_do_not_count(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "data", count=1, val_count=2)
     text = (dataset / "data.yaml").read_text()
     (dataset / "data.yaml").write_text(text + 'labelled: {"100000": [head]}\n')

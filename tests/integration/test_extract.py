@@ -248,7 +248,7 @@ def labelled(*labels: tuple[int, tuple[float, float, float, float]], shade: int 
     return Scene(np.full((100, 200, 3), shade, np.uint8), np.array([i for i, _ in labels], np.int64), boxes)
 
 
-def test_what_a_image_gave_before_is_gone(tmp_path: Path) -> None:
+def test_what_an_image_gave_before_is_gone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     root = one(tmp_path / "dataset", labelled((CAR, (10, 10, 60, 60))))
     one(root, labelled(), "b.png")

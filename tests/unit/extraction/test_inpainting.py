@@ -94,7 +94,7 @@ def test_a_pattern_is_gone_and_no_paint_spills_past_the_box(fill: str) -> None:
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("size_wh", [(1, 1), (3, 5), (64, 48)])
-def test_a_image_that_is_one_object(fill: str, size_wh: tuple[int, int]) -> None:
+def test_an_image_that_is_one_object(fill: str, size_wh: tuple[int, int]) -> None:
     rgb = np.full((*size_wh[::-1], 3), (255, 0, 0), np.uint8)
     result = fill_rects(rgb, rects_to_fill(boxes_of(FULL), size_wh, 0.0), fill, rng())
     assert result.shape == rgb.shape

@@ -57,7 +57,7 @@ def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) 
     assert not (tmp_path / "images").exists()
 
 
-def test_a_unit_with_a_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+def test_a_unit_with_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     task = ImageTask(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, ())
     record = tmp_path / "out" / "_depers" / "units" / "unit.parquet"
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()

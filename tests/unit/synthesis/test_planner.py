@@ -231,7 +231,7 @@ def test_variants_differ_in_their_seams_only() -> None:
     assert rows[0::3] == [row | {"variant": 0} for row in plan_block(usual(), RECIPE, 0, 8).to_pylist()]
 
 
-def test_many_objects_in_a_image_each_with_labels_of_its_class() -> None:
+def test_many_objects_in_an_image_each_with_labels_of_its_class() -> None:
     bank = usual()
     sprites = {row["id"]: row for row in bank.sprites.to_pylist()}
     rows = plan_block(bank, RECIPE._replace(objects=6, distractors=0.0), 0, 40).to_pylist()

@@ -68,7 +68,7 @@ def test_batches_share_a_canvas_that_holds_them_and_hold_every_image_once() -> N
 
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
-def test_a_image_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
+def test_an_image_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
     scaled = fit_size(size_wh, strides * stride)
     canvas = round_up(scaled, stride)
     assert max(scaled) == max(canvas) == strides * stride
