@@ -65,6 +65,14 @@ def parse_yolo(text: str, class_count: int, source: str) -> Labels:
     return Labels.of(class_ids, boxes)
 
 
+def drop_doubles(labels: Labels) -> Labels:
+    """Return the labels in their order, each box of a class once, as YOLOv5 counts them."""
+    rows = np.column_stack([labels.class_ids, labels.boxes_xywh])
+    _, first_rows = np.unique(rows, axis=0, return_index=True)
+    first_rows = np.sort(first_rows)
+    return Labels(labels.class_ids[first_rows], labels.boxes_xywh[first_rows])
+
+
 def read_number(field: str) -> float:
     """Return a number as YOLO text writes it; NaN for all else, such as `1_0`, `0,5`, and infinity."""
     try:

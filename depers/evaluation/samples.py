@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from depers import storage
 from depers.boxes import from_normalized_xywh, intersection_over_union
 from depers.datasets.data_yaml import Dataset, labelled_classes
-from depers.datasets.labels import Labels, label_path, read_labels
+from depers.datasets.labels import Labels, drop_doubles, label_path, read_labels
 from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, match
 from depers.imaging.decoding import decode
 from depers.reports import drawing, page
@@ -100,12 +100,8 @@ def read_samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]
 
 
 def read_unique_labels(image: str, class_count: int) -> Labels:
-    """Return the labels of one image, doubles counted once (as YOLOv5 does); none where it has no label file."""
-    labels = read_labels(label_path(image), class_count)
-    rows = np.column_stack([labels.class_ids, labels.boxes_xywh])
-    _, first = np.unique(rows, axis=0, return_index=True)
-    first = np.sort(first)
-    return Labels(labels.class_ids[first], labels.boxes_xywh[first])
+    """Return the labels of one image, doubles counted once; none where it has no label file."""
+    return drop_doubles(read_labels(label_path(image), class_count))
 
 
 def judge(sample: Sample, confidence: float) -> ImageResult:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from depers.boxes import Boxes, clip, covered_share, from_normalized_xywh
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, labelled_classes
-from depers.datasets.labels import Labels, parse_yolo
+from depers.datasets.labels import Labels, drop_doubles, parse_yolo
 from depers.datasets.splits import group_names
 from depers.datasets.sprite_bank import sprite_id
 from depers.detection.settings import InferenceSettings
@@ -168,12 +168,10 @@ def _why_unfit(job: ExtractionJob, coverage: float, labelled: frozenset[int]) ->
 
 def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
     """Return class ids (N,) and boxes (N, 4) in pixels inside the image, without doubles and boxes without area."""
-    table = np.column_stack([labels.class_ids, labels.boxes_xywh])
-    _, first = np.unique(table, axis=0, return_index=True)
-    first = np.sort(first)
-    boxes = clip(from_normalized_xywh(labels.boxes_xywh[first], size_wh), size_wh)
+    class_ids, boxes_xywh = drop_doubles(labels)
+    boxes = clip(from_normalized_xywh(boxes_xywh, size_wh), size_wh)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return labels.class_ids[first][has_area], boxes[has_area]
+    return class_ids[has_area], boxes[has_area]
 
 
 def _rng(seed: int, path: str) -> np.random.Generator:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from depers import storage
 from depers.datasets import labels
-from depers.datasets.labels import CLASSES, Labels, format_yolo, label_path, list_pairs, parse_yolo
+from depers.datasets.labels import CLASSES, Labels, drop_doubles, format_yolo, label_path, list_pairs, parse_yolo
 from depers.errors import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
@@ -25,6 +25,13 @@ def test_what_is_written_is_read(rows: list[tuple[int, float, float, float, floa
     np.testing.assert_allclose(read.boxes_xywh, given_labels.boxes_xywh, rtol=0, atol=1e-12)
     assert (read.class_ids.dtype, read.boxes_xywh.dtype) == (np.int64, np.float64)
     assert read.boxes_xywh.shape == (len(rows), 4)
+
+
+def test_doubles_are_dropped_and_the_order_stays() -> None:
+    boxes = [[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2]]
+    labels = drop_doubles(Labels.of([2, 1, 2, 0], boxes))
+    assert labels.class_ids.tolist() == [2, 1, 0] and labels.boxes_xywh.tolist() == [boxes[0], boxes[1], boxes[3]]
+    assert len(drop_doubles(Labels.of([], [])).class_ids) == 0
 
 
 def test_format_yolo() -> None:
