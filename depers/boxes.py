@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]
+EDGES = ("x_min", "y_min", "x_max", "y_max")
+"""The edges of a box in tables, in the order of `Boxes`."""
 
 CANVAS_GRAY = 114
 """YOLOv5's gray around a letterboxed image."""

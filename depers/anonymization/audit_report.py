@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from depers.anonymization import manifest
-from depers.detection.detections import EDGES
+from depers.boxes import EDGES
 from depers.imaging.decoding import decode
 from depers.imaging.headers import ImageError
 from depers.pipeline.box_sources import Row

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from depers.boxes import EDGES
 from depers.storage.tables import column, schema
 
 
@@ -30,7 +31,6 @@ class Detections(NamedTuple):
 
 VERSION = 2
 """Of the tables of detections and of manifests: the meaning of their columns and the words of their statuses."""
-EDGES = ("x_min", "y_min", "x_max", "y_max")
 BOX = pa.struct(
     [
         column("class", pa.string(), "what the box holds"),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.boxes import from_normalized_xywh, intersection_over_union
+from depers.boxes import EDGES, from_normalized_xywh, intersection_over_union
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, drop_doubles, label_path, read_labels
 from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, match
@@ -69,7 +69,7 @@ def read_samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py() if len(column) else np.zeros(1, np.int64)
     class_names = pa.array(dataset.names, pa.string())
     ids = pc.fill_null(pc.index_in(values.field("class"), value_set=class_names), -1).to_numpy()
-    boxes = np.stack([values.field(name).to_numpy() for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
+    boxes = np.stack([values.field(name).to_numpy() for name in EDGES], axis=1)
     confidences = values.field("confidence").to_numpy()
     result = []
     # A name that is not UTF-8 is escaped in the table.

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers import storage
+from depers.boxes import EDGES
 from depers.datasets import sprite_bank
 from depers.datasets.sprite_bank import SpriteBank
 from depers.extraction.steps import part_path
@@ -95,7 +96,7 @@ def _sample(
 
 def _draw(row: TableRow, names: tuple[str, ...]) -> NDArray[np.uint8]:
     labels = row["labels"]
-    boxes = [[label[side] for side in ("x_min", "y_min", "x_max", "y_max")] for label in labels]
+    boxes = [[label[name] for name in EDGES] for label in labels]
     colors = [drawing.color(names[label["class_id"]]) for label in labels]
     return drawing.draw_boxes(decode(row["image"]).rgb(), boxes, [""] * len(boxes), colors)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers.boxes import Boxes, clip, covered_share, from_normalized_xywh
+from depers.boxes import EDGES, Boxes, clip, covered_share, from_normalized_xywh
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, drop_doubles, parse_yolo
@@ -181,7 +181,7 @@ def _rng(seed: int, path: str) -> np.random.Generator:
 
 
 def _label(class_id: int, box_xyxy: NDArray[np.float32]) -> TableRow:
-    return dict(zip(("class_id", "x_min", "y_min", "x_max", "y_max"), (class_id, *box_xyxy.tolist()), strict=True))
+    return dict(zip(("class_id", *EDGES), (class_id, *box_xyxy.tolist()), strict=True))
 
 
 def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[NestedSprite]) -> list[TableRow]:

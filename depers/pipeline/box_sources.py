@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers import storage
-from depers.boxes import from_normalized_xywh
+from depers.boxes import EDGES, from_normalized_xywh
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import parse_yolo
-from depers.detection.detections import EDGES, VERSION, make_box
+from depers.detection.detections import VERSION, make_box
 from depers.errors import UserError, one_line
 from depers.imaging.headers import ImageError
 from depers.runtime.units import FOLDER

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from depers.boxes import EDGES
 from depers.datasets.sprite_bank import sprite_id
 from depers.seeds import Branch, random_for
 from depers.statuses import SourceStatus
@@ -118,7 +119,7 @@ def find_places(images: pa.Table) -> Places:
     scenes = images["scene"].combine_chunks()
     flat, rows = scenes.flatten(), scenes.value_parent_indices().to_numpy()
     outer = flat.field("outer").to_numpy(zero_copy_only=False)
-    x0, y0, x1, y1 = (flat.field(name).to_numpy()[outer] for name in ("x_min", "y_min", "x_max", "y_max"))
+    x0, y0, x1, y1 = (flat.field(name).to_numpy()[outer] for name in EDGES)
     rows = rows[outer]
     width, height = (images[name].to_numpy()[rows] for name in ("width", "height"))
     values = np.column_stack([(x0 + x1) / 2 / width, y1 / height, (y1 - y0) / height]).astype(np.float32)

@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.boxes import to_normalized_xywh
+from depers.boxes import EDGES, to_normalized_xywh
 from depers.datasets import sprite_bank
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
@@ -43,7 +43,6 @@ _SHEET_IMAGES = 24
 _DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
 _READ_PARTS = 8  # what a block chooses from
 _DECODED_BACKGROUNDS = 3  # images come in the order of their backgrounds
-_CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 class RenderJob(NamedTuple):
@@ -155,7 +154,7 @@ class Renderer:
 def format_labels(row: dict[str, Any]) -> bytes:
     """Return the labels of a row as YOLO text."""
     ids = [label["class_id"] for label in row["labels"]]
-    boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
+    boxes = [[label[name] for name in EDGES] for label in row["labels"]]
     size_wh = row["width"], row["height"]
     normalized = to_normalized_xywh(np.array(boxes, np.float32).reshape(-1, 4), size_wh)
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
@@ -233,7 +232,7 @@ def draw_sheet(bank: sprite_bank.SpriteBank, job: RenderJob, names: Sequence[str
         row = next(row for row in read_block(job.out, index // plan_table.BLOCK) if row["index"] == index)
         image = decoding.decode(Renderer(bank)(row), float("inf")).rgb()
         classes = [names[label["class_id"]] for label in row["labels"]]
-        boxes = [[label[name] for name in _CORNERS] for label in row["labels"]]
+        boxes = [[label[name] for name in EDGES] for label in row["labels"]]
         narrowest = row["width"] / 16  # the names of small objects would hide them; colors tell
         texts = [name if box[2] - box[0] > narrowest else "" for name, box in zip(classes, boxes, strict=True)]
         images.append(drawing.draw_boxes(image, boxes, texts, [drawing.color(name) for name in classes]))

@@ -7,6 +7,7 @@ import pyarrow as pa
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from depers.boxes import EDGES
 from depers.reports import page, plots
 
 SIZES = np.geomspace(0.002, 1.0, 28)
@@ -61,7 +62,7 @@ def _count(class_ids: NDArray[np.int64], shares_xyxy: NDArray[np.float64], class
 def _boxes(labels: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Return class ids (N,), corners (N, 4) and the row of each label of a column."""
     flat = labels.flatten()
-    corners = [flat.field(name).to_numpy(zero_copy_only=False) for name in ("x_min", "y_min", "x_max", "y_max")]
+    corners = [flat.field(name).to_numpy(zero_copy_only=False) for name in EDGES]
     rows = labels.value_parent_indices().to_numpy()
     ids = flat.field("class_id").to_numpy(zero_copy_only=False).astype(np.int64)
     return ids, np.column_stack(corners).astype(np.float64), rows.astype(np.int64)
