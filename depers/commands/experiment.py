@@ -302,7 +302,7 @@ def _train(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell,
     training = options.training(cell, arm)
     start = time.monotonic()
     progress.report_lines(train.run(training).summary())
-    last = _last_row(training.out)
+    last = train.read_results(training.out)[-1]
     synthetic = options.count_synthetic(cell) if arm == SYNTHETIC else 0
     seconds = time.monotonic() - start
     result = TrainingResult(cell.size, cell.seed, arm, synthetic, last["map50"], last["map50_95"], seconds)
@@ -310,11 +310,6 @@ def _train(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell,
     if not storage.is_s3(training.out):
         shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
     return result
-
-
-def _last_row(out: str) -> dict[str, float]:
-    header, *lines = storage.read_bytes(storage.join(out, "results.csv")).decode().splitlines()
-    return dict(zip(header.split(","), map(float, lines[-1].split(",")), strict=True))
 
 
 def _write(options: Options, results: Sequence[TrainingResult]) -> None:

@@ -57,7 +57,7 @@ def run(options: Options) -> TrainResult:
     threads = max(1, min(cpus // options.workers, largest))
     if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
         fit(options, options.list_datasets(), device == "cuda", threads)
-    rows = results(options.out)
+    rows = read_results(options.out)
     best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
     return TrainResult(
         out=out,
@@ -70,7 +70,7 @@ def run(options: Options) -> TrainResult:
     )
 
 
-def results(out: str) -> list[dict[str, float]]:
+def read_results(out: str) -> list[dict[str, float]]:
     """Return the rows of OUT/results.csv, one per epoch so far."""
     path = storage.join(out, "results.csv")
     if not storage.exists(path):

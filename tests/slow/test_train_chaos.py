@@ -17,7 +17,7 @@ import pytest
 from training_sets import write_dataset
 
 from depers import storage
-from depers.commands.train import results, run
+from depers.commands.train import read_results, run
 from depers.detection import yolo
 from depers.runtime import progress
 from depers.training import checkpoints
@@ -47,7 +47,7 @@ def train_undisturbed(root: Path, out: Path, epochs: int = EPOCHS) -> list[dict[
     writer = CheckpointWriter(str(out))
     train(make_options(root, str(out), epochs), read_splits(str(root)), ProcessGroup(), None, writer)
     writer.close()
-    return results(str(out))
+    return read_results(str(out))
 
 
 def assert_alike(rows: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
@@ -60,7 +60,7 @@ def assert_alike(rows: list[dict[str, float]], expected: list[dict[str, float]])
 
 def wait_for_rows(out: str, count: int) -> None:
     until = time.monotonic() + 240
-    while len(results(out)) < count:
+    while len(read_results(out)) < count:
         assert time.monotonic() < until, "no epoch has ended"
         time.sleep(0.1)
 
@@ -85,7 +85,7 @@ def test_a_dead_worker_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture
     killer.join()
     assert pids
     assert "going on after epoch" in capsys.readouterr().err
-    assert_alike(results(str(out)), train_undisturbed(root, tmp_path / "calm"))
+    assert_alike(read_results(str(out)), train_undisturbed(root, tmp_path / "calm"))
 
 
 @pytest.mark.slow
@@ -104,13 +104,13 @@ def test_a_dead_driver_is_started_again(tmp_path: Path) -> None:
         first.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert workers and not alive
-    epochs = len(results(str(out)))
+    epochs = len(read_results(str(out)))
     assert 2 <= epochs < options.epochs
     second = subprocess.run(command(options), env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     lines = second.stdout + second.stderr
     assert f"going on after epoch {epochs}" in lines or f"going on after epoch {epochs - 1}" in lines
-    assert_alike(results(str(out)), train_undisturbed(root, tmp_path / "calm", options.epochs))
+    assert_alike(read_results(str(out)), train_undisturbed(root, tmp_path / "calm", options.epochs))
 
 
 class Proxy(ThreadingHTTPServer):
@@ -208,4 +208,4 @@ def test_training_completes_although_s3_fails(faulty_s3: tuple[str, Proxy], tmp_
     state = read_state(out)
     assert state is not None and state["epoch"] == EPOCHS
     assert yolo.load("best.pt", storage.read_bytes(f"{out}/weights/best.pt"))
-    assert_alike(results(out), train_undisturbed(root, tmp_path / "calm"))
+    assert_alike(read_results(out), train_undisturbed(root, tmp_path / "calm"))
