@@ -15,6 +15,7 @@ from depers.errors import short_reason
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.box_sources import Row
 from depers.pipeline.steps import Item, Outcome
+from depers.resources import MIB
 from depers.statuses import AuditStatus, FileStatus
 from depers.storage import Entry
 from depers.storage.tables import column, parquet_text, schema
@@ -81,7 +82,7 @@ def compute_digest(root: str, entry: Entry) -> str:
     """Return the SHA-256 of a whole object. Raise OSError."""
     digest = hashlib.sha256()
     with storage.open_entry(root, entry) as file:
-        while block := file.read(1 << 20):
+        while block := file.read(MIB):
             digest.update(block)
     return digest.hexdigest()
 

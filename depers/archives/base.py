@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from depers.imaging import sniffing
+from depers.resources import MIB
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
@@ -18,7 +19,7 @@ T = TypeVar("T")
 FOLDER = "folder"
 """The status of a member that is a folder, not a file."""
 CHUNK_MEMBERS = 32
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 16 * MIB
 
 
 class Member(NamedTuple):

@@ -23,10 +23,11 @@ from depers.archives.base import (
 )
 from depers.errors import REASON_LENGTH, one_line
 from depers.imaging import sniffing
+from depers.resources import MIB
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
-_ROW_GROUP_BYTES = 128 * 2**20  # the most that writing one holds in memory
+_ROW_GROUP_BYTES = 128 * MIB  # the most that writing one holds in memory
 _CODECS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
 
 

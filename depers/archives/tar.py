@@ -21,11 +21,12 @@ from depers.archives.base import (
     chunk_members,
     read_member,
 )
+from depers.resources import MIB
 from depers.statuses import FileStatus
 from depers.storage.s3 import UnavailableError
 
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
-_MOST_HEADER_BYTES = 2**20  # of one long name or pax header: a damaged one may claim any size, and is read at once
+_MOST_HEADER_BYTES = MIB  # of one long name or pax header: a damaged one may claim any size, and is read at once
 _MOST_RATIO, _FREE_BYTES = 200, 2**32  # unpacked to packed, beyond some GiB: more is a decompression bomb
 _STARTS = {b"\x1f\x8b": b"gz", b"BZ": b"bz2", b"\xfd7": b"xz"}
 _COMPRESS: dict[bytes, Callable[[bytes], bytes]] = {

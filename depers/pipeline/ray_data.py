@@ -25,6 +25,7 @@ from depers.pipeline.box_sources import Row, RowsByPath
 from depers.pipeline.quarantine import Attempt, CrashLedger, LedgerClient, Position, run_isolated
 from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import DetectStage, FusedWorker, Work, finish_stage, prepare_stage
+from depers.resources import MIB
 from depers.runtime.units import Unit
 
 _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits for storage; none runs on a 0-CPU head
@@ -32,8 +33,8 @@ _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits 
 _QUEUED = 2  # further calls that an actor has at hand when those end, which they often do together
 _MAX_RETRIES = "RAY_TASK_MAX_RETRIES"
 _READERS = 4  # archives that are read at once
-_CHUNK_BYTES_PER_CORE = 96 * 2**20  # that are read and not done: what actors work on, and as much again
-_BLOCK_BYTES = 2**20  # Ray Data gathers rows up to this; a chunk is more, so it leaves its reader alone and at once
+_CHUNK_BYTES_PER_CORE = 96 * MIB  # that are read and not done: what actors work on, and as much again
+_BLOCK_BYTES = MIB  # Ray Data gathers rows up to this; a chunk is more, so it leaves its reader alone and at once
 
 
 class PassRun(NamedTuple):

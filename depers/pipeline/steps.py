@@ -27,6 +27,7 @@ from depers.imaging import sniffing
 from depers.imaging.decoding import DecodedImage, decode, decode_frames
 from depers.imaging.headers import ImageError, ImageHeader, read_header
 from depers.pipeline.box_sources import BoxSource, Row, read_boxes
+from depers.resources import MIB
 from depers.statuses import FileStatus
 from depers.storage import Entry
 
@@ -107,7 +108,7 @@ class PassJob(NamedTuple):
     @property
     def rules(self) -> MemberRules:
         """What is read of archives: no image that is allowed has more than 8 bytes per pixel, and some around it."""
-        return MemberRules(self.keep, int(self.max_megapixels * 8e6) + 64 * 2**20)
+        return MemberRules(self.keep, int(self.max_megapixels * 8e6) + 64 * MIB)
 
 
 def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:

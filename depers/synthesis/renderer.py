@@ -24,6 +24,7 @@ from depers.imaging import decoding, ycbcr
 from depers.imaging.headers import ImageError, read_header
 from depers.imaging.ycbcr import Planes
 from depers.reports import drawing
+from depers.resources import MIB
 from depers.runtime import units
 from depers.storage import tables
 from depers.synthesis import compositing, plan_table, planner, statistics
@@ -40,7 +41,7 @@ RECORD = tables.schema(
 SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand images."""
 _SHEET_IMAGES = 24
-_DECODED_BYTES = 128 * 2**20  # of sprites, however large those are
+_DECODED_BYTES = 128 * MIB  # of sprites, however large those are
 _READ_PARTS = 8  # what a block chooses from
 _DECODED_BACKGROUNDS = 3  # images come in the order of their backgrounds
 
