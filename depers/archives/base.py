@@ -26,7 +26,7 @@ class Member(NamedTuple):
     """One file of an archive, by its number among its files. `data` is None where nothing needs to be done with it.
 
     `status` is empty for an image to process, else a `FileStatus` (passed through, skipped or failed), or
-    `folder`, which has no number of its own.
+    `folder`, which has no number of its own. `deflated`: it is compressed, in a zip.
     """
 
     number: int

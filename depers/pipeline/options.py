@@ -31,7 +31,7 @@ _NOT_DECISIVE = ("input", "out", "device", "topology", "workers")
 
 @dataclass(frozen=True)
 class PassOptions(CheckedOptions):
-    """What detection and anonymization have in common."""
+    """What detection, anonymization and audit have in common."""
 
     input: str = argument("folder of images and archives of images (recursive), a path or s3:// URI")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
