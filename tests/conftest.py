@@ -5,7 +5,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A slow machine is no failure; what must be fast is measured by bench/.
+hypothesis.settings.register_profile("depers", deadline=None)
+hypothesis.settings.load_profile("depers")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -48,9 +48,10 @@ def options(folder: Path | str, out: Path | str, weights: str, **more: object) -
 
 @pytest.fixture(scope="session")
 def done(ray_local: None, folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One undisturbed run."""
-    out = tmp_path_factory.mktemp("runs") / "out"
+    """One undisturbed run, which leaves its input as it was."""
+    out, before = tmp_path_factory.mktemp("runs") / "out", tree(folder)
     assert anonymize.run(options(folder, out, weights)).partial
+    assert tree(folder) == before
     return out
 
 
@@ -178,6 +179,17 @@ def test_wrong_input_is_one_clear_line(
 def test_another_run_with_other_options_is_refused(done: Path, folder: Path, weights: str) -> None:
     with pytest.raises(UserError, match="holds a run with mode 'pixelate', but now it is 'fill'"):
         anonymize.run(options(folder, done, weights, mode="fill"))
+
+
+def test_another_run_with_other_weights_is_refused(folder: Path, untrained: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    (tmp_path / "in").mkdir()
+    shutil.copy(folder / "0" / "plain.jpg", tmp_path / "in")
+    shutil.copy(untrained("human", "car"), file)
+    anonymize.run(options(tmp_path / "in", tmp_path / "out", str(file)))
+    shutil.copy(untrained("human"), file)  # other bytes under the same name
+    with pytest.raises(UserError, match="holds a run with weights_sha256"):
+        anonymize.run(options(tmp_path / "in", tmp_path / "out", str(file)))
 
 
 @pytest.mark.parametrize(
