@@ -29,9 +29,18 @@ RENAMES = {
     "a picture": "an image",
     "picture": "image",
     "decoy": "distractor",
+    "ok": "detected",
+    "found": "detail",
+    "left out with its image": "skipped_with_image",
     "left out": "skipped",
     "left_out": "skipped",
+    "kept as background": "as_background",
     "kept": "passed_through",
+    "accepted": "passed_through",  # what `kept` became of labels
+    "its bounding box taken": "bounding_box",
+    "taken from the image": "taken_from_image",
+    "labels turned upright": "turned_upright",
+    "labels taken as upright": "taken_as_upright",
     "colour": "color",
     "centre": "center",
     "grey": "gray",
@@ -39,7 +48,7 @@ RENAMES = {
 """Old words and new ones, in the names of columns, keys and files, in values and in messages."""
 OPTIONS = {"--decoys": "--distractors"}
 """Old options and new ones; the new one is used where `depers VERB --help` lacks the old one."""
-VERSIONS = {"depers", "version", "layout", "extracted_sha256"}
+VERSIONS = {"depers", "version", "layout", "plan", "tables", "extracted_sha256"}
 """Columns and keys that count formats and versions, or digest what holds names: they change, and are not compared."""
 
 RUNS = {
@@ -133,7 +142,7 @@ def run_all(runs: dict[str, str], checkout: Path, work: Path, words: dict[str, s
 def compare(run: str, old_root: Path, new_root: Path) -> tuple[int, list[str]]:
     """Compare two outputs of one run; return the number of files and, for each that differs, how."""
     trees = [
-        {rename(str(path.relative_to(root))): path for path in root.rglob("*") if path.is_file()}
+        {rename(name_output(path, root)): path for path in root.rglob("*") if path.is_file()}
         for root in (old_root, new_root)
     ]
     names = sorted(name for name in trees[0].keys() | trees[1].keys() if not name.endswith(".html"))
@@ -146,7 +155,7 @@ def compare(run: str, old_root: Path, new_root: Path) -> tuple[int, list[str]]:
         if first.read_bytes() == second.read_bytes():
             continue
         mirrored = run.startswith("anonymize") and "_depers/" not in name
-        if mirrored or not name.endswith((".parquet", ".json")):
+        if mirrored or first.suffix not in (".parquet", ".json"):
             differences.append(f"{name}: {first.stat().st_size} bytes, then {second.stat().st_size}")
         elif describe(first) != describe(second):
             lines = difflib.unified_diff(describe(first), describe(second), n=0, lineterm="")
@@ -155,10 +164,18 @@ def compare(run: str, old_root: Path, new_root: Path) -> tuple[int, list[str]]:
     return len(names), differences
 
 
+def name_output(path: Path, root: Path) -> str:
+    """Return a path below `root`; of a unit's record, whose name is a hash, what its first row names."""
+    if path.parent.name == "units":
+        path = path.parent / str(pq.read_table(path)[0][0])
+    return str(path.relative_to(root))
+
+
 def describe(path: Path) -> list[str]:
     """Decode a table or JSON into lines, one per value, with the words of `RENAMES` replaced."""
     if path.suffix == ".json":
-        content = json.loads(rename(path.read_text(encoding="utf-8")), object_pairs_hook=without_versions)
+        text = rename(path.read_text(encoding="utf-8"))
+        content = json.loads(text, object_pairs_hook=without_versions, parse_int=float)
         return json.dumps(content, indent=1, sort_keys=True).splitlines()
     table = pq.read_table(path)
     lines = [rename(f"{field.name}: {field.type}") for field in table.schema if field.name not in VERSIONS]
