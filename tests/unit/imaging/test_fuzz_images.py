@@ -21,18 +21,18 @@ def fuzz() -> ModuleType:
 
 
 def test_mutated_images_are_redacted_or_refused(fuzz: ModuleType) -> None:
-    files = fuzz.sources(None)
+    files = fuzz.read_sources(None)
     outcomes = Counter[str]()
     for index in range(300):
-        outcome = fuzz.check(fuzz.mutated(files, 77, index), MODES[index % len(MODES)])
+        outcome = fuzz.check(fuzz.mutate(files, 77, index), MODES[index % len(MODES)])
         assert outcome in ("redacted", "refused"), (index, outcome)
         outcomes[outcome] += 1
     assert outcomes["redacted"] > 60
 
 
 def test_the_check_sees_what_is_not_redacted(fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    for index, data in enumerate(fuzz.drawn()):
+    for index, data in enumerate(fuzz.draw_images()):
         assert fuzz.check(data, "pixelate") == "redacted", index
     monkeypatch.setattr(fuzz, "_BOX", (0.0, 0.0, 0.05, 0.05))  # beside the pattern
-    for index, data in enumerate(fuzz.drawn()):
+    for index, data in enumerate(fuzz.draw_images()):
         assert fuzz.check(data, "pixelate").startswith("WRONG: unredacted"), index
