@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import simplejpeg
+from archive_files import CONTENT, NAMES, make_tar, make_zip, rebuild
 from jpegs import BOXES, assert_lossless, box_per_frame, make_pixels
 from PIL import Image
 
@@ -112,3 +113,12 @@ def test_real_files_leak_nothing_that_exiftool_finds(folder: str, data: Path, tm
                 and group in ("IFD0", "ExifIFD", "IPTC", "Photoshop", "Canon")
             ):
                 assert value.encode() not in redacted, (path, name)
+
+
+@pytest.mark.skipif(not shutil.which("unzip"), reason="no unzip on this machine")
+def test_other_programs_read_archives(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(rebuild("zip", make_zip(CONTENT[:40])))
+    (tmp_path / "a.tar.gz").write_bytes(rebuild("tar", make_tar(CONTENT[:40], "gz")))
+    subprocess.run(["unzip", "-tq", tmp_path / "a.zip"], check=True, capture_output=True)
+    listed = subprocess.run(["tar", "-tzf", tmp_path / "a.tar.gz"], check=True, capture_output=True, text=True)
+    assert listed.stdout.split() == NAMES[:40]
