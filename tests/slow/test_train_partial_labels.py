@@ -38,9 +38,9 @@ def test_what_a_set_does_not_label_is_still_found_there(tmp_path: Path, data: Pa
 
 
 def measure_recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
-    """The share of labels that are found above a confidence after a short training, in images that show both."""
+    """Return the share of labels that are found above a confidence after a short training, in images that show both."""
     options = Options(
-        "",
+        "datasets",  # which are given as splits
         str(out),
         weights=str(weights),
         imgsz=256,
