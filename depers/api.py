@@ -125,9 +125,11 @@ def redact(
 
     limits = {} if max_megapixels is None else {"max_megapixels": max_megapixels}
     options = _check_redaction(mode=mode, margin=margin, keep_metadata=keep_metadata, **limits)
-    rows = [box._asdict() for box in _as_detections(boxes)]
+    detections = _as_detections(boxes)
     try:
         header = read_header(data, options.max_megapixels)
+        _check_inside(detections, header.upright_wh)
+        rows = [detection._asdict() for detection in detections]
         redacted = redact_file(
             data,
             split_by_frame(rows, len(header.pages), options.margin),
@@ -154,14 +156,32 @@ def _as_detections(boxes: "Sequence[Detection] | ArrayLike") -> list[Detection]:
     import numpy as np
 
     detections: Any = boxes
-    if not all(isinstance(box, Detection) for box in detections):
-        edges = np.asarray(boxes, np.float32)
+    if not isinstance(boxes, Sequence) or not all(isinstance(box, Detection) for box in boxes):
+        try:
+            edges = np.asarray(boxes, np.float32)
+        except (TypeError, ValueError):
+            raise UserError(f"boxes must be detections or an array (N, 4) of numbers, but got {boxes!r:.80}") from None
         if edges.ndim != 2 or edges.shape[1] != 4:
             raise UserError(f"boxes must be an array (N, 4), but its shape is {edges.shape}")
         detections = [Detection("", 1.0, *box) for box in edges.tolist()]
     if not all(np.isfinite(detection[2:6]).all() for detection in detections):
         raise UserError("boxes must be finite")
     return list(detections)
+
+
+def _check_inside(detections: Sequence[Detection], first_wh: tuple[int, int]) -> None:
+    """Raise UserError for a box that would paint no pixel: nothing is given back as redacted that is not.
+
+    `first_wh` is the size of the first frame; other pages of a TIFF may be larger.
+    """
+    for detection in detections:
+        edges = detection[2:6]
+        x_min, y_min, x_max, y_max = edges
+        if not (x_min < x_max and y_min < y_max):
+            raise UserError(f"a box must have x_min < x_max and y_min < y_max, but is {edges}")
+        width, height = first_wh if detection.frame == 0 else (float("inf"), float("inf"))
+        if x_max <= 0 or y_max <= 0 or x_min >= width or y_min >= height:
+            raise UserError(f"a box must lie in the image of {first_wh[0]} × {first_wh[1]} pixels, but is {edges}")
 
 
 def find_metadata(data: bytes, keep_metadata: Sequence[str] = ()) -> list[str]:

@@ -130,6 +130,10 @@ def test_redaction_of_frames(scene: Image.Image) -> None:
         ({"keep_metadata": "owner"}, "--keep-metadata must be one of date, camera, gps, but got 'owner'"),
         ({"boxes": [[1, 2, 3]]}, r"boxes must be an array \(N, 4\), but its shape is \(1, 3\)"),
         ({"boxes": [[1, 2, 3, float("nan")]]}, "boxes must be finite"),
+        ({"boxes": [[10, 10, 5, 5]]}, "a box must have x_min < x_max and y_min < y_max, but is "),
+        ({"boxes": [[-50, -50, -10, -10]]}, "a box must lie in the image of "),
+        ({"boxes": [[1e6, 0, 2e6, 9]]}, "a box must lie in the image of "),
+        ({"boxes": "ab"}, r"boxes must be detections or an array \(N, 4\) of numbers, but got 'ab'"),
         ({"data": b"no image"}, "^the image "),
     ],
 )
