@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.archives import registry
-from depers.errors import UserError
+from depers.errors import UserError, one_line
 from depers.resources import MIB
 from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
@@ -108,8 +108,14 @@ def claim(out: str, options: Mapping[str, Any], note: str = JOB, empty: bool = T
 
 
 def read_job(out: str, note: str = JOB) -> dict[str, Any]:
-    """Return what `claim` noted in OUT. Raise UserError where its tables are of another version."""
-    job: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, note)))
+    """Return what `claim` noted in OUT. Raise UserError where that is damaged, or its tables are of another version."""
+    uri = storage.join(out, note)
+    try:
+        job: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    except ValueError as error:  # also for what is no text
+        raise UserError(f"{uri}: must be JSON that an earlier run wrote, but is none ({one_line(error)})") from None
+    if not isinstance(job, dict):
+        raise UserError(f"{uri}: must be a JSON object that an earlier run wrote, but is {type(job).__name__}")
     if (version := job.get("tables", 1)) != VERSION:
         raise UserError(
             f"{out}: must hold tables of version {VERSION}, but their version is {version}: choose another folder"

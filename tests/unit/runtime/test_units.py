@@ -50,6 +50,13 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
         units.claim(out, {"mode": "fill"})
 
 
+@pytest.mark.parametrize("note", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+def test_a_damaged_note_is_said_in_one_line(tmp_path: Path, note: bytes) -> None:
+    storage.write_bytes(f"{tmp_path}/out/{units.JOB}", note)
+    with pytest.raises(UserError, match=r"job\.json: must be (a JSON object|JSON) that an earlier run wrote, but is"):
+        units.claim(f"{tmp_path}/out", {"mode": "blur"})
+
+
 def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
     out, job = str(tmp_path), tmp_path / "_depers/job.json"
     units.claim(out, {"mode": "blur"})
