@@ -17,7 +17,9 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, UserError) and not _is_wrapper(cause):
             return cause
     # What an actor's constructor raised, and causes lost in pickling, are left only as a line of text.
-    texts = re.findall(r"^depers\.errors\.UserError: (.+)$", str(error), re.MULTILINE)
+    texts = re.findall(
+        r"^depers\.(?:errors\.UserError|storage\.failures\.OutageError): (.+)$", str(error), re.MULTILINE
+    )
     return UserError(texts[-1]) if texts else None
 
 

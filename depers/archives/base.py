@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 from depers.imaging import sniffing
 from depers.resources import MIB
 from depers.statuses import FileStatus
-from depers.storage.s3 import UnavailableError
+from depers.storage.failures import UnavailableError
 
 T = TypeVar("T")
 

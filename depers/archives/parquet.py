@@ -25,7 +25,7 @@ from depers.errors import REASON_LENGTH, one_line
 from depers.imaging import sniffing
 from depers.resources import MIB
 from depers.statuses import FileStatus
-from depers.storage.s3 import UnavailableError
+from depers.storage.failures import UnavailableError
 
 _ROW_GROUP_BYTES = 128 * MIB  # the most that writing one holds in memory
 _CODECS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")

@@ -23,7 +23,7 @@ from depers.archives.base import (
 )
 from depers.resources import MIB
 from depers.statuses import FileStatus
-from depers.storage.s3 import UnavailableError
+from depers.storage.failures import UnavailableError
 
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 _MOST_HEADER_BYTES = MIB  # of one long name or pax header: a damaged one may claim any size, and is read at once

@@ -24,7 +24,7 @@ from depers.archives.base import (
 )
 from depers.imaging import sniffing
 from depers.statuses import FileStatus
-from depers.storage.s3 import UnavailableError
+from depers.storage.failures import UnavailableError
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -6,6 +6,7 @@ two libraries that want a file system: pyarrow, which reads single row groups of
 own notes there. Both clients have the same configuration (`s3.CONFIGURATION`).
 """
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from depers.errors import UserError, short_reason
 from depers.resources import MIB
-from depers.storage import local, s3, s3_files
+from depers.storage import failures, local, s3, s3_files
 
 
 class Entry(NamedTuple):
@@ -104,6 +105,8 @@ def translated_errors(uri: str) -> Iterator[None]:
     except NotADirectoryError:
         raise UserError(f"{uri}: must be a folder, but is a file") from None
     except OSError as error:
+        if is_s3(uri) and error.errno == errno.ENOENT:
+            raise UserError(f"{uri}: no such bucket") from None
         raise UserError(f"{error.filename or uri}: not readable ({short_reason(error)})") from None
 
 
@@ -134,8 +137,12 @@ def read_entry(root: str, entry: Entry, limit: int) -> bytes:
     uri, stop = join(root, entry.path), None if entry.size <= limit else 4096
     if is_s3(uri):
         return s3.read(uri, entry.etag, 0, stop)
-    with local.open_listed(uri, entry.size, entry.etag) as file:
-        return file.read() if stop is None else file.read(stop)
+
+    def read() -> bytes:
+        with local.open_listed(uri, entry.size, entry.etag) as file:
+            return file.read() if stop is None else file.read(stop)
+
+    return failures.persist(read)
 
 
 def open_entry(root: str, entry: Entry) -> BinaryIO:
@@ -151,7 +158,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         s3.write(uri, data)
     else:
-        local.write(uri, data)
+        failures.persist(lambda: local.write(uri, data))
 
 
 @contextmanager

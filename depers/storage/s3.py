@@ -3,15 +3,18 @@
 Keys may hold any character. Configured as AWS users know it (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, roles).
 """
 
+import errno
+import itertools
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from depers.errors import one_line
+from depers.errors import REASON_LENGTH, one_line
 from depers.resources import MIB
+from depers.storage import failures
+from depers.storage.failures import CLOCK, Answer, OutageError, UnavailableError
 
 T = TypeVar("T")
 
@@ -26,11 +29,6 @@ CONFIGURATION: dict[str, Any] = {
 }
 """Of every client of S3."""
 _ATTEMPTS = 6  # of a whole transfer, each of which botocore tries several times by itself
-_LONGEST_PAUSE = 8.0  # seconds
-
-
-class UnavailableError(OSError):
-    """Storage gave up in the middle of reading: what is read is not to blame."""
 
 
 @lru_cache(maxsize=1)
@@ -61,8 +59,9 @@ def file_system() -> Any:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Return bucket and key of `s3://bucket/key`."""
+    """Return bucket and key of `s3://bucket/key`. Raise OSError for a key that S3 cannot have."""
     bucket, _, key = uri[5:].partition("/")
+    failures.refuse_key(uri, key)
     return bucket, key
 
 
@@ -73,42 +72,71 @@ def _folder(uri: str) -> tuple[str, str]:
 
 
 def with_retries(transfer: Callable[[], T], uri: str) -> T:
-    """Return what `transfer` returns, tried again with growing pauses where errors may pass. Raise OSError."""
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+    """Return what `transfer` returns, tried again with growing pauses where errors may pass.
+
+    What fails while storage answers other questions is given up after some attempts: UnavailableError. Where it
+    answers none, it is waited for as long as `failures.CLOCK` has patience: OutageError. Raise OSError for the rest.
+    """
+    began = time.monotonic()
+    for attempt in itertools.count(1):
+        attempt_began = time.monotonic()
+        try:
+            result = transfer()
+        except Exception as error:
+            answer = _interpret(uri, error)
+        else:
+            CLOCK.note_answer()
+            return result
+        if answer.of_all:
+            if not CLOCK.has_answered or answer.error.errno == errno.ENOENT or CLOCK.is_used_up(began):
+                raise answer.error from None
+            _client.cache_clear()  # which reads the credentials again
+        elif not answer.passes:
+            CLOCK.note_answer()
+            raise answer.error from None
+        elif attempt >= _ATTEMPTS:
+            if CLOCK.answered_since(attempt_began) or _answers(uri):
+                words = f"{answer.error.strerror}, {attempt} times"
+                raise UnavailableError(errno.EAGAIN, words, uri) from None
+            if CLOCK.is_used_up(began):
+                raise OutageError(errno.EAGAIN, f"{answer.error.strerror}, {attempt} times", uri) from None
+        failures.pause(attempt)
+    raise AssertionError
+
+
+def _interpret(uri: str, error: Exception) -> Answer:
+    """Return what an error of botocore means. Raise it again where it is none that storage is to blame for."""
+    from botocore import exceptions
     from urllib3.exceptions import HTTPError
 
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return transfer()
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            if status < 500 and code not in ("SlowDown", "RequestTimeout", "Throttling"):
-                raise _as_os_error(uri, code, status, error) from None
-            problem: Exception = _as_os_error(uri, code, status, error)
-        except (
-            HTTPClientError,
-            IncompleteReadError,
-            HTTPError,
-            ConnectionError,
-            TimeoutError,
-        ) as error:  # also in the middle of a body
-            problem = OSError(f"connection lost ({type(error).__name__})")
-        except BotoCoreError as error:  # no credentials, no region, …
-            raise OSError(one_line(error)) from None
-        if attempt < _ATTEMPTS:
-            time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1))
-    raise OSError(f"{problem}, {_ATTEMPTS} times")
+    if isinstance(error, exceptions.ClientError):
+        details: dict[str, Any] = error.response.get("Error", {})
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return failures.interpret(uri, str(details.get("Code", "")), status, str(details.get("Message", "")))
+    passing = (
+        exceptions.ChecksumError, exceptions.ConnectionError, exceptions.FlexibleChecksumError,
+        exceptions.HTTPClientError, exceptions.IncompleteReadError, HTTPError, ConnectionError, TimeoutError,
+    )  # fmt: skip
+    if isinstance(error, passing):  # also in the middle of a body
+        words = f"connection lost ({type(error).__name__})"
+        return Answer(UnavailableError(errno.EAGAIN, words, uri), passes=True)
+    if isinstance(error, exceptions.ParamValidationError):
+        return Answer(OSError(errno.EINVAL, one_line(error, REASON_LENGTH), uri))
+    if isinstance(error, exceptions.BotoCoreError):  # no credentials, no region, …
+        return Answer(OutageError(errno.EPERM, one_line(error, REASON_LENGTH), uri), of_all=True)
+    raise error
 
 
-def _as_os_error(uri: str, code: str, status: int, error: Exception) -> OSError:
-    if code in ("NoSuchKey", "NoSuchBucket", "404", "NotFound"):
-        return FileNotFoundError(2, "no such object", uri)
-    if code in ("AccessDenied", "403", "Forbidden") or status == 403:
-        return PermissionError(13, "access denied", uri)
-    if code in ("PreconditionFailed", "412"):
-        return OSError("changed since it was listed")
-    return OSError(f"S3 answers {code or status}")
+def _answers(uri: str) -> bool:
+    """Return whether the bucket of `uri` answers a question that has nothing to do with its key."""
+    try:
+        client().list_objects_v2(Bucket=uri[5:].partition("/")[0], MaxKeys=1)
+    except Exception as error:
+        answer = _interpret(uri, error)
+        if answer.passes or answer.of_all:
+            return False
+    CLOCK.note_answer()
+    return True
 
 
 def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
@@ -142,8 +170,10 @@ def has_keys(uri: str) -> bool:
     bucket, prefix = _folder(uri)
     try:
         page = with_retries(lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1), uri)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
     return not prefix or bool(page.get("KeyCount"))
 
 

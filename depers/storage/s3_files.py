@@ -5,8 +5,10 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from depers.errors import short_reason
 from depers.resources import MIB
 from depers.storage import s3
+from depers.storage.failures import UnavailableError
 
 _BLOCK = 8 * MIB  # what a reader fetches at once
 _AHEAD = 3  # blocks fetched before they are asked for: latency is waited for once, not once a block
@@ -48,8 +50,10 @@ class ObjectReader(io.RawIOBase):
         self._last = number
         try:
             block = self._blocks[number].result()
+        except UnavailableError:
+            raise
         except OSError as error:
-            raise s3.UnavailableError(str(error)) from None
+            raise UnavailableError(error.errno, short_reason(error), self.uri) from None
         part = block[offset : offset + len(buffer)]
         buffer[: len(part)] = part
         self._position += len(part)

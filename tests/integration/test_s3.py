@@ -4,24 +4,28 @@ import io
 import os
 import random
 import tarfile
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from faulty_s3 import BROKEN, DENIED, RESET, THROTTLE, Fault, FaultyS3
+from faulty_s3 import BROKEN, DENIED, EXPIRED, RESET, THROTTLE, Fault, FaultyS3
 
 from depers import storage
 from depers.archives import base as archives
 from depers.archives import registry
 from depers.archives.base import ArchiveEnd
 from depers.errors import UserError
-from depers.storage import Entry, s3, s3_files
+from depers.storage import Entry, failures, s3, s3_files
+from depers.storage.failures import OutageError
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses as in life would take minutes."""
-    monkeypatch.setattr(s3, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(failures, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(failures, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01)
 
 
@@ -68,13 +72,50 @@ def test_a_broken_body_goes_on_where_it_broke(s3_bucket: str, proxied: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [(THROTTLE, "SlowDown, 6 times"), (RESET, "connection lost .*, 6 times"), (DENIED, "denied")]
+    ("fault", "message"), [(THROTTLE, "S3 answers SlowDown"), (RESET, "connection lost"), (DENIED, "access denied")]
 )
 def test_what_does_not_pass_is_told(s3_bucket: str, proxied: Any, fault: str, message: str) -> None:
     storage.write_bytes(f"{s3_bucket}/a.jpg", b"abcdef")
-    proxied(lambda method, place, time: fault)
-    with pytest.raises(OSError, match=message):
+    proxy = proxied(lambda method, place, time: fault if "a.jpg" in place else "")
+    with pytest.raises(OSError, match=message) as told:  # while all else answers: it is this file's
         storage.read_bytes(f"{s3_bucket}/a.jpg")
+    assert not isinstance(told.value, OutageError) and proxy.faults[fault] >= 1
+    proxied(lambda method, place, time: fault)
+    with pytest.raises(PermissionError if fault == DENIED else OutageError, match=message):
+        storage.read_bytes(f"{s3_bucket}/a.jpg")
+
+
+def test_an_outage_is_outlasted_and_credentials_are_read_again(
+    s3_bucket: str, proxied: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(f"{s3_bucket}/a.jpg", b"abcdef")
+    failing_until = time.monotonic() + 1
+    proxied(lambda method, place, count: (THROTTLE, EXPIRED)[count % 2] if time.monotonic() < failing_until else "")
+    monkeypatch.setattr(failures, "PATIENCE_SECONDS", 20)
+    assert storage.read_bytes(f"{s3_bucket}/a.jpg") == b"abcdef"  # nothing of the bucket answered meanwhile
+
+
+def test_a_process_that_never_had_an_answer_gives_up_early(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "CLOCK", failures.Clock())
+    monkeypatch.setattr(failures, "FIRST_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^s3://.*/in: not readable \(connection lost \(EndpointConnectionError\)"):
+        storage.list_files(f"{s3_bucket}/in")
+
+
+def test_a_name_that_s3_cannot_have_is_the_files_error(s3_bucket: str) -> None:
+    for name, message in (("\udce4.jpg", "must be UTF-8"), ("x" * 1025, "at most 1024 bytes"), ("\ud800", "UTF-8")):
+        for access in (storage.read_bytes, storage.delete, partial(storage.write_bytes, data=b"")):
+            with pytest.raises(OSError, match=message):
+                access(f"{s3_bucket}/{name}")
+
+
+def test_a_bucket_that_is_missing_is_no_missing_file(s3_bucket: str) -> None:
+    with pytest.raises(OutageError, match="no such bucket"):
+        storage.read_bytes(f"{s3_bucket}-none/a.jpg")
+    with pytest.raises(UserError, match="no such bucket"):
+        storage.list_files(f"{s3_bucket}-none/in")
+    assert not storage.is_dir(f"{s3_bucket}-none/in")
 
 
 @pytest.mark.parametrize("ask", [storage.list_files, storage.is_dir, storage.exists])

@@ -10,10 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 THROTTLE, BROKEN, RESET, DENIED = "503", "500", "reset", "403"
+EXPIRED, ARCHIVED, SKEWED = "expired", "archived", "skewed"
 Fault = Callable[[str, str, int], str]
 """(method, key with its bucket, query and range of bytes, how often the key was asked for) → a fault, or empty."""
 
-_CODES = {THROTTLE: (503, "SlowDown"), BROKEN: (500, "InternalError"), DENIED: (403, "AccessDenied")}
+_CODES = {
+    THROTTLE: (503, "SlowDown"),
+    BROKEN: (500, "InternalError"),
+    DENIED: (403, "AccessDenied"),
+    EXPIRED: (400, "ExpiredToken"),
+    ARCHIVED: (403, "InvalidObjectState"),
+    SKEWED: (403, "RequestTimeTooSkewed"),
+}
 
 
 class FaultyS3:
