@@ -166,7 +166,7 @@ def run(options: Options) -> NormalizeResult:
     ):
         skipped = read_labels(index, catalog, options.unlabelled)
         meanings = find_class_meanings(index, catalog, options.classes)
-        assignment = _assign(options, catalog, index, skipped.unreadable | skipped.unlabelled, meanings.class_ids)
+        assignment = _assign(options, catalog, index, skipped.not_understood | skipped.unlabelled, meanings.class_ids)
         units.claim(out, {name: value for name, value in asdict(options).items() if name in _DECISIVE})
         refuse_leftovers(out, assignment)
         storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
@@ -185,12 +185,12 @@ def run(options: Options) -> NormalizeResult:
     complete = not (options.strict and problem_count)
     if complete:
         write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
-    test_images = len(catalog.images) - assignment.total - len(skipped.unreadable | skipped.unlabelled)
+    test_images = len(catalog.images) - assignment.total - len(skipped.not_understood | skipped.unlabelled)
     texts = [report.format_summary(statistics, options.classes, labelled), *meanings.notes]
     texts += [f"skipped, as --keep-splits says: {test_images} images in test"] if test_images else []
     problems = storage.join(options.out, "problems.parquet")
     return NormalizeResult(
-        failures=Failures(len(skipped.unreadable) + statistics.skipped, table=problems),
+        failures=Failures(len(skipped.not_understood) + statistics.skipped, table=problems),
         out=options.out,
         report=storage.join(options.out, "report.html"),
         problems=problems,

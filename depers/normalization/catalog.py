@@ -58,8 +58,8 @@ class Catalog:
 
     def index_boxes(self, prefix: str, image: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
         """Yield boxes of one file with numbers instead of names."""
-        for line, name, *numbers in boxes:
-            yield IndexedBox(image, file, line, self.add_class(prefix, name), *numbers)
+        for box in boxes:
+            yield IndexedBox(image, file, box.line, self.add_class(prefix, box.class_name), *box[2:])
 
 
 class ClassMeanings(NamedTuple):

@@ -5,7 +5,7 @@
      "categories": [{"id": 3, "name": "car"}, …]}
 
 Boxes are pixels from the top left corner (https://cocodataset.org/#format-data). Crowds (`iscrowd`) are regions with
-several objects, no boxes of one, and are dropped.
+several objects, no boxes of one, and are ignored.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,14 +83,15 @@ class CocoFile:
                 kind = "not a finite number"
             elif category not in self.categories:
                 kind, values = "class id without a name", item.get("category_id")
-            elif item.get("iscrowd"):
-                kind = "crowd instead of one object"
             if kind:
-                problem = Problem(self.path, number, kind, ProblemAction.DROPPED, str(values)[:120])
+                problem = Problem(self.path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, str(values)[:120])
                 yield CocoBox(image_id, None, problem)
                 continue
             x, y, w, h = (float(value) for value in values)
-            yield CocoBox(image_id, RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h), None)
+            ignored = bool(item.get("iscrowd"))
+            yield CocoBox(
+                image_id, RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h, ignored), None
+            )
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""

@@ -18,7 +18,8 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 PRAGMA cache_size = -65536;
-CREATE TABLE boxes (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL);
+CREATE TABLE boxes (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL,
+    ignored INTEGER);
 CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
 CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, detail TEXT);
 """
@@ -35,6 +36,7 @@ class IndexedBox(NamedTuple):
     cy: float
     w: float
     h: float
+    ignored: bool = False
 
 
 class LabelIndex:
@@ -51,7 +53,7 @@ class LabelIndex:
 
     def add_boxes(self, boxes: Iterable[IndexedBox]) -> None:
         """Add boxes, in any order."""
-        self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", boxes)
+        self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", boxes)
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
         """Add declared sizes, (image, width, height); the first of an image counts."""
@@ -87,7 +89,7 @@ class LabelIndex:
         """Yield (image, its boxes by file and line) of every image that has boxes, in order."""
         rows = self._db.execute("SELECT * FROM boxes ORDER BY image, file, line, rowid")
         for image, group in itertools.groupby(rows, key=lambda row: row[0]):
-            yield image, [IndexedBox(*row) for row in group]
+            yield image, [IndexedBox._make((*row[:-1], bool(row[-1]))) for row in group]
 
     def problems(self) -> Iterator[Problem]:
         """Yield all problems in the order of their paths."""

@@ -60,23 +60,24 @@ def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence
 
 
 def add_files(index: LabelIndex, catalog: Catalog, prefix: str, results: Iterable[FileResult]) -> set[int]:
-    """Put what files say into the index; return the images that are skipped with their unreadable labels."""
-    unreadable = set()
+    """Put what files say into the index; return the images that are skipped, as their labels are not understood."""
+    not_understood = set()
     for (image, number, _), labels, failure in results:
         index.add_boxes(catalog.index_boxes(prefix, image, number, labels.boxes))
         if labels.declared_wh is not None:
             index.add_sizes([(image, *labels.declared_wh)])
         problems = labels.problems if failure is None else [failure]
         index.add_problems(problem._replace(path=prefix + problem.path) for problem in problems)
-        if failure is not None:
-            unreadable.add(image)
-    return unreadable
+        if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
+            not_understood.add(image)
+    return not_understood
 
 
 def add_json(
     index: LabelIndex, catalog: Catalog, label_set: LabelSet, path: str, tick: Callable[[], object]
-) -> set[int]:
-    """Put a COCO file into the index, call `tick` for every box, and return the images that the file lists.
+) -> tuple[set[int], set[int]]:
+    """Put a COCO file into the index, call `tick` for every box; return the images that it lists, and
+    those of them with an annotation that is not understood.
 
     Raise UserError where the file is no COCO, or cannot be read.
     """
@@ -89,10 +90,13 @@ def add_json(
     images, problems_by_id = _find_images(index, catalog, label_set, path, coco)
     box_counts: Counter[object] = Counter()
     batch: list[IndexedBox] = []
+    not_understood: set[int] = set()
     for image_id, box, problem in coco.annotations():
         tick()
         if problem is not None:
             index.add_problems([problem._replace(path=problem_path)])
+            if image_id in images:
+                not_understood.add(images[image_id])
         elif image_id in problems_by_id:
             box_counts[image_id] += 1
         elif box is not None and image_id not in images:
@@ -108,7 +112,7 @@ def add_json(
         problem._replace(detail=f"{problem.detail}, {box_counts[image_id]} boxes")
         for image_id, problem in problems_by_id.items()
     )
-    return set(images.values())
+    return set(images.values()), not_understood
 
 
 def _find_images(
@@ -133,9 +137,12 @@ def _find_images(
 
 
 class SkippedImages(NamedTuple):
-    """Images by number: those with an `unreadable` label file, and those that --unlabelled skips."""
+    """Images by number: those with a label or a label file that is `not_understood`, and those without labels.
 
-    unreadable: set[int]
+    What is in neither is labelled completely, for the classes of its set, but for the regions that are ignored.
+    """
+
+    not_understood: set[int]
     unlabelled: set[int]
 
 
@@ -150,9 +157,11 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str) -> Skipped
         calls = ((label_set.uri, label_set.format, label_set.names, part) for part in parts)
         with open_bar(len(tasks) or None, "labels", unit="file") as bar:
             for path in label_set.json_files:
-                listed |= add_json(index, catalog, label_set, path, bar.update)
+                listed_there, not_understood = add_json(index, catalog, label_set, path, bar.update)
+                listed |= listed_there
+                skipped.not_understood.update(not_understood)
             for results in run_tasks(read_files, calls) if parts else ():
-                skipped.unreadable.update(add_files(index, catalog, label_set.prefix, results))
+                skipped.not_understood.update(add_files(index, catalog, label_set.prefix, results))
                 bar.update(len(results))
         bare = [n for n, (owner, _) in enumerate(catalog.images) if owner is label_set and n not in listed]
         action = ProblemAction.AS_BACKGROUND if unlabelled == BACKGROUND else ProblemAction.SKIPPED

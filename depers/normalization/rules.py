@@ -2,8 +2,11 @@
 
 A box is written as center and size, cx, cy, w, h, in fractions of the image or in pixels. By rule:
 
-- a box that reaches over the image's edge is clipped, one that lies outside is dropped;
-- a box without area, with a number that is none, with a wrong class id, or that is there twice, is dropped;
+- a box that reaches over the image's edge is clipped, one that is there twice is dropped;
+- a box that lies outside, has no area, a number that is none or a wrong class id stands for an object that nobody can
+  place: its image is skipped, since without the box it would be taught as background;
+- a region whose objects are not told apart (a crowd), or that the annotator calls difficult, is `ignored`: it teaches
+  neither that there is an object nor that there is none;
 - pixels count in an image of the size that the file declares: one of the same proportions is scaled, a missing one is
   taken from the image; where the proportions differ, nobody knows what the boxes are about, and the image is
   skipped;
@@ -44,7 +47,10 @@ class LabelError(Exception):
 
 
 class RawBox(NamedTuple):
-    """A box as a file gives it: its class by the source's name, center and size; `line` as in `Problem`."""
+    """A box as a file gives it: its class by the source's name, center and size; `line` as in `Problem`.
+
+    `ignored`: a region of such objects that is to teach nothing, as crowds and difficult objects are.
+    """
 
     line: int
     class_name: str
@@ -52,6 +58,7 @@ class RawBox(NamedTuple):
     cy: float
     w: float
     h: float
+    ignored: bool = False
 
 
 class FileLabels(NamedTuple):
@@ -66,7 +73,7 @@ class FileLabels(NamedTuple):
 
 
 class LabelBox(NamedTuple):
-    """A box with the class id of the dataset; `path` is its label file's, `line` as in `Problem`."""
+    """A box with the class id of the dataset; `path` is its label file's, `line` and `ignored` as in `RawBox`."""
 
     path: str
     line: int
@@ -75,6 +82,7 @@ class LabelBox(NamedTuple):
     cy: float
     w: float
     h: float
+    ignored: bool = False
 
 
 class LabelFrame(NamedTuple):
@@ -156,13 +164,15 @@ def mend(
                 inside = turn_upright(*inside, orientation)
             key = (box.class_id, *(round(value * 1e6) for value in inside))
             if min(key[3:]) < 1:
-                kind, action = "box without area", ProblemAction.DROPPED
+                kind, action = "box without area", ProblemAction.SKIPPED_WITH_IMAGE
+            elif box.ignored:
+                kind, action = "ignored region", ProblemAction.DROPPED
             elif key in unique:
                 kind, action = "duplicate", ProblemAction.DROPPED
             else:
                 unique[key] = None
         if action:
-            text = " ".join(f"{value:g}" for value in box[3:])
+            text = " ".join(f"{value:g}" for value in box[3:7])
             problems.append(Problem(box.path, box.line, kind, action, text))
     return Labels.of([key[0] for key in unique], [[value / 1e6 for value in key[1:]] for key in unique]), problems
 
@@ -172,11 +182,11 @@ def _clip(
 ) -> tuple[tuple[float, float, float, float] | None, str, ProblemAction | None]:
     """Return the box inside 0…1 or None, what is wrong, and what is done about it: "" and None for nothing."""
     if width <= 0 or height <= 0:
-        return None, "box without area", ProblemAction.DROPPED
+        return None, "box without area", ProblemAction.SKIPPED_WITH_IMAGE
     corners = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
     x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in corners)
     if x0 >= x1 or y0 >= y1:
-        return None, "box outside the image", ProblemAction.DROPPED
+        return None, "box outside the image", ProblemAction.SKIPPED_WITH_IMAGE
     outside = max(-corners[0], -corners[1], corners[2] - 1, corners[3] - 1)
     box = (cx, cy, width, height) if outside <= 0 else ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
     if outside > _ROUNDING:

@@ -44,12 +44,13 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         x0, y0, x1, y1 = (read_number(edge) for edge in edges)
         text = f"{name} {' '.join(edges)}"[:120]
         if not name:
-            problems.append(Problem(path, number, "object without a name", ProblemAction.DROPPED, text))
+            problems.append(Problem(path, number, "object without a name", ProblemAction.SKIPPED_WITH_IMAGE, text))
         elif any(value != value for value in (x0, y0, x1, y1)):  # NaN
-            problems.append(Problem(path, number, "not a finite number", ProblemAction.DROPPED, text))
+            problems.append(Problem(path, number, "not a finite number", ProblemAction.SKIPPED_WITH_IMAGE, text))
         else:
             x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
-            boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))
+            ignored = read_number((element.findtext("difficult") or "").strip()) == 1
+            boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, ignored))
     return FileLabels(boxes, problems, _size(root))
 
 

@@ -21,7 +21,7 @@ from depers.statuses import ProblemAction, SourceStatus
 from depers.storage import tables
 from depers.storage.tables import column, parquet_text
 
-_VERSION = "2"  # of what is written for the same labels
+_VERSION = "3"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once
@@ -90,7 +90,8 @@ def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
 def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[ImageTask]) -> pa.Table:
     """Write images, labels and last the record of a unit, and return the record.
 
-    An image that cannot be decoded whole is skipped, as is one whose labels are about another image. Where one
+    An image that cannot be decoded whole is skipped, as is one whose labels are about another image, or not all
+    understood. Where one
     could not be read, the unit is not recorded: the next run tries again. Raise UserError where the output cannot be
     written.
     """
@@ -111,12 +112,14 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
         size_wh, orientation = examine(data)  # training would stop at an image that is not whole
         frame = find_frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
     except LabelError as error:
-        return _skip(out, task, error.kind, error.detail)
+        return _skip(out, task, [Problem(task.path, 0, error.kind, ProblemAction.SKIPPED, error.detail)])
     except ImageError as error:
-        return _skip(out, task, UNUSABLE, str(error))
+        return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, str(error))])
     except OSError as error:
-        return _skip(out, task, UNREADABLE, short_reason(error))
+        return _skip(out, task, [Problem(task.path, 0, UNREADABLE, ProblemAction.SKIPPED, short_reason(error))])
     labels, problems = mend(task.boxes, frame.size_wh, frame.orientation)
+    if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
+        return _skip(out, task, [*frame.problems, *problems])
     with storage.translated_write_errors(out):
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
         storage.write_bytes(storage.join(out, task.image_uri), data)
@@ -127,11 +130,10 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
     return _row(task, SourceStatus.USED, size_wh, boxes, frame.problems + problems)
 
 
-def _skip(out: str, task: ImageTask, kind: str, detail: str) -> dict[str, Any]:
+def _skip(out: str, task: ImageTask, problems: list[Problem]) -> dict[str, Any]:
     for path in (task.image_uri, task.labels_uri):  # of an earlier run, when it was still usable
         storage.delete(storage.join(out, path))
-    problem = Problem(task.path, 0, kind, ProblemAction.SKIPPED, detail)
-    return _row(task, SourceStatus.SKIPPED, (0, 0), [], [problem])
+    return _row(task, SourceStatus.SKIPPED, (0, 0), [], problems)
 
 
 def examine(data: bytes) -> tuple[tuple[int, int], int]:

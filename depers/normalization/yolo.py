@@ -33,7 +33,7 @@ def read_yolo(path: str, data: bytes, names: Sequence[str] | None = None, file_c
         if not fields:
             continue
         values = [read_number(field) for field in fields]
-        kind, action = "", ProblemAction.DROPPED
+        kind, action = "", ProblemAction.SKIPPED_WITH_IMAGE
         if len(fields) != 5 and (len(fields) < _POLYGON or len(fields) % 2 == 0):
             kind = "not five fields"
         elif any(value != value for value in values):  # NaN
@@ -47,7 +47,7 @@ def read_yolo(path: str, data: bytes, names: Sequence[str] | None = None, file_c
             kind, action = "polygon", ProblemAction.BOUNDING_BOX
         if kind:
             problems.append(Problem(path, number, kind, action, line.strip()[:120]))
-        if not kind or action != ProblemAction.DROPPED:
+        if not kind or action != ProblemAction.SKIPPED_WITH_IMAGE:
             name = file_class or (names[int(values[0])] if names is not None else str(int(values[0])))
             boxes.append(RawBox(number, name, *(values[1:] if len(values) == 5 else _bounding_box(values[1:]))))
     return FileLabels(boxes, problems)

@@ -101,15 +101,15 @@ def test_run(tmp_path: Path, ray_local: None) -> None:
         },
     )
     result = run(Options(str(raw), str(out), val_fraction=0.25))
-    assert not result.partial and result.complete and result.problem_count == 45
+    assert result.partial and result.complete and result.problem_count == 45
     dataset = read_dataset(out)
     assert dataset.names == CLASSES
     assert dataset.train is not None and dataset.val is not None
     found = {
         image.removeprefix(f"{folder}/"): text for folder in dataset[2:4] for image, text in list_pairs(str(folder))
     }
-    assert set(found) == set(names)
-    assert len(list_pairs(dataset.val)) == 11
+    assert set(found) == set(names) - {"sub/street 2.jpg"}  # a label that is not understood costs its image
+    assert len(list_pairs(dataset.val)) == 10
     labels = {path: read_labels(text, 5) for path, text in found.items()}
     assert labels["street no.0.jpg"].class_ids.tolist() == [0, 4, 4]
     assert labels["street no.0.jpg"].boxes_xywh[2].tolist() == [0.25, 0.25, 0.5, 0.5]
@@ -124,18 +124,18 @@ def test_run(tmp_path: Path, ray_local: None) -> None:
         ("labels/street no.0_carplate..txt", 0, "Windows line ends", "mended"),
         ("labels/street no.0_carplate..txt", 2, "box outside the image", "clipped"),
         ("labels/street_1.x_face.txt", 2, "duplicate", "dropped"),
-        ("labels/sub/street 2_head..txt", 1, "not five fields", "dropped"),
+        ("labels/sub/street 2_head..txt", 1, "not five fields", "skipped_with_image"),
     ]
-    assert result.images == {"train": 32, "val": 11}
+    assert result.images == {"train": 32, "val": 10}
     assert result.boxes == {"car": 1, "head": 0, "face": 1, "human": 0, "carplate": 2}
     text = "\n".join(result.summary())
-    assert "32 images in train" in text and "11 images in val" in text
+    assert "32 images in train" in text and "10 images in val" in text
     assert "4 boxes: car 1, head 0, face 1, human 0, carplate 2" in text
     assert "40 image without label as_background images/plain0.jpg" in " ".join(text.split())
     assert text.endswith(f"45 problems: {out}/problems.parquet")
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    assert not run(Options(str(raw), str(out), val_fraction=0.25)).partial
+    assert run(Options(str(raw), str(out), val_fraction=0.25)).partial
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
     result = run(Options(str(raw), str(out), val_fraction=0.25, strict=True))
     assert result.partial and not result.complete and "without data.yaml" in result.summary()[-1]
@@ -360,7 +360,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     assert [(row["path"], row["line"], row["kind"], row["detail"]) for row in problems_of(out)] == [
         (where, 0, "label without image", "gone.jpg, 1 boxes"),
         (where, 5, "label without image", "image_id 99 is that of no image"),
-        (where, 6, "crowd instead of one object", "[1, 1, 2, 2]"),
+        (where, 6, "ignored region", "2 2 2 2"),
         ("val2017/extra.jpg", 0, "image without label", ""),
     ]
 

@@ -22,15 +22,15 @@ from depers.normalization.yolo import read_yolo
         ("1 0.5 0.5 0.2 0.2", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),
         ("  1\t0.5 5e-1 .2 0.2  ", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),
         ("1.0 0.5 0.5 -3 9", [("b", 0.5, 0.5, -3, 9)], "", ""),
-        ("1 nan 0.5 0.2 0.2", [], "not a finite number", "dropped"),
-        ("1 0.5 0.5 inf 0.2", [], "not a finite number", "dropped"),
-        ("1 0,5 0.5 0.2 0.2", [], "not a finite number", "dropped"),
-        ("car 0.5 0.5 0.2 0.2", [], "not a finite number", "dropped"),
-        ("1 0.5 0.5 0.2", [], "not five fields", "dropped"),
-        ("1 0.5 0.5 0.2 0.2 0.9", [], "not five fields", "dropped"),
-        ("2 0.5 0.5 0.2 0.2", [], "class id without a name", "dropped"),
-        ("-1 0.5 0.5 0.2 0.2", [], "class id without a name", "dropped"),
-        ("0.5 0.5 0.5 0.2 0.2", [], "class id without a name", "dropped"),
+        ("1 nan 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
+        ("1 0.5 0.5 inf 0.2", [], "not a finite number", "skipped_with_image"),
+        ("1 0,5 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
+        ("car 0.5 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
+        ("1 0.5 0.5 0.2", [], "not five fields", "skipped_with_image"),
+        ("1 0.5 0.5 0.2 0.2 0.9", [], "not five fields", "skipped_with_image"),
+        ("2 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
+        ("-1 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
+        ("0.5 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
         ("0 0 0 0.5 0 0.25 1", [("a", 0.25, 0.5, 0.5, 1)], "polygon", "bounding_box"),
     ],
 )
@@ -57,7 +57,7 @@ def test_read_yolo_of_a_files_own_class_and_of_ids_without_names() -> None:
 def test_every_line_of_yolo_text_is_a_box_or_a_problem(text: str) -> None:
     found = read_yolo("it", text.encode(), None, "car")
     lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
-    assert len(found.boxes) + sum(problem.action == "dropped" for problem in found.problems) == len(lines)
+    assert len(found.boxes) + sum(problem.action == "skipped_with_image" for problem in found.problems) == len(lines)
 
 
 def voc(objects: str, head: str = "<size><width>60</width><height>40</height></size>") -> bytes:
@@ -106,7 +106,7 @@ def test_read_voc_without_a_size(head: str) -> None:
 def test_read_voc_drops_an_object(text: str, kind: str) -> None:
     found = read_voc("a.xml", voc(voc_object("car", 1, 1, 2, 2) + text))
     assert len(found.boxes) == 1
-    assert [problem[:4] for problem in found.problems] == [("a.xml", 2, kind, "dropped")]
+    assert [problem[:4] for problem in found.problems] == [("a.xml", 2, kind, "skipped_with_image")]
 
 
 BOMB = b"""<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]><annotation>&b;</annotation>"""
@@ -146,6 +146,11 @@ def test_read_coco() -> None:
     assert [tuple(found) for found in file.annotations()] == [(7, RawBox(1, "car", 25, 22.5, 30, 4), None)]
 
 
+def test_read_coco_ignores_a_crowd() -> None:
+    crowd = {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "iscrowd": 1}
+    assert [found.box for found in coco([crowd]).annotations()] == [RawBox(1, "car", 2.5, 4, 3, 4, True)]
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind"),
     [
@@ -155,14 +160,13 @@ def test_read_coco() -> None:
         ({"bbox": [1, 2, 3, None]}, "not a finite number"),
         ({"category_id": 2}, "class id without a name"),
         ({"category_id": None}, "class id without a name"),
-        ({"iscrowd": 1}, "crowd instead of one object"),
     ],
 )
 def test_read_coco_drops_an_annotation(wrong: dict[str, Any], kind: str) -> None:
     right = {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}
     first, second = coco([right, right | wrong]).annotations()
     assert first.box is not None and second.box is None and second.problem is not None
-    assert second.problem[:4] == ("x.json", 2, kind, "dropped")
+    assert second.problem[:4] == ("x.json", 2, kind, "skipped_with_image")
 
 
 @pytest.mark.parametrize(
