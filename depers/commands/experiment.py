@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from depers import __version__, storage
 from depers.commands import extract, synthesize, train
 from depers.datasets.data_yaml import Dataset, read_dataset, write_subset_yaml
+from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
 from depers.errors import UserError
 from depers.evaluation.experiment_report import (
@@ -225,8 +226,9 @@ def copy_images(dataset: Dataset, paths: Sequence[str], root: str) -> None:
         assert dataset.train is not None
         source, target = storage.join(dataset.train, path), storage.join(root, "images", "train", path)
         storage.write_bytes(target, storage.read_bytes(source))
-        if storage.exists(label_path(source)):
-            storage.write_bytes(label_path(target), storage.read_bytes(label_path(source)))
+        for locate in (label_path, ignore_path):
+            if storage.exists(locate(source)):
+                storage.write_bytes(locate(target), storage.read_bytes(locate(source)))
 
     with ThreadPoolExecutor(_COPIERS) as pool:
         list(pool.map(copy, paths))

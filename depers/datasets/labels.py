@@ -5,6 +5,7 @@ The numbers are fractions of the image. `data_yaml` says where such files lie.
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ CLASSES = ("car", "head", "face", "human", "carplate")
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What an image's name in a dataset ends with, in lower case."""
+_IMAGES = re.compile(r"(.*)/(images)/(.*)", re.IGNORECASE | re.DOTALL)  # greedy: the last folder of that name
 _EDGE = 1e-3  # how far a box may reach over the image's edge: annotation tools round
 
 
@@ -98,15 +100,18 @@ def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def label_path(image: str) -> str:
-    """Return where the labels of an image are: the last folder named `images` above it is named `labels` instead.
+def label_path(image: str, folder: str = "labels") -> str:
+    """Return where the labels of an image are: the last folder named `images` above it is named `folder` instead.
 
-    Raise UserError where no folder of that name is above it.
+    In the same letters, small or capital: `Images/` has `Labels/`. Raise UserError where no folder of that name is
+    above it.
     """
-    above, folder, below = f"/{image}".rpartition("/images/")
-    if not folder:
+    match = _IMAGES.match(f"/{image}")
+    if not match:
         raise UserError(f"{image}: a dataset's images must be in a folder named images, or below one")
-    return f"{above}/labels/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
+    above, name, below = match.groups()
+    folder = folder.upper() if name.isupper() else folder.capitalize() if name[0].isupper() else folder
+    return f"{above}/{folder}/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
 
 
 def list_pairs(folder: str) -> list[tuple[str, str]]:

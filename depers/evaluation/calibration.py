@@ -25,7 +25,7 @@ from depers.boxes import Boxes, areas_added, clip, grow
 from depers.datasets.labels import read_number
 from depers.detection.thresholds import VERSION
 from depers.errors import UserError
-from depers.evaluation.metrics import IOU_THRESHOLDS, match
+from depers.evaluation.metrics import IOU_THRESHOLDS, find_ignored, match
 from depers.evaluation.samples import Sample
 
 _STEP = 1e-6  # thresholds have six decimals and lie below the confidence that shall pass them, also in float32
@@ -141,9 +141,11 @@ def _calibrate_class(
         boxes, scores = sample.boxes_xyxy[of_class], sample.confidences[of_class]
         visible = clip(labels, sample.size_wh)
         from_confidence.append(covered_from(visible, grow(boxes, margin, sample.size_wh), scores, coverage))
-        confidences.append(scores)
         ids = np.zeros(len(boxes), np.int64), np.zeros(len(labels), np.int64)
-        correct.append(match(boxes, ids[0], labels, ids[1], IOU_THRESHOLDS[:1])[:, 0])
+        right = match(boxes, ids[0], labels, ids[1], IOU_THRESHOLDS[:1])
+        counted = ~find_ignored(right, sample.shares_ignored()[of_class])[:, 0]
+        confidences.append(scores[counted])
+        correct.append(right[counted, 0])
     falling = np.sort(np.concatenate(from_confidence))[::-1]
     count, reachable = len(falling), int((falling > 0).sum())
     bound = lower_bound(reachable, count, certainty)
@@ -161,7 +163,7 @@ def _calibrate_class(
     if threshold <= 0:
         return refused._replace(reason="only boxes of no confidence would reach it")
     covered = int((falling > threshold).sum())
-    confident, right = np.concatenate(confidences) > threshold, np.concatenate(correct)
+    confident, hits = np.concatenate(confidences) > threshold, np.concatenate(correct)
     return Calibration(
         name=name,
         target=target,
@@ -170,8 +172,8 @@ def _calibrate_class(
         reason="",
         found=covered,
         bound=lower_bound(covered, count, certainty),
-        precision=float(right[confident].mean()) if confident.any() else 0.0,
-        false_per_image=float((confident & ~right).sum() / max(images, 1)),
+        precision=float(hits[confident].mean()) if confident.any() else 0.0,
+        false_per_image=float((confident & ~hits).sum() / max(images, 1)),
     )
 
 

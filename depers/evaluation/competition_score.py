@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import storage
+from depers.boxes import from_normalized_xywh, intersection_over_union
 from depers.datasets.data_yaml import Dataset, labelled_classes
+from depers.datasets.ignore_regions import IgnoreFolder, shares_ignored
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.evaluation import submission
 from depers.evaluation.samples import read_unique_labels
@@ -28,6 +30,7 @@ class Score(NamedTuple):
 
 
 _READERS = 16  # threads that mostly wait for storage
+_INSIDE = 0.5  # share of a box from which it is in a region, and overlap from which it is that of a label
 
 
 def read_label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
@@ -43,11 +46,35 @@ def read_label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArr
         return dict(zip(images, pool.map(read, images), strict=True))
 
 
+def find_ignored(
+    detections: Submission,
+    labels: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]],
+    folder: str,
+    class_count: int,
+) -> NDArray[np.bool_]:
+    """Return which detections (N,) lie in an ignore region of their class and overlap no label of it, at IoU 0.5."""
+    ignored = np.zeros(len(detections.image_ids), np.bool_)
+    rows_of: dict[str, list[int]] = {}
+    for row, image_id in enumerate(detections.image_ids):
+        rows_of.setdefault(image_id, []).append(row)
+    ignore_folder, square = IgnoreFolder(folder, class_count), (1, 1)
+    with ThreadPoolExecutor(_READERS) as pool:
+        all_regions = list(pool.map(lambda image_id: ignore_folder.read(storage.join(folder, image_id)), rows_of))
+    for (image_id, rows), regions in zip(rows_of.items(), all_regions, strict=True):
+        if len(regions.class_ids):
+            boxes, ids = detections.boxes_xyxy[rows].astype(np.float32), detections.class_ids[rows]
+            label_ids, label_boxes = labels[image_id]
+            overlaps = intersection_over_union(boxes, label_boxes.astype(np.float32)) * (ids[:, None] == label_ids)
+            shares = shares_ignored(boxes, ids, from_normalized_xywh(regions.boxes_xywh, square), regions.class_ids)
+            ignored[rows] = (shares >= _INSIDE) & ~(overlaps >= _INSIDE).any(axis=1)
+    return ignored
+
+
 def score_file(detections: submission.Submission, source: str, folder: str, dataset: Dataset) -> Score:
     """Return the competition's score of detections in the images of a split's folder.
 
-    Detections of classes that an image is not labelled for are left out. Raise UserError for a detection on an
-    image that is not there.
+    Detections of classes that an image is not labelled for, or in an ignore region, are left out. Raise UserError for
+    a detection on an image that is not there.
     """
     labels = read_label_fractions(folder, dataset)
     submission.check_images(detections, labels, source, folder)
@@ -55,7 +82,8 @@ def score_file(detections: submission.Submission, source: str, folder: str, data
         class_id in labelled_classes(dataset, image_id)
         for image_id, class_id in zip(detections.image_ids, detections.class_ids.tolist(), strict=True)
     ]
-    return score(labels, submission.select(detections, np.array(labelled, np.bool_)))
+    counted = np.array(labelled, np.bool_) & ~find_ignored(detections, labels, folder, len(dataset.names))
+    return score(labels, submission.select(detections, counted))
 
 
 def format_score(score: Score, names: Sequence[str]) -> str:

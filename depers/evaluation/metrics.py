@@ -2,6 +2,9 @@
 
 The same input gives the same figures as `yolov5 val`: interpolation at 101 points, IoU 0.50:0.05:0.95, precision and
 recall at the confidence where the mean F1 of the classes, smoothed, is best.
+
+Ignore regions count as COCO's crowds do: at each threshold, a detection that matches no label and of which that share
+lies in a region of its class is neither right nor false.
 """
 
 import csv
@@ -24,7 +27,8 @@ class MatchedImage(NamedTuple):
     """The matched detections of one image: `correct` bool (N, 10), one column per IoU threshold, `confidences`
     float32 (N,), `class_ids` int64 (N,), and the classes of its labels, int64 (M,).
 
-    `labelled` are the classes that it is labelled for (None: all); only of those can a detection be false.
+    `labelled` are the classes that it is labelled for (None: all); only of those can a detection be false. `ignored`
+    bool (N, 10), None for none, are detections that are not correct, but in an ignore region: those are not false.
     """
 
     correct: NDArray[np.bool_]
@@ -32,6 +36,16 @@ class MatchedImage(NamedTuple):
     class_ids: NDArray[np.int64]
     label_ids: NDArray[np.int64]
     labelled: frozenset[int] | None = None
+    ignored: NDArray[np.bool_] | None = None
+
+    def select(self, mask: NDArray[np.bool_]) -> "MatchedImage":
+        """Return the image with some of its detections, bool (N,)."""
+        return self._replace(
+            correct=self.correct[mask],
+            confidences=self.confidences[mask],
+            class_ids=self.class_ids[mask],
+            ignored=None if self.ignored is None else self.ignored[mask],
+        )
 
 
 class Curves(NamedTuple):
@@ -142,6 +156,16 @@ def match_labels(
     return labels_of
 
 
+def find_ignored(correct: NDArray[np.bool_], shares: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which detections do not count, bool (N, 10): not correct, and (`shares` (N,)) in an ignore region."""
+    return np.asarray(~correct & (shares[:, None] >= IOU_THRESHOLDS))
+
+
+def drop_ignored(image: MatchedImage) -> MatchedImage:
+    """Return the image without the detections that do not count at IoU 0.5."""
+    return image if image.ignored is None else image.select(~image.ignored[:, 0])
+
+
 def average_precision(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
     """Return the area below the precision envelope over recall, interpolated at 101 points (the way of COCO)."""
     recall = np.concatenate(([0.0], recall, [1.0]))
@@ -154,27 +178,31 @@ def ap_per_class(
     confidences: NDArray[np.float32],
     class_ids: NDArray[np.int64],
     label_ids: NDArray[np.int64],
+    ignored: NDArray[np.bool_] | None = None,
 ) -> Curves:
     """Return the figures of all detections (N of them, in any order) against all labels' classes (M,), as YOLOv5's.
 
-    Classes without labels do not count.
+    Classes without labels do not count, nor do detections at the thresholds at which they are `ignored`, bool (N, 10).
     """
     order = np.argsort(-confidences, kind="stable")
     correct, confidences, class_ids = correct[order], confidences[order], class_ids[order]
+    counted = np.ones_like(correct) if ignored is None else ~ignored[order]
     classes, label_counts = np.unique(label_ids, return_counts=True)
     precisions, recalls = np.zeros((2, len(classes), len(_CONFIDENCES)))
     average = np.zeros((len(classes), correct.shape[1]))
     for index, (class_id, labels) in enumerate(zip(classes, label_counts, strict=True)):
         of_class = class_ids == class_id
-        if not of_class.any():
-            continue
-        true, false = correct[of_class].cumsum(0), (~correct[of_class]).cumsum(0)
-        recall, precision = true / (labels + _EPS), true / (true + false)
-        at = -confidences[of_class]  # np.interp wants rising x
-        recalls[index] = np.interp(-_CONFIDENCES, at, recall[:, 0], left=0)
-        precisions[index] = np.interp(-_CONFIDENCES, at, precision[:, 0], left=1)
         for column in range(correct.shape[1]):
-            average[index, column] = average_precision(recall[:, column], precision[:, column])
+            rows = np.flatnonzero(of_class & counted[:, column])
+            if not len(rows):
+                continue
+            true = correct[rows, column].cumsum()
+            recall, precision = true / (labels + _EPS), true / np.arange(1, len(rows) + 1)
+            average[index, column] = average_precision(recall, precision)
+            if column == 0:
+                at = -confidences[rows]  # np.interp wants rising x
+                recalls[index] = np.interp(-_CONFIDENCES, at, recall, left=0)
+                precisions[index] = np.interp(-_CONFIDENCES, at, precision, left=1)
     if not len(classes):
         return Curves(classes, np.zeros(0), np.zeros(0), average, 0.0)
     f1 = 2 * precisions * recalls / (precisions + recalls + _EPS)
@@ -198,8 +226,9 @@ def measure(images: Sequence[MatchedImage], names: Sequence[str], detectable: Se
     confidences = np.concatenate([_EMPTY.confidences, *(image.confidences for image in judged)])
     class_ids = np.concatenate([_EMPTY.class_ids, *(image.class_ids for image in judged)])
     label_ids = np.concatenate([_EMPTY.label_ids, *(image.label_ids for image in judged)])
+    ignored = np.concatenate([_EMPTY.correct, *map(_list_ignored, judged)])
     counts = np.bincount(label_ids, minlength=len(names))
-    curves = ap_per_class(correct, confidences, class_ids, label_ids[detectable_mask[label_ids]])
+    curves = ap_per_class(correct, confidences, class_ids, label_ids[detectable_mask[label_ids]], ignored)
     counts_of_images = [
         sum(image.labelled is None or index in image.labelled for image in judged) for index in range(len(names))
     ]
@@ -226,10 +255,11 @@ def _drop_unlabelled(image: MatchedImage) -> MatchedImage:
     """Return the image without the detections of classes that it is not labelled for."""
     if image.labelled is None:
         return image
-    mask = np.isin(image.class_ids, list(image.labelled))
-    return image._replace(
-        correct=image.correct[mask], confidences=image.confidences[mask], class_ids=image.class_ids[mask]
-    )
+    return image.select(np.isin(image.class_ids, list(image.labelled)))
+
+
+def _list_ignored(image: MatchedImage) -> NDArray[np.bool_]:
+    return np.zeros_like(image.correct) if image.ignored is None else image.ignored
 
 
 _EMPTY = MatchedImage(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.boxes import Boxes, area
-from depers.evaluation.metrics import IOU_THRESHOLDS, average_precision, match_labels
+from depers.evaluation.metrics import IOU_THRESHOLDS, average_precision, find_ignored, match_labels
 from depers.evaluation.samples import Sample
 
 
@@ -82,6 +82,7 @@ def measure_sizes(
             is_match = label_of >= 0
             matches_in = np.append(labels_in, False)[label_of]  # −1 is the last
             unmatched_in = ~is_match & size.holds(sample.boxes_xyxy, sample.size_wh)[:, None]
+            unmatched_in &= ~find_ignored(is_match, sample.shares_ignored())
             correct_parts.append(matches_in)
             counted_parts.append(matches_in | unmatched_in)
             label_parts.append(labels_in)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from depers import storage
 from depers.boxes import EDGES, from_normalized_xywh, intersection_over_union
 from depers.datasets.data_yaml import Dataset, labelled_classes
+from depers.datasets.ignore_regions import IgnoreFolder, shares_ignored
 from depers.datasets.labels import Labels, drop_doubles, label_path, read_labels
-from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, match
+from depers.evaluation.metrics import IOU_THRESHOLDS, MatchedImage, find_ignored, match
 from depers.imaging.decoding import decode
 from depers.reports import drawing, page
 from depers.storage.tables import parquet_text
@@ -28,8 +29,8 @@ class Sample(NamedTuple):
     """One image: its path in the split's folder, its detections, highest confidence first, and its labels.
 
     Boxes float32 (N, 4) and (M, 4) in pixels of the upright image, class ids int64 as the dataset names them.
-    `labelled` are the classes that the image is labelled for; detections of others are left out, since nobody knows
-    whether they are right.
+    `labelled` are the classes that the image is labelled for; detections and labels of others are left out, since
+    nobody knows whether they are right. `ignored_xyxy` (R, 4) and `ignored_ids` (R,) are its ignore regions.
     """
 
     path: str
@@ -40,17 +41,24 @@ class Sample(NamedTuple):
     label_boxes_xyxy: NDArray[np.float32]
     label_ids: NDArray[np.int64]
     labelled: frozenset[int]
+    ignored_xyxy: NDArray[np.float32] = np.zeros((0, 4), np.float32)
+    ignored_ids: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def match(self) -> MatchedImage:
         """Return the detections matched with the labels."""
         correct = match(self.boxes_xyxy, self.class_ids, self.label_boxes_xyxy, self.label_ids)
-        return MatchedImage(correct, self.confidences, self.class_ids, self.label_ids, self.labelled)
+        ignored = find_ignored(correct, self.shares_ignored())
+        return MatchedImage(correct, self.confidences, self.class_ids, self.label_ids, self.labelled, ignored)
+
+    def shares_ignored(self) -> NDArray[np.float32]:
+        """Return how much of each detection lies in an ignore region of its class, float32 (N,) in 0…1."""
+        return shares_ignored(self.boxes_xyxy, self.class_ids, self.ignored_xyxy, self.ignored_ids)
 
 
 class ImageResult(NamedTuple):
     """One image at one confidence: masks of the labels that were missed, and of the detections that count.
 
-    `correct` are those of them that match a label.
+    `correct` are those of them that match a label; what lies in an ignore region and matches none does not count.
     """
 
     sample: Sample
@@ -71,18 +79,20 @@ def read_samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]
     ids = pc.fill_null(pc.index_in(values.field("class"), value_set=class_names), -1).to_numpy()
     boxes = np.stack([values.field(name).to_numpy() for name in EDGES], axis=1)
     confidences = values.field("confidence").to_numpy()
-    result = []
+    result, ignore_folder = [], IgnoreFolder(folder, len(dataset.names))
     # A name that is not UTF-8 is escaped in the table.
     paths = {parquet_text(entry.path): entry.path for entry in storage.list_files(folder)}
     rows = table.select(["path", "width", "height"]).to_pylist()
     with ThreadPoolExecutor(_READERS) as pool:
         uris = [storage.join(folder, paths[row["path"]]) for row in rows]
         image_labels = list(pool.map(lambda uri: read_unique_labels(uri, len(dataset.names)), uris))
-    for index, (row, labels) in enumerate(zip(rows, image_labels, strict=True)):
+        image_regions = list(pool.map(ignore_folder.read, uris))
+    for index, (row, labels, ignored) in enumerate(zip(rows, image_labels, image_regions, strict=True)):
         path = paths[row["path"]]
         labelled = labelled_classes(dataset, path)
         detections = np.arange(offsets[index], offsets[index + 1])
         detections = detections[np.isin(ids[detections], list(labelled))]
+        known = np.isin(labels.class_ids, list(labelled))
         size_wh = row["width"] or 1, row["height"] or 1  # a failed image has no size, and no boxes to compare
         result.append(
             Sample(
@@ -91,9 +101,11 @@ def read_samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]
                 boxes_xyxy=boxes[detections],
                 confidences=confidences[detections],
                 class_ids=ids[detections].astype(np.int64),
-                label_boxes_xyxy=from_normalized_xywh(labels.boxes_xywh, size_wh),
-                label_ids=labels.class_ids,
+                label_boxes_xyxy=from_normalized_xywh(labels.boxes_xywh[known], size_wh),
+                label_ids=labels.class_ids[known],
                 labelled=labelled,
+                ignored_xyxy=from_normalized_xywh(ignored.boxes_xywh, size_wh),
+                ignored_ids=ignored.class_ids,
             )
         )
     return result
@@ -106,13 +118,14 @@ def read_unique_labels(image: str, class_count: int) -> Labels:
 
 def judge(sample: Sample, confidence: float) -> ImageResult:
     """Say what of one image is missed and falsely found, at IoU 0.5, where boxes below `confidence` do not count."""
-    confident = sample.confidences >= confidence
+    confident = np.asarray(sample.confidences >= confidence)
     boxes, ids = sample.boxes_xyxy[confident], sample.class_ids[confident]
     labels, label_ids = sample.label_boxes_xyxy, sample.label_ids
     correct = np.zeros(len(confident), np.bool_)
     correct[confident] = match(boxes, ids, labels, label_ids, IOU_THRESHOLDS[:1])[:, 0]
     covered = (intersection_over_union(boxes, labels) >= IOU_THRESHOLDS[0]) & (ids[:, None] == label_ids[None])
     missed = ~covered.any(axis=0)
+    confident &= ~find_ignored(correct[:, None], sample.shares_ignored())[:, 0]  # at IoU 0.5
     return ImageResult(sample, missed, confident, correct)
 
 

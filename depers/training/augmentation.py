@@ -22,10 +22,14 @@ Hyp = Mapping[str, float]
 
 
 class LabelledImage(NamedTuple):
-    """`image` uint8 RGB (H, W, 3), and `labels` float64 (N, 5): class id, then x_min, y_min, x_max, y_max in pixels."""
+    """`image` uint8 RGB (H, W, 3), and `labels` float64 (N, 5): class id, then x_min, y_min, x_max, y_max in pixels.
+
+    `ignored` float64 (R, 5), the same: regions in which there may be objects of the class without a label.
+    """
 
     image: RGB
     labels: NDArray[np.float64]
+    ignored: NDArray[np.float64] = np.zeros((0, 5))
 
 
 class _Tile(NamedTuple):
@@ -40,7 +44,8 @@ def letterbox_sample(sample: LabelledImage, canvas_wh: tuple[int, int]) -> Label
     """Paint the image into the middle of a canvas, as for prediction."""
     height, width = sample.image.shape[:2]
     x, y = center((width, height), canvas_wh)
-    return LabelledImage(paint_on_canvas(sample.image, canvas_wh, (x, y)), _shift_labels(sample.labels, x, y))
+    image = paint_on_canvas(sample.image, canvas_wh, (x, y))
+    return LabelledImage(image, *(_shift_labels(boxes, x, y) for boxes in sample[1:]))
 
 
 def augment(sample: LabelledImage, canvas_wh: tuple[int, int], rng: np.random.Generator, hyp: Hyp) -> LabelledImage:
@@ -66,7 +71,8 @@ def make_mosaic(
         second = _lay_out(mixed, imgsz, rng, hyp)
         share = rng.beta(32.0, 32.0)
         image = cv2.addWeighted(sample.image, share, second.image, 1 - share, 0)
-        sample = LabelledImage(np.asarray(image, np.uint8), np.concatenate([sample.labels, second.labels]))
+        joined = (np.concatenate(boxes) for boxes in zip(sample[1:], second[1:], strict=True))
+        sample = LabelledImage(np.asarray(image, np.uint8), *joined)
     return _recolor_and_mirror(sample, rng, hyp)
 
 
@@ -75,17 +81,27 @@ def _lay_out(samples: Sequence[LabelledImage], imgsz: int, rng: np.random.Genera
     center_x, center_y = (int(value) for value in rng.uniform(imgsz / 2, 3 * imgsz / 2, 2))
     tiles = []
     for number, index in enumerate(rng.permutation(4)):
-        image, labels = samples[index]
+        image = samples[index].image
         height, width = image.shape[:2]
         x = center_x if number % 2 else center_x - width  # upper left, upper right, lower left, lower right
         y = center_y if number // 2 else center_y - height
         crop_x, crop_y = max(-x, 0), max(-y, 0)
         crop = image[crop_y : min(height, side - y), crop_x : min(width, side - x)]
-        labels = _shift_labels(labels, x, y)
-        labels[:, 1:] = labels[:, 1:].clip(0, side)
-        x, y = x + crop_x, y + crop_y
-        tiles.append(_Tile(LabelledImage(crop, _shift_labels(labels, -x, -y)), x, y))
+        sample = LabelledImage(
+            crop, *(_crop_labels(boxes, (x, y), (crop_x, crop_y), side) for boxes in samples[index][1:])
+        )
+        tiles.append(_Tile(sample, x + crop_x, y + crop_y))
     return _warp(tiles, (side, side), (imgsz, imgsz), rng, hyp)
+
+
+def _crop_labels(
+    labels: NDArray[np.float64], corner_xy: tuple[int, int], crop_xy: tuple[int, int], side: int
+) -> NDArray[np.float64]:
+    """Return what lies inside the canvas of an image's labels, in pixels of what is left of the image."""
+    x, y = corner_xy
+    labels = _shift_labels(labels, x, y)
+    labels[:, 1:] = labels[:, 1:].clip(0, side)
+    return _shift_labels(labels, -(x + crop_xy[0]), -(y + crop_xy[1]))
 
 
 def _shift_labels(labels: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
@@ -102,7 +118,7 @@ def _warp(
     """Look through a random warp at images that lie side by side on a canvas."""
     matrix, zoom = draw_matrix(canvas_wh, out_wh, rng, hyp)
     image = np.full((out_wh[1], out_wh[0], 3), CANVAS_GRAY, np.uint8)
-    labels = [np.zeros((0, 5))]
+    labels, ignored = [np.zeros((0, 5))], [np.zeros((0, 5))]
     for sample, x, y in tiles:
         height, width = sample.image.shape[:2]
         tile_matrix = matrix @ _translation(x, y)
@@ -119,7 +135,8 @@ def _warp(
             else:
                 cv2.warpAffine(sample.image, target_matrix[:2], size, **settings)  # type: ignore[call-overload]
         labels.append(warp_labels(sample.labels, tile_matrix, zoom, out_wh))
-    return LabelledImage(image, np.concatenate(labels))
+        ignored.append(warp_regions(sample.ignored, tile_matrix, out_wh))
+    return LabelledImage(image, np.concatenate(labels), np.concatenate(ignored))
 
 
 def draw_matrix(
@@ -154,8 +171,7 @@ def warp_labels(
     labels: NDArray[np.float64], matrix: NDArray[np.float64], zoom: float, out_wh: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Return the boxes around the warped boxes, cut to the output, without those of which too little remains."""
-    corners = project(labels[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
-    low, high = corners.min(1).clip(0, out_wh), corners.max(1).clip(0, out_wh)
+    low, high = _warp_boxes(labels, matrix, out_wh)
     full_sides, sides = (labels[:, 3:] - labels[:, 1:3]) * zoom, high - low
     ratio = np.maximum(sides[:, 0] / (sides[:, 1] + 1e-16), sides[:, 1] / (sides[:, 0] + 1e-16))
     is_large = (sides > _MIN_SIDE).all(1) & (sides.prod(1) / (full_sides.prod(1) + 1e-16) > _MIN_AREA)
@@ -163,17 +179,36 @@ def warp_labels(
     return np.asarray(np.column_stack([labels[:, 0], low, high])[mask], np.float64)
 
 
+def warp_regions(
+    ignored: NDArray[np.float64], matrix: NDArray[np.float64], out_wh: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the boxes around the warped regions, cut to the output, however little remains of one."""
+    ignored = ignored[(ignored[:, 3:] > ignored[:, 1:3]).all(1)]  # not what lies beyond the canvas
+    low, high = _warp_boxes(ignored, matrix, out_wh)
+    return np.column_stack([ignored[:, 0], low, high])[(high > low).all(1)]
+
+
+def _warp_boxes(
+    boxes: NDArray[np.float64], matrix: NDArray[np.float64], out_wh: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the corners, (N, 2) each, of the boxes around the warped boxes, cut to the output."""
+    corners = project(boxes[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
+    return corners.min(1).clip(0, out_wh), corners.max(1).clip(0, out_wh)
+
+
 def _recolor_and_mirror(sample: LabelledImage, rng: np.random.Generator, hyp: Hyp) -> LabelledImage:
-    image, labels = recolor(sample.image, rng, hyp), sample.labels
+    image, labels, ignored = recolor(sample.image, rng, hyp), sample.labels.copy(), sample.ignored.copy()
     height, width = image.shape[:2]
     upside_down, mirrored = rng.random(2) < [hyp["flipud"], hyp["fliplr"]]
     if upside_down:
-        image, labels = image[::-1], labels.copy()
-        labels[:, [2, 4]] = height - labels[:, [4, 2]]
+        image = image[::-1]
+        for boxes in (labels, ignored):
+            boxes[:, [2, 4]] = height - boxes[:, [4, 2]]
     if mirrored:
-        image, labels = image[:, ::-1], labels.copy()
-        labels[:, [1, 3]] = width - labels[:, [3, 1]]
-    return LabelledImage(image, labels)
+        image = image[:, ::-1]
+        for boxes in (labels, ignored):
+            boxes[:, [1, 3]] = width - boxes[:, [3, 1]]
+    return LabelledImage(image, labels, ignored)
 
 
 def recolor(image: RGB, rng: np.random.Generator, hyp: Hyp) -> RGB:

@@ -22,12 +22,14 @@ _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
 class Batch(NamedTuple):
     """`images` uint8 RGB (B, H, W, 3); `targets` float32 (N, 6): image in the batch, class, cx, cy, w, h in 0…1.
 
-    `unlabelled` bool (B, C): the classes that an image has no labels for.
+    `unlabelled` bool (B, C): the classes that an image has no labels for. `ignored` float32 (R, 6), as `targets`: the
+    regions in which there may be objects of a class without a label.
     """
 
     images: RGB
     targets: NDArray[np.float32]
     unlabelled: NDArray[np.bool_]
+    ignored: NDArray[np.float32]
 
 
 class SampleSpec(NamedTuple):
@@ -119,27 +121,37 @@ def round_up(size_wh: tuple[int, int], stride: int) -> tuple[int, int]:
 def attach_labels(image: RGB, example: Example) -> LabelledImage:
     """Return a scaled image with its example's labels in its pixels."""
     height, width = image.shape[:2]
-    boxes = example.boxes_xywh * [width, height, width, height]
-    half = boxes[:, 2:] / 2
-    return LabelledImage(image, np.column_stack([example.class_ids, boxes[:, :2] - half, boxes[:, :2] + half]))
+
+    def to_pixels(class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
+        boxes = boxes_xywh * [width, height, width, height]
+        half = boxes[:, 2:] / 2
+        return np.column_stack([class_ids, boxes[:, :2] - half, boxes[:, :2] + half])
+
+    labels = to_pixels(example.class_ids, example.boxes_xywh)
+    return LabelledImage(image, labels, to_pixels(example.ignored_ids, example.ignored_xywh))
 
 
-def normalize_labels(sample: LabelledImage) -> NDArray[np.float32]:
-    """Return the labels as a loss wants them, float32 (N, 5): class, cx, cy, w, h in 0…1."""
-    height, width = sample.image.shape[:2]
-    low, high = sample.labels[:, 1:3], sample.labels[:, 3:]
-    return np.column_stack(
-        [sample.labels[:, 0], (low + high) / 2 / [width, height], (high - low) / [width, height]]
-    ).astype(np.float32)
+def normalize_labels(labels: NDArray[np.float64], image: RGB) -> NDArray[np.float32]:
+    """Return the labels of an image as a loss wants them, float32 (N, 5): class, cx, cy, w, h in 0…1."""
+    height, width = image.shape[:2]
+    low, high = labels[:, 1:3], labels[:, 3:]
+    return np.column_stack([labels[:, 0], (low + high) / 2 / [width, height], (high - low) / [width, height]]).astype(
+        np.float32
+    )
 
 
 def collate(samples: Sequence[LabelledImage], unlabelled: Sequence[NDArray[np.bool_]]) -> Batch:
     """Join images of one shape and their labels into one batch."""
-    targets = [np.insert(normalize_labels(sample), 0, number, axis=1) for number, sample in enumerate(samples)]
+
+    def number_rows(labels: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+        rows = [normalize_labels(boxes, sample.image) for boxes, sample in zip(labels, samples, strict=True)]
+        return np.concatenate([np.insert(boxes, 0, number, axis=1) for number, boxes in enumerate(rows)])
+
     return Batch(
         np.stack([sample.image for sample in samples]),
-        np.concatenate(targets).astype(np.float32),
+        number_rows([sample.labels for sample in samples]),
         np.stack(unlabelled),
+        number_rows([sample.ignored for sample in samples]),
     )
 
 

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.datasets import labels
+from depers.datasets import ignore_regions, labels
 from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset
+from depers.datasets.ignore_regions import IgnoreFolder
+from depers.datasets.labels import Labels
 from depers.errors import UserError
 from depers.imaging.headers import ImageError, read_header
 
@@ -22,7 +24,8 @@ Localize = Callable[[Sequence[str]], Mapping[str, str]]
 class Example(NamedTuple):
     """An image, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), center and size in 0…1.
 
-    `labelled` are the classes that the image has labels for: objects of others may be there without.
+    `labelled` are the classes that the image has labels for: objects of others may be there without. So may those of
+    a class in its ignore regions, `ignored_ids` int64 (R,) and `ignored_xywh` float64 (R, 4).
     """
 
     path: str
@@ -30,6 +33,8 @@ class Example(NamedTuple):
     class_ids: NDArray[np.int64]
     boxes_xywh: NDArray[np.float64]
     labelled: frozenset[int]
+    ignored_ids: NDArray[np.int64] = np.zeros(0, np.int64)
+    ignored_xywh: NDArray[np.float64] = np.zeros((0, 4))
 
 
 class Splits(NamedTuple):
@@ -97,8 +102,9 @@ def _read_folder(
     """
     local_folder = folder
     if localize is not None:
-        label_folder = labels.label_path(storage.join(folder, "x.jpg")).removesuffix("/x.txt")
-        local_folder = localize([folder, label_folder])[folder]
+        sidecars = [ignore_regions.locate_folder(folder, name) for name in ("labels", ignore_regions.FOLDER)]
+        local_folder = localize([folder, *sidecars])[folder]
+    ignore_folder = IgnoreFolder(local_folder, len(dataset.names))
     ids = np.array([names.index(name) for name in dataset.names], np.int64)
     translated_ids = {class_ids: frozenset(ids[sorted(class_ids)].tolist()) for _, class_ids in dataset.labelled}
     all_ids = frozenset(ids.tolist())
@@ -114,22 +120,26 @@ def _read_folder(
                 raise UserError(
                     f"{label_file}: data.yaml says that it holds only {label_names}, but it holds {names[class_id]}"
                 )
-        return _read_example(image, ids[entries.class_ids], entries.boxes_xywh, labelled)
+        ignored = ignore_folder.read(image)
+        ignored = ignored._replace(class_ids=ids[ignored.class_ids])
+        if not exact:  # for measuring, a region is one however large: what is found and labelled in it is right
+            ignored, labelled = ignore_regions.split_off_unlabelled(ignored, labelled)
+        entries = entries._replace(class_ids=ids[entries.class_ids])
+        return _read_example(image, entries, labelled, ignored)
 
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(read, labels.list_pairs(local_folder)))
 
 
-def _read_example(
-    path: str, class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64], labelled: frozenset[int]
-) -> Example:
+def _read_example(path: str, entries: Labels, labelled: frozenset[int], ignored: Labels) -> Example:
     """Look at an image's header, and join its size with its labels. Raises UserError where it is no image."""
     try:
         header = read_header(storage.read_bytes(path))
     except (ImageError, OSError) as error:
         raise UserError(f"{path}: must be a readable image, but {error}") from None
-    rows = np.unique(np.column_stack([class_ids, boxes_xywh]), axis=0)  # doubles count once, as in YOLOv5
-    return Example(path, header.upright_wh, rows[:, 0].astype(np.int64), rows[:, 1:], labelled)
+    rows = np.unique(np.column_stack(entries), axis=0)  # doubles count once, as in YOLOv5
+    class_ids, boxes_xywh = rows[:, 0].astype(np.int64), rows[:, 1:].astype(np.float64)
+    return Example(path, header.upright_wh, class_ids, boxes_xywh, labelled, *ignored)
 
 
 def find_unlabelled(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:

@@ -334,7 +334,8 @@ def train_epoch(state: TrainState, callback: TrainingCallback) -> tuple[list[flo
                 predictions = state.parallel_model(pixels)  # per level (B, anchors, rows, columns, 5 + classes)
             targets = torch.as_tensor(batch.targets).to(device, non_blocking=True)
             unlabelled = torch.as_tensor(batch.unlabelled).to(device) if batch.unlabelled.any() else None
-            loss, parts = state.loss([level.float() for level in predictions], targets, unlabelled)
+            ignored = torch.as_tensor(batch.ignored).to(device) if len(batch.ignored) else None
+            loss, parts = state.loss([level.float() for level in predictions], targets, unlabelled, ignored)
             # The workers' losses add up, but sharing gradients averages.
             state.scaler.scale(loss * group.world_size).backward()
         if is_step:

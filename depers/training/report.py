@@ -11,6 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from depers.boxes import intersection_over_union
+from depers.datasets.ignore_regions import shares_ignored
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
 from depers.reports import drawing, page, plots
@@ -90,8 +91,9 @@ def compute_curves(images: Sequence[MatchedImage], names: Sequence[str]) -> dict
 
     At IoU 0.5.
     """
-    correct = np.concatenate([image.correct[:, 0] for image in images])
-    confidences, ids = (np.concatenate([image[column] for image in images]) for column in (1, 2))
+    judged = [metrics.drop_ignored(image) for image in images]
+    correct = np.concatenate([image.correct[:, 0] for image in judged])
+    confidences, ids = (np.concatenate([image[column] for image in judged]) for column in (1, 2))
     counts = np.bincount(np.concatenate([image.label_ids for image in images]), minlength=len(names))
     order = np.argsort(-confidences, kind="stable")
     curves: dict[str, tuple[NDArray[np.float64], ...]] = {}
@@ -122,7 +124,9 @@ def count_confusion(results: Sequence[ValidationResult], class_count: int) -> ND
                 counts[ids[row], result.label_ids[column]] += 1
                 free_rows.remove(row)
                 free_columns.remove(column)
-        counts[:-1, -1] += np.bincount(ids[sorted(free_rows)], minlength=class_count)
+        shares = shares_ignored(boxes, ids, result.ignored_xyxy, result.ignored_ids)
+        false = [row for row in sorted(free_rows) if shares[row] < _MIN_IOU]
+        counts[:-1, -1] += np.bincount(ids[false], minlength=class_count)
         counts[-1, :-1] += np.bincount(result.label_ids[sorted(free_columns)], minlength=class_count)
     return counts
 

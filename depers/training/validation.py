@@ -1,6 +1,7 @@
 """How good a checkpoint is, while it trains: the figures of `depers evaluate`, by the detector that `detect` uses.
 
-Detections of a class that an image has no labels for do not count, neither for nor against.
+Detections of a class that an image has no labels for, or that lie in an ignore region of their class, do not count,
+neither for nor against.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depers.boxes import letterbox
+from depers.datasets.ignore_regions import shares_ignored
 from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
@@ -25,7 +27,8 @@ from depers.training.loss import Loss
 
 class ValidationResult(NamedTuple):
     """One image by its `number` among the examples: `boxes_xyxy` (N, 4) in pixels of its canvas, highest confidence
-    first, `confidences` (N,), `class_ids` (N,), and its labels, `label_boxes_xyxy` (M, 4) and `label_ids` (M,)."""
+    first, `confidences` (N,), `class_ids` (N,), its labels, `label_boxes_xyxy` (M, 4) and `label_ids` (M,), and its
+    ignore regions, `ignored_xyxy` (R, 4) and `ignored_ids` (R,)."""
 
     number: int
     boxes_xyxy: NDArray[np.float32]
@@ -33,11 +36,15 @@ class ValidationResult(NamedTuple):
     class_ids: NDArray[np.int64]
     label_boxes_xyxy: NDArray[np.float32]
     label_ids: NDArray[np.int64]
+    ignored_xyxy: NDArray[np.float32] = np.zeros((0, 4), np.float32)
+    ignored_ids: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def match(self) -> MatchedImage:
         """Match the detections with the labels."""
         correct = metrics.match(self.boxes_xyxy, self.class_ids, self.label_boxes_xyxy, self.label_ids)
-        return MatchedImage(correct, self.confidences, self.class_ids, self.label_ids)
+        shares = shares_ignored(self.boxes_xyxy, self.class_ids, self.ignored_xyxy, self.ignored_ids)
+        ignored = metrics.find_ignored(correct, shares)
+        return MatchedImage(correct, self.confidences, self.class_ids, self.label_ids, ignored=ignored)
 
 
 def choose_canvases(examples: Sequence[Example], imgsz: int, stride: int) -> list[tuple[int, int]]:
@@ -77,16 +84,17 @@ def predict(
         if loss:
             mask = torch.from_numpy(batch.unlabelled).to(device) if batch.unlabelled.any() else None
             with torch.inference_mode():
-                losses += loss(levels, torch.from_numpy(batch.targets).to(device), mask)[1] * len(members)
+                ignored = torch.from_numpy(batch.ignored).to(device) if len(batch.ignored) else None
+                losses += loss(levels, torch.from_numpy(batch.targets).to(device), mask, ignored)[1] * len(members)
         for index, size_wh, sample, entry in zip(members, sizes_wh, samples, detections, strict=True):
             counts = np.isin(entry.class_ids, sorted(examples[index].labelled))
             low, high, offset = _locate(size_wh, canvases_wh[index])
             boxes = entry.boxes_xyxy[counts].clip(low, high)
-            label_boxes, label_ids = sample.labels[:, 1:] + offset, sample.labels[:, 0].astype(np.int64)
-            confidences, class_ids = entry.confidences[counts], entry.class_ids[counts]
-            results.append(
-                ValidationResult(index, boxes, confidences, class_ids, label_boxes.astype(np.float32), label_ids)
+            labels, regions = (
+                ((rows[:, 1:] + offset).astype(np.float32), rows[:, 0].astype(np.int64)) for rows in sample[1:]
             )
+            confidences, class_ids = entry.confidences[counts], entry.class_ids[counts]
+            results.append(ValidationResult(index, boxes, confidences, class_ids, *labels, *regions))
     return results, losses
 
 
