@@ -196,6 +196,10 @@ def test_what_cannot_be_supported_is_refused_with_the_reason() -> None:
     assert poor.threshold is None and "60 of 100 labels are found with every box at hand" in poor.reason
     assert calibrated([one_image(0.9)] * 99, known=()).reason == "these weights do not know the class"
     assert calibrated([]).threshold is None
+    crowd = one_image(0.9, false=0.95)._replace(
+        ignored_xyxy=np.array([[190, 190, 260, 260]], np.float32), ignored_ids=np.zeros(1, np.int64)
+    )
+    assert calibrated([crowd] * 40)[7:] == (1.0, 0.0)  # what is found in a crowd is not false
     elsewhere = one_image(0.9, labelled=(1,))
     assert calibrated([elsewhere] * 99).labels == 0  # not labelled for faces: it says nothing about them
 

@@ -1,4 +1,4 @@
-"""Average precision by size beside pycocotools' COCOeval, on random boxes.
+"""Average precision, also by size, beside pycocotools' COCOeval, on random boxes, with crowds as ignore regions.
 
 What differs by definition, and how far apart the figures may therefore lie:
 
@@ -22,6 +22,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from depers.evaluation.metrics import measure
 from depers.evaluation.metrics_by_size import measure_sizes
 from depers.evaluation.samples import Sample
 
@@ -54,6 +55,8 @@ def draw_sample(rng: np.random.Generator, number: int, *, apart: bool) -> Sample
     class_ids = np.concatenate([label_ids[targets], rng.integers(0, len(NAMES), len(false))])
     confidences = np.concatenate([rng.beta(3, 2, len(hits)), rng.beta(2, 3, len(false))]).astype(np.float32)
     order = np.argsort(-confidences)
+    crowd_rng = np.random.default_rng(number)
+    crowds = draw_labels(crowd_rng, apart=False)[: 4 * (number % 2)] + np.float32([0, 0, 200, 200])
     return Sample(
         path=str(number),
         size_wh=(SIDE, SIDE),
@@ -63,6 +66,8 @@ def draw_sample(rng: np.random.Generator, number: int, *, apart: bool) -> Sample
         label_boxes_xyxy=labels,
         label_ids=label_ids,
         labelled=frozenset(range(len(NAMES))),
+        ignored_xyxy=crowds,
+        ignored_ids=crowd_rng.integers(0, len(NAMES), len(crowds)),
     )
 
 
@@ -75,11 +80,13 @@ def evaluate_as_coco(samples: list[Sample]) -> dict[tuple[str, str], tuple[float
     """Return AP at IoU 0.5 and its mean over the thresholds, by size and class, with the triangle of YOLOv5."""
     annotations, detections = [], []
     for number, sample in enumerate(samples):
-        for box, class_id in zip(sample.label_boxes_xyxy, sample.label_ids.tolist(), strict=True):
+        boxes = np.concatenate([sample.label_boxes_xyxy, sample.ignored_xyxy])
+        ids = np.concatenate([sample.label_ids, sample.ignored_ids]).tolist()
+        for index, (box, class_id) in enumerate(zip(boxes, ids, strict=True)):
             _, _, width, height = xywh = to_xywh(box)
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "category_id": class_id, "bbox": xywh}
-                | {"area": width * height, "iscrowd": 0}
+                | {"area": width * height, "iscrowd": int(index >= len(sample.label_ids))}
             )
         for box, class_id, score in zip(sample.boxes_xyxy, sample.class_ids.tolist(), sample.confidences, strict=True):
             detections.append(
@@ -106,7 +113,6 @@ def evaluate_as_coco(samples: list[Sample]) -> dict[tuple[str, str], tuple[float
         (size, name): (float(average[0, index, column]), float(average[:, index, column].mean()))
         for column, size in enumerate(sizes)
         for index, name in enumerate(NAMES)
-        if size != "all"
     }
 
 
@@ -117,7 +123,13 @@ def test_sizes_as_coco(seed: int, apart: bool, tolerance: float) -> None:
     samples = [draw_sample(rng, number, apart=apart) for number in range(IMAGES)]
     rows = measure_sizes(samples, NAMES, [True] * len(NAMES), 0.5)
     measured = {(row.size.split()[0], row.name): (row.map50, row.map50_95) for row in rows}
+    all_sizes = measure([sample.match() for sample in samples], NAMES)
+    measured |= {("all", row.name): (row.map50, row.map50_95) for row in all_sizes.classes}
     expected = evaluate_as_coco(samples)
-    assert len(expected) == 6 and min(map50_95 for _, map50_95 in expected.values()) > 0.1
+    assert len(expected) == 8 and min(map50_95 for _, map50_95 in expected.values()) > 0.1
+    bare = [
+        sample._replace(ignored_xyxy=sample.ignored_xyxy[:0], ignored_ids=sample.ignored_ids[:0]) for sample in samples
+    ]
+    assert measure([sample.match() for sample in bare], NAMES).mean.map50 < all_sizes.mean.map50
     for key, figures in expected.items():
         assert measured[key] == pytest.approx(figures, abs=tolerance), key

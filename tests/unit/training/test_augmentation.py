@@ -18,13 +18,24 @@ def image(x: int, y: int, width: int, height: int, size_wh: tuple[int, int] = (1
     """Draw a bright box on a dark image, labelled 2."""
     pixels = np.full((size_wh[1], size_wh[0], 3), 20, np.uint8)
     pixels[y : y + height, x : x + width] = 250
-    return LabelledImage(pixels, np.array([[2, x, y, x + width, y + height]], np.float64))
+    boxes = np.array([[2, x, y, x + width, y + height]], np.float64)
+    return LabelledImage(pixels, boxes, boxes)
 
 
 def extent(image: np.ndarray) -> list[int]:
     bright = image[..., 0] > 185
     columns, rows = np.flatnonzero(bright.any(0)), np.flatnonzero(bright.any(1))
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+def assert_region_covers(sample: LabelledImage) -> None:
+    """An ignore region around the box covers all that is left of it, however little that is."""
+    bright = sample.image[..., 0] > 185
+    for _, x0, y0, x1, y1 in sample.ignored:
+        low_x, low_y, high_x, high_y = (round(edge) for edge in (x0 - 2, y0 - 2, x1 + 2, y1 + 2))
+        bright[max(low_y, 0) : high_y, max(low_x, 0) : high_x] = False
+    assert len(sample.ignored) <= 1 and not bright.any()
+    assert len(sample.ignored) >= len(sample.labels)
 
 
 BOXES = (st.integers(20, 70), st.integers(20, 50), st.integers(10, 40), st.integers(10, 40))
@@ -36,6 +47,7 @@ def test_labels_follow_the_pixels(key: int, x: int, y: int, width: int, height: 
         image(x, y, width, height), (128, 128), random_for(key, Branch.AUGMENTATION), WILD if wild else PLAIN
     )
     assert sample.image.shape == (128, 128, 3)
+    assert_region_covers(sample)
     if not len(sample.labels):
         assert (sample.image[..., 0] > 185).mean() < 0.03
         return
@@ -53,6 +65,7 @@ def test_labels_of_a_mosaic_follow_the_pixels(key: int, x: int, y: int, width: i
         [image(x, y, width, height), dark, dark, dark], 128, random_for(key, Branch.AUGMENTATION), PLAIN
     )
     assert sample.image.shape == (128, 128, 3) and len(sample.labels) <= 1
+    assert_region_covers(sample)
     if len(sample.labels):
         np.testing.assert_allclose(sample.labels[0, 1:], extent(sample.image), atol=2.6)
     else:

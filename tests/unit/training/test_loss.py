@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from depers.detection import yolo
-from depers.training.loss import Loss, find_perhaps_unlabelled
+from depers.training.loss import Loss, find_ignored, find_perhaps_unlabelled
 
 GAINS = yolo.read_hyperparameters("scratch-low") | {"label_smoothing": 0.1}
 
@@ -73,6 +73,52 @@ def test_only_confident_unlabelled_objects_are_left_alone() -> None:
     only_plates = torch.tensor([[False, True]])
     assert find_perhaps_unlabelled(predicted, only_plates).flatten().tolist() == [True, False, False, False]
     assert not find_perhaps_unlabelled(predicted, torch.zeros(1, 2, dtype=torch.bool)).any()
+
+
+def test_what_lies_in_an_ignore_region_has_no_gradient_and_all_else_the_same() -> None:
+    names = ["head", "face", "carplate"]
+    model, images, targets = model_and_targets(names)
+    predictions = [level.detach().requires_grad_() for level in model(images)]
+    loss = Loss(model, names)
+    region = torch.tensor([[1, 0, 0.3, 0.4, 0.3, 0.4], [3, 2, 0.9, 0.9, 0.1, 0.1]])
+    plain = torch.autograd.grad(loss(predictions, targets)[0], predictions)
+    ignored = torch.autograd.grad(loss(predictions, targets, None, region)[0], predictions)
+    places = yolo.load_training_parts().ComputeLoss(model).build_targets(predictions, targets)[2]
+    for level, (before, after, place) in enumerate(zip(plain, ignored, places, strict=True)):
+        height, width = before.shape[2:4]
+        assigned = torch.zeros(before.shape[:4], dtype=torch.bool)
+        assigned[place] = True
+        rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        inside = torch.zeros_like(assigned)
+        for image, _, cx, cy, w, h in region.tolist():
+            inside[int(image)] |= ((columns / width - cx).abs() <= w / 2) & ((rows / height - cy).abs() <= h / 2)
+        assert not after[inside & ~assigned].any() and before[inside & ~assigned][:, 4].any()
+        torch.testing.assert_close(before[assigned], after[assigned])  # what is labelled in it is learnt
+        others = ~find_ignored(predictions[level].detach(), loss._base.anchors[level], region) & ~inside
+        torch.testing.assert_close(before[others], after[others])
+        assert bool(others[0].all()) and bool(others[2].all())
+
+
+def test_a_box_that_lies_in_a_region_is_left_alone_wherever_its_cell_is() -> None:
+    outputs = torch.zeros(1, 1, 4, 4, 5 + 2)  # a box of twice (0.5 · 2)² anchors around the middle of its cell
+    region = torch.tensor([[0, 0, 0.25, 0.5, 0.5, 1.0]])
+    small = find_ignored(outputs, torch.tensor([[0.5, 0.5]]), region)
+    assert small[0, 0].tolist() == [[True, True, False, False]] * 4
+    outputs[0, 0, 0, 2, 0] = -8.0  # reaches half a cell to the left
+    assert find_ignored(outputs, torch.tensor([[0.5, 0.5]]), region)[0, 0, 0].tolist() == [True, True, True, False]
+
+
+def test_a_face_in_an_ignore_region_of_heads_may_be_a_head() -> None:
+    names = ["head", "face", "carplate"]
+    model, images, targets = model_and_targets(names, images=1)
+    targets[:, 1] = 1.0
+    predictions = [level.detach().requires_grad_() for level in model(images)]
+    whole = torch.tensor([[0, 0, 0.5, 0.5, 1.0, 1.0]])
+    places = yolo.load_training_parts().ComputeLoss(model).build_targets(predictions, targets)[2]
+    for region, learns in ((whole, False), (None, True)):
+        loss, _ = Loss(model, names)(predictions, targets, None, region)
+        for gradient, place in zip(torch.autograd.grad(loss, predictions), places, strict=True):
+            assert bool(gradient[place][:, 5].any()) is (learns and bool(len(place[0])))
 
 
 def test_missing_labels_have_no_gradient() -> None:

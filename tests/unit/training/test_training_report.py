@@ -55,6 +55,15 @@ def test_confusion(result: ValidationResult, counts: list[list[int]]) -> None:
     assert count_confusion([result], 2).tolist() == counts
 
 
+def test_what_is_found_in_an_ignore_region_is_no_confusion() -> None:
+    result = make_result([A, B, C], [0, 1, 1], [A], [0])
+    region = result._replace(ignored_xyxy=np.array([[15, 15, 45, 45]], np.float32), ignored_ids=np.array([1]))
+    assert count_confusion([result], 2).tolist() == [[1, 0, 0], [0, 0, 2], [0, 0, 0]]
+    assert count_confusion([region], 2).tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    recall, precision, _ = compute_curves([region.match()], ["x", "y"])["x"]
+    assert (recall.tolist(), precision.tolist()) == ([1.0], [1.0])
+
+
 def test_curves_follow_the_detections() -> None:
     images = [make_result([A, B, C], [0, 0, 0], [A, C], [0, 0]).match()]
     recall, precision, confidences = compute_curves(images, ["x", "y"])["x"]
