@@ -57,10 +57,11 @@ def make_input(root: Path) -> None:
 
 
 def read_digests(root: Path) -> dict[str, str]:
-    """Return the digest of every file by its path."""
+    """Return the digest of every file of OUT, and of the records beside it, by its path."""
     return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in (root, Path(f"{root}-records"))
+        for path in folder.rglob("*")
         if path.is_file()
     }
 
@@ -149,6 +150,7 @@ def main() -> None:
         different = [name for name in expected.keys() | result.keys() if expected.get(name) != result.get(name)]
         print(f"round {rounds}: {dict(killed)} so far; {'the same' if not different else different[:5]}", flush=True)
         shutil.rmtree(out)
+        shutil.rmtree(f"{out}-records")
     print(f"{killed.total()} kills ({dict(killed)}) in {rounds} rounds, {same} of them byte-identical")
     print(f"load {os.getloadavg()[0]:.1f}")
     cluster.shutdown()

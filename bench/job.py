@@ -67,7 +67,8 @@ def watch(arguments: list[str], out: Path) -> Watched:
 
 def compute_steady_rate(out: Path) -> float:
     """Return images per second from the first unit's record to the last one's: without start-up, whoever wrote them."""
-    records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in out.glob("_depers/units/*.parquet")]
+    paths = [*out.glob("_depers/units/*.parquet"), *Path(f"{out}-records").glob("units/*.parquet")]
+    records = [(path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in paths]
     records.sort()
     if len(records) < 2:
         raise SystemExit(f"{out}: too few images for a rate, they make a single unit")

@@ -39,14 +39,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", default=sys.executable)
     arguments = parser.parse_args()
-    cache = str(arguments.folder / "_depers" / "readers-cache")
+    cache = f"{arguments.folder}-readers-cache"
     for path in sorted(arguments.folder.rglob("*")):
         commands: list[list[str]] = []
         if path.name.endswith((".tar", ".tar.gz", ".tgz")):
             commands = [["tar", "-tf", str(path)], [arguments.python, "-c", WEBDATASET, str(path)]]
         elif path.suffix == ".zip":
             commands = [["unzip", "-tq", str(path)]]
-        elif path.suffix == ".parquet" and "_depers" not in path.parts:
+        elif path.suffix == ".parquet":
             commands = [[arguments.python, "-c", DATASETS, str(path), cache]]
         for command in commands:
             process = subprocess.run(command, capture_output=True, text=True, check=False)

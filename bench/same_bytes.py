@@ -141,10 +141,7 @@ def run_all(runs: dict[str, str], checkout: Path, work: Path, words: dict[str, s
 
 def compare(run: str, old_root: Path, new_root: Path) -> tuple[int, list[str]]:
     """Compare two outputs of one run; return the number of files and, for each that differs, how."""
-    trees = [
-        {rename(name_output(path, root)): path for path in root.rglob("*") if path.is_file()}
-        for root in (old_root, new_root)
-    ]
+    trees = [{rename(name): path for name, path in list_outputs(root).items()} for root in (old_root, new_root)]
     names = sorted(name for name in trees[0].keys() | trees[1].keys() if not name.endswith(".html"))
     differences = []
     for name in names:
@@ -162,6 +159,17 @@ def compare(run: str, old_root: Path, new_root: Path) -> tuple[int, list[str]]:
             changes = [line[:200] for line in lines if line[:3] not in ("---", "+++") and line[0] in "+-"]
             differences.append(f"{name}: {len(changes)} lines, such as " + " and ".join(changes[:1] + changes[-1:]))
     return len(names), differences
+
+
+def list_outputs(root: Path) -> dict[str, Path]:
+    """Return all files of OUT by their names, and the records beside it as if they lay in it, where they once were."""
+    folders = {"": root, "_depers/": Path(f"{root}-records")}
+    return {
+        prefix + name_output(path, folder): path
+        for prefix, folder in folders.items()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def name_output(path: Path, root: Path) -> str:

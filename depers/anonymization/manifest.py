@@ -38,6 +38,8 @@ SCHEMA = schema(
     column("version", pa.string(), "of depers"),
 ).with_metadata({"depers.manifest": str(VERSION)})
 
+MANIFEST = "manifest.parquet"
+"""Its name in the folder of records."""
 STATUSES = tuple(status for status in FileStatus if status != FileStatus.DETECTED)
 """What a file of the manifest may be."""
 WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)

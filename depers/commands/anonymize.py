@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from depers import storage
-from depers.anonymization.manifest import SCHEMA, STATUSES
+from depers.anonymization.manifest import MANIFEST, SCHEMA, STATUSES
 from depers.anonymization.redact_step import redact_item
 from depers.anonymization.report import ManifestStatistics, make_report
 from depers.datasets.labels import CLASSES
@@ -21,8 +21,9 @@ from depers.options import REDACTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
+from depers.pipeline.options import find_records, records_option
+from depers.pipeline.steps import PassJob
 from depers.redaction.regions import MODES
-from depers.runtime import units
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import ArchiveStatus
@@ -35,6 +36,7 @@ _KNOWN_BOXES = "known boxes"
 class Options(pipeline_options.PassOptions):
     """Mirror INPUT to OUT with every box of the given classes made unrecognizable, and all metadata removed."""
 
+    records: str | None = records_option()
     mode: str = option(
         "pixelate",
         "what becomes of a box: 6 cells across at most, the same blurred, or gray",
@@ -136,18 +138,29 @@ def run(options: Options) -> AnonymizeResult:
     )
     thresholds = pipeline_options.read_class_thresholds(options)
     job = pipeline.make_job(
-        options, SCHEMA, lambda out: redact, mirrors=True, keep=options.keep, boxes=options.source(thresholds)
+        options,
+        SCHEMA,
+        lambda out: redact,
+        mirrors=True,
+        keep=options.keep,
+        boxes=options.source(thresholds),
+        records=find_records(options.out, options.records),
     )
     pipeline.refuse_overlap(job)
-    summary = pipeline.run(job, options)
-    manifest = storage.join(job.out, units.FOLDER, "manifest.parquet")
+    with pipeline.run(job, options) as summary:
+        return _gather(job, summary)
+
+
+def _gather(job: PassJob, summary: pipeline.Summary) -> AnonymizeResult:
+    """Write the manifest and the report; return what became of the inputs."""
+    manifest = storage.join(job.records, MANIFEST)
     statistics, counter = ManifestStatistics(), FailureCounter(manifest)
     with tables.TableWriter(manifest, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)
             statistics.add(table)
             counter.add(table)
-    report = storage.join(job.out, units.FOLDER, "report.html")
+    report = storage.join(job.records, "report.html")
     storage.write_bytes(report, make_report(job.out, statistics).encode())
     return AnonymizeResult(
         failures=counter.failures(),

@@ -7,6 +7,7 @@ bytes after its end; and with weights, a detector looks at the redacted images a
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from depers import storage
 from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
-from depers.anonymization.manifest import WrittenRows
+from depers.anonymization.manifest import MANIFEST, WrittenRows
 from depers.archives import registry
 from depers.errors import UserError
 from depers.options import (
@@ -34,8 +35,9 @@ from depers.options import (
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import Row
+from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
-from depers.runtime import units
+from depers.runtime import claims, lease
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import AuditStatus
 from depers.storage import Entry, tables
@@ -46,9 +48,10 @@ _MEGAPIXELS = 10_000.0  # whatever was written may be read
 
 @dataclass(frozen=True)
 class Options(CheckedOptions):
-    """Check OUT, the result of `depers anonymize`, against its manifest; write OUT/_depers/audit/report.html."""
+    """Check OUT, the result of `depers anonymize`, against its manifest; write RECORDS/audit/report.html."""
 
     out: str = argument("what `depers anonymize` wrote, a path or s3:// URI")
+    records: str | None = records_option()
     input: str | None = option(None, "the INPUT of that run, to check that every file of it has its row")
     weights: tuple[str, ...] = weights_option("the detector that looks at the results again; may be repeated")
     classes: tuple[str, ...] = classes_option()
@@ -70,7 +73,7 @@ class Options(CheckedOptions):
         """Return the options of the pass over OUT."""
         return _Reading(
             input=self.out,
-            out=storage.join(self.out, units.FOLDER, "audit"),
+            out=storage.join(find_records(self.out, self.records), "audit"),
             weights=self.weights,
             classes=self.classes,
             confidence=self.confidence,
@@ -150,15 +153,22 @@ class AuditResult(VerbResult):
 
 
 def run(options: Options) -> AuditResult:
-    """Check OUT against its manifest. Raises UserError where OUT holds no finished run."""
-    reading = options.reading()
-    manifest = storage.join(reading.input, units.FOLDER, "manifest.parquet")
+    """Check OUT against its manifest. Raises UserError where there are no records of a finished run."""
+    out, records = storage.absolute(options.out), find_records(options.out, options.records)
+    manifest = storage.join(records, MANIFEST)
     if not storage.exists(manifest):
-        raise UserError(f"{reading.input}: must be what a finished `depers anonymize` wrote, but has no manifest")
-    rows = WrittenRows(manifest)
+        hint = "name its records with --records" if options.records is None else "its records must be there"
+        requirement = "must be what a finished `depers anonymize` wrote"
+        raise UserError(f"{out}: {requirement}, but there is no {manifest}: {hint}")
+    with lease.hold(records, out):  # nobody writes what is looked at
+        return _audit(options, records, WrittenRows(manifest))
+
+
+def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
+    reading = options.reading()
     _clear(reading.out)  # an earlier audit says nothing about what is there now
-    entries = [entry for entry in storage.list_files(reading.input) if not entry.path.startswith(f"{units.FOLDER}/")]
-    keep_metadata = units.read_job(reading.input).get("keep_metadata", ())
+    entries = storage.list_files(reading.input)
+    keep_metadata = claims.read_job(reading.input, records).get("keep_metadata", ())
     check = partial(check_item, keep_metadata=tuple(keep_metadata))
     job = pipeline.make_job(reading, SCHEMA, lambda _: check, keep=("*",))
     findings = storage.join(job.out, "findings.parquet")
@@ -192,9 +202,11 @@ def _findings(
         for entry, row in manifest_rows.items()
     }
     counts = Counter[str]()
-    for table in pipeline.run(job, reading, entries, rows).tables() if entries else ():
-        for path, number in zip(table["path"].to_pylist(), table["number"].to_pylist(), strict=True):
-            counts[path] += number is not None or path not in checks
-        problems = {path: ray.get(checks[path]) for path in set(table["path"].to_pylist()) & checks.keys()}
-        yield _with_archives(table, problems)
+    with ExitStack() as stack:
+        summary = stack.enter_context(pipeline.run(job, reading, entries, rows)) if entries else None
+        for table in summary.tables() if summary else ():
+            for path, number in zip(table["path"].to_pylist(), table["number"].to_pylist(), strict=True):
+                counts[path] += number is not None or path not in checks
+            problems = {path: ray.get(checks[path]) for path in set(table["path"].to_pylist()) & checks.keys()}
+            yield _with_archives(table, problems)
     yield pa.Table.from_pylist(list(_missing(rows, counts, anonymized)), schema=SCHEMA)

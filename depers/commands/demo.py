@@ -28,7 +28,7 @@ from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.options import TRAINING, CheckedOptions, argument, imgsz_option, option
 from depers.reports import drawing, page
-from depers.runtime import progress, units
+from depers.runtime import progress
 from depers.runtime.results import VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.statuses import FileStatus
@@ -178,7 +178,7 @@ def _draw(out: Path, options: Options) -> Sequence[VerbResult]:
 
 def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     """Return the demo's page: before and after, evaluation, counts and times; write OUT/before-after.jpg, too."""
-    rows = tables.read_table(str(out / "anonymized" / units.FOLDER / "manifest.parquet")).to_pylist()
+    rows = tables.read_table(str(out / "anonymized-records" / manifest.MANIFEST)).to_pylist()
     examples = sorted((row for row in rows if row["status"] == FileStatus.REDACTED), key=_interest, reverse=True)[
         :_SHOWN
     ]

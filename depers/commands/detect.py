@@ -93,8 +93,13 @@ def run(options: Options) -> DetectResult:
         half_stride_pad=options.half_stride_pad,
     )
     pipeline.refuse_overlap(job)
-    summary = pipeline.run(job, options)
-    detections = storage.join(job.out, "detections.parquet")
+    with pipeline.run(job, options) as summary:
+        return _gather(job.out, summary, is_yolo)
+
+
+def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
+    """Write the table of all detections, for YOLO also the names of the classes; return what there is."""
+    detections = storage.join(out, "detections.parquet")
     counter = FailureCounter(detections)
     inputs = boxes = 0
     with tables.TableWriter(detections, SCHEMA) as writer:
@@ -105,10 +110,10 @@ def run(options: Options) -> DetectResult:
             boxes += len(table["boxes"].combine_chunks().flatten())
     if is_yolo:
         text = "".join(f"{name}\n" for name in summary.class_names)
-        storage.write_bytes(storage.join(job.out, "classes.txt"), text.encode())
+        storage.write_bytes(storage.join(out, "classes.txt"), text.encode())
     return DetectResult(
         failures=counter.failures(),
-        out=job.out,
+        out=out,
         detections=detections,
         inputs=inputs,
         boxes=boxes,

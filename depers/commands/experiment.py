@@ -49,7 +49,7 @@ from depers.options import (
     option,
     parse,
 )
-from depers.runtime import progress, units
+from depers.runtime import claims, progress
 from depers.runtime.results import VerbResult
 from depers.seeds import Branch, random_for
 from depers.training import options as training_options
@@ -266,17 +266,17 @@ def run(options: Options) -> ExperimentResult:
     digest = hashlib.sha256(repr([tuple(entry) for entry in images]).encode()).hexdigest()[:16]
     # More seeds and sizes can be added to a run; all else decides what a training was.
     decisive = {name: value for name, value in asdict(options).items() if name not in ("out", "sizes", "seeds")}
-    units.claim(options.out, decisive | {"images_sha256": digest, "depers": __version__})
     results: list[TrainingResult] = []
-    for number, cell in enumerate(cells, 1):
-        for arm in ARMS:
-            result = _train(options, dataset, [entry.path for entry in images], cell, arm)
-            progress.report(
-                f"[{number}/{len(cells)}] {cell.size} images, seed {cell.seed}, {arm}:"
-                f" mAP@.5 {result.map50:.4f}, mAP@.5:.95 {result.map50_95:.4f}, {result.seconds:.0f} s"
-            )
-            results.append(result)
-        _write(options, results)
+    with claims.hold(options.out, decisive | {"images_sha256": digest, "depers": __version__}) as lease:
+        for number, cell in enumerate(lease.guard(cells), 1):
+            for arm in ARMS:
+                result = _train(options, dataset, [entry.path for entry in images], cell, arm)
+                progress.report(
+                    f"[{number}/{len(cells)}] {cell.size} images, seed {cell.seed}, {arm}:"
+                    f" mAP@.5 {result.map50:.4f}, mAP@.5:.95 {result.map50_95:.4f}, {result.seconds:.0f} s"
+                )
+                results.append(result)
+            _write(options, results)
     return ExperimentResult(
         out=out, report=storage.join(out, "report.html"), comparisons=compare(results), runs=tuple(results)
     )

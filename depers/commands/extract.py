@@ -39,13 +39,14 @@ from depers.options import (
     weights_option,
     workers_option,
 )
-from depers.runtime import progress, units
+from depers.runtime import claims, progress, units
+from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.runtime.units import Unit
 from depers.statuses import SourceStatus
-from depers.storage import tables
+from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
 
 _NOT_DECISIVE = ("dataset", "out", "device", "workers")
@@ -143,8 +144,6 @@ class ExtractResult(VerbResult):
 
 def run(options: Options) -> ExtractResult:
     """Extract backgrounds and sprites to OUT. Raises UserError for a wrong dataset, options or weights."""
-    import ray
-
     dataset = read_dataset(options.dataset)
     out = storage.absolute(options.out)
     folder = storage.absolute(find_training_folder(dataset, out, options.dataset))
@@ -174,21 +173,32 @@ def run(options: Options) -> ExtractResult:
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
-    units.claim(out, decisive | {"depers": __version__, "layout": sprite_bank.VERSION})
+    with claims.hold(out, decisive | {"depers": __version__, "layout": sprite_bank.VERSION}) as lease:
+        return _extract(options, job, images, checkpoints, lease)
+
+
+def _extract(
+    options: Options, job: ExtractionJob, images: Sequence[Entry], checkpoints: Sequence[bytes], lease: Lease
+) -> ExtractResult:
+    """Do the units that are not done yet, and finish. Raises UserError where no image can be used."""
+    import ray
+
+    records = units.locate_inside(job.out)
     all_units = units.cut(images)
-    finished_names = units.list_finished(out)
+    finished_names = units.list_finished(records)
     todo = [unit for unit in all_units if unit.name not in finished_names]
     unfinished = sum(len(unit.entries) for unit in todo)
     progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")
-    sprite_bank.withdraw(out)
+    sprite_bank.withdraw(job.out)
     reference = ray.put(list(checkpoints))
     calls = ((job, unit, reference) for unit in todo)
     gpus = verification.gpu_share(job.verification and job.verification.inference)
-    speed = progress.follow(run_tasks(extract_unit, calls, limit=options.workers, num_gpus=gpus), unfinished)
-    table = pa.concat_tables(units.read_records(out, all_units, RECORD)).sort_by("path")
+    results = run_tasks(extract_unit, calls, limit=options.workers, num_gpus=gpus)
+    speed = progress.follow(lease.guard(results), unfinished)
+    table = pa.concat_tables(units.read_records(records, all_units, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
-        raise UserError(f"{folder}: no image can be used, such as {first['path']}: {first['reason']}")
+        raise UserError(f"{job.images}: no image can be used, such as {first['path']}: {first['reason']}")
     return _finish(options, job, all_units, table, speed)
 
 

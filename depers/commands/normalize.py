@@ -25,15 +25,16 @@ from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
 from depers.normalization import report
 from depers.normalization.assignment import Assignment, make_tasks, refuse_leftovers, split_at_random, split_by_folders
-from depers.normalization.catalog import Catalog, find_class_meanings
+from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
-from depers.normalization.reading import BACKGROUND, UNLABELLED, read_labels
+from depers.normalization.reading import BACKGROUND, UNLABELLED, SkippedImages, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, option, seed_option
-from depers.runtime import progress, units
+from depers.runtime import claims, progress, units
+from depers.runtime.lease import Lease
 from depers.runtime.results import Failures, VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.storage import tables
@@ -167,14 +168,28 @@ def run(options: Options) -> NormalizeResult:
         skipped = read_labels(index, catalog, options.unlabelled)
         meanings = find_class_meanings(index, catalog, options.classes)
         assignment = _assign(options, catalog, index, skipped.not_understood | skipped.unlabelled, meanings.class_ids)
-        units.claim(out, {name: value for name, value in asdict(options).items() if name in _DECISIVE})
-        refuse_leftovers(out, assignment)
-        storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
-        tasks = make_tasks(catalog, assignment, meanings.class_ids, index)
-        statistics = _write(out, options, tasks, assignment.total, index)
-        kinds = index.problem_kinds()
-        with storage.translated_write_errors(out):
-            problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
+        decisive = {name: value for name, value in asdict(options).items() if name in _DECISIVE}
+        with claims.hold(out, decisive) as lease:
+            refuse_leftovers(out, assignment)
+            storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
+            tasks = make_tasks(catalog, assignment, meanings.class_ids, index)
+            statistics = _write(out, options, tasks, assignment.total, index, lease)
+            return _finish(options, catalog, assignment, skipped, meanings, index, statistics)
+
+
+def _finish(
+    options: Options,
+    catalog: Catalog,
+    assignment: Assignment,
+    skipped: SkippedImages,
+    meanings: ClassMeanings,
+    index: LabelIndex,
+    statistics: report.LabelStatistics,
+) -> NormalizeResult:
+    """Write problems, report, and last data.yaml; return what there is. Raises UserError where there is nothing."""
+    out, kinds = storage.absolute(options.out), index.problem_kinds()
+    with storage.translated_write_errors(out):
+        problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
     if not statistics.images.total():
         first = min((first for _, _, _, first in kinds), default=None)
         example = f", such as {first.path}: {first.detail or first.kind}" if first else ""
@@ -222,17 +237,18 @@ def _assign(
 
 
 def _write(
-    out: str, options: Options, tasks: Iterator[ImageTask], total: int, index: LabelIndex
+    out: str, options: Options, tasks: Iterator[ImageTask], total: int, index: LabelIndex, lease: Lease
 ) -> report.LabelStatistics:
     """Write all units but those that an earlier run has recorded; their problems go into the index."""
     statistics = report.LabelStatistics(len(options.classes))
-    finished_names = units.list_finished(out)
+    records = units.locate_inside(out)
+    finished_names = units.list_finished(records)
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
         while part := list(itertools.islice(tasks, _CHUNK)):
             name = make_unit_name(part, options.exif_frame)
             if name in finished_names:
-                count(tables.read_table(units.record_uri(out, name)))
+                count(tables.read_table(units.record_uri(records, name)))
             else:
                 yield out, name, options.exif_frame, part
 
@@ -244,7 +260,7 @@ def _write(
                 index.add_problems(Problem(**problem) for problem in row)
             bar.update(len(record))
 
-        for record in run_tasks(write_unit, calls()):
+        for record in lease.guard(run_tasks(write_unit, calls())):
             count(record)
     return statistics
 

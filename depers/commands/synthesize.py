@@ -20,7 +20,8 @@ from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
 from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
-from depers.runtime import progress, units
+from depers.runtime import claims, progress, units
+from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import VerbResult
 from depers.runtime.tasks import run_tasks
@@ -221,8 +222,6 @@ class SynthesizeResult(VerbResult):
 
 def run(options: Options) -> SynthesizeResult:
     """Plan and render images to OUT with Ray tasks. Raises UserError for a wrong EXTRACTED, OUT, class or dataset."""
-    import ray
-
     out, bank = (storage.absolute(storage.check(uri, "EXTRACTED and OUT")) for uri in (options.out, options.extracted))
     extracted = sprite_bank.open_bank(bank)
     if storage.overlap(extracted.root, out):
@@ -231,7 +230,16 @@ def run(options: Options) -> SynthesizeResult:
     marker = storage.read_bytes(storage.join(extracted.root, "extract.json"))
     decisive = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
     decisive |= {"extracted_sha256": hashlib.sha256(marker).hexdigest()[:16], "plan": plan_table.VERSION}
-    units.claim(out, decisive | {"depers": __version__})
+    with claims.hold(out, decisive | {"depers": __version__}) as lease:
+        return _synthesize(options, out, extracted, real, assets, lease)
+
+
+def _synthesize(
+    options: Options, out: str, extracted: sprite_bank.SpriteBank, real: Dataset | None, assets: Assets, lease: Lease
+) -> SynthesizeResult:
+    """Plan all images, render those that are not there yet, and finish."""
+    import ray
+
     storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that all is there
     if len(assets.backgrounds) == 1:
         progress.report(f"note: all images show the only background, {assets.backgrounds['path'][0]}")
@@ -241,15 +249,15 @@ def run(options: Options) -> SynthesizeResult:
     shared, recipe = ray.put(assets), options.recipe()
     parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
     with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
-        for part in run_tasks(renderer.plan_part, parts):
+        for part in lease.guard(run_tasks(renderer.plan_part, parts)):
             synthetic = synthetic.add(part)
             bar.update(part.images)
-    finished_names = units.list_finished(out)
+    finished_names = units.list_finished(units.locate_inside(out))
     todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished_names]
     calls = ((extracted, job, *blocks) for blocks in todo)
     stopwatch = progress.Stopwatch()
     with progress.open_bar(sum(job.images(*blocks) for blocks in todo), "rendered") as bar:
-        for count in run_tasks(renderer.render_blocks, calls):
+        for count in lease.guard(run_tasks(renderer.render_blocks, calls)):
             bar.update(count)
             stopwatch.add(count)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from depers import storage
 from depers.datasets.data_yaml import read_dataset
 from depers.errors import UserError
-from depers.runtime import units
+from depers.runtime import claims
 from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
 from depers.training.options import Options, resolve_paths
@@ -40,15 +40,21 @@ class TrainResult(VerbResult):
 
 def run(options: Options) -> TrainResult:
     """Train on the Ray cluster. Raises UserError before the first epoch for what is wrong."""
-    import ray
-
-    from depers.training.ray_train import fit
-
     out, options = options.out, resolve_paths(options)  # the result names OUT as the caller does
     storage.check(options.out, "OUT")
     for uri, _ in options.list_datasets():
         read_dataset(uri)
-    units.claim(options.out, options.decisive(), note="options.json", empty=False)
+    note = storage.join(options.out, "options.json")
+    with claims.hold(options.out, options.decisive(), note=note, empty=False):
+        return _train(options, out)
+
+
+def _train(options: Options, out: str) -> TrainResult:
+    """Train on all workers, unless that is done; `out` is OUT as the caller names it."""
+    import ray
+
+    from depers.training.ray_train import fit
+
     device = choose_device(options.device, options.workers)
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if options.workers > cpus:

@@ -55,9 +55,10 @@ def extract_unit(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = 
         tables.write_table(part, pa.Table.from_pylist(sprites, sprite_bank.SPRITES))
     else:
         storage.delete(part)  # an earlier version of these images may have had some
-    tables.write_table(units.record_uri(job.out, unit.name, retry), pa.Table.from_pylist(rows, RECORD))
+    records = units.locate_inside(job.out)
+    tables.write_table(units.record_uri(records, unit.name, retry), pa.Table.from_pylist(rows, RECORD))
     if not retry:
-        storage.delete(units.record_uri(job.out, unit.name, retry=True))
+        storage.delete(units.record_uri(records, unit.name, retry=True))
     return [row["status"] for row in rows]
 
 

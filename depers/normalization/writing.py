@@ -101,7 +101,7 @@ def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[ImageTask])
     table = pa.Table.from_pylist(rows, schema=RECORD)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
         with storage.translated_write_errors(out):
-            tables.write_table(units.record_uri(out, name), table)
+            tables.write_table(units.record_uri(units.locate_inside(out), name), table)
     return table
 
 

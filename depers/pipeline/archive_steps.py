@@ -76,7 +76,7 @@ def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outco
     buffer = io.BytesIO()
     pq.write_table(to_table(job, file_rows), buffer)
     table = buffer.getvalue()
-    storage.write_bytes(units.chunk_uri(job.out, unit.name, chunk.number), _LENGTH.pack(len(table)) + table + data)
+    storage.write_bytes(units.chunk_uri(job.records, unit.name, chunk.number), _LENGTH.pack(len(table)) + table + data)
     return file_rows
 
 
@@ -135,9 +135,9 @@ def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     offsets = offsets or [0] * len(chunk_tables)
     chunk_tables = [_shift_offsets(table, offset) for table, offset in zip(chunk_tables, offsets, strict=True)]
     record = pa.concat_tables([to_table(job, [row]), *chunk_tables])
-    tables.write_table(units.record_uri(job.out, unit.name, end.retry), record)
+    tables.write_table(units.record_uri(job.records, unit.name, end.retry), record)
     if not end.retry:
-        units.remove_chunks(job.out, unit.name, range(end.chunks))
+        units.remove_chunks(job.records, unit.name, range(end.chunks))
     return status
 
 
@@ -147,7 +147,7 @@ def _fetch_chunks(job: PassJob, unit: Unit, count: int, chunk_tables: list[pa.Ta
         fetches: deque[Future[bytes]] = deque()
         for number in range(count + _PREFETCH):
             if number < count:
-                fetches.append(pool.submit(storage.read_bytes, units.chunk_uri(job.out, unit.name, number)))
+                fetches.append(pool.submit(storage.read_bytes, units.chunk_uri(job.records, unit.name, number)))
             if number >= _PREFETCH:
                 data = fetches.popleft().result()
                 (length,) = _LENGTH.unpack_from(data)

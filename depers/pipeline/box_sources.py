@@ -19,7 +19,7 @@ from depers.datasets.labels import parse_yolo
 from depers.detection.detections import VERSION, make_box
 from depers.errors import UserError, one_line
 from depers.imaging.headers import ImageError
-from depers.runtime.units import FOLDER
+from depers.runtime import units
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import tables
 from depers.storage.tables import parquet_text
@@ -69,18 +69,24 @@ def find_box_source(uri: str) -> BoxSource:
         dataset = read_dataset(uri)
         folder = storage.join(uri, "labels")
         return BoxSource(uri, tuple(dataset.names), folder)
-    for name in ("detections.parquet", f"{FOLDER}/manifest.parquet"):
-        if storage.exists(storage.join(uri, name)):
-            return BoxSource(storage.join(uri, name))
+    if tables_there := _find_tables(uri):
+        return BoxSource(tables_there[-1])
     raise UserError(f"{uri}: must be a table of detections, or a folder with labels/ and classes.txt or data.yaml")
+
+
+def _find_tables(folder: str) -> list[str]:
+    """Return the tables of boxes that an OUT has, in it or in the records beside it, or a folder of records."""
+    records = units.locate_beside(storage.absolute(folder))
+    places = [storage.join(records, "manifest.parquet")] if records else []
+    places += [storage.join(folder, name) for name in ("manifest.parquet", "detections.parquet")]
+    return [place for place in places if storage.exists(place)]
 
 
 def find_previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]) -> BoxSource:
     """Return what `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one."""
     table = uri
     if storage.is_dir(uri):
-        names = (f"{FOLDER}/manifest.parquet", "detections.parquet")
-        tables_there = [storage.join(uri, name) for name in names if storage.exists(storage.join(uri, name))]
+        tables_there = _find_tables(uri)
         if not tables_there:
             raise UserError(f"{uri}: must hold a manifest or detections.parquet of an earlier run, but holds neither")
         table = tables_there[0]

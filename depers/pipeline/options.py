@@ -25,8 +25,9 @@ from depers.options import (
     weights_option,
     workers_option,
 )
+from depers.runtime import units
 
-_NOT_DECISIVE = ("input", "out", "device", "topology", "workers")
+_NOT_DECISIVE = ("input", "out", "records", "device", "topology", "workers")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,27 @@ class PassOptions(CheckedOptions):
     def decisive(self) -> dict[str, Any]:
         """Return the options that decide the bytes written; a run is only resumed with the same ones."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+
+
+def records_option() -> Any:
+    """Return the option of verbs that know a redacted archive."""
+    return option(
+        None,
+        "folder of the manifest, the reports and all else that speaks of originals, outside of INPUT and OUT"
+        " (default: OUT-records, beside OUT)",
+        metavar="URI",
+    )
+
+
+def find_records(out: str, records: str | None) -> str:
+    """Return the folder of the records of a redacted archive, absolute. Raise UserError where it must be named."""
+    if records is not None:
+        return storage.absolute(storage.check(records, "--records"))
+    if (folder := units.locate_beside(storage.absolute(storage.check(out, "OUT")))) is None:
+        raise UserError(
+            f"{out}: has no folder beside it for its records, which must not lie in it: name it (--records)"
+        )
+    return folder
 
 
 def read_class_thresholds(options: PassOptions) -> dict[str, float]:

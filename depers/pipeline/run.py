@@ -1,7 +1,9 @@
 """A pass as a whole, resumed, followed and accounted for: what verbs that look at images share."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,8 +17,9 @@ from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.workers import inspect_weights
-from depers.runtime import units
+from depers.runtime import claims, units
 from depers.runtime.cluster import choose_device
+from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report
 from depers.runtime.units import Unit
 from depers.storage import Entry
@@ -32,12 +35,13 @@ def make_job(
     mirrors: bool = False,
     keep: tuple[str, ...] = (),
     boxes: BoxSource | None = None,
+    records: str | None = None,
     device: str | None = None,
 ) -> PassJob:
     """Return the options as a job for the workers; `make_finish` makes the last step for an absolute OUT.
 
-    `device` is cpu or cuda (default: what `--device` means on this cluster). Raise UserError for a malformed class
-    map, or where there is no GPU.
+    `records` is where records lie that are not in OUT, `device` cpu or cuda (default: what `--device` means on this
+    cluster). Raise UserError for a malformed class map, or where there is no GPU.
     """
     out, thresholds = storage.absolute(options.out), read_class_thresholds(options)
     settings = InferenceSettings(
@@ -66,6 +70,7 @@ def make_job(
         tile=options.tile,
         thresholds=thresholds,
         boxes=boxes,
+        records_beside=records,
     )
 
 
@@ -89,16 +94,18 @@ class Summary(NamedTuple):
     units_before: int
     class_names: list[str]
     speed: Speed
+    lease: Lease
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of all inputs, unit by unit. Raise RuntimeError unless every input has exactly one."""
-        return units.read_records(self.job.out, self.units, self.job.schema)
+        return units.read_records(self.job.records, self.units, self.job.schema)
 
 
+@contextmanager
 def run(
     job: PassJob, options: PassOptions, entries: Sequence[Entry] | None = None, rows: RowsByPath | None = None
-) -> Summary:
-    """Run the job on the Ray cluster, resuming what OUT already holds.
+) -> Iterator[Summary]:
+    """Run the job on the Ray cluster, resuming what OUT already holds; OUT is this run's alone until the block ends.
 
     `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raise
     UserError for a wrong INPUT, OUT, weights or classes.
@@ -112,24 +119,25 @@ def run(
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     all_units = plan_units(job.input) if entries is None else units.cut(entries)
     class_names, stride = ray.get(inspection)
-    units.claim(job.out, options.decisive() | {"weights_sha256": digests, "depers": __version__})
-    recorded, finished_chunks = units.list_finished(job.out), units.find_chunks(job.out)
-    todo = [unit for unit in all_units if unit.name not in recorded]
-    # Chunks of an archive that was finished, or has changed since, are of no use.
-    for name in finished_chunks.keys() - {unit.name for unit in todo}:
-        units.remove_chunks(job.out, name, finished_chunks[name])
-    staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
-    topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
-    units_before = len(all_units) - len(todo)
-    report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
-    speed = Speed(0, 0.0, None)
-    if todo:
-        if rows is None and job.boxes is not None and not job.boxes.labels:
-            rows = RowsByPath(job.boxes.uri)
-        work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks), todo)
-        total = sum(len(unit.entries) for unit in todo)
-        speed = follow(work, None if any(unit.archive for unit in todo) else total)
-    return Summary(job, all_units, units_before, class_names, speed)
+    decisive = options.decisive() | {"weights_sha256": digests, "depers": __version__}
+    with claims.hold(job.out, decisive, records=job.records_beside) as lease:
+        recorded, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
+        todo = [unit for unit in all_units if unit.name not in recorded]
+        # Chunks of an archive that was finished, or has changed since, are of no use.
+        for name in finished_chunks.keys() - {unit.name for unit in todo}:
+            units.remove_chunks(job.records, name, finished_chunks[name])
+        staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
+        topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
+        units_before = len(all_units) - len(todo)
+        report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
+        speed = Speed(0, 0.0, None)
+        if todo:
+            if rows is None and job.boxes is not None and not job.boxes.labels:
+                rows = RowsByPath(job.boxes.uri)
+            work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks), todo)
+            total = sum(len(unit.entries) for unit in todo)
+            speed = follow(lease.guard(work), None if any(unit.archive for unit in todo) else total)
+        yield Summary(job, all_units, units_before, class_names, speed, lease)
 
 
 def plan_units(folder: str) -> list[Unit]:
@@ -143,6 +151,11 @@ def plan_units(folder: str) -> list[Unit]:
 
 
 def refuse_overlap(job: PassJob) -> None:
-    """Raise UserError where INPUT and OUT lie in each other."""
-    if storage.overlap(job.input, job.out):
-        raise UserError(f"OUT must lie outside INPUT and INPUT outside OUT, but got {job.input} and {job.out}")
+    """Raise UserError where two of INPUT, OUT and records beside it lie in each other, links resolved."""
+    places = {"OUT": job.out, "INPUT": job.input}
+    if job.records_beside is not None:
+        places["records"] = job.records_beside
+    for (first, uri), (second, other_uri) in itertools.combinations(places.items(), 2):
+        if storage.overlap(uri, other_uri):
+            names = f"{first} must lie outside {second} and {second} outside {first}"
+            raise UserError(f"{names}, but got {other_uri} and {uri}")

@@ -28,6 +28,7 @@ from depers.imaging.decoding import DecodedImage, decode, decode_frames
 from depers.imaging.headers import ImageError, ImageHeader, read_header
 from depers.pipeline.box_sources import BoxSource, Row, read_boxes
 from depers.resources import MIB
+from depers.runtime import units
 from depers.statuses import FileStatus
 from depers.storage import Entry
 
@@ -104,6 +105,13 @@ class PassJob(NamedTuple):
     thresholds: Mapping[str, float] = {}
     boxes: BoxSource | None = None
     """Where boxes come from instead of a detector."""
+    records_beside: str | None = None
+    """Where records lie that are not in OUT."""
+
+    @property
+    def records(self) -> str:
+        """The folder of the records of what is done."""
+        return self.records_beside or units.locate_inside(self.out)
 
     @property
     def rules(self) -> MemberRules:

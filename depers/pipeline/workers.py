@@ -107,7 +107,7 @@ def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Seq
     else:
         rows = [outcome.row for outcome in outcomes]
         retry = any(outcome.retry for outcome in outcomes)
-        tables.write_table(units.record_uri(job.out, work.unit.name, retry), archive_steps.to_table(job, rows))
+        tables.write_table(units.record_uri(job.records, work.unit.name, retry), archive_steps.to_table(job, rows))
     return [row["status"] for row in rows]
 
 

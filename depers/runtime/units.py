@@ -1,30 +1,29 @@
 """Units of work: cut a listing, know what is done, and account for every input.
 
 A unit's outputs are written first and its record last, so a recorded unit is finished; a rerun redoes the others.
-Everything a job keeps for itself lies in `OUT/_depers/`.
+What a job keeps for itself is called its records. They speak of the inputs, so those of a redacted archive lie beside
+OUT, in `OUT-records/` (`locate_beside`), and nothing of them in what is published; those of all other jobs lie in
+`OUT/_depers/` (`locate_inside`).
 """
 
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers import storage
 from depers.archives import registry
-from depers.errors import UserError, one_line
 from depers.resources import MIB
 from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
 
 FOLDER = "_depers"
-JOB = f"{FOLDER}/job.json"
-VERSION = 2
-"""Of the columns and words of all tables below an OUT; one of another version is refused, not guessed at."""
+JOB = "job.json"
 _RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * MIB
@@ -84,106 +83,77 @@ def _name(entries: Sequence[Entry]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def claim(out: str, options: Mapping[str, Any], note: str = JOB, empty: bool = True) -> None:
-    """Note in OUT whose work it holds, or check that this job may go on with it, and remove what was left half written.
-
-    `options` are those that decide the bytes written; `note` is the file below OUT that has them. Raise UserError
-    where OUT holds the work of a job with other options, tables of another version, or before the first run (unless
-    `empty` is false) anything else.
-    """
-    uri = storage.join(out, note)
-    text = json.dumps({"tables": VERSION, **options}, indent=1, sort_keys=True)
-    if storage.exists(uri):
-        noted = read_job(out, note)
-        for name, value in json.loads(text).items():  # as it was read: tuples are lists
-            if noted.get(name) != value:
-                conflict = f"holds a run with {name} {noted.get(name)!r}, but now it is {value!r}"
-                raise UserError(f"{out}: {conflict}: choose another folder")
-        storage.remove_partials(out)
-        return
-    if empty and storage.exists(out) and (not storage.is_dir(out) or storage.list_files(out)):
-        raise UserError(f"{out}: must be absent, an empty folder or an earlier run to resume, but holds other files")
-    with storage.translated_write_errors(out):
-        storage.write_bytes(uri, text.encode())
+def locate_inside(out: str) -> str:
+    """Return where the records of a job lie that is no redacted archive: in OUT."""
+    return storage.join(out, FOLDER)
 
 
-def read_job(out: str, note: str = JOB) -> dict[str, Any]:
-    """Return what `claim` noted in OUT. Raise UserError where that is damaged, or its tables are of another version."""
-    uri = storage.join(out, note)
-    try:
-        job: dict[str, Any] = json.loads(storage.read_bytes(uri))
-    except ValueError as error:  # also for what is no text
-        raise UserError(f"{uri}: must be JSON that an earlier run wrote, but is none ({one_line(error)})") from None
-    if not isinstance(job, dict):
-        raise UserError(f"{uri}: must be a JSON object that an earlier run wrote, but is {type(job).__name__}")
-    if (version := job.get("tables", 1)) != VERSION:
-        raise UserError(
-            f"{out}: must hold tables of version {VERSION}, but their version is {version}: choose another folder"
-        )
-    return job
+def locate_beside(out: str) -> str | None:
+    """Return where the records of a redacted archive lie by default, next to OUT; None where it has no neighbors."""
+    return storage.neighbor(out, "-records")
 
 
-def record_uri(out: str, name: str, retry: bool = False) -> str:
+def record_uri(records: str, name: str, retry: bool = False) -> str:
     """Return where the record of a unit is: Parquet, one row per input."""
-    return storage.join(out, FOLDER, "units", f"{name}{_RETRY if retry else ''}.parquet")
+    return storage.join(records, "units", f"{name}{_RETRY if retry else ''}.parquet")
 
 
-def list_finished(out: str) -> set[str]:
+def list_finished(records: str) -> set[str]:
     """Return the names of the finished units, and remove the records of those that storage failed: they are redone."""
-    names = _names(out, "units")
+    names = _names(records, "units")
     retries = [name for name in names if name.endswith(_RETRY)]
     with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda name: storage.delete(record_uri(out, name)), retries))
+        list(pool.map(lambda name: storage.delete(record_uri(records, name)), retries))
     return {name for name in names if not name.endswith(_RETRY)}
 
 
-def _names(out: str, folder: str) -> list[str]:
-    uri = storage.join(out, FOLDER, folder)
+def _names(records: str, folder: str) -> list[str]:
+    uri = storage.join(records, folder)
     if not storage.is_dir(uri):
         return []
     return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri)]
 
 
-def chunk_uri(out: str, name: str, number: int) -> str:
+def chunk_uri(records: str, name: str, number: int) -> str:
     """Return where a finished chunk of an archive waits for the others: its rows and its bytes of the new archive."""
-    return storage.join(out, FOLDER, _CHUNKS, name, f"{number:06}.chunk")
+    return storage.join(records, _CHUNKS, name, f"{number:06}.chunk")
 
 
-def find_chunks(out: str) -> dict[str, set[int]]:
+def find_chunks(records: str) -> dict[str, set[int]]:
     """Return the numbers of the finished chunks of every archive in work, by the name of its unit."""
     numbers: dict[str, set[int]] = {}
-    for name in _names(out, _CHUNKS):
+    for name in _names(records, _CHUNKS):
         unit, _, number = name.partition("/")
         numbers.setdefault(unit, set()).add(int(number))
     return numbers
 
 
-def remove_chunks(out: str, name: str, numbers: Iterable[int]) -> None:
+def remove_chunks(records: str, name: str, numbers: Iterable[int]) -> None:
     """Remove the chunks of an archive that is put together."""
     with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda number: storage.delete(chunk_uri(out, name, number)), numbers))
-    if not storage.is_s3(out):
-        storage.remove_empty_folders(storage.join(out, FOLDER), storage.join(_CHUNKS, name))
+        list(pool.map(lambda number: storage.delete(chunk_uri(records, name, number)), numbers))
+    if not storage.is_s3(records):
+        storage.remove_empty_folders(records, storage.join(_CHUNKS, name))
 
 
-def read_records(out: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
+def read_records(records: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the records of all units, one after another, their rows sorted by path and number.
 
     Raise RuntimeError unless every input has exactly one row.
     """
-    retries = {name.removesuffix(_RETRY) for name in _names(out, "units") if name.endswith(_RETRY)}
+    retries = {name.removesuffix(_RETRY) for name in _names(records, "units") if name.endswith(_RETRY)}
     with ThreadPoolExecutor(_READERS) as pool:
         pending: deque[tuple[Unit, Future[pa.Table]]] = deque()
         for unit in units:
-            uri = record_uri(out, unit.name, unit.name in retries)
+            uri = record_uri(records, unit.name, unit.name in retries)
             pending.append((unit, pool.submit(tables.read_table, uri)))
             if len(pending) > _READERS:
-                yield _accounted(out, *pending.popleft())
+                yield _accounted(records, *pending.popleft())
         while pending:
-            yield _accounted(out, *pending.popleft())
+            yield _accounted(records, *pending.popleft())
 
 
-def _accounted(out: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:
+def _accounted(records: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:
     table = record.result()
     by = ["path", "number"] if "number" in table.schema.names else ["path"]
     table = table.sort_by([(name, "ascending") for name in by])
@@ -192,7 +162,8 @@ def _accounted(out: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:
         numbers = table["number"].drop_null().to_pylist()
         paths = pc.unique(table["path"]).to_pylist()
         if paths != expected or len(set(numbers)) != len(numbers) or len(numbers) != len(table) - 1:
-            raise RuntimeError(f"{out}: {expected[0]} is an archive with {len(table)} rows that do not account for it")
+            rows = f"{len(table)} rows that do not account for it"
+            raise RuntimeError(f"{records}: {expected[0]} is an archive with {rows}")
     elif sorted(table["path"].to_pylist()) != expected:
-        raise RuntimeError(f"{out}: {len(expected)} inputs, but {len(table)} rows that account for them")
+        raise RuntimeError(f"{records}: {len(expected)} inputs, but {len(table)} rows that account for them")
     return table

@@ -55,6 +55,14 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts])
 
 
+def neighbor(uri: str, suffix: str) -> str | None:
+    """Return a folder's name with `suffix`, beside it; None for one without neighbors: a root, or a whole bucket."""
+    folder = uri.rstrip("/")
+    parent, _, name = folder.rpartition("/")
+    is_root = not name or (is_s3(uri) and parent == "s3:/")
+    return None if is_root or name in (".", "..") else folder + suffix
+
+
 def absolute(uri: str) -> str:
     """Return `uri` so that it means the same in every process, without a trailing slash: workers run elsewhere.
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-_PARTIAL = ".depers-partial"  # the suffix of a file that is still being written
+PARTIAL = ".depers-partial"
+"""The suffix of a file that is still being written."""
 
 
 def list_files(root: str) -> Iterator[tuple[str, int, str]]:
@@ -23,7 +24,7 @@ def list_files(root: str) -> Iterator[tuple[str, int, str]]:
     for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118 (a million Path objects are slow)
-            if name.endswith(_PARTIAL):
+            if name.endswith(PARTIAL):
                 continue
             try:
                 size, tag = _identity(os.stat(path))  # noqa: PTH116
@@ -80,14 +81,14 @@ def open_writer(path: str) -> Iterator[BinaryIO]:
 
 def _partial(path: str) -> Path:
     """Return the neighbor that is renamed into place."""
-    return Path(path).with_name(f".{Path(path).name[:200]}.{os.getpid()}{_PARTIAL}")
+    return Path(path).with_name(f".{Path(path).name[:200]}.{os.getpid()}{PARTIAL}")
 
 
 def remove_partials(root: str) -> None:
     """Remove what a killed process left half written below `root`."""
     for folder, _, names in os.walk(root):
         for name in names:
-            if name.endswith(_PARTIAL):
+            if name.endswith(PARTIAL):
                 Path(folder, name).unlink(missing_ok=True)
 
 

@@ -177,7 +177,8 @@ def render_blocks(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last
     rows: list[dict[str, Any]] = []
     write = _write_shard if job.shards else _write_files
     write(job, first, _render_images(bank, job, first, last, rows))
-    tables.write_table(units.record_uri(job.out, unit_name(first)), pa.Table.from_pylist(rows, schema=RECORD))
+    record = units.record_uri(units.locate_inside(job.out), unit_name(first))
+    tables.write_table(record, pa.Table.from_pylist(rows, schema=RECORD))
     return len(rows)
 
 

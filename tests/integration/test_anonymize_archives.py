@@ -81,7 +81,7 @@ def options(folder: Path | str, out: Path | str, detector: str, **more: Any) -> 
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = tables.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
+    rows: list[dict[str, Any]] = tables.read_table(f"{out}-records/manifest.parquet").to_pylist()
     return rows
 
 
@@ -134,7 +134,7 @@ def test_outputs_mirror_inputs_and_match_their_rows(done: Path) -> None:
     assert {
         row["output_sha256"] for row in rows if row["path"] == "sub/deep/c.parquet" and row["status"] == "redacted"
     } == {hashlib.sha256(row["bytes"]).hexdigest() for row in table["image"].to_pylist()[:6]}
-    assert {path.name for path in (done / "_depers").iterdir()} == {
+    assert {path.name for path in Path(f"{done}-records").iterdir()} == {
         "job.json",
         "manifest.parquet",
         "report.html",
@@ -158,12 +158,9 @@ def test_s3_and_another_topology_give_the_same_bytes(
     assert anonymize.run(options(f"{s3_bucket}/in", f"{s3_bucket}/out", weights, topology="staged")).partial
     for entry in storage.list_files(f"{s3_bucket}/out"):
         storage.write_bytes(str(tmp_path / entry.path), storage.read_bytes(f"{s3_bucket}/out/{entry.path}"))
-    here, there = tree(done), tree(tmp_path)
-    units = {name for name in here if name.startswith("_depers/")}
-    assert {name: digest for name, digest in there.items() if not name.startswith("_depers/")} == {
-        name: digest for name, digest in here.items() if name not in units
-    }
-    assert manifest(tmp_path) == manifest(done)
+    assert tree(tmp_path) == tree(done)
+    rows = storage.read_bytes(f"{s3_bucket}/out-records/manifest.parquet")
+    assert pq.read_table(io.BytesIO(rows)).to_pylist() == manifest(done)
 
 
 def test_boxes_of_an_earlier_run_redact_alike_without_a_detector(
@@ -171,8 +168,7 @@ def test_boxes_of_an_earlier_run_redact_alike_without_a_detector(
 ) -> None:
     again = options(folder, tmp_path / "again", weights, weights=(), previous_detections=str(done))
     assert anonymize.run(again).partial
-    images = {name: digest for name, digest in tree(done).items() if not name.startswith("_depers/")}
-    assert {name: one for name, one in tree(tmp_path / "again").items() if not name.startswith("_depers/")} == images
+    assert tree(tmp_path / "again") == tree(done)
 
 
 def test_boxes_that_a_person_edited_are_redacted_as_they_are(
@@ -213,7 +209,7 @@ def test_detections_of_archives_name_their_members(folder: Path, weights: str, r
 def test_an_audit_of_an_untouched_run_finds_nothing(done: Path, folder: Path) -> None:
     result = audit.run(audit.Options(str(done), input=str(folder)))
     assert not result.partial and " 0 wrong" in result.summary()[0]
-    rows = tables.read_table(str(done / "_depers/audit/findings.parquet")).to_pylist()
+    rows = tables.read_table(f"{done}-records/audit/findings.parquet").to_pylist()
     written = [
         row
         for row in manifest(done)
@@ -225,6 +221,7 @@ def test_an_audit_of_an_untouched_run_finds_nothing(done: Path, folder: Path) ->
 def test_an_audit_finds_what_was_done_to_the_output(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
+    shutil.copytree(f"{done}-records", f"{out}-records")
     (out / "sub/0.jpg").unlink()
     (out / "sub/1.jpg").write_bytes((folder / "sub/1.jpg").read_bytes())
     (out / "stray.jpg").write_bytes((folder / "sub/1.jpg").read_bytes())
@@ -235,7 +232,7 @@ def test_an_audit_finds_what_was_done_to_the_output(done: Path, folder: Path, we
     (out / "sub/b.zip").unlink()
     how = audit.Options(str(out), input=str(folder), weights=(weights,), imgsz=320, confidence=0.003)
     assert audit.run(how).partial
-    rows = tables.read_table(str(out / "_depers/audit/findings.parquet")).to_pylist()
+    rows = tables.read_table(f"{out}-records/audit/findings.parquet").to_pylist()
     wrong = {(row["path"], row["member"]): row["reason"] for row in rows if row["status"] == "wrong"}
     assert wrong["sub/0.jpg", None] == "is missing from OUT" and wrong["sub/b.zip", "d/3.png"] == "is missing from OUT"
     assert "its digest is not that in the manifest" in wrong["sub/1.jpg", None]
@@ -243,7 +240,7 @@ def test_an_audit_finds_what_was_done_to_the_output(done: Path, folder: Path, we
     assert "its digest is not that in the manifest" in wrong["shard-000.tar", "x/IMG.005.jpg"]
     assert "its digest is not that in the manifest" in wrong["shard-000.tar", None]
     assert any("still shows" in reason for reason in wrong.values())  # this detector finds something everywhere
-    page = (out / "_depers/audit/report.html").read_text()
+    page = Path(f"{out}-records/audit/report.html").read_text()
     assert "What is still found" in page and "is missing from OUT" in page
 
 

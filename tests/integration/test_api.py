@@ -166,7 +166,7 @@ def test_a_verb_prints_nothing_and_returns_what_it_did(
     result = depers.anonymize(tmp_path / "in", out, weights=weights, imgsz=320, confidence=0.003)
     assert result.files == {"redacted": 1, "failed": 1} and result.partial
     assert [(failure.path, failure.status) for failure in result.failures.examples] == [("b.jpg", "failed")]
-    assert (result.manifest, result.report) == (f"{out}/_depers/manifest.parquet", f"{out}/_depers/report.html")
+    assert (result.manifest, result.report) == (f"{out}-records/manifest.parquet", f"{out}-records/report.html")
     assert Path(result.manifest).is_file() and Path(result.report).is_file()
     checked = depers.audit(out, input=tmp_path / "in")
     assert not checked.partial and checked.checked == 1

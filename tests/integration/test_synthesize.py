@@ -89,7 +89,7 @@ def test_run(tmp_path: Path, extracted: str) -> None:
         labels = read_labels(text, len(CLASSES))
         assert labels.class_ids.tolist() == [label["class_id"] for label in row["labels"]]
         assert simplejpeg.decode_jpeg_header(Path(image).read_bytes())[:2] == (row["height"], row["width"])
-    record = pq.read_table(units.record_uri(str(out), "00000001"))
+    record = pq.read_table(units.record_uri(units.locate_inside(str(out)), "00000001"))
     assert record["path"].to_pylist() == [f"synthetic/000000/{number:09d}.jpg" for number in range(64, 70)]
     page = (out / "report.html").read_text()
     assert all(word in page for word in ("Real against synthetic", "<svg", "data:image/jpeg", "carplate"))
@@ -112,7 +112,7 @@ def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path,
     assert not run(Options(extracted, first, count=140)).partial
     expected = contents(first)
     # Cut off: a record and some images are missing, another is half written.
-    storage.delete(units.record_uri(first, "00000001"))
+    storage.delete(units.record_uri(units.locate_inside(first), "00000001"))
     storage.delete(f"{first}/data.yaml")
     for number in (64, 65, 99):
         storage.delete(f"{first}/images/train/synthetic/000000/{number:09d}.jpg")
@@ -227,7 +227,7 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
     uri = plan_table.part_uri(out, 0)
     table = pq.read_table(uri).replace_schema_metadata({"depers.plan": "0"})
     pq.write_table(table, uri)
-    storage.delete(units.record_uri(out, "00000000"))
+    storage.delete(units.record_uri(units.locate_inside(out), "00000000"))
     with pytest.raises(Exception, match=r"must be a plan of version 4, but its version is 0: choose another OUT"):
         run(Options(extracted, out, count=5))
     assert not Path(out, "data.yaml").exists()
@@ -251,11 +251,11 @@ def test_resumes_after_kill(tmp_path: Path, extracted: str) -> None:
     command = [sys.executable, "-m", "depers.cli", "synthesize", extracted]
     process = subprocess.Popen([*command, killed, "--count", "6000"], start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(units.list_finished(killed)) < 5 and time.monotonic() < deadline:
+    while len(units.list_finished(units.locate_inside(killed))) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = len(units.list_finished(killed))
+    done = len(units.list_finished(units.locate_inside(killed)))
     assert 5 <= done < 94 and not Path(killed, "data.yaml").exists()
     subprocess.run([*command, killed, "--count", "6000"], check=True, capture_output=True)
     subprocess.run([*command, clean, "--count", "6000"], check=True, capture_output=True)

@@ -47,7 +47,7 @@ def test_all_are_accounted_for_and_none_leaks(packed: tuple[Path, list[str]], da
     out = tmp_path / "out"
     options = anonymize.Options(str(root), str(out), (str(data / "weights/yolov5n.pt"),), imgsz=320)
     assert anonymize.run(options).partial
-    rows = tables.read_table(str(out / "_depers/manifest.parquet")).to_pylist()
+    rows = tables.read_table(f"{out}-records/manifest.parquet").to_pylist()
     by_place: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] not in ("complete", "incomplete"):

@@ -36,11 +36,12 @@ def run_and_kill(out: Path, *arguments: str) -> dict[str, int]:
 
 
 def records(out: Path) -> dict[str, int]:
-    """The records of finished units below OUT, each with its time of change in nanoseconds."""
-    return {path.name: path.stat().st_mtime_ns for path in (out / "_depers/units").glob("*.parquet")}
+    """The records of finished units below OUT or beside it, each with its time of change in nanoseconds."""
+    folders = out / "_depers/units", Path(f"{out}-records/units")
+    return {path.name: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.parquet")}
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file below `root` with its digest; the report and job.json name no paths, so they count too."""
+    """Every file below `root` with its digest; the report and job.json name no place, so they count too."""
     files = (path for path in root.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

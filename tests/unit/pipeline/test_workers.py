@@ -81,7 +81,7 @@ def test_an_archive_and_its_loose_files_become_the_same(job: PassJob) -> None:
             run_archive(job, unit)
         else:
             FusedWorker(job, [[]]).work(Work(unit))
-    rows = [row for table in units.read_records(job.out, everything, job.schema) for row in table.to_pylist()]
+    rows = [row for table in units.read_records(job.records, everything, job.schema) for row in table.to_pylist()]
     members = {row["member"]: row for row in rows if row["member"]}
     loose = {row["path"]: row for row in rows if row["path"] != "a.tar"}
     assert len(members) == len(loose) == IMAGES
@@ -104,9 +104,9 @@ def test_finished_chunks_are_not_done_again(job: PassJob) -> None:
     expected = Path(job.out, "a.tar").read_bytes()
     first = next(chunk for chunk in archive_steps.read_chunks(job, unit, frozenset()) if isinstance(chunk, Chunk))
     FusedWorker(job, [[]]).work(Work(unit, 0), first)
-    before = Path(units.chunk_uri(job.out, unit.name, 0)).stat().st_mtime_ns
-    assert units.find_chunks(job.out) == {unit.name: {0}}
-    stamp = Path(units.chunk_uri(job.out, unit.name, 0))
+    before = Path(units.chunk_uri(job.records, unit.name, 0)).stat().st_mtime_ns
+    assert units.find_chunks(job.records) == {unit.name: {0}}
+    stamp = Path(units.chunk_uri(job.records, unit.name, 0))
     Path(job.out, "a.tar").unlink()
     kept = stamp.read_bytes()
     run_archive(job, unit, frozenset({0}))
@@ -119,7 +119,7 @@ def test_a_poisonous_file_fails_and_the_others_do_not(job: PassJob) -> None:
     notes: list[Position] = []
     worker = FusedWorker(job, [[]])
     work_one_by_one(worker, Work(unit), None, frozenset({poisonous}), notes.append)
-    [table] = units.read_records(job.out, [unit], job.schema)
+    [table] = units.read_records(job.records, [unit], job.schema)
     rows = table.to_pylist()
     assert rows[2]["reason"] == "ends the process that works on it"
     assert not Path(job.out, unit.entries[2].path).exists()
@@ -169,7 +169,7 @@ def test_work_one_by_one_finds_the_same_to_the_last_digit(tmp_path: Path, data: 
             worker.work(Work(unit))
         else:
             work_one_by_one(worker, Work(unit), None, frozenset(), lambda position: None)
-        tables += units.read_records(wanted.out, [unit], wanted.schema)
+        tables += units.read_records(wanted.records, [unit], wanted.schema)
     assert tables[0].equals(tables[1]) and sum(len(row["boxes"]) for row in tables[0].to_pylist()) > 20
 
 
@@ -180,18 +180,18 @@ def test_a_file_that_changed_fails_and_is_tried_again(job: PassJob) -> None:
     Path(job.input, name).write_bytes(png(99))
     storage.write_bytes(f"{job.out}/{name}", b"what an earlier version became")
     FusedWorker(job, [[]]).work(Work(unit))
-    [table] = units.read_records(job.out, [unit], job.schema)
+    [table] = units.read_records(job.records, [unit], job.schema)
     row = table.to_pylist()[1]
     assert not Path(job.out, name).exists()
     assert row["status"] == "failed" and "changed since it was listed" in row["reason"]
-    assert units.list_finished(job.out) == set()
+    assert units.list_finished(job.records) == set()
 
 
 def test_an_archive_that_went_is_one_failed_row(job: PassJob) -> None:
     [unit] = [one for one in units.cut(storage.list_files(job.input)) if one.archive]
     Path(job.input, "a.tar").unlink()
     run_archive(job, unit)
-    [table] = units.read_records(job.out, [unit], job.schema)
+    [table] = units.read_records(job.records, [unit], job.schema)
     [row] = table.to_pylist()
     assert row["status"] == "failed" and "cannot be read" in row["reason"] and not Path(job.out, "a.tar").exists()
-    assert units.list_finished(job.out) == set()
+    assert units.list_finished(job.records) == set()

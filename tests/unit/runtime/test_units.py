@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers import storage
-from depers.errors import UserError
 from depers.runtime import units
 from depers.storage import Entry, tables
 
@@ -42,47 +41,6 @@ def test_a_changed_input_is_another_unit(changed: Entry) -> None:
     assert units.cut([Entry("a.jpg", 1, "e")])[0].name != units.cut([changed])[0].name
 
 
-def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    units.claim(out, {"mode": "blur"})
-    units.claim(out, {"mode": "blur"})
-    with pytest.raises(UserError, match="holds a run with mode 'blur', but now it is 'fill': choose another folder"):
-        units.claim(out, {"mode": "fill"})
-
-
-@pytest.mark.parametrize("note", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
-def test_a_damaged_note_is_said_in_one_line(tmp_path: Path, note: bytes) -> None:
-    storage.write_bytes(f"{tmp_path}/out/{units.JOB}", note)
-    with pytest.raises(UserError, match=r"job\.json: must be (a JSON object|JSON) that an earlier run wrote, but is"):
-        units.claim(f"{tmp_path}/out", {"mode": "blur"})
-
-
-def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
-    out, job = str(tmp_path), tmp_path / "_depers/job.json"
-    units.claim(out, {"mode": "blur"})
-    assert units.read_job(out) == {"mode": "blur", "tables": units.VERSION}
-    job.write_text('{"mode": "blur"}')  # as the first version was noted
-    for use in (units.read_job, lambda folder: units.claim(folder, {"mode": "blur"})):
-        with pytest.raises(UserError, match="must hold tables of version 2, but their version is 1: choose another"):
-            use(out)
-
-
-def test_a_note_beside_other_files(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    for _ in range(2):
-        units.claim(str(tmp_path), {"freeze": (1, 2)}, note="options.json", empty=False)
-    with pytest.raises(UserError, match=r"holds a run with freeze \[1, 2\], but now it is \[\]"):
-        units.claim(str(tmp_path), {"freeze": ()}, note="options.json", empty=False)
-
-
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(UserError, match="must be absent, an empty folder or an earlier run to resume"):
-        units.claim(str(tmp_path), {})
-    (tmp_path / "thesis.txt").unlink()
-    units.claim(str(tmp_path), {})
-
-
 @pytest.mark.parametrize("paths", [[], ["a.jpg"], ["a.jpg", "a.jpg"], ["a.jpg", "b.jpg", "c.jpg"]])
 def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, paths: list[str]) -> None:
     out = str(tmp_path)
@@ -107,7 +65,7 @@ def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     tables.write_table(units.record_uri(out, unit.name, retry=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
     assert [table["path"].to_pylist() for table in units.read_records(out, [unit], SCHEMA)] == [["a.jpg"]]
     assert units.list_finished(out) == set()
-    assert not list((tmp_path / "_depers/units").iterdir())
+    assert not list((tmp_path / "units").iterdir())
 
 
 def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
@@ -135,4 +93,4 @@ def test_parts_are_known_and_removed(tmp_path: Path) -> None:
         storage.write_bytes(units.chunk_uri(out, "name", number), b"chunk")
     assert units.find_chunks(out) == {"name": {0, 2}}
     units.remove_chunks(out, "name", range(3))
-    assert units.find_chunks(out) == {} and not (tmp_path / "_depers/chunks").exists()
+    assert units.find_chunks(out) == {} and not (tmp_path / "chunks").exists()

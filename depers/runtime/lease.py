@@ -1,0 +1,185 @@
+"""One driver at a time on one folder of records: a lease, refreshed while the work lasts, and removed at its end.
+
+The lease is a file `lease.json` that names its owner. A second driver refuses while it is refreshed. One that was left
+behind is taken over: at once where its process is gone from this machine, else when it has not been refreshed for
+`EXPIRY_SECONDS` by the clock of the storage.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from depers import storage
+from depers.errors import UserError
+from depers.runtime.progress import report
+from depers.storage import conditional
+from depers.storage.conditional import Version
+
+T = TypeVar("T")
+
+NAME = "lease.json"
+REFRESH_SECONDS = 15.0
+EXPIRY_SECONDS = 120.0
+_TRIES = 5  # at a lease that comes and goes meanwhile
+
+
+class Lease:
+    """The right to write below one OUT; `confirm` says whether it still holds."""
+
+    def __init__(self, uri: str, folder: str, owner: dict[str, Any]) -> None:
+        self._uri, self._folder, self._owner = uri, folder, owner
+        self._count = 0
+        self._is_lost = False
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._refresh_often, name="lease", daemon=True)
+        self._thread.start()
+
+    def confirm(self) -> None:
+        """Refresh the lease now: before something is removed. Raise UserError where another run has taken it over."""
+        self._refresh()
+        self.check()
+
+    def check(self) -> None:
+        """Raise UserError where another run has taken the lease over."""
+        if self._is_lost:
+            raise UserError(f"{self._folder}: another run has taken over, since this one did not refresh its lease")
+
+    def guard(self, results: Iterable[T]) -> Iterator[T]:
+        """Yield the results as long as the lease holds. Raise UserError."""
+        for result in results:
+            self.check()
+            yield result
+
+    def release(self) -> None:
+        """End refreshing, and remove the lease where it still is this one's."""
+        self._end.set()
+        self._thread.join()
+        with suppress(OSError, UserError):
+            version = conditional.read(self._uri)
+            if version is not None and _parse(version).get("owner") == self._owner["owner"]:
+                storage.delete(self._uri)
+
+    def _refresh_often(self) -> None:
+        while not self._end.wait(REFRESH_SECONDS):
+            with suppress(OSError):  # storage that fails for a while takes nobody's lease
+                self._refresh()
+
+    def _refresh(self) -> None:
+        with self._lock:
+            if self._is_lost:
+                return
+            self._count += 1
+            data = _format(self._owner | {"refreshed": self._count})
+            version = conditional.read(self._uri)
+            if version is None:  # removed by somebody
+                conditional.create(self._uri, data)
+            elif _parse(version).get("owner") == self._owner["owner"]:
+                conditional.replace(self._uri, data, version.tag)
+            else:
+                self._is_lost = True
+
+
+@contextmanager
+def hold(records: str, folder: str) -> Iterator[Lease]:
+    """Hold the lease in the folder `records` within the block; `folder` is what messages call the place.
+
+    Raise UserError where another run holds it.
+    """
+    uri, owner = storage.join(records, NAME), {"owner": secrets.token_hex(16)} | describe_process()
+    with storage.translated_write_errors(records):
+        _acquire(uri, folder, owner)
+    lease = Lease(uri, folder, owner)
+    try:
+        yield lease
+    finally:
+        lease.release()
+        storage.remove_empty_folders(*records.rsplit("/", 1))
+
+
+def _acquire(uri: str, folder: str, owner: dict[str, Any]) -> None:
+    """Make the lease, or take it over. Raise UserError where it is another's."""
+    data = _format(owner)
+    for _ in range(_TRIES):
+        version = conditional.read(uri)  # also of what was just written: some stores know no conditions
+        if version is None:
+            conditional.create(uri, data)
+            continue
+        holder = _parse(version)
+        if holder.get("owner") == owner["owner"]:
+            return
+        reason = "its process is gone" if is_gone(holder) else ""
+        if not reason and version.age_seconds > EXPIRY_SECONDS:
+            reason = f"it was not refreshed for {version.age_seconds:.0f} s"
+        if not reason:
+            raise UserError(f"{folder}: {_describe_holder(holder, version.age_seconds)}")
+        report(f"{folder}: takes over from a run that did not end ({_name_holder(holder)}: {reason})")
+        conditional.replace(uri, data, version.tag)
+    raise UserError(f"{folder}: is in use by another run: wait until that ends")
+
+
+def _name_holder(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+
+
+def _describe_holder(holder: dict[str, Any], age_seconds: float) -> str:
+    remaining = EXPIRY_SECONDS - age_seconds
+    return (
+        f"is in use by another run ({_name_holder(holder)}, which said so {max(0.0, age_seconds):.0f} s ago): wait"
+        f" until that ends; if it is dead, its lease ends in {remaining:.0f} s"
+    )
+
+
+def _format(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _parse(version: Version) -> dict[str, Any]:
+    """Return what a lease says; nothing where it is damaged, or just being written."""
+    try:
+        content = json.loads(version.data)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def describe_process() -> dict[str, Any]:
+    """Return what tells this process from all others: its machine, as it was booted, namespace, number and start."""
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "start": _start_of(os.getpid())}
+
+
+def is_gone(process: dict[str, Any]) -> bool:
+    """Return whether a process is known to have ended; those of other machines may live."""
+    pid = process.get("pid")
+    if not isinstance(pid, int) or process.get("machine") != _machine() or process.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # somebody else's
+    return _start_of(pid) != process.get("start")
+
+
+def _machine() -> str:
+    """Return what changes with every boot and container; empty where the system does not tell."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return ""
+
+
+def _start_of(pid: int) -> str:
+    """Return when a process was started, in ticks since the boot; empty for one that has ended, or is not told of."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
