@@ -6,7 +6,7 @@ reason `skipped` or `failed`. See `depers.datasets.sprite_bank` for what lies in
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
+from depers.datasets.ignore_regions import locate_folder
 from depers.detection.settings import PRECISIONS, InferenceSettings, parse_weights
 from depers.errors import UserError
 from depers.extraction import report as extraction_report
@@ -127,6 +128,8 @@ class ExtractResult(VerbResult):
     too_small: int
     """Boxes with a shorter side below `min_size`."""
     min_size: float
+    backgrounds_by_class: Mapping[str, int]
+    """Backgrounds that are known to show nothing of a class; the others may show some of it without a label."""
     speed: Speed
 
     def summary(self) -> list[str]:
@@ -137,6 +140,9 @@ class ExtractResult(VerbResult):
         if not self.sprites:
             size = f"{self.min_size:g} px"
             lines.append(f"no sprites: the images have no boxes of at least {size}, so nothing can be pasted")
+        if set(self.backgrounds_by_class.values()) - {self.backgrounds}:
+            counts = ", ".join(f"{name} {count}" for name, count in self.backgrounds_by_class.items())
+            lines.append(f"backgrounds by the classes that they are labelled for: {counts}")
         images = f"{self.backgrounds} backgrounds, {self.skipped} skipped, {self.failures.count} failed"
         sprites = f"{self.sprites} sprites, {self.too_small} too small"
         return [*lines, f"{self.images} images: {images}; {sprites}; {self.speed}; report {self.report}"]
@@ -168,6 +174,7 @@ def run(options: Options) -> ExtractResult:
         nesting=nesting,
         seed=options.seed,
         max_megapixels=options.max_megapixels,
+        has_regions=storage.is_dir(locate_folder(folder)),
         verification=verification_settings,
     )
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
@@ -246,5 +253,6 @@ def _finish(
         sprites=counts["sprites"],
         too_small=counts["too_small"],
         min_size=options.min_size,
+        backgrounds_by_class=extraction_report.count_backgrounds(table, job.dataset.names),
         speed=speed,
     )

@@ -191,14 +191,6 @@ def find_real(options: Options, extracted: sprite_bank.SpriteBank, out: str) -> 
     return dataset
 
 
-def _read_source(extracted: sprite_bank.SpriteBank) -> Dataset | None:
-    """Return the dataset that the extraction was cut from, where it is still there."""
-    try:
-        return read_dataset(extracted.dataset)
-    except UserError:
-        return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class SynthesizeResult(VerbResult):
     """What was made: numbers of images, and of the objects, labels and unlabelled patches in them."""
@@ -266,14 +258,7 @@ def _synthesize(
     source = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     report = storage.join(out, "report.html")
     storage.write_bytes(report, make_report(options, extracted, source, synthetic, images).encode())
-    write_joined_yaml(
-        out,
-        extracted.class_names,
-        real,
-        plan_table.FOLDER,
-        renderer.shard_names(job),
-        origin=real or _read_source(extracted),
-    )
+    write_joined_yaml(out, extracted.class_names, real, plan_table.FOLDER, renderer.shard_names(job))
     return SynthesizeResult(
         out=out,
         report=report,

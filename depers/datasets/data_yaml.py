@@ -155,14 +155,13 @@ def write_joined_yaml(
     real: Dataset | None,
     prefix: str,
     shards: str | None = None,
-    origin: Dataset | None = None,
 ) -> None:
     """Write ROOT/data.yaml, which adds the images in ROOT/images/train, below `prefix`, to those of `real`, if any.
 
     Training images are the dataset's and these, validation images the dataset's alone. Folders are absolute, as
-    YOLOv5 needs them where they are not below one. Where the dataset of their `origin` is labelled for some
-    classes only, they are labelled for no more than all of it is. Where the images are in tars (`shards`), the file
-    names those, and no folder to train on, since it could not name both.
+    YOLOv5 needs them where they are not below one. What these images are not labelled for, their ignore regions say.
+    Where the images are in tars (`shards`), the file names those, and no folder to train on, since it could not name
+    both.
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
     if real:
@@ -172,10 +171,8 @@ def write_joined_yaml(
         ]
         content["val"] = storage.absolute(real.val) if real.val else ""
     labelled = [*real.labelled] if real else []
-    if origin and origin.labelled:
-        labelled.append((f"{prefix}/", frozenset.intersection(*(class_ids for _, class_ids in origin.labelled))))
     if labelled:
-        content["labelled"] = _named(labelled, names)
+        content["labelled"] = _named([*labelled, (f"{prefix}/", frozenset(range(len(names))))], names)
     if shards:
         content |= {"train": "", "shards": shards}
     _write(root, content)

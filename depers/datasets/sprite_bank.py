@@ -20,7 +20,7 @@ from depers import storage
 from depers.errors import UserError, one_line
 from depers.storage.tables import column, read_table, schema
 
-VERSION = 3
+VERSION = 4
 """Of this layout; a folder of another version is refused, not guessed at."""
 
 LABEL = pa.struct(
@@ -50,10 +50,15 @@ BACKGROUNDS = schema(
     column("path", pa.string(), "path of the background below EXTRACTED; null where there is none"),
     column("width", pa.int32(), "of the image and its background, pixels"),
     column("height", pa.int32(), "of the image and its background, pixels"),
-    column("coverage", pa.float32(), "share of the image that labelled boxes cover, 0…1"),
+    column("coverage", pa.float32(), "share of the image that labelled boxes and ignore regions cover, 0…1"),
     column("objects", pa.int32(), "number of outer boxes: how many objects a scene of this kind holds"),
     column("scene", pa.list_(SOURCE_LABEL), "all labels of the image, also of objects too small for a sprite"),
     column("labels", pa.list_(LABEL), "objects that are still in the background; else empty"),
+    column(
+        "unlabelled",
+        pa.list_(pa.int32()),
+        "classes of which it may show objects without a label: no background for these",
+    ),
 )
 """The table of backgrounds: a row per image of the training split; boxes in pixels of the image."""
 
@@ -76,6 +81,7 @@ SPRITES = schema(
     column("scene_height", pa.float32(), "height of the outer box, as a share of the source's height"),
     column("truncated", pa.bool_(), "whether the source's frame cuts it"),
     column("hidden", pa.float32(), "share of the outer box that other outer boxes cover, 0…1"),
+    column("unlabelled", pa.list_(pa.int32()), "classes of which its image may show objects without a label"),
 )
 """The table of a part: a row per sprite. A reader refuses a part with another split than `train`."""
 

@@ -39,6 +39,11 @@ def make_report(bank: SpriteBank, record: pa.Table, images: str, all_units: Sequ
         ("Counts", page.table(("what", "how many"), [(name.replace("_", " "), n) for name, n in counts.items()])),
         ("Sprites", page.table(("class of the outer box", "sprites"), [(names[c], by_class[c]) for c in class_ids])),
     ]
+    by_name = count_backgrounds(record, names)
+    if set(by_name.values()) - {counts["backgrounds"]}:
+        note = page.paragraph("The others may show some of the class without a label: they never teach it as absent.")
+        table = page.table(("class", "backgrounds that are labelled for it"), list(by_name.items()))
+        sections.append(("Backgrounds by class", table + note))
     if rows:
         sections.append(("Skipped and failed", page.table(("reason", "images"), rows[:50])))
     sections.append(("Backgrounds, before and after: a sample", _pairs(bank, record, images, all_units)))
@@ -49,6 +54,14 @@ def make_report(bank: SpriteBank, record: pa.Table, images: str, all_units: Sequ
         sections.append((f"Sprites: {names[class_id]}", page.image(sheet, max_side=max(sheet.shape))))
     lead = f"{counts['images']} training images: {counts['backgrounds']} backgrounds, {counts['sprites']} sprites."
     return page.render("Extraction", lead, sections)
+
+
+def count_backgrounds(record: pa.Table, names: Sequence[str]) -> dict[str, int]:
+    """Return for each class how many backgrounds are labelled for it, so that they show nothing of it."""
+    used = record.filter(pc.equal(record["status"], SourceStatus.USED))
+    unlabelled = used["unlabelled"].combine_chunks().flatten().to_numpy()
+    missing = np.bincount(unlabelled, minlength=len(names)).tolist()
+    return {name: len(used) - count for name, count in zip(names, missing, strict=True)}
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from depers import storage
 from depers.datasets import sprite_bank
+from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
 from depers.errors import short_reason
 from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, TableRow, background_path, take_apart
@@ -62,19 +63,25 @@ def extract_unit(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = 
     return [row["status"] for row in rows]
 
 
-def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes]:
-    """Return an image's path, its bytes or why they cannot be had, and its label text, empty where there is none."""
+def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes, bytes]:
+    """Return an image's path, its bytes or why they cannot be had, its label text, and that of its ignore regions.
+
+    A text is empty where there is none.
+    """
     image = storage.join(job.images, path)
     try:
         data = storage.read_bytes(image)
     except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return path, f"cannot be read ({short_reason(error)})", b""
-    try:
-        return path, data, storage.read_bytes(label_path(image))
-    except FileNotFoundError:
-        return path, data, b""
-    except Exception as error:
-        return path, f"its labels cannot be read ({short_reason(error)})", b""
+        return path, f"cannot be read ({short_reason(error)})", b"", b""
+    texts = []
+    for uri in (label_path(image), ignore_path(image))[: 1 + job.has_regions]:
+        try:
+            texts.append(storage.read_bytes(uri))
+        except FileNotFoundError:
+            texts.append(b"")
+        except Exception as error:
+            return path, f"its labels cannot be read ({short_reason(error)})", b"", b""
+    return path, data, texts[0], texts[1] if job.has_regions else b""
 
 
 def _write_background(job: ExtractionJob, image: DecomposedImage) -> None:

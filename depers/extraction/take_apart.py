@@ -10,9 +10,10 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
-from depers.boxes import EDGES, Boxes, clip, covered_share, from_normalized_xywh
+from depers.boxes import EDGES, Boxes, clip, covered_share, from_normalized_xywh, intersections
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, labelled_classes
+from depers.datasets.ignore_regions import split_off_unlabelled
 from depers.datasets.labels import Labels, drop_doubles, parse_yolo
 from depers.datasets.splits import group_names
 from depers.datasets.sprite_bank import sprite_id
@@ -41,7 +42,7 @@ RECORD = tables.schema(
     *(field for field in sprite_bank.BACKGROUNDS if field.name not in ("source", "path")),
     tables.column("sprites", pa.list_(pa.int32()), "class id of each of its sprites"),
     tables.column("too_small", pa.int32(), "number of outer boxes that are too small for a sprite"),
-    tables.column("unlabelled_inside", pa.int32(), "number of those that may hold objects without a label"),
+    tables.column("unlabelled_inside", pa.int32(), "number of sprites that may hold objects of theirs without a label"),
     tables.column("truncated", pa.int32(), "number of sprites that the image's frame cuts"),
     tables.column("mostly_hidden", pa.int32(), "number of sprites of which others cover more than half"),
 )
@@ -73,6 +74,8 @@ class ExtractionJob(NamedTuple):
     nesting: Nesting
     seed: int
     max_megapixels: float
+    has_regions: bool = False
+    """Whether the dataset has ignore regions."""
     verification: VerificationSettings | None = None
 
 
@@ -80,8 +83,8 @@ class ExtractionJob(NamedTuple):
 class DecomposedImage:
     """An image taken apart: its record's row, its sprites' rows, and its background as JPEG, if it is to be one.
 
-    `view` is the background as the detector wants it, where there is one; `remaining_boxes` are still in it.
-    `retry` says that storage failed, not the image.
+    `view` is the background as the detector wants it, where there is one; `remaining_boxes` are still in it, nothing
+    else of `labelled_names` may be. `retry` says that storage failed, not the image.
     """
 
     row: TableRow
@@ -89,6 +92,7 @@ class DecomposedImage:
     background: bytes = b""
     view: View | None = None
     remaining_boxes: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    labelled_names: frozenset[str] = frozenset()
     retry: bool = False
 
 
@@ -98,36 +102,55 @@ def background_path(path: str) -> str:
     return f"backgrounds/{name}" if name.lower().endswith((".jpg", ".jpeg")) else f"backgrounds/{name}.jpg"
 
 
-def take_apart(job: ExtractionJob, path: str, data: bytes | str, label_text: bytes) -> DecomposedImage:
-    """Return an image's background and sprites; any error is its failure, of which `data` may be the reason already."""
+def take_apart(
+    job: ExtractionJob, path: str, data: bytes | str, label_text: bytes, ignore_text: bytes
+) -> DecomposedImage:
+    """Return an image's background and sprites; any error is its failure, of which `data` may be the reason already.
+
+    The texts are those of its labels and of its ignore regions.
+    """
     row: TableRow = dict.fromkeys(RECORD.names) | {
         "path": parquet_text(path),
         "group": parquet_text(group_names([path], job.group_by)[0]),
         "status": SourceStatus.FAILED,
         "labels": [],
+        "unlabelled": [],
         "sprites": [],
     }
     if isinstance(data, str):
         return DecomposedImage(row | {"reason": data}, retry=True)
     try:
-        image = decode(data, job.max_megapixels)
-        return _take_apart(job, path, row, image, parse_yolo(label_text.decode(), len(job.dataset.names), "labels"))
+        image, class_count = decode(data, job.max_megapixels), len(job.dataset.names)
+        labels = parse_yolo(label_text.decode(), class_count, "labels")
+        return _take_apart(job, path, row, image, labels, parse_yolo(ignore_text.decode(), class_count, "ignore"))
     except (ImageError, UserError) as error:
         return DecomposedImage(row | {"reason": str(error)})
     except Exception as error:
         return DecomposedImage(row | {"reason": f"cannot be taken apart ({typed_reason(error)})"})
 
 
-def _take_apart(job: ExtractionJob, path: str, row: TableRow, image: DecodedImage, labels: Labels) -> DecomposedImage:
+def _take_apart(
+    job: ExtractionJob, path: str, row: TableRow, image: DecodedImage, labels: Labels, ignored: Labels
+) -> DecomposedImage:
     rgb, size_wh = image.rgb(), image.size_wh
+    ignored, labelled = split_off_unlabelled(ignored, labelled_classes(job.dataset, path))
     class_ids, boxes = _whole_boxes(labels, size_wh)
+    region_ids, regions = _whole_boxes(ignored, size_wh)
     sprites = group_boxes(class_ids, boxes, size_wh, job.nesting, job.margin)
-    coverage = covered_share((0.0, 0.0, *size_wh), boxes)
+    coverage = covered_share((0.0, 0.0, *size_wh), np.concatenate([boxes, regions]))
     shorter = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
     large = [sprite for sprite in sprites if shorter[sprite.outer] >= job.min_size]
-    labelled = labelled_classes(job.dataset, path)
-    complete = [sprite for sprite in large if job.nesting.get(int(class_ids[sprite.outer]), frozenset()) <= labelled]
-    sprite_rows = [_sprite_row(row, rgb, class_ids, boxes, sprite) for sprite in complete]
+    unlabelled = frozenset(range(len(job.dataset.names))) - labelled
+    frames = np.array([sprite.frame for sprite in large], np.float32).reshape(-1, 4)
+    touched = intersections(frames, regions) > 0  # what lies in a region is pasted with the sprite
+    in_sprites = [unlabelled.union(region_ids[touches].tolist()) for touches in touched]
+    sprite_rows = [
+        _sprite_row(row, rgb, class_ids, boxes, sprite, unlabelled_in)
+        for sprite, unlabelled_in in zip(large, in_sprites, strict=True)
+    ]
+    inner = [job.nesting.get(int(class_ids[sprite.outer]), frozenset()) for sprite in large]
+    if job.keep_labels:
+        unlabelled |= set(region_ids.tolist())  # else the regions are filled
     row = row | {
         "width": size_wh[0],
         "height": size_wh[1],
@@ -136,18 +159,19 @@ def _take_apart(job: ExtractionJob, path: str, row: TableRow, image: DecodedImag
         "scene": _scene(class_ids, boxes, sprites),
         "sprites": [sprite_row["class_id"] for sprite_row in sprite_rows],
         "too_small": len(sprites) - len(large),
-        "unlabelled_inside": len(large) - len(complete),
-        "truncated": sum(sprite.truncated for sprite in complete),
-        "mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in complete),
+        "unlabelled": sorted(unlabelled),
+        "unlabelled_inside": sum(bool(a & b) for a, b in zip(in_sprites, inner, strict=True)),
+        "truncated": sum(sprite.truncated for sprite in large),
+        "mostly_hidden": sum(sprite.hidden > HIDDEN for sprite in large),
     }
-    if reason := _why_unfit(job, coverage, labelled):
+    if reason := _why_unfit(job, coverage, unlabelled):
         return DecomposedImage(row | {"status": SourceStatus.SKIPPED, "reason": reason}, sprite_rows)
     row = row | {"status": SourceStatus.USED, "background": background_path(path)}
     if job.keep_labels:
         row["labels"] = [_label(class_id, box) for class_id, box in zip(class_ids.tolist(), boxes, strict=True)]
     else:
         block = 1 if image.format in _UNCOMPRESSED else inpainting.BLOCK
-        rects = inpainting.rects_to_fill(boxes, size_wh, job.dilate, block)
+        rects = inpainting.rects_to_fill(np.concatenate([boxes, regions]), size_wh, job.dilate, block)
         rgb = inpainting.fill_rects(rgb, rects, job.fill, _rng(job.seed, path))
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), QUALITY, "RGB", "420")
     remaining_boxes = boxes if job.keep_labels else boxes[:0]
@@ -155,15 +179,15 @@ def _take_apart(job: ExtractionJob, path: str, row: TableRow, image: DecodedImag
     if job.verification:
         imgsz, stride = job.verification.inference.imgsz, job.verification.stride
         view = view_whole(rgb, size_wh, imgsz, stride, half_stride_pad=False)
-    return DecomposedImage(row, sprite_rows, jpeg, view, remaining_boxes)
+    labelled_names = frozenset(name for index, name in enumerate(job.dataset.names) if index not in unlabelled)
+    return DecomposedImage(row, sprite_rows, jpeg, view, remaining_boxes, labelled_names)
 
 
-def _why_unfit(job: ExtractionJob, coverage: float, labelled: frozenset[int]) -> str:
-    """Return why an image cannot be a background; empty if it can."""
+def _why_unfit(job: ExtractionJob, coverage: float, unlabelled: frozenset[int]) -> str:
+    """Return why an image cannot be a background, not even for some of the classes; empty if it can."""
     if coverage > job.max_coverage:
         return f"labelled boxes cover more than {job.max_coverage:.0%}"
-    unknown = [name for class_id, name in enumerate(job.dataset.names) if class_id not in labelled]
-    return f"not labelled for {', '.join(unknown)}, of which it may show some" if unknown else ""
+    return "labelled for no class completely" if len(unlabelled) == len(job.dataset.names) else ""
 
 
 def _whole_boxes(labels: Labels, size_wh: tuple[int, int]) -> tuple[NDArray[np.int64], Boxes]:
@@ -194,7 +218,12 @@ def _scene(class_ids: NDArray[np.int64], boxes: Boxes, sprites: Sequence[NestedS
 
 
 def _sprite_row(
-    row: TableRow, rgb: NDArray[np.uint8], class_ids: NDArray[np.int64], boxes: Boxes, sprite: NestedSprite
+    row: TableRow,
+    rgb: NDArray[np.uint8],
+    class_ids: NDArray[np.int64],
+    boxes: Boxes,
+    sprite: NestedSprite,
+    unlabelled: frozenset[int],
 ) -> TableRow:
     """Return a row of `sprite_bank.SPRITES`."""
     x0, y0, x1, y1 = sprite.frame
@@ -221,4 +250,5 @@ def _sprite_row(
         "scene_height": (outer[3] - outer[1]) / height,
         "truncated": sprite.truncated,
         "hidden": sprite.hidden,
+        "unlabelled": sorted(unlabelled),
     }

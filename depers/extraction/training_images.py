@@ -1,11 +1,13 @@
 """List the training images of a dataset, and make sure that nothing of val is among them."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
 from depers import storage
 from depers.datasets.data_yaml import Dataset
-from depers.datasets.labels import IMAGE_SUFFIXES, label_path
+from depers.datasets.ignore_regions import FOLDER, locate_folder
+from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.datasets.splits import group_names
 from depers.errors import UserError
 from depers.extraction.take_apart import background_path
@@ -39,18 +41,26 @@ def list_images(folder: str) -> list[Entry]:
     if not images:
         suffixes = ", ".join(IMAGE_SUFFIXES)
         raise UserError(f"{folder}: must hold images ({suffixes}), but none of {len(entries)} files is one")
-    labels = label_path(storage.join(folder, "x.jpg")).rpartition("/")[0]
-    texts = {entry.path: entry for entry in storage.list_files(labels)} if storage.is_dir(labels) else {}
-    tagged_images = []
+    labels, regions = (_list_texts(locate_folder(folder, name)) for name in ("labels", FOLDER))
+    tagged_images, labelled_count = [], 0
     for entry in images:
-        text = texts.get(label_path(storage.join(folder, entry.path)).removeprefix(f"{labels}/"))
-        tagged_images.append(entry._replace(etag=f"{entry.etag} {text.size} {text.etag}" if text else entry.etag))
-    if all(tagged == entry for tagged, entry in zip(tagged_images, images, strict=True)):
-        raise UserError(f"{labels}: must hold the labels of the images, but none of {len(images)} has any")
+        name = f"{os.path.splitext(entry.path)[0]}.txt"  # noqa: PTH122 (as `label_path`)
+        labelled_count += name in labels
+        for text in (labels.get(name), regions.get(name)):
+            entry = entry._replace(etag=f"{entry.etag} {text.size} {text.etag}") if text else entry
+        tagged_images.append(entry)
+    if not labelled_count:
+        raise UserError(
+            f"{locate_folder(folder, 'labels')}: must hold the labels of the images, but none of {len(images)} has any"
+        )
     targets = Counter(background_path(entry.path) for entry in images)
     if doubles := [path for path, count in targets.items() if count > 1]:
         raise UserError(f"{folder}: images must differ in their names, but two would be {doubles[0]}")
     return tagged_images
+
+
+def _list_texts(folder: str) -> dict[str, Entry]:
+    return {entry.path: entry for entry in storage.list_files(folder)} if storage.is_dir(folder) else {}
 
 
 def check_groups(val: str | None, images: Sequence[Entry], group_by: str | None) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from depers.boxes import Boxes, shares_inside
+from depers.boxes import shares_inside
 from depers.detection import settings
 from depers.detection.detections import Detections
 from depers.detection.settings import InferenceSettings, parse_weights
@@ -46,17 +46,21 @@ def _verify(
     image: DecomposedImage, view: View, answer: Detections | str, detector: "DetectorEnsemble"
 ) -> DecomposedImage:
     names = detector.class_names
-    reason = answer if isinstance(answer, str) else _describe_remains(view.locate(answer), image.remaining_boxes, names)
+    reason = answer if isinstance(answer, str) else _describe_remains(view.locate(answer), image, names)
     if not reason:
         return replace(image, view=None)
     row = image.row | {"status": SourceStatus.SKIPPED, "reason": reason, "background": None, "labels": []}
     return replace(image, row=row, background=b"", view=None)
 
 
-def _describe_remains(detections: Detections, remaining: Boxes, names: Sequence[str]) -> str:
-    """Return what is detected beside the objects that remain on purpose; empty if nothing is."""
-    is_remaining = (shares_inside(detections.boxes_xyxy, remaining) >= _SAME).any(axis=1)
-    classes = sorted({names[class_id] for class_id in detections.class_ids[~is_remaining].tolist()})
+def _describe_remains(detections: Detections, image: DecomposedImage, names: Sequence[str]) -> str:
+    """Return what is detected beside the objects that remain on purpose; empty if nothing is.
+
+    Only what the image is labelled for counts: the rest may be there.
+    """
+    is_remaining = (shares_inside(detections.boxes_xyxy, image.remaining_boxes) >= _SAME).any(axis=1)
+    remaining_classes = {names[class_id] for class_id in detections.class_ids[~is_remaining].tolist()}
+    classes = sorted(remaining_classes & image.labelled_names)
     return f"the detector still finds {', '.join(classes)}" if classes else ""
 
 

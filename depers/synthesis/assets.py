@@ -25,7 +25,7 @@ from depers.synthesis.occlusion import Box
 _POOL_SIZE = 128  # sprites that the images of a block choose from, each decoded once for several of them
 _POOL_PARTS = 8  # files they come from: a block reads little, however large the bank
 _MAX_PLACES = 200  # of a group, and of a kind in a block
-_BACKGROUND_COLUMNS = ["path", "source", "width", "height", "group", "labels", "scene"]
+_BACKGROUND_COLUMNS = ["path", "source", "width", "height", "group", "labels", "scene", "unlabelled"]
 
 
 class Assets(NamedTuple):
@@ -74,13 +74,17 @@ class SpritePool(NamedTuple):
 
 
 class Background(NamedTuple):
-    """A background with its real labels, the objects of its source, and the places of each kind that fit its camera."""
+    """A background with its real labels, the objects of its source, and the places of each kind that fit its camera.
+
+    `unlabelled`: classes of which it may show objects without a label.
+    """
 
     path: str
     size_wh: tuple[int, int]
     labels: list[dict[str, Any]]
     places: Mapping[int, Sequence[Place]]
     objects: list[SourceObject]
+    unlabelled: frozenset[int] = frozenset()
 
     @property
     def real_boxes(self) -> list[Box]:
@@ -158,7 +162,8 @@ def to_sprite(row: Mapping[str, Any]) -> Sprite:
     height = boxes[0][3] - boxes[0][1]
     heights = height * min(1.0, MIN_SIDE / smallest), height * MAX_ENLARGEMENT
     aspect = (boxes[0][2] - boxes[0][0]) / height
-    return Sprite(row["id"], row["part"], kind, size_wh, labels, hull, heights, aspect, cut_sides)
+    unlabelled = frozenset(row["unlabelled"])
+    return Sprite(row["id"], row["part"], kind, size_wh, labels, hull, heights, aspect, cut_sides, unlabelled)
 
 
 def background_number(seed: int, count: int, group: int) -> int:
@@ -213,4 +218,5 @@ def read_background(assets: Assets, number: int) -> Background:
             box = (label["x_min"], label["y_min"], label["x_max"], label["y_max"])
             kind = kind_of(label["class_id"], label["truncated"])
             objects.append(SourceObject(kind, sprite_id(row["source"], label["class_id"], box), box))
-    return Background(row["path"], (row["width"], row["height"]), row["labels"] or [], places, objects)
+    size_wh, unlabelled = (row["width"], row["height"]), frozenset(row["unlabelled"])
+    return Background(row["path"], size_wh, row["labels"] or [], places, objects, unlabelled)

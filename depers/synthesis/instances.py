@@ -27,7 +27,7 @@ class Sprite(NamedTuple):
 
     `kind` is the same for what is placed alike. `hull` is the box around all labels; `heights` says how high in pixels
     the outer one may be made, `aspect` is its width as a share of its height, and `cut_sides` says on which sides
-    (left, top, right, bottom) the frame cuts it.
+    (left, top, right, bottom) the frame cuts it. `unlabelled`: classes of which it may show objects without a label.
     """
 
     id: str
@@ -39,6 +39,7 @@ class Sprite(NamedTuple):
     heights: tuple[float, float]
     aspect: float
     cut_sides: tuple[bool, bool, bool, bool]
+    unlabelled: frozenset[int] = frozenset()
 
 
 class Place(NamedTuple):

@@ -17,7 +17,7 @@ from depers.datasets.sprite_bank import LABEL
 from depers.errors import UserError
 from depers.storage.tables import column, plain_schema, schema
 
-VERSION = 4
+VERSION = 5
 """Of what a row means; the plan of another version is refused, since other pixels would come of it."""
 BLOCK = 64
 """Images that share a pool of sprites and a few backgrounds, and are rendered together."""
@@ -65,6 +65,11 @@ SCHEMA = schema(
     column("height", pa.int32(), "of the image, pixels"),
     column("objects", pa.list_(OBJECT), "in the order in which they are painted"),
     column("labels", pa.list_(PLAN_LABEL), "all labels of the image, shrunk to what can be seen"),
+    column(
+        "ignored",
+        pa.list_(LABEL),
+        "regions where objects of a class may be without a label: all of the image, or what was pasted",
+    ),
     column("wanted", pa.int32(), "objects to paste; those that found no place are missing from `objects`"),
     column("blur", pa.float32(), "standard deviation over the whole image, pixels; 0: none"),
     column("noise", pa.int32(), "standard deviation, gray levels; 0: none"),

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from depers.boxes import EDGES
 from depers.seeds import Branch, random_for
 from depers.synthesis import plan_table
 from depers.synthesis.assets import Assets, Background, SpritePool, background_number, draw_pool, read_background
 from depers.synthesis.instances import Place, PlacedSprite, Sprite, Uniform, draw_place, jitter, visible_labels
-from depers.synthesis.occlusion import inside, intersection
+from depers.synthesis.occlusion import Box, clip, inside, intersection
 from depers.synthesis.placement import PlacementRules, exchange, place_all
 
 _OWN_CAMERA = 0.85  # how often a place is taken from the background's own group, where its camera is the same
@@ -117,6 +118,7 @@ def plan_image(
         instance.covers = [cover for cover in instance.covers if not cover.distractor or patches[cover]]
     width, height = background.size_wh
     image = {"index": index, "background": background.path, "width": width, "height": height}
+    image |= {"ignored": find_ignored(background, donor, instances)}
     image |= {"wanted": object_count, "quality": recipe.quality, **effects}
     seams = [uniform]
     seams += [
@@ -127,6 +129,25 @@ def plan_image(
         | {"variant": variant, **_draw_seams(recipe, instances, patches, donor.path, background, exchanged, numbers)}
         for variant, numbers in enumerate(seams)
     ]
+
+
+def find_ignored(background: Background, donor: Background, instances: Sequence[PlacedSprite]) -> list[dict[str, Any]]:
+    """Return where objects may be that have no label, as `sprite_bank.LABEL`, in pixels.
+
+    Of the classes that the background is not labelled for, that is anywhere; of those that it is labelled for, in what
+    was cut from images that are not: sprites, and the distractors of the `donor`.
+    """
+    width, height = size_wh = background.size_wh
+    ignored = [_region(class_id, (0.0, 0.0, width, height)) for class_id in sorted(background.unlabelled)]
+    for instance in instances:
+        unlabelled = donor.unlabelled if instance.distractor else instance.sprite.unlabelled
+        box = clip(instance.widest, size_wh)
+        ignored += [_region(class_id, box) for class_id in sorted(unlabelled - background.unlabelled)]
+    return ignored
+
+
+def _region(class_id: int, box: Box) -> dict[str, Any]:
+    return dict(zip(("class_id", *EDGES), (class_id, *box), strict=True))
 
 
 def _draw_object_count(assets: Assets, recipe: Recipe, background: Background, uniform: Uniform) -> int:

@@ -1,6 +1,7 @@
 """The tasks of synthesis: plan and render blocks of synthetic images, from the bank to files in OUT.
 
-OUT/images/train/synthetic/NNNNNN/…jpg and OUT/labels/train/synthetic/NNNNNN/…txt, or OUT/shards/NNNNNN.tar
+OUT/images/train/synthetic/NNNNNN/…jpg, OUT/labels/train/synthetic/NNNNNN/…txt, and OUT/ignore/… like labels where an
+image has ignore regions; or OUT/shards/NNNNNN.tar
 """
 
 import io
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from depers import storage
 from depers.boxes import EDGES, to_normalized_xywh
 from depers.datasets import sprite_bank
+from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging import decoding, ycbcr
@@ -152,10 +154,10 @@ class Renderer:
         return dict(zip(table["id"].to_pylist(), table["image"], strict=True))
 
 
-def format_labels(row: dict[str, Any]) -> bytes:
-    """Return the labels of a row as YOLO text."""
-    ids = [label["class_id"] for label in row["labels"]]
-    boxes = [[label[name] for name in EDGES] for label in row["labels"]]
+def format_labels(row: dict[str, Any], column: str = "labels") -> bytes:
+    """Return the labels of a row, or its ignore regions (`column` ignored), as YOLO text."""
+    ids = [label["class_id"] for label in row[column]]
+    boxes = [[label[name] for name in EDGES] for label in row[column]]
     size_wh = row["width"], row["height"]
     normalized = to_normalized_xywh(np.array(boxes, np.float32).reshape(-1, 4), size_wh)
     return format_yolo(Labels(np.array(ids, np.int64), normalized)).encode()
@@ -189,8 +191,8 @@ def unit_name(first: int) -> str:
 
 def _render_images(
     bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int, rows: list[dict[str, Any]]
-) -> Iterator[tuple[str, bytes, bytes]]:
-    """Yield name, JPEG and label text of each image; add to the record's `rows`."""
+) -> Iterator[tuple[str, bytes, bytes, bytes]]:
+    """Yield name, JPEG, label text and ignore regions of each image; add to the record's `rows`."""
     render = _renderer_of(bank, job)
     for block in range(first, last):
         for row in read_block(job.out, block):
@@ -199,21 +201,23 @@ def _render_images(
             rows.append(
                 {"path": f"{name}.jpg", "objects": sprite_count, "labels": len(row["labels"]), "bytes": len(data)}
             )
-            yield name, data, format_labels(row)
+            yield name, data, format_labels(row), format_labels(row, "ignored")
 
 
-def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
-    for name, data, text in images:
+def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
+    for name, data, text, ignored in images:
+        if ignored:
+            storage.write_bytes(storage.join(job.out, FOLDER, "train", f"{name}.txt"), ignored)
         storage.write_bytes(storage.join(job.out, "labels", "train", f"{name}.txt"), text)
         storage.write_bytes(storage.join(job.out, "images", "train", f"{name}.jpg"), data)
 
 
-def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes]]) -> None:
-    """Write one tar, whole: NAME.jpg and NAME.txt one after the other, as WebDataset groups them."""
+def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
+    """Write one tar, whole: NAME.jpg, NAME.txt, perhaps NAME.ignore.txt one after the other, as WebDataset wants it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data, text in images:
-            for suffix, content in (("jpg", data), ("txt", text)):
+        for name, data, text, ignored in images:
+            for suffix, content in (("jpg", data), ("txt", text), *[("ignore.txt", ignored)] * bool(ignored)):
                 info = tarfile.TarInfo(f"{name.rpartition('/')[2]}.{suffix}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))

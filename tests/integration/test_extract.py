@@ -341,17 +341,34 @@ def test_partly_labelled_images(tmp_path: Path) -> None:
     scene = labelled((CAR, (10, 10, 60, 60)), (FACE, (90, 10, 120, 50)), (HEAD, (140, 10, 190, 60)))
     root = one(tmp_path / "dataset", scene, "faces/a.png")
     one(root, scene, "all/b.png")
-    write_data_yaml(root, CLASSES, ["train"], {"faces/": ["face", "head"]})
-    assert not extract.run(Options(str(root), str(tmp_path / "out"))).partial
+    crowd = scene._replace(image=scene.image.copy())
+    crowd.image[70:90, 120:180] = 255
+    one(root, crowd, "crowd/c.png")  # an ignore region of heads in the lower right quarter
+    one(root, scene, "nothing/d.png")
+    write_data_yaml(root, CLASSES, ["train"], {"faces/": ["face", "head"], "nothing/": []})
+    ignore = root / "ignore" / "train" / "crowd" / "c.txt"
+    ignore.parent.mkdir(parents=True)
+    ignore.write_text(f"{HEAD} 0.75 0.75 0.5 0.5\n{CAR} 0.5 0.5 1 1\n")
+    result = extract.run(Options(str(root), str(tmp_path / "out")))
+    assert not result.partial
     extracted, backgrounds, sprites = read(tmp_path / "out")
-    reason = "not labelled for car, human, carplate, of which it may show some"
-    assert [(row["source"], row["reason"]) for row in backgrounds] == [("all/b.png", None), ("faces/a.png", reason)]
-    # A car without the label of its plate would teach that there is none.
-    assert [sprite["class_id"] for sprite in sprites if sprite["source"] == "faces/a.png"] in (
-        [FACE, HEAD],
-        [HEAD, FACE],
-    )
-    assert extracted.counts["unlabelled_inside"] == 1 and extracted.counts["sprites"] == 5
+    reason = "labelled for no class completely"
+    faces = [CAR, HUMAN, PLATE]
+    assert [(row["source"], row["reason"], row["unlabelled"]) for row in backgrounds] == [
+        ("all/b.png", None, []),
+        ("crowd/c.png", None, [CAR]),
+        ("faces/a.png", None, faces),
+        ("nothing/d.png", reason, list(range(5))),
+    ]
+    assert result.backgrounds_by_class == {"car": 1, "head": 3, "face": 3, "human": 2, "carplate": 2}
+    assert "labelled for: car 1, head 3, face 3, human 2, carplate 2" in "\n".join(result.summary())
+    unlabelled = {(sprite["source"], sprite["class_id"]): sprite["unlabelled"] for sprite in sprites}
+    assert [unlabelled["faces/a.png", class_id] for class_id in (CAR, FACE, HEAD)] == [faces] * 3
+    in_crowd = [unlabelled["crowd/c.png", class_id] for class_id in (CAR, FACE, HEAD)]
+    assert in_crowd == [[CAR], [CAR, HEAD], [CAR, HEAD]]
+    assert extracted.counts["unlabelled_inside"] == 3 and extracted.counts["sprites"] == 12
+    background = decode((tmp_path / "out" / "backgrounds" / "crowd" / "c.png.jpg").read_bytes()).rgb()
+    assert background.max() < 120  # of the crowd, which was white, nothing is left
 
 
 def test_one_image_without_anything(tmp_path: Path) -> None:

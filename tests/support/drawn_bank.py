@@ -46,12 +46,19 @@ def sprite(
     for part, (x0, y0, x1, y1) in PARTS.get(class_id, []) if parts is None else parts:
         box = margin + round(x0 * wide), margin + round(y0 * high), margin + round(x1 * wide), margin + round(y1 * high)
         labels.append(label(part, box))
-    row = {"id": f"{number:032x}", "class_id": class_id, "labels": labels, "split": "train", "hidden": 0.0}
+    row = {
+        "id": f"{number:032x}",
+        "class_id": class_id,
+        "labels": labels,
+        "split": "train",
+        "hidden": 0.0,
+        "unlabelled": [],
+    }
     row |= {"width": wide + 2 * margin, "height": high + 2 * margin, "source": source or f"{number % 5}.jpg"}
     row |= {"source_width": source_wh[0], "source_height": source_wh[1], "truncated": False}
     row |= {"source_x": corner[0] - margin, "source_y": corner[1] - margin}
     row |= {"center_x": (corner[0] + wide / 2) / source_wh[0], "foot_y": (corner[1] + high) / source_wh[1]}
-    row |= {"scene_height": high / source_wh[1], "group": row["source"]}
+    row |= {"scene_height": high / source_wh[1], "group": row["source"], "unlabelled": []}
     return row | changes
 
 
@@ -82,7 +89,7 @@ def background(number: int, size_wh: tuple[int, int] = SCENE_WH, **changes: Any)
     """A row of the table of backgrounds."""
     row = {"source": f"{number}.jpg", "group": f"{number}.jpg", "status": "used", "reason": None, "coverage": 0.1}
     row |= {"path": f"backgrounds/{number:03d}.jpg", "width": size_wh[0], "height": size_wh[1]}
-    return row | {"objects": 2 + number % 3, "labels": []} | changes
+    return row | {"objects": 2 + number % 3, "labels": [], "unlabelled": []} | changes
 
 
 def seen(class_id: int, box: Box, truncated: bool = False, outer: bool = True) -> dict[str, Any]:
@@ -95,7 +102,13 @@ def with_scenes(sprites: Sequence[Mapping[str, Any]], backgrounds: Sequence[Mapp
     rows = {row["source"]: {**row, "scene": list(row.get("scene", []))} for row in backgrounds}
     for entry in sprites:
         if entry["source"] not in rows:
-            skipped = {"source": entry["source"], "group": entry["group"], "status": "skipped", "scene": []}
+            skipped = {
+                "source": entry["source"],
+                "group": entry["group"],
+                "status": "skipped",
+                "scene": [],
+                "unlabelled": [],
+            }
             rows[entry["source"]] = skipped | {"width": entry["source_width"], "height": entry["source_height"]}
         corner = entry["source_x"], entry["source_y"]
         for number, part in enumerate(entry["labels"]):

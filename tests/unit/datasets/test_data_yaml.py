@@ -120,15 +120,16 @@ def test_several_folders_of_training_images(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_joined_datasets_are_labelled_for_what_all_of_it_is(tmp_path: Path) -> None:
+def test_added_images_are_labelled_for_all_but_what_their_ignore_regions_say(tmp_path: Path) -> None:
     for name in ("real/images/train", "real/images/val", "made/images/train"):
         (tmp_path / name).mkdir(parents=True)
-    write_data_yaml(tmp_path / "real", ("a", "b", "c"), labelled={"x/": ["a", "b"], "y/": ["b", "c"]})
+    names = ("a", "b", "c")
+    write_data_yaml(tmp_path / "real", names, labelled={"": ["b"], "x/": ["a", "b"]})
     real, out = read_dataset(tmp_path / "real"), str(tmp_path / "made")
-    write_joined_yaml(out, ("a", "b", "c"), None, "synthetic", origin=real)
-    assert read_dataset(out).labelled == (("synthetic/", frozenset({1})),)
-    write_joined_yaml(out, ("a", "b", "c"), real, "synthetic", origin=real)
+    write_joined_yaml(out, names, None, "synthetic")
+    assert read_dataset(out).labelled == ()
+    write_joined_yaml(out, names, real, "synthetic")
     dataset = read_dataset(out)
-    assert labelled_classes(dataset, "synthetic/1.jpg") == {1}
+    assert labelled_classes(dataset, "synthetic/1.jpg") == {0, 1, 2}
     assert labelled_classes(dataset, "x/1.jpg") == {0, 1}
-    assert labelled_classes(dataset, "z/1.jpg") == {0, 1, 2}
+    assert labelled_classes(dataset, "z/1.jpg") == {1}

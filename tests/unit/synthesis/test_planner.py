@@ -395,6 +395,36 @@ def test_columns_are_those_of_rows(labels: list[dict[str, Any]]) -> None:
     assert result.equals(pa.Table.from_pylist(rows, schema=plan_table.SCHEMA))
 
 
+def test_what_is_not_labelled_is_an_ignore_region() -> None:
+    """Of a background all of it, of a sprite or a distractor where it lies, if the background is labelled for more."""
+    sprites = [row | {"unlabelled": [4] if number % 2 else []} for number, row in enumerate(drawn.some_sprites())]
+    partial = {row["id"] for row in sprites if row["unlabelled"]}
+    backgrounds = [drawn.background(number, unlabelled=[[], [0, 1], [1, 4]][number % 3]) for number in range(3)]
+    unlabelled = {row["path"]: row["unlabelled"] for row in backgrounds}
+    rows = plan_block(assets(sprites, backgrounds), RECIPE._replace(distractors=1.0), 0, 24).to_pylist()
+    pasted = 0
+    for row in rows:
+        own = unlabelled[row["background"]]
+        whole = (0.0, 0.0, *drawn.SCENE_WH)
+        regions = [(label["class_id"], tuple(label[name] for name in CORNERS)) for label in row["ignored"]]
+        assert regions[: len(own)] == [(class_id, whole) for class_id in own]
+        expected = []
+        for entry in row["objects"]:
+            missing = ([4] if entry["sprite"] in partial else []) if entry["sprite"] else unlabelled[entry["image"]]
+            for class_id in sorted(set(missing) - set(own)):
+                edges = [
+                    min(max(entry[name], 0.0), side) for name, side in zip(CORNERS, drawn.SCENE_WH * 2, strict=True)
+                ]
+                expected.append((class_id, edges))
+        assert [class_id for class_id, _ in regions[len(own) :]] == [class_id for class_id, _ in expected]
+        for (_, region), (_, edges) in zip(regions[len(own) :], expected, strict=True):
+            assert (np.array(region[:2]) <= np.array(edges[:2]) + 1e-3).all()
+            assert (np.array(region[2:]) >= np.array(edges[2:]) - 1e-3).all()
+        pasted += len(expected)
+    assert pasted > 10
+    assert not any(row["ignored"] for row in plan_block(usual(), RECIPE, 0, 8).to_pylist())
+
+
 def test_balance() -> None:
     labels = [[0]] * 90 + [[3, 1]] * 9 + [[3, 1, 2]]
     even = sprite_weights(labels, 0.0)
