@@ -228,7 +228,7 @@ def test_plan_of_another_version_or_other_options_is_refused(tmp_path: Path, ext
     table = pq.read_table(uri).replace_schema_metadata({"depers.plan": "0"})
     pq.write_table(table, uri)
     storage.delete(units.record_uri(units.locate_inside(out), "00000000"))
-    with pytest.raises(Exception, match=r"must be a plan of version 4, but its version is 0: choose another OUT"):
+    with pytest.raises(Exception, match=r"must be a plan of version 5, but its version is 0: choose another OUT"):
         run(Options(extracted, out, count=5))
     assert not Path(out, "data.yaml").exists()
 
