@@ -192,7 +192,7 @@ def _extract(
 
     records = units.locate_inside(job.out)
     all_units = units.cut(images)
-    finished_names = units.list_finished(records)
+    finished_names = units.list_finished(records).names
     todo = [unit for unit in all_units if unit.name not in finished_names]
     unfinished = sum(len(unit.entries) for unit in todo)
     progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")

@@ -242,7 +242,7 @@ def _write(
     """Write all units but those that an earlier run has recorded; their problems go into the index."""
     statistics = report.LabelStatistics(len(options.classes))
     records = units.locate_inside(out)
-    finished_names = units.list_finished(records)
+    finished_names = units.list_finished(records).names
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
         while part := list(itertools.islice(tasks, _CHUNK)):

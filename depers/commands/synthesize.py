@@ -244,7 +244,7 @@ def _synthesize(
         for part in lease.guard(run_tasks(renderer.plan_part, parts)):
             synthetic = synthetic.add(part)
             bar.update(part.images)
-    finished_names = units.list_finished(units.locate_inside(out))
+    finished_names = units.list_finished(units.locate_inside(out)).names
     todo = [blocks for blocks in job.units() if renderer.unit_name(blocks[0]) not in finished_names]
     calls = ((extracted, job, *blocks) for blocks in todo)
     stopwatch = progress.Stopwatch()

@@ -4,8 +4,9 @@ import hashlib
 import io
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -15,18 +16,18 @@ import pyarrow.parquet as pq
 from depers import storage
 from depers.archives import registry
 from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
-from depers.errors import short_reason
+from depers.errors import typed_reason
 from depers.pipeline.box_sources import Row
-from depers.pipeline.steps import Outcome, PassJob
+from depers.pipeline.outcomes import fail, to_table
+from depers.pipeline.steps import Outcome, PassJob, unpack
 from depers.runtime import units
 from depers.runtime.units import Unit
-from depers.statuses import ArchiveStatus
-from depers.storage import tables
-from depers.storage.tables import parquet_text, plain_schema
+from depers.statuses import ArchiveStatus, FileStatus
+from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 
 _LENGTH = struct.Struct("<Q")
 _PREFETCH = 4  # chunks that are fetched before they are asked for
-_TEXTS = ("path", "member", "reason")  # columns with text that a file name may be part of
+_WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
 
 
 class ChunkHeading(NamedTuple):
@@ -39,11 +40,13 @@ class ChunkHeading(NamedTuple):
 
 
 def read_chunks(job: PassJob, unit: Unit, numbers_done: frozenset[int]) -> Iterator[ChunkHeading | Chunk | ArchiveEnd]:
-    """Yield the archive's chunks that are not finished, each after its heading, then its end."""
+    """Yield the archive's chunks that are not finished, each after its heading, then its end. Raise OutageError."""
     (entry,) = unit.entries
     if entry.size < 0:
         yield ArchiveEnd(0, 0, "cannot be read (no such file)", b"", retry=True)
         return
+    chunks = members = 0
+    layout = b""
     try:
         archive_format = _load_format(unit)
         with storage.open_entry(job.input, entry) as file:
@@ -51,12 +54,16 @@ def read_chunks(job: PassJob, unit: Unit, numbers_done: frozenset[int]) -> Itera
             for content in archive_format.read(file, entry.size, job.rules):
                 if isinstance(content, ArchiveEnd):
                     yield content
-                elif content.number not in numbers_done:
+                    return
+                chunks, members = chunks + 1, members + len(content.members)
+                if content.number not in numbers_done:
                     files = tuple(member.number for member in content.members if member.number >= 0)
                     yield ChunkHeading(content.number, files, layout)
                     yield content
-    except Exception as error:  # storage's own kinds
-        yield ArchiveEnd(0, 0, f"cannot be read ({short_reason(error)})", b"", retry=True)
+    except OSError as error:
+        yield ArchiveEnd(chunks, members, f"cannot be read ({explain(error)})", layout, retry=True)
+    except Exception as error:  # of a format's reader, which the archive made raise what nobody thought of
+        yield ArchiveEnd(chunks, members, f"cannot be read on ({typed_reason(error)})", layout)
 
 
 def _load_format(unit: Unit) -> ArchiveFormat:
@@ -65,13 +72,13 @@ def _load_format(unit: Unit) -> ArchiveFormat:
 
 
 def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome], layout: bytes) -> list[Row]:
-    """Write the rows of a chunk and its bytes of the new archive, in one object; return the rows of its files."""
-    rows = [outcome.row for outcome in outcomes]
-    data = b""
+    """Write the rows of a chunk and its bytes of the new archive, in one object; return the rows of its files.
+
+    Raise OSError.
+    """
+    data, rows = b"", [outcome.row for outcome in outcomes]
     if job.mirrors:
-        results = [outcome.data for outcome in outcomes]
-        data, offsets = _load_format(unit).encode_chunk(chunk, results, layout)
-        rows = [row | {"output_offset": offset} for row, offset in zip(rows, offsets, strict=True)]
+        data, rows = _encode(job, unit, chunk, outcomes, layout)
     file_rows = [row for row, member in zip(rows, chunk.members, strict=True) if member.status != FOLDER]
     buffer = io.BytesIO()
     pq.write_table(to_table(job, file_rows), buffer)
@@ -80,10 +87,49 @@ def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outco
     return file_rows
 
 
-def to_table(job: PassJob, rows: Sequence[Row]) -> pa.Table:
-    """Return the rows as a table of the job's schema; names that are not text are escaped."""
-    texts = [row | {name: parquet_text(row[name]) for name in _TEXTS if row.get(name)} for row in rows]
-    return pa.Table.from_pylist(texts, schema=plain_schema(job.schema))
+class _EncodedChunk(NamedTuple):
+    """The bytes of a chunk in the new archive, empty where it cannot have any, and the rows of its members."""
+
+    data: bytes
+    rows: list[Row]
+
+
+def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome], layout: bytes) -> _EncodedChunk:
+    """Return the chunk encoded; what the format cannot have is left out, and its row says why."""
+    encode = _load_format(unit).encode_chunk
+    results, rows = [outcome.data for outcome in outcomes], [outcome.row for outcome in outcomes]
+    try:
+        data, offsets = encode(chunk, results, layout)
+    except Exception:
+        reasons = [
+            _try_encoding(encode, chunk._replace(members=(member,)), [result], layout)
+            for member, result in zip(chunk.members, results, strict=True)
+        ]
+        kept = [index for index, reason in enumerate(reasons) if not reason]
+        remainder = chunk._replace(members=tuple(chunk.members[index] for index in kept))
+        kept_results, data, offsets = [results[index] for index in kept], b"", [None] * len(results)
+        if reason := _try_encoding(encode, remainder, kept_results, layout):
+            reasons = [reason] * len(reasons)
+        else:
+            data, kept_offsets = encode(remainder, kept_results, layout)
+            for index, offset in zip(kept, kept_offsets, strict=True):
+                offsets[index] = offset
+        for index, reason in enumerate(reasons):
+            if reason and results[index] is not None:
+                item = unpack(unit.entries[0].path, chunk.members[index])
+                rows[index] = fail(job, item, f"cannot be put into the archive ({reason})").row
+    return _EncodedChunk(data, [row | {"output_offset": at} for row, at in zip(rows, offsets, strict=True)])
+
+
+def _try_encoding(
+    encode: Callable[..., tuple[bytes, list[int | None]]], chunk: Chunk, results: Sequence[bytes | None], layout: bytes
+) -> str:
+    """Return why a format cannot have these members; empty where it can."""
+    try:
+        encode(chunk, results, layout)
+    except Exception as error:
+        return typed_reason(error)
+    return ""
 
 
 class _DigestingFile(io.RawIOBase):
@@ -107,53 +153,135 @@ class _DigestingFile(io.RawIOBase):
         return len(data)
 
 
+class _DamagedChunkError(Exception):
+    """A finished chunk is not what was written."""
+
+
 def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
-    """Put the finished chunks together: the new archive, then its record, which marks it done. Return its status."""
-    (entry,) = unit.entries
-    target = storage.join(job.out, entry.path)
-    status = ArchiveStatus.INCOMPLETE if end.reason else ArchiveStatus.COMPLETE
-    if end.reason and not end.chunks:
-        status = ArchiveStatus.FAILED
-    row: Row = {
-        "path": entry.path, "status": status, "reason": end.reason, "input_bytes": max(0, entry.size),
-    }  # fmt: skip
-    chunk_tables: list[pa.Table] = []
-    offsets: list[int] = []
-    if status == ArchiveStatus.FAILED:
-        if job.mirrors:
-            storage.delete(target)
-    else:
-        chunks = _fetch_chunks(job, unit, end.chunks, chunk_tables)
-        if job.mirrors:
-            with storage.open_writer(target) as file:
-                output = _DigestingFile(file)
-                offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
-            row |= {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
-        else:
-            for _ in chunks:
-                pass
-    offsets = offsets or [0] * len(chunk_tables)
-    chunk_tables = [_shift_offsets(table, offset) for table, offset in zip(chunk_tables, offsets, strict=True)]
-    record = pa.concat_tables([to_table(job, [row]), *chunk_tables])
-    tables.write_table(units.record_uri(job.records, unit.name, end.retry), record)
-    if not end.retry:
+    """Put the finished chunks together: the new archive, then its record, which marks it done. Return its status.
+
+    Where storage fails, now or while the archive was read, nothing of OUT is touched, and the chunks wait for the next
+    run. Raise OutageError.
+    """
+    if end.retry:
+        return _record(job, unit, ArchiveStatus.FAILED, end.reason, retry=True)
+    try:
+        return _assemble(job, unit, end)
+    except _DamagedChunkError as error:
         units.remove_chunks(job.records, unit.name, range(end.chunks))
+        return _record(job, unit, ArchiveStatus.FAILED, f"{error}: all are done again", retry=True)
+    except OSError as error:
+        reason = f"cannot be written ({explain(error)})"
+        if not is_of_name(error):
+            return _record(job, unit, ArchiveStatus.FAILED, reason, retry=True)
+    except Exception as error:
+        raise_outage(error)
+        reason = f"cannot be put together ({typed_reason(error)})"
+    return discard(job, unit, end, reason)
+
+
+def discard(job: PassJob, unit: Unit, end: ArchiveEnd, reason: str) -> ArchiveStatus:
+    """Record an archive that cannot be put together as failed, with all its members; return its status."""
+    chunk_tables: list[pa.Table] = []
+    for _ in _fetch_chunks(job, unit, end.chunks, chunk_tables):
+        pass
+    if job.mirrors:
+        with suppress(Exception):  # a name that storage refuses is not there
+            storage.delete(storage.join(job.out, unit.entries[0].path))
+    status = _record(job, unit, ArchiveStatus.FAILED, reason, [_as_failed(table) for table in chunk_tables])
+    units.remove_chunks(job.records, unit.name, range(end.chunks))
     return status
 
 
-def _fetch_chunks(job: PassJob, unit: Unit, count: int, chunk_tables: list[pa.Table]) -> Iterator[bytes]:
-    """Yield the chunks' bytes of the new archive in order, fetched ahead; add the rows of each to `chunk_tables`."""
+def _as_failed(table: pa.Table) -> pa.Table:
+    """Return the rows of a chunk whose archive could not be put together."""
+    written = pc.is_in(table["status"], pa.array(_WRITTEN, pa.string()))
+    reason = pc.if_else(written, "its archive cannot be put together", table["reason"])
+    status = pc.if_else(written, FileStatus.FAILED.value, table["status"])
+    columns = {"status": status, "reason": reason}
+    for index, field in enumerate(table.schema):
+        if field.name.startswith("output_"):
+            columns[field.name] = pa.nulls(len(table), field.type)
+        if field.name in columns:
+            table = table.set_column(index, field, columns[field.name])
+    return table
+
+
+def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
+    target = storage.join(job.out, unit.entries[0].path)
+    if end.reason and not end.chunks:
+        if job.mirrors:
+            storage.delete(target)
+        return _record(job, unit, ArchiveStatus.FAILED, end.reason)
+    chunk_tables: list[pa.Table] = []
+    with_bytes: list[int] = []
+    chunks = _fetch_chunks(job, unit, end.chunks, chunk_tables, with_bytes)
+    output_fields: Row = {}
+    offsets: list[int] = []
+    if job.mirrors:
+        with storage.open_writer(target) as file:
+            output = _DigestingFile(file)
+            offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
+        output_fields = {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
+    else:
+        for _ in chunks:
+            pass
+    for number, offset in zip(with_bytes, offsets, strict=bool(offsets)):
+        chunk_tables[number] = _shift_offsets(chunk_tables[number], offset)
+    status = ArchiveStatus.INCOMPLETE if end.reason else ArchiveStatus.COMPLETE
+    _record(job, unit, status, end.reason, chunk_tables, output_fields)
+    units.remove_chunks(job.records, unit.name, range(end.chunks))
+    return status
+
+
+def _record(
+    job: PassJob,
+    unit: Unit,
+    status: ArchiveStatus,
+    reason: str,
+    chunk_tables: Sequence[pa.Table] = (),
+    output_fields: Row | None = None,
+    retry: bool = False,
+) -> ArchiveStatus:
+    """Write the record of an archive: its own row, and those of its members. Return its status. Raise OutageError."""
+    (entry,) = unit.entries
+    row: Row = {"path": entry.path, "status": status, "reason": reason, "input_bytes": max(0, entry.size)}
+    table = pa.concat_tables([to_table(job, [row | (output_fields or {})]), *chunk_tables])
+    try:
+        units.write_record(job.records, unit.name, table, [entry.path] if retry else (), was_retry=True)
+    except OSError as error:
+        raise as_outage(error, job.records) from error
+    return status
+
+
+def _fetch_chunks(
+    job: PassJob, unit: Unit, count: int, chunk_tables: list[pa.Table], with_bytes: list[int] | None = None
+) -> Iterator[bytes]:
+    """Yield the chunks' bytes of the new archive in order, fetched ahead, where they have any.
+
+    The rows of each go to `chunk_tables`, the numbers of those that have bytes to `with_bytes`.
+    """
     with ThreadPoolExecutor(_PREFETCH) as pool:
         fetches: deque[Future[bytes]] = deque()
         for number in range(count + _PREFETCH):
             if number < count:
                 fetches.append(pool.submit(storage.read_bytes, units.chunk_uri(job.records, unit.name, number)))
             if number >= _PREFETCH:
-                data = fetches.popleft().result()
-                (length,) = _LENGTH.unpack_from(data)
-                start = _LENGTH.size + length
-                chunk_tables.append(pq.read_table(io.BytesIO(data[_LENGTH.size : start])))
-                yield data[start:]
+                table, data = _parse_chunk(fetches.popleft().result())
+                chunk_tables.append(table)
+                if data:
+                    if with_bytes is not None:
+                        with_bytes.append(len(chunk_tables) - 1)
+                    yield data
+
+
+def _parse_chunk(data: bytes) -> tuple[pa.Table, bytes]:
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        start = _LENGTH.size + length
+        return pq.read_table(io.BytesIO(data[_LENGTH.size : start])), data[start:]
+    except (struct.error, pa.ArrowException, OSError) as error:
+        raise _DamagedChunkError(f"a finished chunk is damaged ({typed_reason(error)})") from None
 
 
 def _shift_offsets(table: pa.Table, offset: int) -> pa.Table:

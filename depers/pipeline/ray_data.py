@@ -4,7 +4,7 @@
     units → open → prepare → detect → finish → assemble  around GPUs, which are fed and followed by CPU tasks
 
 Ray Data repeats what a dead process or node was at work on. A file that itself ends every process that works on it
-would so be tried for ever: the ledger of crashes (`quarantine`) knows what was begun too often.
+would so be tried for ever: the ledger of crashes (`runtime/crash_ledger.py`) knows what was begun too often.
 """
 
 import gc
@@ -12,26 +12,42 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from depers.archives.base import ArchiveEnd, Chunk
-from depers.pipeline.archive_steps import ChunkHeading, assemble, read_chunks
+from depers.errors import UserError
+from depers.pipeline.archive_steps import ChunkHeading, assemble, discard, read_chunks
 from depers.pipeline.box_sources import Row, RowsByPath
-from depers.pipeline.quarantine import Attempt, CrashLedger, LedgerClient, Position, run_isolated
+from depers.pipeline.isolation import run_isolated
 from depers.pipeline.steps import PassJob
-from depers.pipeline.workers import DetectStage, FusedWorker, Work, finish_stage, prepare_stage
+from depers.pipeline.workers import (
+    DetectStage,
+    FusedWorker,
+    Work,
+    contain,
+    finish_stage,
+    prepare_stage,
+    retry_failures,
+)
 from depers.resources import MIB
+from depers.runtime import time_budget
+from depers.runtime.crash_ledger import Attempt, CrashLedger, LedgerClient, Position
 from depers.runtime.units import Unit
+from depers.statuses import ArchiveStatus
+
+T = TypeVar("T")
 
 _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits for storage; none runs on a 0-CPU head
 _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits for storage
 _QUEUED = 2  # further calls that an actor has at hand when those end, which they often do together
 _MAX_RETRIES = "RAY_TASK_MAX_RETRIES"
+_MOST_STARTS = 10  # per worker, since one started well
+_MOST_ASSEMBLIES = 5  # processes that may end over one archive
 _READERS = 4  # archives that are read at once
 _CHUNK_BYTES_PER_CORE = 96 * MIB  # that are read and not done: what actors work on, and as much again
 _BLOCK_BYTES = MIB  # Ray Data gathers rows up to this; a chunk is more, so it leaves its reader alone and at once
@@ -47,6 +63,8 @@ class PassRun(NamedTuple):
     workers: int | None
     precomputed: RowsByPath | None = None
     finished_chunks: Mapping[str, set[int]] = {}
+    retries: frozenset[str] = frozenset()
+    """The units of which storage failed some files in an earlier run."""
 
 
 _SCHEMA = pa.schema([(name, pa.large_binary()) for name in ("work", "chunk", "end")] + [("chunks", pa.int64())])
@@ -70,9 +88,9 @@ def _open(table: pa.Table, *, job: PassJob, ledger: Any, finished_chunks: Mappin
     if work.unit.archive is None:
         yield table
         return
-    client, key = LedgerClient(ledger), ("open", work.unit.name)
-    with client.attempt(key) as attempt:
-        for row in _open_archive(job, work, finished_chunks, attempt, partial(client.note, key)):
+    client, key = LedgerClient(ledger, job.file_seconds), ("open", work.unit.name)
+    with client.attempt(*key) as attempt:
+        for row in _open_archive(job, work, finished_chunks, attempt, partial(client.note, *key)):
             yield pa.Table.from_pylist([row], _SCHEMA)
 
 
@@ -84,14 +102,18 @@ def _open_archive(
     note: Callable[[Position], None],
 ) -> Iterator[Row]:
     """Yield the rows of `_SCHEMA` for an archive; where reading on ends the process, its end comes before that."""
-    unit, count = work.unit, 0
-    reason = "cannot be read on: it ends the process that reads it"
-    if Position(0) in attempt.poisonous:
-        yield _pack(work, end=ArchiveEnd(0, 0, reason, b""))
+    unit, count, following = work.unit, 0, Position(0)
+    if following in attempt.poisonous:
+        yield _pack(work, end=ArchiveEnd(0, 0, f"cannot be read: it {attempt.poisonous[following]}", b""))
         return
     heading = ChunkHeading(-1, (), b"")
-    note(Position(0))
-    for content in read_chunks(job, unit, frozenset(finished_chunks.get(unit.name, ()))):
+    note(following)
+    contents = read_chunks(job, unit, frozenset(finished_chunks.get(unit.name, ())))
+    while True:
+        with time_budget.watch((unit.name, following.offset)):
+            content = next(contents, None)
+        if content is None:
+            return
         if isinstance(content, ChunkHeading):
             heading = content
             continue
@@ -107,6 +129,7 @@ def _open_archive(
         following = Position(content.number + 1)
         if following in attempt.poisonous:
             members = content.members[-1].number + 1
+            reason = f"cannot be read on: it {attempt.poisonous[following]}"
             yield _pack(work, end=ArchiveEnd(following.offset, members, reason, heading.layout), chunks=count)
             return
         note(following)
@@ -125,8 +148,9 @@ def _report_end(row: Row) -> Row:
 class _Fused:
     """All steps, in an actor."""
 
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any) -> None:
-        self.worker, self.ledger = FusedWorker(job, checkpoints), LedgerClient(ledger)
+    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int) -> None:
+        self.ledger = LedgerClient(ledger, job.file_seconds)
+        self.worker = _start_worker(self.ledger, size, lambda: FusedWorker(job, checkpoints))
         self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
         gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
 
@@ -134,9 +158,10 @@ class _Fused:
         if row["end"]:
             return _report_end(row)
         work, chunk = _unpack(row)
-        with self.ledger.attempt(work.key) as attempt:
-            run = self.run_isolated if attempt.isolated else self.worker.work
-            return _report(work, run(work, chunk))
+        with self.ledger.attempt("work", work.key) as attempt:
+            if attempt.isolated:
+                return _report(work, self.run_isolated(work, chunk))
+            return _report(work, self.worker.work(work.withhold(attempt.poisonous), chunk))
 
 
 @dataclass(frozen=True)
@@ -154,10 +179,20 @@ class _CpuStages:
         if row["end"]:
             return row
         work, chunk = _unpack(row)
-        with LedgerClient(self.ledger).attempt(("prepare", work.key)) as attempt:
+        with self._attempt("prepare", work) as attempt:
             if attempt.isolated:
                 return row | {"statuses": run_isolated(self.job, self.checkpoints, self.ledger, work, chunk)}
-            return row | {"items": pickle.dumps(prepare_stage(self.job, self.stride, work, chunk), protocol=5)}
+            items: list[bytes] = []
+
+            def run() -> list[str]:
+                if (statuses := retry_failures(self.job, work)) is not None:
+                    return statuses
+                prepared = prepare_stage(self.job, self.stride, work.withhold(attempt.poisonous), chunk)
+                items.append(pickle.dumps(prepared, protocol=5))
+                return []
+
+            statuses = contain(self.job, work, chunk, run)
+            return row | {"items": b"".join(items), "statuses": statuses}
 
     def finish(self, row: Row) -> Row:
         """Finish and record the detected `items`."""
@@ -166,22 +201,40 @@ class _CpuStages:
         work, chunk = _unpack(row)
         if not row["items"]:
             return _report(work, row["statuses"])
-        with LedgerClient(self.ledger).attempt(("finish", work.key)) as attempt:
+        with self._attempt("finish", work) as attempt:
             if attempt.isolated:
                 return _report(work, run_isolated(self.job, self.checkpoints, self.ledger, work, chunk))
+            work = work.withhold(attempt.poisonous)
             return _report(work, finish_stage(self.job, pickle.loads(row["items"]), work, chunk))
+
+    def _attempt(self, stage: str, work: Work) -> AbstractContextManager[Attempt]:
+        return LedgerClient(self.ledger, self.job.file_seconds).attempt(stage, work.key)
 
 
 class _Detect:
     """The step in between, in an actor with a GPU."""
 
-    def __init__(self, job: PassJob, checkpoints: Any) -> None:
-        self.stage = DetectStage(job, checkpoints)
+    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int) -> None:
+        self.job, self.ledger = job, LedgerClient(ledger, job.file_seconds)
+        self.stage = _start_worker(self.ledger, size, lambda: DetectStage(job, checkpoints))
+        self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
 
     def __call__(self, row: Row) -> Row:
         if not row["items"]:
             return row
-        return row | {"items": pickle.dumps(self.stage.detect(pickle.loads(row["items"])), protocol=5)}
+        work, chunk = _unpack(row)
+        with self.ledger.attempt("detect", work.key) as attempt:
+            if attempt.isolated:
+                return row | {"items": b"", "statuses": self.run_isolated(work, chunk)}
+            items: list[bytes] = []
+
+            def run() -> list[str]:
+                detected = self.stage.detect(work.withhold(attempt.poisonous), pickle.loads(row["items"]))
+                items.append(pickle.dumps(detected, protocol=5))
+                return []
+
+            statuses = contain(self.job, work, chunk, run)
+            return row | {"items": b"".join(items), "statuses": statuses}
 
 
 @dataclass
@@ -194,34 +247,74 @@ class _OpenArchive:
     chunks: int = -1
 
 
+def _start_worker(ledger: LedgerClient, size: int, make: Callable[[], T]) -> T:
+    """Return the worker, one of `size`, that `make` makes. Raise UserError where too many processes ended over it."""
+    with ledger.attempt("start", "") as attempt:
+        if attempt.losses > _MOST_STARTS * size:
+            problem = f"{attempt.losses} workers have ended while they started"
+            raise UserError(f"{problem}: where memory is short, fewer --workers need less")
+        return make()
+
+
 def run(plan: PassRun, todo: Sequence[Unit]) -> Iterator[list[str]]:
     """Do the units; yield the statuses of the rows of each unit, chunk and archive as it is done."""
-    import ray
-    import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up
     with _ray_settings(plan.staged):
         archives = {unit.name: _OpenArchive(unit) for unit in todo if unit.archive}
-        assemble_remotely = ray.remote(assemble).options(num_cpus=_LIGHT, max_retries=-1)
-        assemblies: list[Any] = []
+        assemblies = _Assemblies(plan.job)
         for row in _dataset(plan, todo).iter_rows():
             if archive := archives.get(row["unit"]):
                 if row["end"]:
                     archive.end, archive.chunks = pickle.loads(row["end"]), row["chunks"]
                 else:
                     archive.chunks_done += 1
-                if archive.chunks_done == archive.chunks:
-                    assemblies.append(assemble_remotely.remote(plan.job, archive.unit, archive.end))
+                if archive.end is not None and archive.chunks_done == archive.chunks:
+                    assemblies.start(archive.unit, archive.end)
             if row["statuses"]:
                 yield row["statuses"]
-            completed, assemblies = (
-                ray.wait(assemblies, num_returns=len(assemblies), timeout=0) if assemblies else ([], [])
-            )
-            for status in ray.get(completed):
+            yield from assemblies.take_completed(wait=False)
+        yield from assemblies.take_completed(wait=True)
+
+
+class _Assemblies:
+    """Archives that are being put together, each in a task."""
+
+    def __init__(self, job: PassJob) -> None:
+        self._job = job
+        self._running: dict[Any, tuple[Unit, ArchiveEnd, int]] = {}
+
+    def start(self, unit: Unit, end: ArchiveEnd, losses: int = 0) -> None:
+        """Start a task; what has ended too many of them is given up instead, and says so."""
+        import ray
+
+        options = {"num_cpus": _LIGHT, "max_retries": 0}
+        if losses < _MOST_ASSEMBLIES:
+            task = ray.remote(assemble).options(**options).remote(self._job, unit, end)
+        else:
+            reason = f"cannot be put together: {losses} processes ended over it"
+            task = ray.remote(discard).options(**options).remote(self._job, unit, end, reason)
+        self._running[task] = unit, end, losses
+
+    def take_completed(self, wait: bool) -> Iterator[list[str]]:
+        """Yield the status of each that is completed, or, to `wait`, of all."""
+        import ray
+
+        while self._running:
+            completed, _ = ray.wait(list(self._running), timeout=None if wait else 0)
+            if not completed:
+                return
+            unit, end, losses = self._running.pop(completed[0])
+            try:
+                status: ArchiveStatus = ray.get(completed[0])
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError:  # the process or its node is gone
+                if losses > _MOST_ASSEMBLIES:
+                    raise
+                self.start(unit, end, losses + 1)
+            else:
                 yield [status]
-        while assemblies:
-            (completed,), assemblies = ray.wait(assemblies)
-            yield [ray.get(completed)]
 
 
 @contextmanager
@@ -259,7 +352,7 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     for unit in todo:
         rows = plan.precomputed
         precomputed = {entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {}
-        items.append(_pack(Work(unit, precomputed=precomputed)))
+        items.append(_pack(Work(unit, precomputed=precomputed, is_retry=unit.name in plan.retries)))
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(
@@ -277,7 +370,7 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
         size = plan.workers or (cores if any(unit.archive for unit in todo) else min(cores, len(todo)))
         return dataset.map(
             _Fused,
-            fn_constructor_args=(job, checkpoints, ledger),
+            fn_constructor_args=(job, checkpoints, ledger, size),
             compute=_actor_pool(size, plan.workers or None),
             num_cpus=_CORE,
         )
@@ -286,7 +379,10 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
     prepared = dataset.map(stages.prepare, num_cpus=1)
     detected = prepared.map(
-        _Detect, fn_constructor_args=(job, checkpoints), compute=_actor_pool(size, plan.workers or None), **resources
+        _Detect,
+        fn_constructor_args=(job, checkpoints, ledger, size),
+        compute=_actor_pool(size, plan.workers or None),
+        **resources,
     )
     return detected.map(stages.finish, num_cpus=0.4)
 

@@ -121,8 +121,8 @@ def run(
     class_names, stride = ray.get(inspection)
     decisive = options.decisive() | {"weights_sha256": digests, "depers": __version__}
     with claims.hold(job.out, decisive, records=job.records_beside) as lease:
-        recorded, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
-        todo = [unit for unit in all_units if unit.name not in recorded]
+        finished, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
+        todo = [unit for unit in all_units if unit.name not in finished.names]
         # Chunks of an archive that was finished, or has changed since, are of no use.
         for name in finished_chunks.keys() - {unit.name for unit in todo}:
             units.remove_chunks(job.records, name, finished_chunks[name])
@@ -134,7 +134,8 @@ def run(
         if todo:
             if rows is None and job.boxes is not None and not job.boxes.labels:
                 rows = RowsByPath(job.boxes.uri)
-            work = ray_data.run(PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks), todo)
+            plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, finished.retries)
+            work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
             speed = follow(lease.guard(work), None if any(unit.archive for unit in todo) else total)
         yield Summary(job, all_units, units_before, class_names, speed, lease)

@@ -1,12 +1,13 @@
 """The steps of one pass over images, read → prepare → detect → finish → record, as plain functions.
 
-`depers.pipeline.workers` composes them; detection, anonymization and audit differ in `finish` alone.
+`depers.pipeline.workers` composes them; detection, anonymization and audit differ in `finish` alone. The last two are
+in `depers.pipeline.outcomes`.
 """
 
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,15 +23,17 @@ from depers.detection import tiling
 from depers.detection.detections import Detections, to_rows
 from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import View
-from depers.errors import short_reason, typed_reason
+from depers.errors import typed_reason
 from depers.imaging import sniffing
 from depers.imaging.decoding import DecodedImage, decode, decode_frames
 from depers.imaging.headers import ImageError, ImageHeader, read_header
 from depers.pipeline.box_sources import BoxSource, Row, read_boxes
 from depers.resources import MIB
-from depers.runtime import units
+from depers.runtime import time_budget, units
+from depers.runtime.time_budget import FILE_SECONDS
 from depers.statuses import FileStatus
 from depers.storage import Entry
+from depers.storage.failures import explain
 
 if TYPE_CHECKING:
     from depers.detection.detector import DetectorEnsemble
@@ -107,6 +110,8 @@ class PassJob(NamedTuple):
     """Where boxes come from instead of a detector."""
     records_beside: str | None = None
     """Where records lie that are not in OUT."""
+    file_seconds: float = FILE_SECONDS
+    """How long a file may take the processor in one step, but for the detector's part of it."""
 
     @property
     def records(self) -> str:
@@ -124,9 +129,9 @@ def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:
     item = Item(entry.path, size=max(0, entry.size), precomputed=precomputed)
     try:
         data = storage.read_entry(job.input, entry, job.rules.most_bytes)
-    except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return replace(item, reason=f"cannot be read ({short_reason(error)})", retry=True)
-    status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
+        status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
+    except Exception as error:
+        return replace(item, reason=f"cannot be read ({explain(error)})", retry=isinstance(error, OSError))
     if status == FileStatus.SKIPPED:
         return replace(item, status=status, reason=reason)
     if len(data) < entry.size:
@@ -214,11 +219,11 @@ def detect(
     job: PassJob,
     items: Sequence[Item],
     detector: "DetectorEnsemble | None",
-    begin: Callable[[int], None] = lambda index: None,
+    watch: Callable[[int], AbstractContextManager[None]] = lambda index: nullcontext(),
 ) -> list[DetectedItem]:
     """Return each item with its boxes; items that have one view go through the detector together.
 
-    `begin` hears of the index of each item before the rest of its work, after all have gone through.
+    `watch` gives a context, by the index of an item, for the rest of its work after all have gone through.
     """
     answers: Iterator[Detections | str] = iter(())
     if detector:
@@ -227,8 +232,9 @@ def detect(
         answers = iter(detect_canvases([item.view.canvas for item in items if item.view is not None], detector))
     detected = []
     for index, item in enumerate(items):
-        begin(index)
-        detected.append(_complete_detection(job, item, next(answers) if item.view else None, detector))
+        answer = next(answers) if item.view else None
+        with watch(index):
+            detected.append(_complete_detection(job, item, answer, detector))
     return detected
 
 
@@ -266,7 +272,8 @@ def _detect_all_views(job: PassJob, item: Item, detector: "DetectorEnsemble") ->
             view_detections: list[Detections] = []
             views = tiling.make_views(rgb, job.settings.imgsz, detector.stride, job.half_stride_pad, job.tile)
             while batch := list(islice(views, job.batch_size)):
-                answers = detector([view.canvas for view in batch])
+                with time_budget.pause():  # it takes as long as there are views, whatever the file does
+                    answers = detector([view.canvas for view in batch])
                 view_detections += [view.locate(answer) for view, answer in zip(batch, answers, strict=True)]
             frame_detections = tiling.merge(view_detections, job.settings, (rgb.shape[1], rgb.shape[0]))
             rows += _to_rows(job, frame_detections, detector, number)
@@ -276,31 +283,3 @@ def _detect_all_views(job: PassJob, item: Item, detector: "DetectorEnsemble") ->
 def _to_rows(job: PassJob, detections: Detections, detector: "DetectorEnsemble", frame: int) -> list[Row]:
     rows = to_rows(detections, detector.class_names, detector.model_names, frame)
     return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
-
-
-def finish(job: PassJob, item: Item, boxes: Sequence[Row]) -> Outcome:
-    """Return the item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
-    try:
-        with memory_slot(item.size_wh):
-            outcome = job.finish(item, boxes)
-    except ImageError as error:
-        outcome = job.finish(replace(item, reason=str(error)), [])
-    except Exception as error:
-        outcome = job.finish(replace(item, reason=f"cannot be finished ({typed_reason(error)})"), [])
-    return outcome._replace(retry=item.retry)
-
-
-def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
-    """Write the result of a loose file, or make sure that there is none; return the outcome without its data."""
-    if not job.mirrors:
-        return outcome
-    target = storage.join(job.out, item.path)
-    try:
-        if outcome.data is None:
-            storage.delete(target)  # an earlier version of this input may have succeeded
-        else:
-            storage.write_bytes(target, outcome.data)
-    except OSError as error:
-        failed = replace(item, reason=f"cannot be written ({short_reason(error)})", retry=True)
-        return job.finish(failed, [])._replace(retry=True)
-    return outcome._replace(data=None)  # a unit's images together are large

@@ -1,32 +1,29 @@
 """What runs on the cluster's machines: all steps in one process per core, or three stages around a GPU."""
 
+import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from depers import resources
 from depers.archives.base import Chunk
+from depers.errors import typed_reason
 from depers.pipeline import archive_steps
 from depers.pipeline.box_sources import Row
-from depers.pipeline.steps import (
-    DetectedItem,
-    Item,
-    Outcome,
-    PassJob,
-    detect,
-    finish,
-    prepare,
-    read,
-    unpack,
-    write,
-)
-from depers.runtime import units
+from depers.pipeline.outcomes import account, fail, finish, to_table, write
+from depers.pipeline.steps import DetectedItem, Item, Outcome, PassJob, detect, prepare, read, unpack
+from depers.runtime import time_budget, units
+from depers.runtime.crash_ledger import Position
 from depers.runtime.units import Unit
-from depers.storage import tables
+from depers.statuses import FileStatus
+from depers.storage.failures import as_outage, raise_outage
+from depers.storage.tables import parquet_text
 
 if TYPE_CHECKING:
     from depers.detection.detector import DetectorEnsemble
@@ -40,19 +37,33 @@ _NO_ROWS: PrecomputedRows = {}
 class Work(NamedTuple):
     """What a worker does at once: a unit of loose files, or the chunk of an archive that comes with it.
 
-    `poisonous` are the indices, in the unit or chunk, of files that end the process that works on them.
+    `poisonous` are the files that are not to be touched, by their offsets in the unit or chunk, and why.
     """
 
     unit: Unit
     number: int | None = None
     layout: bytes = b""
     precomputed: PrecomputedRows = _NO_ROWS
-    poisonous: frozenset[int] = frozenset()
+    poisonous: Mapping[int, str] = {}
+    is_retry: bool = False
+    """Whether an earlier run recorded it with failures that were storage's."""
 
     @property
     def key(self) -> tuple[str, int | None]:
         """Its name in the ledger of crashes."""
         return self.unit.name, self.number
+
+    def withhold(self, poisonous: Mapping[Position, str]) -> "Work":
+        """Return the work with the files that the ledger knows to be poisonous."""
+        return self._replace(poisonous={place.offset: why for place, why in poisonous.items() if not place.is_batch})
+
+    def watch(self, offset: int) -> AbstractContextManager[None]:
+        """Return a context in which time counts against the budget of a file."""
+        return time_budget.watch((self.key, offset))
+
+    def watch_from(self, first: int, index: int) -> AbstractContextManager[None]:
+        """Return the same for the file at `index` of a batch whose first file is at the offset `first`."""
+        return self.watch(first + index)
 
     def find_row(self, path: str, number: int | None) -> Row | None:
         """Return the row about one file in an earlier table."""
@@ -97,23 +108,81 @@ def _withhold(work: Work, index: int, item: Item) -> Item:
     """Return the item, of a poisonous file without its bytes."""
     if index not in work.poisonous:
         return item
-    return replace(item, data=b"", status="", reason="ends the process that works on it")
+    return replace(item, data=b"", status="", reason=work.poisonous[index])
 
 
 def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Sequence[Outcome]) -> list[str]:
-    """Write the record of a unit, or a chunk's rows and bytes of the new archive; return the statuses of the rows."""
-    if chunk is not None:
-        rows = archive_steps.write_chunk(job, work.unit, chunk, outcomes, work.layout)
-    else:
-        rows = [outcome.row for outcome in outcomes]
-        retry = any(outcome.retry for outcome in outcomes)
-        tables.write_table(units.record_uri(job.records, work.unit.name, retry), archive_steps.to_table(job, rows))
+    """Write the record of a unit, or a chunk's rows and bytes of the new archive; return the statuses of the rows.
+
+    Raise OutageError where it cannot be written: without records nothing is done.
+    """
+    outcomes = account(job, _list_items(work, chunk), outcomes)
+    try:
+        if chunk is not None:
+            rows = archive_steps.write_chunk(job, work.unit, chunk, outcomes, work.layout)
+        else:
+            rows = [outcome.row for outcome in outcomes]
+            retries = [entry.path for entry, outcome in zip(work.unit.entries, outcomes, strict=True) if outcome.retry]
+            units.write_record(job.records, work.unit.name, to_table(job, rows), retries, work.is_retry)
+    except OSError as error:
+        raise as_outage(error, job.records) from error
     return [row["status"] for row in rows]
 
 
-def finish_and_write(job: PassJob, is_loose: bool, detected: DetectedItem) -> Outcome:
+def _list_items(work: Work, chunk: Chunk | None) -> list[Item]:
+    """Return the files of the work as items without their bytes."""
+    if chunk is None:
+        return [Item(entry.path, size=max(0, entry.size)) for entry in work.unit.entries]
+    path = work.unit.entries[0].path
+    return [replace(unpack(path, member), data=b"") for member in chunk.members]
+
+
+def retry_failures(job: PassJob, work: Work) -> list[str] | None:
+    """Read the files again that storage failed when an earlier run did the unit.
+
+    Where none of them can be had yet, record why, leave all others as they are, and return the statuses of the rows.
+    Return None where one can be had, or none is known: then the whole unit is done, and gives what one clean run gives.
+    """
+    record = units.read_retry(job.records, work.unit.name) if work.is_retry else None
+    if record is None:
+        return None
+    entries = [entry for entry in work.unit.entries if parquet_text(entry.path) in record.retries]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        items = list(pool.map(lambda entry: read(job, entry, work.find_row(entry.path, None)), entries))
+    if not items or not all(item.retry for item in items):
+        return None
+    outcomes = {parquet_text(item.path): finish(job, item, []) for item in items}
+    rows = [outcomes[row["path"]].row if row["path"] in outcomes else row for row in record.table.to_pylist()]
+    units.write_record(job.records, work.unit.name, to_table(job, rows), [item.path for item in items])
+    return [row["status"] for row in rows]
+
+
+def contain(job: PassJob, work: Work, chunk: Chunk | None, run: Callable[[], list[str]]) -> list[str]:
+    """Return what `run` returns, the statuses of the work's rows; whatever it raises costs this work alone.
+
+    Raise OutageError.
+    """
+    try:
+        return run()
+    except Exception as error:
+        raise_outage(error)
+        return fail_work(job, work, chunk, f"cannot be processed ({typed_reason(error)})")
+
+
+def fail_work(job: PassJob, work: Work, chunk: Chunk | None, reason: str) -> list[str]:
+    """Record all files of the work as failed, none of them written; return the statuses of the rows."""
+    outcomes = []
+    for item in _list_items(work, chunk):
+        needs_work = item.status in ("", FileStatus.PASSED_THROUGH) and not item.reason
+        outcome = fail(job, item, reason) if needs_work else finish(job, item, [])
+        outcomes.append(write(job, item, outcome) if chunk is None else outcome)
+    return record_outcomes(job, work, chunk, outcomes)
+
+
+def finish_and_write(job: PassJob, work: Work, offset: int, is_loose: bool, detected: DetectedItem) -> Outcome:
     """Return the outcome of a file; that of a loose one is written to its place first."""
-    outcome = finish(job, *detected)
+    with work.watch(offset):
+        outcome = finish(job, *detected)
     return write(job, detected.item, outcome) if is_loose else outcome
 
 
@@ -133,31 +202,50 @@ class FusedWorker:
         self.computing = threading.Lock()
 
     def work(self, work: Work, chunk: Chunk | None = None) -> list[str]:
-        """Do a unit, or a chunk of an archive, and record it; return the statuses of its rows."""
+        """Do a unit, or a chunk of an archive, and record it; return the statuses of its rows. Raise OutageError."""
+        return contain(self.job, work, chunk, lambda: self._work(work, chunk))
+
+    def _work(self, work: Work, chunk: Chunk | None) -> list[str]:
+        if (statuses := retry_failures(self.job, work)) is not None:
+            return statuses
         items = read_items(self.job, work, chunk, self.pool)
         outcomes: list[Outcome] = []
         futures: list[Future[Outcome]] = []
+        first = 0
         while batch := list(islice(items, self.job.batch_size)):
             with self.computing:
-                detected = detect(self.job, [prepare(self.job, item, self.stride) for item in batch], self.detector)
+                prepared = [
+                    prepare_watched(self.job, work, self.stride, i, item) for i, item in enumerate(batch, first)
+                ]
+                detected = detect(self.job, prepared, self.detector, partial(work.watch_from, first))
             outcomes += [future.result() for future in futures]  # the batch before: it was finished meanwhile
-            futures = [self.pool.submit(self._finish, chunk is None, item_and_boxes) for item_and_boxes in detected]
+            futures = [
+                self.pool.submit(self._finish, work, i, chunk is None, each) for i, each in enumerate(detected, first)
+            ]
+            first += len(batch)
         outcomes += [future.result() for future in futures]
         return record_outcomes(self.job, work, chunk, outcomes)
 
-    def _finish(self, is_loose: bool, detected: DetectedItem) -> Outcome:
+    def _finish(self, work: Work, offset: int, is_loose: bool, detected: DetectedItem) -> Outcome:
         if not self.job.mirrors:  # it may write files of its own, which waits for storage
-            return finish(self.job, *detected)
+            return finish_and_write(self.job, work, offset, False, detected)
         with self.computing:  # nothing is gained by two at a time on one core, and the caches are lost
-            outcome = finish(self.job, *detected)
+            outcome = finish_and_write(self.job, work, offset, False, detected)
         return write(self.job, detected.item, outcome) if is_loose else outcome
+
+
+def prepare_watched(job: PassJob, work: Work, stride: int, offset: int, item: Item) -> Item:
+    """Return what `prepare` does, its time counted against the file's budget."""
+    with work.watch(offset):
+        return prepare(job, item, stride)
 
 
 def prepare_stage(job: PassJob, stride: int, work: Work, chunk: Chunk | None = None) -> list[Item]:
     """Read, decode and letterbox: the first stage, a CPU task."""
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as pool:
-        items = list(pool.map(lambda item: prepare(job, item, stride), read_items(job, work, chunk, readers)))
-    return [replace(item, image=None) for item in items]  # the store carries canvases, not full frames
+        items = read_items(job, work, chunk, readers)
+        prepared = list(pool.map(partial(prepare_watched, job, work, stride), itertools.count(), items))
+    return [replace(item, image=None) for item in prepared]  # the store carries canvases, not full frames
 
 
 class DetectStage:
@@ -166,18 +254,30 @@ class DetectStage:
     def __init__(self, job: PassJob, checkpoints: Any) -> None:
         self.job, self.detector = job, make_detector(job, _get(checkpoints))
 
-    def detect(self, items: list[Item]) -> list[DetectedItem]:
-        """Return the items with their boxes, detected a batch at a time."""
-        size = self.job.batch_size
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        return [detected for batch in batches for detected in detect(self.job, batch, self.detector)]
+    def detect(self, work: Work, items: Sequence[Item]) -> list[DetectedItem]:
+        """Return the items with their boxes, detected a batch at a time; of poisonous files without."""
+        items = [_withhold(work, index, item) for index, item in enumerate(items)]
+        size, detected = self.job.batch_size, list[DetectedItem]()
+        for first in range(0, len(items), size):
+            batch = items[first : first + size]
+            detected += detect(self.job, batch, self.detector, partial(work.watch_from, first))
+        return detected
 
 
-def finish_stage(job: PassJob, detected: list[DetectedItem], work: Work, chunk: Chunk | None = None) -> list[str]:
-    """Finish and record: the third stage, a CPU task. Return the statuses of the rows."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        outcomes = list(pool.map(lambda item_and_boxes: finish_and_write(job, chunk is None, item_and_boxes), detected))
-    return record_outcomes(job, work, chunk, outcomes)
+def finish_stage(job: PassJob, detected: Sequence[DetectedItem], work: Work, chunk: Chunk | None = None) -> list[str]:
+    """Finish and record: the third stage, a CPU task. Return the statuses of the rows. Raise OutageError."""
+
+    def run() -> list[str]:
+        def complete(numbered: tuple[int, DetectedItem]) -> Outcome:
+            index, (item, boxes) = numbered
+            withheld = DetectedItem(_withhold(work, index, item), boxes)
+            return finish_and_write(job, work, index, chunk is None, withheld)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            outcomes = list(pool.map(complete, enumerate(detected)))
+        return record_outcomes(job, work, chunk, outcomes)
+
+    return contain(job, work, chunk, run)
 
 
 def _get(reference: Any) -> Any:

@@ -25,6 +25,7 @@ from depers.storage.tables import parquet_text
 FOLDER = "_depers"
 JOB = "job.json"
 _RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
+_RETRY_KEY = b"depers.retry"  # in that record's metadata: the paths of what failed so
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * MIB
 _READERS = 32  # records that are read ahead
@@ -98,13 +99,50 @@ def record_uri(records: str, name: str, retry: bool = False) -> str:
     return storage.join(records, "units", f"{name}{_RETRY if retry else ''}.parquet")
 
 
-def list_finished(records: str) -> set[str]:
-    """Return the names of the finished units, and remove the records of those that storage failed: they are redone."""
+class RetryRecord(NamedTuple):
+    """The record of a unit of which storage failed some files, and their paths as they are in the record."""
+
+    table: pa.Table
+    retries: frozenset[str]
+
+
+def write_record(
+    records: str, name: str, table: pa.Table, retries: Sequence[str] = (), was_retry: bool = False
+) -> None:
+    """Write the record of a unit, which marks it done, but for the paths in `retries`: the next run tries those again.
+
+    `was_retry`: an earlier run has recorded it so.
+    """
+    if retries:
+        texts = json.dumps([parquet_text(path) for path in retries])
+        table = table.replace_schema_metadata((table.schema.metadata or {}) | {_RETRY_KEY: texts.encode()})
+    tables.write_table(record_uri(records, name, bool(retries)), table)
+    if was_retry and not retries:
+        storage.delete(record_uri(records, name, retry=True))
+
+
+def read_retry(records: str, name: str) -> RetryRecord | None:
+    """Return the record of a unit of which storage failed some files; None where it cannot be read."""
+    try:
+        table = tables.read_table(record_uri(records, name, retry=True))
+        return RetryRecord(table, frozenset(json.loads(table.schema.metadata[_RETRY_KEY])))
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+        return None
+
+
+class Finished(NamedTuple):
+    """The names of the units that need no work, and of those of which storage failed some files."""
+
+    names: frozenset[str]
+    retries: frozenset[str]
+
+
+def list_finished(records: str) -> Finished:
+    """Return the names of the units that have records."""
     names = _names(records, "units")
-    retries = [name for name in names if name.endswith(_RETRY)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda name: storage.delete(record_uri(records, name)), retries))
-    return {name for name in names if not name.endswith(_RETRY)}
+    finished = frozenset(name for name in names if not name.endswith(_RETRY))
+    retries = frozenset(name.removesuffix(_RETRY) for name in names if name.endswith(_RETRY))
+    return Finished(finished, retries - finished)
 
 
 def _names(records: str, folder: str) -> list[str]:
@@ -141,7 +179,7 @@ def read_records(records: str, units: Sequence[Unit], schema: pa.Schema) -> Iter
 
     Raise RuntimeError unless every input has exactly one row.
     """
-    retries = {name.removesuffix(_RETRY) for name in _names(records, "units") if name.endswith(_RETRY)}
+    retries = list_finished(records).retries
     with ThreadPoolExecutor(_READERS) as pool:
         pending: deque[tuple[Unit, Future[pa.Table]]] = deque()
         for unit in units:

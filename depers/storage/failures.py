@@ -184,6 +184,13 @@ def raise_outage(error: Exception) -> None:
         raise OutageError(error.errno, error.strerror, error.filename) from error
 
 
+def as_outage(error: OSError, uri: str) -> OutageError:
+    """Return an error that the job cannot do without, such as of writing its records, as one that ends it."""
+    if isinstance(error, OutageError):
+        return error
+    return OutageError(error.errno or errno.EIO, short_reason(error), error.filename or uri)
+
+
 def is_of_name(error: Exception) -> bool:
     """Return whether storage refuses a name: trying it again is of no use."""
     return isinstance(error, (ValueError, UserError)) or (isinstance(error, OSError) and error.errno in _FILE_ERRNOS)

@@ -76,7 +76,11 @@ class TableWriter:
 
 def parquet_text(path: str) -> str:
     """Return `path` as text that Parquet can hold: bytes of a file name that are not UTF-8 become `\\xNN`."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        raw = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a character, which stands for no byte
+        raw = path.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:

@@ -11,25 +11,9 @@ from depers.detection.detections import SCHEMA
 from depers.detection.settings import InferenceSettings
 from depers.pipeline import ray_data, run
 from depers.pipeline.box_sources import Row
-from depers.pipeline.quarantine import Attempt, CrashLedger, Position
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
-
-
-def test_the_ledger_knows_what_ended_too_often() -> None:
-    ledger, three, four = CrashLedger(), Position(3), Position(4)
-    assert ledger.begin("a") == Attempt(isolated=False, poisonous=frozenset())
-    assert not ledger.begin("a").isolated  # the first died
-    assert ledger.begin("a") == Attempt(isolated=True, poisonous=frozenset())
-    ledger.note("a", three)
-    ledger.note("a", four)
-    assert ledger.begin("a") == Attempt(isolated=True, poisonous=frozenset())  # could have been a node's death
-    ledger.note("a", four)
-    assert ledger.begin("a") == Attempt(isolated=True, poisonous=frozenset({four}))
-    assert ledger.begin("b") == Attempt(isolated=False, poisonous=frozenset())
-    ledger.end("a")
-    assert not ledger.begin("a").isolated
 
 
 @pytest.mark.parametrize("staged", [False, True])

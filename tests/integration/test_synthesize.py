@@ -251,11 +251,11 @@ def test_resumes_after_kill(tmp_path: Path, extracted: str) -> None:
     command = [sys.executable, "-m", "depers.cli", "synthesize", extracted]
     process = subprocess.Popen([*command, killed, "--count", "6000"], start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(units.list_finished(units.locate_inside(killed))) < 5 and time.monotonic() < deadline:
+    while len(units.list_finished(units.locate_inside(killed)).names) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = len(units.list_finished(units.locate_inside(killed)))
+    done = len(units.list_finished(units.locate_inside(killed)).names)
     assert 5 <= done < 94 and not Path(killed, "data.yaml").exists()
     subprocess.run([*command, killed, "--count", "6000"], check=True, capture_output=True)
     subprocess.run([*command, clean, "--count", "6000"], check=True, capture_output=True)

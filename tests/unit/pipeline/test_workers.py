@@ -15,12 +15,13 @@ from depers import storage
 from depers.anonymization import manifest, redact_step
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.detection.settings import InferenceSettings, Weights
-from depers.pipeline import archive_steps, steps, workers
+from depers.pipeline import archive_steps, outcomes, workers
 from depers.pipeline.box_sources import BoxSource, Row
-from depers.pipeline.quarantine import Position, work_one_by_one
+from depers.pipeline.isolation import work_one_by_one
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.pipeline.workers import FusedWorker, Work
 from depers.runtime import units
+from depers.runtime.crash_ledger import CRASHED, Position
 from depers.runtime.units import Unit
 from depers.street_scenes.scenes import draw_scene
 
@@ -118,10 +119,10 @@ def test_a_poisonous_file_fails_and_the_others_do_not(job: PassJob) -> None:
     poisonous = Position(2)
     notes: list[Position] = []
     worker = FusedWorker(job, [[]])
-    work_one_by_one(worker, Work(unit), None, frozenset({poisonous}), notes.append)
+    work_one_by_one(worker, Work(unit), None, {poisonous: CRASHED}, notes.append)
     [table] = units.read_records(job.records, [unit], job.schema)
     rows = table.to_pylist()
-    assert rows[2]["reason"] == "ends the process that works on it"
+    assert rows[2]["reason"] == CRASHED
     assert not Path(job.out, unit.entries[2].path).exists()
     assert sum(row["status"] == "failed" for row in rows) == 2  # and the one without labels
     batch = Position(0, is_batch=True)
@@ -129,7 +130,7 @@ def test_a_poisonous_file_fails_and_the_others_do_not(job: PassJob) -> None:
     harmless = [position for position in positions if position != poisonous]
     assert notes == [*harmless, batch, *harmless, *harmless]  # prepared, detected together, completed, finished
     notes.clear()
-    work_one_by_one(worker, Work(unit), None, frozenset({batch}), notes.append)
+    work_one_by_one(worker, Work(unit), None, {batch: CRASHED}, notes.append)
     assert notes == positions * 3  # not together, since that ended it
 
 
@@ -148,7 +149,7 @@ def test_images_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Pa
 
 
 def test_what_is_written_is_let_go(job: PassJob) -> None:
-    outcome = steps.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"image"))
+    outcome = outcomes.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"image"))
     assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"image"
 
 
@@ -168,7 +169,7 @@ def test_work_one_by_one_finds_the_same_to_the_last_digit(tmp_path: Path, data: 
         if name == "work":
             worker.work(Work(unit))
         else:
-            work_one_by_one(worker, Work(unit), None, frozenset(), lambda position: None)
+            work_one_by_one(worker, Work(unit), None, {}, lambda position: None)
         tables += units.read_records(wanted.records, [unit], wanted.schema)
     assert tables[0].equals(tables[1]) and sum(len(row["boxes"]) for row in tables[0].to_pylist()) > 20
 
@@ -182,9 +183,9 @@ def test_a_file_that_changed_fails_and_is_tried_again(job: PassJob) -> None:
     FusedWorker(job, [[]]).work(Work(unit))
     [table] = units.read_records(job.records, [unit], job.schema)
     row = table.to_pylist()[1]
-    assert not Path(job.out, name).exists()
+    assert Path(job.out, name).exists()  # it may be good: a read failure never deletes
     assert row["status"] == "failed" and "changed since it was listed" in row["reason"]
-    assert units.list_finished(job.records) == set()
+    assert not units.list_finished(job.records).names
 
 
 def test_an_archive_that_went_is_one_failed_row(job: PassJob) -> None:
@@ -194,4 +195,4 @@ def test_an_archive_that_went_is_one_failed_row(job: PassJob) -> None:
     [table] = units.read_records(job.records, [unit], job.schema)
     [row] = table.to_pylist()
     assert row["status"] == "failed" and "cannot be read" in row["reason"] and not Path(job.out, "a.tar").exists()
-    assert units.list_finished(job.records) == set()
+    assert not units.list_finished(job.records).names

@@ -45,13 +45,13 @@ def test_a_changed_input_is_another_unit(changed: Entry) -> None:
 def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, paths: list[str]) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("b.jpg", 1, ""), Entry("a.jpg", 1, "")])
-    assert units.list_finished(out) == set()
+    assert units.list_finished(out) == (set(), set())
 
     def record(paths: list[str]) -> None:
         tables.write_table(units.record_uri(out, unit.name), pa.table({"path": paths}, SCHEMA))
 
     record(["b.jpg", "a.jpg"])
-    assert units.list_finished(out) == {unit.name}
+    assert units.list_finished(out) == ({unit.name}, set())
     [table] = units.read_records(out, [unit], SCHEMA)
     assert table["path"].to_pylist() == ["a.jpg", "b.jpg"]
     record(paths)
@@ -62,10 +62,15 @@ def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, pa
 def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
-    tables.write_table(units.record_uri(out, unit.name, retry=True), pa.table({"path": ["a.jpg"]}, SCHEMA))
+    table = pa.table({"path": ["a.jpg"]}, SCHEMA)
+    units.write_record(out, unit.name, table, retries=["a.jpg"])
     assert [table["path"].to_pylist() for table in units.read_records(out, [unit], SCHEMA)] == [["a.jpg"]]
-    assert units.list_finished(out) == set()
-    assert not list((tmp_path / "units").iterdir())
+    assert units.list_finished(out) == (set(), {unit.name})
+    record = units.read_retry(out, unit.name)
+    assert record is not None and record.retries == {"a.jpg"} and record.table.equals(table)
+    units.write_record(out, unit.name, table, was_retry=True)
+    assert units.list_finished(out) == ({unit.name}, set())
+    assert units.read_retry(out, unit.name) is None and len(list((tmp_path / "units").iterdir())) == 1
 
 
 def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
