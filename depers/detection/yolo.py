@@ -6,26 +6,26 @@ stubs in those libraries' places.
 """
 
 import importlib
-import io
 import logging
 import math
-import pickle
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import packaging.version
 import torch
-import yaml
 from torch import nn
 
+from depers.detection.architecture import check_architecture, look_up
+from depers.detection.checkpoint_files import CheckpointError, CheckpointFile
 from depers.detection.import_stubs import stub_imports
+from depers.detection.layers import PACKAGE_LAYERS
+from depers.detection.model_reader import read_model
 from depers.errors import UserError, one_line
+from depers.yaml_files import parse_yaml, shorten
 
 MODEL_NAMES = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
 MODEL_NAMES_P6 = tuple(f"{name}6" for name in MODEL_NAMES)
@@ -44,32 +44,64 @@ def _yolov5() -> SimpleNamespace:
         names += [f"utils.{name}" for name in ("loss", "torch_utils")]
         modules = {name.split(".")[-1]: importlib.import_module(f"yolov5.{name}") for name in names}
     modules["yolo"].LOGGER.setLevel(logging.WARNING)  # it prints every layer of every model
+    modules["yolo"].eval = _evaluate_nothing  # type: ignore[attr-defined]  # found before Python's own
     return SimpleNamespace(**modules, folder=Path(str(modules["yolo"].__file__)).parents[1])
 
 
 def build(
-    model: str | Mapping[str, Any],
+    model: str | nn.Module,
     names: Sequence[str],
     anchors: Sequence[Sequence[float]] | int | None = None,
 ) -> nn.Module:
     """Return a YOLOv5 model with fresh weights, float32, in training mode.
 
-    `model` is a name (`yolov5n` … `yolov5x`, `yolov5n6` … `yolov5x6`), the path of a model YAML or what is in one,
-    `names` the classes by id, `anchors` widths and heights in pixels, flat per level, in place of the model's own, or
-    how many a level has. Raise UserError for an unknown model.
+    `model` is a name (`yolov5n` … `yolov5x`, `yolov5n6` … `yolov5x6`), the path of a model YAML, or a model that was
+    loaded, of whose layers it is to be; `names` the classes by id, `anchors` widths and heights in pixels, flat per
+    level, in place of the model's own, or how many a level has. Raise UserError for an unknown model.
     """
     parts = _yolov5()
-    architecture = dict(model) if isinstance(model, Mapping) else _read_architecture(model, parts.folder)
-    architecture["nc"] = len(names)
+    source = model if isinstance(model, str) else "--weights"
+    content = _read_yaml(model, parts.folder) if isinstance(model, str) else model.yaml
+    architecture = check_architecture(source, content) | {"nc": len(names)}
     if anchors is not None:
         architecture["anchors"] = anchors if isinstance(anchors, int) else [list(level) for level in anchors]
-    built: nn.Module = parts.yolo.DetectionModel(architecture)
+    values = {"nc": architecture["nc"], "anchors": architecture["anchors"]}
+    convolution = parts.common.Conv
+    activation = convolution.default_act
+    parts.yolo.eval = partial(look_up, values=values, package=parts.yolo)
+    try:
+        if not isinstance(model, str):
+            _compare_layers(architecture, model, parts)
+        built: nn.Module = parts.yolo.DetectionModel(architecture)
+    except UserError:
+        raise
+    except Exception as error:  # of layers that do not fit together, from wherever in torch
+        raise UserError(f"{source}: must be layers that fit together, but {one_line(error, 120)}") from None
+    finally:
+        convolution.default_act = activation  # YOLOv5 would give it to all models to come
+        parts.yolo.eval = _evaluate_nothing
     built.names, built.nc = dict(enumerate(names)), len(names)  # type: ignore[assignment]
     return built
 
 
-def _read_architecture(model: str, folder: Path) -> dict[str, Any]:
-    """Return the content of a model's YAML file. Raise UserError where there is none, or it is no YOLOv5 model."""
+def _compare_layers(architecture: Mapping[str, Any], model: Any, parts: SimpleNamespace) -> None:
+    """Raise UserError where an architecture is not that of the model it came with, and could be of any size."""
+    with torch.device("meta"):
+        layers, _ = parts.yolo.parse_model(deepcopy(architecture), [3])
+    described = {name: value.shape for name, value in layers[:-1].state_dict().items()}
+    if described != {name: value.shape for name, value in model.model[:-1].state_dict().items()}:
+        raise UserError(
+            "--weights: must hold the layers that its architecture describes, but holds others; give --model"
+        )
+
+
+def _evaluate_nothing(text: str) -> Any:
+    """Stand in the place of `eval` in YOLOv5, where nothing is built."""
+    raise UserError(f"a text in a model must not be evaluated, but is {text[:60]!r}")
+
+
+def _read_yaml(model: str, folder: Path) -> Any:
+    """Return the content of a model's YAML file. Raise UserError where there is none."""
     if model in MODEL_NAMES:
         path = folder / "models" / f"{model}.yaml"
     elif model in MODEL_NAMES_P6:
@@ -79,11 +111,7 @@ def _read_architecture(model: str, folder: Path) -> dict[str, Any]:
     else:
         names = ", ".join(MODEL_NAMES + MODEL_NAMES_P6)
         raise UserError(f"--model must be one of {names} or a model YAML file, but got {model!r}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for key in ("backbone", "head", "anchors", "depth_multiple", "width_multiple"):
-        if not isinstance(content, dict) or key not in content:
-            raise UserError(f"{path}: must be a YOLOv5 model with {key}, but has none")
-    return dict(content)
+    return parse_yaml(str(path), path.read_bytes())
 
 
 def load_training_parts() -> SimpleNamespace:
@@ -122,101 +150,39 @@ def read_hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     if not path.is_file():
         names = ", ".join(sorted(file.stem.removeprefix("hyp.") for file in folder.glob("hyp.*.yaml")))
         raise UserError(f"--hyperparameters must be one of {names} or a YAML file, but got {name!r}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: must be YAML, but {one_line(error)}") from None
+    values = parse_yaml(str(path), path.read_bytes())
     if not isinstance(values, dict):
         raise UserError(f"{path}: must map hyperparameters to numbers, but is {type(values).__name__}")
     keys = (*_RATES_AND_GAINS, *_AUGMENTATIONS, *_NOT_USED)
     for key, value in values.items():
         if key not in keys:
-            raise UserError(f"{path}: a hyperparameter must be one of {', '.join(keys)}, but is {key!r}")
+            raise UserError(f"{path}: a hyperparameter must be one of {', '.join(keys)}, but is {shorten(key)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"{path}: {key} must be a number, but is {value!r}")
+            raise UserError(f"{path}: {key} must be a number, but is {shorten(value)}")
     return {**_RATES_AND_GAINS, **dict.fromkeys(_AUGMENTATIONS, 0.0), **{key: float(v) for key, v in values.items()}}
-
-
-def _list_safe_classes() -> list[Any]:
-    """Return what a YOLOv5 pickle may name: the package's modules under both of their names, and torch's layers."""
-    parts = _yolov5()
-    classes: list[Any] = [set, torch.Size]
-    for module, source in (
-        ("yolo", parts.yolo),
-        ("common", parts.common),
-        ("experimental", parts.experimental),
-    ):
-        for name, item in vars(source).items():
-            if isinstance(item, type) and issubclass(item, nn.Module) and item.__module__.startswith("yolov5."):
-                classes += [(item, f"models.{module}.{name}"), (item, f"yolov5.models.{module}.{name}")]
-    for layers in (nn.modules.activation, nn.modules.batchnorm, nn.modules.container, nn.modules.conv):
-        classes += _list_layers(layers)
-    for layers in (nn.modules.pooling, nn.modules.upsampling, nn.modules.linear, nn.modules.dropout):
-        classes += _list_layers(layers)
-    return classes
-
-
-def _list_layers(module: ModuleType) -> list[type]:
-    items = vars(module).values()
-    return [item for item in items if isinstance(item, type) and issubclass(item, nn.Module)]
 
 
 def load(source: str, data: bytes) -> nn.Module:
     """Return the detection model in a YOLOv5 `.pt`, float32, in evaluation mode, with `names` as a dict by class id.
 
-    `data` are the file's bytes, `source` its name for messages. Only YOLOv5's and torch's own classes are
-    unpickled (`weights_only=True`), and nothing of the file is evaluated. Raise UserError where the file is
-    empty, is no checkpoint, names a foreign global, or holds something else than a detection model.
+    `data` are the file's bytes, `source` its name for messages. Nothing that the file names is called: its layers are
+    made from a fixed list (`layers`), and all else in it is left alone. Raise UserError where the file is empty, is no
+    checkpoint, or holds something else than a detection model.
     """
     if not data:
         raise UserError(f"{source}: must be a YOLOv5 checkpoint, but the file is empty")
-    if not data.startswith((b"PK", b"\x80")):  # a zip archive, or a bare pickle as torch wrote before 1.6
-        raise UserError(f"{source}: must be a YOLOv5 checkpoint, but is neither a zip archive nor a pickle")
-    classes = _list_safe_classes()
-    try:
-        with torch.serialization.safe_globals(classes), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # a request to report what cannot be read
-            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{source}: {_explain_refusal(str(error))}") from None
-    except Exception as error:  # a damaged file fails in as many ways as there are readers inside torch.load
-        line = (str(error).splitlines() or [""])[0].split(". ")[0]
-        raise UserError(f"{source}: must be a YOLOv5 checkpoint, but it cannot be read ({line})") from None
-    model = checkpoint
-    if isinstance(checkpoint, dict):
-        model = checkpoint.get("ema") if checkpoint.get("ema") is not None else checkpoint.get("model")
+    if not data.startswith((b"PK", b"\x80")):  # a zip archive, or bare pickles as torch wrote before 1.6
+        raise UserError(
+            f"{source}: must be a YOLOv5 checkpoint, but is neither a zip archive nor a pickle; of an exported model"
+            " (ONNX, TensorRT, TFLite) give the .pt that it was exported from"
+        )
     parts = _yolov5()
-    head = model.model[-1] if isinstance(model, parts.yolo.DetectionModel) else None
-    if type(head) is not parts.yolo.Detect:
-        raise UserError(f"{source}: must hold a YOLOv5 detection model, but holds {type(head or model).__name__}")
-    return _repair(model.float().eval())
-
-
-def _explain_refusal(message: str) -> str:
-    """Return the reason why a pickle was refused, with the global it names, out of torch's long message."""
-    match = re.search(
-        r"(?:GLOBAL|class|function|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+(?:\.[\w]+)+)`?", message
-    )
-    if match:
-        return f"refused: its pickle names {match[1]}, which is not a part of a YOLOv5 model"
-    detail = re.search(r"WeightsUnpickler error:\s*(\S[^\n]*)", message)
-    return f"refused: not a pickle of tensors and YOLOv5 classes ({detail[1] if detail else message.splitlines()[0]})"
-
-
-def _repair(model: Any) -> nn.Module:
-    """Bring a model that an older torch or YOLOv5 saved up to what the current ones expect."""
-    if isinstance(model.names, (list, tuple)):
-        model.names = dict(enumerate(model.names))
-    for module in model.modules():
-        if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
-            module.recompute_scale_factor = None
-    head = model.model[-1]
-    if not isinstance(head.anchor_grid, list):  # before YOLOv5 6.0 it was a buffer
-        del head.anchor_grid
-    head.anchor_grid = [torch.empty(0) for _ in range(head.nl)]
-    head.grid = [torch.empty(0) for _ in range(head.nl)]
-    head.inplace = False
-    return model  # type: ignore[no-any-return]
+    modules = (parts.yolo, parts.experimental, parts.common)
+    package = {name: getattr(module, name) for module in modules for name in PACKAGE_LAYERS if hasattr(module, name)}
+    try:
+        return read_model(CheckpointFile(data), package, parts.yolo.DetectionModel)
+    except CheckpointError as error:
+        raise UserError(f"{source}: {one_line(error)}") from None
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -7,10 +7,11 @@ absent (`storage.write_bytes`), and the state comes after the weights that belon
 
 import io
 import logging
+import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import torch
 
 from depers import storage
 from depers.detection import yolo
-from depers.errors import UserError
+from depers.detection.checkpoint_files import CheckpointError, CheckpointFile
+from depers.errors import UserError, one_line
 
 STATE = "state/last.pt"
 """The file to go on from, below OUT."""
@@ -128,12 +130,81 @@ def serialize_state(state: Mapping[str, Any]) -> bytes:
 
 
 def read_state(root: str) -> dict[str, Any] | None:
-    """Read the state that a training below `root` has left last, on the CPU; None if there is none."""
+    """Read the state that a training below `root` has left last, on the CPU; None if there is none.
+
+    It is numbers and texts; nothing that the file names is called. Raise UserError where it is something else.
+    """
     uri = storage.join(root, STATE)
     if not storage.exists(uri):
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+    try:
+        file = CheckpointFile(storage.read_bytes(uri))
+        state = file.read_plain(file.content)
+    except CheckpointError as error:
+        raise UserError(f"{uri}: must be the state of a training, but {one_line(error)}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{uri}: must be the state of a training, but is a {type(state).__name__}")
     return state
+
+
+def check_state(root: str, state: Mapping[str, Any], fresh: Mapping[str, Any], shapes: Sequence[torch.Size]) -> None:
+    """Raise UserError where a state that was read has other keys, kinds or shapes than the `fresh` one of a training.
+
+    `shapes` are those of the optimizer's parameters. A fresh state has no moments of them, no rows, and no random
+    numbers of the GPUs that another machine may have.
+    """
+    path = _find_difference(state, fresh, "")
+    if not path:
+        rows, moments, generators = state["rows"], state["optimizer"]["state"], state["random"]["cuda"]
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows
+        ):
+            path = "rows"
+        elif not isinstance(moments, dict) or not all(_is_moment(key, moments[key], shapes) for key in moments):
+            path = "optimizer.state"
+        elif not isinstance(generators, list) or not all(isinstance(item, torch.Tensor) for item in generators):
+            path = "random.cuda"
+    if path:
+        uri = storage.join(root, STATE)
+        raise UserError(f"{uri}: must be the state of this training, but its {path} is not")
+
+
+_WITHOUT_FRESH = ("rows", "optimizer.state", "random.cuda")
+
+
+def _find_difference(value: Any, fresh: Any, path: str) -> str:
+    """Return where a value has other keys, kinds or shapes than the `fresh` one; empty where it has not."""
+    if path in _WITHOUT_FRESH:
+        return ""
+    if isinstance(fresh, Mapping) and isinstance(value, Mapping) and value.keys() == fresh.keys():
+        pairs = [(value[key], fresh[key], f"{path}.{key}".lstrip(".")) for key in fresh]
+    elif isinstance(fresh, (list, tuple)) and type(value) is type(fresh) and len(value) == len(fresh):
+        pairs = [(value[index], fresh[index], f"{path}.{index}") for index in range(len(fresh))]
+    elif isinstance(fresh, torch.Tensor) and isinstance(value, torch.Tensor):
+        return "" if value.shape == fresh.shape and value.dtype == fresh.dtype else path
+    elif _is_number(fresh):
+        return "" if _is_number(value) else path
+    else:
+        is_plain = fresh is None or isinstance(fresh, (bool, str))
+        return "" if is_plain and type(value) is type(fresh) else path or "content"
+    return next(filter(None, (_find_difference(*pair) for pair in pairs)), "")
+
+
+def _is_moment(key: Any, values: Any, shapes: Sequence[torch.Size]) -> bool:
+    """Return whether values are what an optimizer keeps of its parameter `key`: tensors of its shape, or counts."""
+    return (
+        _is_number(key)
+        and 0 <= key < len(shapes)
+        and isinstance(values, dict)
+        and all(
+            value is None or _is_number(value) or (isinstance(value, torch.Tensor) and value.shape in (shapes[key], ()))
+            for value in values.values()
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def get_random_state() -> dict[str, Any]:

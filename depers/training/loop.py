@@ -268,7 +268,13 @@ def build(
 
 
 def restore(state: TrainState, checkpoint: Mapping[str, Any]) -> None:
-    """Go back to where `save` was: weights, optimizer, random numbers, rows, and on rank 0 the best weights."""
+    """Go back to where `save` was: weights, optimizer, random numbers, rows, and on rank 0 the best weights.
+
+    Raise UserError where the checkpoint is not of this training.
+    """
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    shapes = [parameter.shape for parameter in parameters]
+    checkpoints.check_state(state.options.out, checkpoint, capture(state), shapes)
     state.model.load_state_dict(checkpoint["model"])
     state.ema.ema.load_state_dict(checkpoint["ema"])
     state.ema.updates = checkpoint["updates"]
@@ -422,7 +428,16 @@ def validate(state: TrainState, weights: bytes) -> tuple[list[ValidationResult],
 
 def save(state: TrainState, weights: bytes, writer: CheckpointWriter) -> None:
     """Hand over what an epoch leaves: weights first, then what people read, and last the state to go on from."""
-    checkpoint = {
+    copy = checkpoints.copy_to_cpu(capture(state))  # the next epoch changes the weights while they are written
+    files: dict[str, Any] = {checkpoints.BEST: weights} if state.best_checkpoint is weights else {}
+    files |= {checkpoints.LAST: weights, "results.csv": report.format_csv(copy["rows"]).encode()}
+    files |= {report.EVENTS: partial(report.format_events, copy["rows"])}
+    writer.put({**files, checkpoints.STATE: partial(checkpoints.serialize_state, copy)})
+
+
+def capture(state: TrainState) -> dict[str, Any]:
+    """Return all to go on from, as it is now."""
+    return {
         "model": state.model.state_dict(),
         "ema": state.ema.ema.state_dict(),
         "updates": state.ema.updates,
@@ -435,8 +450,3 @@ def save(state: TrainState, weights: bytes, writer: CheckpointWriter) -> None:
         "best": state.best_fitness,
         "best_epoch": state.best_epoch,
     }
-    copy = checkpoints.copy_to_cpu(checkpoint)  # the next epoch changes the weights while they are written
-    files: dict[str, Any] = {checkpoints.BEST: weights} if state.best_checkpoint is weights else {}
-    files |= {checkpoints.LAST: weights, "results.csv": report.format_csv(copy["rows"]).encode()}
-    files |= {report.EVENTS: partial(report.format_events, copy["rows"])}
-    writer.put({**files, checkpoints.STATE: partial(checkpoints.serialize_state, copy)})

@@ -33,7 +33,7 @@ def build_model(
     """
     torch.manual_seed(options.seed)
     source: Any = yolo.load(options.weights, storage.read_bytes(options.weights)) if options.weights else None
-    architecture: Any = options.model or (source.yaml if source is not None else "yolov5n")
+    architecture: Any = options.model or (source if source is not None else "yolov5n")
     anchor_count = round(hyp["anchors"]) if hyp.get("anchors") else None
     model: Any = yolo.build(architecture, names, anchor_count)
     stride = int(model.stride.max())
@@ -86,7 +86,7 @@ def transfer(model: Any, source: Any, keep_anchors: bool, uri: str) -> int:
         )
     model.load_state_dict(fitting, strict=False)
     if any(name.endswith("anchors") for name in fitting):
-        model.yaml["anchors"] = source.yaml["anchors"]
+        model.yaml["anchors"] = source.yaml.get("anchors", model.yaml["anchors"])
     return len(fitting)
 
 

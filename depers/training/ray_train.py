@@ -208,14 +208,16 @@ def _train_as_worker(config: dict[str, Any]) -> None:
     cache = DatasetCache(options.cache_folder, options.cache_limit * GIB)
     writer = CheckpointWriter(options.out) if group.rank == 0 else None
     problem: UserError | None = None
+    state: dict[str, Any] | None = None
     try:
         try:
             splits = read_splits(dataset, further, weight, cache.fetch)
+            state = read_state(options.out) if group.rank == 0 else None
         except UserError as error:
             problem = error
         group.raise_together(problem)
         disk = storage.join(options.cache_folder, "images", config["name"])
-        checkpoint = group.gather(read_state(options.out) if group.rank == 0 else None)[0]
+        checkpoint = group.gather(state)[0]
         train(options, splits, group, checkpoint, writer, ActorCallback(config["actor"]), disk)
         try:
             if writer:

@@ -31,9 +31,12 @@ def checkpoint(tmp_path: Path, content: object) -> bytes:
     return (tmp_path / "x.pt").read_bytes()
 
 
-def test_a_foreign_global_is_refused_by_name(tmp_path: Path) -> None:
-    for content in ({"model": Foreign()}, {"ema": None, "model": [1, Foreign()]}):
-        with pytest.raises(UserError, match=r"evil.pt: refused: its pickle names posix.system"):
+def test_a_foreign_function_is_named_and_not_called(tmp_path: Path) -> None:
+    model = yolo.build("yolov5n", ["a"])
+    model.model[0] = torch.nn.Sequential()  # type: ignore[index, operator]
+    model.model[0].conv = Foreign()  # type: ignore[index, union-attr]
+    for content in ({"model": Foreign()}, {"ema": Foreign(), "model": None}, {"model": model}):
+        with pytest.raises(UserError, match=r"evil.pt: .*must be .*posix.system|evil.pt: must hold .* posix.system"):
             yolo.load("evil.pt", checkpoint(tmp_path, content))
     assert not Path("/tmp/depers-was-here").exists()
 
@@ -42,9 +45,10 @@ def test_a_foreign_global_is_refused_by_name(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"text", "neither a zip archive nor a pickle"),
-        (b"PK\x03\x04 broken", "cannot be read"),
-        (pickle.dumps(Foreign()), "refused: not a pickle of tensors and YOLOv5 classes"),
+        (b"text", "neither a zip archive nor a pickle; of an exported model"),
+        (b"PK\x03\x04 broken", "is a damaged zip archive"),
+        (pickle.dumps(Foreign()), "its pickle is cut off or damaged"),
+        (pickle.dumps(1) * 3, "must be a file that torch.save wrote, but is another pickle"),
     ],
 )
 def test_what_is_no_checkpoint_is_said_in_one_line(data: bytes, message: str) -> None:
