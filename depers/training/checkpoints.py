@@ -183,7 +183,8 @@ def _find_difference(value: Any, fresh: Any, path: str) -> str:
     elif isinstance(fresh, torch.Tensor) and isinstance(value, torch.Tensor):
         return "" if value.shape == fresh.shape and value.dtype == fresh.dtype else path
     elif _is_number(fresh):
-        return "" if _is_number(value) else path
+        is_no_count = isinstance(fresh, int) and (not isinstance(value, int) or value < 0)
+        return path if is_no_count or not _is_number(value) else ""
     else:
         is_plain = fresh is None or isinstance(fresh, (bool, str))
         return "" if is_plain and type(value) is type(fresh) else path or "content"
@@ -214,7 +215,10 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Take up what `get_random_state` has returned, on as many devices as there still are."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    """Take up what `get_random_state` has returned, on as many devices as there still are. Raise UserError."""
+    try:
+        torch.set_rng_state(state["cpu"])
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{STATE}: must hold states of random numbers, but {one_line(error, 120)}") from None

@@ -1,5 +1,6 @@
 """Writing behind the training's back: nothing is lost, nothing is held up, failures are tried again."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -86,3 +87,44 @@ def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
     assert copy is not None and copy["epoch"] == 3
     assert copy["model"]["weight"].tolist() == [1, 1] == copy["momentum"][0].tolist()
     assert read_state(str(tmp_path / "elsewhere")) is None
+
+
+class Foreign:
+    """Runs a command when unpickled without care."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/depers-state-was-here",)
+
+
+@pytest.mark.parametrize("content", [{"epoch": Foreign()}, Foreign(), [1], {"epoch": {1, 2}}, {(1, 2): 3}])
+def test_a_state_is_numbers_alone(tmp_path: Path, content: object) -> None:
+    storage.write_bytes(f"{tmp_path}/state/last.pt", serialize_state(content))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"state/last.pt: must be the state of a training, but "):
+        read_state(str(tmp_path))
+    assert not Path("/tmp/depers-state-was-here").exists()
+
+
+def test_a_state_is_of_its_training() -> None:
+    shape = torch.Size([2, 3])
+    fresh = {
+        "model": {"weight": torch.zeros(shape)},
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "fused": True}]},
+        "random": {"cpu": torch.zeros(9, dtype=torch.uint8), "cuda": []}, "rows": [], "epoch": 0, "best": -1.0,
+    }  # fmt: skip
+    stored = {
+        **fresh, "epoch": 3, "best": 0.5, "rows": [{"box": 0.1}],
+        "optimizer": {**fresh["optimizer"], "state": {0: {"step": torch.tensor(1.0), "momentum": torch.ones(shape)}}},  # type: ignore[dict-item]
+    }  # fmt: skip
+    checkpoints.check_state("out", stored, fresh, [shape])
+    for key, value, path in (
+        ("model", {"weight": torch.zeros(3)}, "model.weight"), ("epoch", -1, "epoch"), ("epoch", 0.5, "epoch"),
+        ("best", float("nan"), "best"), ("rows", [{"box": "x"}], "rows"), ("model", {}, "model"),
+        ("optimizer", {"state": {}, "param_groups": []}, "optimizer.param_groups"),
+        ("optimizer", stored["optimizer"] | {"state": {0: {"momentum": torch.ones(5)}}}, "optimizer.state"),  # type: ignore[operator]
+        ("optimizer", stored["optimizer"] | {"state": {7: {}}}, "optimizer.state"),  # type: ignore[operator]
+        ("random", {"cpu": fresh["random"]["cpu"], "cuda": [1]}, "random.cuda"),  # type: ignore[index]
+    ):  # fmt: skip
+        with pytest.raises(
+            UserError, match=rf"out/state/last.pt: must be the state of this training, but its {path} is"
+        ):
+            checkpoints.check_state("out", stored | {key: value}, fresh, [shape])
