@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from depers import storage
-from depers.detection.settings import PRECISIONS
+from depers.detection.settings import PRECISIONS, parse_weights
 from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
 from depers.imaging.headers import MAX_MEGAPIXELS
@@ -27,6 +27,7 @@ from depers.options import (
 )
 from depers.runtime import units
 
+_PATHS = ("weights", "thresholds", "boxes", "previous_detections")
 _NOT_DECISIVE = ("input", "out", "records", "device", "topology", "workers")
 
 
@@ -75,8 +76,14 @@ class PassOptions(CheckedOptions):
             raise UserError("--weights must be given at least once")
 
     def decisive(self) -> dict[str, Any]:
-        """Return the options that decide the bytes written; a run is only resumed with the same ones."""
-        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+        """Return what decides the bytes written; a run is only resumed with the same.
+
+        Of files it is what they say, not where they are: of weights their class maps here, and digests where they are
+        read (`run`), as are the boxes.
+        """
+        values = {name: value for name, value in asdict(self).items() if name not in (*_NOT_DECISIVE, *_PATHS)}
+        class_maps = [parse_weights(text).class_map for text in self.weights]
+        return values | {"class_maps": class_maps, "thresholds": read_class_thresholds(self)}
 
 
 def records_option() -> Any:

@@ -12,6 +12,7 @@ from depers import __version__, storage
 from depers.detection.settings import InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
 from depers.pipeline import ray_data
+from depers.pipeline.box_digests import describe_source, name_by_boxes
 from depers.pipeline.box_sources import BoxSource, Row, RowsByPath
 from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
@@ -118,9 +119,13 @@ def run(
     inspection = ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, reference)
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     all_units = plan_units(job.input) if entries is None else units.cut(entries)
+    if job.boxes is not None:
+        if rows is None and not job.boxes.labels:
+            rows = RowsByPath(job.boxes.uri)
+        all_units = name_by_boxes(all_units, job.boxes, rows)
     class_names, stride = ray.get(inspection)
-    decisive = options.decisive() | {"weights_sha256": digests, "depers": __version__}
-    with claims.hold(job.out, decisive, records=job.records_beside) as lease:
+    decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
+    with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
         finished, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         todo = [unit for unit in all_units if unit.name not in finished.names]
         # Chunks of an archive that was finished, or has changed since, are of no use.
@@ -132,8 +137,6 @@ def run(
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
         speed = Speed(0, 0.0, None)
         if todo:
-            if rows is None and job.boxes is not None and not job.boxes.labels:
-                rows = RowsByPath(job.boxes.uri)
             plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, finished.retries)
             work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)

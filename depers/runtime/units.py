@@ -32,7 +32,10 @@ _READERS = 32  # records that are read ahead
 
 
 class Unit(NamedTuple):
-    """A sorted slice of loose files, or one archive, named by a hash of its paths, sizes and tags."""
+    """A sorted slice of loose files, or one archive, named by a hash of its paths, sizes and tags.
+
+    Where more decides what becomes of it, such as boxes from elsewhere, the name is a hash of that, too.
+    """
 
     name: str
     entries: tuple[Entry, ...]

@@ -1,0 +1,52 @@
+"""What boxes from elsewhere say, as a part of the names of units: edited boxes redo the units that they are about."""
+
+import bisect
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from depers import storage
+from depers.pipeline.box_sources import BoxSource, RowsByPath
+from depers.runtime.units import Unit
+from depers.storage import Entry
+
+
+def describe_source(source: BoxSource | None) -> dict[str, Any] | None:
+    """Return what decides how boxes are read, which is the same for all units: all but where they are."""
+    if source is None:
+        return None
+    return {name: value for name, value in source._asdict().items() if name not in ("uri", "labels")}
+
+
+def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath | None) -> list[Unit]:
+    """Return the units, their names also a hash of what the source says about their files.
+
+    `rows` are those of a table. Texts are known by their sizes and tags, as images are.
+    """
+    if rows is not None:
+        contents: Sequence[Any] = [rows.digest([entry.path for entry in unit.entries]) for unit in all_units]
+    else:
+        texts = {entry.path: entry for entry in _list_texts(source.labels)}
+        paths = sorted(texts)
+        contents = [_find_texts(unit, texts, paths) for unit in all_units]
+    return [_rename(unit, content) for unit, content in zip(all_units, contents, strict=True)]
+
+
+def _list_texts(folder: str) -> list[Entry]:
+    return storage.list_files(folder) if storage.is_dir(folder) else []
+
+
+def _find_texts(unit: Unit, texts: dict[str, Entry], paths: Sequence[str]) -> list[Entry | None]:
+    """Return the texts about the files of a unit, of an archive those about all members."""
+    if unit.archive is None:
+        return [texts.get(str(PurePosixPath(entry.path).with_suffix(".txt"))) for entry in unit.entries]
+    prefix = str(PurePosixPath(unit.entries[0].path)) + "/"
+    first, last = (bisect.bisect_left(paths, end) for end in (prefix, prefix[:-1] + chr(ord("/") + 1)))
+    return [texts[path] for path in paths[first:last]]
+
+
+def _rename(unit: Unit, content: Any) -> Unit:
+    text = json.dumps([unit.name, content])
+    return unit._replace(name=hashlib.sha256(text.encode()).hexdigest()[:32])
