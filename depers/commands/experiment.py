@@ -11,7 +11,6 @@ OUT/experiment.json           the table: mean and spread of each arm, the differ
 OUT/report.html               the same with a plot
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 from depers import __version__, storage
 from depers.commands import extract, synthesize, train
 from depers.datasets.data_yaml import Dataset, read_dataset, write_subset_yaml
+from depers.datasets.digests import digest_dataset
 from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
 from depers.errors import UserError
@@ -158,6 +158,22 @@ class Options(CheckedOptions):
             "depers train",
         )
 
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides what a training was: all but the numbers of seeds and sizes, which can be added to.
+
+        Of datasets and files it is what they hold, not where they are. Raises UserError for one that cannot be read.
+        """
+        cell = Cell(1, 0)
+        extraction = self.extraction(cell)
+        return {
+            "dataset_sha256": digest_dataset(self.dataset),
+            "synthetic": self.synthetic,
+            "share": self.share,
+            "extraction": extraction.decisive() | {"weights_sha256": extraction.digest_weights()},
+            "synthesis": self.synthesis(cell).decisive(),
+            "training": self.training(cell, REAL).describe(),
+        }
+
     @property
     def most_synthetic(self) -> int:
         """How many synthetic images a training sees, if each is seen once; more are not made."""
@@ -263,11 +279,8 @@ def run(options: Options) -> ExperimentResult:
         raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {options.out}")
     images = list_images(dataset.train)
     cells = plan_cells(options, len(images))
-    digest = hashlib.sha256(repr([tuple(entry) for entry in images]).encode()).hexdigest()[:16]
-    # More seeds and sizes can be added to a run; all else decides what a training was.
-    decisive = {name: value for name, value in asdict(options).items() if name not in ("out", "sizes", "seeds")}
     results: list[TrainingResult] = []
-    with claims.hold(options.out, decisive | {"images_sha256": digest, "depers": __version__}) as lease:
+    with claims.hold(options.out, options.decisive() | {"depers": __version__}) as lease:
         for number, cell in enumerate(lease.guard(cells), 1):
             for arm in ARMS:
                 result = _train(options, dataset, [entry.path for entry in images], cell, arm)

@@ -17,7 +17,7 @@ from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.ignore_regions import locate_folder
-from depers.detection.settings import PRECISIONS, InferenceSettings, parse_weights
+from depers.detection.settings import PRECISIONS, InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
 from depers.extraction import report as extraction_report
 from depers.extraction import verification
@@ -50,7 +50,7 @@ from depers.statuses import SourceStatus
 from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
 
-_NOT_DECISIVE = ("dataset", "out", "device", "workers")
+_NOT_DECISIVE = ("dataset", "out", "weights", "device", "workers")
 
 _BACKGROUNDS, _SPRITES = "backgrounds", "sprites"
 
@@ -111,8 +111,15 @@ class Options(CheckedOptions):
         storage.check(self.out, "OUT")
 
     def decisive(self) -> dict[str, Any]:
-        """Return the options that decide the bytes written; a run is only resumed with the same ones."""
-        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+        """Return what decides the bytes written; a run is only resumed with the same. Of weights: their maps."""
+        class_maps = [parse_weights(text).class_map for text in self.weights]
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+        return values | {"class_maps": class_maps}
+
+    def digest_weights(self) -> list[str]:
+        """Return the digests of the checkpoints. Raises UserError where one cannot be read."""
+        checkpoints = read_checkpoints([parse_weights(text) for text in self.weights])
+        return [hashlib.sha256(data).hexdigest() for data in checkpoints]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +184,10 @@ def run(options: Options) -> ExtractResult:
         has_regions=storage.is_dir(locate_folder(folder)),
         verification=verification_settings,
     )
-    digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
-    decisive = options.decisive() | {"class_names": dataset.names, "weights_sha256": digests}
+    decisive = options.decisive() | {
+        "class_names": dataset.names,
+        "weights_sha256": [hashlib.sha256(data).hexdigest() for data in checkpoints],
+    }
     decisive |= {"labelled": [[prefix, sorted(class_ids)] for prefix, class_ids in dataset.labelled]}
     with claims.hold(out, decisive | {"depers": __version__, "layout": sprite_bank.VERSION}) as lease:
         return _extract(options, job, images, checkpoints, lease)
@@ -236,6 +245,7 @@ def _finish(
         options=options.decisive(),
         counts=counts,
         parts=tuple(sorted(parts)),
+        content_sha256=hashlib.sha256(tables.to_parquet(table)).hexdigest(),
     )
     report = storage.join(job.out, "report.html")
     page = extraction_report.make_report(extracted, table, job.images, all_units)

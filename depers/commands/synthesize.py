@@ -5,9 +5,9 @@ was extracted. The same seed gives the same images and labels, however the work 
 image number i does not depend on how many there will be.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +106,10 @@ class Options(CheckedOptions):
             raise UserError("--blending must name at least one seam")
         storage.check(self.extracted, "EXTRACTED")
         storage.check(self.out, "OUT")
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the options that decide the bytes written; a run is only resumed with the same ones."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
     def recipe(self) -> planner.Recipe:
         """Return the options as the planner needs them."""
@@ -219,9 +223,8 @@ def run(options: Options) -> SynthesizeResult:
     if storage.overlap(extracted.root, out):
         raise UserError(f"OUT must lie outside EXTRACTED, and EXTRACTED outside OUT, but got {bank} and {out}")
     real, assets = find_real(options, extracted, out), read_assets(extracted, options)
-    marker = storage.read_bytes(storage.join(extracted.root, "extract.json"))
-    decisive = {name: value for name, value in asdict(options).items() if name not in _NOT_DECISIVE}
-    decisive |= {"extracted_sha256": hashlib.sha256(marker).hexdigest()[:16], "plan": plan_table.VERSION}
+    decisive = options.decisive() | {"class_names": list(extracted.class_names), "plan": plan_table.VERSION}
+    decisive |= {"extracted_sha256": extracted.content_sha256}
     with claims.hold(out, decisive | {"depers": __version__}) as lease:
         return _synthesize(options, out, extracted, real, assets, lease)
 

@@ -105,6 +105,8 @@ class SpriteBank(NamedTuple):
     """`images` = `backgrounds` + `skipped` + `failed`; `sprites`, and of these `truncated` and `mostly_hidden`."""
     parts: tuple[str, ...]
     """The tables of sprites, below the root, in order."""
+    content_sha256: str = ""
+    """A digest of all backgrounds, labels and sprites."""
 
 
 def write_marker(bank: SpriteBank) -> None:
@@ -146,6 +148,7 @@ def open_bank(uri: str) -> SpriteBank:
             options=content["options"],
             counts=content["counts"],
             parts=tuple(content["parts"]),
+            content_sha256=content["content_sha256"],
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{marker}: must hold what `depers extract` writes, but lacks {error}") from None

@@ -46,7 +46,7 @@ def extract_unit(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = 
             batch = [take_apart(job, *reads.pop(0).result()) for _ in range(min(_BATCH, len(reads)))]
             for image in verify_backgrounds(batch, detector) if detector else batch:
                 writes.append(pool.submit(_write_background, job, image))
-                rows.append(image.row)
+                rows.append(image.row | {"content_sha256": _digest(image)})
                 sprites += image.sprites
                 retry |= image.retry
         for write in writes:
@@ -61,6 +61,13 @@ def extract_unit(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = 
     if not retry:
         storage.delete(units.record_uri(records, unit.name, retry=True))
     return [row["status"] for row in rows]
+
+
+def _digest(image: DecomposedImage) -> str:
+    digest = hashlib.sha256(image.background)
+    for sprite in image.sprites:
+        digest.update(repr(sorted(sprite.items())).encode())
+    return digest.hexdigest()
 
 
 def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes, bytes]:

@@ -45,6 +45,7 @@ RECORD = tables.schema(
     tables.column("unlabelled_inside", pa.int32(), "number of sprites that may hold objects of theirs without a label"),
     tables.column("truncated", pa.int32(), "number of sprites that the image's frame cuts"),
     tables.column("mostly_hidden", pa.int32(), "number of sprites of which others cover more than half"),
+    tables.column("content_sha256", pa.string(), "digest of its background and sprites"),
 )
 """A unit's record: one row per image, `path` in the folder of training images."""
 

@@ -48,14 +48,22 @@ def _check(out: str, records: str, note: str, content: Mapping[str, Any], empty:
     """Return whether there is work to go on with. Raise UserError where that is another job's, or other files are."""
     if storage.exists(note):
         noted = _read_note(out, note)
-        for name in content:
-            if noted.get(name) != content[name]:
-                conflict = f"holds a run with {name} {noted.get(name)!r}, but now it is {content[name]!r}"
-                raise UserError(f"{out}: {conflict}: choose another folder")
+        for name, value, now in _find_differences(noted, content):
+            raise UserError(f"{out}: holds a run with {name} {value!r}, but now it is {now!r}: choose another folder")
         return True
     if empty:
         refuse_others(out, records)
     return False
+
+
+def _find_differences(noted: Mapping[str, Any], content: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, noted and present value of what differs; of groups of values, those in them."""
+    for name, now in content.items():
+        value = noted.get(name)
+        if isinstance(value, dict) and isinstance(now, dict) and value.keys() == now.keys():
+            yield from ((f"{name} {inner}", *values) for inner, *values in _find_differences(value, now))
+        elif value != now:
+            yield name, value, now
 
 
 def refuse_others(out: str, records: str) -> None:

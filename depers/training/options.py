@@ -6,6 +6,7 @@ from typing import Any
 
 from depers import resources, storage
 from depers.datasets import labels
+from depers.datasets.digests import digest_dataset, digest_file
 from depers.errors import UserError
 from depers.options import (
     RUNNING,
@@ -24,7 +25,8 @@ from depers.options import (
 STRIDE = 32
 _MODEL, _IMAGES = "model", "images"
 _NOT_DECISIVE = (
-    "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures", "compile",
+    "dataset", "data", "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures",
+    "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
@@ -144,8 +146,17 @@ class Options(CheckedOptions):
         self.list_datasets()
 
     def decisive(self) -> dict[str, Any]:
-        """Return the options that decide what is learnt; a run is only resumed with the same ones."""
-        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+        """Return what decides what is learnt; a run is only resumed with the same.
+
+        Of datasets and files it is what they hold, not where they are. Raises UserError for one that cannot be read.
+        """
+        return self.describe() | {"data": [[digest_dataset(uri), weight] for uri, weight in self.list_datasets()]}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `decisive` does, but for the datasets."""
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
+        files = {name: value for name in ("weights", "model", "hyperparameters") if (value := values[name])}
+        return values | {name: digest_file(value) for name, value in files.items() if _is_file(name, value)}
 
     def list_datasets(self) -> list[tuple[str, float]]:
         """Return all datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
@@ -160,6 +171,11 @@ class Options(CheckedOptions):
                 raise UserError(f"--data names {name} twice")
             weights[name] = weight
         return list(weights.items())
+
+
+def _is_file(name: str, value: str) -> bool:
+    """Return whether an option's value is where a file is; models and hyperparameters may be a name as well."""
+    return name == "weights" or Path(value).is_file()
 
 
 def resolve_paths(options: Options) -> Options:

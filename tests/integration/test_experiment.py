@@ -198,6 +198,6 @@ def test_a_run_is_taken_up_where_it_was_cut_off(tmp_path: Path, monkeypatch: pyt
     made = read_dataset(out / "cells/3-0/synthetic")
     assert not made.additional_train and made.val is None  # both arms are validated on what the real part names
     assert "<svg" in (out / "report.html").read_text()
-    with pytest.raises(UserError, match="holds a run with steps 2, but now it is 3"):
+    with pytest.raises(UserError, match="holds a run with training steps 2, but now it is 3"):
         experiment.run(Options(**{**vars(given), "steps": 3}))
     assert storage.exists(str(out / "report.html"))

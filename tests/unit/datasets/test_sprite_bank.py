@@ -66,7 +66,7 @@ def test_refusals_of_the_marker(extracted: SpriteBank, tmp_path: Path) -> None:
     assert "but nothing is there" in refused(tmp_path / "none")
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 2}))
     assert "version must be 4, but is 2" in refused(extracted.root)
-    for content in ("[1]", '{"version": 3}'):
+    for content in ("[1]", '{"version": 4}'):
         marker.write_text(content)
         assert refused(extracted.root).startswith(f"{marker}: ")
     marker.write_text("{")
