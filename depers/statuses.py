@@ -21,6 +21,8 @@ class FileStatus(StrEnum):
     """It is no image; `reason` says what it is. It is absent from OUT."""
     PASSED_THROUGH = "passed_through"
     """It is no image, and `--keep` names it: it is in OUT as it is."""
+    REMOVED = "removed"
+    """It is in INPUT no more, and its result was removed from OUT."""
 
 
 class ArchiveStatus(StrEnum):
@@ -30,6 +32,8 @@ class ArchiveStatus(StrEnum):
     INCOMPLETE = "incomplete"
     """Damaged or cut off: what is whole is in OUT, the rest is listed."""
     FAILED = "failed"
+    REMOVED = "removed"
+    """It is in INPUT no more, and its result was removed from OUT."""
 
 
 class AuditStatus(StrEnum):

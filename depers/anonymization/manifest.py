@@ -18,10 +18,12 @@ SCHEMA = schema(
     column(
         "status",
         pa.string(),
-        "redacted, clean (nothing detected), failed, skipped or passed_through (no image); of an archive complete,"
-        " incomplete or failed",
+        "redacted, clean (nothing detected), failed, skipped or passed_through (no image), removed (no input any more);"
+        " of an archive complete, incomplete, failed or removed",
     ),
-    column("reason", pa.string(), "why it was skipped or failed, or the archive is incomplete; else empty"),
+    column(
+        "reason", pa.string(), "why it was skipped, failed, removed or kept, or the archive is incomplete; else empty"
+    ),
     column("width", pa.int32(), "of the upright image, in pixels"),
     column("height", pa.int32(), "of the upright image, in pixels"),
     column("frames", pa.int32(), "how many the result has"),
@@ -42,6 +44,10 @@ MANIFEST = "manifest.parquet"
 """Its name in the folder of records."""
 STATUSES = tuple(status for status in FileStatus if status != FileStatus.DETECTED)
 """What a file of the manifest may be."""
+DEPARTED = "is no longer in INPUT"
+"""The reason of what was removed."""
+KEPT = f"{DEPARTED}, but its result was kept (--keep-removed)"
+"""The reason of what was not."""
 WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
 """The statuses of manifest rows whose result must be in OUT."""
 
@@ -82,6 +88,10 @@ class WrittenRows(RowsByPath):
         if registry.kind_of(path) is None:
             return dict.fromkeys([None], rows[0]) if rows else {}
         return dict(enumerate(sorted(rows, key=lambda row: row["number"])))
+
+    def is_kept(self, path: str) -> bool:
+        """Return whether the result of an input that is gone was kept."""
+        return any(row["reason"] == KEPT for row in super().of(path).values())
 
     def archive_row(self, path: str) -> Row | None:
         """Return the row of an archive itself, if there should be one in OUT."""

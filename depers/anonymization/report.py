@@ -19,7 +19,7 @@ from depers.statuses import ArchiveStatus, FileStatus
 _SAMPLES, _DOUBTFUL, _REASONS = 24, 24, 50
 _CONTEXT = 1.5  # how much of a doubtful box's surroundings is shown, in its own sizes
 _BINS = 24
-_WITH_REASON = (FileStatus.FAILED, FileStatus.SKIPPED, ArchiveStatus.INCOMPLETE)
+_WITH_REASON = (FileStatus.FAILED, FileStatus.SKIPPED, FileStatus.REMOVED, ArchiveStatus.INCOMPLETE)
 
 
 class ManifestStatistics:
@@ -35,6 +35,10 @@ class ManifestStatistics:
         self.counts = Counter[int]()
         self._samples: list[tuple[int, str, Row]] = []
         self._doubtful: list[tuple[float, str, int, Row, Row]] = []
+
+    def count_inputs(self) -> int:
+        """Return how many files there were, without those that were removed."""
+        return sum(count for status, count in self.files.items() if status != FileStatus.REMOVED)
 
     @property
     def samples(self) -> list[Row]:
@@ -92,7 +96,7 @@ def _push(heap: list[Any], entry: tuple[Any, ...], most: int) -> None:
 
 def make_report(out: str, statistics: ManifestStatistics) -> str:
     """Return the page: counts, reasons, histograms, a sample of results, and the boxes that were least certain."""
-    total = sum(statistics.files.values())
+    total = statistics.count_inputs()
     counts = [(status, statistics.files[status]) for status in manifest.STATUSES if statistics.files[status]]
     sections = [("Inputs", page.table(("status", "files"), counts))]
     if statistics.archives:

@@ -12,6 +12,7 @@ from functools import partial
 from depers import storage
 from depers.anonymization.manifest import MANIFEST, SCHEMA, STATUSES
 from depers.anonymization.redact_step import redact_item
+from depers.anonymization.removal import Removal
 from depers.anonymization.report import ManifestStatistics, make_report
 from depers.datasets.labels import CLASSES
 from depers.detection.settings import parse_weights
@@ -26,7 +27,7 @@ from depers.pipeline.steps import PassJob
 from depers.redaction.regions import MODES
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
-from depers.statuses import ArchiveStatus
+from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import tables
 
 _KNOWN_BOXES = "known boxes"
@@ -37,6 +38,9 @@ class Options(pipeline_options.PassOptions):
     """Mirror INPUT to OUT with every box of the given classes made unrecognizable, and all metadata removed."""
 
     records: str | None = records_option()
+    keep_removed: bool = option(
+        False, "results whose inputs are no longer in INPUT stay in OUT (default: they are removed)", group=REDACTION
+    )
     mode: str = option(
         "pixelate",
         "what becomes of a box: 6 cells across at most, the same blurred, or gray",
@@ -116,7 +120,7 @@ class AnonymizeResult(VerbResult):
         outcome = _count_text(self.files, STATUSES)
         if self.archives:
             outcome += f"; {sum(self.archives.values())} archives: {_count_text(self.archives, tuple(ArchiveStatus))}"
-        inputs = sum(self.files.values())
+        inputs = sum(count for status, count in self.files.items() if status != FileStatus.REMOVED)
         return [f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}"]
 
 
@@ -148,20 +152,21 @@ def run(options: Options) -> AnonymizeResult:
     )
     pipeline.refuse_overlap(job)
     with pipeline.run(job, options) as summary:
-        return _gather(job, summary)
+        return _gather(job, summary, Removal(summary, options.keep_removed))
 
 
-def _gather(job: PassJob, summary: pipeline.Summary) -> AnonymizeResult:
-    """Write the manifest and the report; return what became of the inputs."""
+def _gather(job: PassJob, summary: pipeline.Summary, removal: Removal) -> AnonymizeResult:
+    """Remove what has no input any more, write the manifest and the report; return what became of the inputs."""
     manifest = storage.join(job.records, MANIFEST)
     statistics, counter = ManifestStatistics(), FailureCounter(manifest)
     with tables.TableWriter(manifest, SCHEMA) as writer:
-        for table in summary.tables():
+        for table in removal.complete(summary.tables()):
             writer.write(table)
             statistics.add(table)
             counter.add(table)
     report = storage.join(job.records, "report.html")
     storage.write_bytes(report, make_report(job.out, statistics).encode())
+    removal.settle()
     return AnonymizeResult(
         failures=counter.failures(),
         out=job.out,

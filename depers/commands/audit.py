@@ -114,7 +114,7 @@ def _missing(rows: WrittenRows, counts: Counter[str], anonymized: str | None) ->
         inputs, manifest_paths = {parquet_text(entry.path) for entry in storage.list_files(anonymized)}, set(rows)
         for path in sorted(inputs - manifest_paths):
             yield make_finding(path, "is in INPUT, but has no row in the manifest")
-        for path in sorted(manifest_paths - inputs):
+        for path in sorted(path for path in manifest_paths - inputs if not rows.is_kept(path)):
             yield make_finding(path, "has a row in the manifest, but is not in INPUT")
 
 

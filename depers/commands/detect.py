@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
+import pyarrow.compute as pc
 
 from depers import storage
 from depers.boxes import to_normalized_xywh
@@ -22,6 +23,7 @@ from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import FileStatus
 from depers.storage import tables
+from depers.storage.tables import parquet_text
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,22 @@ def run(options: Options) -> DetectResult:
         return _gather(job.out, summary, is_yolo)
 
 
+def _remove_labels(out: str, detections: str, summary: pipeline.Summary) -> None:
+    """Remove texts that an earlier run wrote about what is not detected in any more."""
+    folder = storage.join(out, "labels")
+    if not storage.is_dir(folder):
+        return
+    table = tables.read_table(detections, ["path", "member", "status"])
+    table = table.filter(pc.equal(table["status"], FileStatus.DETECTED))
+    places = zip(table["path"].to_pylist(), table["member"].to_pylist(), strict=True)
+    names = {label_name(path if member is None else f"{path}/{member}") for path, member in places}
+    paths = [f"labels/{entry.path}" for entry in storage.list_files(folder)]
+    stale_paths = [path for path in paths if parquet_text(path) not in names]
+    if stale_paths:
+        summary.lease.confirm()
+        storage.delete_files(out, stale_paths)
+
+
 def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
     """Write the table of all detections, for YOLO also the names of the classes; return what there is."""
     detections = storage.join(out, "detections.parquet")
@@ -109,8 +127,10 @@ def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
             inputs += len(table)
             boxes += len(table["boxes"].combine_chunks().flatten())
     if is_yolo:
+        _remove_labels(out, detections, summary)
         text = "".join(f"{name}\n" for name in summary.class_names)
         storage.write_bytes(storage.join(out, "classes.txt"), text.encode())
+    summary.settle()
     return DetectResult(
         failures=counter.failures(),
         out=out,

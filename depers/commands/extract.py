@@ -6,7 +6,7 @@ reason `skipped` or `failed`. See `depers.datasets.sprite_bank` for what lies in
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -201,6 +201,7 @@ def _extract(
 
     records = units.locate_inside(job.out)
     all_units = units.cut(images)
+    units.set_aside(records, {unit.name for unit in all_units})
     finished_names = units.list_finished(records).names
     todo = [unit for unit in all_units if unit.name not in finished_names]
     unfinished = sum(len(unit.entries) for unit in todo)
@@ -216,6 +217,15 @@ def _extract(
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{job.images}: no image can be used, such as {first['path']}: {first['reason']}")
     return _finish(options, job, all_units, table, speed)
+
+
+def _remove_stale(out: str, names: Set[str]) -> None:
+    """Remove backgrounds and sprites of images that are in the dataset no more, and the records that speak of them."""
+    for folder in ("backgrounds", "sprites"):
+        root = storage.join(out, folder)
+        paths = [f"{folder}/{entry.path}" for entry in storage.list_files(root)] if storage.is_dir(root) else []
+        storage.delete_files(out, [path for path in paths if parquet_text(path) not in names])
+    units.remove_former(units.locate_inside(out))
 
 
 def _finish(
@@ -247,6 +257,7 @@ def _finish(
         parts=tuple(sorted(parts)),
         content_sha256=hashlib.sha256(tables.to_parquet(table)).hexdigest(),
     )
+    _remove_stale(job.out, {*parts, *table["background"].drop_null().to_pylist()})
     report = storage.join(job.out, "report.html")
     page = extraction_report.make_report(extracted, table, job.images, all_units)
     storage.write_bytes(report, page.encode())

@@ -11,7 +11,7 @@ counts, distributions and labelled images, which are also on OUT/sheet.jpg.
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -172,8 +172,13 @@ def run(options: Options) -> NormalizeResult:
         with claims.hold(out, decisive) as lease:
             refuse_leftovers(out, assignment)
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
-            tasks = make_tasks(catalog, assignment, meanings.class_ids, index)
-            statistics = _write(out, options, tasks, assignment.total, index, lease)
+
+            def parts() -> Iterator[list[ImageTask]]:
+                return _cut(make_tasks(catalog, assignment, meanings.class_ids, index))
+
+            _set_aside(out, options, parts)
+            statistics = _write(out, options, parts(), assignment.total, index, lease)
+            units.remove_former(units.locate_inside(out))
             return _finish(options, catalog, assignment, skipped, meanings, index, statistics)
 
 
@@ -236,8 +241,21 @@ def _assign(
     )
 
 
+def _cut(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
+    """Yield the images of one unit after another."""
+    while part := list(itertools.islice(tasks, _CHUNK)):
+        yield part
+
+
+def _set_aside(out: str, options: Options, parts: Callable[[], Iterator[list[ImageTask]]]) -> None:
+    """Set aside what earlier runs recorded of images and labels as they are no more."""
+    records = units.locate_inside(out)
+    if units.list_finished(records):
+        units.set_aside(records, {make_unit_name(part, options.exif_frame) for part in parts()})
+
+
 def _write(
-    out: str, options: Options, tasks: Iterator[ImageTask], total: int, index: LabelIndex, lease: Lease
+    out: str, options: Options, parts: Iterator[list[ImageTask]], total: int, index: LabelIndex, lease: Lease
 ) -> report.LabelStatistics:
     """Write all units but those that an earlier run has recorded; their problems go into the index."""
     statistics = report.LabelStatistics(len(options.classes))
@@ -245,7 +263,7 @@ def _write(
     finished_names = units.list_finished(records).names
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
-        while part := list(itertools.islice(tasks, _CHUNK)):
+        for part in parts:
             name = make_unit_name(part, options.exif_frame)
             if name in finished_names:
                 count(tables.read_table(units.record_uri(records, name)))

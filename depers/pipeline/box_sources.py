@@ -100,6 +100,8 @@ class RowsByPath:
     def __init__(self, uri: str, version_key: bytes | None = None) -> None:
         """Read the table; with a `version_key`, only one whose metadata have that. Raise UserError for another."""
         table = _read_table(uri, version_key)
+        if "status" in table.schema.names:  # rows about what is gone would hide those about what is there
+            table = table.filter(pc.not_equal(pc.fill_null(table["status"], ""), FileStatus.REMOVED))
         self._table = table.sort_by("path").combine_chunks()
         paths = pc.run_end_encode(self._table["path"].combine_chunks()) if len(table) else None
         self._spans: dict[str, tuple[int, int]] = {}

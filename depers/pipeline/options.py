@@ -28,7 +28,7 @@ from depers.options import (
 from depers.runtime import units
 
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
-_NOT_DECISIVE = ("input", "out", "records", "device", "topology", "workers")
+_NOT_DECISIVE = ("input", "out", "records", "keep_removed", "device", "topology", "workers")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.workers import inspect_weights
-from depers.runtime import claims, units
+from depers.runtime import claims, inputs, units
 from depers.runtime.cluster import choose_device
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report
@@ -96,10 +96,30 @@ class Summary(NamedTuple):
     class_names: list[str]
     speed: Speed
     lease: Lease
+    stock: "Stock"
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of all inputs, unit by unit. Raise RuntimeError unless every input has exactly one."""
         return units.read_records(self.job.records, self.units, self.job.schema)
+
+    def settle(self, retained: Sequence[Entry] = ()) -> None:
+        """Forget what departed, unless OUT retains what became of it: OUT and its records speak of the same now."""
+        forgotten = set(self.stock.departed) - set(retained)
+        entries = [entry for unit in self.units for entry in unit.entries]
+        remembered = [entry for entry in self.stock.absent if entry not in forgotten]
+        inputs.write_inputs(self.job.records, storage.real_place(self.job.input), [*entries, *remembered])
+        units.remove_former(self.job.records)
+
+
+class Stock(NamedTuple):
+    """What earlier runs left behind."""
+
+    absent: tuple[Entry, ...]
+    """Inputs that INPUT does not hold now."""
+    departed: tuple[Entry, ...]
+    """Those of them that are gone, not merely out of reach."""
+    outputs: Mapping[str, int]
+    """Path and size of what was in OUT, where results are mirrored there."""
 
 
 @contextmanager
@@ -126,7 +146,10 @@ def run(
     class_names, stride = ray.get(inspection)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
+        stock = _take_stock(job, all_units)
         finished, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
+        if job.mirrors:
+            finished = units.without_lost(job.records, all_units, finished, stock.outputs)
         todo = [unit for unit in all_units if unit.name not in finished.names]
         # Chunks of an archive that was finished, or has changed since, are of no use.
         for name in finished_chunks.keys() - {unit.name for unit in todo}:
@@ -141,7 +164,26 @@ def run(
             work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
             speed = follow(lease.guard(work), None if any(unit.archive for unit in todo) else total)
-        yield Summary(job, all_units, units_before, class_names, speed, lease)
+        yield Summary(job, all_units, units_before, class_names, speed, lease, stock)
+
+
+def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
+    """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
+
+    Raise UserError where INPUT is another one than theirs.
+    """
+    place, known = storage.real_place(job.input), inputs.read_inputs(job.records)
+    entries = [entry for unit in all_units for entry in unit.entries]
+    inputs.refuse_another(job.out, place, entries, known)
+    paths = {entry.path for entry in entries}
+    # What a link that leads nowhere led to is not gone: a disk may be missing.
+    shields = tuple(f"{entry.path}/" for entry in entries if entry.size < 0)
+    absent = tuple(entry for entry in known.entries if entry.path not in paths)
+    departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
+    inputs.write_inputs(job.records, place, [*entries, *absent])
+    units.set_aside(job.records, {unit.name for unit in all_units})
+    outputs = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
+    return Stock(absent, departed, {entry.path: entry.size for entry in outputs})
 
 
 def plan_units(folder: str) -> list[Unit]:

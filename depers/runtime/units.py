@@ -9,7 +9,7 @@ OUT, in `OUT-records/` (`locate_beside`), and nothing of them in what is publish
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ FOLDER = "_depers"
 JOB = "job.json"
 _RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
 _RETRY_KEY = b"depers.retry"  # in that record's metadata: the paths of what failed so
+_FORMER = "former"  # the folder of records that were set aside
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * MIB
 _READERS = 32  # records that are read ahead
@@ -155,6 +156,60 @@ def _names(records: str, folder: str) -> list[str]:
     return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri)]
 
 
+def set_aside(records: str, names: Collection[str]) -> None:
+    """Set the records of all units aside but of those with these names: what they say of OUT is soon no longer true.
+
+    A file that is changed and changed back is a unit of before again, but OUT holds what became of it in between.
+    """
+
+    def move(name: str) -> None:
+        uri = storage.join(records, "units", f"{name}.parquet")
+        storage.write_bytes(storage.join(records, _FORMER, f"{name}.parquet"), storage.read_bytes(uri))
+        storage.delete(uri)
+
+    stale_names = [name for name in _names(records, "units") if name.removesuffix(_RETRY) not in names]
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(move, stale_names))
+
+
+def read_former(records: str) -> Iterator[pa.Table]:
+    """Yield the records that were set aside."""
+    names = sorted(_names(records, _FORMER))
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(names), _READERS):
+            uris = [storage.join(records, _FORMER, f"{name}.parquet") for name in names[start : start + _READERS]]
+            yield from pool.map(tables.read_table, uris)
+
+
+def remove_former(records: str) -> None:
+    """Remove the records that were set aside: they speak of inputs that are gone."""
+    names = _names(records, _FORMER)
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda name: storage.delete(storage.join(records, _FORMER, f"{name}.parquet")), names))
+    storage.remove_empty_folders(records, _FORMER)
+
+
+def without_lost(records: str, units: Sequence[Unit], finished: Finished, outputs: Collection[str]) -> Finished:
+    """Return what is finished without the units whose results are not all among `outputs`, the paths in OUT."""
+    recorded = finished.names | finished.retries
+    suspects = [
+        unit
+        for unit in units
+        if unit.name in recorded and any(entry.path not in outputs for entry in unit.entries)
+    ]
+    places = {parquet_text(path) for path in outputs} if suspects else set()
+
+    def is_lost(unit: Unit) -> bool:
+        uri = record_uri(records, unit.name, unit.name in finished.retries)
+        table = tables.read_table(uri, ["path", "number", "output_bytes"])
+        written = table.filter(pc.and_(pc.is_null(table["number"]), pc.is_valid(table["output_bytes"])))
+        return not places.issuperset(written["path"].to_pylist())
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        lost = {unit.name for unit, lost in zip(suspects, pool.map(is_lost, suspects), strict=True) if lost}
+    return Finished(finished.names - lost, finished.retries - lost)
+
+
 def chunk_uri(records: str, name: str, number: int) -> str:
     """Return where a finished chunk of an archive waits for the others: its rows and its bytes of the new archive."""
     return storage.join(records, _CHUNKS, name, f"{number:06}.chunk")
@@ -173,8 +228,7 @@ def remove_chunks(records: str, name: str, numbers: Iterable[int]) -> None:
     """Remove the chunks of an archive that is put together."""
     with ThreadPoolExecutor(_READERS) as pool:
         list(pool.map(lambda number: storage.delete(chunk_uri(records, name, number)), numbers))
-    if not storage.is_s3(records):
-        storage.remove_empty_folders(records, storage.join(_CHUNKS, name))
+    storage.remove_empty_folders(records, storage.join(_CHUNKS, name))
 
 
 def read_records(records: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:

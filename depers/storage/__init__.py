@@ -9,7 +9,8 @@ own notes there. Both clients have the same configuration (`s3.CONFIGURATION`).
 import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from depers.errors import UserError, short_reason
 from depers.resources import MIB
 from depers.storage import failures, local, s3, s3_files
+
+_REMOVERS = 32  # threads that mostly wait for storage
 
 
 class Entry(NamedTuple):
@@ -80,6 +83,11 @@ def overlap(first: str, second: str) -> bool:
     else:
         a, b = (os.path.realpath(path).rstrip("/") + "/" for path in (first, second))
     return a.startswith(b) or b.startswith(a)
+
+
+def real_place(uri: str) -> str:
+    """Return where a folder is, absolute, links resolved for local paths."""
+    return absolute(uri) if is_s3(uri) else os.path.realpath(uri)
 
 
 def exists(uri: str) -> bool:
@@ -191,6 +199,14 @@ def delete(uri: str) -> None:
         s3.delete(uri)
     else:
         Path(uri).unlink(missing_ok=True)
+
+
+def delete_files(root: str, paths: Sequence[str]) -> None:
+    """Remove files below `root`, and the folders that are empty then. Raise UserError where one cannot be removed."""
+    with translated_write_errors(root), ThreadPoolExecutor(_REMOVERS) as pool:
+        list(pool.map(lambda path: delete(join(root, path)), paths))
+    for folder in sorted({path.rpartition("/")[0] for path in paths} - {""}, reverse=True):
+        remove_empty_folders(root, folder)
 
 
 def remove_partials(root: str) -> None:

@@ -1,0 +1,125 @@
+"""What left INPUT leaves OUT: results of departed inputs are removed, or kept on request, and each is told in a row.
+
+Only what records say depers wrote is ever removed. A row `removed` says what was and is no more; a result that is kept
+keeps its row, with the reason that it has no input.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from depers import storage
+from depers.anonymization.manifest import DEPARTED, KEPT, SCHEMA, WRITTEN
+from depers.archives import registry
+from depers.pipeline.box_sources import Row
+from depers.pipeline.run import Summary
+from depers.runtime import units
+from depers.runtime.progress import report
+from depers.statuses import ArchiveStatus, FileStatus
+from depers.storage import Entry, tables
+from depers.storage.tables import parquet_text
+
+_KEPT_NAME = "kept.parquet"
+
+
+class Removal:
+    """What becomes of the results of departed inputs: `complete` tells of them, `settle` forgets them."""
+
+    def __init__(self, summary: Summary, keep: bool) -> None:
+        self._summary, self._keep = summary, keep
+        self._uri = storage.join(summary.job.records, _KEPT_NAME)
+        self._departed = {parquet_text(entry.path): entry for entry in summary.stock.departed}
+        self._changed_archives: dict[str, dict[str, Row]] = {}
+        self._versions: dict[str, list[list[Row]]] = {}
+        self._kept: list[Row] = []
+        self._kept_entries: list[Entry] = []
+        for table in self._read_former():
+            self._remember(table)
+
+    def _read_former(self) -> Iterator[pa.Table]:
+        if storage.exists(self._uri):
+            yield tables.read_table(self._uri)
+        yield from units.read_former(self._summary.job.records)
+
+    def _remember(self, table: pa.Table) -> None:
+        """Take note of what a former record says of departed inputs, and of members of archives."""
+        rows_by_path: dict[str, list[Row]] = {}
+        for row in table.to_pylist():
+            path = row["path"]
+            if path in self._departed:
+                rows_by_path.setdefault(path, []).append(row)
+            elif registry.kind_of(path) is not None and row["member"] is not None and row["status"] in WRITTEN:
+                self._changed_archives.setdefault(path, {})[row["member"]] = row
+        for path, rows in rows_by_path.items():
+            if any(row["number"] is None and row["output_bytes"] is not None for row in rows):
+                self._versions.setdefault(path, []).append(rows)
+
+    def complete(self, inputs: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield the rows of all inputs, then those about what departed, which is removed meanwhile. Raise UserError."""
+        for table in inputs:
+            yield table
+            yield pa.Table.from_pylist(self._departed_members(table), SCHEMA)
+        yield pa.Table.from_pylist(self._finish(), SCHEMA)
+
+    def _departed_members(self, table: pa.Table) -> list[Row]:
+        """Return rows about what was in an archive, and is not in it now; `table` holds the rows of a unit."""
+        path = table["path"][0].as_py()
+        members = self._changed_archives.get(path)
+        if not members:
+            return []
+        is_whole = ArchiveStatus.COMPLETE in table["status"].to_pylist()  # else they may be there, but cannot be read
+        present = set(table["member"].to_pylist())
+        gone = [row for name, row in members.items() if name not in present] if is_whole else []
+        return [_make_row(path, FileStatus.REMOVED, DEPARTED, row["member"], row["number"]) for row in gone]
+
+    def _finish(self) -> list[Row]:
+        """Remove what departed from OUT, unless it is kept; return its rows. Raise UserError."""
+        job, outputs = self._summary.job, self._summary.stock.outputs
+        self._warn_of_others()
+        rows, paths = [], []
+        for text, entry in sorted(self._departed.items()):
+            is_there = entry.path in outputs
+            if self._keep and is_there:
+                rows += self._keep_result(text, entry, outputs[entry.path])
+            elif is_there or text in self._versions:
+                paths += [entry.path] if is_there else []
+                rows.append(_make_row(text, FileStatus.REMOVED, DEPARTED))
+        if paths:
+            self._summary.lease.confirm()
+            storage.delete_files(job.out, paths)
+        return rows
+
+    def _keep_result(self, text: str, entry: Entry, size: int) -> list[Row]:
+        """Return the rows of a result that stays, from the record of that version of it."""
+        self._kept_entries.append(entry)
+        versions = [
+            rows
+            for rows in self._versions.get(text, ())
+            if any(row["number"] is None and row["output_bytes"] == size for row in rows)
+        ]
+        if not versions:  # of a run that was killed before it was recorded
+            return [_make_row(text, FileStatus.FAILED, f"{DEPARTED}, and no record tells of its result in OUT")]
+        rows = [row | {"reason": KEPT} if row["number"] is None else row for row in versions[-1]]
+        self._kept += rows
+        return rows
+
+    def settle(self) -> None:
+        """Forget what departed, when the manifest has told of it."""
+        if self._kept:
+            tables.write_table(self._uri, pa.Table.from_pylist(self._kept, SCHEMA))
+        else:
+            storage.delete(self._uri)
+        self._summary.settle(self._kept_entries)
+
+    def _warn_of_others(self) -> None:
+        """Say what lies in OUT that depers did not write."""
+        inputs = {entry.path for unit in self._summary.units for entry in unit.entries}
+        others = self._summary.stock.outputs.keys() - inputs - {entry.path for entry in self._summary.stock.absent}
+        if others:
+            example = f"{len(others)} files that depers did not write, such as {min(others)}"
+            report(f"warning: {self._summary.job.out} holds {example}: they stay, and are in no manifest")
+
+
+def _make_row(path: str, status: FileStatus, reason: str, member: str | None = None, number: int | None = None) -> Row:
+    row: Row = dict.fromkeys(SCHEMA.names)
+    return row | {"path": path, "member": member, "number": number, "status": status, "reason": reason, "boxes": []}

@@ -1,0 +1,82 @@
+"""The inputs that the work in an OUT was made of: `inputs.parquet` among its records.
+
+It is written before the work begins, with what earlier runs that were not finished had as well, so that whatever may
+lie in OUT is known; and again at the end, with what INPUT holds alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from depers import storage
+from depers.errors import UserError
+from depers.storage import Entry, tables
+from depers.storage.tables import column, schema
+
+SCHEMA = schema(
+    column("path", pa.binary(), "relative to INPUT, its bytes"),
+    column("size", pa.int64(), "in bytes"),
+    column("tag", pa.string(), "changes with the content"),
+)
+_NAME = "inputs.parquet"
+_PLACE = b"depers.input"
+
+
+class KnownInputs(NamedTuple):
+    """Where INPUT was, and what it held."""
+
+    place: str = ""
+    entries: tuple[Entry, ...] = ()
+
+
+def read_inputs(records: str) -> KnownInputs:
+    """Return the inputs of earlier runs; none where there was no run."""
+    uri = storage.join(records, _NAME)
+    if not storage.exists(uri):
+        return KnownInputs()
+    with storage.translated_errors(uri):
+        table = tables.read_table(uri)
+    columns = (table[name].to_pylist() for name in SCHEMA.names)
+    place = (table.schema.metadata or {}).get(_PLACE, b"").decode("utf-8", "surrogateescape")
+    entries = (Entry(_decode(path), size, tag) for path, size, tag in zip(*columns, strict=True))
+    return KnownInputs(place, tuple(entries))
+
+
+def write_inputs(records: str, place: str, entries: Iterable[Entry]) -> None:
+    """Write the inputs of this run."""
+    rows = sorted(set(entries))
+    columns = [_encode(entry.path) for entry in rows], [entry.size for entry in rows], [entry.etag for entry in rows]
+    metadata = {_PLACE: _encode(place)}
+    table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA.with_metadata(metadata))
+    with storage.translated_write_errors(records):
+        tables.write_table(storage.join(records, _NAME), table)
+
+
+def refuse_another(out: str, place: str, entries: Sequence[Entry], known: KnownInputs) -> None:
+    """Raise UserError where INPUT is another one than that of the work in OUT, whose results would be removed.
+
+    INPUT may grow, shrink and change, and it may be moved as it is. One that holds nothing of what was there before,
+    and one at another place that holds less than half of it unchanged, is another INPUT, or a disk that is not there.
+    """
+    if not known.entries:
+        return
+    total, hint = len(known.entries), "choose another OUT, or remove this one and its records if that is meant"
+    if place == known.place:
+        paths = {entry.path for entry in entries}
+        if not any(entry.path in paths for entry in known.entries):
+            requirement = f"must hold inputs of the earlier run in {out}"
+            raise UserError(f"{place}: {requirement}, but none of {total} is there: {hint}")
+        return
+    unchanged = len(set(entries).intersection(known.entries))
+    if 2 * unchanged < total:
+        share = f"of its {total} inputs {unchanged} are there unchanged"
+        raise UserError(f"{out}: holds a run of {known.place}, but INPUT is now {place} ({share}): {hint}")
+
+
+def _encode(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _decode(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")

@@ -1,0 +1,128 @@
+"""What a rerun does after every kind of change: the table in docs/operations.md, cell by cell, on files and on S3."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from depers import storage
+from depers.commands import anonymize
+from depers.commands.anonymize import AnonymizeResult, Options
+from depers.errors import UserError
+from depers.street_scenes.scenes import draw_scene
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+LABEL = b"0 0.5 0.5 0.25 0.25\n"
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(draw_scene(number, 7, (96, 64)).image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(root: str, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        storage.write_bytes(f"{root}/{name}", data)
+
+
+def read(root: str) -> dict[str, bytes]:
+    return {entry.path: storage.read_bytes(f"{root}/{entry.path}") for entry in storage.list_files(root)}
+
+
+def rows_of(result: AnonymizeResult) -> dict[str, dict[str, Any]]:
+    table = pq.read_table(io.BytesIO(storage.read_bytes(result.manifest)))
+    return {row["path"]: row for row in table.to_pylist()}
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.getfixturevalue("s3_bucket")) if request.param == "s3" else str(tmp_path)
+
+
+def zipped(*numbers: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in numbers:
+            archive.writestr(f"m{number}.png", png(number))
+    return buffer.getvalue()
+
+
+def move(old: str, new: str) -> None:
+    if not storage.is_s3(old):
+        Path(old).rename(new)
+        return
+    write(new, read(old))
+    for path in read(old):
+        storage.delete(f"{old}/{path}")
+
+
+def refusal(options: Options) -> str:
+    with pytest.raises(UserError) as caught:
+        anonymize.run(options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_a_rerun_does(root: str) -> None:
+    names = [f"{number:02}.png" for number in range(10)]
+    write(f"{root}/in", {name: png(number) for number, name in enumerate(names)} | {"z.zip": zipped(0, 1)})
+    texts = {f"labels/{name[:2]}.txt": LABEL for name in [*names, "10.png"]}
+    texts |= {f"labels/z.zip/m{number}.txt": LABEL for number in range(2)}
+    write(f"{root}/boxes", {"classes.txt": b"car\n"} | texts)
+    first = Options(input=f"{root}/in", out=f"{root}/out", boxes=f"{root}/boxes")
+    result = anonymize.run(first)
+    assert result.files == {"redacted": 12} and result.archives == {"complete": 1} and result.speed.images == 13
+    before, rows = read(f"{root}/out"), rows_of(result)
+    assert sorted(before) == [*names, "z.zip"]
+
+    # Nothing changed, and all of it was moved.
+    move(f"{root}/boxes", f"{root}/moved-boxes")
+    move(f"{root}/in", f"{root}/moved")
+    options = Options(input=f"{root}/moved", out=f"{root}/out", boxes=f"{root}/moved-boxes")
+    result = anonymize.run(options)
+    assert result.speed.images == 0 and rows_of(result) == rows and read(f"{root}/out") == before
+
+    # Another INPUT, none, options and class lists that decide otherwise.
+    write(f"{root}/other", {name: png(number + 1) for number, name in enumerate(names)})
+    assert "holds a run of" in refusal(replace(options, input=f"{root}/other"))
+    write(f"{root}/empty", {"x": b""})
+    storage.delete(f"{root}/empty/x")
+    assert "empty" in refusal(replace(options, input=f"{root}/empty")) or storage.is_s3(root)
+    assert "holds a run with mode" in refusal(replace(options, mode="fill"))
+    write(f"{root}/moved-boxes", {"classes.txt": b"head\n"})
+    assert "holds a run with boxes names ['car'], but now it is ['head']" in refusal(options)
+    write(f"{root}/moved-boxes", {"classes.txt": b"car\n"})
+    assert read(f"{root}/out") == before
+
+    # Boxes, an input and an archive edited, one removed, one added, an output lost, a file of somebody else.
+    write(f"{root}/moved-boxes", {"labels/09.txt": b"0 0.5 0.5 0.75 0.75\n"})
+    write(f"{root}/moved", {"00.png": png(11), "10.png": png(10), "z.zip": zipped(0)})
+    storage.delete(f"{root}/moved/01.png")
+    storage.delete(f"{root}/out/05.png")
+    write(f"{root}/out", {"index.html": b"somebody's"})
+    result = anonymize.run(replace(options, keep_removed=True))
+    assert result.files == {"redacted": 12, "removed": 1}  # 01.png is kept, m1.png is not
+    kept = rows_of(result)
+    assert kept["01.png"] == rows["01.png"] | {
+        "reason": "is no longer in INPUT, but its result was kept (--keep-removed)"
+    }
+    assert read(f"{root}/out")["01.png"] == before["01.png"]
+
+    result = anonymize.run(options)
+    assert result.speed.images == 0 and result.files == {"redacted": 11, "removed": 1}
+    assert (rows_of(result)["01.png"]["status"], rows_of(result)["01.png"]["output_sha256"]) == ("removed", None)
+    fresh = anonymize.run(replace(options, out=f"{root}/fresh"))
+    after = read(f"{root}/out")
+    assert after.pop("index.html") == b"somebody's"
+    assert after == read(f"{root}/fresh") and sorted(after) == [names[0], *names[2:], "10.png", "z.zip"]
+    assert {name for name in names if after.get(name) != before[name]} == {"00.png", "01.png", "09.png"}
+    assert anonymize.run(options).files == fresh.files
+    assert all(b"01.png" not in data for data in read(f"{root}/out-records").values())  # it is forgotten
