@@ -93,7 +93,7 @@ def hold(records: str, folder: str) -> Iterator[Lease]:
     Raise UserError where another run holds it.
     """
     uri, owner = storage.join(records, NAME), {"owner": secrets.token_hex(16)} | describe_process()
-    with storage.translated_write_errors(records):
+    with storage.translated_write_errors(folder if records.startswith(f"{folder}/") else records):
         _acquire(uri, folder, owner)
     lease = Lease(uri, folder, owner)
     try:

@@ -135,6 +135,7 @@ def test_outputs_mirror_inputs_and_match_their_rows(done: Path) -> None:
         row["output_sha256"] for row in rows if row["path"] == "sub/deep/c.parquet" and row["status"] == "redacted"
     } == {hashlib.sha256(row["bytes"]).hexdigest() for row in table["image"].to_pylist()[:6]}
     assert {path.name for path in Path(f"{done}-records").iterdir()} == {
+        "inputs.parquet",
         "job.json",
         "manifest.parquet",
         "report.html",

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image

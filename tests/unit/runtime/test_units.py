@@ -99,3 +99,32 @@ def test_parts_are_known_and_removed(tmp_path: Path) -> None:
     assert units.find_chunks(out) == {"name": {0, 2}}
     units.remove_chunks(out, "name", range(3))
     assert units.find_chunks(out) == {} and not (tmp_path / "chunks").exists()
+
+
+def test_records_of_what_was_before_are_set_aside(tmp_path: Path) -> None:
+    records = str(tmp_path)
+    for name in ("a", "b", "c.retry"):
+        tables.write_table(f"{records}/units/{name}.parquet", pa.table({"path": [name]}, SCHEMA))
+    units.set_aside(records, {"b"})
+    assert units.list_finished(records) == {"b"}
+    assert [table["path"].to_pylist() for table in units.read_former(records)] == [["a"], ["c.retry"]]
+    units.set_aside(records, set())  # as a run that was killed does again
+    assert len(list(units.read_former(records))) == 3
+    units.remove_former(records)
+    assert not list(units.read_former(records)) and not (tmp_path / "former").exists()
+
+
+def test_units_whose_outputs_are_lost(tmp_path: Path) -> None:
+    records, schema = (
+        str(tmp_path),
+        pa.schema([("path", pa.string()), ("number", pa.int64()), ("output_bytes", pa.int64())]),
+    )
+    cut = units.cut([Entry(f"{number:02}.jpg", 1, "") for number in range(16)] + [Entry("a.zip", 1, "")])
+    for unit in cut:
+        rows = [{"path": entry.path, "output_bytes": None if entry.path == "03.jpg" else 1} for entry in unit.entries]
+        rows += [{"path": "a.zip", "number": 0, "output_bytes": 1}] if unit.archive else []
+        tables.write_table(units.record_uri(records, unit.name), pa.Table.from_pylist(rows, schema))
+    paths = {entry.path for unit in cut for entry in unit.entries} - {"03.jpg"}
+    assert units.find_lost(records, cut, paths) == set()
+    assert units.find_lost(records, cut, paths - {"09.jpg"}) == {cut[1].name}
+    assert units.find_lost(records, cut, paths - {"a.zip", "00.jpg"}) == {cut[0].name, cut[2].name}

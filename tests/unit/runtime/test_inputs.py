@@ -1,0 +1,56 @@
+"""The inputs of earlier runs: kept as they are, and told from those of another INPUT."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers.errors import UserError
+from depers.runtime import inputs
+from depers.runtime.inputs import KnownInputs
+from depers.storage import Entry
+
+NAMES = st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogateescape"))
+ENTRIES = [Entry(f"{number}.jpg", number, f"tag{number}") for number in range(10)]
+
+
+@given(st.lists(st.builds(Entry, NAMES, st.integers(-1, 9), st.text()), unique=True), NAMES)
+def test_inputs_come_back_whatever_their_names(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[Entry], place: str
+) -> None:
+    records = str(tmp_path_factory.mktemp("records"))
+    inputs.write_inputs(records, place, [*entries, *entries])
+    assert inputs.read_inputs(records) == KnownInputs(place, tuple(sorted(entries)))
+
+
+def test_before_the_first_run_there_are_none(tmp_path: Path) -> None:
+    assert inputs.read_inputs(str(tmp_path)) == KnownInputs()
+    inputs.refuse_another("OUT", "/in", ENTRIES, KnownInputs())
+
+
+def changed(entries: list[Entry]) -> list[Entry]:
+    return [entry._replace(etag="another") for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("place", "entries", "message"),
+    [
+        ("/in", ENTRIES, ""),
+        ("/in", ENTRIES[:1], ""),
+        ("/in", changed(ENTRIES), ""),
+        ("/in", [*changed(ENTRIES[:1]), Entry("new.jpg", 1, "")], ""),
+        ("/in", [Entry("new.jpg", 1, "")], "must hold inputs of the earlier run in OUT, but none of 10 is there"),
+        ("/moved", ENTRIES, ""),
+        ("/moved", [*ENTRIES[:5], *changed(ENTRIES[5:])], ""),
+        ("/moved", ENTRIES[:4], r"OUT: holds a run of /in, but INPUT is now /moved \(of its 10 inputs 4 are"),
+        ("/moved", changed(ENTRIES), "0 are there unchanged"),
+    ],
+)
+def test_another_input_is_refused(place: str, entries: list[Entry], message: str) -> None:
+    known = KnownInputs("/in", tuple(ENTRIES))
+    if not message:
+        inputs.refuse_another("OUT", place, entries, known)
+        return
+    with pytest.raises(UserError, match=message):
+        inputs.refuse_another("OUT", place, entries, known)
