@@ -250,7 +250,7 @@ def _cut(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
 def _set_aside(out: str, options: Options, parts: Callable[[], Iterator[list[ImageTask]]]) -> None:
     """Set aside what earlier runs recorded of images and labels as they are no more."""
     records = units.locate_inside(out)
-    if units.list_finished(records):
+    if any(units.list_finished(records)):
         units.set_aside(records, {make_unit_name(part, options.exif_frame) for part in parts()})
 
 

@@ -193,9 +193,7 @@ def without_lost(records: str, units: Sequence[Unit], finished: Finished, output
     """Return what is finished without the units whose results are not all among `outputs`, the paths in OUT."""
     recorded = finished.names | finished.retries
     suspects = [
-        unit
-        for unit in units
-        if unit.name in recorded and any(entry.path not in outputs for entry in unit.entries)
+        unit for unit in units if unit.name in recorded and any(entry.path not in outputs for entry in unit.entries)
     ]
     places = {parquet_text(path) for path in outputs} if suspects else set()
 

@@ -106,7 +106,7 @@ def test_records_of_what_was_before_are_set_aside(tmp_path: Path) -> None:
     for name in ("a", "b", "c.retry"):
         tables.write_table(f"{records}/units/{name}.parquet", pa.table({"path": [name]}, SCHEMA))
     units.set_aside(records, {"b"})
-    assert units.list_finished(records) == {"b"}
+    assert units.list_finished(records).names == {"b"}
     assert [table["path"].to_pylist() for table in units.read_former(records)] == [["a"], ["c.retry"]]
     units.set_aside(records, set())  # as a run that was killed does again
     assert len(list(units.read_former(records))) == 3
@@ -125,6 +125,7 @@ def test_units_whose_outputs_are_lost(tmp_path: Path) -> None:
         rows += [{"path": "a.zip", "number": 0, "output_bytes": 1}] if unit.archive else []
         tables.write_table(units.record_uri(records, unit.name), pa.Table.from_pylist(rows, schema))
     paths = {entry.path for unit in cut for entry in unit.entries} - {"03.jpg"}
-    assert units.find_lost(records, cut, paths) == set()
-    assert units.find_lost(records, cut, paths - {"09.jpg"}) == {cut[1].name}
-    assert units.find_lost(records, cut, paths - {"a.zip", "00.jpg"}) == {cut[0].name, cut[2].name}
+    finished = units.list_finished(records)
+    for lost, numbers in ((set(), [0, 1, 2]), ({"09.jpg"}, [0, 2]), ({"a.zip", "00.jpg"}, [1])):
+        left = units.without_lost(records, cut, finished, paths - lost)
+        assert left == (frozenset(cut[number].name for number in numbers), frozenset())
