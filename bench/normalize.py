@@ -57,6 +57,7 @@ def write_many(raw: Path, kind: str, boxes: int) -> None:
     places = [(x * 6.0, y * 6.0) for x, y in itertools.product(range(10), range(10))]
     if kind == "yolo":
         (raw / "labels").mkdir()
+        (raw / "classes.txt").write_text("\n".join(CLASSES))
         text = "".join(
             f"{n % 5} {(x + 2) / 64:.6f} {(y + 2) / 64:.6f} 0.062500 0.062500\n" for n, (x, y) in enumerate(places)
         )

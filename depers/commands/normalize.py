@@ -28,10 +28,11 @@ from depers.normalization.assignment import Assignment, make_tasks, refuse_lefto
 from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
-from depers.normalization.reading import BACKGROUND, UNLABELLED, SkippedImages, read_labels
+from depers.normalization.reading import BACKGROUND, UNLABELLED, SkippedImages, read_labels, refuse_mostly_dropped
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
+from depers.normalization.yolo import COLUMNS
 from depers.options import CheckedOptions, argument, option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
@@ -68,6 +69,13 @@ class Options(CheckedOptions):
         metavar="RAW",
     )
     format: str = option(AUTO, "how RAW is labelled", choices=(AUTO, *FORMATS), group=_LABELS)
+    columns: str = option(
+        COLUMNS[0],
+        "what the numbers after the class are in a line of YOLO text: a box (and at most one more number), a box and"
+        " points, or the points of a polygon; auto: what the lines themselves say",
+        choices=COLUMNS,
+        group=_LABELS,
+    )
     label_files: tuple[str, ...] = option(
         (),
         "only label files whose path in RAW fits, such as annotations/instances_*.json",
@@ -124,7 +132,15 @@ def open_sets(options: Options) -> list[LabelSet]:
     if len({uri for uri, _ in sources}) < len(sources):
         raise UserError(f"RAW and --add must differ, but got {', '.join(uri for uri, _ in sources)}")
     return [
-        open_set(storage.absolute(uri), prefix, options.format, options.classes, class_map, options.label_files)
+        open_set(
+            storage.absolute(uri),
+            prefix,
+            options.format,
+            options.classes,
+            class_map,
+            options.label_files,
+            options.columns,
+        )
         for (uri, class_map), prefix in zip(sources, choose_prefixes([uri for uri, _ in sources]), strict=True)
     ]
 
@@ -174,7 +190,7 @@ def run(options: Options) -> NormalizeResult:
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
 
             def parts() -> Iterator[list[ImageTask]]:
-                return _cut(make_tasks(catalog, assignment, meanings.class_ids, index))
+                return _cut(make_tasks(catalog, assignment, meanings.class_ids, len(options.classes), index))
 
             _set_aside(out, options, parts)
             statistics = _write(out, options, parts(), assignment.total, index, lease)
@@ -195,6 +211,7 @@ def _finish(
     out, kinds = storage.absolute(options.out), index.problem_kinds()
     with storage.translated_write_errors(out):
         problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
+    refuse_mostly_dropped(index, catalog)  # once more: only the images say whether a box lies in them
     if not statistics.images.total():
         first = min((first for _, _, _, first in kinds), default=None)
         example = f", such as {first.path}: {first.detail or first.kind}" if first else ""

@@ -9,7 +9,7 @@ from depers.datasets.splits import Strata, group_names, split
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog
 from depers.normalization.index import LabelIndex
-from depers.normalization.rules import LabelBox
+from depers.normalization.rules import EVERY_CLASS, LabelBox
 from depers.normalization.writing import ImageTask
 
 
@@ -90,18 +90,24 @@ def read_split(name: str) -> tuple[str, str]:
 
 
 def make_tasks(
-    catalog: Catalog, assignment: Assignment, class_ids: Mapping[int, int], index: LabelIndex
+    catalog: Catalog, assignment: Assignment, class_ids: Mapping[int, int], class_count: int, index: LabelIndex
 ) -> Iterator[ImageTask]:
-    """Yield the images with a split, in order, each with its boxes of the dataset's classes."""
+    """Yield the images with a split, in order, each with its boxes of the dataset's classes.
+
+    A region of every class is one of each.
+    """
+    all_ids = range(class_count)
     boxes, sizes = _OrderedReader(index.boxes()), _OrderedReader((number, (w, h)) for number, w, h in index.sizes())
     for number, (label_set, image) in enumerate(catalog.images):
         indexed_boxes, declared_wh = boxes.at(number) or [], sizes.at(number)
         if not assignment.splits[number]:
             continue
+        every_class = catalog.classes.get((label_set.prefix, EVERY_CLASS))
         label_boxes = tuple(
-            LabelBox(catalog.files[box.file], box.line, class_ids[box.class_number], *box[4:])
+            LabelBox(catalog.files[box.file], box.line, class_id, *box[4:])
             for box in indexed_boxes
-            if box.class_number in class_ids
+            for class_id in (all_ids if box.class_number == every_class else [class_ids.get(box.class_number)])
+            if class_id is not None
         )
         source, path = storage.join(label_set.uri, image.path), label_set.prefix + image.path
         entry = label_set.entries[image.path]

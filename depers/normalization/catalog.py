@@ -1,12 +1,14 @@
 """Every image, label file and class of the raw sets by number, and what the classes mean in the dataset."""
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from depers.errors import UserError
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.layouts import LabelFile, SetImage
-from depers.normalization.rules import Problem, RawBox
+from depers.normalization.rules import EVERY_CLASS, Problem, RawBox
 from depers.normalization.sources import ANY, LabelSet, find_labelled_classes, map_class
 from depers.statuses import ProblemAction
 
@@ -46,7 +48,7 @@ class Catalog:
 
     def list_class_names(self, prefix: str) -> list[str]:
         """Return the classes of a set that occur."""
-        return [name for owner, name in self.classes if owner == prefix]
+        return [name for owner, name in self.classes if owner == prefix and name != EVERY_CLASS]
 
     def list_labelled_classes(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """Return the classes that each set labels, by the prefix of its images; only sets that do not label all."""
@@ -80,6 +82,8 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
     purpose: list[tuple[int, str]] = []
     strange: list[tuple[int, str]] = []
     for (prefix, name), number in sorted(catalog.classes.items()):
+        if name == EVERY_CLASS:
+            continue
         boxes, images = totals.get(number, (0, 0))
         dataset_class = map_class(name, maps[prefix], classes)
         if dataset_class:
@@ -92,10 +96,10 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
         elif boxes:
             purpose.append((boxes, prefix + name))
     if strange and not purpose and not class_ids.keys() & totals.keys():
-        example = max(strange)[1]
+        example = shlex.quote(re.sub(r"([,=])", r"\\\1", max(strange)[1]) + "=CLASS")
         raise UserError(
             f"{catalog.sets[0].uri}: a box must be of {', '.join(classes)}, but all are of {_list_largest(strange)}:"
-            f" say what is what with --class-map {example}=CLASS, or name other --classes"
+            f" say what is what with --class-map {example}, or name other --classes"
         )
     notes = []
     if purpose:

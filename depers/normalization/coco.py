@@ -5,16 +5,19 @@
      "categories": [{"id": 3, "name": "car"}, …]}
 
 Boxes are pixels from the top left corner (https://cocodataset.org/#format-data). Crowds (`iscrowd`) are regions with
-several objects, no boxes of one, and are ignored.
+several objects, no boxes of one, and are ignored; so is what says `ignore`. Without a bbox, that of the segmentation
+is taken, polygons or a mask. Ids and numbers may be written as text.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import ijson
 
+from depers.datasets.labels import read_number
 from depers.errors import UserError, short_reason
-from depers.normalization.rules import Problem, RawBox
+from depers.normalization.rules import Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
@@ -31,11 +34,15 @@ class CocoImage(NamedTuple):
 
 
 class CocoBox(NamedTuple):
-    """An annotation: the id of its image, and its box, whose class is the category's name; or what is wrong."""
+    """An annotation: the id of its image, and its box, whose class is the category's name; or what is wrong.
+
+    `is_crowd_mask`: it is marked as a crowd, and given as a mask.
+    """
 
     image_id: object
     box: RawBox | None
     problem: Problem | None
+    is_crowd_mask: bool = False
 
 
 def looks_like_coco(head: bytes) -> bool:
@@ -55,10 +62,15 @@ class CocoFile:
         self.path, self._open = path, open_anew
         self.categories: dict[object, str] = {}
         for item in self._items("categories"):
-            name = item.get("name")
-            if not isinstance(name, str) or not name:
+            name, key = item.get("name"), _key(item.get("id"))
+            if not isinstance(name, str) or not clean_name(name):
                 raise UserError(f"{path}: a category's name must be text, but is {name!r}")
-            self.categories[_key(item.get("id"))] = name
+            name = clean_name(name)
+            if self.categories.get(key, name) != name:
+                raise UserError(
+                    f"{path}: an id must be that of one category, but {key!r} is {self.categories[key]} and {name}"
+                )
+            self.categories[key] = name
         if not self.categories:
             raise UserError(f"{path}: must be COCO, with categories that have an id and a name, but there are none")
 
@@ -75,23 +87,25 @@ class CocoFile:
         """Yield the annotations in the order of the file."""
         for number, item in enumerate(self._items("annotations"), 1):
             image_id, category = _key(item.get("image_id")), _key(item.get("category_id"))
-            values: Any = item.get("bbox")
-            kind = ""
-            if not isinstance(values, list) or len(values) != 4:
-                kind = "not four numbers"
-            elif not all(isinstance(value, (int, float)) and abs(value) < float("inf") for value in values):
-                kind = "not a finite number"
+            kind, text, ignored = "", "", bool(item.get("iscrowd") or item.get("ignore"))
+            bbox: Any = item.get("bbox")
+            segmentation: Any = item.get("segmentation")
+            values = _read_numbers(bbox) if bbox else None
+            if not bbox and segmentation:
+                values, text = find_segmentation_box(segmentation), str(segmentation)
+            if values is None or len(values) != 4:
+                kind, text = "not four numbers", text or str(bbox)
+            elif any(map(math.isnan, values)):
+                kind, text = "not a finite number", str(bbox)
             elif category not in self.categories:
-                kind, values = "class id without a name", item.get("category_id")
-            if kind:
-                problem = Problem(self.path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, str(values)[:120])
+                kind, text = "class id without a name", str(item.get("category_id"))
+            if values is None or kind:
+                problem = Problem(self.path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, text[:120])
                 yield CocoBox(image_id, None, problem)
                 continue
-            x, y, w, h = (float(value) for value in values)
-            ignored = bool(item.get("iscrowd"))
-            yield CocoBox(
-                image_id, RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h, ignored), None
-            )
+            x, y, w, h = values
+            box = RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h, ignored)
+            yield CocoBox(image_id, box, None, bool(item.get("iscrowd")) and isinstance(segmentation, dict))
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""
@@ -132,8 +146,84 @@ class _Counted:
 
 
 def _key(value: object) -> object:
-    """Return an id that can be looked up: tools write numbers, and text."""
-    return value if isinstance(value, (int, float, str)) else repr(value)
+    """Return an id that can be looked up, the same for a number and the text that tools write for it."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdecimal() and str(int(value)) == value else value
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
+
+
+def _read_numbers(values: object) -> list[float] | None:
+    """Return a list of numbers, or of texts that are numbers; NaN for what is none. None for what is no list."""
+    if not isinstance(values, list):
+        return None
+    return [
+        read_number(value.strip() if isinstance(value, str) else repr(value))
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        else math.nan
+        for value in values
+    ]
+
+
+def find_segmentation_box(segmentation: object) -> list[float] | None:
+    """Return x, y, w, h of what polygons or a mask (with `counts` and `size`) cover; None for what is neither."""
+    if isinstance(segmentation, dict):
+        return _find_mask_box(segmentation)
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    points: list[float] = []
+    for polygon in polygons:
+        numbers = _read_numbers(polygon)
+        if not numbers or len(numbers) % 2 or len(numbers) < 6:
+            return None
+        points += numbers
+    if any(map(math.isnan, points)):
+        return None
+    xs, ys = points[::2], points[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _find_mask_box(mask: dict[str, Any]) -> list[float] | None:
+    """Return x, y, w, h of a mask, whose runs of 0 and 1 in turn go down its columns; None for what is none."""
+    counts, size = mask.get("counts"), _read_numbers(mask.get("size"))
+    runs = _read_packed(counts) if isinstance(counts, str) else _read_numbers(counts)
+    if runs is None or size is None or len(size) != 2 or not size[0] >= 1:
+        return None
+    high, start = int(size[0]), 0
+    x0 = y0 = math.inf
+    x1 = y1 = -math.inf
+    for number, run in enumerate(runs):
+        if not run >= 0:
+            return None
+        end = start + int(run)
+        if number % 2 and run:
+            x0, x1 = min(x0, start // high), max(x1, (end - 1) // high + 1)
+            one_column = start // high == (end - 1) // high
+            y0 = min(y0, start % high if one_column else 0)
+            y1 = max(y1, (end - 1) % high + 1 if one_column else high)
+        start = end
+    if start != high * int(size[1]) or x1 < x0:
+        return None
+    return [float(x0), float(y0), float(x1 - x0), float(y1 - y0)]
+
+
+def _read_packed(text: str) -> list[float] | None:
+    """Return the runs of a mask as pycocotools packs them: five bits a character, differences from the third run on."""
+    runs: list[float] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if not shift else None
 
 
 def _short(error: Exception) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from depers.normalization.rules import Problem
+from depers.normalization.rules import NO_AREA, OUTSIDE, Problem
 from depers.statuses import ProblemAction
 from depers.storage.tables import parquet_text
 
@@ -20,6 +20,8 @@ PRAGMA temp_store = FILE;
 PRAGMA cache_size = -65536;
 CREATE TABLE boxes (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL,
     ignored INTEGER);
+CREATE TABLE undecided (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL,
+    ignored INTEGER, reading TEXT);
 CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
 CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, detail TEXT);
 """
@@ -55,13 +57,49 @@ class LabelIndex:
         """Add boxes, in any order."""
         self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", boxes)
 
+    def add_undecided(self, reading: str, boxes: Iterable[IndexedBox]) -> None:
+        """Add boxes that count if this is decided to be the reading of their lines."""
+        self._db.executemany(
+            "INSERT INTO undecided VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ((*box, reading) for box in boxes)
+        )
+
+    def decide(self, reading: str) -> int:
+        """Add the boxes of this reading to the others, and forget those of another; return their number."""
+        columns = "image, file, line, class, cx, cy, w, h, ignored"
+        count = self._db.execute(
+            f"INSERT INTO boxes SELECT {columns} FROM undecided WHERE reading = ?", (reading,)
+        ).rowcount
+        self._db.execute("DELETE FROM undecided")
+        return count
+
+    def count_as_objects(self, file: int) -> None:
+        """Make no box of a file one that is ignored."""
+        self._db.execute("UPDATE boxes SET ignored = 0 WHERE file = ?", (file,))
+
+    def count_dropped(self, prefix: str) -> tuple[int, int, Problem | None]:
+        """Return how many labels of the files whose path begins with `prefix` cost their image.
+
+        With it, how many of them have a box here, which lies nowhere in the image, and the first label or file of all
+        that do. A file that cannot be read at all counts for none: nobody knows how many labels it has.
+        """
+        rows = "FROM problems WHERE action = ? AND substr(path, 1, ?) = ?"
+        values = (ProblemAction.SKIPPED_WITH_IMAGE, len(prefix), prefix)
+        count, placed = self._db.execute(
+            f"SELECT COALESCE(SUM(line > 0), 0), COALESCE(SUM(kind IN (?, ?)), 0) {rows}", (OUTSIDE, NO_AREA, *values)
+        ).fetchone()
+        first = self._db.execute(f"SELECT * {rows} ORDER BY line = 0, path, line LIMIT 1", values).fetchone()
+        return count, placed, _to_problem(first) if first else None
+
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
         """Add declared sizes, (image, width, height); the first of an image counts."""
         self._db.executemany("INSERT OR IGNORE INTO sizes VALUES (?, ?, ?)", sizes)
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
         """Add problems, their text made fit for Parquet."""
-        rows = (problem._replace(path=_text(problem.path), detail=_text(problem.detail)) for problem in problems)
+        rows = (
+            problem._replace(path=parquet_text(problem.path), detail=parquet_text(problem.detail))
+            for problem in problems
+        )
         self._db.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", rows)
 
     def sort(self) -> None:
@@ -70,7 +108,9 @@ class LabelIndex:
 
     def class_counts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Yield (image, [(class, boxes)…]) of every image that has boxes, in order."""
-        rows = self._db.execute("SELECT image, class, COUNT(*) FROM boxes GROUP BY image, class ORDER BY image, class")
+        rows = self._db.execute(
+            "SELECT image, class, COUNT(*) FROM boxes WHERE NOT ignored GROUP BY image, class ORDER BY image, class"
+        )
         for image, group in itertools.groupby(rows, key=lambda row: row[0]):
             yield image, [(class_number, count) for _, class_number, count in group]
 
@@ -111,11 +151,3 @@ class LabelIndex:
 def _to_problem(row: tuple[str, int, str, str, str]) -> Problem:
     path, line, kind, action, detail = row
     return Problem(path, line, kind, ProblemAction(action), detail)
-
-
-def _text(text: str) -> str:
-    """Return text that SQLite and Parquet can hold."""
-    try:
-        return parquet_text(text)
-    except UnicodeEncodeError:  # halves of a pair, as JSON may write them
-        return text.encode("utf-8", "backslashreplace").decode()

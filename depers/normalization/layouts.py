@@ -1,32 +1,55 @@
 """Which files of a raw folder are images, which hold their labels, and in which format.
 
 - `competition`: `labels/NAME_CLASS..txt` (one dot is accepted too) for `images/NAME.jpg`;
-- `yolo`: `a.txt` for `a.jpg`; `voc`: `a.xml` for `a.jpg`; `coco`: JSON files for all images.
+- `yolo`, `kitti`, `oidv4`: `a.txt` for `a.jpg`; `voc`: `a.xml` for `a.jpg`; `coco`: JSON files for all images.
 
-An image and its labels lie at the same place but for folders named images, labels, Annotations, JPEGImages or xmls, so
-`images/train/a.jpg` and `labels/train/a.txt`, `train/images/a.jpg` and `train/labels/a.txt`, `a.jpg` and `a.txt`,
-`JPEGImages/a.jpg` and `Annotations/a.xml` belong together; else the only image of that name counts.
+What a file is, its type and its content say before its name: `license_plate_1.jpg` is an image, and `train.txt` holds
+the labels of `train.jpg` if that is what stands in it. `matching` says which labels belong to which image.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from posixpath import splitext  # Path objects are slow for millions of files
 from typing import NamedTuple
 
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError
+from depers.normalization.coco import looks_like_coco
+from depers.normalization.edge_texts import recognise_text
+from depers.normalization.foreign import identify
+from depers.normalization.matching import ImageFinder, find_stem, match_names, name_in_dataset, simplify
 from depers.normalization.rules import Problem
 from depers.statuses import ProblemAction
 
-FORMATS = ("competition", "yolo", "voc", "coco")
-_SUFFIXES = {"competition": ".txt", "yolo": ".txt", "voc": ".xml", "coco": ".json"}
-_LAYOUT = frozenset(("images", "labels", "annotations", "jpegimages", "xmls"))
-_BESIDE = re.compile(  # what sets hold beside images and labels
-    r"(?:^|/)(?:\.[^/]*|(?:readme|licen[cs]e|changelog)[^/]*|(?:predefined_)?classes\.txt|requirements\.txt|notes\.json"
-    r"|(?:train|val|valid|validation|test|trainval)\.txt)$|(?:^|/)imagesets/|\.(?:ya?ml|names|data|md|cache|html?|csv)$",
+FORMATS = ("competition", "yolo", "kitti", "oidv4", "voc", "coco")
+_SUFFIXES = {"voc": ".xml", "coco": ".json"}
+_LABEL_SUFFIXES = (".txt", ".xml", ".json")
+_LISTS = re.compile(  # lists of classes or of images, which sets hold beside images and labels
+    r"(?:^|/)(?:(?:predefined_)?classes|train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/.*\.txt$"
+    r"|\.(?:ya?ml|names|data)$",
     re.IGNORECASE,
 )
+_BESIDE = re.compile(  # what sets hold beside images and labels, and is of no use
+    r"(?:^|/)(?:\.[^/]*|(?:readme|licen[cs]e|changelog)(?:[.-][^/]*)?|requirements\.txt|notes\.json)$"
+    r"|\.(?:md|cache|html?|csv)$",
+    re.IGNORECASE,
+)
+_HIDDEN = re.compile(r"(?:^|/)\.[^/]*$|(?:^|/)__MACOSX/")
+_LOOKED_INTO = 32  # texts, or XML files, whose beginning says what all of them are
+
+
+class FileRole(StrEnum):
+    """What a file of a raw folder is to `normalize`; every file has one role."""
+
+    IMAGE = "image"
+    LABELS = "label file"
+    LIST = "list of classes or images"
+    BESIDE = "skipped by rule"
+    """A hidden file, a readme, a licence: it holds neither images nor labels."""
+    PROBLEM = "problem"
+    """It is of no use, and a row of problems.parquet says why."""
 
 
 class LabelFile(NamedTuple):
@@ -45,17 +68,16 @@ class SetImage(NamedTuple):
 
 
 class MatchedFiles(NamedTuple):
-    """The images of a raw folder, sorted; its JSON files; and the files that are of no use."""
+    """The images of a raw folder, sorted; its JSON files; the files that are of no use; and the role of every file."""
 
     images: list[SetImage]
     json_files: list[str]
     problems: list[Problem]
+    roles: dict[str, FileRole]
 
 
-def name_in_dataset(path: str) -> str:
-    """Return the path without the folders that only say what kind of files lie in them."""
-    folders, _, name = path.rpartition("/")
-    return "/".join([*(part for part in folders.split("/") if part and part.lower() not in _LAYOUT), name])
+HeadReader = Callable[[str], bytes]
+"""Gives the beginning of a file by its path below RAW."""
 
 
 def parse_label_name(name: str, stems: Collection[str], classes: Sequence[str]) -> tuple[str, str] | None:
@@ -73,32 +95,32 @@ def parse_label_name(name: str, stems: Collection[str], classes: Sequence[str]) 
     return ("", fitting[0]) if fitting else None
 
 
-def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: Callable[[str], bytes]) -> str:
-    """Return the format of the labels among `paths` below RAW; `head_of` gives the beginning of a JSON file.
+def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: HeadReader) -> str:
+    """Return the format of the labels among `paths` below RAW.
 
     `classes` are the names that file names may end in. Raise UserError where there are none, or of several formats.
     """
-    from depers.normalization.coco import looks_like_coco
-
     stems = _image_stems(paths)
-    counts: Counter[str] = Counter()
-    texts: list[str] = []
+    by_suffix: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        suffix = splitext(path)[1].lower()
-        if suffix not in _SUFFIXES.values() or _BESIDE.search(path):
-            continue
-        if suffix == ".json":
-            counts["coco"] += looks_like_coco(head_of(path))
-        elif suffix == ".xml":
-            counts["voc"] += 1
-        else:
-            texts.append(path)
-    counts["yolo"] = sum(bool(stem) for _, (stem, _) in _name_targets(texts, stems))
+        if not _HIDDEN.search(path):
+            by_suffix[splitext(path)[1].lower()].append(path)
+    texts = [path for path in by_suffix[".txt"] if _is_label_text(path, stems, head_of)]
+    counts: Counter[str] = Counter()
+    counts["coco"] = sum(looks_like_coco(head_of(path)) for path in by_suffix[".json"])
+    counts["voc"] = _count_voc(by_suffix[".xml"], head_of)
+    targets = [path for path, stem in match_names(_finder(stems), _named(texts)) if stem]
+    counts["yolo"] = len(targets)
     counts["competition"] = sum(bool(stem) for _, (stem, _) in _competition_targets(texts, stems, classes))
     # `a_car.txt` may be that of `a_car.jpg`, or of `a.jpg`: what explains more of the files is right.
     del counts["competition" if counts["yolo"] >= counts["competition"] else "yolo"]
+    if counts["yolo"]:
+        kind = recognise_text((path, head_of(path)) for path in _spread(targets))
+        counts[kind] = counts.pop("yolo")
     if not (kinds := [kind for kind in FORMATS if counts[kind]]):
-        files = [path for path in paths if path.lower().endswith(tuple(_SUFFIXES.values()))]
+        if advice := identify(paths, head_of):
+            raise UserError(f"{raw}: {advice}")
+        files = [path for path in paths if path.lower().endswith(_LABEL_SUFFIXES)]
         listing = f"of {len(files)} text files none does, such as {files[0]!r}" if files else "there is none"
         raise UserError(
             f"{raw}: must hold labels that belong to its images (NAME_CLASS..txt, YOLO's NAME.txt, VOC's NAME.xml, or"
@@ -110,97 +132,173 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: C
     return kinds[0]
 
 
-def match_files(kind: str, paths: Sequence[str], classes: Sequence[str]) -> MatchedFiles:
+def _count_voc(paths: Sequence[str], head_of: HeadReader) -> int:
+    """Return how many XML files are VOC's, as far as the first of them say."""
+    sample = _spread(paths)
+    return len(paths) if any(re.search(rb"<annotation[\s>/]", head_of(path)) for path in sample) else 0
+
+
+def _spread(paths: Sequence[str]) -> list[str]:
+    """Return some of many paths, from everywhere among them."""
+    return list(paths[:: max(1, len(paths) // _LOOKED_INTO)])
+
+
+def _is_label_text(path: str, stems: Collection[str], head_of: HeadReader) -> bool:
+    """Say whether a text is a label file: by its content where an image has its name, else by its name."""
+    if not (_LISTS.search(path) or _BESIDE.search(path)):
+        return True
+    return find_stem(path) in stems and holds_rows(head_of(path))
+
+
+def holds_rows(head: bytes) -> bool:
+    """Say whether a text begins as YOLO's do, with five numbers or more, or is empty, as a background's is."""
+    lines = [line for line in head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines() if line.strip()]
+    fields = lines[0].split() if lines else ["0"] * 5
+    return len(fields) >= 5 and all(re.fullmatch(r"[-+.\deE]+", field) for field in fields)
+
+
+def match_files(kind: str, paths: Sequence[str], classes: Sequence[str], head_of: HeadReader) -> MatchedFiles:
     """Return the images and labels of one format among `paths` below RAW; competition files name one of `classes`."""
-    problems: list[Problem] = []
+    suffix = _SUFFIXES.get(kind, ".txt")
+    roles = _find_roles(kind, suffix, sorted(paths), head_of)
+    problems = [
+        Problem(path, 0, *_describe_useless(kind, path), splitext(path)[1])
+        for path, role in roles.items()
+        if role == FileRole.PROBLEM
+    ]
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path, role in roles.items():
+        if role == FileRole.IMAGE:
+            groups[find_stem(path)].append(path)
     stems: dict[str, str] = {}
-    labels, foreign = [], defaultdict(list)
-    for path in sorted(paths):
-        suffix = splitext(path)[1].lower()
-        stem = _stem(name_in_dataset(path))
-        if _BESIDE.search(path):
+    for stem, group in groups.items():
+        if len(group) == 1:
+            stems[stem] = group[0]
             continue
-        if suffix == _SUFFIXES[kind]:
-            labels.append(path)
-        elif suffix in _SUFFIXES.values():
-            foreign[suffix].append(path)
-        elif suffix not in IMAGE_SUFFIXES:
-            problems.append(Problem(path, 0, "not an image name", ProblemAction.SKIPPED, suffix))
-        elif stem in stems:  # their labels could not be told apart
-            problems.append(Problem(path, 0, "same name as another image", ProblemAction.SKIPPED, stems[stem]))
-        else:
-            stems[stem] = path
-    for suffix, foreign_paths in foreign.items():
-        detail = f"{len(foreign_paths)} × {suffix}"
-        problems.append(Problem(foreign_paths[0], 0, "label files of another format", ProblemAction.SKIPPED, detail))
+        for path in group:  # whose labels those of that name are, nobody can tell
+            namesakes = ", ".join(namesake for namesake in group if namesake != path)
+            problems.append(Problem(path, 0, "same name as another image", ProblemAction.SKIPPED, namesakes))
+            roles[path] = FileRole.PROBLEM
+    labels = [path for path, role in roles.items() if role == FileRole.LABELS]
     if kind == "coco":
         images = [SetImage(path, name_in_dataset(path), ()) for path in stems.values()]
-        return MatchedFiles(images, labels, problems)
+        return MatchedFiles(images, labels, problems, roles)
     files: dict[str, list[LabelFile]] = {stem: [] for stem in stems}
+    orphans: list[tuple[str, str]] = []
     targets = _competition_targets(labels, stems, classes) if kind == "competition" else _name_targets(labels, stems)
     for path, (target, class_name) in targets:
+        if target:
+            files[target].append(LabelFile(path, class_name))
+            continue
+        roles[path] = FileRole.PROBLEM
         if target is None:
             rule = "must end in _CLASS..txt with CLASS one of " + ", ".join(classes)
             problems.append(Problem(path, 0, "not a label name", ProblemAction.SKIPPED, rule))
-        elif not target:
-            problems.append(Problem(path, 0, "label without image", ProblemAction.SKIPPED, class_name))
         else:
-            files[target].append(LabelFile(path, class_name))
+            problems.append(Problem(path, 0, "label without image", ProblemAction.SKIPPED, class_name))
+            orphans.append((path, class_name))
+    for stem, path in _find_alike(orphans, (stem for stem, of_image in files.items() if not of_image)).items():
+        detail = f"{path} may hold its labels, but is named otherwise"
+        problems.append(Problem(stems[stem], 0, "image without label", ProblemAction.SKIPPED, detail))
+        roles[stems[stem]] = FileRole.PROBLEM
+        del files[stem]
     order = {name: index for index, name in enumerate(classes)}
     for image_files in files.values():
         image_files.sort(key=lambda file: (order.get(file.class_name, 0), file.path))
     images = [
         SetImage(stems[stem], name_in_dataset(stems[stem]), tuple(image_files)) for stem, image_files in files.items()
     ]
-    return MatchedFiles(images, [], problems)
+    return MatchedFiles(images, [], problems, roles)
+
+
+def _find_roles(kind: str, suffix: str, paths: Sequence[str], head_of: HeadReader) -> dict[str, FileRole]:
+    stems = _image_stems(paths)
+    return {path: _find_role(kind, suffix, path, stems, head_of) for path in paths}
+
+
+def _find_role(kind: str, suffix: str, path: str, stems: Collection[str], head_of: HeadReader) -> FileRole:
+    """Return what a file is: by its type first, then by its name."""
+    lower = path.lower()
+    if _HIDDEN.search(path):
+        return FileRole.BESIDE
+    if lower.endswith(IMAGE_SUFFIXES):
+        return FileRole.IMAGE
+    if lower.endswith(suffix) and _is_label_file(kind, path, stems, head_of):
+        return FileRole.LABELS
+    if _LISTS.search(path):
+        return FileRole.LIST
+    return FileRole.BESIDE if _BESIDE.search(path) else FileRole.PROBLEM
+
+
+def _is_label_file(kind: str, path: str, stems: Collection[str], head_of: HeadReader) -> bool:
+    """Say whether a file with the format's suffix holds labels."""
+    if kind == "coco":
+        return looks_like_coco(head_of(path))
+    return kind == "voc" or _is_label_text(path, stems, head_of)
+
+
+def _describe_useless(kind: str, path: str) -> tuple[str, ProblemAction]:
+    """Return the kind of problem that a file is which is neither an image nor a label file of the format."""
+    if path.lower().endswith(".json") and kind == "coco":
+        return "JSON that is no COCO", ProblemAction.SKIPPED
+    if path.lower().endswith(_LABEL_SUFFIXES):
+        return "label file of another format", ProblemAction.SKIPPED
+    return "not an image name", ProblemAction.SKIPPED
 
 
 _Target = tuple[str, tuple[str | None, str]]
 
 
-def _competition_targets(labels: Sequence[str], stems: Collection[str], classes: Sequence[str]) -> Iterator[_Target]:
+def _competition_targets(
+    labels: Sequence[str], stems: Mapping[str, str] | Collection[str], classes: Sequence[str]
+) -> Iterator[_Target]:
+    """Yield the image's stem and the class of every label file; an image of the same text takes all of its files."""
+    rest: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    labelled = set()
     for path in labels:
-        yield path, parse_label_name(name_in_dataset(path), stems, classes) or (None, "")
+        target = parse_label_name(name_in_dataset(path), stems, classes)
+        if target is None or target[0]:
+            labelled.add(target[0] if target else "")
+            yield path, target or (None, "")
+        else:
+            base = re.sub(r"\.{1,2}txt$", "", name_in_dataset(path), flags=re.IGNORECASE)
+            rest[base[: -len(target[1]) - 1]].append((path, target[1]))
+    for stem, image in match_names(_finder(stems), [(stem, stem) for stem in rest]):
+        for path, class_name in rest[stem]:
+            yield path, (image if image and image not in labelled else "", class_name)
 
 
 def _name_targets(labels: Sequence[str], stems: Collection[str]) -> Iterator[_Target]:
-    by_name = defaultdict(list)
-    for stem in stems:
-        by_name[stem.rpartition("/")[2]].append(stem)
-    for path in labels:
-        stem = _stem(name_in_dataset(path))
-        namesakes = by_name[stem.rpartition("/")[2]]
-        yield path, (stem if stem in stems else namesakes[0] if len(namesakes) == 1 else "", "")
+    for path, stem in match_names(_finder(stems), _named(labels)):
+        yield path, (stem or "", "")
+
+
+def _named(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Return label files with the stems of their images; `a.jpg.txt` names `a.jpg` in full."""
+    return [
+        (path, splitext(stem)[0] if stem.lower().endswith(IMAGE_SUFFIXES) else stem)
+        for path, stem in ((path, find_stem(path)) for path in paths)
+    ]
+
+
+def _finder(stems: Iterable[str]) -> ImageFinder:
+    return ImageFinder({stem: stem for stem in stems})
+
+
+def _find_alike(orphans: Sequence[tuple[str, str]], bare_stems: Iterable[str]) -> dict[str, str]:
+    """Return the images without labels that a label file without image may be about: their names are much the same."""
+    if not orphans:
+        return {}
+    paths = {}
+    for path, class_name in orphans:
+        stem = find_stem(path).removesuffix(".")
+        paths[simplify(stem.rpartition("/")[2].removesuffix(f"_{class_name}" if class_name else ""))] = path
+    pairs = ((stem, paths.get(simplify(stem.rpartition("/")[2]))) for stem in bare_stems)
+    return {stem: path for stem, path in pairs if path}
 
 
 def _image_stems(paths: Sequence[str]) -> frozenset[str]:
     """Return the stems of the images among `paths`."""
-    return frozenset(_stem(name_in_dataset(path)) for path in paths if path.lower().endswith(IMAGE_SUFFIXES))
-
-
-def _stem(name: str) -> str:
-    return splitext(name)[0]
-
-
-class ImageFinder:
-    """Finds the images that a JSON file names: tools write a path from here or there, or only a name."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = frozenset(paths)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for path in paths:
-            self._by_name[path.rpartition("/")[2]].append(path)
-
-    def find(self, file_name: str, json_path: str) -> list[str]:
-        """Return every image that `file_name` in the file at `json_path` may mean: one, if all is well."""
-        name = file_name.replace("\\", "/").removeprefix("./")
-        beside = f"{json_path.rpartition('/')[0]}/{name}".lstrip("/")
-        for path in (beside, name):
-            if path in self._paths:
-                return [path]
-        namesakes = self._by_name.get(name.rpartition("/")[2], [])
-        candidates = [path for path in namesakes if path.endswith(f"/{name}")] or (namesakes if "/" in name else [])
-        if len(candidates) > 1:  # COCO's instances_val2017.json is about val2017/
-            named = [path for path in candidates if path.split("/")[-2].lower() in json_path.lower()]
-            return named if len(named) == 1 else candidates
-        return candidates
+    return frozenset(
+        find_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES) and not _HIDDEN.search(path)
+    )

@@ -1,20 +1,23 @@
 """From the label files of all sets into one index: files in parallel, JSON as a stream."""
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from depers import storage
-from depers.errors import short_reason
+from depers.errors import UserError, short_reason
 from depers.normalization.catalog import Catalog, FileTask
 from depers.normalization.coco import CocoFile
+from depers.normalization.edge_texts import read_edge_text
+from depers.normalization.foreign import advise
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.layouts import ImageFinder
+from depers.normalization.matching import ListedImageFinder
 from depers.normalization.rules import FileLabels, LabelError, Problem
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
-from depers.normalization.yolo import read_yolo
+from depers.normalization.yolo import Shape, YoloLabels, decide_columns, read_yolo
 from depers.runtime.progress import open_bar
 from depers.runtime.tasks import run_tasks
 from depers.statuses import ProblemAction
@@ -32,26 +35,32 @@ class FileResult(NamedTuple):
     """What a label file says, or why it says nothing."""
 
     task: FileTask
-    labels: FileLabels
+    content: YoloLabels
     failure: Problem | None
 
 
-def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence[FileTask]) -> list[FileResult]:
+def read_files(
+    uri: str, kind: str, names: Sequence[str] | None, columns: str, tasks: Sequence[FileTask]
+) -> list[FileResult]:
     """Read label files of one set, each an image's own."""
 
     def read(task: FileTask) -> FileResult:
         path = task.file.path
         try:
             data = storage.read_bytes(storage.join(uri, path))
-            labels = read_voc(path, data) if kind == "voc" else read_yolo(path, data, names, task.file.class_name)
+            if kind in ("yolo", "competition"):
+                content = read_yolo(path, data, names, task.file.class_name, columns)
+            else:
+                labels = read_voc(path, data) if kind == "voc" else read_edge_text(kind, path, data)
+                content = YoloLabels(labels, [], {})
         except LabelError as error:
             kind_of_problem, detail = error.kind, error.detail
         except OSError as error:
             kind_of_problem, detail = UNREADABLE, short_reason(error)
         else:
-            return FileResult(task, labels, None)
+            return FileResult(task, content, None)
         failure = Problem(path, 0, kind_of_problem, ProblemAction.SKIPPED_WITH_IMAGE, detail)
-        return FileResult(task, FileLabels([], []), failure)
+        return FileResult(task, YoloLabels(FileLabels([], []), [], {}), failure)
 
     if not storage.is_s3(uri):
         return [read(task) for task in tasks]
@@ -59,11 +68,23 @@ def read_files(uri: str, kind: str, names: Sequence[str] | None, tasks: Sequence
         return list(pool.map(read, tasks))
 
 
-def add_files(index: LabelIndex, catalog: Catalog, prefix: str, results: Iterable[FileResult]) -> set[int]:
-    """Put what files say into the index; return the images that are skipped, as their labels are not understood."""
+def add_files(
+    index: LabelIndex, catalog: Catalog, prefix: str, results: Iterable[FileResult], shapes: dict[Shape, str]
+) -> set[int]:
+    """Put what files say into the index, and the shapes of their lines into `shapes`.
+
+    Return the images that are skipped, as their labels are not understood.
+    """
     not_understood = set()
-    for (image, number, _), labels, failure in results:
+    for (image, number, _), (labels, undecided, shapes_there), failure in results:
         index.add_boxes(catalog.index_boxes(prefix, image, number, labels.boxes))
+        for shape, boxes in (
+            (Shape.POINTS, [pair.points for pair in undecided]),
+            (Shape.POLYGON, [pair.polygon for pair in undecided]),
+        ):
+            index.add_undecided(shape, catalog.index_boxes(prefix, image, number, boxes))
+        for shape, example in shapes_there.items():
+            shapes.setdefault(shape, example)
         if labels.declared_wh is not None:
             index.add_sizes([(image, *labels.declared_wh)])
         problems = labels.problems if failure is None else [failure]
@@ -91,12 +112,16 @@ def add_json(
     box_counts: Counter[object] = Counter()
     batch: list[IndexedBox] = []
     not_understood: set[int] = set()
-    for image_id, box, problem in coco.annotations():
+    total = crowd_masks = 0
+    for image_id, box, problem, is_crowd_mask in coco.annotations():
         tick()
+        total, crowd_masks = total + 1, crowd_masks + is_crowd_mask
         if problem is not None:
-            index.add_problems([problem._replace(path=problem_path)])
             if image_id in images:
                 not_understood.add(images[image_id])
+            else:
+                problem = problem._replace(action=ProblemAction.SKIPPED)
+            index.add_problems([problem._replace(path=problem_path)])
         elif image_id in problems_by_id:
             box_counts[image_id] += 1
         elif box is not None and image_id not in images:
@@ -108,6 +133,10 @@ def add_json(
             index.add_boxes(batch)
             batch.clear()
     index.add_boxes(batch)
+    if total and crowd_masks == total:  # as CVAT writes the mask of one object; COCO has a crowd in a hundred objects
+        index.count_as_objects(file)
+        detail = f"all of {total} annotations have iscrowd and a mask"
+        index.add_problems([Problem(problem_path, 0, "crowds taken as objects", ProblemAction.ACCEPTED, detail)])
     index.add_problems(
         problem._replace(detail=f"{problem.detail}, {box_counts[image_id]} boxes")
         for image_id, problem in problems_by_id.items()
@@ -120,19 +149,22 @@ def _find_images(
 ) -> tuple[dict[object, int], dict[object, Problem]]:
     """Return, by the file's own ids, the images that it means, and what is wrong with its other images."""
     numbers = {image.path: n for n, (owner, image) in enumerate(catalog.images) if owner is label_set}
-    finder = ImageFinder(list(numbers))
+    finder = ListedImageFinder(list(numbers), label_set.json_files)
     numbers_by_id: dict[object, int] = {}
     problems_by_id: dict[object, Problem] = {}
-    for listed in coco.images():
-        paths = finder.find(listed.file_name, path)
-        if len(paths) == 1:
-            numbers_by_id[listed.id] = numbers[paths[0]]
-            index.add_sizes([(numbers[paths[0]], *listed.declared_wh)])
+    names_by_id: dict[object, str] = {}
+    for entry in coco.images():
+        paths = finder.find(entry.file_name, path)
+        if names_by_id.setdefault(entry.id, entry.file_name) != entry.file_name:
+            numbers_by_id.pop(entry.id, None)
+            kind, detail = "image id that several images have", f"{entry.id!r}: {names_by_id[entry.id]}"
+        elif len(paths) == 1:
+            numbers_by_id[entry.id] = numbers[paths[0]]
+            index.add_sizes([(numbers[paths[0]], *entry.declared_wh)])
+            continue
         else:
-            kind = "image name that several images have" if paths else "label without image"
-            problems_by_id[listed.id] = Problem(
-                label_set.prefix + path, 0, kind, ProblemAction.SKIPPED, listed.file_name
-            )
+            kind, detail = "image name that several images have" if paths else "label without image", entry.file_name
+        problems_by_id[entry.id] = Problem(label_set.prefix + path, 0, kind, ProblemAction.SKIPPED, detail)
     return numbers_by_id, problems_by_id
 
 
@@ -147,26 +179,84 @@ class SkippedImages(NamedTuple):
 
 
 def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str) -> SkippedImages:
-    """Put the labels of all sets into the index; return the images that are not used."""
+    """Put the labels of all sets into the index; return the images that are not used.
+
+    Raise UserError for a set of which more than half of the labels are not understood, or more than half of the label
+    files have no image while there are images without labels; and where nobody can tell what stands in its lines.
+    """
     skipped = SkippedImages(set(), set())
     for label_set in catalog.sets:
         index.add_problems(problem._replace(path=label_set.prefix + problem.path) for problem in label_set.problems)
-        tasks = catalog.tasks.get(label_set.prefix, [])
-        listed = {task.image for task in tasks}
-        parts = [tasks[start : start + _FILES] for start in range(0, len(tasks), _FILES)]
-        calls = ((label_set.uri, label_set.format, label_set.names, part) for part in parts)
-        with open_bar(len(tasks) or None, "labels", unit="file") as bar:
-            for path in label_set.json_files:
-                listed_there, not_understood = add_json(index, catalog, label_set, path, bar.update)
-                listed |= listed_there
-                skipped.not_understood.update(not_understood)
-            for results in run_tasks(read_files, calls) if parts else ():
-                skipped.not_understood.update(add_files(index, catalog, label_set.prefix, results))
-                bar.update(len(results))
-        bare = [n for n, (owner, _) in enumerate(catalog.images) if owner is label_set and n not in listed]
+        labelled_images, not_understood = _read_set(index, catalog, label_set)
+        skipped.not_understood.update(not_understood)
+        bare = [n for n, (owner, _) in enumerate(catalog.images) if owner is label_set and n not in labelled_images]
+        if bare and unlabelled == BACKGROUND:
+            _refuse_strangers(label_set, len(catalog.tasks.get(label_set.prefix, [])))
         action = ProblemAction.AS_BACKGROUND if unlabelled == BACKGROUND else ProblemAction.SKIPPED
         paths = (label_set.prefix + catalog.images[number][1].path for number in bare)
         index.add_problems(Problem(path, 0, "image without label", action) for path in paths)
         skipped.unlabelled.update(() if unlabelled == BACKGROUND else bare)
     index.sort()
+    refuse_mostly_dropped(index, catalog)
     return skipped
+
+
+def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet) -> tuple[set[int], set[int]]:
+    """Put the labels of a set into the index; return the images that its files speak of, and those not understood."""
+    prefix, tasks = label_set.prefix, catalog.tasks.get(label_set.prefix, [])
+    image_numbers, not_understood = {task.image for task in tasks}, set()
+    shapes: dict[Shape, str] = {}
+
+    def calls() -> Iterator[tuple[str, str, Sequence[str] | None, str, list[FileTask]]]:
+        for names, group in itertools.groupby(tasks, lambda task: label_set.find_names(task.file.path)):
+            while part := list(itertools.islice(group, _FILES)):
+                yield label_set.uri, label_set.format, names, label_set.columns, part
+
+    with open_bar(len(tasks) or None, "labels", unit="file") as bar:
+        for path in label_set.json_files:
+            numbers_there, not_understood_there = add_json(index, catalog, label_set, path, bar.update)
+            image_numbers |= numbers_there
+            not_understood |= not_understood_there
+        for results in run_tasks(read_files, calls()) if tasks else ():
+            not_understood |= add_files(index, catalog, prefix, results, shapes)
+            bar.update(len(results))
+    if shapes:
+        reading = decide_columns(label_set.uri, shapes)
+        decided = index.decide(reading)
+        action = ProblemAction.BOUNDING_BOX if reading == Shape.POLYGON else ProblemAction.ACCEPTED
+        details = {shape: example for shape, example in shapes.items() if shape != Shape.POLYGON}
+        if Shape.UNDECIDED in details:
+            details[Shape.UNDECIDED] = f"{decided} lines, all read as {reading}, such as {details[Shape.UNDECIDED]}"
+        index.add_problems(
+            Problem(prefix or ".", 0, f"lines with {shape}", action, detail) for shape, detail in details.items()
+        )
+    return image_numbers, not_understood
+
+
+def _refuse_strangers(label_set: LabelSet, label_files: int) -> None:
+    """Raise UserError where most label files have no image: then images without a label are no backgrounds."""
+    orphans = [problem.path for problem in label_set.problems if problem.kind == "label without image"]
+    if len(orphans) > label_files:
+        raise UserError(
+            f"{label_set.uri}: label files must be named as their images are, but {len(orphans)} of"
+            f" {label_files + len(orphans)} have no image, such as {orphans[0]}, while images have no labels; with"
+            " --unlabelled skip these are left out"
+        )
+
+
+def refuse_mostly_dropped(index: LabelIndex, catalog: Catalog) -> None:
+    """Raise UserError for a set of which more than half of the labels cost their image: it is not what it seems."""
+    totals: Counter[str] = Counter()
+    prefixes = {number: prefix for (prefix, _), number in catalog.classes.items()}
+    for number, boxes, _ in index.class_totals():
+        totals[prefixes[number]] += boxes
+    for label_set in catalog.sets:
+        dropped, outside, first = index.count_dropped(label_set.prefix)
+        total = totals[label_set.prefix] + dropped - outside
+        if first is not None and (2 * dropped > total or not total):
+            share = f"{dropped} of {total} are not" if dropped else "none is"
+            place = f"{first.path}, line {first.line}" if first.line else first.path
+            raise UserError(
+                f"{label_set.uri}: labels must be understood, but {share}, such as {place}:"
+                f" {first.kind} ({first.detail}){advise(label_set.format, first)}"
+            )

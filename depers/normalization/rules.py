@@ -14,6 +14,7 @@ A box is written as center and size, cx, cy, w, h, in fractions of the image or 
   that of the stored pixels: then its boxes are turned. The dataset's labels are always those of the upright image.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,14 @@ from depers.statuses import ProblemAction
 
 _ROUNDING = 1e-5  # an edge this far outside 0…1 comes from writing six decimals, and is clipped without a word
 _PROPORTION = 0.02  # how far the factors of width and height may differ where an image was only resized
+IMAGE_WH = (-1, -1)
+"""A declared size that says: boxes are pixels of the image itself, for the format has no place for a size."""
+EVERY_CLASS = "*"
+"""In place of a class: a region where objects of any class may be."""
 EXIF_FRAMES = ("auto", "upright", "stored")
+
+
+OUTSIDE, NO_AREA = "box outside the image", "box without area"
 
 
 class Problem(NamedTuple):
@@ -36,6 +44,11 @@ class Problem(NamedTuple):
     kind: str
     action: ProblemAction
     detail: str = ""
+
+
+def clean_name(name: str) -> str:
+    """Return a class name without blanks around it, with single ones inside, in one Unicode form (NFC)."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 class LabelError(Exception):
@@ -64,7 +77,7 @@ class RawBox(NamedTuple):
 class FileLabels(NamedTuple):
     """What one label file says: `declared_wh` is the image's size in pixels, None where the boxes are fractions.
 
-    (0, 0): the boxes are pixels, but the file gives no size, or none that an image can have.
+    (0, 0): the boxes are pixels, but the file gives no size, or none that an image can have. `IMAGE_WH`: nor can it.
     """
 
     boxes: list[RawBox]
@@ -115,8 +128,8 @@ def find_frame(
     if declared_wh is None:
         return LabelFrame((1.0, 1.0), orientation if turned else 1, problems)
     actual_wh = stored_wh if turned else upright_wh
-    size_wh = declared_wh
-    if declared_wh != actual_wh:
+    size_wh = actual_wh if declared_wh == IMAGE_WH else declared_wh
+    if size_wh != actual_wh:
         detail = f"{declared_wh[0]}x{declared_wh[1]}, the image is {actual_wh[0]}x{actual_wh[1]}"
         if min(declared_wh) < 1:
             action, size_wh = ProblemAction.TAKEN_FROM_IMAGE, actual_wh
@@ -164,7 +177,7 @@ def mend(
                 inside = turn_upright(*inside, orientation)
             key = (box.class_id, *(round(value * 1e6) for value in inside))
             if min(key[3:]) < 1:
-                kind, action = "box without area", ProblemAction.SKIPPED_WITH_IMAGE
+                kind, action = NO_AREA, ProblemAction.SKIPPED_WITH_IMAGE
             elif box.ignored:
                 kind, action = "ignored region", ProblemAction.DROPPED
             elif key in unique:
@@ -182,13 +195,13 @@ def _clip(
 ) -> tuple[tuple[float, float, float, float] | None, str, ProblemAction | None]:
     """Return the box inside 0…1 or None, what is wrong, and what is done about it: "" and None for nothing."""
     if width <= 0 or height <= 0:
-        return None, "box without area", ProblemAction.SKIPPED_WITH_IMAGE
+        return None, NO_AREA, ProblemAction.SKIPPED_WITH_IMAGE
     corners = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
     x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in corners)
     if x0 >= x1 or y0 >= y1:
-        return None, "box outside the image", ProblemAction.SKIPPED_WITH_IMAGE
+        return None, OUTSIDE, ProblemAction.SKIPPED_WITH_IMAGE
     outside = max(-corners[0], -corners[1], corners[2] - 1, corners[3] - 1)
     box = (cx, cy, width, height) if outside <= 0 else ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
     if outside > _ROUNDING:
-        return box, "box outside the image", ProblemAction.CLIPPED
+        return box, OUTSIDE, ProblemAction.CLIPPED
     return box, "", None

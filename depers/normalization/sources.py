@@ -1,24 +1,24 @@
 """The raw sets that make a dataset: where they are, what their classes are called and mean, and what is labelled."""
 
 import fnmatch
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from depers import storage
-from depers.datasets.data_yaml import class_names
 from depers.datasets.labels import IMAGE_SUFFIXES
-from depers.errors import UserError, one_line, short_reason
+from depers.errors import UserError, short_reason
+from depers.normalization.class_lists import NAME_LISTS, ClassList, ClassLists, read_class_lists
 from depers.normalization.coco import HEAD
-from depers.normalization.layouts import MatchedFiles, SetImage, match_files, recognise
-from depers.normalization.rules import Problem
+from depers.normalization.foreign import identify
+from depers.normalization.layouts import FileRole, MatchedFiles, SetImage, match_files, recognise
+from depers.normalization.rules import Problem, clean_name
+from depers.normalization.yolo import COLUMNS
 from depers.storage import Entry
 
 AUTO = "auto"
 _LABEL_SUFFIXES = (".txt", ".xml", ".json")
-_NAME_LISTS = ("classes.txt", "obj.names", "predefined_classes.txt")
 ANY = "*"
 """In a class map: every class that is not named otherwise."""
 
@@ -26,8 +26,9 @@ ANY = "*"
 class LabelSet(NamedTuple):
     """One raw set. `prefix` is its images' folder in the dataset, "" or `NAME/`.
 
-    `names`: its classes in the order of their ids; None where the files themselves say them (VOC, COCO), or where ids
-    have no names: then a class is called by its id. `entries`: its files by their paths, as they were listed.
+    `names`: its classes; None where the files themselves say them (VOC, COCO), or where ids have no names: then a class
+    is called by its id. `lists`: those of its ids, where files give them. `columns`: what stands in a line of YOLO's.
+    `entries`: its files by their paths, as they were listed; `roles` says what each is.
     """
 
     uri: str
@@ -38,21 +39,30 @@ class LabelSet(NamedTuple):
     images: list[SetImage]
     json_files: list[str]
     problems: list[Problem]
+    roles: Mapping[str, FileRole]
     entries: Mapping[str, Entry]
+    lists: ClassLists | None = None
+    columns: str = COLUMNS[0]
+
+    def find_names(self, label_path: str) -> tuple[str, ...] | None:
+        """Return the names of the ids in a label file; None as for `names`."""
+        return self.lists.find(label_path).names if self.lists else self.names
 
 
 def parse_class_map(texts: Iterable[str], classes: Collection[str], option: str) -> dict[str, str]:
-    """Return the map that `source=class,…` texts give; `source=` skips a class on purpose, `*=` all others.
+    r"""Return the map that `source=class,…` texts give; `source=` skips a class on purpose, `*=` all others.
+
+    In a name, `\,` and `\=` are a comma and an equals sign.
 
     Raise UserError for a malformed text, a class that is not one of `classes`, and a source that is named twice.
     """
     class_map: dict[str, str] = {}
     for text in texts:
-        for pair in text.split(","):
-            parts = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]*?)\s*", pair)
-            if not parts:
+        for pair in re.split(r"(?<!\\),", text):
+            parts = [re.sub(r"\\([,=])", r"\1", part).strip() for part in re.split(r"(?<!\\)=", pair)]
+            if len(parts) != 2 or not parts[0]:
                 raise UserError(f"{option} must be source_class=class,…, but got {pair!r}")
-            source, target = parts[1], parts[2]
+            source, target = clean_name(parts[0]), parts[1]
             if target and target not in classes:
                 raise UserError(f"{option} {pair}: the class must be one of {', '.join(classes)}, but is {target!r}")
             if class_map.get(source, target) != target:
@@ -84,12 +94,18 @@ def choose_prefixes(uris: Sequence[str]) -> list[str]:
 
 
 def open_set(
-    uri: str, prefix: str, kind: str, classes: Sequence[str], class_map: Mapping[str, str], patterns: Sequence[str]
+    uri: str,
+    prefix: str,
+    kind: str,
+    classes: Sequence[str],
+    class_map: Mapping[str, str],
+    patterns: Sequence[str],
+    columns: str = COLUMNS[0],
 ) -> LabelSet:
     """Open the set in a folder: recognise its format (or take `kind`), match its files, read lists of classes alone.
 
-    `patterns`: only label files whose path below the folder fits one of them. Raise UserError where there are no
-    images, no labels, or labels that cannot be told.
+    `patterns`: only label files whose path below the folder fits one of them. `columns`: what stands in YOLO's lines.
+    Raise UserError where there are no images, no labels, or labels that cannot be told.
     """
     if not storage.is_dir(uri):
         raise UserError(f"{uri}: no such folder")
@@ -98,23 +114,54 @@ def open_set(
     if not any(path.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         raise UserError(f"{uri}: must hold images ({', '.join(IMAGE_SUFFIXES)}), but none of {len(paths)} files is one")
     in_names = [*classes, *(name for name in class_map if name not in (*classes, ANY))]
+    head_of = functools.cache(lambda path: _head_of(uri, entries[path]))
     if kind == AUTO:
-        kind = recognise(uri, paths, in_names, lambda path: _head_of(uri, entries[path]))
-    files = match_files(kind, paths, in_names)
+        kind = recognise(uri, paths, in_names, head_of)
+    files = match_files(kind, paths, in_names, head_of)
     if not any(image.label_files for image in files.images) and not files.json_files:
-        raise UserError(f"{uri}: {_no_labels(kind, files, paths)}")
-    names: tuple[str, ...] | None = None
+        raise UserError(f"{uri}: {identify(paths, head_of) or _no_labels(kind, files, paths)}")
+    label_set = LabelSet(uri, prefix, kind, None, class_map, *files, entries, columns=columns)
     if kind == "competition":
-        names = tuple(in_names)
-    elif kind == "yolo":
-        names = read_names(uri, paths) or (None if class_map else tuple(classes))
-    return LabelSet(uri, prefix, kind, names, class_map, *files, entries)
+        return label_set._replace(names=tuple(in_names))
+    return _name_ids(label_set, classes) if kind == "yolo" else label_set
+
+
+def _name_ids(label_set: LabelSet, classes: Sequence[str]) -> LabelSet:
+    """Return a YOLO set with the names of its ids. Raise UserError where nothing says them, or lists do not agree."""
+    uri, class_map = label_set.uri, label_set.class_map
+    lists = read_class_lists(uri, (path for path, role in label_set.roles.items() if role == FileRole.LIST))
+    if lists is None:
+        if not any(name == ANY or name.isdecimal() for name in class_map):
+            raise UserError(
+                f"{uri}: class ids must have names, but there is neither a data.yaml nor a classes.txt (a name per"
+                " line, in the order of the ids): write one, or say what is what with --class-map 0=CLASS,1=CLASS,…"
+            )
+        return label_set
+    entries: dict[str, ClassList] = {}
+    for image in label_set.images:
+        for file in image.label_files:
+            entry = lists.find(file.path)
+            entries.setdefault(entry.path, entry)
+    meanings = {
+        path: {meaning for name in entry.names if name and (meaning := map_class(name, class_map, classes))}
+        for path, entry in entries.items()
+    }
+    first, *further_paths = meanings
+    for path in further_paths:
+        if meanings[path] != meanings[first]:  # what one list does not name may be there without a label
+            texts = (f"{name} names {', '.join(sorted(meanings[name])) or 'none of them'}" for name in (first, path))
+            raise UserError(
+                f"{uri}: all lists of classes must name the same of {', '.join(classes)}, but {' and '.join(texts)}:"
+                " give each folder as a set of its own, with --add"
+            )
+    names = dict.fromkeys(name for entry in entries.values() for name in entry.names if name)
+    return label_set._replace(names=tuple(names), lists=lists)
 
 
 def _is_selected(path: str, patterns: Sequence[str]) -> bool:
     if not patterns or not path.lower().endswith(_LABEL_SUFFIXES):
         return True
-    return path in _NAME_LISTS or any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+    return path.rpartition("/")[2] in NAME_LISTS or any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _head_of(uri: str, entry: Entry) -> bytes:
@@ -130,35 +177,14 @@ def _no_labels(kind: str, files: MatchedFiles, paths: Sequence[str]) -> str:
     rule = {
         "competition": "files named IMAGE_CLASS..txt that belong to an image",
         "yolo": "YOLO text, NAME.txt for NAME.jpg",
+        "kitti": "KITTI's text, NAME.txt for NAME.jpg",
+        "oidv4": "OIDv4_ToolKit's text, NAME.txt for NAME.jpg",
         "voc": "VOC's XML, NAME.xml for NAME.jpg",
         "coco": "COCO's JSON",
     }[kind]
     texts = [path for path in paths if path.lower().endswith(_LABEL_SUFFIXES)]
     reason = f"none of {len(texts)} label files does, such as {texts[0]!r}" if texts else "there is no label file"
     return f"must hold {rule}, but {reason}"
-
-
-def read_names(uri: str, paths: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the class names of a YOLO set: of its data.yaml, else of another YAML file, or classes.txt; or None.
-
-    Files nearest to the top go first. Raise UserError for names that are none.
-    """
-    depth_first = sorted(paths, key=lambda path: (path.count("/"), not path.endswith("data.yaml"), path))
-    for path in depth_first:
-        if path.lower().endswith((".yaml", ".yml")):
-            file = storage.join(uri, path)
-            try:
-                content: Any = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
-            if isinstance(content, dict) and "names" in content:
-                return class_names(file, content)
-    for path in depth_first:
-        if path.rpartition("/")[2].lower() in _NAME_LISTS or path.lower().endswith(".names"):
-            text = storage.read_bytes(storage.join(uri, path)).decode("utf-8-sig", "replace")
-            names = [line.strip() for line in text.splitlines() if line.strip()]
-            return class_names(storage.join(uri, path), {"names": names})
-    return None
 
 
 def map_class(name: str, class_map: Mapping[str, str], classes: Collection[str]) -> str | None:

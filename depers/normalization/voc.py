@@ -5,17 +5,19 @@
       <object><name>car</name><bndbox><xmin>8</xmin><ymin>12</ymin><xmax>352</xmax><ymax>498</ymax></bndbox></object>
     </annotation>
 
-Edges are taken as they are written, but for the challenge's own files: their pixels count from 1, and the last one lies
-inside (Everingham and Winn, "The PASCAL Visual Object Classes Challenge 2012 Development Kit", 2012, 8.1).
+An object may have several boxes, all of its class. Edges are taken as they are written, but for the challenge's own
+files: their pixels count from 1, and the last one lies inside (Everingham and Winn, "The PASCAL Visual Object Classes
+Challenge 2012 Development Kit", 2012, 8.1).
 """
 
+import math
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from depers.datasets.labels import read_number
-from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
+from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -37,20 +39,29 @@ def read_voc(path: str, data: bytes) -> FileLabels:
     if root.tag != "annotation":
         raise LabelError("no VOC annotation", f"the root must be <annotation>, but is <{root.tag[:80]}>")
     from_one = (root.findtext("source/database") or "").strip().startswith("The VOC")
-    boxes, problems = [], []
+    boxes: list[RawBox] = []
+    problems: list[Problem] = []
     for number, element in enumerate(root.iterfind("object"), 1):
-        name = (element.findtext("name") or "").strip()
-        edges = [(element.findtext(f"bndbox/{edge}") or "").strip() for edge in _EDGES]
-        x0, y0, x1, y1 = (read_number(edge) for edge in edges)
-        text = f"{name} {' '.join(edges)}"[:120]
-        if not name:
-            problems.append(Problem(path, number, "object without a name", ProblemAction.SKIPPED_WITH_IMAGE, text))
-        elif any(value != value for value in (x0, y0, x1, y1)):  # NaN
-            problems.append(Problem(path, number, "not a finite number", ProblemAction.SKIPPED_WITH_IMAGE, text))
-        else:
+        names, frames = (
+            [clean_name(name.text or "") for name in element.iterfind("name")],
+            list(element.iterfind("bndbox")),
+        )
+        ignored = read_number((element.findtext("difficult") or "").strip()) == 1
+        if len(names) != 1 or not names[0] or not frames:
+            kind = "object without a box" if names and names[0] and not frames else "object without a name"
+            kind = "object with several names" if len(names) > 1 else kind
+            text = " ".join("".join(element.itertext()).split())[:120]
+            problems.append(Problem(path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, text))
+            continue
+        for frame in frames:
+            edges = [(frame.findtext(edge) or "").strip() for edge in _EDGES]
+            x0, y0, x1, y1 = (read_number(edge) for edge in edges)
+            if any(map(math.isnan, (x0, y0, x1, y1))):
+                text = f"{names[0]} {' '.join(edges)}"[:120]
+                problems.append(Problem(path, number, "not a finite number", ProblemAction.SKIPPED_WITH_IMAGE, text))
+                continue
             x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
-            ignored = read_number((element.findtext("difficult") or "").strip()) == 1
-            boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, ignored))
+            boxes.append(RawBox(number, names[0], (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, ignored))
     return FileLabels(boxes, problems, _size(root))
 
 

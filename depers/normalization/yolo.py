@@ -1,59 +1,219 @@
-"""YOLO text as tools and people write it, read forgivingly but on record.
+"""YOLO text as tools and people write it: what is certain is read, what is not is asked for.
 
-A line is `class cx cy w h` in fractions of the image, or a polygon, `class x1 y1 x2 y2 x3 y3 …`, whose bounding box
-is taken. The class is an id: the place of its name in the set's list of names.
+A line is `class cx cy w h` in fractions of the image. The class is an id: the place of its name in the list of names.
+More numbers than these may be
+
+- a confidence: one more, in 0…1, as detectors write it;
+- points of the object that the box holds, such as landmarks or corners, with or without a visibility (0, 1 or 2);
+- the points of a polygon, `class x1 y1 x2 y2 x3 y3 …`, in place of the box: its bounding box is taken.
+
+A line of many numbers can often be either, and all lines of a set are alike: where some can be nothing else, they say
+what all are (`decide_columns`).
 """
 
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
 
 from depers.datasets.labels import read_number
+from depers.errors import UserError
 from depers.normalization.rules import FileLabels, Problem, RawBox
+from depers.normalization.texts import read_lines
 from depers.statuses import ProblemAction
 
-_BOM = "\ufeff"
-_POLYGON = 7  # fields of the smallest: a class and three points
+AUTO = "auto"
+COLUMNS = (AUTO, "box", "box+points", "polygon")
+"""What the numbers of a line may be said to be."""
+_FAR = 4.0  # how many times larger than the box the polygon of the same numbers must be, to be none
+_OVER = 0.1  # how far a box with points may reach over the image's edge, as a share of its size
+_NEAR_EDGE = 0.02  # how far a polygon may reach outside 0…1
+_PIXELS = 2.0  # from here on a number is no fraction
 
 
-def read_yolo(path: str, data: bytes, names: Sequence[str] | None = None, file_class: str = "") -> FileLabels:
+class Shape(StrEnum):
+    """What the numbers of one line are, as far as the line itself says."""
+
+    BOX = "a box"
+    CONFIDENCE = "a box and a confidence"
+    FLAG = "a box and 0 or 1"
+    NUMBER = "a box and a number above 1"
+    POINTS = "a box and points"
+    POLYGON = "a polygon"
+    UNDECIDED = "a box and points, or a polygon"
+
+
+class UndecidedBox(NamedTuple):
+    """A line that may be a box and points, or a polygon: what it is read as."""
+
+    points: RawBox
+    polygon: RawBox
+
+
+class YoloLabels(NamedTuple):
+    """What one file says, and what its set has to decide: lines that may be one or the other.
+
+    `shapes`: what its lines with more than five numbers are, and the first of each, as text.
+    """
+
+    labels: FileLabels
+    undecided: list[UndecidedBox]
+    shapes: dict[Shape, str]
+
+
+def read_yolo(
+    path: str, data: bytes, names: Sequence[str] | None = None, file_class: str = "", columns: str = AUTO
+) -> YoloLabels:
     """Read the boxes of one label file.
 
-    The ids count `names`; without names, a class is called by its id. `file_class`: the class is that of the file, and
-    its ids must be 0, as in the competition's layout.
+    The ids count `names`, of which empty ones are those of no class; without names, a class is called by its id.
+    `file_class`: the class is that of the file, and its ids must be 0, as in the competition's layout. `columns` is one
+    of `COLUMNS`. Raise LabelError for what is no text.
     """
-    text = data.decode("utf-8", "replace")
     boxes: list[RawBox] = []
-    problems = []
-    if text.startswith(_BOM):
-        problems.append(Problem(path, 0, "byte order mark", ProblemAction.MENDED))
-    if "\r" in text:
-        problems.append(Problem(path, 0, "Windows line ends", ProblemAction.MENDED))
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix(_BOM)), 1):
-        fields = line.split()
-        if not fields:
-            continue
-        values = [read_number(field) for field in fields]
-        kind, action = "", ProblemAction.SKIPPED_WITH_IMAGE
-        if len(fields) != 5 and (len(fields) < _POLYGON or len(fields) % 2 == 0):
-            kind = "not five fields"
-        elif any(value != value for value in values):  # NaN
-            kind = "not a finite number"
-        elif file_class:
-            if values[0] != 0:  # the file's name decides, so a wrong id costs nothing but is worth a look
-                kind, action = "class id is not 0", ProblemAction.ACCEPTED
-        elif values[0] not in range(len(names) if names is not None else 2**31):
-            kind = "class id without a name"
-        elif len(fields) > 5:
-            kind, action = "polygon", ProblemAction.BOUNDING_BOX
+    undecided: list[UndecidedBox] = []
+    shapes: dict[Shape, str] = {}
+    lines, problems = read_lines(path, data)
+    for number, line in lines:
+        values = [read_number(field) for field in line.split()]
+        shape = find_shape(values[1:], columns)
+        kind, action = _find_fault(values, shape, names, file_class), ProblemAction.SKIPPED_WITH_IMAGE
         if kind:
             problems.append(Problem(path, number, kind, action, line.strip()[:120]))
-        if not kind or action != ProblemAction.SKIPPED_WITH_IMAGE:
-            name = file_class or (names[int(values[0])] if names is not None else str(int(values[0])))
-            boxes.append(RawBox(number, name, *(values[1:] if len(values) == 5 else _bounding_box(values[1:]))))
-    return FileLabels(boxes, problems)
+            continue
+        if file_class and values[0] != 0:  # the file's name decides, so a wrong id costs nothing but is worth a look
+            problems.append(Problem(path, number, "class id is not 0", ProblemAction.ACCEPTED, line.strip()[:120]))
+        name = file_class or (names[int(values[0])] if names is not None else str(int(values[0])))
+        box = RawBox(number, name, *_first_four(values[1:]))
+        if shape != Shape.BOX and shape is not None:
+            shapes.setdefault(shape, f"{path}, line {number}: {line.strip()[:80]}")
+            if shape in (Shape.POLYGON, Shape.UNDECIDED):
+                polygon = RawBox(number, name, *_bounding_box(values[1:]))
+                if shape == Shape.UNDECIDED:
+                    undecided.append(UndecidedBox(box, polygon))
+                    continue
+                problems.append(Problem(path, number, "polygon", ProblemAction.BOUNDING_BOX, line.strip()[:120]))
+                box = polygon
+        boxes.append(box)
+    return YoloLabels(FileLabels(boxes, problems), undecided, shapes)
+
+
+def _find_fault(values: Sequence[float], shape: Shape | None, names: Sequence[str] | None, file_class: str) -> str:
+    """Return what is wrong with a line that cannot be read: a class id, and numbers of this shape; "" for nothing."""
+    if len(values) < 5:
+        return "not five fields"
+    if any(map(math.isnan, values)):
+        return "not a finite number"
+    if not file_class:
+        class_id = values[0]
+        if class_id not in range(len(names) if names is not None else 2**31) or (
+            names is not None and not names[int(class_id)]
+        ):
+            return "class id without a name"
+    if shape is None:
+        return "numbers that are no box"
+    if shape == Shape.BOX and any(abs(value) >= _PIXELS for value in values[1:5]):
+        return "not fractions of the image"
+    return ""
+
+
+def find_shape(values: Sequence[float], columns: str = AUTO) -> Shape | None:
+    """Return what the numbers after a class are; None: neither a box, alone or with more, nor a polygon.
+
+    `columns` is one of `COLUMNS`: a person knows what a line cannot say.
+    """
+    count = len(values)
+    if count <= 4:
+        return Shape.BOX if count == 4 else None
+    if columns == "polygon":
+        return Shape.POLYGON if count >= 6 and count % 2 == 0 and _lies_inside(values, 1) else None
+    if columns != AUTO:
+        is_box = count > 4 and (count == 5 or columns == "box+points") and _lies_inside(values[:4], 1)
+        return Shape.POINTS if is_box else None
+    if count == 5:
+        return _find_shape_of_five(values)
+    can_be_points = _is_box_with_points(values, 2) or _is_box_with_points(values, 3) or _is_tracked(values)
+    if count < 6 or count % 2 or not _lies_inside(values, _NEAR_EDGE):
+        return Shape.POINTS if can_be_points else None
+    if not can_be_points:
+        return Shape.POLYGON
+    _, _, width, height = _bounding_box(values)
+    return Shape.POINTS if width * height >= _FAR * values[2] * values[3] else Shape.UNDECIDED
+
+
+def _find_shape_of_five(values: Sequence[float]) -> Shape | None:
+    if not _lies_inside(values[:4], _NEAR_EDGE) or values[4] < 0:
+        return None
+    if values[4] > 1:
+        return Shape.NUMBER
+    return Shape.FLAG if values[4] in (0, 1) else Shape.CONFIDENCE
+
+
+def _is_box_with_points(values: Sequence[float], dimensions: int) -> bool:
+    """Say whether four numbers are a box of the image that holds the points after them, but for unknown ones."""
+    if (len(values) - 4) % dimensions or not _is_box(values):
+        return False
+    cx, cy, w, h = values[:4]
+    xs, ys = values[4::dimensions], values[5::dimensions]
+    visible = values[6::3] if dimensions == 3 else [1.0] * len(xs)
+    if any(value not in (0, 1, 2) for value in visible):
+        return False
+    return all(
+        flag == 0 or (x, y) in ((-1, -1), (0, 0)) or (abs(x - cx) <= w and abs(y - cy) <= h)
+        for x, y, flag in zip(xs, ys, visible, strict=True)
+    )
+
+
+def _is_tracked(values: Sequence[float]) -> bool:
+    """Say whether six numbers may be a box, a confidence and the number of a track."""
+    return len(values) == 6 and values[5] == int(values[5]) and 0 <= values[4] <= 1 and _is_box(values)
+
+
+def _is_box(values: Sequence[float]) -> bool:
+    """Say whether the first four numbers are a box that lies in the image."""
+    cx, cy, w, h = values[:4]
+    if min(w, h) <= 0:
+        return False
+    return max(w / 2 - cx, cx + w / 2 - 1) <= _OVER * w and max(h / 2 - cy, cy + h / 2 - 1) <= _OVER * h
+
+
+def _lies_inside(values: Sequence[float], margin: float) -> bool:
+    return all(-margin <= value <= 1 + margin for value in values)
+
+
+def _first_four(values: Sequence[float]) -> tuple[float, float, float, float]:
+    return values[0], values[1], values[2], values[3]
 
 
 def _bounding_box(points: Sequence[float]) -> tuple[float, float, float, float]:
     """Return center and size of the box around x1, y1, x2, y2, …"""
     xs, ys = points[::2], points[1::2]
     return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)
+
+
+def decide_columns(uri: str, shapes: Mapping[Shape, str]) -> Shape:
+    """Return what the undecided lines of a set are, of whose lines these shapes are some, with an example of each.
+
+    Raise UserError where the lines do not say, or contradict one another.
+    """
+    pairs = ((Shape.POINTS, Shape.POLYGON), (Shape.CONFIDENCE, Shape.NUMBER))
+    for first, second in pairs:
+        if first in shapes and second in shapes:
+            raise UserError(
+                f"{uri}: lines must be of one kind, but some are {first} ({shapes[first]}) and some {second}"
+                f" ({shapes[second]}): {_ADVICE}"
+            )
+    if Shape.UNDECIDED in shapes and Shape.POINTS not in shapes and Shape.POLYGON not in shapes:
+        raise UserError(
+            f"{uri}: lines with more than five numbers may be {Shape.UNDECIDED} ({shapes[Shape.UNDECIDED]}): {_ADVICE}"
+        )
+    for shape in (Shape.FLAG, Shape.NUMBER):
+        if shape in shapes and Shape.CONFIDENCE not in shapes:
+            raise UserError(
+                f"{uri}: a sixth number must be a confidence, but may be a flag, a track or an angle"
+                f" ({shapes[shape]}): {_ADVICE}"
+            )
+    return Shape.POLYGON if Shape.POLYGON in shapes else Shape.POINTS
+
+
+_ADVICE = "say what stands in them with --columns box, box+points or polygon"

@@ -124,7 +124,7 @@ def test_run(tmp_path: Path, ray_local: None) -> None:
         ("labels/street no.0_carplate..txt", 0, "Windows line ends", "mended"),
         ("labels/street no.0_carplate..txt", 2, "box outside the image", "clipped"),
         ("labels/street_1.x_face.txt", 2, "duplicate", "dropped"),
-        ("labels/sub/street 2_head..txt", 1, "not five fields", "skipped_with_image"),
+        ("labels/sub/street 2_head..txt", 0, "not a text", "skipped_with_image"),
     ]
     assert result.images == {"train": 32, "val": 10}
     assert result.boxes == {"car": 1, "head": 0, "face": 1, "human": 0, "carplate": 2}
@@ -371,6 +371,7 @@ def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
         split, _, below = name.partition("/")
         storage.write_bytes(f"{raw}/{split}/images/{below}.jpg", jpeg())
         storage.write_bytes(f"{raw}/{split}/labels/{below}.txt", BOX.encode())
+    storage.write_bytes(f"{raw}/data.yaml", b"names: [car]")
     result = run(Options(str(raw), str(out), keep_splits=True))
     assert not result.partial
     found = sorted(path.relative_to(out / "images").as_posix() for path in (out / "images").rglob("*.jpg"))

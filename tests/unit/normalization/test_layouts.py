@@ -5,15 +5,19 @@ import pytest
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.normalization.layouts import (
-    ImageFinder,
+    FileRole,
     LabelFile,
     match_files,
-    name_in_dataset,
     parse_label_name,
     recognise,
 )
+from depers.normalization.matching import ListedImageFinder, name_in_dataset
 
-COCO = b'{"images": []'
+
+def head_of(path: str) -> bytes:
+    """What stands in a file of this name."""
+    heads = {".json": b'{"images": []', ".xml": b"<annotation>", ".txt": b"0 0.5 0.5 0.1 0.1"}
+    return heads.get(path[path.rfind(".") :], b"")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_name_in_dataset(path: str, name: str) -> None:
     ],
 )
 def test_recognise(paths: list[str], expected: str) -> None:
-    assert recognise("raw", paths, CLASSES, lambda path: COCO) == expected
+    assert recognise("raw", paths, CLASSES, head_of) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,42 +94,51 @@ def test_recognise(paths: list[str], expected: str) -> None:
 )
 def test_recognise_refuses(paths: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recognise("raw", paths, CLASSES, lambda path: b'{"_via_settings": {}}')
+        recognise("raw", paths, CLASSES, lambda path: b"{}" if path.endswith(".json") else head_of(path))
 
 
 def test_match_reports_all_that_belongs_nowhere() -> None:
     paths = ["images/b.jpg", "images/a.png", "images/a.jpg", "images/Thumbs.db", "images/.hidden.jpg", "readme.txt"]
     paths += [
-        "labels/a_face..txt",
-        "labels/a_car..txt",
+        "images/d.jpg",
+        "labels/d_face..txt",
+        "labels/d_car..txt",
         "labels/c_car..txt",
         "labels/notes.txt",
         "old/a.xml",
         "old/b.xml",
     ]
-    matched = match_files("competition", paths, CLASSES)
+    matched = match_files("competition", paths, CLASSES, head_of)
     assert [(p.path, p.name, p.label_files) for p in matched.images] == [
-        ("images/a.jpg", "a.jpg", (LabelFile("labels/a_car..txt", "car"), LabelFile("labels/a_face..txt", "face"))),
         ("images/b.jpg", "b.jpg", ()),
+        ("images/d.jpg", "d.jpg", (LabelFile("labels/d_car..txt", "car"), LabelFile("labels/d_face..txt", "face"))),
     ]
+    rule = f"must end in _CLASS..txt with CLASS one of {', '.join(CLASSES)}"
     assert {problem[:1] + problem[2:] for problem in matched.problems} == {
         ("images/Thumbs.db", "not an image name", "skipped", ".db"),
+        ("images/a.jpg", "same name as another image", "skipped", "images/a.png"),
         ("images/a.png", "same name as another image", "skipped", "images/a.jpg"),
         ("labels/c_car..txt", "label without image", "skipped", "car"),
-        (
-            "labels/notes.txt",
-            "not a label name",
-            "skipped",
-            f"must end in _CLASS..txt with CLASS one of {', '.join(CLASSES)}",
-        ),
-        ("old/a.xml", "label files of another format", "skipped", "2 × .xml"),
+        ("labels/notes.txt", "not a label name", "skipped", rule),
+        ("old/a.xml", "label file of another format", "skipped", ".xml"),
+        ("old/b.xml", "label file of another format", "skipped", ".xml"),
     }
+    assert sorted(matched.roles) == sorted(paths)
+    named = {problem.path for problem in matched.problems}
+    assert {path for path, role in matched.roles.items() if role == FileRole.PROBLEM} == named
+    assert matched.roles["readme.txt"] == matched.roles["images/.hidden.jpg"] == FileRole.BESIDE
 
 
 def test_match_finds_the_only_image_of_that_name() -> None:
-    matched = match_files("yolo", ["photos/a.jpg", "x/b.jpg", "y/b.jpg", "texts/a.txt", "texts/b.txt"], CLASSES)
-    assert [image.label_files for image in matched.images] == [(LabelFile("texts/a.txt", ""),), (), ()]
-    assert [problem[:3] for problem in matched.problems] == [("texts/b.txt", 0, "label without image")]
+    matched = match_files(
+        "yolo", ["photos/a.jpg", "x/b.jpg", "y/b.jpg", "texts/a.txt", "texts/b.txt"], CLASSES, head_of
+    )
+    assert [image.label_files for image in matched.images] == [(LabelFile("texts/a.txt", ""),)]
+    assert sorted(problem[:3] for problem in matched.problems) == [
+        ("texts/b.txt", 0, "label without image"),
+        ("x/b.jpg", 0, "image without label"),  # which of the two it is about, nobody can tell
+        ("y/b.jpg", 0, "image without label"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,5 +154,5 @@ def test_match_finds_the_only_image_of_that_name() -> None:
     ],
 )
 def test_image_finder(file_name: str, json_path: str, expected: list[str]) -> None:
-    finder = ImageFinder(["train2017/a.jpg", "val2017/a.jpg", "train2017/b.jpg"])
+    finder = ListedImageFinder(["train2017/a.jpg", "val2017/a.jpg", "train2017/b.jpg"])
     assert finder.find(file_name, json_path) == expected

@@ -21,13 +21,16 @@ from depers.normalization.yolo import read_yolo
     [
         ("1 0.5 0.5 0.2 0.2", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),
         ("  1\t0.5 5e-1 .2 0.2  ", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),
-        ("1.0 0.5 0.5 -3 9", [("b", 0.5, 0.5, -3, 9)], "", ""),
+        ("1.0 0.5 0.5 -0.3 1.9", [("b", 0.5, 0.5, -0.3, 1.9)], "", ""),
+        ("1 100 80 40 20", [], "not fractions of the image", "skipped_with_image"),
         ("1 nan 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
         ("1 0.5 0.5 inf 0.2", [], "not a finite number", "skipped_with_image"),
         ("1 0,5 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
         ("car 0.5 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
         ("1 0.5 0.5 0.2", [], "not five fields", "skipped_with_image"),
-        ("1 0.5 0.5 0.2 0.2 0.9", [], "not five fields", "skipped_with_image"),
+        ("1 0.5 0.5 0.2 0.2 0.9", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),
+        ("1 0.5 0.5 0.2 0.2 -0.9", [], "numbers that are no box", "skipped_with_image"),
+        ("1 0.5 0.5 0.2 0.2 0.9 0.8 0.7", [], "numbers that are no box", "skipped_with_image"),
         ("2 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
         ("-1 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
         ("0.5 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
@@ -35,7 +38,7 @@ from depers.normalization.yolo import read_yolo
     ],
 )
 def test_read_yolo(line: str, boxes: list[tuple[Any, ...]], kind: str, action: str) -> None:
-    found = read_yolo("labels/x.txt", f"\n{line}".encode(), ("a", "b"))
+    found = read_yolo("labels/x.txt", f"\n{line}".encode(), ("a", "b")).labels
     assert found.boxes == [RawBox(2, *box) for box in boxes]
     assert [problem[:4] for problem in found.problems] == ([("labels/x.txt", 2, kind, action)] if kind else [])
     assert found.declared_wh is None
@@ -43,21 +46,23 @@ def test_read_yolo(line: str, boxes: list[tuple[Any, ...]], kind: str, action: s
 
 def test_read_yolo_of_a_files_own_class_and_of_ids_without_names() -> None:
     text = b"\xef\xbb\xbf0 0.5 0.5 0.2 0.2\r\n\r\n4 0.1 0.1 0.1 0.1\r\n"
-    found = read_yolo("x", text, None, "face")
+    found = read_yolo("x", text, None, "face").labels
     assert [(box.line, box.class_name) for box in found.boxes] == [(1, "face"), (3, "face")]
     assert [problem[1:4] for problem in found.problems] == [
         (0, "byte order mark", "mended"),
         (0, "Windows line ends", "mended"),
         (3, "class id is not 0", "accepted"),
     ]
-    assert [box.class_name for box in read_yolo("x", text).boxes] == ["0", "4"]
+    assert [box.class_name for box in read_yolo("x", text).labels.boxes] == ["0", "4"]
 
 
-@given(st.text(alphabet="01.,-e naif_\n\r\t\x00x", max_size=80))
+@given(st.text(alphabet="01.,-e naif_\n\r\tx", max_size=80))
 def test_every_line_of_yolo_text_is_a_box_or_a_problem(text: str) -> None:
-    found = read_yolo("it", text.encode(), None, "car")
+    found, undecided, _ = read_yolo("it", text.encode(), None, "car")
     lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
-    assert len(found.boxes) + sum(problem.action == "skipped_with_image" for problem in found.problems) == len(lines)
+    assert len(found.boxes) + len(undecided) + sum(
+        problem.action == "skipped_with_image" for problem in found.problems
+    ) == len(lines)
 
 
 def voc(objects: str, head: str = "<size><width>60</width><height>40</height></size>") -> bytes:
@@ -99,7 +104,8 @@ def test_read_voc_without_a_size(head: str) -> None:
     [
         (voc_object("car", 1, 1, "nan", 2), "not a finite number"),
         (voc_object("car", 1, 1, "12px", 2), "not a finite number"),
-        ("<object><name>car</name></object>", "not a finite number"),
+        ("<object><name>car</name></object>", "object without a box"),
+        ("<object><name>car</name><name>bus</name><bndbox/></object>", "object with several names"),
         (voc_object(" ", 1, 1, 2, 2), "object without a name"),
     ],
 )
@@ -143,7 +149,7 @@ def coco(annotations: list[Any], **parts: Any) -> CocoFile:
 def test_read_coco() -> None:
     file = coco([{"image_id": 7, "category_id": 3, "bbox": [10, 20.5, 30, 4]}])
     assert [tuple(image) for image in file.images()] == [(7, "a.jpg", (60, 40)), ("b", "b/b.jpg", (0, 0))]
-    assert [tuple(found) for found in file.annotations()] == [(7, RawBox(1, "car", 25, 22.5, 30, 4), None)]
+    assert [tuple(found) for found in file.annotations()] == [(7, RawBox(1, "car", 25, 22.5, 30, 4), None, False)]
 
 
 def test_read_coco_ignores_a_crowd() -> None:
@@ -156,7 +162,9 @@ def test_read_coco_ignores_a_crowd() -> None:
     [
         ({"bbox": [1, 2, 3]}, "not four numbers"),
         ({"bbox": None}, "not four numbers"),
-        ({"bbox": [1, 2, "3", 4]}, "not a finite number"),
+        ({"bbox": [1, 2, "3px", 4]}, "not a finite number"),
+        ({"bbox": [1, 2, True, 4]}, "not a finite number"),
+        ({"bbox": [], "segmentation": [[1, 2, 3]]}, "not four numbers"),
         ({"bbox": [1, 2, 3, None]}, "not a finite number"),
         ({"category_id": 2}, "class id without a name"),
         ({"category_id": None}, "class id without a name"),

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers import storage
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.normalization.assignment import read_split
@@ -21,7 +20,6 @@ from depers.normalization.sources import (
     map_class,
     parse_added,
     parse_class_map,
-    read_names,
 )
 
 
@@ -33,6 +31,7 @@ from depers.normalization.sources import (
         (["a=car", "b=car", "a=car"], {"a": "car", "b": "car"}),
         (["dog=", "*= "], {"dog": "", "*": ""}),
         (["licence plate=carplate"], {"licence plate": "carplate"}),
+        ([r"face\, seen\=1=face"], {"face, seen=1": "face"}),
     ],
 )
 def test_parse_class_map(texts: list[str], expected: dict[str, str]) -> None:
@@ -76,32 +75,6 @@ def test_prefixes_always_differ(uris: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"a.txt": ""}, None),
-        ({"data.yaml": "names: [a, b]", "classes.txt": "c"}, ("a", "b")),
-        ({"deep/data.yaml": "names: [c]", "coco.yml": "names: {0: a}"}, ("a",)),
-        ({"hyp.yaml": "lr: 1", "classes.txt": "\ufeffa\r\n b c \r\n\r\n"}, ("a", "b c")),
-        ({"x/obj.names": "a\n"}, ("a",)),
-    ],
-)
-def test_read_names(tmp_path: Path, files: dict[str, str], expected: tuple[str, ...] | None) -> None:
-    for path, text in files.items():
-        storage.write_bytes(f"{tmp_path}/{path}", text.encode())
-    assert read_names(str(tmp_path), sorted(files)) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("names: [a", "data.yaml: must be YAML"), ("names: [a, a]", "names must differ"), ("names: 3", "must be a list")],
-)
-def test_read_names_refuses(tmp_path: Path, text: str, message: str) -> None:
-    storage.write_bytes(f"{tmp_path}/data.yaml", text.encode())
-    with pytest.raises(UserError, match=message):
-        read_names(str(tmp_path), ["data.yaml"])
-
-
-@pytest.mark.parametrize(
     ("name", "class_map", "expected"),
     [
         ("car", {}, "car"),
@@ -132,7 +105,7 @@ def test_target(name: str, class_map: dict[str, str], expected: str | None) -> N
 def test_labelled_classes(
     names: tuple[str, ...] | None, class_map: dict[str, str], found: list[str], expected: list[str]
 ) -> None:
-    one = LabelSet("raw", "", "voc", names, class_map, [], [], [], {})
+    one = LabelSet("raw", "", "voc", names, class_map, [], [], [], {}, {})
     assert find_labelled_classes(one, found, CLASSES) == expected
 
 
@@ -164,7 +137,7 @@ def test_the_index_keeps_the_first_size_and_sorts_problems(index: LabelIndex) ->
         Problem("b", 1, "duplicate", "dropped", "x"),
     ]
     index.add_problems(problems)
-    shown = Problem("caf\\xe9", 0, "unusable image", "skipped", "\\ud800")
+    shown = Problem("caf\\xe9", 0, "unusable image", "skipped", r"\xed\xa0\x80")
     assert list(index.problems()) == [problems[2], problems[0], shown]
     assert index.problem_kinds() == [("dropped", "duplicate", 2, problems[2]), ("skipped", "unusable image", 1, shown)]
 
