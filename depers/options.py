@@ -145,6 +145,13 @@ def max_megapixels_option(default: float) -> Any:
     return option(default, "images that declare more pixels fail", above=0, group=RUNNING)
 
 
+def file_seconds_option(default: float) -> Any:
+    """Return the option of how long a file may take."""
+    return option(
+        default, "seconds of a processor that one step of one file may take, else it fails", above=0, group=RUNNING
+    )
+
+
 def workers_option(default: int | None = None, help: str = "processes (default: one per core of the cluster)") -> Any:
     """Return the option of how much works at the same time."""
     return option(default, help, low=1, group=RUNNING)

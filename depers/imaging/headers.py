@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers.imaging import sniffing
-from depers.imaging.formats import gif, jpeg_tables, png, tiff
+from depers.imaging.formats import gif, jpeg_segments, jpeg_tables, png, tiff
 from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 MAX_MEGAPIXELS = 80.0
 FRAME_PIXELS = 40_000
 """The least that a frame counts towards the limit: tens of thousands of one-pixel frames are a bomb too."""
+_MOST_SCANS = 500  # of a JPEG, as libjpeg-turbo advises for files from strangers; encoders write a dozen
+_FREE_SCANS, _SCANNED_PIXELS = 64, 2e9  # what even a large image may have; and in all scans together
 
 # Our own limit is checked on every header; Pillow's would only warn, as it does of oddities in metadata.
 Image.MAX_IMAGE_PIXELS = None
@@ -95,7 +97,9 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         raise ImageError(f"format must be one of {', '.join(FORMATS)}, but is {image.format}")
     if image.width < 1 or image.height < 1:
         raise ImageError(f"must have pixels, but declares {image.width}x{image.height}")
-    frames = 1 if name == "JPEG" else frames
+    if name == "JPEG":
+        frames = 1
+        _refuse_scans(data, image.width * image.height)
     pixels = image.width * image.height
     if (max(pixels, FRAME_PIXELS) * frames if frames > 1 else pixels) > max_megapixels * 1e6:
         size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
@@ -104,6 +108,13 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         return _header(data, image, name, frames)
     except Exception as error:
         raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
+
+
+def _refuse_scans(data: bytes, pixels: int) -> None:
+    """Raise ImageError for a JPEG of which decoding would take minutes: each scan goes through the whole image."""
+    most = int(min(_MOST_SCANS, max(_FREE_SCANS, _SCANNED_PIXELS / max(1, pixels))))
+    if data.count(jpeg_segments.SCAN) > most and (scans := jpeg_segments.count_scans(data)) > most:
+        raise ImageError(f"must have at most {most} scans, being of {pixels / 1e6:.3g} megapixels, but has {scans}")
 
 
 def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHeader:

@@ -248,7 +248,7 @@ def _record(
     row: Row = {"path": entry.path, "status": status, "reason": reason, "input_bytes": max(0, entry.size)}
     table = pa.concat_tables([to_table(job, [row | (output_fields or {})]), *chunk_tables])
     try:
-        units.write_record(job.records, unit.name, table, [entry.path] if retry else (), was_retry=True)
+        units.write_record(job.records, unit.name, table, {entry.path: 0} if retry else {}, was_retry=True)
     except OSError as error:
         raise as_outage(error, job.records) from error
     return status

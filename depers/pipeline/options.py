@@ -17,6 +17,7 @@ from depers.options import (
     classes_option,
     confidence_option,
     device_option,
+    file_seconds_option,
     imgsz_option,
     max_megapixels_option,
     option,
@@ -26,9 +27,10 @@ from depers.options import (
     workers_option,
 )
 from depers.runtime import units
+from depers.runtime.time_budget import FILE_SECONDS
 
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
-_NOT_DECISIVE = ("input", "out", "records", "keep_removed", "device", "topology", "workers")
+_NOT_DECISIVE = ("input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class PassOptions(CheckedOptions):
     )
     batch_size: int = batch_size_option()
     max_megapixels: float = max_megapixels_option(MAX_MEGAPIXELS)
+    file_seconds: float = file_seconds_option(FILE_SECONDS)
     device: str = device_option()
     precision: str = precision_option(PRECISIONS)
     topology: str = option(

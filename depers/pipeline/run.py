@@ -71,6 +71,7 @@ def make_job(
         tile=options.tile,
         thresholds=thresholds,
         boxes=boxes,
+        file_seconds=options.file_seconds,
         records_beside=records,
     )
 

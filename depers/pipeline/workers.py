@@ -19,7 +19,7 @@ from depers.pipeline.box_sources import Row
 from depers.pipeline.outcomes import account, fail, finish, to_table, write
 from depers.pipeline.steps import DetectedItem, Item, Outcome, PassJob, detect, prepare, read, unpack
 from depers.runtime import time_budget, units
-from depers.runtime.crash_ledger import Position
+from depers.runtime.crash_ledger import CRASHED, Position
 from depers.runtime.units import Unit
 from depers.statuses import FileStatus
 from depers.storage.failures import as_outage, raise_outage
@@ -122,7 +122,10 @@ def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Seq
             rows = archive_steps.write_chunk(job, work.unit, chunk, outcomes, work.layout)
         else:
             rows = [outcome.row for outcome in outcomes]
-            retries = [entry.path for entry, outcome in zip(work.unit.entries, outcomes, strict=True) if outcome.retry]
+            entries = list(zip(work.unit.entries, outcomes, strict=True))
+            retries = {entry.path: 0.0 for entry, outcome in entries if outcome.retry}
+            overdue = [offset for offset, reason in work.poisonous.items() if reason != CRASHED]
+            retries |= {work.unit.entries[offset].path: job.file_seconds for offset in overdue}
             units.write_record(job.records, work.unit.name, to_table(job, rows), retries, work.is_retry)
     except OSError as error:
         raise as_outage(error, job.records) from error
@@ -138,7 +141,7 @@ def _list_items(work: Work, chunk: Chunk | None) -> list[Item]:
 
 
 def retry_failures(job: PassJob, work: Work) -> list[str] | None:
-    """Read the files again that storage failed when an earlier run did the unit.
+    """Read the files again that storage failed when an earlier run did the unit, or that may take longer now.
 
     Where none of them can be had yet, record why, leave all others as they are, and return the statuses of the rows.
     Return None where one can be had, or none is known: then the whole unit is done, and gives what one clean run gives.
@@ -146,14 +149,15 @@ def retry_failures(job: PassJob, work: Work) -> list[str] | None:
     record = units.read_retry(job.records, work.unit.name) if work.is_retry else None
     if record is None:
         return None
-    entries = [entry for entry in work.unit.entries if parquet_text(entry.path) in record.retries]
+    worth = {path for path, seconds in record.retries.items() if seconds < job.file_seconds}
+    entries = [entry for entry in work.unit.entries if parquet_text(entry.path) in worth]
     with ThreadPoolExecutor(_THREADS) as pool:
         items = list(pool.map(lambda entry: read(job, entry, work.find_row(entry.path, None)), entries))
-    if not items or not all(item.retry for item in items):
+    if not record.retries or not all(item.retry for item in items):
         return None
     outcomes = {parquet_text(item.path): finish(job, item, []) for item in items}
     rows = [outcomes[row["path"]].row if row["path"] in outcomes else row for row in record.table.to_pylist()]
-    units.write_record(job.records, work.unit.name, to_table(job, rows), [item.path for item in items])
+    units.write_record(job.records, work.unit.name, to_table(job, rows), record.retries)
     return [row["status"] for row in rows]
 
 

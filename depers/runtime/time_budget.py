@@ -69,7 +69,7 @@ def pause() -> Iterator[None]:
 
 
 def enforce(seconds: float, report: Callable[[Hashable], None]) -> None:
-    """From now on end this process when a file takes longer than `seconds`; `report` hears of its place before."""
+    """End this process, from now on, when a file takes longer than `seconds`; `report` hears of its place before."""
     global _watchdog
     if _watchdog is None:
         _watchdog = _Watchdog(seconds, report)

@@ -9,7 +9,7 @@ OUT, in `OUT-records/` (`locate_beside`), and nothing of them in what is publish
 import hashlib
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -104,21 +104,24 @@ def record_uri(records: str, name: str, retry: bool = False) -> str:
 
 
 class RetryRecord(NamedTuple):
-    """The record of a unit of which storage failed some files, and their paths as they are in the record."""
+    """The record of a unit of which some files may be tried again, by their paths as they are in the record.
+
+    With each is the budget of time that was too little for it, 0 where storage failed it.
+    """
 
     table: pa.Table
-    retries: frozenset[str]
+    retries: Mapping[str, float]
 
 
 def write_record(
-    records: str, name: str, table: pa.Table, retries: Sequence[str] = (), was_retry: bool = False
+    records: str, name: str, table: pa.Table, retries: Mapping[str, float] | None = None, was_retry: bool = False
 ) -> None:
-    """Write the record of a unit, which marks it done, but for the paths in `retries`: the next run tries those again.
+    """Write the record of a unit, which marks it done, but for `retries`, as in `RetryRecord`: those are tried again.
 
     `was_retry`: an earlier run has recorded it so.
     """
     if retries:
-        texts = json.dumps([parquet_text(path) for path in retries])
+        texts = json.dumps({parquet_text(path): seconds for path, seconds in retries.items()})
         table = table.replace_schema_metadata((table.schema.metadata or {}) | {_RETRY_KEY: texts.encode()})
     tables.write_table(record_uri(records, name, bool(retries)), table)
     if was_retry and not retries:
@@ -129,7 +132,7 @@ def read_retry(records: str, name: str) -> RetryRecord | None:
     """Return the record of a unit of which storage failed some files; None where it cannot be read."""
     try:
         table = tables.read_table(record_uri(records, name, retry=True))
-        return RetryRecord(table, frozenset(json.loads(table.schema.metadata[_RETRY_KEY])))
+        return RetryRecord(table, dict(json.loads(table.schema.metadata[_RETRY_KEY])))
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         return None
 

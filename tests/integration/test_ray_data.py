@@ -1,4 +1,4 @@
-"""The pass as a Ray Data job: a file that ends the process that works on it costs one row, not the job."""
+"""The pass as a Ray Data job: a file that ends the process that works on it, or never ends, costs one row."""
 
 import os
 from collections.abc import Sequence
@@ -14,26 +14,32 @@ from depers.pipeline.box_sources import Row
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
+from depers.runtime.crash_ledger import CRASHED
 
 
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_poisonous_file_costs_one_row(ray_local: None, tmp_path: Path, staged: bool) -> None:
-    for name in ("a", "poisonous", "e", "f", "g"):
+    for name in ("a", "poisonous", "e", "f", "slow"):
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
 
     def finish(item: Item, boxes: Sequence[Row]) -> Outcome:
         if item.path.startswith("poisonous") and "ends the process" not in item.reason:
             os._exit(1)
+        while item.path.startswith("slow") and "took longer" not in item.reason:
+            pass
         sides = {"width": 0, "height": 0, "boxes": []}
         return Outcome({"path": item.path, "status": "failed", "reason": item.reason} | sides, None)
 
     settings = InferenceSettings(imgsz=64)
-    job = PassJob(str(tmp_path / "in"), str(tmp_path / "out"), (), (), settings, 8, 80, False, SCHEMA, finish)
+    job = PassJob(
+        str(tmp_path / "in"), str(tmp_path / "out"), (), (), settings, 8, 80, False, SCHEMA, finish, file_seconds=1
+    )
     everything = run.plan_units(job.input)
     assert list(ray_data.run(PassRun(job, ray.put([]), 32, staged, 1), everything))
     rows = [row for table in units.read_records(job.records, everything, SCHEMA) for row in table.to_pylist()]
     reasons = {row["path"]: row["reason"] for row in rows}
     assert len(reasons) == 5
-    assert reasons.pop("poisonous/x.jpg") == "ends the process that works on it"
+    assert reasons.pop("poisonous/x.jpg") == CRASHED
+    assert reasons.pop("slow/x.jpg") == "took longer than 1 s"
     assert all("ends the process" not in reason for reason in reasons.values())

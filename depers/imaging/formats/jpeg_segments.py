@@ -3,11 +3,14 @@
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 SOI, EOI, SOS, DQT, DHT, DRI, DAC, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xCC, 0xFE
 APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
+SCAN = bytes((0xFF, SOS))
+"""What begins a scan; elsewhere in a file it can be a coincidence."""
 _RESTARTS = range(0xD0, 0xD8)
 FRAME_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 IMAGE_MARKERS = FRAME_MARKERS | {DQT, DHT, DRI, DAC, SOS}
@@ -96,6 +99,15 @@ def _scan_end(data: bytes, position: int) -> int:
     if not match:
         raise ValueError("ends within a scan")
     return match.start()
+
+
+def count_scans(data: bytes) -> int:
+    """Return how many scans a JPEG has up to its end marker, or to where it is damaged."""
+    count = 0
+    with suppress(ValueError):
+        for marker, _, _ in walk(data, scans=False):
+            count += marker == SOS
+    return count
 
 
 def read_frame_header(data: bytes) -> FrameHeader:

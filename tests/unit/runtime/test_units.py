@@ -63,11 +63,11 @@ def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
     table = pa.table({"path": ["a.jpg"]}, SCHEMA)
-    units.write_record(out, unit.name, table, retries=["a.jpg"])
+    units.write_record(out, unit.name, table, retries={"a.jpg": 0})
     assert [table["path"].to_pylist() for table in units.read_records(out, [unit], SCHEMA)] == [["a.jpg"]]
     assert units.list_finished(out) == (set(), {unit.name})
     record = units.read_retry(out, unit.name)
-    assert record is not None and record.retries == {"a.jpg"} and record.table.equals(table)
+    assert record is not None and record.retries == {"a.jpg": 0} and record.table.equals(table)
     units.write_record(out, unit.name, table, was_retry=True)
     assert units.list_finished(out) == ({unit.name}, set())
     assert units.read_retry(out, unit.name) is None and len(list((tmp_path / "units").iterdir())) == 1
