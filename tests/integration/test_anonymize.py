@@ -120,19 +120,6 @@ def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: s
     assert tree(Path(f"{out}-records")) == tree(Path(f"{done}-records"))
 
 
-def test_an_image_that_fails_later_loses_its_old_output(
-    ray_local: None, folder: Path, weights: str, tmp_path: Path
-) -> None:
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    shutil.copy(folder / "0/plain.jpg", source / "one.jpg")
-    shutil.copy(folder / "1/plain.jpg", source / "two.jpg")
-    assert not anonymize.run(options(source, out, weights)).partial
-    (source / "one.jpg").write_bytes((source / "one.jpg").read_bytes()[:500])
-    assert anonymize.run(options(source, out, weights)).partial
-    assert not (out / "one.jpg").exists() and (out / "two.jpg").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

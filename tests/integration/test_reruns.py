@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import depers
 from depers import storage
 from depers.commands import anonymize
 from depers.commands.anonymize import AnonymizeResult, Options
 from depers.errors import UserError
+from depers.runtime import lease
 from depers.street_scenes.scenes import draw_scene
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -54,6 +56,12 @@ def zipped(*numbers: int) -> bytes:
     return buffer.getvalue()
 
 
+def redact(data: bytes, share: float = 0.25) -> bytes:
+    """Return an image as it must come out, with a box in its middle."""
+    x, y = 48 * share, 32 * share
+    return depers.redact(data, [(48 - x, 32 - y, 48 + x, 32 + y)])
+
+
 def move(old: str, new: str) -> None:
     if not storage.is_s3(old):
         Path(old).rename(new)
@@ -89,26 +97,29 @@ def test_what_a_rerun_does(root: str) -> None:
     result = anonymize.run(options)
     assert result.speed.images == 0 and rows_of(result) == rows and read(f"{root}/out") == before
 
-    # Another INPUT, none, options and class lists that decide otherwise.
+    # Another INPUT, none, options and class lists that decide otherwise, another driver.
     write(f"{root}/other", {name: png(number + 1) for number, name in enumerate(names)})
     assert "holds a run of" in refusal(replace(options, input=f"{root}/other"))
     write(f"{root}/empty", {"x": b""})
     storage.delete(f"{root}/empty/x")
-    assert "empty" in refusal(replace(options, input=f"{root}/empty")) or storage.is_s3(root)
+    assert refusal(replace(options, input=f"{root}/empty")).endswith(("but is empty", "no such folder"))
     assert "holds a run with mode" in refusal(replace(options, mode="fill"))
     write(f"{root}/moved-boxes", {"classes.txt": b"head\n"})
     assert "holds a run with boxes names ['car'], but now it is ['head']" in refusal(options)
     write(f"{root}/moved-boxes", {"classes.txt": b"car\n"})
+    with lease.hold(f"{root}/out-records", "OUT"):
+        assert "is in use by another run" in refusal(options)
     assert read(f"{root}/out") == before
 
-    # Boxes, an input and an archive edited, one removed, one added, an output lost, a file of somebody else.
+    # Boxes, inputs and an archive edited, one removed, one added, an output lost, a file of somebody else.
     write(f"{root}/moved-boxes", {"labels/09.txt": b"0 0.5 0.5 0.75 0.75\n"})
-    write(f"{root}/moved", {"00.png": png(11), "10.png": png(10), "z.zip": zipped(0)})
+    edits = {"00.png": png(11), "02.png": png(2)[:200], "10.png": png(10), "z.zip": zipped(0)}
+    write(f"{root}/moved", edits)
     storage.delete(f"{root}/moved/01.png")
     storage.delete(f"{root}/out/05.png")
     write(f"{root}/out", {"index.html": b"somebody's"})
     result = anonymize.run(replace(options, keep_removed=True))
-    assert result.files == {"redacted": 12, "removed": 1}  # 01.png is kept, m1.png is not
+    assert result.files == {"redacted": 11, "removed": 1, "failed": 1}  # 01.png is kept, m1.png is not
     kept = rows_of(result)
     assert kept["01.png"] == rows["01.png"] | {
         "reason": "is no longer in INPUT, but its result was kept (--keep-removed)"
@@ -116,12 +127,16 @@ def test_what_a_rerun_does(root: str) -> None:
     assert read(f"{root}/out")["01.png"] == before["01.png"]
 
     result = anonymize.run(options)
-    assert result.speed.images == 0 and result.files == {"redacted": 11, "removed": 1}
+    assert result.speed.images == 0 and result.files == {"redacted": 10, "removed": 1, "failed": 1}
     assert (rows_of(result)["01.png"]["status"], rows_of(result)["01.png"]["output_sha256"]) == ("removed", None)
-    fresh = anonymize.run(replace(options, out=f"{root}/fresh"))
     after = read(f"{root}/out")
     assert after.pop("index.html") == b"somebody's"
-    assert after == read(f"{root}/fresh") and sorted(after) == [names[0], *names[2:], "10.png", "z.zip"]
-    assert {name for name in names if after.get(name) != before[name]} == {"00.png", "01.png", "09.png"}
-    assert anonymize.run(options).files == fresh.files
+    expected = {name: redact(before_edit) for name, before_edit in zip(names, map(png, range(10)), strict=True)}
+    expected |= {"00.png": redact(png(11)), "09.png": redact(png(9), 0.75), "10.png": redact(png(10))}
+    del expected["01.png"], expected["02.png"]
+    with zipfile.ZipFile(io.BytesIO(after.pop("z.zip"))) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {"m0.png": redact(png(0))}
+    assert after == expected
+    result = anonymize.run(options)
+    assert result.files == {"redacted": 10, "failed": 1}
     assert all(b"01.png" not in data for data in read(f"{root}/out-records").values())  # it is forgotten
