@@ -37,7 +37,7 @@ from depers.options import CheckedOptions, argument, option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.results import Failures, VerbResult
-from depers.runtime.tasks import run_tasks
+from depers.runtime.tasks import run_file_tasks
 from depers.storage import tables
 
 _CHUNK = 32  # images per Ray task
@@ -295,7 +295,7 @@ def _write(
                 index.add_problems(Problem(**problem) for problem in row)
             bar.update(len(record))
 
-        for record in lease.guard(run_tasks(write_unit, calls())):
+        for record in lease.guard(run_file_tasks(write_unit, calls())):
             count(record)
     return statistics
 

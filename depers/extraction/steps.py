@@ -6,6 +6,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import pyarrow as pa
@@ -14,12 +15,14 @@ from depers import storage
 from depers.datasets import sprite_bank
 from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
-from depers.errors import short_reason
-from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, TableRow, background_path, take_apart
+from depers.errors import typed_reason
+from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, background_path, take_apart
 from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.runtime import units
+from depers.runtime.tasks import FileGuard
 from depers.runtime.units import Unit
 from depers.storage import tables
+from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 from depers.storage.tables import parquet_text
 
 _THREADS = 4  # per task, for what waits for storage
@@ -32,35 +35,83 @@ def part_path(unit: Unit) -> str:
     return f"sprites/{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
 
 
-def extract_unit(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = ()) -> list[str]:
-    """Extract a unit's images and record it; return the status of each. `checkpoints`: those of `job.verification`."""
+def extract_unit(
+    job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = (), guard: FileGuard | None = None
+) -> list[str]:
+    """Extract a unit's images and record it; return the status of each. `checkpoints`: those of `job.verification`.
+
+    Whatever goes wrong with an image is its failure. Raise OutageError where storage as a whole fails.
+    """
     cv2.setNumThreads(1)  # one task per core
+    try:
+        images = _extract(job, unit, checkpoints, guard or FileGuard())
+    except Exception as error:
+        raise_outage(error)
+        reason = f"cannot be extracted ({typed_reason(error)})"
+        images = [_fail(job, entry.path, reason) for entry in unit.entries]
+    images = [_accountable(job, entry.path, image) for entry, image in zip(unit.entries, images, strict=True)]
+    try:
+        _record(job, unit, images)
+    except OSError as error:
+        raise as_outage(error, job.out) from error
+    return [image.row["status"] for image in images]
+
+
+def _extract(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes], guard: FileGuard) -> list[DecomposedImage]:
+    """Take the images apart and write their backgrounds; return what became of each."""
     detector = load_detector(job.verification, tuple(checkpoints)) if job.verification else None
-    rows: list[TableRow] = []
-    sprites: list[TableRow] = []
-    retry = False
+    images: list[DecomposedImage] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         reads = [pool.submit(_read, job, entry.path) for entry in unit.entries]
         writes = []
-        while reads:
-            batch = [take_apart(job, *reads.pop(0).result()) for _ in range(min(_BATCH, len(reads)))]
-            for image in verify_backgrounds(batch, detector) if detector else batch:
-                writes.append(pool.submit(_write_background, job, image))
-                rows.append(image.row | {"content_sha256": _digest(image)})
-                sprites += image.sprites
-                retry |= image.retry
-        for write in writes:
-            write.result()
-    part = storage.join(job.out, part_path(unit))
+        for first in range(0, len(reads), _BATCH):
+            batch = []
+            for offset, content in enumerate(reads[first : first + _BATCH], first):
+                if reason := guard.find_reason(offset):
+                    batch.append(_fail(job, unit.entries[offset].path, reason))
+                    continue
+                with guard.watch(offset):
+                    batch.append(take_apart(job, *content.result()))
+            verified = verify_backgrounds(batch, detector) if detector else batch
+            images += verified
+            writes += [pool.submit(_write_background, job, image) for image in verified]
+        for index, write in enumerate(writes):
+            try:
+                write.result()
+            except Exception as error:
+                reason = f"cannot be written ({explain(error)})"
+                images[index] = _fail(job, unit.entries[index].path, reason, retry=not is_of_name(error))
+    return images
+
+
+def _fail(job: ExtractionJob, path: str, reason: str, retry: bool = False) -> DecomposedImage:
+    """Return an image that failed."""
+    return replace(take_apart(job, path, reason, b"", b""), retry=retry)
+
+
+def _accountable(job: ExtractionJob, path: str, image: DecomposedImage) -> DecomposedImage:
+    """Return the image, as failed where the tables cannot hold its rows."""
+    try:
+        pa.Table.from_pylist([image.row], RECORD)
+        pa.Table.from_pylist(image.sprites, sprite_bank.SPRITES)
+    except Exception as error:
+        failed = _fail(job, path, f"cannot be recorded ({typed_reason(error)})")
+        _write_background(job, failed)
+        return failed
+    return image
+
+
+def _record(job: ExtractionJob, unit: Unit, images: Sequence[DecomposedImage]) -> None:
+    """Write the sprites of a unit, then its record. Raise OSError."""
+    part, sprites = storage.join(job.out, part_path(unit)), [sprite for image in images for sprite in image.sprites]
     if sprites:
         tables.write_table(part, pa.Table.from_pylist(sprites, sprite_bank.SPRITES))
     else:
         storage.delete(part)  # an earlier version of these images may have had some
-    records = units.locate_inside(job.out)
-    tables.write_table(units.record_uri(records, unit.name, retry), pa.Table.from_pylist(rows, RECORD))
-    if not retry:
-        storage.delete(units.record_uri(records, unit.name, retry=True))
-    return [row["status"] for row in rows]
+    retries = {entry.path: 0.0 for entry, image in zip(unit.entries, images, strict=True) if image.retry}
+    rows = [image.row | {"content_sha256": _digest(image)} for image in images]
+    table = pa.Table.from_pylist(rows, RECORD)
+    units.write_record(units.locate_inside(job.out), unit.name, table, retries, was_retry=True)
 
 
 def _digest(image: DecomposedImage) -> str:
@@ -78,8 +129,8 @@ def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes, bytes
     image = storage.join(job.images, path)
     try:
         data = storage.read_bytes(image)
-    except Exception as error:  # storage raises OSErrors and the client's own kinds alike
-        return path, f"cannot be read ({short_reason(error)})", b"", b""
+    except Exception as error:
+        return path, f"cannot be read ({explain(error)})", b"", b""
     texts = []
     for uri in (label_path(image), ignore_path(image))[: 1 + job.has_regions]:
         try:
@@ -87,7 +138,7 @@ def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes, bytes
         except FileNotFoundError:
             texts.append(b"")
         except Exception as error:
-            return path, f"its labels cannot be read ({short_reason(error)})", b"", b""
+            return path, f"its labels cannot be read ({explain(error)})", b"", b""
     return path, data, texts[0], texts[1] if job.has_regions else b""
 
 
@@ -95,5 +146,5 @@ def _write_background(job: ExtractionJob, image: DecomposedImage) -> None:
     """Write the background, or make sure that none is there: an earlier version of the image may have had one."""
     if image.background:
         storage.write_bytes(storage.join(job.out, str(image.row["background"])), image.background)
-    else:
+    elif not image.retry:  # a read failure never deletes
         storage.delete(storage.join(job.out, background_path(str(image.row["path"]))))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from depers import storage
-from depers.errors import UserError, short_reason
+from depers.errors import UserError, typed_reason
 from depers.normalization.catalog import Catalog, FileTask
 from depers.normalization.coco import CocoFile
 from depers.normalization.edge_texts import read_edge_text
@@ -19,8 +19,9 @@ from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
 from depers.normalization.yolo import Shape, YoloLabels, decide_columns, read_yolo
 from depers.runtime.progress import open_bar
-from depers.runtime.tasks import run_tasks
+from depers.runtime.tasks import FileGuard
 from depers.statuses import ProblemAction
+from depers.storage.failures import explain
 
 _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
@@ -40,32 +41,46 @@ class FileResult(NamedTuple):
 
 
 def read_files(
-    uri: str, kind: str, names: Sequence[str] | None, columns: str, tasks: Sequence[FileTask]
+    uri: str,
+    kind: str,
+    names: Sequence[str] | None,
+    columns: str,
+    tasks: Sequence[FileTask],
+    guard: FileGuard | None = None,
 ) -> list[FileResult]:
-    """Read label files of one set, each an image's own."""
+    """Read label files of one set, each an image's own. Whatever goes wrong with one skips its image."""
+    guard = guard or FileGuard()
 
-    def read(task: FileTask) -> FileResult:
+    def parse(offset: int, task: FileTask) -> YoloLabels:
         path = task.file.path
-        try:
+        if reason := guard.find_reason(offset):
+            raise LabelError(UNREADABLE, reason)
+        with guard.watch(offset):
             data = storage.read_bytes(storage.join(uri, path))
             if kind in ("yolo", "competition"):
-                content = read_yolo(path, data, names, task.file.class_name, columns)
-            else:
-                labels = read_voc(path, data) if kind == "voc" else read_edge_text(kind, path, data)
-                content = YoloLabels(labels, [], {})
+                return read_yolo(path, data, names, task.file.class_name, columns)
+            labels = read_voc(path, data) if kind == "voc" else read_edge_text(kind, path, data)
+            return YoloLabels(labels, [], {})
+
+    def read(offset: int, task: FileTask) -> FileResult:
+        path = task.file.path
+        try:
+            content = parse(offset, task)
         except LabelError as error:
             kind_of_problem, detail = error.kind, error.detail
         except OSError as error:
-            kind_of_problem, detail = UNREADABLE, short_reason(error)
+            kind_of_problem, detail = UNREADABLE, explain(error)
+        except Exception as error:
+            kind_of_problem, detail = UNREADABLE, typed_reason(error)
         else:
             return FileResult(task, content, None)
         failure = Problem(path, 0, kind_of_problem, ProblemAction.SKIPPED_WITH_IMAGE, detail)
         return FileResult(task, YoloLabels(FileLabels([], []), [], {}), failure)
 
     if not storage.is_s3(uri):
-        return [read(task) for task in tasks]
+        return [read(offset, task) for offset, task in enumerate(tasks)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(read, tasks))
+        return list(pool.map(read, itertools.count(), tasks))
 
 
 def add_files(
@@ -217,7 +232,7 @@ def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet) -> tuple
             numbers_there, not_understood_there = add_json(index, catalog, label_set, path, bar.update)
             image_numbers |= numbers_there
             not_understood |= not_understood_there
-        for results in run_tasks(read_files, calls()) if tasks else ():
+        for results in run_file_tasks(read_files, calls()) if tasks else ():
             not_understood |= add_files(index, catalog, prefix, results, shapes)
             bar.update(len(results))
     if shapes:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,13 +13,15 @@ import simplejpeg
 
 from depers import storage
 from depers.datasets.labels import format_yolo
-from depers.errors import short_reason
+from depers.errors import UserError, typed_reason
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError, read_header
 from depers.normalization.rules import LabelBox, LabelError, Problem, find_frame, mend
 from depers.runtime import units
+from depers.runtime.tasks import FileGuard
 from depers.statuses import ProblemAction, SourceStatus
 from depers.storage import tables
+from depers.storage.failures import explain, is_of_name
 from depers.storage.tables import column, parquet_text
 
 _VERSION = "3"  # of what is written for the same labels
@@ -87,17 +90,26 @@ def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def write_unit(out: str, name: str, exif_frame: str, tasks: Sequence[ImageTask]) -> pa.Table:
+def write_unit(
+    out: str, name: str, exif_frame: str, tasks: Sequence[ImageTask], guard: FileGuard | None = None
+) -> pa.Table:
     """Write images, labels and last the record of a unit, and return the record.
 
     An image that cannot be decoded whole is skipped, as is one whose labels are about another image, or not all
-    understood. Where one
-    could not be read, the unit is not recorded: the next run tries again. Raise UserError where the output cannot be
-    written.
+    understood, or that ends its process. Where one could not be read, the unit is not recorded: the next run tries
+    again. Raise UserError where the output cannot be written.
     """
+    guard = guard or FileGuard()
+
+    def write(offset: int, task: ImageTask) -> dict[str, Any]:
+        if reason := guard.find_reason(offset):
+            return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
+        with guard.watch(offset):
+            return _write_image(out, exif_frame, task)
+
     waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
     with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
-        rows = list(pool.map(lambda task: _write_image(out, exif_frame, task), tasks))
+        rows = list(pool.map(write, itertools.count(), tasks))
     table = pa.Table.from_pylist(rows, schema=RECORD)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
         with storage.translated_write_errors(out):
@@ -116,13 +128,21 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
     except ImageError as error:
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, str(error))])
     except OSError as error:
-        return _skip(out, task, [Problem(task.path, 0, UNREADABLE, ProblemAction.SKIPPED, short_reason(error))])
+        problem = Problem(task.path, 0, UNREADABLE, ProblemAction.SKIPPED, explain(error))
+        return _row(task, SourceStatus.SKIPPED, (0, 0), [], [problem])  # a read failure never deletes
+    except Exception as error:
+        return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, typed_reason(error))])
     labels, problems = mend(task.boxes, frame.size_wh, frame.orientation)
     if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
         return _skip(out, task, [*frame.problems, *problems])
-    with storage.translated_write_errors(out):
+    try:
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
         storage.write_bytes(storage.join(out, task.image_uri), data)
+    except Exception as error:
+        reason = f"cannot be written ({explain(error)})"
+        if not is_of_name(error):
+            raise UserError(f"{out}: {reason}") from None
+        return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
     boxes = [
         {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
         for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
@@ -132,7 +152,8 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
 
 def _skip(out: str, task: ImageTask, problems: list[Problem]) -> dict[str, Any]:
     for path in (task.image_uri, task.labels_uri):  # of an earlier run, when it was still usable
-        storage.delete(storage.join(out, path))
+        with suppress(OSError):  # a name that storage refuses is not there
+            storage.delete(storage.join(out, path))
     return _row(task, SourceStatus.SKIPPED, (0, 0), [], problems)
 
 

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -198,7 +198,8 @@ def delete(uri: str) -> None:
     if is_s3(uri):
         s3.delete(uri)
     else:
-        Path(uri).unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # nothing is below a file
+            Path(uri).unlink(missing_ok=True)
 
 
 def delete_files(root: str, paths: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ _JOB_ERRNOS = (
     errno.EHOSTDOWN,
 )  # fmt: skip
 """What a local file system says when it fails as a whole."""
-_FILE_ERRNOS = (errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+_FILE_ERRNOS = (errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
 """What it says of a name: trying again is of no use."""
 
 

@@ -7,7 +7,8 @@ import struct
 import pytest
 from PIL import Image
 
-from depers.imaging.formats import gif, isobmff, png
+from depers.imaging.formats import gif, isobmff, jpeg_segments, png
+from depers.imaging.headers import ImageError, read_header
 
 
 def encoded(kind: str, **options: object) -> bytes:
@@ -70,3 +71,20 @@ def test_boxes_lie_side_by_side_and_the_last_may_reach_to_the_end() -> None:
 def test_a_box_that_does_not_fit_is_refused(box: bytes) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         list(isobmff.walk(box))
+
+
+@pytest.mark.parametrize(("side", "scans", "most"), [(8, 500, 500), (8, 501, 500), (9000, 64, 64), (9000, 80, 64)])
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(side: int, scans: int, most: int) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (side, side)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    (*_, last) = (segment for segment in jpeg_segments.walk(data) if segment.marker == jpeg_segments.SOS)
+    scan = jpeg_segments.SCAN + struct.pack(">H", len(last.content) + 2) + last.content + last.scan
+    data = data[:-2] + scan * (scans - jpeg_segments.count_scans(data)) + data[-2:]
+    trailer = jpeg_segments.SCAN * 1000  # of a motion photo, which is no scan
+    assert jpeg_segments.count_scans(data + trailer) == scans
+    if scans <= most:
+        assert read_header(data + trailer, 100).size_wh == (side, side)
+    else:
+        with pytest.raises(ImageError, match=f"must have at most {most} scans.* but has {scans}"):
+            read_header(data + trailer, 100)

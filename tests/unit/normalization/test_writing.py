@@ -2,14 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.imaging.headers import ImageError
-from depers.normalization.rules import LabelBox
+from depers.normalization import writing
+from depers.normalization.rules import LabelBox, find_frame
 from depers.normalization.writing import ImageTask, examine, make_unit_name, write_unit
+from depers.runtime.crash_ledger import Position
+from depers.runtime.tasks import FileGuard
+
+PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
 
 def outcome(function: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:
@@ -68,3 +76,25 @@ def test_a_unit_with_an_image_that_could_not_be_read_is_tried_again(tmp_path: Pa
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
     assert row["problems"][0]["kind"] == "unusable image"
     assert record.exists()
+
+
+def test_what_one_image_causes_is_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw.png").write_bytes(PNG)
+    names = ["a.png", "x" * 300 + ".png", "fault.png", "slow.png", "denied.png"]
+    tasks = [ImageTask(str(tmp_path / "raw.png"), name, name, "train", "", None, ()) for name in names]
+    tasks[4] = tasks[4]._replace(source="s3://bucket/\udce4.png")
+    (tmp_path / "out/images/train").mkdir(parents=True)
+    (tmp_path / "out/images/train/denied.png").write_bytes(b"of an earlier run")
+
+    def find(path: str, *arguments: Any) -> Any:
+        if path == "fault.png":
+            raise RecursionError("deep")
+        return find_frame(path, *arguments)
+
+    monkeypatch.setattr(writing, "find_frame", find)
+    guard = FileGuard("unit", {Position(3): "took longer than 5 s"})
+    rows = write_unit(str(tmp_path / "out"), "unit", "auto", tasks, guard).to_pylist()
+    details = ["".join(problem["detail"] for problem in row["problems"]) for row in rows]
+    assert [row["status"] for row in rows] == ["used"] + ["skipped"] * 4
+    assert details[1:4] == ["cannot be written (File name too long)", "RecursionError: deep", "took longer than 5 s"]
+    assert "must be UTF-8" in details[4] and (tmp_path / "out/images/train/denied.png").exists()
