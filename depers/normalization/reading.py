@@ -19,7 +19,7 @@ from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
 from depers.normalization.yolo import Shape, YoloLabels, decide_columns, read_yolo
 from depers.runtime.progress import open_bar
-from depers.runtime.tasks import FileGuard
+from depers.runtime.tasks import FileGuard, run_file_tasks
 from depers.statuses import ProblemAction
 from depers.storage.failures import explain
 
