@@ -20,10 +20,14 @@ _TEMPLATE = "predefined_classes.txt"  # labelImg's own examples, unless there is
 
 
 class ClassList(NamedTuple):
-    """A list of names: its path below RAW, and the names by their ids, "" where a line is blank."""
+    """A list of names: its path below RAW, and the names by their ids, "" where a line is blank.
+
+    `has_points`: its YAML file has a `kpt_shape`, by which Ultralytics says that points follow the boxes.
+    """
 
     path: str
     names: tuple[str, ...]
+    has_points: bool = False
 
 
 class ClassLists:
@@ -75,8 +79,11 @@ def read_class_lists(uri: str, paths: Iterable[str]) -> ClassLists | None:
 def _read_list(uri: str, path: str) -> ClassList | None:
     name, file = path.rpartition("/")[2].lower(), storage.join(uri, path)
     if name.endswith((".yaml", ".yml")):
-        names = _read_yaml(file)
-        return ClassList(path, names) if names else None
+        content = _read_yaml(file)
+        if not isinstance(content, dict) or "names" not in content:
+            return None
+        names = tuple(clean_name(name) for name in class_names(file, content))
+        return ClassList(path, names, "kpt_shape" in content)
     if name not in NAME_LISTS and not name.endswith(".names"):
         return None
     try:
@@ -92,12 +99,9 @@ def _read_list(uri: str, path: str) -> ClassList | None:
     return ClassList(path, names)
 
 
-def _read_yaml(file: str) -> tuple[str, ...] | None:
-    """Return the names in a YAML file; None where it has none. Raise UserError where they, or the file, are none."""
+def _read_yaml(file: str) -> Any:
+    """Return what a YAML file holds. Raise UserError where it is none."""
     try:
-        content: Any = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
+        return yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
-    if not isinstance(content, dict) or "names" not in content:
-        return None
-    return tuple(clean_name(name) for name in class_names(file, content))

@@ -21,6 +21,7 @@ from depers.normalization.rules import Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
+_LISTS = ("images", "annotations")
 HEAD = 2**16
 """How many bytes of a file say whether it is COCO."""
 
@@ -48,7 +49,18 @@ class CocoBox(NamedTuple):
 def looks_like_coco(head: bytes) -> bool:
     """Say whether a JSON file may be COCO; `head` are its first `HEAD` bytes, since its parts come in any order."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return start.startswith(b"{") and any(f'"{key}"'.encode() in head for key in ("images", "annotations"))
+    if not start.startswith(b"{") or not any(f'"{key}"'.encode() in head for key in _LISTS):
+        return False
+    keys = set()
+    try:
+        for prefix, event, value in ijson.parse(start):
+            if not prefix and event == "map_key":
+                keys.add(value)
+            elif prefix in _LISTS and event == "start_array":
+                return True
+    except (ijson.JSONError, UnicodeDecodeError):  # where the head ends
+        pass
+    return not keys.isdisjoint(_LISTS)
 
 
 class CocoFile:

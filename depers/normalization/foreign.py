@@ -27,7 +27,7 @@ FOREIGN_FORMATS = tuple(
     for row in (
         (r"\.xml$", rb"<annotations>\s*<version>", "CVAT for images XML",
          "export the task again as COCO 1.0, Pascal VOC 1.1 or Ultralytics YOLO Detection"),
-        (r"\.json$", rb'"shapes"\s*:.*"imagePath"|"imagePath"\s*:.*"shapes"', "LabelMe JSON",
+        (r"\.json$", rb'"shapes"\s*:.*"(?:imagePath|shape_type)"|"imagePath"\s*:.*"shapes"', "LabelMe JSON",
          "convert it to COCO, such as with `labelme2coco RAW`"),
         (r"\.json$", rb'"_via_|"file_attributes"|"shape_attributes"', "VGG Image Annotator (VIA) JSON",
          "export it from VIA again as COCO (Annotation > Export Annotations)"),
@@ -39,7 +39,8 @@ FOREIGN_FORMATS = tuple(
          "export it again as COCO or YOLO (Supervisely's app 'Export to COCO')"),
         (r"\.json$", rb'^\s*\[.*"coordinates"\s*:', "CreateML JSON",
          "save it in labelImg as PascalVOC or YOLO, or export it again as COCO"),
-        (r"\.json$", rb'"from_name"|"annotation_id".*"annotator"|"rectanglelabels"|"data"\s*:\s*\{.*"annotations"'
+        (r"\.json$", rb'"from_name"|"annotation_id".*"annotator"|"rectanglelabels"'
+         rb'|"annotations"\s*:\s*\[.*"result"\s*:\s*\['
          rb'|"original_width"', "Label Studio JSON", "export it again as COCO, YOLO or Pascal VOC XML"),
         (r"\.json$", rb'"box2d"', "BDD100K JSON", "convert it to COCO with `python -m bdd100k.label.to_coco`"),
         (r"\.json$", rb'"polygon"\s*:.*"imgWidth"|"imgWidth"\s*:.*"polygon"', "Cityscapes JSON",

@@ -27,7 +27,7 @@ FORMATS = ("competition", "yolo", "kitti", "oidv4", "voc", "coco")
 _SUFFIXES = {"voc": ".xml", "coco": ".json"}
 _LABEL_SUFFIXES = (".txt", ".xml", ".json")
 _LISTS = re.compile(  # lists of classes or of images, which sets hold beside images and labels
-    r"(?:^|/)(?:(?:predefined_)?classes|train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/.*\.txt$"
+    r"(?:^|/)(?:(?:predefined_)?classes|labelmap|train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/.*\.txt$"
     r"|\.(?:ya?ml|names|data)$",
     re.IGNORECASE,
 )

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from depers import storage
 from depers.errors import UserError, typed_reason
@@ -193,8 +193,12 @@ class SkippedImages(NamedTuple):
     unlabelled: set[int]
 
 
-def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str) -> SkippedImages:
-    """Put the labels of all sets into the index; return the images that are not used.
+Runner = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
+"""Calls a function with the arguments of each call, and gives the results in order."""
+
+
+def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runner = run_file_tasks) -> SkippedImages:
+    """Put the labels of all sets into the index, `run` on many files at once; return the images that are not used.
 
     Raise UserError for a set of which more than half of the labels are not understood, or more than half of the label
     files have no image while there are images without labels; and where nobody can tell what stands in its lines.
@@ -202,7 +206,7 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str) -> Skipped
     skipped = SkippedImages(set(), set())
     for label_set in catalog.sets:
         index.add_problems(problem._replace(path=label_set.prefix + problem.path) for problem in label_set.problems)
-        labelled_images, not_understood = _read_set(index, catalog, label_set)
+        labelled_images, not_understood = _read_set(index, catalog, label_set, run)
         skipped.not_understood.update(not_understood)
         bare = [n for n, (owner, _) in enumerate(catalog.images) if owner is label_set and n not in labelled_images]
         if bare and unlabelled == BACKGROUND:
@@ -216,7 +220,7 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str) -> Skipped
     return skipped
 
 
-def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet) -> tuple[set[int], set[int]]:
+def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet, run: Runner) -> tuple[set[int], set[int]]:
     """Put the labels of a set into the index; return the images that its files speak of, and those not understood."""
     prefix, tasks = label_set.prefix, catalog.tasks.get(label_set.prefix, [])
     image_numbers, not_understood = {task.image for task in tasks}, set()
@@ -232,7 +236,7 @@ def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet) -> tuple
             numbers_there, not_understood_there = add_json(index, catalog, label_set, path, bar.update)
             image_numbers |= numbers_there
             not_understood |= not_understood_there
-        for results in run_file_tasks(read_files, calls()) if tasks else ():
+        for results in run(read_files, calls()) if tasks else ():
             not_understood |= add_files(index, catalog, prefix, results, shapes)
             bar.update(len(results))
     if shapes:

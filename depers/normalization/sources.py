@@ -155,7 +155,9 @@ def _name_ids(label_set: LabelSet, classes: Sequence[str]) -> LabelSet:
                 " give each folder as a set of its own, with --add"
             )
     names = dict.fromkeys(name for entry in entries.values() for name in entry.names if name)
-    return label_set._replace(names=tuple(names), lists=lists)
+    has_points = label_set.columns == AUTO and any(entry.has_points for entry in entries.values())
+    columns = "box+points" if has_points else label_set.columns
+    return label_set._replace(names=tuple(names), lists=lists, columns=columns)
 
 
 def _is_selected(path: str, patterns: Sequence[str]) -> bool:

@@ -1,0 +1,76 @@
+"""Small labelled sets on disk, and what `normalize` makes of them, without writing a dataset."""
+
+import contextlib
+import io
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from depers.datasets.labels import CLASSES
+from depers.normalization.assignment import Assignment, make_tasks
+from depers.normalization.catalog import Catalog, find_class_meanings
+from depers.normalization.index import LabelIndex
+from depers.normalization.reading import read_labels, refuse_mostly_dropped
+from depers.normalization.rules import Problem, find_frame, mend
+from depers.normalization.sources import AUTO, open_set, parse_class_map
+from depers.statuses import ProblemAction
+
+Boxes = list[tuple[str, float, float, float, float]]
+
+
+def make_image(size_wh: tuple[int, int] = (200, 160), kind: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size_wh[1], size_wh[0], 3), 90, np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_files(root: Path, files: Mapping[str, str | bytes]) -> Path:
+    """Write texts and bytes; an image's name alone ("") becomes one of 200 × 160 pixels."""
+    image = make_image()
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) and content else content or image)  # type: ignore[arg-type]
+    return root
+
+
+def read_set(
+    root: Path,
+    *class_map: str,
+    classes: tuple[str, ...] = CLASSES,
+    kind: str = AUTO,
+    columns: str = "auto",
+    unlabelled: str = "background",
+    size_wh: tuple[int, int] = (200, 160),
+) -> tuple[dict[str, Boxes], list[Problem]]:
+    """Return the boxes of every image that would be used, as fractions, those ignored with a ~; and what was wrong."""
+    label_set = open_set(str(root), "", kind, classes, parse_class_map(class_map, classes, "--class-map"), (), columns)
+    catalog = Catalog([label_set])
+    database = root.parent / f"{root.name}.sqlite"
+    database.unlink(missing_ok=True)
+    with contextlib.closing(LabelIndex(database)) as index:
+        skipped = read_labels(index, catalog, unlabelled, run=itertools.starmap)
+        meanings = find_class_meanings(index, catalog, classes)
+        unused = skipped.not_understood | skipped.unlabelled
+        names = [image.name for _, image in catalog.images]
+        assignment = Assignment(names, ["" if number in unused else "train" for number in range(len(names))])
+        found: dict[str, Boxes] = {}
+        for task in make_tasks(catalog, assignment, meanings.class_ids, len(classes), index):
+            frame = find_frame(task.path, task.declared_wh, size_wh, 1)
+            index.add_problems(frame.problems)
+            boxes: Boxes = []
+            for is_ignored in (False, True):
+                some = [box._replace(ignored=False) for box in task.boxes if box.ignored == is_ignored]
+                labels, problems = mend(some, frame.size_wh)[:2]
+                index.add_problems(problems)
+                if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
+                    break
+                class_names = [("~" if is_ignored else "") + classes[number] for number in labels.class_ids.tolist()]
+                boxes += [(name, *box) for name, box in zip(class_names, labels.boxes_xywh.tolist(), strict=True)]
+            else:
+                found[task.name] = boxes
+        refuse_mostly_dropped(index, catalog)
+        return found, list(index.problems())
