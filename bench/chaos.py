@@ -1,15 +1,19 @@
-"""Kill −9 of workers, the driver and nodes at random moments: the final tree must be that of an undisturbed run.
+"""Kill −9 of workers, the driver and nodes, a second driver, storage that fails: the final tree must be as undisturbed.
 
-    python bench/chaos.py --weights yolov5n.pt [--kills 20] [--seed 1]
+    python bench/chaos.py --weights yolov5n.pt [--kills 20] [--seed 1] [--s3]
 
 A cluster of a head without CPUs and two nodes runs on this machine; the job is a process of its own. A mixture of loose
-images, a tar, a zip and a Parquet file is anonymized again and again until enough was killed.
+images, a tar, a zip and a Parquet file is anonymized again and again until enough was killed. Nodes are killed at
+random moments, and the moment that a new object lies in OUT, before its record does. A second driver on the same OUT
+must refuse, or take over where the first is dead. With --s3 all lies on an S3 server, of which every 50th request fails
+for the first minute of every round: it is throttled, breaks, or is broken off.
 """
 
 import argparse
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import random
 import shutil
@@ -29,7 +33,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from depers import storage
+from depers.errors import UserError
+from depers.storage import s3
 from depers.street_scenes.scenes import draw_scene
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))  # the failing S3
 
 JOB_TITLES = ("ray::Map", "ray::assemble", "ray::CrashLedger")
 
@@ -56,21 +65,73 @@ def make_input(root: Path) -> None:
     pq.write_table(pa.table({"image": image}), root / "c.parquet")
 
 
-def read_digests(root: Path) -> dict[str, str]:
+def read_digests(root: str) -> dict[str, str]:
     """Return the digest of every file of OUT, and of the records beside it, by its path."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in (root, Path(f"{root}-records"))
-        for path in folder.rglob("*")
-        if path.is_file()
+        entry.path: hashlib.sha256(storage.read_bytes(f"{folder}/{entry.path}")).hexdigest()
+        for folder in (root, f"{root}-records")
+        for entry in storage.list_files(folder)
     }
 
 
-def start_job(source: Path, out: Path, weights: str, address: str) -> "subprocess.Popen[bytes]":
-    """Start the job in a process of its own."""
-    command = [sys.executable, "-m", "depers.cli", "anonymize", str(source), str(out), "--weights", weights]
-    log = (out.parent / "job.log").open("ab")
-    return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address}, stdout=log, stderr=log)
+def count_files(root: str) -> int:
+    """Return how many files there are, 0 where storage does not say."""
+    with contextlib.suppress(UserError):
+        return len(storage.list_files(root)) if storage.is_dir(root) else 0
+    return 0
+
+
+def wait_for_object(root: str, job: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Return the moment that one more object lies below the folder, or the job or the time has ended."""
+    until, count = time.monotonic() + seconds, count_files(root)
+    while job.poll() is None and time.monotonic() < until and count_files(root) <= count:
+        time.sleep(0.01)
+
+
+class Jobs:
+    """Starts jobs, each in a process of its own."""
+
+    def __init__(self, source: str, weights: str, address: str, log: Path) -> None:
+        self._command = [sys.executable, "-m", "depers.cli", "anonymize", source]
+        self._weights, self._address, self._log = weights, address, log
+
+    def start(self, out: str) -> "subprocess.Popen[bytes]":
+        """Start one that writes to OUT."""
+        command = [*self._command, out, "--weights", self._weights]
+        log = self._log.open("ab")
+        return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": self._address}, stdout=log, stderr=log)
+
+
+class FailingStorage:
+    """An S3 server on loopback that every process started from now on takes for AWS, with a proxy that fails."""
+
+    def __init__(self) -> None:
+        from faulty_s3 import BROKEN, RESET, THROTTLE, FaultyS3
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        self._requests, self._fails_until = itertools.count(1), 0.0
+        kinds = itertools.cycle((THROTTLE, BROKEN, RESET))
+
+        def fault(method: str, place: str, times: int) -> str:
+            fails = next(self._requests) % 50 == 0 and time.monotonic() < self._fails_until
+            return next(kinds) if fails else ""
+
+        self.proxy = FaultyS3(f"http://{host}:{port}", fault).__enter__()
+        os.environ |= {
+            "AWS_ENDPOINT_URL": self.proxy.endpoint,
+            "AWS_ACCESS_KEY_ID": "chaos",
+            "AWS_SECRET_ACCESS_KEY": "chaos",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        s3.client().create_bucket(Bucket="chaos")
+
+    def fail_for(self, seconds: float) -> None:
+        """Fail every 50th request for some time from now on."""
+        self._fails_until = time.monotonic() + seconds
 
 
 def list_processes() -> dict[bool, list[psutil.Process]]:
@@ -92,6 +153,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--s3", action="store_true")
     arguments = parser.parse_args()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     from ray.cluster_utils import Cluster
@@ -99,32 +161,38 @@ def main() -> None:
     chance = random.Random(arguments.seed)
     work = Path(tempfile.mkdtemp(prefix="depers-chaos-"))
     make_input(work / "in")
+    failing = FailingStorage() if arguments.s3 else None
+    root, source = (str(work), str(work / "in")) if failing is None else ("s3://chaos", "s3://chaos/in")
+    if failing is not None:
+        for entry in storage.list_files(str(work / "in")):
+            storage.write_bytes(f"{source}/{entry.path}", (work / "in" / entry.path).read_bytes())
     node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
     nodes = [cluster.add_node(**node) for _ in range(2)]
+    jobs = Jobs(source, arguments.weights, cluster.address, work / "job.log")
     started = time.monotonic()
-    undisturbed = start_job(work / "in", work / "expected", arguments.weights, cluster.address)
-    assert undisturbed.wait() == 0, (work / "job.log").read_text()
+    assert jobs.start(f"{root}/expected").wait() == 0, (work / "job.log").read_text()
     seconds = time.monotonic() - started
-    expected = read_digests(work / "expected")
+    expected = read_digests(f"{root}/expected")
     print(f"undisturbed: {len(expected)} files in {seconds:.0f} s", flush=True)
     killed: Counter[str] = Counter()
-    rounds = same = 0
+    refused = rounds = same = 0
     while killed.total() < arguments.kills:
         rounds += 1
-        out = work / f"out{rounds}"
-        job = start_job(work / "in", out, arguments.weights, cluster.address)
+        out = f"{root}/out{rounds}"
+        if failing is not None:
+            failing.fail_for(60)
+        job = jobs.start(out)
         until = time.monotonic() + chance.uniform(0.3, 0.9) * seconds
         while True:
             while job.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
             if job.poll() is not None and job.returncode == 0:
                 break
-            victim_kind = (
-                chance.choice(("driver", "worker", "worker", "worker", "node"))
-                if killed.total() < arguments.kills
-                else ""
-            )
+            victim_kind = ""
+            if killed.total() < arguments.kills:
+                kinds = ("driver", "worker", "worker", "worker", "node", "node between object and record")
+                victim_kind = chance.choice((*kinds, "second driver"))
             if victim_kind == "driver" and job.poll() is None:
                 job.send_signal(signal.SIGKILL)
                 job.wait()
@@ -137,22 +205,31 @@ def main() -> None:
                     victim.kill()
                     killed[victim_kind] += 1
                     print(f"  killed {title}", flush=True)
-            elif victim_kind == "node":
+            elif victim_kind.startswith("node"):
+                if victim_kind != "node":
+                    wait_for_object(out, job, seconds)
                 number = chance.randrange(len(nodes))
                 cluster.remove_node(nodes[number], allow_graceful=False)
                 killed[victim_kind] += 1
                 nodes[number] = cluster.add_node(**node)
+            elif victim_kind == "second driver" and job.poll() is None:
+                code = jobs.start(out).wait()
+                assert code == 2 or job.poll() is not None, f"a second driver ended with {code}"
+                refused += code == 2
             if job.poll() is not None and job.returncode != 0:
-                job = start_job(work / "in", out, arguments.weights, cluster.address)
+                job = jobs.start(out)
             until = time.monotonic() + (chance.uniform(0.1, 0.7) * seconds if victim_kind else 5)
         result = read_digests(out)
         same += result == expected
         different = [name for name in expected.keys() | result.keys() if expected.get(name) != result.get(name)]
         print(f"round {rounds}: {dict(killed)} so far; {'the same' if not different else different[:5]}", flush=True)
-        shutil.rmtree(out)
-        shutil.rmtree(f"{out}-records")
+        for folder in (out, f"{out}-records"):
+            storage.delete_files(folder, [entry.path for entry in storage.list_files(folder)])
     print(f"{killed.total()} kills ({dict(killed)}) in {rounds} rounds, {same} of them byte-identical")
-    print(f"load {os.getloadavg()[0]:.1f}")
+    faults = (
+        "" if failing is None else f"; {dict(failing.proxy.faults)} faults in {failing.proxy.seen.total()} requests"
+    )
+    print(f"{refused} second drivers were refused{faults}; load {os.getloadavg()[0]:.1f}")
     cluster.shutdown()
     shutil.rmtree(work)
     sys.exit(same != rounds)

@@ -15,6 +15,7 @@ from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
 from depers.runtime.crash_ledger import CRASHED
+from depers.runtime.tasks import FileGuard, run_file_tasks
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -43,3 +44,19 @@ def test_a_poisonous_file_costs_one_row(ray_local: None, tmp_path: Path, staged:
     assert reasons.pop("poisonous/x.jpg") == CRASHED
     assert reasons.pop("slow/x.jpg") == "took longer than 1 s"
     assert all("ends the process" not in reason for reason in reasons.values())
+
+
+def test_a_task_that_files_end_names_them(ray_local: None) -> None:
+    def work(names: Sequence[str], guard: FileGuard) -> list[str]:
+        reasons = [guard.find_reason(offset) for offset in range(len(names))]
+        for offset, name in enumerate(names):
+            with guard.watch(offset):
+                if name == "crash" and not reasons[offset]:
+                    os._exit(1)
+                while name == "slow" and not reasons[offset]:
+                    pass
+        return reasons
+
+    calls = [(["a", "crash", "slow"],), (["b", "c"],)]
+    reasons = sorted(run_file_tasks(work, calls, file_seconds=0.5))
+    assert reasons == [["", ""], ["", CRASHED, "took longer than 0.5 s"]]

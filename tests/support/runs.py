@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 
-def _start(arguments: tuple[str, ...], stderr: int) -> "subprocess.Popen[str]":
+def start_depers(arguments: tuple[str, ...], stderr: int) -> "subprocess.Popen[str]":
     """`depers ARGUMENTS` with a Ray of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "depers.cli", *arguments]
@@ -17,14 +17,14 @@ def _start(arguments: tuple[str, ...], stderr: int) -> "subprocess.Popen[str]":
 
 def run_depers(*arguments: str) -> tuple[int, str]:
     """The exit code of `depers ARGUMENTS`, and what it says on stderr."""
-    process = _start(arguments, subprocess.PIPE)
+    process = start_depers(arguments, subprocess.PIPE)
     said = process.communicate()[1]
     return process.returncode, said
 
 
 def run_and_kill(out: Path, *arguments: str) -> dict[str, int]:
     """Kills `depers ARGUMENTS` (SIGKILL) as soon as OUT holds a record; gives the records that are there then."""
-    process = _start(arguments, subprocess.DEVNULL)
+    process = start_depers(arguments, subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not records(out):
         assert process.poll() is None and time.monotonic() < deadline
