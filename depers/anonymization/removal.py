@@ -7,6 +7,7 @@ keeps its row, with the reason that it has no input.
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from depers import storage
 from depers.anonymization.manifest import DEPARTED, KEPT, SCHEMA, WRITTEN
@@ -44,7 +45,8 @@ class Removal:
     def _remember(self, table: pa.Table) -> None:
         """Take note of what a former record says of departed inputs, and of members of archives."""
         rows_by_path: dict[str, list[Row]] = {}
-        for row in table.to_pylist():
+        is_departed = pc.is_in(table["path"], pa.array(self._departed, pa.string()))
+        for row in table.filter(pc.or_(is_departed, pc.is_valid(table["member"]))).to_pylist():
             path = row["path"]
             if path in self._departed:
                 rows_by_path.setdefault(path, []).append(row)

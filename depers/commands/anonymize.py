@@ -150,7 +150,7 @@ def run(options: Options) -> AnonymizeResult:
         boxes=options.source(thresholds),
         records=find_records(options.out, options.records),
     )
-    pipeline.refuse_overlap(job)
+    pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input, "records": job.records_beside})
     with pipeline.run(job, options) as summary:
         return _gather(job, summary, Removal(summary, options.keep_removed))
 

@@ -155,6 +155,7 @@ class AuditResult(VerbResult):
 def run(options: Options) -> AuditResult:
     """Check OUT against its manifest. Raises UserError where there are no records of a finished run."""
     out, records = storage.absolute(options.out), find_records(options.out, options.records)
+    pipeline.refuse_overlap({"OUT": out, "records": records})
     manifest = storage.join(records, MANIFEST)
     if not storage.exists(manifest):
         hint = "name its records with --records" if options.records is None else "its records must be there"

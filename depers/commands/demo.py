@@ -28,7 +28,7 @@ from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.options import TRAINING, CheckedOptions, argument, imgsz_option, option
 from depers.reports import drawing, page
-from depers.runtime import progress
+from depers.runtime import lease, progress, units
 from depers.runtime.results import VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.statuses import FileStatus
@@ -111,8 +111,12 @@ class DemoResult(VerbResult):
 
 def run(options: Options) -> DemoResult:
     """Go through all steps. Raises UserError for a wrong OUT."""
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = storage.absolute(options.out)
+    with lease.hold(units.locate_inside(out), out):
+        return _run(Path(options.out), options)
+
+
+def _run(out: Path, options: Options) -> DemoResult:
     (out / "hyperparameters.yaml").write_text(yaml.safe_dump(HYPERPARAMETERS), encoding="utf-8")
     steps = _steps(out, options)
     results: list[VerbResult] = []

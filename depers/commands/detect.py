@@ -94,7 +94,7 @@ def run(options: Options) -> DetectResult:
         multi_label=options.multi_label,
         half_stride_pad=options.half_stride_pad,
     )
-    pipeline.refuse_overlap(job)
+    pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input})
     with pipeline.run(job, options) as summary:
         return _gather(job.out, summary, is_yolo)
 

@@ -42,7 +42,7 @@ from depers.options import (
     workers_option,
 )
 from depers.pipeline import run as pipeline
-from depers.runtime import progress
+from depers.runtime import lease, progress, units
 from depers.runtime.results import VerbResult
 from depers.statuses import FileStatus
 from depers.storage import tables
@@ -224,6 +224,12 @@ def _images(table: pa.Table) -> pa.Table:
 
 def run(options: Options) -> EvaluateResult:
     """Measure detectors on a dataset. Raises UserError for a wrong dataset, options or weights."""
+    out = storage.absolute(options.out)
+    with lease.hold(units.locate_inside(out), out):
+        return _evaluate(options)
+
+
+def _evaluate(options: Options) -> EvaluateResult:
     dataset = read_dataset(options.dataset)
     folder = split_folder(dataset, options.split, options.dataset)
     if options.score is not None:

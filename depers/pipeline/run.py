@@ -183,8 +183,13 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
     inputs.write_inputs(job.records, place, [*entries, *absent])
     units.set_aside(job.records, {unit.name for unit in all_units})
-    outputs = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
-    return Stock(absent, departed, {entry.path: entry.size for entry in outputs})
+    listing = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
+    outputs = {entry.path: entry.size for entry in listing}
+    if not storage.is_s3(job.out):
+        obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & outputs.keys())
+        storage.delete_files(job.out, obstacles)
+        outputs = {path: size for path, size in outputs.items() if path not in obstacles}
+    return Stock(absent, departed, outputs)
 
 
 def plan_units(folder: str) -> list[Unit]:
@@ -197,12 +202,9 @@ def plan_units(folder: str) -> list[Unit]:
     return all_units
 
 
-def refuse_overlap(job: PassJob) -> None:
-    """Raise UserError where two of INPUT, OUT and records beside it lie in each other, links resolved."""
-    places = {"OUT": job.out, "INPUT": job.input}
-    if job.records_beside is not None:
-        places["records"] = job.records_beside
+def refuse_overlap(places: Mapping[str, str | None]) -> None:
+    """Raise UserError where two of these (INPUT, OUT, records beside it) lie in each other, links resolved."""
     for (first, uri), (second, other_uri) in itertools.combinations(places.items(), 2):
-        if storage.overlap(uri, other_uri):
+        if uri and other_uri and storage.overlap(uri, other_uri):
             names = f"{first} must lie outside {second} and {second} outside {first}"
             raise UserError(f"{names}, but got {other_uri} and {uri}")

@@ -4,7 +4,7 @@ It is written before the work begins, with what earlier runs that were not finis
 lie in OUT is known; and again at the end, with what INPUT holds alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -72,6 +72,21 @@ def refuse_another(out: str, place: str, entries: Sequence[Entry], known: KnownI
     if 2 * unchanged < total:
         share = f"of its {total} inputs {unchanged} are there unchanged"
         raise UserError(f"{out}: holds a run of {known.place}, but INPUT is now {place} ({share}): {hint}")
+
+
+def find_obstacles(paths: Set[str], departed: Set[str]) -> list[str]:
+    """Return the departed paths that are in the way on a disk: files where folders must be, or the reverse."""
+    folders = _ancestors(paths) if departed else set()
+    return [path for path in sorted(departed) if path in folders or not paths.isdisjoint(_ancestors({path}))]
+
+
+def _ancestors(paths: Iterable[str]) -> set[str]:
+    """Return all folders above paths."""
+    folders, parents = set[str](), {path.rpartition("/")[0] for path in paths} - {""}
+    while parents:
+        folders |= parents
+        parents = {path.rpartition("/")[0] for path in parents} - {""} - folders
+    return folders
 
 
 def _encode(path: str) -> bytes:

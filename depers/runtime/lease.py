@@ -93,6 +93,7 @@ def hold(records: str, folder: str) -> Iterator[Lease]:
     Raise UserError where another run holds it.
     """
     uri, owner = storage.join(records, NAME), {"owner": secrets.token_hex(16)} | describe_process()
+    is_new = not storage.is_s3(folder) and not storage.exists(folder)
     with storage.translated_write_errors(folder if records.startswith(f"{folder}/") else records):
         _acquire(uri, folder, owner)
     lease = Lease(uri, folder, owner)
@@ -100,7 +101,9 @@ def hold(records: str, folder: str) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
-        storage.remove_empty_folders(*records.rsplit("/", 1))
+        for path in (records, *([folder] if is_new else [])):
+            if not storage.is_s3(path):
+                storage.remove_empty_folders(str(Path(path).parent), Path(path).name)
 
 
 def _acquire(uri: str, folder: str, owner: dict[str, Any]) -> None:

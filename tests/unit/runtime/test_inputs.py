@@ -54,3 +54,17 @@ def test_another_input_is_refused(place: str, entries: list[Entry], message: str
         return
     with pytest.raises(UserError, match=message):
         inputs.refuse_another("OUT", place, entries, known)
+
+
+@pytest.mark.parametrize(
+    ("paths", "departed", "obstacles"),
+    [
+        ({"a.jpg"}, {"b.jpg"}, []),
+        ({"a/b/c.jpg"}, {"a"}, ["a"]),
+        ({"a/b/c.jpg"}, {"a/b", "a/bc", "x"}, ["a/b"]),
+        ({"a"}, {"a/b/c.jpg", "ab/c.jpg"}, ["a/b/c.jpg"]),
+        ({"a"}, set(), []),
+    ],
+)
+def test_what_stands_in_the_way(paths: set[str], departed: set[str], obstacles: list[str]) -> None:
+    assert inputs.find_obstacles(paths, departed) == obstacles

@@ -120,3 +120,11 @@ def test_a_store_without_conditions_still_has_one_owner(s3_bucket: str, monkeypa
         leave_lease(s3_bucket)
         with pytest.raises(UserError, match="another run has taken over"):
             held.confirm()
+
+
+def test_nothing_is_left_of_a_run_that_wrote_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with lease.hold(f"{tmp_path}/{name}/_depers", f"{tmp_path}/{name}"):
+            assert (tmp_path / name / "_depers" / lease.NAME).exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["there"] and not list((tmp_path / "there").iterdir())
