@@ -227,7 +227,7 @@ def _finish(
     texts += [f"skipped, as --keep-splits says: {test_images} images in test"] if test_images else []
     problems = storage.join(options.out, "problems.parquet")
     return NormalizeResult(
-        failures=Failures(len(skipped.not_understood) + statistics.skipped, table=problems),
+        failures=Failures(len(skipped.not_understood) + len(statistics.skipped), table=problems),
         out=options.out,
         report=storage.join(options.out, "report.html"),
         problems=problems,

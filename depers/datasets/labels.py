@@ -20,7 +20,8 @@ CLASSES = ("car", "head", "face", "human", "carplate")
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What an image's name in a dataset ends with, in lower case."""
-_IMAGES = re.compile(r"(.*)/(images)/(.*)", re.IGNORECASE | re.DOTALL)  # greedy: the last folder of that name
+_IMAGES = re.compile(r"(.*)/(images)/(.*)", re.DOTALL)  # greedy: the last folder of that name
+_CAPITAL_IMAGES = re.compile(_IMAGES.pattern, re.IGNORECASE | re.DOTALL)
 _EDGE = 1e-3  # how far a box may reach over the image's edge: annotation tools round
 
 
@@ -103,10 +104,10 @@ def format_yolo(labels: Labels, confidences: NDArray[Any] | None = None) -> str:
 def label_path(image: str, folder: str = "labels") -> str:
     """Return where the labels of an image are: the last folder named `images` above it is named `folder` instead.
 
-    In the same letters, small or capital: `Images/` has `Labels/`. Raise UserError where no folder of that name is
-    above it.
+    Where there is none, a folder `Images` or `IMAGES` has its labels in `Labels` or `LABELS`. Raise UserError where no
+    such folder is above it.
     """
-    match = _IMAGES.match(f"/{image}")
+    match = _IMAGES.match(f"/{image}") or _CAPITAL_IMAGES.match(f"/{image}")
     if not match:
         raise UserError(f"{image}: a dataset's images must be in a folder named images, or below one")
     above, name, below = match.groups()

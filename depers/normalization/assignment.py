@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from depers import storage
+from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.splits import Strata, group_names, split
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog
@@ -134,8 +135,8 @@ def refuse_leftovers(out: str, assignment: Assignment) -> None:
     """Raise UserError for files that another run left: they would be in both splits, or labels in neither."""
     pairs = zip(assignment.names, assignment.splits, strict=True)
     tasks = (ImageTask("", "", name, split_name, "", None, ()) for name, split_name in pairs)
-    expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri)}
-    for folder in ("images", "labels"):
+    expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri, task.ignore_uri)}
+    for folder in ("images", "labels", FOLDER):
         root = storage.join(out, folder)
         for entry in storage.list_files(root) if storage.is_dir(root) else []:
             if storage.join(folder, entry.path) not in expected_paths:

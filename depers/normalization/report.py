@@ -36,7 +36,8 @@ class LabelStatistics:
     def __init__(self, class_count: int) -> None:
         self.images: Counter[str] = Counter()  # by split
         self.backgrounds: Counter[str] = Counter()
-        self.skipped = 0
+        self.skipped: set[tuple[str, str]] = set()  # split and name of images that could not be used
+        self.ignored = 0  # ignore regions
         self.boxes: Counter[tuple[str, int]] = Counter()  # by split and class id
         self.with_class: Counter[tuple[str, int]] = Counter()  # images, the same
         self.objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}  # images by number of boxes
@@ -49,8 +50,9 @@ class LabelStatistics:
         for row in record.to_pylist():
             split, boxes = row["split"], row["boxes"]
             if row["status"] != SourceStatus.USED:
-                self.skipped += 1
+                self.skipped.add((split, row["name"]))
                 continue
+            self.ignored += row["ignored"]
             self.images[split] += 1
             self.backgrounds[split] += not boxes
             self.objects[split][len(boxes)] += 1
@@ -130,6 +132,8 @@ def format_summary(statistics: LabelStatistics, classes: Sequence[str], labelled
     counts = [sum(statistics.boxes[split, class_id] for split in SPLITS) for class_id in range(len(classes))]
     boxes = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
     lines = [images, f"{sum(counts)} boxes: {boxes}"]
+    if statistics.ignored:
+        lines.append(f"{statistics.ignored} ignore regions (crowds, difficult objects): neither right nor false there")
     for prefix, names in labelled.items():
         lines.append(f"{prefix or 'all images'}: labelled for {', '.join(names) or 'no class'} only")
     return "\n".join(lines)
@@ -199,7 +203,7 @@ def make_report(
     if kinds:
         problems = page.table([name.capitalize() for name in PROBLEM_HEADER], make_problem_rows(kinds))
     sections.append(("What was wrong", problems))
-    return page.render("Dataset", f"{lead}; {statistics.skipped} skipped.", sections)
+    return page.render("Dataset", f"{lead}; {len(statistics.skipped)} skipped.", sections)
 
 
 def _plots(statistics: LabelStatistics, classes: Sequence[str]) -> list[Markup]:

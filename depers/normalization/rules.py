@@ -15,7 +15,7 @@ A box is written as center and size, cx, cy, w, h, in fractions of the image or 
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from depers.datasets.labels import Labels
@@ -98,6 +98,14 @@ class LabelBox(NamedTuple):
     ignored: bool = False
 
 
+class MendedLabels(NamedTuple):
+    """The labels and the ignore regions of one image, in fractions of the upright one, and what was wrong."""
+
+    labels: Labels
+    ignored: Labels
+    problems: list[Problem]
+
+
 class LabelFrame(NamedTuple):
     """How the boxes of one image become fractions of the upright one: divided by `size_wh`, then turned upright."""
 
@@ -162,13 +170,14 @@ def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> 
 
 def mend(
     boxes: Sequence[LabelBox], size_wh: tuple[float, float] = (1, 1), orientation: int = 1
-) -> tuple[Labels, list[Problem]]:
-    """Return the labels of one image, in fractions of the upright one, and what was wrong with its boxes.
+) -> MendedLabels:
+    """Return the labels of one image as they are to be written.
 
     `size_wh` is what the boxes are fractions of, `orientation` that of the pixels that they lie on.
     """
     problems: list[Problem] = []
-    unique: dict[tuple[int, ...], None] = {}  # as class id and millionths, which is what is written
+    labels: dict[tuple[int, ...], None] = {}  # as class id and millionths, which is what is written
+    regions: dict[tuple[int, ...], None] = {}
     for box in boxes:
         numbers = (box.cx / size_wh[0], box.cy / size_wh[1], box.w / size_wh[0], box.h / size_wh[1])
         inside, kind, action = _clip(*numbers)
@@ -178,16 +187,18 @@ def mend(
             key = (box.class_id, *(round(value * 1e6) for value in inside))
             if min(key[3:]) < 1:
                 kind, action = NO_AREA, ProblemAction.SKIPPED_WITH_IMAGE
-            elif box.ignored:
-                kind, action = "ignored region", ProblemAction.DROPPED
-            elif key in unique:
+            elif key in (keys := regions if box.ignored else labels):
                 kind, action = "duplicate", ProblemAction.DROPPED
             else:
-                unique[key] = None
+                keys[key] = None
         if action:
             text = " ".join(f"{value:g}" for value in box[3:7])
             problems.append(Problem(box.path, box.line, kind, action, text))
-    return Labels.of([key[0] for key in unique], [[value / 1e6 for value in key[1:]] for key in unique]), problems
+    return MendedLabels(_to_labels(labels), _to_labels(regions), problems)
+
+
+def _to_labels(keys: Collection[tuple[int, ...]]) -> Labels:
+    return Labels.of([key[0] for key in keys], [[value / 1e6 for value in key[1:]] for key in keys])
 
 
 def _clip(

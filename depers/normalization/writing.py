@@ -12,6 +12,7 @@ import pyarrow as pa
 import simplejpeg
 
 from depers import storage
+from depers.datasets.ignore_regions import FOLDER, ignore_path
 from depers.datasets.labels import format_yolo
 from depers.errors import UserError, typed_reason
 from depers.imaging import decoding
@@ -24,7 +25,7 @@ from depers.storage import tables
 from depers.storage.failures import explain, is_of_name
 from depers.storage.tables import column, parquet_text
 
-_VERSION = "3"  # of what is written for the same labels
+_VERSION = "4"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once
@@ -54,6 +55,7 @@ RECORD = tables.schema(
     column("width", pa.int32(), "width of the upright image in pixels; 0 where it is skipped"),
     column("height", pa.int32(), "height of the upright image in pixels; 0 where it is skipped"),
     column("boxes", pa.list_(_BOX), "the labels that were written"),
+    column("ignored", pa.int32(), "number of ignore regions that were written"),
     column("problems", pa.list_(pa.struct(list(PROBLEMS))), "what was wrong, as rows of problems.parquet"),
 )
 """OUT/_depers/units/*.parquet: a row for every image of a unit, from which a resumed run counts."""
@@ -83,6 +85,11 @@ class ImageTask(NamedTuple):
         """The path of its labels below the dataset."""
         return storage.join("labels", self.split, str(PurePosixPath(self.name).with_suffix(".txt")))
 
+    @property
+    def ignore_uri(self) -> str:
+        """The path of its ignore regions below the dataset, where it has any."""
+        return ignore_path(self.image_uri)
+
 
 def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
     """Return a hash of all that decides what is written."""
@@ -105,9 +112,10 @@ def write_unit(
         if reason := guard.find_reason(offset):
             return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
         with guard.watch(offset):
-            return _write_image(out, exif_frame, task)
+            return _write_image(out, exif_frame, task, has_regions)
 
     waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
+    has_regions = storage.is_dir(storage.join(out, FOLDER))  # of an earlier run, perhaps, when an image still had some
     with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
         rows = list(pool.map(write, itertools.count(), tasks))
     table = pa.Table.from_pylist(rows, schema=RECORD)
@@ -117,7 +125,7 @@ def write_unit(
     return table
 
 
-def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
+def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) -> dict[str, Any]:
     """Write an image and its labels, or skip them; return its row of the record."""
     try:
         data = storage.read_bytes(task.source)
@@ -132,10 +140,14 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
         return _row(task, SourceStatus.SKIPPED, (0, 0), [], [problem])  # a read failure never deletes
     except Exception as error:
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, typed_reason(error))])
-    labels, problems = mend(task.boxes, frame.size_wh, frame.orientation)
+    labels, ignored, problems = mend(task.boxes, frame.size_wh, frame.orientation)
     if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
         return _skip(out, task, [*frame.problems, *problems])
     try:
+        if len(ignored.class_ids):
+            storage.write_bytes(storage.join(out, task.ignore_uri), format_yolo(ignored).encode())
+        elif has_regions:
+            storage.delete(storage.join(out, task.ignore_uri))
         storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
         storage.write_bytes(storage.join(out, task.image_uri), data)
     except Exception as error:
@@ -147,11 +159,11 @@ def _write_image(out: str, exif_frame: str, task: ImageTask) -> dict[str, Any]:
         {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
         for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
     ]
-    return _row(task, SourceStatus.USED, size_wh, boxes, frame.problems + problems)
+    return _row(task, SourceStatus.USED, size_wh, boxes, frame.problems + problems, len(ignored.class_ids))
 
 
 def _skip(out: str, task: ImageTask, problems: list[Problem]) -> dict[str, Any]:
-    for path in (task.image_uri, task.labels_uri):  # of an earlier run, when it was still usable
+    for path in (task.image_uri, task.labels_uri, task.ignore_uri):  # of an earlier run, when it was still usable
         with suppress(OSError):  # a name that storage refuses is not there
             storage.delete(storage.join(out, path))
     return _row(task, SourceStatus.SKIPPED, (0, 0), [], problems)
@@ -186,6 +198,7 @@ def _row(
     size_wh: tuple[int, int],
     boxes: list[dict[str, float]],
     problems: list[Problem],
+    ignored: int = 0,
 ) -> dict[str, Any]:
     return {
         "name": parquet_text(task.name),
@@ -194,6 +207,7 @@ def _row(
         "width": size_wh[0],
         "height": size_wh[1],
         "boxes": boxes,
+        "ignored": ignored,
         "problems": [
             problem._replace(path=parquet_text(problem.path), detail=parquet_text(problem.detail))._asdict()
             for problem in problems

@@ -91,7 +91,7 @@ def test_parse_yolo_reads_or_refuses_whatever_the_text(text: str) -> None:
         ("s3://images/images/a.x/b.jpg", "s3://images/labels/a.x/b.txt"),
         ("d/Images/train/a.jpg", "d/Labels/train/a.txt"),
         ("d/IMAGES/images.jpg", "d/LABELS/images.txt"),
-        ("d/images/Images/a.jpg", "d/images/Labels/a.txt"),
+        ("d/images/Images/a.jpg", "d/labels/Images/a.txt"),
     ],
 )
 def test_label_path(image: str, expected: str) -> None:

@@ -31,7 +31,8 @@ Numbers = tuple[float, float, float, float]
     ],
 )
 def test_mend_one_box(numbers: Numbers, boxes: list[list[float]], kind: str, action: str) -> None:
-    labels, problems = mend([LabelBox("labels/a.txt", 7, 2, *numbers)])
+    labels, ignored, problems = mend([LabelBox("labels/a.txt", 7, 2, *numbers)])
+    assert not len(ignored.class_ids)
     assert labels.class_ids.tolist() == [2] * len(boxes)
     np.testing.assert_allclose(labels.boxes_xywh, np.array(boxes).reshape(-1, 4), atol=2e-6)
     assert [problem[:4] for problem in problems] == ([("labels/a.txt", 7, kind, action)] if kind else [])
@@ -40,7 +41,7 @@ def test_mend_one_box(numbers: Numbers, boxes: list[list[float]], kind: str, act
 def test_mend_drops_what_is_there_twice_but_not_another_class() -> None:
     box = (0.5, 0.5, 0.2, 0.2)
     boxes = [LabelBox("a", 1, 0, *box), LabelBox("b", 1, 0, 0.5000001, 0.5, 0.2, 0.2), LabelBox("b", 2, 1, *box)]
-    labels, problems = mend(boxes)
+    labels, _, problems = mend(boxes)
     assert labels.class_ids.tolist() == [0, 1]
     assert [problem[:4] for problem in problems] == [("b", 1, "duplicate", "dropped")]
 
@@ -52,7 +53,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
     st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=6), st.integers(1, 8), st.sampled_from([1, 640])
 )
 def test_mend_gives_valid_labels_whatever_the_numbers(rows: list[Numbers], orientation: int, size: int) -> None:
-    labels, problems = mend([LabelBox("a", n, 0, *row) for n, row in enumerate(rows)], (size, size), orientation)
+    labels, _, problems = mend([LabelBox("a", n, 0, *row) for n, row in enumerate(rows)], (size, size), orientation)
     assert len(parse_yolo(format_yolo(labels), 1, "it").class_ids) == len(labels.class_ids)
     assert len(labels.class_ids) + sum(
         problem.action in ("dropped", "skipped_with_image") for problem in problems
