@@ -23,12 +23,12 @@ from depers import storage
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
-from depers.normalization import report
+from depers.normalization import account, reading, report
 from depers.normalization.assignment import Assignment, make_tasks, refuse_leftovers, split_at_random, split_by_folders
 from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
-from depers.normalization.reading import BACKGROUND, UNLABELLED, SkippedImages, read_labels, refuse_mostly_dropped
+from depers.normalization.reading import UNLABELLED, SkippedImages, read_labels, refuse_mostly_dropped
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
@@ -92,7 +92,13 @@ class Options(CheckedOptions):
         metavar="REGEX",
     )
     keep_splits: bool = option(False, "split as RAW's folders train, val or valid do; test is left out", group=_SPLIT)
-    unlabelled: str = option(BACKGROUND, "what an image without labels is", choices=UNLABELLED, group=_LABELS)
+    unlabelled: str = option(
+        reading.AUTO,
+        "what an image is that no label file is about; auto: skipped in VOC and COCO, and in YOLO where others have an"
+        " empty text; else background",
+        choices=UNLABELLED,
+        group=_LABELS,
+    )
     exif_frame: str = option(
         "auto",
         "boxes of an image that EXIF turns lie on it as seen, or as stored; auto: as seen, unless its declared"
@@ -153,6 +159,8 @@ class NormalizeResult(VerbResult):
     report: str
     problems: str
     """The table of everything that was wrong."""
+    files: str
+    """The table of every file of the input, and what became of it."""
     problem_count: int
     images: Mapping[str, int]
     """By split."""
@@ -218,12 +226,20 @@ def _finish(
         raise UserError(f"{options.raw}: no image can be used{example}")
     labelled = catalog.list_labelled_classes(options.classes)
     with storage.translated_write_errors(out):
-        _write_report(out, options.classes, statistics, labelled, kinds)
+        sums = account.write_account(
+            storage.join(out, "files.parquet"), catalog, assignment, skipped, statistics.skipped
+        )
+        account.check_sum(sums, catalog.sets, statistics.images.total())
+        _write_report(out, options.classes, statistics, labelled, kinds, sums)
     complete = not (options.strict and problem_count)
     if complete:
         write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
     test_images = len(catalog.images) - assignment.total - len(skipped.not_understood | skipped.unlabelled)
-    texts = [report.format_summary(statistics, options.classes, labelled), *meanings.notes]
+    texts = [
+        report.format_summary(statistics, options.classes, labelled),
+        account.format_account(sums),
+        *meanings.notes,
+    ]
     texts += [f"skipped, as --keep-splits says: {test_images} images in test"] if test_images else []
     problems = storage.join(options.out, "problems.parquet")
     return NormalizeResult(
@@ -231,6 +247,7 @@ def _finish(
         out=options.out,
         report=storage.join(options.out, "report.html"),
         problems=problems,
+        files=storage.join(options.out, "files.parquet"),
         problem_count=problem_count,
         images={split: statistics.images[split] for split in SPLITS},
         boxes={
@@ -306,10 +323,11 @@ def _write_report(
     statistics: report.LabelStatistics,
     labelled: Mapping[str, Sequence[str]],
     kinds: report.Kinds,
+    sums: account.Sums,
 ) -> None:
     """Write OUT/report.html and OUT/sheet.jpg."""
     samples = report.draw_samples(out, statistics, classes)
-    page = report.make_report(statistics, classes, labelled, kinds, samples)
+    page = report.make_report(statistics, classes, labelled, kinds, samples, account.make_rows(sums))
     storage.write_bytes(storage.join(out, "report.html"), page.encode())
     sheet = np.ascontiguousarray(report.make_sheet(samples))
     storage.write_bytes(storage.join(out, "sheet.jpg"), simplejpeg.encode_jpeg(sheet, 88, "RGB"))

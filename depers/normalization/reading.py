@@ -27,9 +27,10 @@ _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
 _BATCH = 10_000  # boxes that are added to the index at once
 UNREADABLE = "unreadable label file"
-BACKGROUND = "background"
-UNLABELLED = (BACKGROUND, "skip")
+AUTO, BACKGROUND, SKIP = "auto", "background", "skip"
+UNLABELLED = (AUTO, BACKGROUND, SKIP)
 """What an image without labels may be."""
+_LISTING = ("voc", "coco")  # formats that also list what shows nothing
 
 
 class FileResult(NamedTuple):
@@ -183,6 +184,26 @@ def _find_images(
     return numbers_by_id, problems_by_id
 
 
+def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, ProblemAction]:
+    """Return what an image is that none of a set's label files is about: kind of problem, detail, and what is done.
+
+    VOC and COCO list every image that somebody has looked at, also one that shows nothing: any other was not annotated.
+    A missing text says in YOLO that an image shows nothing, as does an empty one; where the set has empty ones, a
+    missing one says that the image was not annotated. `unlabelled` may say otherwise.
+    """
+    if label_set.format in _LISTING:
+        kind, detail, is_background = "image that no label file lists", "it was not annotated", False
+    else:
+        entries = label_set.entries
+        has_empty = any(not entries[file.path].size for image in label_set.images for file in image.label_files)
+        is_background = not (has_empty and label_set.format == "yolo")
+        kind = "image without label"
+        detail = "" if is_background else "not annotated: images that show nothing have an empty text here"
+    if unlabelled != AUTO:
+        is_background = unlabelled == BACKGROUND
+    return kind, detail, ProblemAction.AS_BACKGROUND if is_background else ProblemAction.SKIPPED
+
+
 class SkippedImages(NamedTuple):
     """Images by number: those with a label or a label file that is `not_understood`, and those without labels.
 
@@ -209,12 +230,12 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
         labelled_images, not_understood = _read_set(index, catalog, label_set, run)
         skipped.not_understood.update(not_understood)
         bare = [n for n, (owner, _) in enumerate(catalog.images) if owner is label_set and n not in labelled_images]
-        if bare and unlabelled == BACKGROUND:
+        kind, detail, action = judge_unlisted(label_set, unlabelled)
+        if bare and action == ProblemAction.AS_BACKGROUND:
             _refuse_strangers(label_set, len(catalog.tasks.get(label_set.prefix, [])))
-        action = ProblemAction.AS_BACKGROUND if unlabelled == BACKGROUND else ProblemAction.SKIPPED
         paths = (label_set.prefix + catalog.images[number][1].path for number in bare)
-        index.add_problems(Problem(path, 0, "image without label", action) for path in paths)
-        skipped.unlabelled.update(() if unlabelled == BACKGROUND else bare)
+        index.add_problems(Problem(path, 0, kind, action, detail) for path in paths)
+        skipped.unlabelled.update(() if action == ProblemAction.AS_BACKGROUND else bare)
     index.sort()
     refuse_mostly_dropped(index, catalog)
     return skipped

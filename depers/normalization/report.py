@@ -180,8 +180,9 @@ def make_report(
     labelled: Mapping[str, Sequence[str]],
     kinds: Kinds,
     captioned: Sequence[tuple[str, NDArray[np.uint8]]],
+    account: Sequence[Sequence[object]],
 ) -> str:
-    """Return the HTML page."""
+    """Return the HTML page; `account` are numbers of files of the input, each with kind, status and detail."""
     lead = ", ".join(f"{statistics.images[split]} images in {split}" for split in SPLITS)
     header = (
         "Class",
@@ -203,6 +204,8 @@ def make_report(
     if kinds:
         problems = page.table([name.capitalize() for name in PROBLEM_HEADER], make_problem_rows(kinds))
     sections.append(("What was wrong", problems))
+    note = page.paragraph("Every file of the input, by what became of it; files.parquet names each.")
+    sections.append(("Files", page.table(("Files", "Kind", "Status", "Detail"), account) + note))
     return page.render("Dataset", f"{lead}; {len(statistics.skipped)} skipped.", sections)
 
 

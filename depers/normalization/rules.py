@@ -168,9 +168,7 @@ def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> 
     return cx, cy, w, h
 
 
-def mend(
-    boxes: Sequence[LabelBox], size_wh: tuple[float, float] = (1, 1), orientation: int = 1
-) -> MendedLabels:
+def mend(boxes: Sequence[LabelBox], size_wh: tuple[float, float] = (1, 1), orientation: int = 1) -> MendedLabels:
     """Return the labels of one image as they are to be written.
 
     `size_wh` is what the boxes are fractions of, `orientation` that of the pixels that they lie on.

@@ -29,6 +29,7 @@ class LabelSet(NamedTuple):
     `names`: its classes; None where the files themselves say them (VOC, COCO), or where ids have no names: then a class
     is called by its id. `lists`: those of its ids, where files give them. `columns`: what stands in a line of YOLO's.
     `entries`: its files by their paths, as they were listed; `roles` says what each is.
+    `left_out`: label files that are none of them, on purpose.
     """
 
     uri: str
@@ -43,6 +44,7 @@ class LabelSet(NamedTuple):
     entries: Mapping[str, Entry]
     lists: ClassLists | None = None
     columns: str = COLUMNS[0]
+    left_out: Sequence[str] = ()
 
     def find_names(self, label_path: str) -> tuple[str, ...] | None:
         """Return the names of the ids in a label file; None as for `names`."""
@@ -111,7 +113,9 @@ def open_set(
     """
     if not storage.is_dir(uri):
         raise UserError(f"{uri}: no such folder")
-    entries = {entry.path: entry for entry in storage.list_files(uri) if _is_selected(entry.path, patterns)}
+    listed = storage.list_files(uri)
+    entries = {entry.path: entry for entry in listed if _is_selected(entry.path, patterns)}
+    left_out = [entry.path for entry in listed if entry.path not in entries]
     paths = list(entries)
     if not any(path.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         raise UserError(f"{uri}: must hold images ({', '.join(IMAGE_SUFFIXES)}), but none of {len(paths)} files is one")
@@ -122,7 +126,7 @@ def open_set(
     files = match_files(kind, paths, in_names, head_of)
     if not any(image.label_files for image in files.images) and not files.json_files:
         raise UserError(f"{uri}: {identify(paths, head_of) or _no_labels(kind, files, paths)}")
-    label_set = LabelSet(uri, prefix, kind, None, class_map, *files, entries, columns=columns)
+    label_set = LabelSet(uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out)
     if kind == "competition":
         return label_set._replace(names=tuple(in_names))
     return _name_ids(label_set, classes) if kind == "yolo" else label_set

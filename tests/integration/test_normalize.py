@@ -349,7 +349,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     ]
     file.write_text(json.dumps(content))
     storage.write_bytes(f"{raw}/val2017/extra.jpg", jpeg())
-    arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0, "unlabelled": "skip"}
+    arguments: dict[str, Any] = {"class_map": ("person=human", "dog="), "val_fraction": 0}
     assert not run(Options(raw, str(out), **arguments)).partial
     assert sorted(Path(image).name for image, _ in list_pairs(str(out / "images" / "train"))) == [
         "a.jpg",
@@ -360,9 +360,10 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
     assert [(row["path"], row["line"], row["kind"], row["detail"]) for row in problems_of(out)] == [
         (where, 0, "label without image", "gone.jpg, 1 boxes"),
         (where, 5, "label without image", "image_id 99 is that of no image"),
-        (where, 6, "ignored region", "2 2 2 2"),
-        ("val2017/extra.jpg", 0, "image without label", ""),
+        ("val2017/extra.jpg", 0, "image that no label file lists", "it was not annotated"),
     ]
+    crowd = list((out / "ignore" / "train").rglob("*.txt"))
+    assert len(crowd) == 1 and crowd[0].read_text().startswith("3 ")
 
 
 def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:

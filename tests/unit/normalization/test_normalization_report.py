@@ -27,7 +27,16 @@ from depers.statuses import ProblemAction, SourceStatus
 
 def row(name: str, split: str, *class_ids: int, status: str = SourceStatus.USED, side: float = 10) -> dict[str, Any]:
     boxes = [{"class_id": class_id, "w": side, "h": side} for class_id in class_ids]
-    return {"name": name, "split": split, "status": status, "width": 60, "height": 40, "boxes": boxes, "problems": []}
+    return {
+        "name": name,
+        "split": split,
+        "status": status,
+        "width": 60,
+        "height": 40,
+        "boxes": boxes,
+        "ignored": 0,
+        "problems": [],
+    }
 
 
 ROWS = [
@@ -89,11 +98,11 @@ def test_the_page_shows_images_with_the_boxes_of_their_files(tmp_path: Path) -> 
     assert [caption for caption, _ in drawn] == ["car 1, face 1: train/a.png", "no boxes: val/b.png"]
     assert (drawn[0][1] != 255).any() and (drawn[1][1] == 255).all()
     assert make_sheet(drawn).shape[1] > 900
-    page = make_report(statistics, CLASSES, {"": ["car", "face"]}, [], drawn)
+    page = make_report(statistics, CLASSES, {"": ["car", "face"]}, [], drawn, [[3, "image", "used", "train"]])
     assert page.count("<svg") == 4 and page.count("data:image/jpeg") == 2
     assert "Only these classes are labelled there" in page and "<p>Nothing.</p>" in page
 
 
 def test_a_page_without_boxes(tmp_path: Path) -> None:
-    page = make_report(gather([row("a.jpg", "train")]), CLASSES, {}, [], [])
+    page = make_report(gather([row("a.jpg", "train")]), CLASSES, {}, [], [], [])
     assert page.count("<svg") == 2

@@ -46,6 +46,19 @@ def test_mend_drops_what_is_there_twice_but_not_another_class() -> None:
     assert [problem[:4] for problem in problems] == [("b", 1, "duplicate", "dropped")]
 
 
+def test_what_is_ignored_is_no_label_but_a_region() -> None:
+    box = (0.5, 0.5, 0.2, 0.2)
+    boxes = [LabelBox("a", 1, 0, *box), LabelBox("a", 2, 0, *box, True), LabelBox("a", 3, 0, *box, True)]
+    boxes.append(LabelBox("a", 4, 1, 1.0, 0.5, 0.2, 0.2, True))
+    labels, ignored, problems = mend(boxes)
+    assert (labels.class_ids.tolist(), ignored.class_ids.tolist()) == ([0], [0, 1])
+    assert ignored.boxes_xywh.tolist() == [list(box), [0.95, 0.5, 0.1, 0.2]]
+    assert [problem[:4] for problem in problems] == [
+        ("a", 3, "duplicate", "dropped"),
+        ("a", 4, "box outside the image", "clipped"),
+    ]
+
+
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 

@@ -61,6 +61,7 @@ def test_parse_added(text: str, expected: tuple[str, dict[str, str]]) -> None:
 def test_prefixes_differ() -> None:
     assert choose_prefixes(["/data/raw"]) == [""]
     assert choose_prefixes(["a/raw", "s3://b/raw/", "raw", "x"]) == ["raw/", "raw-2/", "raw-3/", "x/"]
+    assert choose_prefixes(["a/images", "b/Images"]) == ["set/", "set-2/"]  # else labels would not be found
 
 
 @given(

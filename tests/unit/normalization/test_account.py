@@ -1,0 +1,81 @@
+"""The account of the input: every file once, whatever lies about in it, and a sum that is checked."""
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depers.datasets.labels import CLASSES
+from depers.normalization.account import check_sum, format_account, list_fates, make_rows, write_account
+from depers.normalization.assignment import Assignment
+from depers.normalization.catalog import Catalog
+from depers.normalization.layouts import FORMATS, match_files
+from depers.normalization.reading import SkippedImages
+from depers.normalization.sources import LabelSet
+from depers.statuses import SourceStatus
+from depers.storage import Entry
+
+FOLDERS = ("", "images/", "labels/", "train/images/", "Annotations/", "JPEGImages/", ".git/", "ImageSets/Main/", "ü/")
+STEMS = ("a", "b", "license_plate", "train", "classes", "readme", "data", ".hidden", "a_car.", "instances", "x y", "")
+SUFFIXES = (".jpg", ".JPG", ".png", ".txt", ".TXT", ".xml", ".json", ".yaml", ".names", ".db", ".csv", ".zip", "")
+odd_paths = st.builds(
+    lambda folder, stem, suffix: folder + (stem + suffix or "noname"),
+    st.sampled_from(FOLDERS),
+    st.sampled_from(STEMS) | st.text("ab._- \n\udcff", min_size=1, max_size=5),
+    st.sampled_from(SUFFIXES),
+)
+
+
+def open_set(kind: str, paths: list[str], left_out: list[str], prefix: str = "") -> LabelSet:
+    files = match_files(kind, paths, CLASSES, lambda path: b"")
+    entries = {path: Entry(path, 1, "") for path in paths}
+    return LabelSet("raw", prefix, kind, None, {}, *files, entries, left_out=left_out)
+
+
+@given(st.sampled_from(FORMATS), st.lists(odd_paths, unique=True), st.lists(odd_paths, unique=True, max_size=3))
+def test_every_file_is_counted_once(kind: str, paths: list[str], left_out: list[str]) -> None:
+    left_out = [path for path in left_out if path not in paths]
+    label_set = open_set(kind, paths, left_out)
+    fates = list(list_fates(label_set, {image.path: (SourceStatus.USED, "train") for image in label_set.images}))
+    assert len(fates) == len(paths) + len(left_out)
+    assert all(fate.detail or fate.status == SourceStatus.USED for fate in fates)
+    used = Counter(fate.kind for fate in fates if fate.status == SourceStatus.USED)
+    assert used["image"] == len(label_set.images)
+    assert used["labels"] == sum(len(image.label_files) for image in label_set.images) + len(label_set.json_files)
+
+
+def test_the_table_and_its_sum(tmp_path: Path) -> None:
+    first = open_set("yolo", ["a.jpg", "a.txt", "b.jpg", "c.jpg", "d.jpg", "notes.docx"], ["old.txt"], "one/")
+    second = open_set("voc", ["a.jpg", "a.xml"], [], "two/")
+    catalog = Catalog([first, second])
+    names = [label_set.prefix + image.name for label_set, image in catalog.images]
+    assignment = Assignment(names, ["train", "", "", "val", "train"])
+    skipped = SkippedImages(not_understood={1}, unlabelled={2})
+    sums = write_account(str(tmp_path / "files.parquet"), catalog, assignment, skipped, {("val", "one/d.jpg")})
+    rows = [tuple(row.values()) for row in pq.read_table(tmp_path / "files.parquet").to_pylist()]
+    assert rows == [
+        ("one/a.jpg", "image", "used", "train"),
+        ("one/a.txt", "labels", "used", ""),
+        ("one/b.jpg", "image", "skipped", "its labels are not understood"),
+        ("one/c.jpg", "image", "skipped", "no label file is about it"),
+        ("one/d.jpg", "image", "skipped", "the image or its labels cannot be used"),
+        ("one/notes.docx", "beside", "skipped", "not an image name"),
+        ("one/old.txt", "labels", "skipped", "--label-files leaves it out"),
+        ("two/a.jpg", "image", "used", "train"),
+        ("two/a.xml", "labels", "used", ""),
+    ]
+    assert format_account(sums) == "9 files: 5 images (3 skipped), 3 label files (1 skipped), 0 lists, 1 others"
+    assert make_rows(sums)[0] == [1, "image", "skipped", "its labels are not understood"]
+    check_sum(sums, catalog.sets, 2)
+    with pytest.raises(RuntimeError, match="must hold 9 files with 3 images in the dataset, but holds 9 with 2"):
+        check_sum(sums, catalog.sets, 3)
+
+
+def test_a_file_that_is_in_no_part_of_the_account_is_an_error() -> None:
+    label_set = open_set("yolo", ["a.jpg", "a.txt"], [])
+    lost = label_set._replace(images=[])
+    with pytest.raises(RuntimeError, match=r"'a.jpg' is neither used nor skipped for a reason"):
+        list(list_fates(lost, {}))
