@@ -27,6 +27,7 @@ SCHEMAS = {
     "findings": "depers.anonymization.audit_step:SCHEMA",
     "detections": "depers.detection.detections:SCHEMA",
     "problems": "depers.normalization.writing:PROBLEMS",
+    "files": "depers.normalization.account:FILES",
     "backgrounds": "depers.datasets.sprite_bank:BACKGROUNDS",
     "sprites": "depers.datasets.sprite_bank:SPRITES",
     "plan": "depers.synthesis.plan_table:SCHEMA",

@@ -267,7 +267,7 @@ def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_lo
         options = Options(raw, roots[kind], add=(f"{plates}:0=carplate", f"{crowd}:person=human,*="))
         assert not run(options).partial
     local, remote = contents(roots["local"]), contents(roots["s3"])
-    assert len(local) == 2 * 9 + 4
+    assert len(local) == 2 * 9 + 5
     assert remote == local
     dataset = read_dataset(roots["s3"])
     assert dataset.train is not None and dataset.val is not None
@@ -363,7 +363,7 @@ def test_what_coco_says_of_other_images_is_reported(tmp_path: Path, ray_local: N
         ("val2017/extra.jpg", 0, "image that no label file lists", "it was not annotated"),
     ]
     crowd = list((out / "ignore" / "train").rglob("*.txt"))
-    assert len(crowd) == 1 and crowd[0].read_text().startswith("3 ")
+    assert len(crowd) == 1 and crowd[0].read_text().startswith("0 ")
 
 
 def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
