@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.archives import registry
+from depers.errors import UserError, one_line
 from depers.resources import MIB
 from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
@@ -202,7 +203,7 @@ def without_lost(records: str, units: Sequence[Unit], finished: Finished, output
 
     def is_lost(unit: Unit) -> bool:
         uri = record_uri(records, unit.name, unit.name in finished.retries)
-        table = tables.read_table(uri, ["path", "number", "output_bytes"])
+        table = _read_record(uri, ["path", "number", "output_bytes"])
         written = table.filter(pc.and_(pc.is_null(table["number"]), pc.is_valid(table["output_bytes"])))
         return not places.issuperset(written["path"].to_pylist())
 
@@ -235,18 +236,28 @@ def remove_chunks(records: str, name: str, numbers: Iterable[int]) -> None:
 def read_records(records: str, units: Sequence[Unit], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the records of all units, one after another, their rows sorted by path and number.
 
-    Raise RuntimeError unless every input has exactly one row.
+    Raise RuntimeError unless every input has exactly one row, UserError for a record that is damaged.
     """
     retries = list_finished(records).retries
     with ThreadPoolExecutor(_READERS) as pool:
         pending: deque[tuple[Unit, Future[pa.Table]]] = deque()
         for unit in units:
             uri = record_uri(records, unit.name, unit.name in retries)
-            pending.append((unit, pool.submit(tables.read_table, uri)))
+            pending.append((unit, pool.submit(_read_record, uri)))
             if len(pending) > _READERS:
                 yield _accounted(records, *pending.popleft())
         while pending:
             yield _accounted(records, *pending.popleft())
+
+
+def _read_record(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Return a record, or these columns of it. Where it is damaged, remove it and raise UserError."""
+    try:
+        return tables.read_table(uri, columns)
+    except pa.ArrowException as error:
+        storage.delete(uri)
+        damage = f"is damaged ({one_line(error, 100)}), and is removed"
+        raise UserError(f"{uri}: {damage}: the same command does its unit again") from None
 
 
 def _accounted(records: str, unit: Unit, record: "Future[pa.Table]") -> pa.Table:

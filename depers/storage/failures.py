@@ -65,8 +65,8 @@ _PLACES = {
     "301": "the bucket lies in another region",
 }
 _JOB_ERRNOS = (
-    errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOSPC, errno.ENOTCONN, errno.ESTALE,
-    errno.EHOSTDOWN,
+    errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOSPC, errno.ENOTCONN, errno.EROFS,
+    errno.ESTALE, errno.EHOSTDOWN,
 )  # fmt: skip
 """What a local file system says when it fails as a whole."""
 _FILE_ERRNOS = (errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)

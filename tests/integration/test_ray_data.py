@@ -1,5 +1,6 @@
 """The pass as a Ray Data job: a file that ends the process that works on it, or never ends, costs one row."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import ray
 
 from depers.detection.detections import SCHEMA
 from depers.detection.settings import InferenceSettings
+from depers.errors import as_user_error
 from depers.pipeline import ray_data, run
 from depers.pipeline.box_sources import Row
 from depers.pipeline.ray_data import PassRun
@@ -16,6 +18,7 @@ from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
 from depers.runtime.crash_ledger import CRASHED
 from depers.runtime.tasks import FileGuard, run_file_tasks
+from depers.storage.failures import OutageError
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -60,3 +63,13 @@ def test_a_task_that_files_end_names_them(ray_local: None) -> None:
     calls = [(["a", "crash", "slow"],), (["b", "c"],)]
     reasons = sorted(run_file_tasks(work, calls, file_seconds=0.5))
     assert reasons == [["", ""], ["", CRASHED, "took longer than 0.5 s"]]
+
+
+def test_an_outage_in_a_task_is_the_users_to_put_right(ray_local: None) -> None:
+    def work(guard: FileGuard) -> None:
+        raise OutageError(errno.EPERM, "the credentials have expired", "s3://b/a.jpg")
+
+    with pytest.raises(Exception, match="expired") as caught:
+        list(run_file_tasks(work, [()]))
+    line = "s3://b/a.jpg: storage fails (the credentials have expired): the same command takes up the work again"
+    assert str(as_user_error(caught.value)) == line

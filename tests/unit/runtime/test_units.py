@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers import storage
+from depers.errors import UserError
 from depers.runtime import units
 from depers.storage import Entry, tables
 
@@ -57,6 +58,14 @@ def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, pa
     record(paths)
     with pytest.raises(RuntimeError, match=f"2 inputs, but {len(paths)} rows"):
         list(units.read_records(out, [unit], SCHEMA))
+
+
+def test_a_damaged_record_does_not_end_every_run(tmp_path: Path) -> None:
+    [unit] = units.cut([Entry("a.jpg", 1, "")])
+    storage.write_bytes(units.record_uri(str(tmp_path), unit.name), b"PAR1 cut off by a power failure")
+    with pytest.raises(UserError, match=r"is damaged \(.*, and is removed: the same command does its unit again$"):
+        list(units.read_records(str(tmp_path), [unit], SCHEMA))
+    assert units.list_finished(str(tmp_path)) == (set(), set())
 
 
 def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
