@@ -57,7 +57,8 @@ class Options(pipeline_options.PassOptions):
     )
     previous_detections: str | None = option(
         None,
-        "no detector, but the boxes of an earlier run over the same files: its OUT, manifest or detections.parquet",
+        "no detector, but the boxes of an earlier run over the same files: its OUT, records, manifest or"
+        " detections.parquet",
         group=_KNOWN_BOXES,
     )
     keep: tuple[str, ...] = option(

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -192,8 +193,9 @@ def test_a_changed_image_is_done_again_and_a_removed_one_is_gone(tmp_path: Path)
     root, out = write_dataset(tmp_path / "dataset", 5), tmp_path / "out"
     options = Options(str(root), str(out))
     assert not extract.run(options).partial
-    before = read(out)
-    (root / "labels/train/cam0/street no.04.txt").write_text("")
+    before, label = read(out), root / "labels/train/cam0/street no.04.txt"
+    text, time = label.read_text(), label.stat().st_mtime_ns
+    label.write_text("")
     (root / "images/train/cam1/street no.03.jpg").unlink()
     assert not extract.run(options).partial
     _, backgrounds, sprites = read(out)
@@ -201,6 +203,12 @@ def test_a_changed_image_is_done_again_and_a_removed_one_is_gone(tmp_path: Path)
     assert len(backgrounds) == len(before[1]) - 1
     gone = {sprite["id"] for sprite in before[2] if "no.03" in sprite["source"] or "no.04" in sprite["source"]}
     assert {sprite["id"] for sprite in sprites} == {sprite["id"] for sprite in before[2]} - gone
+    assert not [path for path in out.rglob("*.*") if "no.03" in path.name or path.parent.name == "former"]
+    label.write_text(text)
+    os.utime(label, ns=(time, time))  # what was undone is done again
+    assert not extract.run(options).partial
+    undone = {sprite["id"] for sprite in before[2] if "no.03" not in sprite["source"]}
+    assert {sprite["id"] for sprite in read(out)[2]} == undone
     assert "holds a run with fill 'smooth', but now it is 'mean'" in error_of(Options(str(root), str(out), fill="mean"))
 
 
