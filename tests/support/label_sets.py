@@ -28,12 +28,13 @@ def make_image(size_wh: tuple[int, int] = (200, 160), kind: str = "JPEG") -> byt
 
 
 def write_files(root: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Write texts and bytes; an image's name alone ("") becomes one of 200 × 160 pixels."""
+    """Write texts and bytes; an image without content becomes one of 200 × 160 pixels."""
     image = make_image()
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) and content else content or image)  # type: ignore[arg-type]
+        data = content.encode() if isinstance(content, str) else content
+        path.write_bytes(image if not data and path.suffix == ".jpg" else data)
     return root
 
 
