@@ -44,7 +44,7 @@ def read_set(
     classes: tuple[str, ...] = CLASSES,
     kind: str = AUTO,
     columns: str = "auto",
-    unlabelled: str = "background",
+    unlabelled: str = "auto",
     size_wh: tuple[int, int] = (200, 160),
 ) -> tuple[dict[str, Boxes], list[Problem]]:
     """Return the boxes of every image that would be used, as fractions, those ignored with a ~; and what was wrong."""
@@ -62,16 +62,13 @@ def read_set(
         for task in make_tasks(catalog, assignment, meanings.class_ids, len(classes), index):
             frame = find_frame(task.path, task.declared_wh, size_wh, 1)
             index.add_problems(frame.problems)
-            boxes: Boxes = []
-            for is_ignored in (False, True):
-                some = [box._replace(ignored=False) for box in task.boxes if box.ignored == is_ignored]
-                labels, problems = mend(some, frame.size_wh)[:2]
-                index.add_problems(problems)
-                if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
-                    break
-                class_names = [("~" if is_ignored else "") + classes[number] for number in labels.class_ids.tolist()]
-                boxes += [(name, *box) for name, box in zip(class_names, labels.boxes_xywh.tolist(), strict=True)]
-            else:
-                found[task.name] = boxes
+            mended = mend(task.boxes, frame.size_wh)
+            index.add_problems(mended.problems)
+            if all(problem.action != ProblemAction.SKIPPED_WITH_IMAGE for problem in mended.problems):
+                found[task.name] = [
+                    (mark + classes[number], *box)
+                    for mark, labels in (("", mended.labels), ("~", mended.ignored))
+                    for number, box in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
+                ]
         refuse_mostly_dropped(index, catalog)
         return found, list(index.problems())
