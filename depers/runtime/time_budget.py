@@ -16,7 +16,7 @@ from typing import NamedTuple
 FILE_SECONDS = 300.0
 """The budget by default: several times what the largest allowed images take to be encoded again."""
 _WALL_FACTOR = 10
-_HEARTBEATS = 2  # budgets without one, where code in C does not let Python's threads run
+_HEARTBEATS = 1  # budgets without one, where code in C does not let Python's threads run
 
 
 class _Watched(NamedTuple):

@@ -21,7 +21,7 @@ from depers.boxes import EDGES, to_normalized_xywh
 from depers.datasets import sprite_bank
 from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.labels import Labels, format_yolo
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 from depers.imaging import decoding, ycbcr
 from depers.imaging.headers import ImageError, read_header
 from depers.imaging.ycbcr import Planes
@@ -83,7 +83,8 @@ def plan_part(assets: Assets, recipe: planner.Recipe, job: RenderJob, part: int)
             total = total.add(statistics.count_plan(file.read_row_group(group, columns), job.class_count))
         return total
     blocks = [planner.plan_block(assets, recipe, block, job.scenes) for block in range(*job.parts()[part])]
-    plan_table.write_part(uri, blocks)
+    with storage.translated_write_errors(job.out):
+        plan_table.write_part(uri, blocks)
     for block in blocks:
         total = total.add(statistics.count_plan(block, job.class_count))
     return total
@@ -121,8 +122,10 @@ class Renderer:
             if header.orientation == 1 and (image := ycbcr.decode(data)):
                 return image
             return ycbcr.from_rgb(decoding.decode(data, header=header).rgb())
-        except (OSError, ImageError) as error:
+        except (FileNotFoundError, ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
+        except OSError as error:
+            raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
 
     def _sprite(self, entry: dict[str, Any]) -> Planes:
         """Return a sprite's image; those decoded first make room for it where there are too many bytes of them."""
@@ -174,13 +177,17 @@ def _renderer_of(bank: sprite_bank.SpriteBank, job: RenderJob) -> Renderer:
 
 
 def render_blocks(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int) -> int:
-    """Write the images of blocks `first` to `last` (not included) and, last, their record; return their number."""
+    """Write the images of blocks `first` to `last` (not included) and, last, their record; return their number.
+
+    Raise UserError where storage fails.
+    """
     cv2.setNumThreads(1)  # one task per core
     rows: list[dict[str, Any]] = []
     write = _write_shard if job.shards else _write_files
-    write(job, first, _render_images(bank, job, first, last, rows))
-    record = units.record_uri(units.locate_inside(job.out), unit_name(first))
-    tables.write_table(record, pa.Table.from_pylist(rows, schema=RECORD))
+    with storage.translated_write_errors(job.out):
+        write(job, first, _render_images(bank, job, first, last, rows))
+        record = units.record_uri(units.locate_inside(job.out), unit_name(first))
+        tables.write_table(record, pa.Table.from_pylist(rows, schema=RECORD))
     return len(rows)
 
 
