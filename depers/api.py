@@ -275,6 +275,8 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     from depers.runtime.cluster import start_ray
 
     module = importlib.import_module(f"depers.commands.{verb}")
+    if check := getattr(module, "check", None):
+        check(options)  # what is wrong with the input costs no waiting
     has_started = start_ray(debug)
     try:
         with warnings.catch_warnings():

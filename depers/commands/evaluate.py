@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.commands import detect
-from depers.datasets.data_yaml import Dataset, read_dataset
+from depers.datasets.data_yaml import Dataset, check_labels, read_dataset
 from depers.detection.settings import PRECISIONS
 from depers.errors import UserError
 from depers.evaluation import calibration, submission
@@ -166,6 +166,12 @@ def split_folder(dataset: Dataset, split: str, source: str) -> str:
     return folder
 
 
+def check(options: Options) -> None:
+    """Raise UserError for a dataset that cannot be measured with, as far as its folders say, before Ray starts."""
+    dataset = read_dataset(options.dataset)
+    check_labels(options.dataset, split_folder(dataset, options.split, options.dataset))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateResult(VerbResult):
     """How well the detectors do: what stands in `metrics`, or with `score` in OUT/score.json; `text` is its tables."""
@@ -230,6 +236,7 @@ def run(options: Options) -> EvaluateResult:
 
 
 def _evaluate(options: Options) -> EvaluateResult:
+    check(options)
     dataset = read_dataset(options.dataset)
     folder = split_folder(dataset, options.split, options.dataset)
     if options.score is not None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from depers import __version__, storage
 from depers.commands import extract, synthesize, train
-from depers.datasets.data_yaml import Dataset, read_dataset, write_subset_yaml
+from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, write_subset_yaml
 from depers.datasets.digests import digest_dataset
 from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
@@ -265,8 +265,15 @@ class ExperimentResult(VerbResult):
         return [*format_table(self.comparisons).splitlines(), f"report {self.report}"]
 
 
+def check(options: Options) -> None:
+    """Raise UserError for a dataset that cannot be used, as far as its folders say, before Ray starts."""
+    dataset = read_dataset(options.dataset)
+    check_labels(options.dataset, dataset.train, dataset.val)
+
+
 def run(options: Options) -> ExperimentResult:
     """Run what is not done yet, cell by cell. Raises UserError for a wrong dataset or option."""
+    check(options)
     out, options = options.out, _absolute(options)  # the result names OUT as the caller does
     dataset = read_dataset(options.dataset)
     for name, folder in (("train", dataset.train), ("val", dataset.val)):

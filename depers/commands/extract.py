@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from depers import __version__, storage
 from depers.datasets import sprite_bank
-from depers.datasets.data_yaml import read_dataset
+from depers.datasets.data_yaml import check_labels, read_dataset
 from depers.datasets.ignore_regions import locate_folder
 from depers.detection.settings import PRECISIONS, InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
@@ -153,6 +153,12 @@ class ExtractResult(VerbResult):
         images = f"{self.backgrounds} backgrounds, {self.skipped} skipped, {self.failures.count} failed"
         sprites = f"{self.sprites} sprites, {self.too_small} too small"
         return [*lines, f"{self.images} images: {images}; {sprites}; {self.speed}; report {self.report}"]
+
+
+def check(options: Options) -> None:
+    """Raise UserError for a dataset that cannot be taken apart, as far as its folders say, before Ray starts."""
+    dataset = read_dataset(options.dataset)
+    check_labels(options.dataset, find_training_folder(dataset, storage.absolute(options.out), options.dataset))
 
 
 def run(options: Options) -> ExtractResult:

@@ -12,7 +12,7 @@ state/last.pt                       everything to go on with: the same command a
 from dataclasses import dataclass
 
 from depers import storage
-from depers.datasets.data_yaml import read_dataset
+from depers.datasets.data_yaml import check_labels, read_dataset
 from depers.errors import UserError
 from depers.runtime import claims
 from depers.runtime.cluster import choose_device
@@ -38,12 +38,19 @@ class TrainResult(VerbResult):
         return [f"best epoch {self.best_epoch} of {self.epochs}: {figures}; {self.weights}; report {self.report}"]
 
 
+def check(options: Options) -> None:
+    """Raise UserError for datasets that cannot be trained on, as far as their folders say, before Ray starts."""
+    for uri, _ in options.list_datasets():
+        dataset = read_dataset(uri)
+        is_first = uri == options.dataset
+        check_labels(uri, dataset.train, *dataset.additional_train, dataset.val if is_first else None)
+
+
 def run(options: Options) -> TrainResult:
     """Train on the Ray cluster. Raises UserError before the first epoch for what is wrong."""
     out, options = options.out, resolve_paths(options)  # the result names OUT as the caller does
     storage.check(options.out, "OUT")
-    for uri, _ in options.list_datasets():
-        read_dataset(uri)
+    check(options)
     note = storage.join(options.out, "options.json")
     with claims.hold(options.out, options.decisive(), note=note, empty=False):
         return _train(options, out)

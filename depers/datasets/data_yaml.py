@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from depers import storage
+from depers.datasets.ignore_regions import locate_folder
 from depers.datasets.labels import SPLITS
 from depers.errors import UserError, one_line
+
+HINT = "run `depers normalize` first, which makes a dataset of such a set"
 
 
 class Dataset(NamedTuple):
@@ -72,7 +75,10 @@ def read_dataset(dataset: str | Path) -> Dataset:
     value = content.get("train")
     values = value if isinstance(value, list) and value else [value]
     train, *additional_train = (_read_split(file, root, value, "train") for value in values)
-    val, names = _read_split(file, root, content.get("val"), "val"), class_names(file, content)
+    val = content.get("val")
+    if isinstance(val, list) and len(val) == 1:
+        val = val[0]
+    val, names = _read_split(file, root, val, "val"), class_names(file, content)
     labelled = _read_labelled(file, content.get("labelled"), names)
     return Dataset(root, names, train, val, labelled, tuple(folder for folder in additional_train if folder))
 
@@ -110,9 +116,32 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
         expectation = "the path of a folder or a list of them" if split == "train" else "the path of one folder"
         raise UserError(f"{file}: {split} must be {expectation}, but is {value!r}")
     folder = _resolve(root, value)
+    if value.lower().endswith(".txt"):
+        raise UserError(f"{file}: {split} must be a folder of images, but {folder} is a list of them: {HINT}")
     if not storage.is_dir(folder):
-        raise UserError(f"{file}: {split} must be a folder of images, but {folder} is none")
+        beside = _resolve(root, value.removeprefix("../"))  # Roboflow's `../train/images`, as YOLOv5 takes it
+        if beside == folder or not storage.is_dir(beside):
+            raise UserError(f"{file}: {split} must be a folder of images, but {folder} is none")
+        folder = beside
     return folder
+
+
+def check_labels(source: str, *folders: str | None) -> None:
+    """Raise UserError where one of the `folders` of images has no folder of labels beside it: all would be background.
+
+    `source` is the dataset as the user calls it.
+    """
+    for folder in folders:
+        if folder is None:
+            continue
+        try:
+            labels = locate_folder(folder, "labels")
+        except UserError:
+            raise UserError(
+                f"{source}: images must lie in a folder named images, but lie in {folder}: {HINT}"
+            ) from None
+        if not storage.is_dir(labels):
+            raise UserError(f"{source}: the labels of {folder} must be in {labels}, but nothing is there: {HINT}")
 
 
 def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tuple[str, frozenset[int]], ...]:

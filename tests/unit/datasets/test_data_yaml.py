@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from depers import storage
-from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset, write_data_yaml, write_joined_yaml
+from depers.datasets.data_yaml import (
+    Dataset,
+    check_labels,
+    labelled_classes,
+    read_dataset,
+    write_data_yaml,
+    write_joined_yaml,
+)
 from depers.datasets.labels import CLASSES, SPLITS, list_pairs, read_labels
 from depers.errors import UserError
 
@@ -86,6 +93,12 @@ def test_data_yaml_in_yolov5s_other_forms(tmp_path: Path) -> None:
         ("names: [a]\nnc: 2", r"nc must be the number of names, 1, but is 2"),
         ("names: [a]\ntrain: nowhere", r"train must be a folder of images, but .*nowhere is none"),
         ("names: [a]\nval: [x, y]", r"val must be the path of one folder, but is \['x', 'y'\]"),
+        (
+            "names: [a]\ntrain: train.txt",
+            r"train must be .*train.txt is a list of them: run `depers normalize` first",
+        ),
+        ("names: [a]\ntrain: [a.txt, b.txt]", r"a.txt is a list of them: run `depers normalize` first"),
+        ("names: [a]\ntrain: ../train/images", r"train must be a folder of images, but .*/../train/images is none"),
         ("names: [a]\nlabelled: [a]", r"labelled must map prefixes .* to class names, but is \['a'\]"),
         ("names: [a]\nlabelled: {x/: a}", r"labelled 'x/' must be a list of classes \(a\), but is 'a'"),
         ("names: [a]\nlabelled: {x/: [b]}", r"labelled 'x/' must be a list of classes \(a\), but is \['b'\]"),
@@ -113,8 +126,7 @@ def test_several_folders_of_training_images(tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path)
     assert dataset.train == f"{tmp_path}/images/real" and dataset.additional_train == (f"{tmp_path}/images/made",)
     file.write_text("train: images/real\nval: [images/val]\nnames: [a]\n")
-    with pytest.raises(UserError, match=r"val must be the path of one folder, but is \['images/val'\]"):
-        read_dataset(tmp_path)
+    assert read_dataset(tmp_path).val == f"{tmp_path}/images/val"
     file.write_text("train: [images/real, images/none]\nval: images/val\nnames: [a]\n")
     with pytest.raises(UserError, match=r"train must be a folder of images, but .*images/none is none"):
         read_dataset(tmp_path)
@@ -133,3 +145,30 @@ def test_added_images_are_labelled_for_all_but_what_their_ignore_regions_say(tmp
     assert labelled_classes(dataset, "synthetic/1.jpg") == {0, 1, 2}
     assert labelled_classes(dataset, "x/1.jpg") == {0, 1}
     assert labelled_classes(dataset, "z/1.jpg") == {1}
+
+
+def test_an_untouched_export_of_roboflow_is_read_as_yolov5_reads_it(tmp_path: Path, s3_bucket: str) -> None:
+    for root in (str(tmp_path), s3_bucket):
+        for split in ("train", "valid"):
+            storage.write_bytes(f"{root}/{split}/images/a.jpg", b"")
+            storage.write_bytes(f"{root}/{split}/labels/a.txt", b"")
+        text = "names: [car]\nnc: 1\nroboflow: {license: CC}\ntest: ../test/images\n"
+        text += "train: ../train/images\nval: ../valid/images\n"
+        storage.write_bytes(f"{root}/data.yaml", text.encode())
+        dataset = read_dataset(root)
+        assert (dataset.train, dataset.val) == (f"{root}/train/images", f"{root}/valid/images")
+        check_labels(root, dataset.train, dataset.val)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("obj_train_data", r"images must lie in a folder named images, but lie in .*obj_train_data: run `depers norm"),
+        ("images/train", r"the labels of .*images/train must be in .*/labels/train, but nothing is there: run `depers"),
+        ("Images/train", r"must be in .*/Labels/train, but nothing is there: run `depers normalize` first"),
+    ],
+)
+def test_images_without_a_folder_of_labels_are_refused(tmp_path: Path, folder: str, message: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match=message):
+        check_labels("set", None, str(tmp_path / folder))
