@@ -1,9 +1,11 @@
 """Two sets that label one class each make a detector of both: neither is taught as the other's background."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from runs import run_depers
 from training_sets import write_dataset
 
 from depers.commands.demo import HYPERPARAMETERS
@@ -35,6 +37,29 @@ def test_what_a_set_does_not_label_is_still_found_there(tmp_path: Path, data: Pa
     # Average precision, which sees ranks alone, hardly differs: what half of the images call background is found with
     # half the confidence. 0.42 and 0.11 after 12 epochs.
     assert recalls["joined"] > recalls["as background"] + 0.1, recalls
+
+
+@pytest.mark.slow
+def test_joined_sets_go_through_the_whole_mission(tmp_path: Path, data: Path) -> None:
+    """normalize → extract → synthesize → train → evaluate, each as the command that a user gives."""
+    for number, name in enumerate(NAMES):
+        write_dataset(tmp_path / f"{name}s", 16, 4, [name], SIZE, 1000 * number)
+    joined, extracted, made, run = (str(tmp_path / name) for name in ("joined", "extracted", "made", "run"))
+    small = ["--imgsz", "128", "--batch-size", "8", "--device", "cpu"]
+    for argv in (
+        ["normalize", str(tmp_path / "humans"), joined, "--add", str(tmp_path / "cars"), "--classes", *NAMES],
+        ["extract", joined, extracted, "--max-coverage", "0.9"],
+        ["synthesize", extracted, made, "--count", "16"],
+        ["train", made, run, *small, "--steps", "4", "--epochs", "2", "--weights", str(data / "weights/yolov5n.pt")],
+        ["evaluate", made, str(tmp_path / "evaluation"), "--weights", f"{run}/weights/last.pt", *small],
+        ["experiment", joined, str(tmp_path / "experiment"), *small[:4], "--steps", "2", "--seeds", "1"]
+        + ["--validations", "1", "--sizes", "8", "--train-with", "device=cpu", "--extract-with", "max_coverage=0.9"],
+    ):
+        code, output = run_depers(*argv)
+        assert code == 0, output
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    counts = {name: row["images"] for name, row in metrics["classes"].items()}
+    assert counts and all(0 < count < metrics["all"]["images"] for count in counts.values())
 
 
 def measure_recall(splits: Splits, out: Path, weights: Path, hyperparameters: Path) -> float:
