@@ -9,6 +9,7 @@ from depers import storage
 from depers.datasets import ignore_regions
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import label_path
+from depers.errors import UserError
 from depers.storage import Entry
 
 _READERS = 16  # threads that mostly wait for storage
@@ -30,8 +31,13 @@ def digest_dataset(uri: str) -> str:
 
 def digest_file(uri: str) -> str:
     """Return a hash of the content of a file. Raise UserError where it cannot be read."""
-    with storage.translated_errors(uri):
-        return hashlib.sha256(storage.read_bytes(uri)).hexdigest()
+    try:
+        with storage.translated_errors(uri):
+            return hashlib.sha256(storage.read_bytes(uri)).hexdigest()
+    except UserError:
+        if storage.exists(uri):
+            raise
+        raise UserError(f"{uri}: no such file") from None
 
 
 def _describe_split(images: str) -> Iterator[str]:

@@ -73,5 +73,5 @@ def test_files_of_a_training_count_by_content(tmp_path: Path, monkeypatch: pytes
     first, second = describe("a"), describe("b", 0.2)
     assert {name for name in first if first[name] != second[name]} == {"model", "hyperparameters", "weights"}
     assert training_options.Options("dataset", "out", model="yolov5s").describe()["model"] == "yolov5s"
-    with pytest.raises(UserError, match=r"none\.pt: no such"):
+    with pytest.raises(UserError, match=r"none\.pt: no such file"):
         training_options.Options("dataset", "out", weights="none.pt").describe()
