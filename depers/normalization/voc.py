@@ -6,8 +6,8 @@
     </annotation>
 
 An object may have several boxes, all of its class. Edges are taken as they are written, but for the challenge's own
-files: their pixels count from 1, and the last one lies inside (Everingham and Winn, "The PASCAL Visual Object Classes
-Challenge 2012 Development Kit", 2012, 8.1).
+files and supervision's: their pixels count from 1, and the last one lies inside (Everingham and Winn, "The PASCAL
+Visual Object Classes Challenge 2012 Development Kit", 2012, 8.1).
 """
 
 import math
@@ -38,7 +38,7 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         raise LabelError("broken XML", str(error)) from None
     if root.tag != "annotation":
         raise LabelError("no VOC annotation", f"the root must be <annotation>, but is <{root.tag[:80]}>")
-    from_one = (root.findtext("source/database") or "").strip().startswith("The VOC")
+    from_one = _counts_from_one(root)
     boxes: list[RawBox] = []
     problems: list[Problem] = []
     for number, element in enumerate(root.iterfind("object"), 1):
@@ -63,6 +63,12 @@ def read_voc(path: str, data: bytes) -> FileLabels:
             x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
             boxes.append(RawBox(number, names[0], (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, ignored))
     return FileLabels(boxes, problems, _size(root))
+
+
+def _counts_from_one(root: Element) -> bool:
+    """Say whether pixels count from 1: in the challenge's own files, and in those of supervision."""
+    folder, database = ((root.findtext(path) or "").strip() for path in ("folder", "source/database"))
+    return database.startswith("The VOC") or (folder, database) == ("VOC", "roboflow.ai")
 
 
 def _size(root: Element) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 from PIL import Image
 
 from depers.datasets.labels import CLASSES
@@ -19,6 +20,20 @@ from depers.normalization.sources import AUTO, open_set, parse_class_map
 from depers.statuses import ProblemAction
 
 Boxes = list[tuple[str, float, float, float, float]]
+
+# Random datasets: a class and a box in pixels, by the names of images
+
+NAMES = ("car", "licence plate", "façade & co", "a=b, c", "3")
+WIDE, HIGH = 200, 250  # so that five decimals hold every share
+
+box = st.tuples(
+    st.sampled_from(NAMES), st.integers(0, 150), st.integers(0, 120), st.integers(1, 50), st.integers(1, 40)
+)
+image_name = st.text("ab é1_-(", min_size=1, max_size=6).filter(lambda text: text == text.strip())
+dataset = st.dictionaries(image_name, st.lists(box, max_size=5, unique=True), min_size=1, max_size=4).filter(
+    lambda images: any(images.values())
+)
+Dataset = dict[str, list[tuple[str, int, int, int, int]]]
 
 
 def make_image(size_wh: tuple[int, int] = (200, 160), kind: str = "JPEG") -> bytes:
@@ -72,3 +87,18 @@ def read_set(
                 ]
         refuse_mostly_dropped(index, catalog)
         return found, list(index.problems())
+
+
+def rounded(boxes: Boxes) -> list[tuple[str, ...]]:
+    """Return boxes as texts with six decimals, sorted."""
+    return sorted((name, *(f"{number:.6f}" for number in numbers)) for name, *numbers in boxes)
+
+
+def expect(images: Dataset) -> dict[str, list[tuple[str, ...]]]:
+    """Return what `read_set` must find in a random dataset, rounded."""
+    return {
+        f"{name}.jpg": rounded(
+            [(c, (x + w / 2) / WIDE, (y + h / 2) / HIGH, w / WIDE, h / HIGH) for c, x, y, w, h in boxes]
+        )
+        for name, boxes in images.items()
+    }

@@ -6,20 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from label_sets import Boxes, read_set, write_files
-
-NAMES = ("car", "licence plate", "façade & co", "a=b, c", "3")
-WIDE, HIGH = 200, 160
-
-box = st.tuples(
-    st.sampled_from(NAMES), st.integers(0, 150), st.integers(0, 120), st.integers(1, 50), st.integers(1, 40)
-)
-image_name = st.text("ab é1_-(", min_size=1, max_size=6).filter(lambda text: text == text.strip())
-dataset = st.dictionaries(image_name, st.lists(box, max_size=5, unique=True), min_size=1, max_size=4).filter(
-    lambda images: any(images.values())
-)
-Dataset = dict[str, list[tuple[str, int, int, int, int]]]
+from label_sets import HIGH, NAMES, WIDE, Dataset, dataset, expect, read_set, rounded, write_files
 
 
 def write_yolo(images: Dataset) -> dict[str, str]:
@@ -58,22 +45,13 @@ def write_voc(images: Dataset) -> dict[str, str]:
     return files
 
 
-def rounded(boxes: Boxes) -> list[tuple[str, ...]]:
-    return sorted((name, *(f"{number:.5f}" for number in numbers)) for name, *numbers in boxes)
-
-
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(dataset)
 def test_three_formats_say_the_same(tmp_path_factory: object, images: Dataset) -> None:
-    expected = {
-        f"{name}.jpg": rounded(
-            [(c, (x + w / 2) / WIDE, (y + h / 2) / HIGH, w / WIDE, h / HIGH) for c, x, y, w, h in boxes]
-        )
-        for name, boxes in images.items()
-    }
+    expected = expect(images)
     for writer in (write_yolo, write_coco, write_voc):
         root = Path(tmp_path_factory.mktemp("raw"))  # type: ignore[attr-defined]
-        found, problems = read_set(write_files(root, writer(images)), classes=NAMES)
+        found, problems = read_set(write_files(root, writer(images)), classes=NAMES, size_wh=(WIDE, HIGH))
         assert {name: rounded(boxes) for name, boxes in found.items()} == expected
         assert problems == []
         shutil.rmtree(root)
