@@ -27,6 +27,7 @@ from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 
 _LENGTH = struct.Struct("<Q")
 _PREFETCH = 4  # chunks that are fetched before they are asked for
+_LOST = b"depers.lost"  # in the metadata of the rows of a chunk that the new archive cannot have
 _WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
 
 
@@ -76,28 +77,32 @@ def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outco
 
     Raise OSError.
     """
-    data, rows = b"", [outcome.row for outcome in outcomes]
+    data, rows, is_lost = b"", [outcome.row for outcome in outcomes], False
     if job.mirrors:
-        data, rows = _encode(job, unit, chunk, outcomes, layout)
+        data, rows, is_lost = _encode(job, unit, chunk, outcomes, layout)
     file_rows = [row for row, member in zip(rows, chunk.members, strict=True) if member.status != FOLDER]
     buffer = io.BytesIO()
-    pq.write_table(to_table(job, file_rows), buffer)
+    record = to_table(job, file_rows)
+    if is_lost:
+        record = record.replace_schema_metadata((record.schema.metadata or {}) | {_LOST: b""})
+    pq.write_table(record, buffer)
     table = buffer.getvalue()
     storage.write_bytes(units.chunk_uri(job.records, unit.name, chunk.number), _LENGTH.pack(len(table)) + table + data)
     return file_rows
 
 
 class _EncodedChunk(NamedTuple):
-    """The bytes of a chunk in the new archive, empty where it cannot have any, and the rows of its members."""
+    """The bytes of a chunk in the new archive, the rows of its members, and whether it cannot have any bytes there."""
 
     data: bytes
     rows: list[Row]
+    is_lost: bool
 
 
 def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome], layout: bytes) -> _EncodedChunk:
     """Return the chunk encoded; what the format cannot have is left out, and its row says why."""
     encode = _load_format(unit).encode_chunk
-    results, rows = [outcome.data for outcome in outcomes], [outcome.row for outcome in outcomes]
+    results, rows, is_lost = [outcome.data for outcome in outcomes], [outcome.row for outcome in outcomes], False
     try:
         data, offsets = encode(chunk, results, layout)
     except Exception:
@@ -105,11 +110,13 @@ def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome],
             _try_encoding(encode, chunk._replace(members=(member,)), [result], layout)
             for member, result in zip(chunk.members, results, strict=True)
         ]
-        kept = [index for index, reason in enumerate(reasons) if not reason]
-        remainder = chunk._replace(members=tuple(chunk.members[index] for index in kept))
-        kept_results, data, offsets = [results[index] for index in kept], b"", [None] * len(results)
+        # Only folders are dropped: of a table, what is no member would stay as it is.
+        kept = [i for i, member in enumerate(chunk.members) if not reasons[i] or member.status != FOLDER]
+        remainder = chunk._replace(members=tuple(chunk.members[i] for i in kept))
+        kept_results = [None if reasons[i] else results[i] for i in kept]
+        data, offsets = b"", [None] * len(results)
         if reason := _try_encoding(encode, remainder, kept_results, layout):
-            reasons = [reason] * len(reasons)
+            reasons, is_lost = [reason] * len(reasons), True
         else:
             data, kept_offsets = encode(remainder, kept_results, layout)
             for index, offset in zip(kept, kept_offsets, strict=True):
@@ -118,7 +125,8 @@ def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome],
             if reason and results[index] is not None:
                 item = unpack(unit.entries[0].path, chunk.members[index])
                 rows[index] = fail(job, item, f"cannot be put into the archive ({reason})").row
-    return _EncodedChunk(data, [row | {"output_offset": at} for row, at in zip(rows, offsets, strict=True)])
+    rows = [row | {"output_offset": offset} for row, offset in zip(rows, offsets, strict=True)]
+    return _EncodedChunk(data, rows, is_lost)
 
 
 def _try_encoding(
@@ -228,8 +236,11 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
             pass
     for number, offset in zip(with_bytes, offsets, strict=bool(offsets)):
         chunk_tables[number] = _shift_offsets(chunk_tables[number], offset)
-    status = ArchiveStatus.INCOMPLETE if end.reason else ArchiveStatus.COMPLETE
-    _record(job, unit, status, end.reason, chunk_tables, output_fields)
+    lost = sum(_LOST in (table.schema.metadata or {}) for table in chunk_tables)
+    reasons = [end.reason, f"{lost} of {len(chunk_tables)} parts cannot be put into it" if lost else ""]
+    reason = "; ".join(text for text in reasons if text)
+    status = ArchiveStatus.INCOMPLETE if reason else ArchiveStatus.COMPLETE
+    _record(job, unit, status, reason, chunk_tables, output_fields)
     units.remove_chunks(job.records, unit.name, range(end.chunks))
     return status
 

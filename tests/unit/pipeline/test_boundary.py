@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -193,6 +194,36 @@ def test_a_member_that_the_new_archive_cannot_have_costs_that_member_alone(job: 
     statuses = {row["member"]: row["status"] for row in rows if row["member"]}
     assert len(statuses) == 3 and statuses["a.png"] == statuses["b.png"] == "clean"
     assert Path(job.out, path.name).exists()
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3], ids=["one", "some", "all"])
+def test_what_cannot_be_put_back_into_a_table_is_not_left_in_it(
+    job: PassJob, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    secret = bytes(1000)
+    images = [png(number)[:-12] + b"\0\0\x03\xe8tEXt" + secret + b"\0\0\0\0" + png(number)[-12:] for number in range(3)]
+    for image in images:
+        assert secret in image
+    pq.write_table(pa.table({"image": images}), Path(job.input, "t.parquet"), compression="none")
+    unit = next(unit for unit in units.cut(storage.list_files(job.input)) if unit.archive == "parquet")
+    format = archive_steps._load_format(unit)
+    encode = format.encode_chunk
+
+    def encode_chunk(chunk: Chunk, results: Any, layout: bytes) -> Any:
+        numbers = [member.number for member, data in zip(chunk.members, results, strict=True) if data is not None]
+        if any(number < fails for number in numbers) or fails == 3:
+            raise pa.ArrowInvalid("no such value")
+        return encode(chunk, results, layout)
+
+    monkeypatch.setattr(format, "encode_chunk", encode_chunk)
+    rows = run(job, unit)
+    statuses = [row["status"] for row in rows if row["number"] is not None]
+    assert statuses == ["failed"] * fails + ["clean"] * (3 - fails)
+    assert secret not in Path(job.out, "t.parquet").read_bytes()
+    [row] = [row for row in rows if row["number"] is None]
+    assert (row["status"], row["reason"]) == (
+        ("incomplete", "1 of 1 parts cannot be put into it") if fails == 3 else ("complete", "")
+    )
 
 
 @pytest.mark.parametrize("error", [error for error in ERRORS if not isinstance(error, MemoryError)])
