@@ -78,6 +78,7 @@ class Options(pipeline_options.PassOptions):
     def __post_init__(self) -> None:
         """Raise UserError for a value that is not allowed."""
         super().__post_init__()
+        find_records(self.out, self.records)
         for text in self.weights:
             for name in parse_weights(text).class_map.values():
                 if name not in CLASSES:
