@@ -11,13 +11,13 @@ import pyarrow as pa
 from depers import storage
 from depers.boxes import covered_share, grow
 from depers.detection.detections import BOX, to_array
-from depers.errors import short_reason
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.box_sources import Row
 from depers.pipeline.steps import Item, Outcome
 from depers.resources import MIB
 from depers.statuses import AuditStatus, FileStatus
 from depers.storage import Entry
+from depers.storage.failures import explain
 from depers.storage.tables import column, parquet_text, schema
 
 SCHEMA = schema(
@@ -94,4 +94,4 @@ def check_archive(root: str, entry: Entry, expected: str | None) -> str:
     try:
         return "" if compute_digest(root, entry) == expected else "its digest is not that in the manifest"
     except OSError as error:
-        return f"cannot be read ({short_reason(error)})"
+        return f"cannot be read ({explain(error)})"

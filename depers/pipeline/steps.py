@@ -260,6 +260,9 @@ def _complete_detection(
         return DetectedItem(without_view, boxes)
     except ImageError as error:
         return DetectedItem(replace(without_view, reason=str(error)), [])
+    except OSError as error:
+        reason = f"its boxes cannot be read ({explain(error)})"
+        return DetectedItem(replace(without_view, reason=reason, retry=True), [])
     except Exception as error:
         return DetectedItem(replace(without_view, reason=f"detection failed ({typed_reason(error)})"), [])
 

@@ -23,7 +23,7 @@ from depers.anonymization import manifest, redact_step
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.detection.settings import InferenceSettings
 from depers.pipeline import archive_steps, outcomes, steps, workers
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_sources import BoxSource, Row
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.pipeline.workers import FusedWorker, Work
 from depers.runtime import units
@@ -327,6 +327,21 @@ def test_an_outage_is_never_a_row(job: PassJob, monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(OutageError, match="expired"):
         FusedWorker(job, [[]]).work(Work(find_unit(job, False)))
     assert units.list_finished(job.records) == (set(), set())
+
+
+@pytest.mark.parametrize("kind", [PermissionError, OutageError])
+def test_boxes_that_storage_fails_are_asked_for_again(
+    job: PassJob, monkeypatch: pytest.MonkeyPatch, kind: type[OSError]
+) -> None:
+    monkeypatch.setattr(steps, "read_boxes", fail_on("", kind(errno.EACCES, "access denied", "labels"), lambda: None))
+    job = job._replace(boxes=BoxSource("boxes", ("car",), "labels"))
+    unit = find_unit(job, False)
+    if kind is OutageError:
+        with pytest.raises(OutageError):
+            run(job, unit)
+    else:
+        assert {row["reason"] for row in run(job, unit)} == {"its boxes cannot be read (access denied)"}
+        assert units.list_finished(job.records) == (set(), {unit.name})
 
 
 def test_what_is_passed_through_and_cannot_be_written_is_failed(job: PassJob, monkeypatch: pytest.MonkeyPatch) -> None:
