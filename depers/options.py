@@ -152,6 +152,12 @@ def file_seconds_option(default: float) -> Any:
     )
 
 
+def follow_links_option() -> Any:
+    """Return the option of links that lead out of the input."""
+    text = "also read what links lead to outside the folder; without it they are skipped"
+    return option(False, text, group=RUNNING)
+
+
 def workers_option(default: int | None = None, help: str = "processes (default: one per core of the cluster)") -> Any:
     """Return the option of how much works at the same time."""
     return option(default, help, low=1, group=RUNNING)

@@ -115,6 +115,13 @@ def read_member(
     return Member(number, name, size, data, status or "", "", deflated)
 
 
+def read_folder(number: int, name: str) -> Member:
+    """Return a member that is a folder; it fails where its name could reach outside, and then has a number."""
+    if reason := explain_unsafe_name(name):
+        return Member(number, name, 0, None, FileStatus.FAILED, reason)
+    return Member(-1, name, 0, None, FOLDER)
+
+
 def group_members(members: Iterable[Member]) -> Iterator[Chunk]:
     """Yield members in chunks of at most `CHUNK_MEMBERS`, and of `CHUNK_BYTES` unless one alone is larger."""
     batch: list[Member] = []

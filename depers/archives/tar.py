@@ -19,6 +19,7 @@ from depers.archives.base import (
     Member,
     MemberRules,
     chunk_members,
+    read_folder,
     read_member,
 )
 from depers.resources import MIB
@@ -164,7 +165,7 @@ def _next(archive: Any) -> tarfile.TarInfo | None:
 
 def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, index: int, rules: MemberRules) -> Member:
     if header.isdir():
-        return Member(-1, header.name, 0, None, FOLDER)
+        return read_folder(index, header.name)
     if header.islnk() or header.issym():
         kind = "hard" if header.islnk() else "symbolic"
         return Member(index, header.name, 0, None, FileStatus.SKIPPED, f"a {kind} link to {header.linkname}")

@@ -1,6 +1,7 @@
 """Zip archives through zipfile (APPNOTE.TXT); where the directory at the end is lost, by the headers of the members.
 
-Written with names and contents alone: no times, comments or extra fields.
+Written with names and contents alone: no times, comments or extra fields. Names keep their bytes, which are UTF-8 also
+where nothing says so; those that are not, in whatever code page, become surrogates, as in names of files.
 """
 
 import io
@@ -20,6 +21,7 @@ from depers.archives.base import (
     Member,
     MemberRules,
     chunk_members,
+    read_folder,
     read_member,
 )
 from depers.imaging import sniffing
@@ -30,6 +32,20 @@ _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1 | 0x40
 _SIZE_FOLLOWS = 0x8
+_UTF8 = 0x800
+_UNICODE_PATH = 0x7075  # an extra field, Info-ZIP's, with the name in UTF-8
+_RAW = "latin-1"  # an encoding that gives every byte back
+
+
+class _NamedInfo(zipfile.ZipInfo):
+    """A member whose name is written with the bytes that it has."""
+
+    __slots__ = ()
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 (what zipfile calls)
+        raw = self.filename.encode("utf-8", "surrogateescape")
+        is_utf8 = not raw.isascii() and not any("\udc80" <= letter <= "\udcff" for letter in self.filename)
+        return raw, self.flag_bits & ~_UTF8 | (_UTF8 if is_utf8 else 0)
 
 
 def read_layout(file: BinaryIO) -> bytes:
@@ -44,7 +60,7 @@ def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | Arch
 
 def _members(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(file, metadata_encoding=_RAW)
     except UnavailableError:
         raise
     except Exception as error:  # whatever a damaged directory makes zipfile raise
@@ -75,9 +91,9 @@ def _find_overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: MemberRules, overlaps: bool) -> Member:
-    name, size = entry.filename, entry.file_size
-    if entry.is_dir():
-        return Member(-1, name, 0, None, FOLDER)
+    name, size = _read_name(entry), entry.file_size
+    if name.endswith("/"):
+        return read_folder(index, name)
     if stat.S_ISLNK(entry.external_attr >> 16):
         return Member(index, name, size, None, FileStatus.SKIPPED, "a symbolic link")
     reason = "encrypted" if entry.flag_bits & _ENCRYPTED else "shares its bytes with another member" if overlaps else ""
@@ -94,6 +110,23 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules:
         )
 
 
+def _read_name(entry: zipfile.ZipInfo) -> str:
+    """Return the whole name of a member of an archive that was opened with `_RAW`."""
+    if entry.flag_bits & _UTF8:
+        return entry.orig_filename
+    raw, extra = entry.orig_filename.encode(_RAW), entry.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[:5] == struct.pack("<BL", 1, zlib.crc32(raw)):
+            raw = field[5:]
+    return _decode_name(raw)
+
+
+def _decode_name(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def _read_without_directory(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
     """Yield the members whose headers can be followed from the first one on, as long as they are whole."""
     offset = index = 0
@@ -103,12 +136,12 @@ def _read_without_directory(file: BinaryIO, size: int, rules: MemberRules) -> It
         if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
             return
         _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length = _LOCAL.unpack(header)
-        raw = file.read(name_length)
-        name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        name = _decode_name(file.read(name_length))
         offset += _LOCAL.size + name_length + extra_length
         if name.endswith("/") and not packed:
-            index -= 1
-            yield Member(-1, name, 0, None, FOLDER)
+            member = read_folder(index, name)
+            yield member
+            index -= member.status == FOLDER
         elif flags & (_ENCRYPTED | _SIZE_FOLLOWS) or method not in (0, 8) or 0xFFFFFFFF in (packed, unpacked):
             yield Member(
                 index, name, -1, None, FileStatus.FAILED, "lost: only the archive's directory could tell where it ends"
@@ -143,7 +176,7 @@ def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -
             offsets.append(None)
             if data is None and member.status != FOLDER:
                 continue
-            entry = zipfile.ZipInfo(member.name, _EPOCH)
+            entry = _NamedInfo(member.name, _EPOCH)
             entry.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10 if member.status == FOLDER else 0o644 << 16
             shrinks = member.deflated and not sniffing.is_compressed_media(data or b"")
             entry.compress_type = zipfile.ZIP_DEFLATED if shrinks else zipfile.ZIP_STORED
@@ -160,11 +193,12 @@ def assemble(chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for chunk in chunks:
             offsets.append(size)
-            with zipfile.ZipFile(io.BytesIO(chunk)) as chunk_archive:
+            with zipfile.ZipFile(io.BytesIO(chunk), metadata_encoding=_RAW) as chunk_archive:
                 assert archive.fp is not None
                 archive.fp.write(chunk[: chunk_archive.start_dir])
                 for entry in chunk_archive.infolist():
                     entry.header_offset += size
+                    entry.filename, entry.__class__ = _read_name(entry), _NamedInfo
                     archive.filelist.append(entry)
                 size += chunk_archive.start_dir
         archive.start_dir = size

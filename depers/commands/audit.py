@@ -94,10 +94,10 @@ class _Reading(pipeline_options.PassOptions):
         """Accept that there are none: digests and metadata can be checked alone."""
 
 
-def _missing(rows: WrittenRows, counts: Counter[str], anonymized: str | None) -> Iterator[Row]:
+def _missing(rows: WrittenRows, counts: Counter[str], inputs: set[str] | None) -> Iterator[Row]:
     """Yield findings about what the manifest has and OUT has not; and what INPUT has and it has not, or the reverse.
 
-    `counts` is how many files or members of OUT lie at each path, `anonymized` the INPUT of that run, if given.
+    `counts` is how many files or members of OUT lie at each path, `inputs` the files of INPUT, if that is given.
     """
 
     def make_finding(path: str, reason: str, member: Row | None = None) -> Row:
@@ -110,8 +110,8 @@ def _missing(rows: WrittenRows, counts: Counter[str], anonymized: str | None) ->
             yield make_finding(path, "is missing from OUT", members.get(number))
         if not counts[path] and not members and rows.archive_row(path) and path not in counts:
             yield make_finding(path, "is missing from OUT")
-    if anonymized is not None:
-        inputs, manifest_paths = {parquet_text(entry.path) for entry in storage.list_files(anonymized)}, set(rows)
+    if inputs is not None:
+        manifest_paths = set(rows)
         for path in sorted(inputs - manifest_paths):
             yield make_finding(path, "is in INPUT, but has no row in the manifest")
         for path in sorted(path for path in manifest_paths - inputs if not rows.is_kept(path)):
@@ -121,8 +121,8 @@ def _missing(rows: WrittenRows, counts: Counter[str], anonymized: str | None) ->
 def _clear(folder: str) -> None:
     if storage.is_dir(folder):
         with ThreadPoolExecutor(16) as pool:
-            uris = [storage.join(folder, entry.path) for entry in storage.list_files(folder)]
-            list(pool.map(storage.delete, uris))
+            paths = [entry.path for entry in storage.list_files(folder) if not entry.status]
+            list(pool.map(lambda path: storage.delete_below(folder, path), paths))
 
 
 def _with_archives(table: pa.Table, problems: Mapping[str, str]) -> pa.Table:
@@ -169,13 +169,17 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
     reading = options.reading()
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     entries = storage.list_files(reading.input)
-    keep_metadata = claims.read_job(reading.input, records).get("keep_metadata", ())
+    noted = claims.read_job(reading.input, records)
+    keep_metadata, inputs = noted.get("keep_metadata", ()), None
+    if options.input is not None:
+        listing = storage.list_files(options.input, bool(noted.get("follow_links")), reading.input)
+        inputs = {parquet_text(entry.path) for entry in listing}
     check = partial(check_item, keep_metadata=tuple(keep_metadata))
     job = pipeline.make_job(reading, SCHEMA, lambda _: check, keep=("*",))
     findings = storage.join(job.out, "findings.parquet")
     statistics, counter = FindingStatistics(), FailureCounter(findings, (AuditStatus.WRONG,))
     with tables.TableWriter(findings, SCHEMA) as writer:
-        for table in _findings(job, reading, entries, rows, options.input):
+        for table in _findings(job, reading, entries, rows, inputs):
             writer.write(table)
             statistics.add(table)
             counter.add(table)
@@ -191,7 +195,7 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
 
 
 def _findings(
-    job: PassJob, reading: _Reading, entries: Sequence[Entry], rows: WrittenRows, anonymized: str | None
+    job: PassJob, reading: _Reading, entries: Sequence[Entry], rows: WrittenRows, inputs: set[str] | None
 ) -> Iterator[pa.Table]:
     """Yield tables of findings: about what is in OUT, then about what is not."""
     import ray
@@ -210,4 +214,4 @@ def _findings(
                 counts[path] += number is not None or path not in checks
             problems = {path: ray.get(checks[path]) for path in set(table["path"].to_pylist()) & checks.keys()}
             yield _with_archives(table, problems)
-    yield pa.Table.from_pylist(list(_missing(rows, counts, anonymized)), schema=SCHEMA)
+    yield pa.Table.from_pylist(list(_missing(rows, counts, inputs)), schema=SCHEMA)

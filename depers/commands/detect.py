@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers import storage
@@ -55,7 +56,7 @@ def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None
         labels = to_normalized_xywh(to_array(first), item.size_wh).astype(np.float64)
         ids = np.array([names.index(box["class"]) for box in first], np.int64)
         text = format_yolo(Labels(ids, labels), np.array([box["confidence"] for box in first], np.float32))
-        storage.write_bytes(storage.join(labels_root, label_name(item.place)), text.encode())
+        storage.write_below(labels_root, label_name(item.place), text.encode())
     status = FileStatus.FAILED if item.reason and not item.status else item.status or FileStatus.DETECTED
     row = DetectionRow(item.path, item.member, item.number, status, item.reason, width, height, list(boxes))
     return Outcome(row._asdict())
@@ -83,7 +84,8 @@ def run(options: Options) -> DetectResult:
     is_yolo = options.format == "yolo"
     names: list[str] = []
     if is_yolo:
-        label_counts = Counter(label_name(entry.path) for entry in storage.list_files(options.input))
+        entries = storage.list_files(options.input, options.follow_links)
+        label_counts = Counter(label_name(entry.path) for entry in entries if entry.path and not entry.status)
         if duplicates := [name for name, count in label_counts.items() if count > 1]:
             raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {duplicates[0]}")
         names = pipeline.read_class_names(options)
@@ -115,17 +117,31 @@ def _remove_labels(out: str, detections: str, summary: pipeline.Summary) -> None
         storage.delete_files(out, stale_paths)
 
 
+def _list_texts(table: pa.Table) -> list[str]:
+    """Return the YOLO texts of members of archives; how these are called is known only once they are read."""
+    columns = (table[name].to_pylist() for name in ("path", "member", "status"))
+    rows = zip(*columns, strict=True)
+    return [label_name(f"{path}/{member}") for path, member, status in rows if member and status == FileStatus.DETECTED]
+
+
 def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
     """Write the table of all detections, for YOLO also the names of the classes; return what there is."""
     detections = storage.join(out, "detections.parquet")
     counter = FailureCounter(detections)
     inputs = boxes = 0
+    texts: Counter[str] = Counter()
     with tables.TableWriter(detections, SCHEMA) as writer:
         for table in summary.tables():
             writer.write(table)
             counter.add(table)
             inputs += len(table)
+            if is_yolo:
+                texts.update(_list_texts(table))
             boxes += len(table["boxes"].combine_chunks().flatten())
+    if doubles := [name for name, count in texts.items() if count > 1]:
+        for name in doubles:  # it would be taken for that of each
+            storage.delete_below(out, name)
+        raise UserError(f"{out}: --format yolo needs distinct names, but members of an archive share {doubles[0]}")
     if is_yolo:
         _remove_labels(out, detections, summary)
         text = "".join(f"{name}\n" for name in summary.class_names)

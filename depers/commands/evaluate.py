@@ -136,6 +136,7 @@ class Options(CheckedOptions):
             device=self.device,
             precision=self.precision,
             workers=self.workers,
+            follow_links=True,  # as training does
             multi_label=True,
             half_stride_pad=True,
         )
@@ -155,6 +156,7 @@ class Options(CheckedOptions):
             batch_size=self.batch_size,
             device=self.device,
             workers=self.workers,
+            follow_links=True,
         )
 
 

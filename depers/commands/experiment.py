@@ -240,14 +240,15 @@ def copy_images(dataset: Dataset, paths: Sequence[str], root: str) -> None:
 
     def copy(path: str) -> None:
         assert dataset.train is not None
-        source, target = storage.join(dataset.train, path), storage.join(root, "images", "train", path)
-        storage.write_bytes(target, storage.read_bytes(source))
+        source, target = storage.join(dataset.train, path), storage.join("images", "train", path)
+        storage.write_below(root, target, storage.read_bytes(source))
         for locate in (label_path, ignore_path):
             if storage.exists(locate(source)):
-                storage.write_bytes(locate(target), storage.read_bytes(locate(source)))
+                storage.write_below(root, locate(target), storage.read_bytes(locate(source)))
 
     with ThreadPoolExecutor(_COPIERS) as pool:
         list(pool.map(copy, paths))
+    storage.flush(root)
     write_subset_yaml(root, dataset)  # last: it says that all is there
 
 

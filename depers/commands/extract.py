@@ -24,7 +24,7 @@ from depers.extraction import verification
 from depers.extraction.inpainting import FILLS
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import extract_unit, part_path
-from depers.extraction.take_apart import RECORD, ExtractionJob
+from depers.extraction.take_apart import RECORD, ExtractionJob, background_path
 from depers.extraction.training_images import check_groups, find_training_folder, list_images
 from depers.imaging.headers import MAX_MEGAPIXELS
 from depers.options import (
@@ -40,7 +40,7 @@ from depers.options import (
     weights_option,
     workers_option,
 )
-from depers.runtime import claims, progress, units
+from depers.runtime import claims, outputs, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
@@ -166,7 +166,7 @@ def run(options: Options) -> ExtractResult:
     dataset = read_dataset(options.dataset)
     out = storage.absolute(options.out)
     folder = storage.absolute(find_training_folder(dataset, out, options.dataset))
-    images = list_images(folder)
+    images = outputs.check_outputs(out, outputs.check_inputs(folder, list_images(folder)), locate=background_path)
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
     inference = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)

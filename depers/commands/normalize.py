@@ -33,7 +33,7 @@ from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.normalization.yolo import COLUMNS
-from depers.options import CheckedOptions, argument, option, seed_option
+from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.results import Failures, VerbResult
@@ -106,6 +106,7 @@ class Options(CheckedOptions):
         choices=EXIF_FRAMES,
         group=_LABELS,
     )
+    follow_links: bool = follow_links_option()
     strict: bool = option(False, "no data.yaml, and exit code 3, if anything was wrong, with labels too")
 
     def __post_init__(self) -> None:
@@ -146,6 +147,8 @@ def open_sets(options: Options) -> list[LabelSet]:
             class_map,
             options.label_files,
             options.columns,
+            out=storage.absolute(out),
+            follow_links=options.follow_links,
         )
         for (uri, class_map), prefix in zip(sources, choose_prefixes([uri for uri, _ in sources]), strict=True)
     ]

@@ -84,11 +84,16 @@ def read_dataset(dataset: str | Path) -> Dataset:
 
 
 def _resolve(folder: str, path: str) -> str:
-    """Return `path`, which may be absolute or an `s3://` URI, seen from `folder`."""
+    """Return `path`, which may be absolute or an `s3://` URI, seen from `folder`.
+
+    It may lie anywhere, as for YOLOv5: it is only read. On S3 it does not climb out of its bucket.
+    """
     if storage.is_s3(path):
         return path
     if storage.is_s3(folder):
-        return "s3://" + posixpath.normpath(posixpath.join(folder[5:], path.lstrip("/")))
+        bucket, _, key = folder[5:].partition("/")
+        below = posixpath.normpath(f"/{key}/{path}").strip("/")
+        return f"s3://{bucket}/{below}".rstrip("/")
     return str(Path(folder, path))
 
 

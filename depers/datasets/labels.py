@@ -118,11 +118,18 @@ def label_path(image: str, folder: str = "labels") -> str:
 def list_pairs(folder: str) -> list[tuple[str, str]]:
     """List the images of a split's folder, also in folders below it, in order, each with its label file.
 
-    The label file may be missing: then the image has no boxes. Raise UserError where the folder is missing.
+    The label file may be missing: then the image has no boxes. Links are followed, each folder once. Raise UserError
+    where the folder is missing, or what is called an image is no file.
     """
-    names = [entry.path for entry in storage.list_files(folder)]
-    images = [storage.join(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    return [(image, label_path(image)) for image in images]
+    entries = storage.list_files(folder, follow_links=True)
+    pairs = []
+    for entry in entries:
+        if entry.path.lower().endswith(IMAGE_SUFFIXES):
+            image = storage.join(folder, entry.path)
+            if entry.status:
+                raise UserError(f"{image}: must be a file, but is {entry.reason}")
+            pairs.append((image, label_path(image)))
+    return pairs
 
 
 def read_labels(uri: str, class_count: int) -> Labels:

@@ -35,7 +35,11 @@ _INSIDE = 0.5  # share of a box from which it is in a region, and overlap from w
 
 def read_label_fractions(folder: str, dataset: Dataset) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Return class ids int64 (M,) and boxes float64 (M, 4), xyxy in fractions, by an image's path in the folder."""
-    images = [entry.path for entry in storage.list_files(folder) if entry.path.lower().endswith(IMAGE_SUFFIXES)]
+    images = [
+        entry.path
+        for entry in storage.list_files(folder, follow_links=True)
+        if entry.path.lower().endswith(IMAGE_SUFFIXES)
+    ]
 
     def read(path: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         labels = read_unique_labels(storage.join(folder, path), len(dataset.names))

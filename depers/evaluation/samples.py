@@ -81,7 +81,7 @@ def read_samples(table: pa.Table, folder: str, dataset: Dataset) -> list[Sample]
     confidences = values.field("confidence").to_numpy()
     result, ignore_folder = [], IgnoreFolder(folder, len(dataset.names))
     # A name that is not UTF-8 is escaped in the table.
-    paths = {parquet_text(entry.path): entry.path for entry in storage.list_files(folder)}
+    paths = {parquet_text(entry.path): entry.path for entry in storage.list_files(folder, follow_links=True)}
     rows = table.select(["path", "width", "height"]).to_pylist()
     with ThreadPoolExecutor(_READERS) as pool:
         uris = [storage.join(folder, paths[row["path"]]) for row in rows]

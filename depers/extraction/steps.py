@@ -21,7 +21,7 @@ from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.runtime import units
 from depers.runtime.tasks import FileGuard
 from depers.runtime.units import Unit
-from depers.storage import tables
+from depers.storage import Entry, tables
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 from depers.storage.tables import parquet_text
 
@@ -62,7 +62,7 @@ def _extract(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes], guard
     detector = load_detector(job.verification, tuple(checkpoints)) if job.verification else None
     images: list[DecomposedImage] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        reads = [pool.submit(_read, job, entry.path) for entry in unit.entries]
+        reads = [pool.submit(_read, job, entry) for entry in unit.entries]
         writes = []
         for first in range(0, len(reads), _BATCH):
             batch = []
@@ -111,7 +111,7 @@ def _record(job: ExtractionJob, unit: Unit, images: Sequence[DecomposedImage]) -
     retries = {entry.path: 0.0 for entry, image in zip(unit.entries, images, strict=True) if image.retry}
     rows = [image.row | {"content_sha256": _digest(image)} for image in images]
     table = pa.Table.from_pylist(rows, RECORD)
-    units.write_record(units.locate_inside(job.out), unit.name, table, retries, was_retry=True)
+    units.write_record(units.locate_inside(job.out), unit.name, table, retries, was_retry=True, out=job.out)
 
 
 def _digest(image: DecomposedImage) -> str:
@@ -121,11 +121,14 @@ def _digest(image: DecomposedImage) -> str:
     return digest.hexdigest()
 
 
-def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes, bytes]:
+def _read(job: ExtractionJob, entry: Entry) -> tuple[str, bytes | str, bytes, bytes]:
     """Return an image's path, its bytes or why they cannot be had, its label text, and that of its ignore regions.
 
     A text is empty where there is none.
     """
+    path = entry.path
+    if entry.status:
+        return path, entry.reason, b"", b""
     image = storage.join(job.images, path)
     try:
         data = storage.read_bytes(image)
@@ -145,6 +148,6 @@ def _read(job: ExtractionJob, path: str) -> tuple[str, bytes | str, bytes, bytes
 def _write_background(job: ExtractionJob, image: DecomposedImage) -> None:
     """Write the background, or make sure that none is there: an earlier version of the image may have had one."""
     if image.background:
-        storage.write_bytes(storage.join(job.out, str(image.row["background"])), image.background)
+        storage.write_below(job.out, str(image.row["background"]), image.background)
     elif not image.retry:  # a read failure never deletes
-        storage.delete(storage.join(job.out, background_path(str(image.row["path"]))))
+        storage.delete_below(job.out, background_path(str(image.row["path"])))

@@ -36,7 +36,7 @@ def list_images(folder: str) -> list[Entry]:
 
     Raise UserError where there is none, or none of them has labels.
     """
-    entries = storage.list_files(folder)
+    entries = storage.list_files(folder, follow_links=True)
     images = [entry for entry in entries if entry.path.lower().endswith(IMAGE_SUFFIXES)]
     if not images:
         suffixes = ", ".join(IMAGE_SUFFIXES)
@@ -60,7 +60,8 @@ def list_images(folder: str) -> list[Entry]:
 
 
 def _list_texts(folder: str) -> dict[str, Entry]:
-    return {entry.path: entry for entry in storage.list_files(folder)} if storage.is_dir(folder) else {}
+    entries = storage.list_files(folder, follow_links=True) if storage.is_dir(folder) else []
+    return {entry.path: entry for entry in entries}
 
 
 def check_groups(val: str | None, images: Sequence[Entry], group_by: str | None) -> None:
@@ -72,7 +73,7 @@ def check_groups(val: str | None, images: Sequence[Entry], group_by: str | None)
     if val is None or group_by is None:
         return
     try:
-        val_paths = [entry.path for entry in storage.list_files(val)]
+        val_paths = [entry.path for entry in storage.list_files(val, follow_links=True)]
     except (UserError, OSError):
         return
     for path in val_paths:

@@ -40,6 +40,7 @@ _ARCHIVE_STARTS = (
     b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf'\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd",
     b"PAR1", b"\x04\x22\x4d\x18",
 )  # fmt: skip
+_RESOURCE_FORKS = (b"\0\5\x16\7", b"\0\5\x16\0")  # AppleDouble, AppleSingle (RFC 1740)
 _COMPRESSED_STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8")  # RIFF holds sound, too
 _ARCHIVE_SUFFIXES = re.compile(
     r"\.(tar|tgz|tbz2?|txz|zip|parquet|7z|rar|gz|bz2|xz|zst|lz4|jar|iso|cab|arrow|tfrecord)$", re.IGNORECASE
@@ -64,6 +65,11 @@ def sniff_format(head: bytes) -> str:
     return ""
 
 
+def is_image_name(name: str) -> bool:
+    """Return whether a name has the suffix of an image."""
+    return name.lower().endswith(_IMAGE_SUFFIXES)
+
+
 def is_image(head: bytes) -> bool:
     """Return whether the first bytes are those of an image, also of one in a format that cannot be processed."""
     return bool(sniff_format(head))
@@ -82,13 +88,16 @@ def is_archive(name: str, head: bytes) -> bool:
 def classify(name: str, head: bytes, keep: Sequence[str]) -> tuple[FileStatus | None, str]:
     """Return None for an image, which is to be processed, else what becomes of the file, and the reason.
 
-    `keep` are globs over the whole name or its last part.
+    `keep` are globs over the whole name or its last part; a resource fork, which says where its image came from and may
+    hold a preview of it, is never passed through.
     """
     if is_image(head):
         return None, ""
+    if head.startswith(_RESOURCE_FORKS):
+        return FileStatus.SKIPPED, "a resource fork of macOS"
     if is_archive(name, head):
         return FileStatus.SKIPPED, "an archive that is not opened: what it holds is not known"
-    if name.lower().endswith(_IMAGE_SUFFIXES):
+    if is_image_name(name):
         return None, ""
     last = name.rsplit("/", 1)[-1]
     if any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in keep):

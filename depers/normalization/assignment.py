@@ -134,7 +134,7 @@ class _OrderedReader:
 def refuse_leftovers(out: str, assignment: Assignment) -> None:
     """Raise UserError for files that another run left: they would be in both splits, or labels in neither."""
     pairs = zip(assignment.names, assignment.splits, strict=True)
-    tasks = (ImageTask("", "", name, split_name, "", None, ()) for name, split_name in pairs)
+    tasks = (ImageTask("", "", name, split_name, "", None, ()) for name, split_name in pairs if split_name)
     expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri, task.ignore_uri)}
     for folder in ("images", "labels", FOLDER):
         root = storage.join(out, folder)

@@ -13,8 +13,11 @@ from depers.normalization.class_lists import NAME_LISTS, ClassList, ClassLists, 
 from depers.normalization.coco import HEAD
 from depers.normalization.foreign import identify
 from depers.normalization.layouts import FileRole, MatchedFiles, SetImage, match_files, recognise
+from depers.normalization.matching import name_in_dataset
 from depers.normalization.rules import Problem, clean_name
 from depers.normalization.yolo import COLUMNS
+from depers.runtime import outputs
+from depers.statuses import ProblemAction
 from depers.storage import Entry
 
 AUTO = "auto"
@@ -105,17 +108,22 @@ def open_set(
     class_map: Mapping[str, str],
     patterns: Sequence[str],
     columns: str = COLUMNS[0],
+    *,
+    out: str | None = None,
+    follow_links: bool = False,
 ) -> LabelSet:
     """Open the set in a folder: recognise its format (or take `kind`), match its files, read lists of classes alone.
 
     `patterns`: only label files whose path below the folder fits one of them. `columns`: what stands in YOLO's lines.
-    Raise UserError where there are no images, no labels, or labels that cannot be told.
+    What can have no place in the dataset (`out`, if that is known) is a problem, as are links out of the folder
+    unless `follow_links`. Raise UserError where there are no images, no labels, or labels that cannot be told.
     """
     if not storage.is_dir(uri):
         raise UserError(f"{uri}: no such folder")
-    listed = storage.list_files(uri)
-    entries = {entry.path: entry for entry in listed if _is_selected(entry.path, patterns)}
-    left_out = [entry.path for entry in listed if entry.path not in entries]
+    listing = _check_listing(uri, prefix, storage.list_files(uri, follow_links, out), out)
+    unusable = [entry for entry in listing if entry.status]
+    entries = {entry.path: entry for entry in listing if not entry.status and _is_selected(entry.path, patterns)}
+    left_out = [entry.path for entry in listing if not entry.status and entry.path not in entries]
     paths = list(entries)
     if not any(path.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         raise UserError(f"{uri}: must hold images ({', '.join(IMAGE_SUFFIXES)}), but none of {len(paths)} files is one")
@@ -124,6 +132,8 @@ def open_set(
     if kind == AUTO:
         kind = recognise(uri, paths, in_names, head_of)
     files = match_files(kind, paths, in_names, head_of)
+    for entry in unusable:
+        files.problems.append(Problem(entry.path, 0, "unusable path", ProblemAction.SKIPPED, entry.reason))
     if not any(image.label_files for image in files.images) and not files.json_files:
         raise UserError(f"{uri}: {identify(paths, head_of) or _no_labels(kind, files, paths)}")
     label_set = LabelSet(uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out)
@@ -164,6 +174,18 @@ def _name_ids(label_set: LabelSet, classes: Sequence[str]) -> LabelSet:
     has_points = label_set.columns == AUTO and any(entry.has_points for entry in entries.values())
     columns = "box+points" if has_points else label_set.columns
     return label_set._replace(names=tuple(names), lists=lists, columns=columns)
+
+
+def _check_listing(uri: str, prefix: str, listing: Sequence[Entry], out: str | None) -> list[Entry]:
+    """Return the listing, of which fails what cannot be in the dataset.
+
+    That is any key that is no plain path, also where the dataset lies on S3: it would lead out of the folder that
+    somebody brings the dataset to.
+    """
+    checked = outputs.check_outputs("/", outputs.check_inputs(uri, listing), str)
+    if out is None:
+        return checked
+    return outputs.check_outputs(out, checked, locate=lambda path: f"images/train/{prefix}{name_in_dataset(path)}")
 
 
 def _is_selected(path: str, patterns: Sequence[str]) -> bool:

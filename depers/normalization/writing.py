@@ -78,12 +78,12 @@ class ImageTask(NamedTuple):
     @property
     def image_uri(self) -> str:
         """The image's path below the dataset."""
-        return storage.join("images", self.split, self.name)
+        return f"images/{self.split}/{self.name}"
 
     @property
     def labels_uri(self) -> str:
         """The path of its labels below the dataset."""
-        return storage.join("labels", self.split, str(PurePosixPath(self.name).with_suffix(".txt")))
+        return f"labels/{self.split}/{PurePosixPath(self.name).with_suffix('.txt')}"
 
     @property
     def ignore_uri(self) -> str:
@@ -121,7 +121,7 @@ def write_unit(
     table = pa.Table.from_pylist(rows, schema=RECORD)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
         with storage.translated_write_errors(out):
-            tables.write_table(units.record_uri(units.locate_inside(out), name), table)
+            units.write_record(units.locate_inside(out), name, table, out=out)
     return table
 
 
@@ -145,11 +145,11 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
         return _skip(out, task, [*frame.problems, *problems])
     try:
         if len(ignored.class_ids):
-            storage.write_bytes(storage.join(out, task.ignore_uri), format_yolo(ignored).encode())
+            storage.write_below(out, task.ignore_uri, format_yolo(ignored).encode())
         elif has_regions:
-            storage.delete(storage.join(out, task.ignore_uri))
-        storage.write_bytes(storage.join(out, task.labels_uri), format_yolo(labels).encode())
-        storage.write_bytes(storage.join(out, task.image_uri), data)
+            storage.delete_below(out, task.ignore_uri)
+        storage.write_below(out, task.labels_uri, format_yolo(labels).encode())
+        storage.write_below(out, task.image_uri, data)
     except Exception as error:
         reason = f"cannot be written ({explain(error)})"
         if not is_of_name(error):
@@ -165,7 +165,7 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
 def _skip(out: str, task: ImageTask, problems: list[Problem]) -> dict[str, Any]:
     for path in (task.image_uri, task.labels_uri, task.ignore_uri):  # of an earlier run, when it was still usable
         with suppress(OSError):  # a name that storage refuses is not there
-            storage.delete(storage.join(out, path))
+            storage.delete_below(out, path)
     return _row(task, SourceStatus.SKIPPED, (0, 0), [], problems)
 
 

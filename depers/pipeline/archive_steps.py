@@ -195,7 +195,7 @@ def discard(job: PassJob, unit: Unit, end: ArchiveEnd, reason: str) -> ArchiveSt
         pass
     if job.mirrors:
         with suppress(Exception):  # a name that storage refuses is not there
-            storage.delete(storage.join(job.out, unit.entries[0].path))
+            storage.delete_below(job.out, unit.entries[0].path)
     status = _record(job, unit, ArchiveStatus.FAILED, reason, [_as_failed(table) for table in chunk_tables])
     units.remove_chunks(job.records, unit.name, range(end.chunks))
     return status
@@ -216,10 +216,10 @@ def _as_failed(table: pa.Table) -> pa.Table:
 
 
 def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
-    target = storage.join(job.out, unit.entries[0].path)
+    path = unit.entries[0].path
     if end.reason and not end.chunks:
         if job.mirrors:
-            storage.delete(target)
+            storage.delete_below(job.out, path)
         return _record(job, unit, ArchiveStatus.FAILED, end.reason)
     chunk_tables: list[pa.Table] = []
     with_bytes: list[int] = []
@@ -227,7 +227,7 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     output_fields: Row = {}
     offsets: list[int] = []
     if job.mirrors:
-        with storage.open_writer(target) as file:
+        with storage.open_writer_below(job.out, path) as file:
             output = _DigestingFile(file)
             offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
         output_fields = {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}

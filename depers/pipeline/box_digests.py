@@ -35,7 +35,7 @@ def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath
 
 
 def _list_texts(folder: str) -> list[Entry]:
-    return storage.list_files(folder) if storage.is_dir(folder) else []
+    return storage.list_files(folder, follow_links=True) if storage.is_dir(folder) else []
 
 
 def _find_texts(unit: Unit, texts: dict[str, Entry], paths: Sequence[str]) -> list[Entry | None]:

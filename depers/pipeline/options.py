@@ -18,6 +18,7 @@ from depers.options import (
     confidence_option,
     device_option,
     file_seconds_option,
+    follow_links_option,
     imgsz_option,
     max_megapixels_option,
     option,
@@ -59,6 +60,7 @@ class PassOptions(CheckedOptions):
     batch_size: int = batch_size_option()
     max_megapixels: float = max_megapixels_option(MAX_MEGAPIXELS)
     file_seconds: float = file_seconds_option(FILE_SECONDS)
+    follow_links: bool = follow_links_option()
     device: str = device_option()
     precision: str = precision_option(PRECISIONS)
     topology: str = option(

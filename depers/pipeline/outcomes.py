@@ -78,11 +78,10 @@ def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
     if not job.mirrors:
         return outcome
     try:
-        target = storage.join(job.out, item.path)
         if outcome.data is not None:
-            storage.write_bytes(target, outcome.data)
+            storage.write_below(job.out, item.path, outcome.data)
         elif not outcome.retry:
-            storage.delete(target)  # an earlier version of this input may have succeeded
+            storage.delete_below(job.out, item.path)  # an earlier version of this input may have succeeded
     except Exception as error:
         reason = explain(error)
         if outcome.data is None and is_of_name(error):

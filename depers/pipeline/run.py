@@ -18,7 +18,7 @@ from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.workers import inspect_weights
-from depers.runtime import claims, inputs, units
+from depers.runtime import claims, inputs, outputs, units
 from depers.runtime.cluster import choose_device
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report
@@ -139,7 +139,7 @@ def run(
     # It imports torch; INPUT is listed meanwhile.
     inspection = ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, reference)
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
-    all_units = plan_units(job.input) if entries is None else units.cut(entries)
+    all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
     if job.boxes is not None:
         if rows is None and not job.boxes.labels:
             rows = RowsByPath(job.boxes.uri)
@@ -184,22 +184,22 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     inputs.write_inputs(job.records, place, [*entries, *absent])
     units.set_aside(job.records, {unit.name for unit in all_units})
     listing = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
-    outputs = {entry.path: entry.size for entry in listing}
+    results = {entry.path: entry.size for entry in listing if not entry.status}
     if not storage.is_s3(job.out):
-        obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & outputs.keys())
+        obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & results.keys())
         storage.delete_files(job.out, obstacles)
-        outputs = {path: size for path, size in outputs.items() if path not in obstacles}
-    return Stock(absent, departed, outputs)
+        results = {path: size for path, size in results.items() if path not in obstacles}
+    return Stock(absent, departed, results)
 
 
-def plan_units(folder: str) -> list[Unit]:
+def plan_units(job: PassJob, follow_links: bool = False) -> list[Unit]:
     """Return the units of everything in INPUT. Raise UserError where there is nothing, or what only OUT may hold."""
-    all_units = units.cut(storage.list_files(folder))
-    if not all_units:
-        raise UserError(f"{folder}: must hold at least one file, but is empty")
-    if any(entry.path.startswith(f"{units.FOLDER}/") for unit in all_units for entry in unit.entries):
-        raise UserError(f"{folder}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
-    return all_units
+    entries = outputs.check_inputs(job.input, storage.list_files(job.input, follow_links, job.out))
+    if not entries:
+        raise UserError(f"{job.input}: must hold at least one file, but is empty")
+    if any(entry.path.partition("/")[0].casefold() == units.FOLDER for entry in entries):
+        raise UserError(f"{job.input}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
+    return units.cut(outputs.check_outputs(job.out, entries) if job.mirrors else entries)
 
 
 def refuse_overlap(places: Mapping[str, str | None]) -> None:

@@ -125,16 +125,24 @@ class PassJob(NamedTuple):
 
 
 def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:
-    """Return a loose file, or an item with the reason why it cannot be had."""
+    """Return a loose file, or an item with the reason why it cannot be had; of what is skipped, the head is read."""
     item = Item(entry.path, size=max(0, entry.size), precomputed=precomputed)
+    if entry.status:
+        return replace(item, status=entry.status if entry.status == FileStatus.SKIPPED else "", reason=entry.reason)
+    is_small = entry.size <= job.rules.most_bytes
+
+    def is_needed(head: bytes) -> bool:
+        return is_small and sniffing.classify(entry.path, head, job.keep)[0] != FileStatus.SKIPPED
+
     try:
-        data = storage.read_entry(job.input, entry, job.rules.most_bytes)
+        hint = sniffing.is_image_name(entry.path) and is_small
+        data = storage.read_entry(job.input, entry, sniffing.HEAD, is_needed, hint)
         status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
     except Exception as error:
         return replace(item, reason=f"cannot be read ({explain(error)})", retry=isinstance(error, OSError))
     if status == FileStatus.SKIPPED:
         return replace(item, status=status, reason=reason)
-    if len(data) < entry.size:
+    if not is_small:
         return replace(item, reason=f"must have at most {job.rules.most_bytes} bytes, but has {entry.size}")
     return replace(item, data=data, status=status or "")
 

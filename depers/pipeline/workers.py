@@ -126,7 +126,8 @@ def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Seq
             retries = {entry.path: 0.0 for entry, outcome in entries if outcome.retry}
             overdue = [offset for offset, reason in work.poisonous.items() if reason != CRASHED]
             retries |= {work.unit.entries[offset].path: job.file_seconds for offset in overdue}
-            units.write_record(job.records, work.unit.name, to_table(job, rows), retries, work.is_retry)
+            table = to_table(job, rows)
+            units.write_record(job.records, work.unit.name, table, retries, work.is_retry, out=job.out)
     except OSError as error:
         raise as_outage(error, job.records) from error
     return [row["status"] for row in rows]

@@ -68,7 +68,7 @@ def refuse_another(out: str, place: str, entries: Sequence[Entry], known: KnownI
             requirement = f"must hold inputs of the earlier run in {out}"
             raise UserError(f"{place}: {requirement}, but none of {total} is there: {hint}")
         return
-    unchanged = len(set(entries).intersection(known.entries))
+    unchanged = len({entry[:3] for entry in entries}.intersection(entry[:3] for entry in known.entries))
     if 2 * unchanged < total:
         share = f"of its {total} inputs {unchanged} are there unchanged"
         raise UserError(f"{out}: holds a run of {known.place}, but INPUT is now {place} ({share}): {hint}")

@@ -45,7 +45,7 @@ class Unit(NamedTuple):
     @property
     def archive(self) -> str | None:
         """The kind of archive that it is, if it is one."""
-        return registry.kind_of(self.entries[0].path)
+        return _kind_of(self.entries[0])
 
 
 def cut(entries: Sequence[Entry]) -> list[Unit]:
@@ -57,7 +57,7 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
     loose: list[Entry] = []
     units = []
     for entry in sorted(entries):
-        if registry.kind_of(entry.path) is None:
+        if _kind_of(entry) is None:
             loose.append(entry)
         else:
             units.append(Unit(_name((entry,)), (entry,)))
@@ -75,6 +75,11 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
         units.append(Unit(_name(batch), tuple(batch)))
     units.sort(key=lambda unit: unit.entries[0].path)
     return units
+
+
+def _kind_of(entry: Entry) -> str | None:
+    """Return the kind of archive that an entry is to be opened as: none, where the listing says that it is not."""
+    return None if entry.status else registry.kind_of(entry.path)
 
 
 def count_inputs(units: Sequence[Unit]) -> str:
@@ -115,12 +120,21 @@ class RetryRecord(NamedTuple):
 
 
 def write_record(
-    records: str, name: str, table: pa.Table, retries: Mapping[str, float] | None = None, was_retry: bool = False
+    records: str,
+    name: str,
+    table: pa.Table,
+    retries: Mapping[str, float] | None = None,
+    was_retry: bool = False,
+    *,
+    out: str | None = None,
 ) -> None:
     """Write the record of a unit, which marks it done, but for `retries`, as in `RetryRecord`: those are tried again.
 
-    `was_retry`: an earlier run has recorded it so.
+    `was_retry`: an earlier run has recorded it so. What the unit has written to `out` is on its disk before: no record
+    survives a power cut without its files.
     """
+    if out is not None:
+        storage.flush(out)
     if retries:
         texts = json.dumps({parquet_text(path): seconds for path, seconds in retries.items()})
         table = table.replace_schema_metadata((table.schema.metadata or {}) | {_RETRY_KEY: texts.encode()})
@@ -157,7 +171,7 @@ def _names(records: str, folder: str) -> list[str]:
     uri = storage.join(records, folder)
     if not storage.is_dir(uri):
         return []
-    return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri)]
+    return [entry.path.rsplit(".", 1)[0] for entry in storage.list_files(uri) if not entry.status]
 
 
 def set_aside(records: str, names: Collection[str]) -> None:

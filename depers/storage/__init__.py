@@ -9,30 +9,24 @@ own notes there. Both clients have the same configuration (`s3.CONFIGURATION`).
 import errno
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from depers.errors import UserError, short_reason
 from depers.resources import MIB
 from depers.storage import failures, local, s3, s3_files
+from depers.storage.paths import Entry as Entry
+from depers.storage.paths import UnsafePathError as UnsafePathError
+from depers.storage.paths import explain_no_target as explain_no_target
+from depers.storage.paths import is_s3 as is_s3
+from depers.storage.paths import join as join
+from depers.storage.paths import locate
 
+_WHOLE_BYTES = 64 * 1024  # what is read at once: another request would take longer
 _REMOVERS = 32  # threads that mostly wait for storage
-
-
-class Entry(NamedTuple):
-    """One file below a root: its path relative to it with `/`, size in bytes, and a tag that changes with it."""
-
-    path: str
-    size: int
-    etag: str
-
-
-def is_s3(uri: str) -> bool:
-    """Return whether `uri` names something on S3."""
-    return uri.startswith("s3://")
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
@@ -51,11 +45,6 @@ def check(uri: str, name: str) -> str:
     if not uri or uri.rstrip("/") == "s3:":
         raise UserError(f"{name} must name a folder, but got {uri!r}")
     return uri.rstrip("/") or "/"
-
-
-def join(root: str, *parts: str) -> str:
-    """Return `root/part/…`; the parts are relative and use `/`."""
-    return "/".join([root.rstrip("/"), *parts])
 
 
 def neighbor(uri: str, suffix: str) -> str | None:
@@ -102,10 +91,17 @@ def is_dir(uri: str) -> bool:
         return s3.has_keys(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
-def list_files(root: str) -> list[Entry]:
-    """Return every file below `root`, by path. Raise UserError where `root` is missing, no folder or unreadable."""
+def list_files(root: str, follow_links: bool = False, out: str | None = None) -> list[Entry]:
+    """Return every file below `root`, by path. Raise UserError where `root` is missing, no folder or unreadable.
+
+    With them what is no file to read, as `skipped`: devices, pipes, links to folders that are listed already, and,
+    unless `follow_links`, links that lead out of `root`. No link leads into the folder `out`.
+    """
     with translated_errors(root):
-        entries = [Entry(*fields) for fields in (s3.list_keys(root) if is_s3(root) else local.list_files(root))]
+        if is_s3(root):
+            entries = [Entry(*fields) for fields in s3.list_keys(root)]
+        else:
+            entries = list(local.list_files(root, follow_links, None if out is None or is_s3(out) else out))
     if not entries and not is_dir(root):
         raise UserError(f"{root}: no such folder")
     return sorted(entries)
@@ -136,8 +132,8 @@ def translated_write_errors(uri: str) -> Iterator[None]:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Return the whole content; raise OSError."""
-    return s3.read(uri) if is_s3(uri) else Path(uri).read_bytes()
+    """Return the whole content of a regular file or an object; raise OSError."""
+    return s3.read(uri) if is_s3(uri) else local.read(uri)
 
 
 def read_range(uri: str, start: int, size: int) -> bytes:
@@ -145,20 +141,27 @@ def read_range(uri: str, start: int, size: int) -> bytes:
     return s3.read(uri, None, start, start + size) if is_s3(uri) else local.read_range(uri, start, size)
 
 
-def read_entry(root: str, entry: Entry, limit: int) -> bytes:
-    """Return the content of a listed file, of a larger one than `limit` bytes only the first 4096; raise OSError.
+def read_entry(
+    root: str, entry: Entry, head: int = 0, is_needed: Callable[[bytes], bool] = lambda head: True, hint: bool = False
+) -> bytes:
+    """Return the content of a listed file; its first `head` bytes alone where `is_needed` denies that the rest is.
 
+    A small one is read at once, and with `hint`, which says that most likely the rest is needed, any. Raise OSError.
     What is no longer what was listed is an error: a unit's name stands for the content that it had.
     """
-    uri, stop = join(root, entry.path), None if entry.size <= limit else 4096
-    if is_s3(uri):
-        return s3.read(uri, entry.etag, 0, stop)
+    uri = join(root, entry.path)
 
-    def read() -> bytes:
+    def read_local() -> bytes:
         with local.open_listed(uri, entry.size, entry.etag) as file:
-            return file.read() if stop is None else file.read(stop)
+            start = file.read(head)
+            return start + file.read() if is_needed(start) else start
 
-    return failures.persist(read)
+    if not is_s3(uri):
+        return failures.persist(read_local)
+    if hint or not head or entry.size <= _WHOLE_BYTES:
+        return s3.read(uri, entry.etag)
+    start = s3.read(uri, entry.etag, 0, head)
+    return start + s3.read(uri, entry.etag, head, entry.size) if is_needed(start) else start
 
 
 def open_entry(root: str, entry: Entry) -> BinaryIO:
@@ -170,11 +173,43 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write whole or not at all: one upload, or a neighbor that is renamed into place. Make folders."""
+    """Write whole or not at all, also where the power fails: one upload, or a neighbor that is renamed into place.
+
+    Make folders. `uri` is named by the program or its user; what data name is written by `write_below`.
+    """
     if is_s3(uri):
         s3.write(uri, data)
     else:
         failures.persist(lambda: local.write(uri, data))
+
+
+def write_below(root: str, path: str, data: bytes) -> None:
+    """Write whole or not at all what data name: `root/path`. Raise OSError, UnsafePathError where that is no place.
+
+    On a local disk it is sure to be there after the next `flush`, which a record of it must wait for.
+    """
+    uri = locate(root, path)
+    if is_s3(root):
+        s3.write(uri, data)
+    else:
+        failures.persist(lambda: local.write(uri, data, durable=False))
+
+
+def open_writer_below(root: str, path: str) -> AbstractContextManager[BinaryIO]:
+    """Open what data name to write from front to back, as `open_writer`. Raise OSError as `write_below`."""
+    return open_writer(locate(root, path))
+
+
+def delete_below(root: str, path: str) -> None:
+    """Remove what `write_below` may have written; no error where that cannot be. Raise UnsafePathError for a link."""
+    if not explain_no_target(root, path):
+        delete(locate(root, path))
+
+
+def flush(root: str) -> None:
+    """Wait until all that was written below `root` is on its disk; S3 has what it has answered for."""
+    if not is_s3(root):
+        local.flush(root)
 
 
 @contextmanager
@@ -194,19 +229,19 @@ def open_writer(uri: str) -> Iterator[BinaryIO]:
 
 
 def delete(uri: str) -> None:
-    """Remove one file; no error where it is absent."""
+    """Remove one file, or a link itself; no error where there is none of that name."""
     if is_s3(uri):
         s3.delete(uri)
     else:
-        with suppress(NotADirectoryError):  # nothing is below a file
-            Path(uri).unlink(missing_ok=True)
+        local.delete(uri)
 
 
 def delete_files(root: str, paths: Sequence[str]) -> None:
     """Remove files below `root`, and the folders that are empty then. Raise UserError where one cannot be removed."""
     with translated_write_errors(root), ThreadPoolExecutor(_REMOVERS) as pool:
-        list(pool.map(lambda path: delete(join(root, path)), paths))
-    for folder in sorted({path.rpartition("/")[0] for path in paths} - {""}, reverse=True):
+        list(pool.map(lambda path: delete_below(root, path), paths))
+    folders = {path.rpartition("/")[0] for path in paths if not explain_no_target(root, path)} - {""}
+    for folder in sorted(folders, reverse=True):
         remove_empty_folders(root, folder)
 
 
@@ -221,4 +256,4 @@ def remove_partials(root: str) -> None:
 def remove_empty_folders(root: str, path: str) -> None:
     """Remove the folder `path` below `root`, and those above it below `root`, as far as they are empty."""
     if not is_s3(root):  # S3 has none
-        local.remove_empty_folders(root, path)
+        local.remove_empty_folders(root, locate(root, path))

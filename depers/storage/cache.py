@@ -21,6 +21,7 @@ from typing import IO, Any
 from depers import resources, storage
 from depers.errors import UserError
 from depers.storage import Entry
+from depers.storage.paths import UnsafePathError, explain_no_target, locate
 
 _READERS = 16  # threads that mostly wait for storage
 _SPARE = 256 * resources.MIB  # bytes of the disk that are left alone
@@ -50,7 +51,8 @@ class DatasetCache:
         self._locks.clear()
 
     def _folder(self, uri: str) -> Path:
-        return self._root / "data" / uri[5:].rstrip("/")
+        """Return the place of a folder of S3. Raise UserError for one whose name would lead out of the cache."""
+        return Path(locate(str(self._root / "data"), uri[5:].rstrip("/")))
 
     def _fetch_all(self, folders: dict[str, list[Entry]]) -> None:
         absent = {uri: self._absent(uri, entries) for uri, entries in folders.items()}
@@ -81,20 +83,24 @@ class DatasetCache:
 
     def _recorded(self, record: Path) -> dict[str, Entry]:
         try:
-            entries = json.loads(record.read_bytes())["entries"]
-        except (OSError, ValueError, KeyError):
+            entries = [Entry(*fields) for fields in json.loads(record.read_bytes())["entries"]]
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
-        return {path: Entry(path, size, etag) for path, size, etag in entries}
+        return {entry.path: entry for entry in entries}
 
     def _absent(self, uri: str, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries that are not on this node as they are on S3 now."""
-        recorded, folder = self._recorded(self._record(uri)), self._folder(uri)
+        recorded, folder = self._recorded(self._record(uri)), str(self._folder(uri))
 
         def is_present(entry: Entry) -> bool:
             with suppress(OSError):
-                return recorded.get(entry.path) == entry and (folder / entry.path).stat().st_size == entry.size
+                place = Path(locate(folder, entry.path))
+                return recorded.get(entry.path) == entry and place.stat().st_size == entry.size
             return False
 
+        for entry in entries:
+            if reason := explain_no_target(folder, entry.path):
+                raise UserError(f"{storage.join(uri, entry.path)}: cannot be brought to this node: {reason}")
         return [entry for entry in entries if not is_present(entry)]
 
     def _fetch_file(self, uri: str, entry: Entry) -> None:
@@ -110,14 +116,14 @@ class DatasetCache:
             arrival = f"{len(data)} bytes with sum {digest}"
             raise UserError(f"{source}: must be {entry.size} bytes with sum {entry.etag}, but {arrival} arrived")
         with storage.translated_write_errors(str(self._folder(uri))):
-            storage.write_bytes(str(self._folder(uri) / entry.path), data)
+            storage.write_below(str(self._folder(uri)), entry.path, data)
 
     def _remove_stale(self, uri: str, entries: Sequence[Entry]) -> None:
         """Remove what is no longer on S3: it would be listed as a part of the dataset."""
         paths = {entry.path for entry in entries}
         for path in self._recorded(self._record(uri)):
             if path not in paths:
-                (self._folder(uri) / path).unlink(missing_ok=True)
+                storage.delete_below(str(self._folder(uri)), path)
 
     def _make_room(self, size: int, uris: set[str]) -> None:
         """Clear folders that nobody uses, the oldest first and none of `uris`, until `size` bytes fit in the limit."""
@@ -133,7 +139,8 @@ class DatasetCache:
                     continue
                 with path.with_suffix(".lock").open("a") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: in use
-                    shutil.rmtree(self._folder(uri), ignore_errors=True)
+                    with suppress(UnsafePathError):  # such as no version of depers would write today
+                        shutil.rmtree(self._folder(uri), ignore_errors=True)
                     path.unlink()
                     total -= sizes[path]
         if total + size > self._limit:

@@ -8,7 +8,6 @@ import email.utils
 import fcntl
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,7 +81,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 def _read_file(path: Path) -> Version:
     data, written = path.read_bytes(), path.stat().st_mtime
-    clock = path.with_name(f".{secrets.token_hex(8)}{local.PARTIAL}")  # files of a server have the times of that
+    clock = local.make_partial(path)  # files of a server have the times of that
     try:
         clock.touch()
         now = clock.stat().st_mtime

@@ -1,36 +1,89 @@
 """Local files as storage has them: listed with what identifies them, and written whole, by way of a neighbor."""
 
+import ctypes
 import os
+import re
+import stat
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-PARTIAL = ".depers-partial"
-"""The suffix of a file that is still being written."""
+from depers.statuses import FileStatus
+from depers.storage.paths import Entry
+
+_PARTIAL = re.compile(r"\.depers-[0-9a-f]{32}\.partial")
+"""The name of a file that is still being written: as long as any file's, and nobody else's on any host."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
-def list_files(root: str) -> Iterator[tuple[str, int, str]]:
-    """Yield every file below `root`: its path relative to it, size in bytes, and time of change; links are followed.
+def list_files(root: str, follow_links: bool, out: str | None = None) -> Iterator[Entry]:
+    """Yield every regular file below `root` as it is, and as `skipped` what is none, or no file of `root`.
 
-    A link that leads nowhere has size -1: it is an input, and will fail as one. Raise OSError for a folder that cannot
-    be listed: it would silently lose its files.
+    Each real folder is gone through once, under its own name where that lies below `root`. Links to files below `root`
+    are read like those; links that lead out of it only with `follow_links`, and folders last, so that a loop ends. A
+    link that leads nowhere has size -1: it is an input, and will fail as one. Raise OSError for a folder that cannot be
+    listed: it would silently lose its files.
     """
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    os.scandir(root).close()
-    for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
-        for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118 (a million Path objects are slow)
-            if name.endswith(PARTIAL):
+    home = os.path.realpath(root)
+    folders, links = [("", root)], list[tuple[str, str]]()
+    visited = {_node(out): "OUT"} if out and os.path.isdir(out) else {}  # noqa: PTH112
+    visited[_node(root)] = "the folder itself"
+    while folders or links:
+        is_link = not folders
+        if is_link:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        prefix, folder = folders.pop()
+        if prefix and (is_link or follow_links):
+            node = _node(folder)
+            if node in visited:
+                yield _skip(prefix[:-1], f"a folder that is listed already: {visited[node]}")
                 continue
-            try:
-                size, tag = _identity(os.stat(path))  # noqa: PTH116
-            except OSError:
-                size, tag = -1, ""
-            yield os.path.relpath(path, root), size, tag
+            visited[node] = prefix[:-1]
+        with os.scandir(folder) as items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    folders.append((f"{prefix}{item.name}/", item.path))
+                elif not _PARTIAL.fullmatch(item.name):
+                    entry = _describe(item, prefix + item.name, home, follow_links)
+                    if entry is None:
+                        links.append((f"{prefix}{item.name}/", item.path))
+                    else:
+                        yield entry
+
+
+def _describe(item: "os.DirEntry[str]", path: str, home: str, follow_links: bool) -> Entry | None:
+    """Return the entry of what is no folder; None for a link to a folder that is to be followed."""
+    try:
+        status = item.stat()
+    except OSError:
+        return Entry(path, -1, "")
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if item.is_symlink():
+        target = os.path.realpath(item.path)
+        if f"{home}/".startswith(f"{target.rstrip('/')}/"):
+            return _skip(path, "a link to a folder that holds it")
+        if not follow_links and not target.startswith(f"{home.rstrip('/')}/"):
+            return _skip(path, "a link that leads out of the folder, which only --follow-links allows")
+        if is_folder and not follow_links:
+            return _skip(path, "a link to a folder that is listed already")
+    if is_folder:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return _skip(path, "neither a file nor a folder")
+    return Entry(path, *_identity(status))
+
+
+def _skip(path: str, reason: str) -> Entry:
+    return Entry(path, 0, "", FileStatus.SKIPPED, reason)
+
+
+def _node(path: str) -> tuple[int, int]:
+    """Return what tells a folder from all others, whatever it is called."""
+    status = os.stat(path)  # noqa: PTH116
+    return status.st_dev, status.st_ino
 
 
 def _identity(status: os.stat_result) -> tuple[int, str]:
@@ -38,9 +91,24 @@ def _identity(status: os.stat_result) -> tuple[int, str]:
     return status.st_size, str(status.st_mtime_ns)
 
 
+def _open(path: str) -> BinaryIO:
+    """Open a regular file for reading; raise OSError, also for what would be waited for, or has no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path}: must be a regular file, but is none")
+    return os.fdopen(descriptor, "rb")
+
+
+def read(path: str) -> bytes:
+    """Return the whole content; raise OSError."""
+    with _open(path) as file:
+        return file.read()
+
+
 def open_listed(path: str, size: int, tag: str) -> BinaryIO:
     """Open a listed file for reading; raise OSError, also where it is no longer the one that was listed."""
-    file = open(path, "rb")  # noqa: PTH123, SIM115
+    file = _open(path)
     if _identity(os.fstat(file.fileno())) != (size, tag):
         file.close()
         raise OSError("changed since it was listed")
@@ -49,52 +117,99 @@ def open_listed(path: str, size: int, tag: str) -> BinaryIO:
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on; raise OSError."""
-    with open(path, "rb") as file:  # noqa: PTH123
+    with _open(path) as file:
         file.seek(start)
         return file.read(size)
 
 
-def write(path: str, data: bytes) -> None:
-    """Write whole or not at all, and make folders; raise OSError."""
-    partial = _partial(path)
-    try:
-        partial.write_bytes(data)
-    except FileNotFoundError:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-    partial.replace(path)
+def write(path: str, data: bytes, durable: bool = True) -> None:
+    """Write whole or not at all, and make folders; raise OSError.
+
+    What is not `durable` may be lost, or be there without its content, where the power fails before the next `flush`.
+    """
+    with open_writer(path, durable) as file:
+        file.write(data)
+
+
+def make_partial(path: str | Path) -> Path:
+    """Return a neighbor of `path` to write first, with a name that no other process has, nor any other target."""
+    return Path(path).with_name(f".depers-{uuid.uuid4().hex}.partial")
 
 
 @contextmanager
-def open_writer(path: str) -> Iterator[BinaryIO]:
+def open_writer(path: str, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file to write that appears, whole, where the block ends well; make folders; raise OSError."""
-    partial = _partial(path)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial = make_partial(path)
     try:
-        with partial.open("wb") as file:
+        with _create(partial) as file:
             yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise
+    if durable:
+        _sync_folder(partial.parent)
 
 
-def _partial(path: str) -> Path:
-    """Return the neighbor that is renamed into place."""
-    return Path(path).with_name(f".{Path(path).name[:200]}.{os.getpid()}{PARTIAL}")
+def _create(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make sure that a name lasts; not every file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, _DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def flush(root: str) -> None:
+    """Wait until everything in the file system of `root` is on its disk; raise OSError.
+
+    Once for many small files: waiting for each of them takes tens of times as long.
+    """
+    try:
+        descriptor = os.open(root, _DIRECTORY)
+    except FileNotFoundError:  # nothing was written there
+        return
+    try:
+        synchronize = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # which os does not offer
+        if synchronize is None:
+            os.sync()
+        elif synchronize(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), root)
+    finally:
+        os.close(descriptor)
+
+
+def delete(path: str) -> None:
+    """Remove a file, or a link itself; no error where there is none of that name, also where that is a folder's."""
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        os.unlink(path)  # noqa: PTH108
 
 
 def remove_partials(root: str) -> None:
-    """Remove what a killed process left half written below `root`."""
+    """Remove what a killed process left half written below `root`: its own files alone, and none through a link."""
     for folder, _, names in os.walk(root):
         for name in names:
-            if name.endswith(PARTIAL):
-                Path(folder, name).unlink(missing_ok=True)
+            if _PARTIAL.fullmatch(name):
+                delete(f"{folder}/{name}")
 
 
 def remove_empty_folders(root: str, path: str) -> None:
-    """Remove the folder `path` below `root`, and those above it below `root`, as far as they are empty."""
-    folder = Path(root, path)
+    """Remove the folder `path`, and those above it below `root`, as far as they are empty."""
+    folder = Path(path)
     while folder != Path(root):
         try:
             folder.rmdir()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import unquote_plus
 
 from depers.errors import REASON_LENGTH, one_line
 from depers.resources import MIB
@@ -140,15 +141,20 @@ def _answers(uri: str) -> bool:
 
 
 def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
-    """Yield every key below the folder `uri`, relative to it, with its size in bytes and etag; raise OSError."""
+    """Yield every key below the folder `uri`, relative to it, with its size in bytes and etag; raise OSError.
+
+    Bytes of a key that are not UTF-8, which some servers hold, become surrogates, as in names of files. An object of
+    no bytes whose key ends in `/` stands for a folder.
+    """
     bucket, prefix = _folder(uri)
     token: dict[str, str] = {}
     while True:
-        arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix} | token
+        arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "EncodingType": "url"} | token
         page = with_retries(lambda arguments=arguments: client().list_objects_v2(**arguments), uri)  # type: ignore[misc]
         for item in page.get("Contents", ()):
-            if not item["Key"].endswith("/"):
-                yield item["Key"][len(prefix) :], int(item["Size"]), item.get("ETag", "").strip('"')
+            key, size = unquote_plus(item["Key"], errors="surrogateescape"), int(item["Size"])
+            if size or not key.endswith("/"):
+                yield key[len(prefix) :], size, item.get("ETag", "").strip('"')
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -186,8 +186,8 @@ def render_blocks(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last
     write = _write_shard if job.shards else _write_files
     with storage.translated_write_errors(job.out):
         write(job, first, _render_images(bank, job, first, last, rows))
-        record = units.record_uri(units.locate_inside(job.out), unit_name(first))
-        tables.write_table(record, pa.Table.from_pylist(rows, schema=RECORD))
+        record = pa.Table.from_pylist(rows, schema=RECORD)
+        units.write_record(units.locate_inside(job.out), unit_name(first), record, out=job.out)
     return len(rows)
 
 
@@ -214,9 +214,9 @@ def _render_images(
 def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
     for name, data, text, ignored in images:
         if ignored:
-            storage.write_bytes(storage.join(job.out, FOLDER, "train", f"{name}.txt"), ignored)
-        storage.write_bytes(storage.join(job.out, "labels", "train", f"{name}.txt"), text)
-        storage.write_bytes(storage.join(job.out, "images", "train", f"{name}.jpg"), data)
+            storage.write_below(job.out, f"{FOLDER}/train/{name}.txt", ignored)
+        storage.write_below(job.out, f"labels/train/{name}.txt", text)
+        storage.write_below(job.out, f"images/train/{name}.jpg", data)
 
 
 def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:

@@ -39,7 +39,7 @@ def test_a_poisonous_file_costs_one_row(ray_local: None, tmp_path: Path, staged:
     job = PassJob(
         str(tmp_path / "in"), str(tmp_path / "out"), (), (), settings, 8, 80, False, SCHEMA, finish, file_seconds=1
     )
-    everything = run.plan_units(job.input)
+    everything = run.plan_units(job)
     assert list(ray_data.run(PassRun(job, ray.put([]), 32, staged, 1), everything))
     rows = [row for table in units.read_records(job.records, everything, SCHEMA) for row in table.to_pylist()]
     reasons = {row["path"]: row["reason"] for row in rows}

@@ -51,7 +51,7 @@ def test_what_passes_is_outlasted(s3_bucket: str, proxied: Any, fault: str) -> N
     storage.write_bytes(f"{s3_bucket}/in/a.jpg", data)
     proxy = proxied(lambda method, place, time: fault if time <= 3 else "")
     [entry] = storage.list_files(f"{s3_bucket}/in")
-    assert storage.read_entry(f"{s3_bucket}/in", entry, 1 << 30) == data
+    assert storage.read_entry(f"{s3_bucket}/in", entry) == data
     storage.write_bytes(f"{s3_bucket}/out/a.jpg", data)
     assert storage.read_bytes(f"{s3_bucket}/out/a.jpg") == data
     assert proxy.faults[fault] >= 9
@@ -138,10 +138,10 @@ def test_what_changed_or_went_since_it_was_listed_is_an_error(s3_bucket: str) ->
     [entry] = storage.list_files(f"{s3_bucket}/in")
     storage.write_bytes(f"{s3_bucket}/in/a.jpg", b"two")
     with pytest.raises(OSError, match="changed since it was listed"):
-        storage.read_entry(f"{s3_bucket}/in", entry, 100)
+        storage.read_entry(f"{s3_bucket}/in", entry)
     storage.delete(f"{s3_bucket}/in/a.jpg")
     with pytest.raises(FileNotFoundError):
-        storage.read_entry(f"{s3_bucket}/in", entry, 100)
+        storage.read_entry(f"{s3_bucket}/in", entry)
 
 
 def test_a_local_file_that_changed_is_an_error(tmp_path: Any) -> None:
@@ -149,7 +149,7 @@ def test_a_local_file_that_changed_is_an_error(tmp_path: Any) -> None:
     [entry] = storage.list_files(str(tmp_path))
     (tmp_path / "a.jpg").write_bytes(b"three")
     with pytest.raises(OSError, match="changed since it was listed"):
-        storage.read_entry(str(tmp_path), entry, 100)
+        storage.read_entry(str(tmp_path), entry)
     with pytest.raises(OSError, match="changed since it was listed"):
         storage.open_entry(str(tmp_path), entry)
 
@@ -196,6 +196,6 @@ def test_an_archive_that_cannot_be_read_on_keeps_what_was_read(s3_bucket: str, p
 
 def test_an_object_of_no_bytes(s3_bucket: str) -> None:
     storage.write_bytes(f"{s3_bucket}/a", b"")
-    assert storage.read_entry(s3_bucket, Entry("a", 0, ""), 10) == b""
+    assert storage.read_entry(s3_bucket, Entry("a", 0, "")) == b""
     with storage.open_entry(s3_bucket, storage.list_files(s3_bucket)[0]) as file:
         assert file.read() == b""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from depers import storage
+from depers.datasets import data_yaml
 from depers.datasets.data_yaml import (
     Dataset,
     check_labels,
@@ -172,3 +173,21 @@ def test_images_without_a_folder_of_labels_are_refused(tmp_path: Path, folder: s
     (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(UserError, match=message):
         check_labels("set", None, str(tmp_path / folder))
+
+
+@pytest.mark.parametrize(
+    ("folder", "path", "expected"),
+    [
+        ("s3://b/set", "images/train", "s3://b/set/images/train"),
+        ("s3://b/set", "../other", "s3://b/other"),
+        ("s3://b/set", "/images", "s3://b/set/images"),
+        ("s3://b/set", "../../../c/secret", "s3://b/c/secret"),
+        ("s3://b", "../..", "s3://b"),
+        ("s3://b", "", "s3://b"),
+        ("s3://b/set", "s3://c/x", "s3://c/x"),
+        ("/set", "../other", "/set/../other"),
+        ("/set", "/other", "/other"),
+    ],
+)
+def test_a_path_is_seen_from_its_folder_and_stays_in_its_bucket(folder: str, path: str, expected: str) -> None:
+    assert data_yaml._resolve(folder, path) == expected

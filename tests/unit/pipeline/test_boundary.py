@@ -290,11 +290,11 @@ def test_storage_that_fails_an_archive_leaves_what_is_in_out(job: PassJob, monke
 def test_a_denied_file_does_not_keep_its_unit_from_being_done(job: PassJob, monkeypatch: pytest.MonkeyPatch) -> None:
     unit, read_entry, seen = find_unit(job, False), storage.read_entry, []
 
-    def read(root: str, entry: Any, limit: int) -> bytes:
+    def read(root: str, entry: Any, *arguments: Any) -> bytes:
         seen.append(entry.path)
         if entry.path == "3.png" and denied:
             raise PermissionError(errno.EACCES, "it is archived (Glacier) and must be restored first")
-        return read_entry(root, entry, limit)
+        return read_entry(root, entry, *arguments)
 
     monkeypatch.setattr(storage, "read_entry", read)
     denied = True
@@ -320,7 +320,7 @@ def test_a_record_that_cannot_be_written_is_an_outage(job: PassJob, monkeypatch:
         FusedWorker(job, [[]]).work(Work(find_unit(job, False)))
 
 
-@pytest.mark.parametrize("place", ["read_entry", "write_bytes"])
+@pytest.mark.parametrize("place", ["read_entry", "write_below"])
 def test_an_outage_is_never_a_row(job: PassJob, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     outage = OutageError(errno.EPERM, "the credentials have expired", "s3://b/a.jpg")
     monkeypatch.setattr(storage, place, fail_on("", outage, lambda: None))
@@ -346,7 +346,7 @@ def test_boxes_that_storage_fails_are_asked_for_again(
 
 def test_what_is_passed_through_and_cannot_be_written_is_failed(job: PassJob, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(job.input, "notes.txt").write_text("kept")
-    monkeypatch.setattr(storage, "write_bytes", fail_on("notes", OSError(errno.EIO, "I/O error"), storage.write_bytes))
+    monkeypatch.setattr(storage, "write_below", fail_on("notes", OSError(errno.EIO, "I/O error"), storage.write_below))
     rows = run(job._replace(keep=("*.txt",)), find_unit(job, False))
     assert [row["status"] for row in rows] == ["clean"] * 5 + ["failed"]
 

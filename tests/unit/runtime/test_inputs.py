@@ -15,7 +15,7 @@ NAMES = st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogatees
 ENTRIES = [Entry(f"{number}.jpg", number, f"tag{number}") for number in range(10)]
 
 
-@given(st.lists(st.builds(Entry, NAMES, st.integers(-1, 9), st.text()), unique=True), NAMES)
+@given(st.lists(st.tuples(NAMES, st.integers(-1, 9), st.text()).map(lambda fields: Entry(*fields)), unique=True), NAMES)
 def test_inputs_come_back_whatever_their_names(
     tmp_path_factory: pytest.TempPathFactory, entries: list[Entry], place: str
 ) -> None:

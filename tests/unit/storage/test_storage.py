@@ -56,22 +56,55 @@ def test_a_missing_folder_is_named(root: str) -> None:
         storage.list_files(storage.join(root, "nothing-here"))
 
 
-def test_half_written_files_are_no_files(tmp_path: Path) -> None:
-    (tmp_path / ".a.jpg.123.depers-partial").write_bytes(b"half")
-    (tmp_path / "a.jpg").write_bytes(b"whole")
-    assert [entry.path for entry in storage.list_files(str(tmp_path))] == ["a.jpg"]
+def test_half_written_files_are_no_files_and_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / f".depers-{'0' * 32}.partial").write_bytes(b"half")
+    names = ["a.jpg", "a.partial", ".depers-0.partial", f".depers-{'g' * 32}.partial"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"whole")
+    assert [entry.path for entry in storage.list_files(str(tmp_path))] == sorted(names)
     storage.remove_partials(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(names)  # noqa: PTH208
+
+
+def test_what_fails_leaves_nothing_half_written(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").mkdir()
+    with pytest.raises(IsADirectoryError):
+        storage.write_bytes(str(tmp_path / "a.jpg"), b"image")
+    with pytest.raises(KeyError), storage.open_writer(str(tmp_path / "b.jpg")):
+        raise KeyError
     assert os.listdir(tmp_path) == ["a.jpg"]  # noqa: PTH208
 
 
-def test_links_are_followed_and_a_dangling_one_is_an_input(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real/a.jpg").write_bytes(b"a")
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/linked").symlink_to(tmp_path / "real")
-    (tmp_path / "in/dangling.jpg").symlink_to(tmp_path / "gone.jpg")
-    entries = storage.list_files(str(tmp_path / "in"))
-    assert [(entry.path, entry.size) for entry in entries] == [("dangling.jpg", -1), ("linked/a.jpg", 1)]
+@pytest.mark.parametrize("name", ["a" * 251, "写" * 83, "Ж" * 125, "🚗" * 62, "\udce9" * 251])
+def test_names_as_long_as_a_file_system_takes(tmp_path: Path, name: str) -> None:
+    storage.write_below(str(tmp_path), f"{name}.jpg", b"image")
+    assert [(entry.path, entry.size) for entry in storage.list_files(str(tmp_path))] == [(f"{name}.jpg", 5)]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "folder"])
+def test_only_regular_files_are_read(tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for read in (storage.read_bytes, lambda uri: storage.read_range(uri, 0, 10)):
+        with pytest.raises(OSError, match="must be a regular file, but is none"):
+            read(str(tmp_path / path))
+
+
+def test_of_what_is_skipped_only_the_head_is_read(root: str) -> None:
+    data = bytes(range(256)) * 1000
+    storage.write_bytes(storage.join(root, "in", "a.mp4"), data)
+    [entry] = storage.list_files(storage.join(root, "in"))
+    for is_needed in (True, False):
+        heads: list[bytes] = []
+
+        def judge(head: bytes, is_needed: bool = is_needed, heads: list[bytes] = heads) -> bool:
+            heads.append(head)
+            return is_needed
+
+        content = storage.read_entry(storage.join(root, "in"), entry, 4096, judge)
+        assert content == (data if is_needed else data[:4096]) and heads == [data[:4096]]
+    if storage.is_s3(root):  # with a hint it asks for the whole at once
+        assert storage.read_entry(storage.join(root, "in"), entry, 4096, lambda _: False, hint=True) == data
 
 
 @pytest.mark.parametrize(

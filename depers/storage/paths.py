@@ -1,0 +1,111 @@
+"""Relative paths that come from data, such as a listing, a table or an archive: the one gate before they name a target.
+
+Below a local folder a path must be plain: parts between single slashes, none of them empty, `.` or `..`. A key on S3 is
+text that nobody resolves, so there any is allowed that S3 can hold. A backslash is a character like others: depers does
+not run on Windows.
+"""
+
+import os
+import re
+from typing import NamedTuple
+
+from depers.errors import UserError
+
+_SUSPECT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # of Linux: NAME_MAX, and PATH_MAX without its zero byte
+_KEY_BYTES = 1024  # of S3
+_SAFE_LENGTH = 60  # characters that have fewer bytes than any limit
+
+
+class Entry(NamedTuple):
+    """One file below a root: its path relative to it with `/`, size in bytes, and a tag that changes with it.
+
+    `status`, where its listing decides what becomes of it: `skipped` for what is no file to read, `failed` for what can
+    have no output; `reason` says why. Such an entry is never opened, written or deleted.
+    """
+
+    path: str
+    size: int
+    etag: str
+    status: str = ""
+    reason: str = ""
+
+
+class UnsafePathError(UserError, OSError):
+    """A path that does not stay below its root, or not surely: in a pass a failure of that file, else the user's."""
+
+
+def is_s3(uri: str) -> bool:
+    """Return whether `uri` names something on S3."""
+    return uri.startswith("s3://")
+
+
+def explain_unsafe(path: str) -> str:
+    """Return why a relative path is not plain, so that it could lead out of a local folder; empty where it is."""
+    if _SUSPECT.search(path):
+        if not path:
+            return "a path must not be empty"
+        if "\0" in path:
+            return "a path must not hold a zero byte"
+        if path.startswith("/"):
+            return "a path must be relative, but is absolute"
+        part = next(part for part in path.split("/") if part in ("", ".", ".."))
+        return f"a path must not have the part {part!r}" if part else "a path must not have an empty part"
+    if len(path) > _SAFE_LENGTH or not path.isascii():
+        try:
+            longest = max(len(os.fsencode(part)) for part in path.split("/"))
+        except UnicodeEncodeError:
+            return "a path must be text that a file name can hold"
+        if longest > _NAME_BYTES:
+            return f"a name must have at most {_NAME_BYTES} bytes, but has {longest}"
+    return ""
+
+
+def _shorten(path: str) -> str:
+    """Return a path for a message: what is said of it must not be cut off."""
+    return repr(path if len(path) <= _SAFE_LENGTH else f"{path[: _SAFE_LENGTH - 1]}…")
+
+
+def explain_no_target(root: str, path: str) -> str:
+    """Return why nothing can be written at a relative path below `root`; empty where it can."""
+    if not is_s3(root):
+        problem = explain_unsafe(path)
+        if problem or len(root) + len(path) < _PATH_BYTES // 4:
+            return problem
+        size = len(os.fsencode(f"{root}/{path}"))
+        too_long = f"a path must have at most {_PATH_BYTES} bytes with its folder, but has {size}"
+        return too_long if size > _PATH_BYTES else ""
+    key = join(root, path)[5:].partition("/")[2] if path else ""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return "a key of S3 must be UTF-8, but the name is not"
+    if not key or size > _KEY_BYTES:
+        return f"a key of S3 must have 1 to {_KEY_BYTES} bytes, but has {size}"
+    return ""
+
+
+def join(root: str, *parts: str) -> str:
+    """Return `root/part/…`; the parts are relative and use `/`. Raise UnsafePathError where one leaves a local root."""
+    if not is_s3(root):
+        for part in parts:
+            if problem := explain_unsafe(part):
+                raise UnsafePathError(f"{_shorten(part)} below {root}: {problem}")
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def locate(root: str, path: str) -> str:
+    """Return where to write or delete what data name: `root/path`, no folder below the root being a link elsewhere.
+
+    Raise UnsafePathError where it can be no target, OSError where a link leads out of the root or to another's place.
+    """
+    if problem := explain_no_target(root, path):
+        raise UnsafePathError(f"{_shorten(path)} below {root}: {problem}")
+    target = join(root, path)
+    if not is_s3(root):
+        end = target.find("/", len(root.rstrip("/")) + 1)
+        while end > 0:
+            if os.path.islink(target[:end]):  # noqa: PTH114 (Path objects cost more than the question)
+                raise OSError(f"{target[:end]}: must be a folder, but is a link")
+            end = target.find("/", end + 1)
+    return target
