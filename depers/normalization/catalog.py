@@ -97,9 +97,10 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
             purpose.append((boxes, prefix + name))
     if strange and not purpose and not class_ids.keys() & totals.keys():
         example = shlex.quote(re.sub(r"([,=])", r"\\\1", max(strange)[1]) + "=CLASS")
+        separator = "=" if example.lstrip("'").startswith("-") else " "  # else it would be an option
         raise UserError(
             f"{catalog.sets[0].uri}: a box must be of {', '.join(classes)}, but all are of {_list_largest(strange)}:"
-            f" say what is what with --class-map {example}, or name other --classes"
+            f" say what is what with --class-map{separator}{example}, or name other --classes"
         )
     notes = []
     if purpose:

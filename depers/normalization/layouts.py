@@ -124,7 +124,7 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: H
         listing = f"of {len(files)} text files none does, such as {files[0]!r}" if files else "there is none"
         raise UserError(
             f"{raw}: must hold labels that belong to its images (NAME_CLASS..txt, YOLO's NAME.txt, VOC's NAME.xml, or"
-            f" COCO's JSON), but {listing}; name the format with --format"
+            f" COCO's JSON), but {listing}"
         )
     if len(kinds) > 1:
         listing = ", ".join(f"{counts[kind]} {kind}" for kind in kinds)

@@ -13,7 +13,8 @@ from depers.normalization.coco import CocoFile
 from depers.normalization.edge_texts import read_edge_text
 from depers.normalization.foreign import advise
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.matching import ListedImageFinder
+from depers.normalization.layouts import FileRole
+from depers.normalization.matching import ListedImageFinder, find_stem
 from depers.normalization.rules import FileLabels, LabelError, Problem
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
@@ -30,7 +31,7 @@ UNREADABLE = "unreadable label file"
 AUTO, BACKGROUND, SKIP = "auto", "background", "skip"
 UNLABELLED = (AUTO, BACKGROUND, SKIP)
 """What an image without labels may be."""
-_LISTING = ("voc", "coco")  # formats that also list what shows nothing
+_LISTING = ("kitti", "oidv4", "voc", "coco")  # formats that also list what shows nothing
 
 
 class FileResult(NamedTuple):
@@ -187,7 +188,7 @@ def _find_images(
 def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, ProblemAction]:
     """Return what an image is that none of a set's label files is about: kind of problem, detail, and what is done.
 
-    VOC and COCO list every image that somebody has looked at, also one that shows nothing: any other was not annotated.
+    Most formats have every image that somebody has looked at, also one that shows nothing: any other was not annotated.
     A missing text says in YOLO that an image shows nothing, as does an empty one; where the set has empty ones, a
     missing one says that the image was not annotated. `unlabelled` may say otherwise.
     """
@@ -202,6 +203,13 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
     if unlabelled != AUTO:
         is_background = unlabelled == BACKGROUND
     return kind, detail, ProblemAction.AS_BACKGROUND if is_background else ProblemAction.SKIPPED
+
+
+def find_foreign_stems(label_set: LabelSet) -> set[str]:
+    """Return the names of images that have a label file which is not read: they are not without labels."""
+    useless = (path for path, role in label_set.roles.items() if role == FileRole.PROBLEM)
+    paths = itertools.chain(useless, label_set.left_out)
+    return {find_stem(path) for path in paths if path.lower().endswith((".txt", ".xml", ".json"))}
 
 
 class SkippedImages(NamedTuple):
@@ -233,9 +241,14 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
         kind, detail, action = judge_unlisted(label_set, unlabelled)
         if bare and action == ProblemAction.AS_BACKGROUND:
             _refuse_strangers(label_set, len(catalog.tasks.get(label_set.prefix, [])))
-        paths = (label_set.prefix + catalog.images[number][1].path for number in bare)
-        index.add_problems(Problem(path, 0, kind, action, detail) for path in paths)
-        skipped.unlabelled.update(() if action == ProblemAction.AS_BACKGROUND else bare)
+        foreign_stems = find_foreign_stems(label_set)
+        for number in bare:
+            path, fate = catalog.images[number][1].path, (kind, action, detail)
+            if find_stem(path) in foreign_stems:
+                fate = "image whose label file is not read", ProblemAction.SKIPPED, "it is of no use, or left out"
+            index.add_problems([Problem(label_set.prefix + path, 0, *fate)])
+            if fate[1] != ProblemAction.AS_BACKGROUND:
+                skipped.unlabelled.add(number)
     index.sort()
     refuse_mostly_dropped(index, catalog)
     return skipped

@@ -25,7 +25,7 @@ _ROUNDING = 1e-5  # an edge this far outside 0…1 comes from writing six decima
 _PROPORTION = 0.02  # how far the factors of width and height may differ where an image was only resized
 IMAGE_WH = (-1, -1)
 """A declared size that says: boxes are pixels of the image itself, for the format has no place for a size."""
-EVERY_CLASS = "*"
+EVERY_CLASS = "*\n"
 """In place of a class: a region where objects of any class may be."""
 EXIF_FRAMES = ("auto", "upright", "stored")
 

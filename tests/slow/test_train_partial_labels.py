@@ -45,9 +45,10 @@ def test_joined_sets_go_through_the_whole_mission(tmp_path: Path, data: Path) ->
     for number, name in enumerate(NAMES):
         write_dataset(tmp_path / f"{name}s", 16, 4, [name], SIZE, 1000 * number)
     joined, extracted, made, run = (str(tmp_path / name) for name in ("joined", "extracted", "made", "run"))
+    classes = [f"--classes={name}" for name in NAMES]
     small = ["--imgsz", "128", "--batch-size", "8", "--device", "cpu"]
     for argv in (
-        ["normalize", str(tmp_path / "humans"), joined, "--add", str(tmp_path / "cars"), "--classes", *NAMES],
+        ["normalize", str(tmp_path / "humans"), joined, "--add", str(tmp_path / "cars"), *classes],
         ["extract", joined, extracted, "--max-coverage", "0.9"],
         ["synthesize", extracted, made, "--count", "16"],
         ["train", made, run, *small, "--steps", "4", "--epochs", "2", "--weights", str(data / "weights/yolov5n.pt")],

@@ -13,7 +13,7 @@ from depers.normalization.account import check_sum, format_account, list_fates, 
 from depers.normalization.assignment import Assignment
 from depers.normalization.catalog import Catalog
 from depers.normalization.layouts import FORMATS, match_files
-from depers.normalization.reading import SkippedImages
+from depers.normalization.reading import SkippedImages, find_foreign_stems, judge_unlisted
 from depers.normalization.sources import LabelSet
 from depers.statuses import SourceStatus
 from depers.storage import Entry
@@ -79,3 +79,28 @@ def test_a_file_that_is_in_no_part_of_the_account_is_an_error() -> None:
     lost = label_set._replace(images=[])
     with pytest.raises(RuntimeError, match=r"'a.jpg' is neither used nor skipped for a reason"):
         list(list_fates(lost, {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty", "unlabelled", "action"),
+    [
+        ("yolo", False, "auto", "as_background"),
+        ("yolo", True, "auto", "skipped"),
+        ("yolo", True, "background", "as_background"),
+        ("yolo", False, "skip", "skipped"),
+        ("competition", True, "auto", "as_background"),
+        ("voc", False, "auto", "skipped"),
+        ("coco", False, "auto", "skipped"),
+        ("coco", False, "background", "as_background"),
+    ],
+)
+def test_what_is_not_listed_is_not_empty(kind: str, empty: bool, unlabelled: str, action: str) -> None:
+    suffix = {"voc": "xml", "coco": "json"}.get(kind, "txt")
+    label_set = open_set(kind, ["a.jpg", f"a_car..{suffix}" if kind == "competition" else f"a.{suffix}", "b.jpg"], [])
+    sizes = {path: entry._replace(size=0 if empty else 9) for path, entry in label_set.entries.items()}
+    assert judge_unlisted(label_set._replace(entries=sizes), unlabelled)[2] == action
+
+
+def test_an_image_whose_labels_are_not_read_is_not_without_labels() -> None:
+    label_set = open_set("yolo", ["a.jpg", "a.txt", "b.jpg", "b.xml", "c.jpg", "d.jpg"], ["labels/c.txt"])
+    assert find_foreign_stems(label_set) == {"b", "c"}

@@ -86,7 +86,7 @@ def test_recognise(paths: list[str], expected: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["a.jpg"], r"raw: must hold labels .*, but there is none; name the format"),
+        (["a.jpg"], r"raw: must hold labels .*, but there is none$"),
         (["a.jpg", "b.txt", "c.txt"], r"of 2 text files none does, such as 'b.txt'"),
         (["a.jpg", "via.json"], r"of 1 text files none does, such as 'via.json'"),
         (["a.jpg", "a.txt", "a.xml"], r"holds several \(1 yolo, 1 voc\): name one with --format"),
