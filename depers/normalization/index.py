@@ -13,6 +13,7 @@ from depers.normalization.rules import NO_AREA, OUTSIDE, Problem
 from depers.statuses import ProblemAction
 from depers.storage.tables import parquet_text
 
+_OVER = 0.02  # share of the image's side by which a box reaches over its edge by more than rounding
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -89,6 +90,28 @@ class LabelIndex:
         ).fetchone()
         first = self._db.execute(f"SELECT * {rows} ORDER BY line = 0, path, line LIMIT 1", values).fetchone()
         return count, placed, _to_problem(first) if first else None
+
+    def count_like_corners(self, first_image: int, last_image: int, is_centered: bool) -> tuple[int, int, int]:
+        """Return how many boxes the images in a range have, how many of them could be two corners, and reach over.
+
+        `is_centered`: the numbers that were read are a center and a size, else a corner and a size. The third number:
+        those of the second whose box reaches over the edge of its image.
+        """
+        first_x, first_y = ("cx", "cy") if is_centered else ("cx - w / 2", "cy - h / 2")
+        corners = f"w > {first_x} AND h > {first_y}"
+        over = (
+            f"max(-(cx - w / 2) / wide, (cx + w / 2) / wide - 1, -(cy - h / 2) / high, (cy + h / 2) / high - 1)"
+            f" > {_OVER}"
+        )
+        size = "iif(width > 0, width, {}) AS wide, iif(height > 0, height, {}) AS high"
+        unknown = (1, 1) if is_centered else (1e9, 1e9)
+        rows = (
+            f"SELECT cx, cy, w, h, {size.format(*unknown)} FROM boxes LEFT JOIN sizes USING (image)"
+            " WHERE image BETWEEN ? AND ?"
+        )
+        query = f"SELECT COUNT(*), COALESCE(SUM({corners}), 0), COALESCE(SUM({corners} AND {over}), 0) FROM ({rows})"
+        total, count, count_over = self._db.execute(query, (first_image, last_image)).fetchone()
+        return total, count, count_over
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
         """Add declared sizes, (image, width, height); the first of an image counts."""

@@ -26,6 +26,7 @@ from depers.storage.failures import explain
 
 _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
+_NEARLY_ALL, _MANY = 0.95, 0.25  # shares of a set's boxes
 _BATCH = 10_000  # boxes that are added to the index at once
 UNREADABLE = "unreadable label file"
 AUTO, BACKGROUND, SKIP = "auto", "background", "skip"
@@ -251,6 +252,7 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
                 skipped.unlabelled.add(number)
     index.sort()
     refuse_mostly_dropped(index, catalog)
+    _refuse_corners(index, catalog)
     return skipped
 
 
@@ -295,6 +297,25 @@ def _refuse_strangers(label_set: LabelSet, label_files: int) -> None:
             f" {label_files + len(orphans)} have no image, such as {orphans[0]}, while images have no labels; with"
             " --unlabelled skip these are left out"
         )
+
+
+def _refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
+    """Raise UserError for a set whose boxes look like two corners, where its format has a center or corner and a size.
+
+    So it is where nearly all of them could be corners, and many would reach over the edge as what they should be.
+    """
+    numbers = itertools.groupby(enumerate(catalog.images), key=lambda item: item[1][0])
+    for label_set, group in numbers:
+        images = [number for number, _ in group]
+        if label_set.format not in ("yolo", "competition", "coco"):
+            continue
+        total, corners, over = index.count_like_corners(images[0], images[-1], label_set.format != "coco")
+        if corners >= _NEARLY_ALL * total and over > _MANY * total:
+            shape = "x y w h, from the upper left corner" if label_set.format == "coco" else "cx cy w h"
+            raise UserError(
+                f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image, and"
+                f" {corners} could be two corners, x0 y0 x1 y1: convert them"
+            )
 
 
 def refuse_mostly_dropped(index: LabelIndex, catalog: Catalog) -> None:

@@ -114,6 +114,18 @@ def test_lines_that_nobody_can_read_for_certain_are_refused(texts: list[str], me
     assert "\n" not in str(refused.value)
 
 
+def test_corners_in_place_of_a_center_and_a_size_are_refused(tmp_path: Path) -> None:
+    corners = [(0.1 * n, 0.5, 0.1 * n + 0.1, 0.7) for n in range(9)]
+    root = write_files(tmp_path / "raw", yolo(*(f"0 {a} {b} {c} {d}" for a, b, c, d in corners)))
+    with pytest.raises(UserError, match=r"must be cx cy w h, but \d of 9 reach over .* 9 could be two corners"):
+        read_set(root)
+    annotations = [CAR | {"bbox": [200 * a, 160 * b, 200 * c, 160 * d]} for a, b, c, d in corners]
+    with pytest.raises(UserError, match=r"must be x y w h, .* could be two corners"):
+        read_set(write_files(tmp_path / "coco", coco_set(*annotations)))
+    large = write_files(tmp_path / "large", yolo(*["0 0.5 0.5 0.6 0.7"] * 4, "0 0.5 0.5 0.6 1.2"))
+    assert len(read_set(large)[0]) == 5
+
+
 def test_a_person_says_what_stands_in_the_lines(tmp_path: Path) -> None:
     root = write_files(tmp_path / "raw", yolo("0 0.5 0.5 0.4 0.4 0.4 0.4 0.6 0.7"))
     assert read_set(root, columns="box+points")[0] == {"0.jpg": near([("face", 0.5, 0.5, 0.4, 0.4)])}
