@@ -18,6 +18,7 @@ from depers import storage
 from depers.datasets.ignore_regions import locate_folder
 from depers.datasets.labels import SPLITS
 from depers.errors import UserError, one_line
+from depers.yaml_files import parse_yaml
 
 HINT = "run `depers normalize` first, which makes a dataset of such a set"
 
@@ -60,11 +61,11 @@ def read_dataset(dataset: str | Path) -> Dataset:
     is_folder = storage.is_dir(uri)
     file = storage.join(uri, "data.yaml") if is_folder else uri
     try:
-        content = yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
+        content = parse_yaml(file, storage.read_bytes(file))
     except FileNotFoundError:
         expectation = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
         raise UserError(f"{uri}: must be {expectation}" + ("" if is_folder else ", but nothing is there")) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
         raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: must be a mapping with names, train and val, but is {type(content).__name__}")

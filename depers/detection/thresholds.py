@@ -22,6 +22,8 @@ def read_thresholds(uri: str) -> dict[str, float]:
         raise UserError(f"{uri}: no such file of thresholds") from None
     except OSError as error:
         raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
+    except RecursionError:
+        raise UserError(f"{uri}: must be JSON as `depers evaluate` writes it, but is nested too deeply") from None
     except ValueError as error:  # also UnicodeDecodeError
         raise UserError(f"{uri}: must be JSON as `depers evaluate` writes it, but {one_line(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("thresholds"), dict):

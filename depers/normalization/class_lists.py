@@ -7,12 +7,11 @@ same id may mean another class in the next folder. Where two lists speak of one 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-
 from depers import storage
 from depers.datasets.data_yaml import class_names
 from depers.errors import UserError, one_line, short_reason
 from depers.normalization.rules import clean_name
+from depers.yaml_files import parse_yaml
 
 NAME_LISTS = ("classes.txt", "obj.names", "predefined_classes.txt")
 """Names of texts that hold class names."""
@@ -102,6 +101,6 @@ def _read_list(uri: str, path: str) -> ClassList | None:
 def _read_yaml(file: str) -> Any:
     """Return what a YAML file holds. Raise UserError where it is none."""
     try:
-        return yaml.safe_load(storage.read_bytes(file).decode("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return parse_yaml(file, storage.read_bytes(file))
+    except OSError as error:
         raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
