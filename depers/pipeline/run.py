@@ -105,10 +105,11 @@ class Summary(NamedTuple):
 
     def settle(self, retained: Sequence[Entry] = ()) -> None:
         """Forget what departed, unless OUT retains what became of it: OUT and its records speak of the same now."""
-        forgotten = set(self.stock.departed) - set(retained)
-        entries = [entry for unit in self.units for entry in unit.entries]
-        remembered = [entry for entry in self.stock.absent if entry not in forgotten]
-        inputs.write_inputs(self.job.records, storage.real_place(self.job.input), [*entries, *remembered])
+        if self.stock.absent:
+            forgotten = set(self.stock.departed) - set(retained)
+            entries = [entry for unit in self.units for entry in unit.entries]
+            remembered = [entry for entry in self.stock.absent if entry not in forgotten]
+            inputs.write_inputs(self.job.records, storage.real_place(self.job.input), [*entries, *remembered])
         units.remove_former(self.job.records)
 
 

@@ -84,7 +84,9 @@ def test_what_a_rerun_does(root: str) -> None:
     texts = {f"labels/{name[:2]}.txt": LABEL for name in [*names, "10.png"]}
     texts |= {f"labels/z.zip/m{number}.txt": LABEL for number in range(2)}
     write(f"{root}/boxes", {"classes.txt": b"car\n"} | texts)
-    first = Options(input=f"{root}/in", out=f"{root}/out", boxes=f"{root}/boxes")
+    thresholds = b'{"version": 1, "thresholds": {"car": 0.5}}'
+    write(root, {"thresholds.json": thresholds, "moved.json": thresholds})
+    first = Options(f"{root}/in", f"{root}/out", boxes=f"{root}/boxes", thresholds=f"{root}/thresholds.json")
     result = anonymize.run(first)
     assert result.files == {"redacted": 12} and result.archives == {"complete": 1} and result.speed.images == 13
     before, rows = read(f"{root}/out"), rows_of(result)
@@ -93,7 +95,7 @@ def test_what_a_rerun_does(root: str) -> None:
     # Nothing changed, and all of it was moved.
     move(f"{root}/boxes", f"{root}/moved-boxes")
     move(f"{root}/in", f"{root}/moved")
-    options = Options(input=f"{root}/moved", out=f"{root}/out", boxes=f"{root}/moved-boxes")
+    options = Options(f"{root}/moved", f"{root}/out", boxes=f"{root}/moved-boxes", thresholds=f"{root}/moved.json")
     result = anonymize.run(options)
     assert result.speed.images == 0 and rows_of(result) == rows and read(f"{root}/out") == before
 
@@ -107,6 +109,9 @@ def test_what_a_rerun_does(root: str) -> None:
     write(f"{root}/moved-boxes", {"classes.txt": b"head\n"})
     assert "holds a run with boxes names ['car'], but now it is ['head']" in refusal(options)
     write(f"{root}/moved-boxes", {"classes.txt": b"car\n"})
+    write(root, {"moved.json": thresholds.replace(b"0.5", b"0.6")})
+    assert "holds a run with thresholds car 0.5, but now it is 0.6" in refusal(options)
+    write(root, {"moved.json": thresholds})
     with lease.hold(f"{root}/out-records", "OUT"):
         assert "is in use by another run" in refusal(options)
     assert read(f"{root}/out") == before
