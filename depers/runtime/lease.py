@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from depers.errors import UserError
 from depers.runtime.progress import report
 from depers.storage import conditional
 from depers.storage.conditional import Version
+from depers.storage.failures import CLOCK
 
 T = TypeVar("T")
 
@@ -96,11 +97,13 @@ def hold(records: str, folder: str) -> Iterator[Lease]:
     is_new = not storage.is_s3(folder) and not storage.exists(folder)
     with storage.translated_write_errors(folder if records.startswith(f"{folder}/") else records):
         _acquire(uri, folder, owner)
-    lease = Lease(uri, folder, owner)
+    lease, has_failed = Lease(uri, folder, owner), True
     try:
         yield lease
+        has_failed = False
     finally:
-        lease.release()
+        with CLOCK.lose_patience() if has_failed else nullcontext():  # storage may be what has failed
+            lease.release()
         for path in (records, *([folder] if is_new else [])):
             if not storage.is_s3(path):
                 storage.remove_empty_folders(str(Path(path).parent), Path(path).name)

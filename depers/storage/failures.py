@@ -12,7 +12,8 @@ import itertools
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from depers.errors import UserError, one_line, short_reason
@@ -98,6 +99,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._answered_at: float | None = None
+        self._has_patience = True
 
     def note_answer(self) -> None:
         """Note that storage answers."""
@@ -112,8 +114,19 @@ class Clock:
         """Return whether it answered, to whatever thread, since that moment of `time.monotonic`."""
         return self._answered_at is not None and self._answered_at >= moment
 
+    @contextmanager
+    def lose_patience(self) -> Iterator[None]:
+        """Wait for storage in the block no longer than some attempts take: there is only cleaning up to do."""
+        self._has_patience = False
+        try:
+            yield
+        finally:
+            self._has_patience = True
+
     def is_used_up(self, began: float) -> bool:
         """Return whether patience is, for a request that began then."""
+        if not self._has_patience:
+            return True
         if self._answered_at is None:
             return time.monotonic() - began > FIRST_PATIENCE_SECONDS
         return time.monotonic() - max(began, self._answered_at) > PATIENCE_SECONDS

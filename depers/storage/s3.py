@@ -89,6 +89,8 @@ def with_retries(transfer: Callable[[], T], uri: str) -> T:
             CLOCK.note_answer()
             return result
         if answer.of_all:
+            if _answers(uri):  # of this key only, such as where a server reads odd ones in another way
+                raise PermissionError(errno.EACCES, answer.error.strerror, uri) from None
             if not CLOCK.has_answered or answer.error.errno == errno.ENOENT or CLOCK.is_used_up(began):
                 raise answer.error from None
             _client.cache_clear()  # which reads the credentials again

@@ -95,6 +95,13 @@ def test_an_outage_is_outlasted_and_credentials_are_read_again(
     assert storage.read_bytes(f"{s3_bucket}/a.jpg") == b"abcdef"  # nothing of the bucket answered meanwhile
 
 
+def test_credentials_that_fail_one_key_alone_are_that_keys(s3_bucket: str, proxied: Any) -> None:
+    storage.write_bytes(f"{s3_bucket}/a+b.jpg", b"abcdef")
+    proxied(lambda method, place, times: EXPIRED if "a+b" in place else "")
+    with pytest.raises(PermissionError, match="the credentials have expired"):
+        storage.read_bytes(f"{s3_bucket}/a+b.jpg")
+
+
 def test_a_process_that_never_had_an_answer_gives_up_early(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "CLOCK", failures.Clock())
     monkeypatch.setattr(failures, "FIRST_PATIENCE_SECONDS", 0.1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_s3 import BROKEN, RESET, THROTTLE, FaultyS3
+from faulty_s3 import ARCHIVED, BROKEN, RESET, SKEWED, THROTTLE, FaultyS3
 from PIL import Image
 from runs import run_depers, start_depers, tree
 
@@ -66,3 +66,29 @@ def test_nothing_is_lost(
         assert "is in use by another run" in texts[codes.index(2)]
         assert proxy.faults.total() >= 3
     assert read(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["of one file", "of all"])
+def test_what_is_the_jobs_ends_it_in_one_line_and_what_is_a_files_does_not(
+    s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, untrained: Any, kind: str
+) -> None:
+    for number in range(12):
+        storage.write_bytes(f"{s3_bucket}/in/{number:03}.jpg", jpeg(number))
+    arguments = ("anonymize", f"{s3_bucket}/in", f"{s3_bucket}/out", "--weights", untrained("car"), "--imgsz", "64")
+    has_begun = []
+
+    def fault(method: str, place: str, times: int) -> str:
+        if kind == "of one file":
+            return ARCHIVED if "/in/005" in place else ""
+        has_begun.extend([True] if "/in/0" in place else [])
+        return SKEWED if has_begun else ""
+
+    with FaultyS3(s3_endpoint, fault) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        code, text = run_depers(*arguments)
+        expected = (3, "restored first") if kind == "of one file" else (2, "storage fails (the clock of")
+        assert code == expected[0] and expected[1] in text.splitlines()[-1], text
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    assert run_depers(*arguments)[0] == 0
+    assert len(read(f"{s3_bucket}/out")) == 12
