@@ -113,7 +113,7 @@ def make_weights(inputs: Path) -> dict[str, str]:
     return {
         "WEIGHTS": f"{inputs}/any.pt",
         "PLATES": "",
-        "FIND": "--confidence 0.0001 --max-detections 5",
+        "FIND": "--confidence 0.003",
         "DATASET": "normalize",
     }
 

@@ -24,23 +24,23 @@ SKIPPED, FEW = 64, 128
 PURE = """
 import sys, time, torch
 from pathlib import Path
-from depers.detection import detector
+from depers.detection import detector, network
 from depers.detection.settings import InferenceSettings, Weights
 torch.set_num_threads(1)
 path = sys.argv[1]
 if sys.argv[2] == "plain":
-    detector.join_activations = lambda layers: None
+    network.join_activations = lambda layers: None
 ensemble = detector.DetectorEnsemble([Weights(path, {})], [Path(path).read_bytes()], (), InferenceSettings())
-network = ensemble._networks[0]
+model = ensemble._networks[0]
 images = torch.rand(8, 3, 384, 640)
 with torch.inference_mode():
     for _ in range(2):
-        network(images, 0.15)
+        model(images, 0.15)
     started, count = time.monotonic(), 0
     while time.monotonic() - started < 8:
-        network(images, 0.15)
+        model(images, 0.15)
         count += 8
-print(count / (time.monotonic() - started), network.dtype)
+print(count / (time.monotonic() - started), model.dtype)
 """
 
 

@@ -49,17 +49,23 @@ class Limits(NamedTuple):
             or (self.high is not None and number > self.high)
             or (self.above is not None and number <= self.above)
             or (self.below is not None and number >= self.below)
-            or (self.multiple_of is not None and (number <= 0 or number % self.multiple_of != 0))
+            or not self.is_multiple(number)
         )
 
-    def __str__(self) -> str:
-        """Return what stands after "must be" for a number."""
+    def is_multiple(self, number: float) -> bool:
+        """Return whether a number is a positive multiple of what it must be one of, if of anything."""
+        return self.multiple_of is None or (number > 0 and number % self.multiple_of == 0)
+
+    def describe(self, number: float) -> str:
+        """Return what stands after "must be" for a number that is not allowed."""
+        if not self.is_multiple(number):
+            return f"a positive multiple of {self.multiple_of}"
         if self.low is not None and self.high is not None:
             text = f"between {self.low:g} and {self.high:g}"
         else:
             bounds = (("at least", self.low), ("above", self.above), ("at most", self.high), ("below", self.below))
             text = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-        return f"a positive multiple of {self.multiple_of}" if self.multiple_of else text
+        return text
 
 
 def argument(help: str) -> Any:
@@ -107,7 +113,7 @@ def weights_option(purpose: str = "repeat to combine detectors") -> Any:
     return option((), f"YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; {purpose}", group=DETECTION, metavar="W")
 
 
-def confidence_option(default: float, help: str) -> Any:
+def confidence_option(default: float | None, help: str) -> Any:
     """Return the option of the least confidence of a box."""
     return option(default, f"{help}, 0…1", above=0, below=1, group=DETECTION)
 
@@ -115,18 +121,23 @@ def confidence_option(default: float, help: str) -> Any:
 def imgsz_option(default: int = 640, note: str = "", group: str = DETECTION) -> Any:
     """Return the option of the size at which a detector sees images."""
     text = "longer side of the images as the detector sees them, in pixels, a multiple of 32"
-    return option(default, text + note, multiple_of=32, group=group)
+    return option(default, text + note, high=16_384, multiple_of=32, group=group)
 
 
 def tile_option() -> Any:
     """Return the option of the tiles in which a detector looks at large images."""
     text = "images larger than this many pixels are looked at whole and in overlapping tiles of this size"
-    return option(None, text, low=64, group=DETECTION)
+    return option(None, text, low=64, high=1_000_000, group=DETECTION)
+
+
+def max_detections_option(default: int, note: str = "") -> Any:
+    """Return the option of how many boxes an image may have; `note` says what becomes of one that has more."""
+    return option(default, f"most boxes of one image{note}", low=1, high=30_000, group=DETECTION)
 
 
 def batch_size_option(default: int = 8, help: str = "images per inference", group: str = RUNNING) -> Any:
     """Return the option of how many images are computed together."""
-    return option(default, help, low=1, group=group)
+    return option(default, help, low=1, high=4096, group=group)
 
 
 def device_option() -> Any:
@@ -142,7 +153,7 @@ def precision_option(choices: Sequence[str], default: str = "auto") -> Any:
 
 def max_megapixels_option(default: float) -> Any:
     """Return the option of the largest image."""
-    return option(default, "images that declare more pixels fail", above=0, group=RUNNING)
+    return option(default, "images that declare more pixels fail", above=0, high=1_000_000, group=RUNNING)
 
 
 def file_seconds_option(default: float) -> Any:
@@ -160,7 +171,7 @@ def follow_links_option() -> Any:
 
 def workers_option(default: int | None = None, help: str = "processes (default: one per core of the cluster)") -> Any:
     """Return the option of how much works at the same time."""
-    return option(default, help, low=1, group=RUNNING)
+    return option(default, help, low=1, high=100_000, group=RUNNING)
 
 
 def seed_option(help: str, group: str | None = None) -> Any:
@@ -254,7 +265,7 @@ def _check(field: "dataclasses.Field[Any]", hint: Any, value: Any) -> None:
         if limits.choices and item not in limits.choices:
             raise UserError(f"{name} must be one of {_listed(limits.choices)}, but got {item!r}")
         if value_type in (int, float) and not limits.allows(item):
-            raise UserError(f"{name} must be {limits}, but got {item:g}")
+            raise UserError(f"{name} must be {limits.describe(item)}, but got {_shorten(item)}")
         if limits.is_pattern:
             _check_pattern(name, item)
     if limits.is_distinct and len(set(items)) < len(items):
@@ -273,8 +284,14 @@ def _check_type(name: str, value_type: type, value: Any) -> None:
             raise UserError(f"{name} must be True or False, but got {value!r}")
     else:
         number_types = int if value_type is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, number_types) or not math.isfinite(value):
+        is_number = isinstance(value, number_types) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, float) and not math.isfinite(value)):
             raise UserError(f"{name} must be {_kind(value_type)}, but got {value!r}")
+
+
+def _shorten(number: float) -> str:
+    """Return a number as text, also a whole one that no float can hold."""
+    return f"{number:g}" if abs(number) < 10**300 else "a number of more than 300 digits"
 
 
 def _check_pattern(name: str, pattern: str) -> None:

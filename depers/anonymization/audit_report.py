@@ -12,7 +12,7 @@ from depers.anonymization import manifest
 from depers.boxes import EDGES
 from depers.imaging.decoding import decode
 from depers.imaging.headers import ImageError
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.reports import drawing, page
 from depers.statuses import AuditStatus
 

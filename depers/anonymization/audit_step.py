@@ -12,7 +12,7 @@ from depers import storage
 from depers.boxes import covered_share, grow
 from depers.detection.detections import BOX, to_array
 from depers.imaging.metadata.residue import find_residue
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
 from depers.resources import MIB
 from depers.statuses import AuditStatus, FileStatus

@@ -7,7 +7,7 @@ import pyarrow as pa
 from depers import __version__, storage
 from depers.archives import registry
 from depers.detection.detections import BOX, VERSION
-from depers.pipeline.box_sources import Row, RowsByPath
+from depers.pipeline.box_tables import Row, RowsByPath
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage.tables import column, schema
 

@@ -10,7 +10,7 @@ from depers.anonymization.manifest import ManifestRow
 from depers.boxes import grow
 from depers.detection.detections import to_array
 from depers.imaging.headers import ImageError
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
 from depers.redaction.files import redact_file
 from depers.statuses import FileStatus
@@ -21,11 +21,11 @@ _FAR = 1 << 24  # pixels; beyond any image
 def split_by_frame(boxes: Sequence[Row], frames: int, margin: float) -> list[NDArray[np.float32]]:
     """Return the boxes of each frame, float32 (N, 4) xyxy pixels, grown by the margin.
 
-    They may reach outside their frames, which differ in size. Raise ImageError for further frames.
+    They may reach outside their frames, which differ in size. Raise ImageError for frames that are not there.
     """
     numbers = np.array([box["frame"] for box in boxes], np.int64)
-    if (numbers >= frames).any():
-        raise ImageError(f"holds {frames} frames, but has boxes in frame {numbers.max()}, counted from 0")
+    if absent := sorted(set(numbers.tolist()) - set(range(frames))):
+        raise ImageError(f"holds {frames} frames, but has boxes in frame {absent[-1]}, counted from 0")
     grown = grow(to_array(boxes), margin, (_FAR, _FAR))
     return [grown[numbers == frame] for frame in range(frames)]
 

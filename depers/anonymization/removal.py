@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from depers import storage
 from depers.anonymization.manifest import DEPARTED, KEPT, SCHEMA, WRITTEN
 from depers.archives import registry
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.run import Summary
 from depers.runtime import units
 from depers.runtime.progress import report

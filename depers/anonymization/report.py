@@ -12,7 +12,7 @@ from depers.anonymization import manifest
 from depers.archives import registry
 from depers.imaging.decoding import decode
 from depers.imaging.headers import ImageError
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.reports import page, plots
 from depers.statuses import ArchiveStatus, FileStatus
 

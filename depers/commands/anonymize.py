@@ -18,7 +18,8 @@ from depers.datasets.labels import CLASSES
 from depers.detection.settings import parse_weights
 from depers.errors import UserError
 from depers.imaging.metadata import exif
-from depers.options import REDACTION, option
+from depers.options import REDACTION, RUNNING, option
+from depers.pipeline import clean_watch
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
@@ -58,8 +59,16 @@ class Options(pipeline_options.PassOptions):
     previous_detections: str | None = option(
         None,
         "no detector, but the boxes of an earlier run over the same files: its OUT, records, manifest or"
-        " detections.parquet",
+        " detections.parquet; all of them, unless --confidence or --thresholds say which",
         group=_KNOWN_BOXES,
+    )
+    stop_after_clean: int | None = option(
+        None,
+        "stop with an error once so many images in a row have not one box (default: warn after"
+        f" {clean_watch.WARN_AFTER})",
+        low=1,
+        high=10**9,
+        group=RUNNING,
     )
     keep: tuple[str, ...] = option(
         (),
@@ -95,11 +104,13 @@ class Options(pipeline_options.PassOptions):
             )
         if not self.weights and (self.tile or self.augment):
             raise UserError("--tile and --augment say how a detector looks, but there is none without --weights")
+        if not self.weights and self.stop_after_clean:
+            raise UserError("--stop-after-clean is about what a detector finds, but there is none without --weights")
 
     def source(self, thresholds: Mapping[str, float]) -> BoxSource | None:
         """Return where boxes come from, if not from a detector. Raises UserError."""
         if self.boxes is not None:
-            return find_box_source(storage.check(self.boxes, "--boxes"))
+            return find_box_source(storage.check(self.boxes, "--boxes"), self.classes)
         if self.previous_detections is not None:
             uri = storage.check(self.previous_detections, "--previous-detections")
             return find_previous_source(uri, self.confidence, thresholds)
@@ -116,14 +127,18 @@ class AnonymizeResult(VerbResult):
     files: Mapping[str, int]
     archives: Mapping[str, int]
     speed: Speed
+    clean_in_a_row: int
+    """How many images in a row the detector found nothing in, at most, among those of this run."""
 
     def summary(self) -> list[str]:
-        """Return the line that says what became of the inputs."""
+        """Return the line that says what became of the inputs, and one that warns where a detector found nothing."""
         outcome = _count_text(self.files, STATUSES)
         if self.archives:
             outcome += f"; {sum(self.archives.values())} archives: {_count_text(self.archives, tuple(ArchiveStatus))}"
         inputs = sum(count for status, count in self.files.items() if status != FileStatus.REMOVED)
-        return [f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}"]
+        lines = [f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}"]
+        warns = self.clean_in_a_row >= clean_watch.WARN_AFTER
+        return [*lines, f"warning: {clean_watch.describe(self.clean_in_a_row)}"] if warns else lines
 
 
 def _count_text(counts: Mapping[str, int], statuses: Sequence[str]) -> str:
@@ -153,7 +168,7 @@ def run(options: Options) -> AnonymizeResult:
         records=find_records(options.out, options.records),
     )
     pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input, "records": job.records_beside})
-    with pipeline.run(job, options) as summary:
+    with pipeline.run(job, options, stop_after_clean=options.stop_after_clean) as summary:
         return _gather(job, summary, Removal(summary, options.keep_removed))
 
 
@@ -177,4 +192,5 @@ def _gather(job: PassJob, summary: pipeline.Summary, removal: Removal) -> Anonym
         files=dict(statistics.files),
         archives=dict(statistics.archives),
         speed=summary.speed,
+        clean_in_a_row=summary.clean_in_a_row,
     )

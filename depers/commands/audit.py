@@ -34,7 +34,7 @@ from depers.options import (
 )
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
 from depers.runtime import claims, lease

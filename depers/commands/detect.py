@@ -1,10 +1,10 @@
 """`depers detect`: the boxes that one or more detectors find in a folder of images, for all that reads boxes."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ from depers.errors import UserError
 from depers.options import DETECTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_sources import label_name
+from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
@@ -40,25 +41,23 @@ class Options(pipeline_options.PassOptions):
     )
 
 
-def label_name(path: str) -> str:
-    """Return where the YOLO text of an image goes below OUT."""
-    return str(PurePosixPath("labels", path).with_suffix(".txt"))
-
-
 def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None, names: Sequence[str] = ()) -> Outcome:
     """Return the row of an image, and write its YOLO text below `labels_root` where one is given: the last step.
 
-    The text's class ids count `names`; of several frames it holds the boxes of the first.
+    The text's class ids count `names`; it can speak of one frame, so that an image with several gets none.
     """
     width, height = item.size_wh
-    if labels_root and not item.reason:
-        first = [box for box in boxes if box["frame"] == 0]
-        labels = to_normalized_xywh(to_array(first), item.size_wh).astype(np.float64)
-        ids = np.array([names.index(box["class"]) for box in first], np.int64)
-        text = format_yolo(Labels(ids, labels), np.array([box["confidence"] for box in first], np.float32))
-        storage.write_below(labels_root, label_name(item.place), text.encode())
     status = FileStatus.FAILED if item.reason and not item.status else item.status or FileStatus.DETECTED
-    row = DetectionRow(item.path, item.member, item.number, status, item.reason, width, height, list(boxes))
+    reason = item.reason
+    if labels_root and status == FileStatus.DETECTED and item.frames > 1:
+        reason = f"holds {item.frames} frames: no YOLO text, which can speak of one only"
+    elif labels_root and status == FileStatus.DETECTED:
+        labels = to_normalized_xywh(to_array(boxes), item.size_wh).astype(np.float64)
+        ids = np.array([names.index(box["class"]) for box in boxes], np.int64)
+        text = format_yolo(Labels(ids, labels), np.array([box["confidence"] for box in boxes], np.float32))
+        storage.write_below(storage.join(labels_root, "labels"), label_name(item.place), text.encode())
+    digest = hashlib.sha256(item.data).hexdigest() if item.data else None
+    row = DetectionRow(item.path, item.member, item.number, status, reason, width, height, list(boxes), digest)
     return Outcome(row._asdict())
 
 
@@ -79,15 +78,20 @@ class DetectResult(VerbResult):
         return [f"{counts}; {self.speed}; {self.detections}"]
 
 
-def run(options: Options) -> DetectResult:
-    """Detect in INPUT and write to OUT. Raises UserError for wrong options, weights or folders."""
+def run(options: Options, *, withholds: bool = True) -> DetectResult:
+    """Detect in INPUT and write to OUT. Raises UserError for wrong options, weights or folders.
+
+    Without `withholds`, an image with more than `--max-detections` has the most certain of them, as figures have it.
+    """
     is_yolo = options.format == "yolo"
     names: list[str] = []
     if is_yolo:
         entries = storage.list_files(options.input, options.follow_links)
         label_counts = Counter(label_name(entry.path) for entry in entries if entry.path and not entry.status)
         if duplicates := [name for name, count in label_counts.items() if count > 1]:
-            raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {duplicates[0]}")
+            raise UserError(
+                f"{options.input}: --format yolo needs distinct names, but images share labels/{duplicates[0]}"
+            )
         names = pipeline.read_class_names(options)
     job = pipeline.make_job(
         options,
@@ -95,6 +99,7 @@ def run(options: Options) -> DetectResult:
         lambda out: partial(write_boxes, labels_root=out if is_yolo else None, names=tuple(names)),
         multi_label=options.multi_label,
         half_stride_pad=options.half_stride_pad,
+        withholds=withholds,
     )
     pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input})
     with pipeline.run(job, options) as summary:

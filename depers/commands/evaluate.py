@@ -36,6 +36,7 @@ from depers.options import (
     confidence_option,
     device_option,
     imgsz_option,
+    max_detections_option,
     option,
     precision_option,
     weights_option,
@@ -70,7 +71,7 @@ class Options(CheckedOptions):
     iou_threshold: float = option(
         0.6, "boxes of one class that overlap more than this are one, 0…1", above=0, below=1, group=DETECTION
     )
-    max_detections: int = option(300, "most boxes of one image", low=1, group=DETECTION)
+    max_detections: int = max_detections_option(300, ", the most certain of them")
     imgsz: int = imgsz_option()
     augment: bool = option(
         False, "look at every image three times, smaller and mirrored, as `yolov5 val --augment`", group=DETECTION
@@ -209,7 +210,7 @@ def _calibrate(
 ) -> list[Calibration]:
     """Detect as anonymization does, and write OUT/thresholds.json."""
     detection = options.redaction(folder, classes)
-    progress.report_lines(detect.run(detection).summary())
+    progress.report_lines(detect.run(detection, withholds=False).summary())
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     readable = table.filter(pc.equal(table["status"], FileStatus.DETECTED))  # anonymization withholds the others
     settings = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
@@ -253,7 +254,7 @@ def _evaluate(options: Options) -> EvaluateResult:
             f" {', '.join(weights_classes)}; map them: W:{weights_classes[0]}=…"
         )
     detection = options.detection(folder, classes)
-    detect_result = detect.run(detection)
+    detect_result = detect.run(detection, withholds=False)
     progress.report_lines(detect_result.summary())
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     measured = read_samples(table, folder, dataset)

@@ -23,6 +23,10 @@ class Detections(NamedTuple):
     class_ids: NDArray[np.int64]
     models: NDArray[np.int64]
 
+    def select(self, chosen: Any) -> "Detections":
+        """Return those that an index array, a mask or a slice names."""
+        return Detections(*(column[chosen] for column in self))
+
     @classmethod
     def none(cls) -> "Detections":
         """Return no detections."""
@@ -50,10 +54,15 @@ SCHEMA = schema(
     column(
         "status", pa.string(), "detected, skipped (no image) or failed; of an archive complete, incomplete or failed"
     ),
-    column("reason", pa.string(), "why it was skipped or failed, or the archive is incomplete; else empty"),
+    column(
+        "reason",
+        pa.string(),
+        "why it was skipped or failed, has no YOLO text, or the archive is incomplete; else empty",
+    ),
     column("width", pa.int32(), "of the upright image, in pixels"),
     column("height", pa.int32(), "of the upright image, in pixels"),
     column("boxes", pa.list_(BOX), "what was detected"),
+    column("input_sha256", pa.string(), "digest of the file that was looked at"),
 ).with_metadata({"depers.detections": str(VERSION)})
 """One row per file, and per member of an archive."""
 
@@ -69,6 +78,7 @@ class DetectionRow(NamedTuple):
     width: int
     height: int
     boxes: list[dict[str, Any]]
+    input_sha256: str | None = None
 
 
 def make_box(

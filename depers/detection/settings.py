@@ -41,7 +41,9 @@ def parse_weights(text: str) -> Weights:
 class InferenceSettings:
     """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`).
 
-    `augment` looks at every image three times, at scales 1, 0.83 (mirrored) and 0.67, as YOLOv5's `--augment`.
+    `augment` looks at every image three times, at scales 1, 0.83 (mirrored) and 0.67, as YOLOv5's `--augment`. Where an
+    image has more than `max_detections`, `withholds` makes that an error; otherwise the least certain are left out, as
+    figures have it.
     """
 
     imgsz: int = 640
@@ -52,6 +54,7 @@ class InferenceSettings:
     device: str = "cpu"
     precision: str = "auto"
     augment: bool = False
+    withholds: bool = False
 
 
 def read_checkpoints(weights: Sequence[Weights]) -> list[bytes]:

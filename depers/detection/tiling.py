@@ -12,8 +12,10 @@ from depers.boxes import Letterbox, area, clip, intersections, letterbox, paint_
 from depers.detection.detections import Detections
 from depers.detection.settings import InferenceSettings
 from depers.imaging.decoding import resize_rgb
+from depers.imaging.headers import ImageError
 
 OVERLAP = 0.2  # of a tile with its neighbor: things smaller than that are whole in one of them
+_BLOCK = 256  # boxes that are compared with all others at once
 _CONTAINED = 0.9  # a box with this share of its area in a larger one of its class is a fragment of it
 
 
@@ -69,12 +71,28 @@ def draw_canvas(rgb: NDArray[np.uint8], frame: Letterbox) -> NDArray[np.uint8]:
 
 
 def merge(parts: Sequence[Detections], settings: InferenceSettings, size_wh: tuple[int, int]) -> Detections:
-    """Return detections of several views, in pixels of the image, as one, without doubles and fragments."""
+    """Return detections of several views, in pixels of the image, as one, without doubles and fragments.
+
+    What lies beside the image, on the canvas's border, is nothing of it. There are at most `max_detections`. Raise
+    ImageError where there would be more, and none may be left out, and for a box that is not finite.
+    """
     columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
     detections = Detections(*columns)
+    if not np.isfinite(detections.boxes_xyxy).all():
+        raise ImageError("has boxes that are not finite")
     detections = detections._replace(boxes_xyxy=clip(detections.boxes_xyxy, size_wh))
-    if len(parts) == 1:
-        return detections
+    if (is_empty := area(detections.boxes_xyxy) <= 0).any():
+        detections = detections.select(~is_empty)
+    if len(parts) > 1:
+        detections = _join(detections, settings)
+    count = len(detections.boxes_xyxy)
+    if settings.withholds and count > settings.max_detections:
+        raise ImageError(f"has {count} boxes, more than --max-detections {settings.max_detections}: raise it")
+    return detections.select(slice(settings.max_detections))
+
+
+def _join(detections: Detections, settings: InferenceSettings) -> Detections:
+    """Return detections that several views have in common as one, without doubles and fragments."""
     import torch
 
     from depers.detection.detector import suppress
@@ -84,13 +102,15 @@ def merge(parts: Sequence[Detections], settings: InferenceSettings, size_wh: tup
     rows = torch.from_numpy(np.concatenate(numbers, axis=1, dtype=np.float64))
     indices = suppress(rows, settings)[:, 6].numpy().astype(np.int64)
     indices = indices[~_are_fragments(detections.boxes_xyxy[indices], detections.class_ids[indices])]
-    boxes, confidences, class_ids, models = detections
-    return Detections(boxes[indices], confidences[indices], class_ids[indices], models[indices])
+    return detections.select(indices)
 
 
 def _are_fragments(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which boxes (N, 4) lie almost wholly in a larger one of their class, bool (N,)."""
-    areas = area(boxes)
-    inside = intersections(boxes, boxes) >= _CONTAINED * areas[:, None]
-    larger = (areas[None] > areas[:, None]) & (class_ids[:, None] == class_ids[None])
-    return np.asarray((inside & larger).any(axis=1))
+    areas, are_fragments = area(boxes), np.zeros(len(boxes), bool)
+    for start in range(0, len(boxes), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        inside = intersections(boxes[block], boxes) >= _CONTAINED * areas[block, None]
+        larger = (areas[None] > areas[block, None]) & (class_ids[block, None] == class_ids[None])
+        are_fragments[block] = (inside & larger).any(axis=1)
+    return are_fragments

@@ -56,7 +56,10 @@ class DecodedImage:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def rgb(self) -> NDArray[np.uint8]:
-        """Return the image as uint8 RGB (H, W, 3), transparency on white: what the detector sees."""
+        """Return the image as uint8 RGB (H, W, 3), transparency on white: what the detector sees.
+
+        The range of 16 bits is stretched, since most images use a part of it.
+        """
         if self.mode == "RGB":
             return self.pixels
         pixels, mode = self.pixels, self.mode
@@ -64,7 +67,7 @@ class DecodedImage:
             pixels = self.palette[pixels]
             mode = "RGBA" if pixels.shape[2] == 4 else "RGB"
         elif pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
+            pixels = sixteen_bit.stretch(pixels, mode)
             mode = {"I;16": "L"}.get(mode, mode.removesuffix(";16"))
         image = Image.fromarray(pixels, mode)
         if mode in ("LA", "RGBA"):

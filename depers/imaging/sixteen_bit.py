@@ -1,6 +1,7 @@
 """Images of 16 bits per color channel, which Pillow would cut to 8: read by OpenCV, written by it and tifffile."""
 
 import io
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from depers.imaging.headers import ImageError
 
 _PHOTOMETRIC = {"L": "minisblack", "LA": "minisblack", "I;16": "minisblack", "CMYK": "separated"}
 
+_RARE = 0.001  # the share of an image's values at either end that its range leaves out
+_SAMPLE = 1_000_000  # pixels that are enough to find the range
+
 
 class Page(NamedTuple):
     """Pixels (H, W) or (H, W, C) in Pillow's channel order, their mode and the color profile."""
@@ -22,6 +26,30 @@ class Page(NamedTuple):
     pixels: NDArray[Any]
     mode: str
     icc_profile: bytes | None
+
+
+def find_range(values: NDArray[np.uint16]) -> tuple[int, int]:
+    """Return the least and the greatest value that are not rare, of one in a thousand each: hot pixels do not count."""
+    counts = np.bincount(values.ravel(), minlength=1).cumsum()
+    low, high = np.searchsorted(counts, (counts[-1] * _RARE, counts[-1] * (1 - _RARE)), side="right")
+    return int(low), int(min(high, len(counts) - 1))
+
+
+def stretch(pixels: NDArray[np.uint16], mode: str) -> NDArray[np.uint8]:
+    """Return the pixels (H, W) or (H, W, C) in 8 bits, their range stretched over all of them.
+
+    Sensors give 10, 12 or 14 bits: of the highest 8 of 16, nothing would be left to see. Opacity is not stretched.
+    """
+    colors = pixels[..., :3] if mode == "RGBA;16" else pixels
+    step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _SAMPLE))
+    low, high = find_range(colors[::step, ::step])
+    if low == high:
+        return (pixels >> 8).astype(np.uint8)
+    levels = (np.arange(1 << 16, dtype=np.float32) - low) * np.float32(255 / (high - low))
+    stretched = np.clip(np.round(levels), 0, 255).astype(np.uint8)[pixels]
+    if mode == "RGBA;16":
+        stretched[..., 3] = pixels[..., 3] >> 8
+    return stretched
 
 
 def has_sixteen_bit_channels(data: bytes, image: Any) -> bool:

@@ -47,6 +47,11 @@ _ARCHIVE_SUFFIXES = re.compile(
 )
 
 
+def has_image_suffix(name: str) -> bool:
+    """Return whether a name ends as those of images do, also of images that cannot be processed."""
+    return name.lower().endswith(_IMAGE_SUFFIXES)
+
+
 def sniff_format(head: bytes) -> str:
     """Return the image format that the first bytes begin, also one that cannot be processed; empty for none.
 

@@ -17,7 +17,7 @@ from depers import storage
 from depers.archives import registry
 from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
 from depers.errors import typed_reason
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.outcomes import fail, to_table
 from depers.pipeline.steps import Outcome, PassJob, unpack
 from depers.runtime import units

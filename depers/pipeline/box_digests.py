@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from depers import storage
-from depers.pipeline.box_sources import BoxSource, RowsByPath
+from depers.pipeline.box_sources import BoxSource, label_name
+from depers.pipeline.box_tables import RowsByPath
 from depers.runtime.units import Unit
 from depers.storage import Entry
 
@@ -17,7 +18,7 @@ def describe_source(source: BoxSource | None) -> dict[str, Any] | None:
     """Return what decides how boxes are read, which is the same for all units: all but where they are."""
     if source is None:
         return None
-    return {name: value for name, value in source._asdict().items() if name not in ("uri", "labels")}
+    return {name: value for name, value in source._asdict().items() if name not in ("uri", "labels", "ambiguous")}
 
 
 def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath | None) -> list[Unit]:
@@ -41,7 +42,7 @@ def _list_texts(folder: str) -> list[Entry]:
 def _find_texts(unit: Unit, texts: dict[str, Entry], paths: Sequence[str]) -> list[Entry | None]:
     """Return the texts about the files of a unit, of an archive those about all members."""
     if unit.archive is None:
-        return [texts.get(str(PurePosixPath(entry.path).with_suffix(".txt"))) for entry in unit.entries]
+        return [texts.get(label_name(entry.path)) for entry in unit.entries]
     prefix = str(PurePosixPath(unit.entries[0].path)) + "/"
     first, last = (bisect.bisect_left(paths, end) for end in (prefix, prefix[:-1] + chr(ord("/") + 1)))
     return [texts[path] for path in paths[first:last]]

@@ -1,53 +1,44 @@
 """Boxes from elsewhere than a detector: labels, detections edited by a person, or those of an earlier run.
 
-An image that they say nothing about fails: an empty list of boxes must be said, too.
+They are believed only where they speak of this very image, and in full: what they say nothing about fails (an empty
+list of boxes must be said, too), and so does an image with a box that cannot be meant: something else was.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from depers import storage
 from depers.boxes import EDGES, from_normalized_xywh
-from depers.datasets.data_yaml import read_dataset
-from depers.datasets.labels import parse_yolo
-from depers.detection.detections import VERSION, make_box
-from depers.errors import UserError, one_line
+from depers.datasets.class_lists import parse_class_list
+from depers.datasets.data_yaml import Dataset, read_dataset
+from depers.datasets.labels import parse_yolo, read_number
+from depers.detection.detections import make_box
+from depers.errors import UserError
+from depers.imaging import sniffing
 from depers.imaging.headers import ImageError
+from depers.pipeline.box_tables import DOUBLED, Row
 from depers.runtime import units
-from depers.statuses import ArchiveStatus, FileStatus
-from depers.storage import tables
-from depers.storage.tables import parquet_text
+from depers.statuses import FileStatus
 
-Row = dict[str, Any]
-_REQUIRED = ("path", "boxes")
-_USED = (
-    "path",
-    "member",
-    "number",
-    "status",
-    "reason",
-    "boxes",
-    "input_sha256",
-    "margin",
-    "output_sha256",
-    "output_bytes",
-    "output_offset",
-)
-_VERSION_KEYS = (b"depers.detections", b"depers.manifest")
-_STATUSES = {*FileStatus, *ArchiveStatus}
+_CLASS_LIST = "classes.txt"
+_LOOKED_AT = (FileStatus.DETECTED, FileStatus.REDACTED, FileStatus.CLEAN)
+"""The statuses of images that were looked at; all others say nothing about boxes."""
+_LABEL_FIELDS = 5  # of a line of YOLO text; a sixth is the confidence
+_FARTHEST = 1e9  # pixels
+_NO_NAME = "thing"  # the class of a box that a table gives none
 
 
 class BoxSource(NamedTuple):
     """Where boxes are: a table of rows by path and number, or YOLO texts below `labels`, whose classes are `names`.
 
-    `confidence` and `thresholds` are the least of a box that counts; `checked` that a file must be the one that the
-    boxes were found in.
+    `confidence` and `thresholds` are the least of a table's box that counts; `checked` that each row must have the
+    digest of the file that its boxes were found in. `ambiguous` are the texts that belong to several images.
     """
 
     uri: str
@@ -56,19 +47,34 @@ class BoxSource(NamedTuple):
     confidence: float = 0.0
     thresholds: Mapping[str, float] = {}
     checked: bool = False
+    ambiguous: frozenset[str] = frozenset()
 
 
-def find_box_source(uri: str) -> BoxSource:
-    """Return what `--boxes` names: a table of detections, or a folder of YOLO labels. Raise UserError."""
+class ImageFacts(NamedTuple):
+    """What boxes must agree with: where an image lies (see `Item.place`), its bytes, its size and its frames."""
+
+    place: str
+    data: bytes
+    size_wh: tuple[int, int]
+    frames: int = 1
+    member: str | None = None
+
+
+def find_box_source(uri: str, classes: Sequence[str] = ()) -> BoxSource:
+    """Return what `--boxes` names: a table of detections, or a folder of YOLO labels.
+
+    Raise UserError for what is neither, and for `classes` that its labels do not tell of.
+    """
     if not storage.is_dir(uri):
         return BoxSource(uri)
-    if storage.exists(storage.join(uri, "classes.txt")):
-        text = storage.read_bytes(storage.join(uri, "classes.txt")).decode()
-        return BoxSource(uri, tuple(text.split()), storage.join(uri, "labels"))
-    if storage.exists(storage.join(uri, "data.yaml")):
-        dataset = read_dataset(uri)
-        folder = storage.join(uri, "labels")
-        return BoxSource(uri, tuple(dataset.names), folder)
+    labels = storage.join(uri, "labels")
+    names = _read_names(uri, labels, classes)
+    if names:
+        for name in classes:
+            if name not in names:
+                known_names = ", ".join(name for name in names if name)
+                raise UserError(f"--classes must be among those of {uri} ({known_names}), but got {name!r}")
+        return BoxSource(uri, names, labels)
     if tables_there := _find_tables(uri):
         return BoxSource(tables_there[-1])
     raise UserError(f"{uri}: must be a table of detections, or a folder with labels/ and classes.txt or data.yaml")
@@ -82,142 +88,174 @@ def _find_tables(folder: str) -> list[str]:
     return [place for place in places if storage.exists(place)]
 
 
-def find_previous_source(uri: str, confidence: float, thresholds: Mapping[str, float]) -> BoxSource:
-    """Return what `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one."""
+def _read_names(uri: str, labels: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the class names of YOLO labels by their ids, none where there is no list of them. Raise UserError."""
+    lists = {}
+    for folder in (uri, labels):  # labelImg writes one beside the labels
+        file = storage.join(folder, _CLASS_LIST)
+        if storage.exists(file):
+            lists[file] = parse_class_list(storage.read_bytes(file), file)
+    file = storage.join(uri, "data.yaml")
+    if storage.exists(file):
+        dataset = read_dataset(uri)
+        _check_labelled(file, dataset, classes)
+        lists[file] = tuple(dataset.names)
+    if len(set(lists.values())) > 1:
+        raise UserError(f"{uri}: the classes must be the same in {' and '.join(lists)}, but differ")
+    return next(iter(lists.values()), ())
+
+
+def _check_labelled(file: str, dataset: Dataset, classes: Sequence[str]) -> None:
+    """Raise UserError where images are not labelled for all the `classes`: no box says nothing about them then."""
+    for prefix, class_ids in dataset.labelled:
+        labelled = [dataset.names[class_id] for class_id in sorted(class_ids)]
+        if missing := [name for name in classes or dataset.names if name not in labelled]:
+            raise UserError(
+                f"{file}: images below {prefix!r} must be labelled for {', '.join(missing)}, but are only for"
+                f" {', '.join(labelled)}; name classes that all are labelled for by --classes"
+            )
+
+
+def find_previous_source(uri: str, confidence: float | None, thresholds: Mapping[str, float]) -> BoxSource:
+    """Return what `--previous-detections` names: a manifest, a table of detections, or the OUT that holds one.
+
+    All boxes of the earlier run count but those below the `confidence` and `thresholds` that this one is given.
+    """
     table = uri
     if storage.is_dir(uri):
         tables_there = _find_tables(uri)
         if not tables_there:
             raise UserError(f"{uri}: must hold a manifest or detections.parquet of an earlier run, but holds neither")
         table = tables_there[0]
-    least = min([confidence, *thresholds.values()])  # for a class of which no threshold is known
-    return BoxSource(table, confidence=least, thresholds=thresholds, checked=True)
+    limits = [*thresholds.values(), *([] if confidence is None else [confidence])]
+    return BoxSource(table, confidence=min(limits, default=0.0), thresholds=thresholds, checked=True)
 
 
-class RowsByPath:
-    """The rows of a table by path and number; read once, by the driver, which sends each unit its own."""
-
-    def __init__(self, uri: str, version_key: bytes | None = None) -> None:
-        """Read the table; with a `version_key`, only one whose metadata have that. Raise UserError for another."""
-        table = _read_table(uri, version_key)
-        if "status" in table.schema.names:  # rows about what is gone would hide those about what is there
-            table = table.filter(pc.not_equal(pc.fill_null(table["status"], ""), FileStatus.REMOVED))
-        self._table = table.sort_by("path").combine_chunks()
-        paths = pc.run_end_encode(self._table["path"].combine_chunks()) if len(table) else None
-        self._spans: dict[str, tuple[int, int]] = {}
-        start = 0
-        if paths is not None:
-            for path, stop in zip(paths.values.to_pylist(), paths.run_ends.to_pylist(), strict=True):
-                self._spans[path] = (start, stop)
-                start = stop
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._spans)
-
-    def digest(self, paths: Sequence[str]) -> str:
-        """Return a hash of the rows of some inputs, which does not depend on the others."""
-        spans = [self._spans.get(parquet_text(path), (0, 0)) for path in paths]
-        rows = self._table.take(np.concatenate([np.arange(*span) for span in spans])).combine_chunks()
-        digest = hashlib.sha256(repr([stop - start for start, stop in spans]).encode())
-        for batch in rows.to_batches():
-            digest.update(batch.serialize())
-        return digest.hexdigest()
-
-    def of(self, path: str) -> dict[int | None, Row]:
-        """Return the rows of one input by their numbers in it; of a loose file by None."""
-        start, stop = self._spans.get(parquet_text(path), (0, 0))
-        rows = self._table.slice(start, stop - start).to_pylist()
-        return {row.get("number"): row for row in rows}
+def label_name(place: str) -> str:
+    """Return where the YOLO text of an image lies below the folder of labels."""
+    return str(PurePosixPath(place).with_suffix(".txt"))
 
 
-def _read_table(uri: str, version_key: bytes | None) -> pa.Table:
-    """Return the columns of a table of boxes that are used. Raise UserError for what is none, or of another version."""
-    try:
-        table = tables.read_table(uri)
-    except FileNotFoundError:
-        raise UserError(f"{uri}: no such table of boxes") from None
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{uri}: must be a Parquet table of boxes ({one_line(error)})") from None
-    if absent := [name for name in _REQUIRED if name not in table.schema.names]:
-        raise UserError(f"{uri}: must have the columns path and boxes, but has no {absent[0]}")
-    if table.schema.field("boxes").type.value_type.get_field_index("x_min") < 0:
-        raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(EDGES)}")
-    _check_version(uri, table, version_key)
-    return table.select([name for name in table.schema.names if name in _USED])
+def find_ambiguous_texts(places: Iterable[str]) -> frozenset[str]:
+    """Return the YOLO texts that belong to several images: which of them one is about, nothing says."""
+    counts = Counter(label_name(place) for place in places if sniffing.has_image_suffix(place))
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
-def _check_version(uri: str, table: pa.Table, version_key: bytes | None) -> None:
-    """Raise UserError for a table that another version of depers has written.
-
-    Tables of boxes may also be made elsewhere, and programs that edit them lose the version: only their words count.
-    """
-    metadata = table.schema.metadata or {}
-    versions = {metadata[key].decode() for key in _VERSION_KEYS if key in metadata}
-    if version_key is not None:
-        versions = {metadata.get(version_key, b"none").decode()}
-    if versions - {str(VERSION)}:
-        text = f"{uri}: must be a table of version {VERSION}, but its version is {min(versions)}"
-        raise UserError(f"{text}: write it anew with this depers")
-    if "status" in table.schema.names:
-        for status in pc.unique(table["status"]).to_pylist():
-            if status is not None and status not in _STATUSES:
-                words = ", ".join(sorted(_STATUSES))
-                raise UserError(
-                    f"{uri}: status must be one of {words}, but is {status!r}: write it anew with this depers"
-                )
-
-
-def read_boxes(
-    source: BoxSource,
-    precomputed: Row | None,
-    data: bytes,
-    place: str,
-    size_wh: tuple[int, int],
-    classes: Sequence[str],
-) -> list[Row]:
+def read_boxes(source: BoxSource, row: Row | None, image: ImageFacts, classes: Sequence[str]) -> list[Row]:
     """Return the boxes of one image as rows of `detections.BOX`. Raise ImageError where nothing is said about it."""
-    rows = _read_labels(source, place, size_wh) if source.labels else _select_boxes(source, precomputed, data)
-    return [row for row in rows if not classes or row["class"] in classes]
+    boxes = _read_labels(source, image) if source.labels else _select_boxes(source, row, image)
+    if not classes:
+        return boxes
+    similar_names = {_fold(name): name for name in classes}
+    for box in boxes:
+        name = box["class"]
+        if name not in classes and (name == _NO_NAME or _fold(name) in similar_names):
+            requested = similar_names.get(_fold(name), ", ".join(classes))
+            raise ImageError(f"has a box of class {name!r}, which may be meant by --classes {requested}")
+    return [box for box in boxes if box["class"] in classes]
 
 
-def _read_labels(source: BoxSource, place: str, size_wh: tuple[int, int]) -> list[Row]:
-    name = storage.join(source.labels, str(PurePosixPath(place).with_suffix(".txt")))
+def _fold(name: str) -> str:
+    """Return a class name without what people do not see or mean: case, blanks, forms of Unicode."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split()).replace("_", "").replace("-", "")
+
+
+def _read_labels(source: BoxSource, image: ImageFacts) -> list[Row]:
+    name = label_name(image.place)
+    file = storage.join(source.labels, name)
+    if image.frames > 1:
+        raise ImageError(f"holds {image.frames} frames, but a YOLO text, {name}, can speak of one only")
+    if name in source.ambiguous:
+        raise ImageError(f"shares its labels, {name}, with another image")
     try:
-        lines = storage.read_bytes(name).decode("utf-8-sig").splitlines()
-        text = "\n".join(_without_confidence(line) for line in lines)
-        labels = parse_yolo(text, len(source.names), name)
-    except FileNotFoundError:
-        raise ImageError(f"has no labels at {name}; an image without boxes must have an empty text") from None
+        data = storage.read_bytes(file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ImageError(f"has no labels at {file}; an image without boxes must have an empty text") from None
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+        text = "\n".join(_without_confidence(line, f"{file}, line {number}") for number, line in enumerate(lines, 1))
+        labels = parse_yolo(text, len(source.names), file)
+        if nameless := [class_id for class_id in labels.class_ids.tolist() if not source.names[class_id]]:
+            raise UserError(f"{file}: every class id must have a name, but {nameless[0]} has none")
     except (UserError, UnicodeDecodeError) as error:
         raise ImageError(f"has labels that cannot be read ({error})") from None
-    boxes = from_normalized_xywh(labels.boxes_xywh, size_wh)
+    boxes = from_normalized_xywh(labels.boxes_xywh, image.size_wh)
     return [
-        make_box(source.names[class_id], None, box, "labels", 0)
+        _check_box(make_box(source.names[class_id], None, box, "labels", 0), image)
         for class_id, box in zip(labels.class_ids.tolist(), boxes.tolist(), strict=True)
     ]
 
 
-def _without_confidence(line: str) -> str:
-    """Return a label without its sixth number, which is a confidence as `depers detect` writes it."""
-    numbers = line.split()
-    return " ".join(numbers[:5]) if len(numbers) == 6 else line
+def _without_confidence(line: str, location: str) -> str:
+    """Return a label without its sixth number, which is a confidence as `depers detect` writes it. Raise UserError."""
+    fields = line.split()
+    if len(fields) != _LABEL_FIELDS + 1:
+        return line
+    if not 0 <= read_number(fields[-1]) <= 1:
+        raise UserError(f"{location}: the confidence must be a number in 0…1, but got {fields[-1]!r}")
+    return " ".join(fields[:-1])
 
 
-def _select_boxes(source: BoxSource, row: Row | None, data: bytes) -> list[Row]:
-    """Return the boxes of a table's row that count. Raise ImageError for a row that says nothing about `data`."""
+def _select_boxes(source: BoxSource, row: Row | None, image: ImageFacts) -> list[Row]:
+    """Return the boxes of a table's row that count. Raise ImageError for a row that says nothing about the image."""
     if row is None:
         raise ImageError(f"has no row in {source.uri}")
-    if row.get("status") == FileStatus.FAILED:
-        raise ImageError(f"failed when its boxes were found: {row.get('reason')}")
-    if source.checked and row.get("input_sha256") not in (None, hashlib.sha256(data).hexdigest()):
-        raise ImageError("changed since its boxes were found")
+    _check_row(source, row, image)
     boxes = []
-    for box in row["boxes"] or ():
-        edges = [box[name] for name in EDGES]
-        if any(value is None for value in edges) or not np.isfinite(edges).all():
-            raise ImageError(f"has a box with edges {edges}, which must be numbers")
-        name, confidence = str(box.get("class") or "thing"), box.get("confidence")
-        if confidence is not None and confidence < source.thresholds.get(name, source.confidence):
-            continue
-        boxes.append(make_box(name, confidence, edges, box.get("model"), box.get("frame") or 0))
+    for box in row["boxes"]:
+        if box is None:
+            raise ImageError("has a box without edges")
+        name, confidence = str(box.get("class") or _NO_NAME), box.get("confidence")
+        edges, frame = [box[edge] for edge in EDGES], box.get("frame")
+        if frame is None and image.frames > 1:
+            raise ImageError(f"holds {image.frames} frames, but has a box that does not say in which")
+        checked = _check_box(make_box(name, confidence, edges, box.get("model"), frame or 0), image)
+        if max(edges) <= 1 < max(image.size_wh):
+            raise ImageError(f"has a box with edges {edges}, which must be pixels, not shares of the image")
+        if confidence is None or confidence >= source.thresholds.get(name, source.confidence):
+            boxes.append(checked)
     return boxes
+
+
+def _check_row(source: BoxSource, row: Row, image: ImageFacts) -> None:
+    """Raise ImageError where a row is not about this image, or does not say which boxes are in it."""
+    boxes, status = row["boxes"], row.get("status")
+    if row.get(DOUBLED):
+        raise ImageError(f"has several rows in {source.uri}")
+    if status == FileStatus.FAILED:
+        raise ImageError(f"failed when its boxes were found: {row.get('reason')}")
+    if status is not None and status not in _LOOKED_AT:
+        raise ImageError(f"is {status} in {source.uri}: nobody looked for boxes")
+    if boxes is None or (status == FileStatus.REDACTED and not boxes):
+        raise ImageError(f"has lost its boxes in {source.uri}; an image without boxes must have an empty list")
+    if row.get("member") is not None and image.member is not None and row["member"] != image.member:
+        raise ImageError(f"is called {row['member']} in {source.uri}")
+    digest = row.get("input_sha256")
+    if digest is None and source.checked:
+        raise ImageError(f"has no digest in {source.uri}, which would say that its boxes were found in this file")
+    if digest is not None and digest.lower() != hashlib.sha256(image.data).hexdigest():
+        raise ImageError("changed since its boxes were found")
+    size_wh, frames = (row.get("width"), row.get("height")), row.get("frames")
+    if None not in size_wh and size_wh != image.size_wh:
+        raise ImageError("is {} × {} pixels, but its boxes are of {} × {}".format(*image.size_wh, *size_wh))
+    if frames is not None and frames != image.frames:
+        raise ImageError(f"holds {image.frames} frames, but its boxes are of {frames}")
+
+
+def _check_box(box: Row, image: ImageFacts) -> Row:
+    """Return a box as it is. Raise ImageError for one that cannot be meant, or that would paint no pixel."""
+    values: list[Any] = [box[name] for name in EDGES]
+    if not all(value is not None and abs(value) <= _FARTHEST for value in values):
+        raise ImageError(f"has a box with edges {values}, which must be numbers")
+    x_min, y_min, x_max, y_max = np.array(values, np.float32).tolist()  # as the redaction sees them
+    (width, height), confidence, frame = image.size_wh, box["confidence"], box["frame"]
+    if not (x_min < x_max and y_min < y_max):
+        raise ImageError(f"has a box with edges {values}, which must be x_min < x_max and y_min < y_max")
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise ImageError(f"has a box with confidence {confidence:g}, which must lie in 0…1")
+    if frame not in range(image.frames):
+        raise ImageError(f"holds {image.frames} frames, but has a box in frame {frame:g}, counted from 0")
+    if x_max <= 0 or y_max <= 0 or (frame == 0 and (x_min >= width or y_min >= height)):
+        raise ImageError(f"has a box with edges {values}, which must lie in its {width} × {height} pixels")
+    return box | {"frame": int(frame)}

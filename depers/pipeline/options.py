@@ -20,6 +20,7 @@ from depers.options import (
     file_seconds_option,
     follow_links_option,
     imgsz_option,
+    max_detections_option,
     max_megapixels_option,
     option,
     precision_option,
@@ -30,8 +31,12 @@ from depers.options import (
 from depers.runtime import units
 from depers.runtime.time_budget import FILE_SECONDS
 
+DETECTOR_CONFIDENCE = 0.15
+"""The least confidence of a detector's box where no option says it."""
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
-_NOT_DECISIVE = ("input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers")
+_NOT_DECISIVE = (
+    "input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers", "stop_after_clean",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,11 @@ class PassOptions(CheckedOptions):
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
     weights: tuple[str, ...] = weights_option()
     classes: tuple[str, ...] = classes_option()
-    confidence: float = confidence_option(0.15, "least confidence of a box; low, so that rather too much is found")
+    confidence: float | None = confidence_option(
+        None,
+        f"least confidence of a box; of a detector's {DETECTOR_CONFIDENCE:g} where it is not given, low, so that rather"
+        " too much is found",
+    )
     iou_threshold: float = option(
         0.5, "boxes of one class that overlap more than this are one, 0…1", above=0, below=1, group=DETECTION
     )
@@ -51,7 +60,7 @@ class PassOptions(CheckedOptions):
         "thresholds.json from `depers evaluate`: the least confidence by class; the lowest for all others",
         group=DETECTION,
     )
-    max_detections: int = option(1000, "most boxes of one image", low=1, group=DETECTION)
+    max_detections: int = max_detections_option(1000, "; one with more fails, since the rest would be left out")
     imgsz: int = imgsz_option()
     tile: int | None = tile_option()
     augment: bool = option(
@@ -80,6 +89,11 @@ class PassOptions(CheckedOptions):
         if not self.weights:
             raise UserError("--weights must be given at least once")
 
+    @property
+    def detector_confidence(self) -> float:
+        """Return the least confidence of a detector's box."""
+        return DETECTOR_CONFIDENCE if self.confidence is None else self.confidence
+
     def decisive(self) -> dict[str, Any]:
         """Return what decides the bytes written; a run is only resumed with the same.
 
@@ -88,7 +102,8 @@ class PassOptions(CheckedOptions):
         """
         values = {name: value for name, value in asdict(self).items() if name not in (*_NOT_DECISIVE, *_PATHS)}
         class_maps = [parse_weights(text).class_map for text in self.weights]
-        return values | {"class_maps": class_maps, "thresholds": read_class_thresholds(self)}
+        values |= {"class_maps": class_maps, "thresholds": read_class_thresholds(self)}
+        return values | ({"confidence": self.detector_confidence} if self.weights else {})
 
 
 def records_option() -> Any:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from depers import storage
 from depers.errors import typed_reason
 from depers.imaging.headers import ImageError
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome, PassJob, memory_slot
 from depers.statuses import FileStatus
 from depers.storage.failures import explain, is_of_name, raise_outage

@@ -11,7 +11,7 @@ import gc
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import pyarrow as pa
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.errors import UserError
 from depers.pipeline.archive_steps import ChunkHeading, assemble, discard, read_chunks
-from depers.pipeline.box_sources import Row, RowsByPath
+from depers.pipeline.box_tables import Row, RowsByPath
 from depers.pipeline.isolation import run_isolated
 from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import (
@@ -256,7 +256,7 @@ def _start_worker(ledger: LedgerClient, size: int, make: Callable[[], T]) -> T:
         return make()
 
 
-def run(plan: PassRun, todo: Sequence[Unit]) -> Iterator[list[str]]:
+def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]:
     """Do the units; yield the statuses of the rows of each unit, chunk and archive as it is done."""
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up

@@ -13,7 +13,9 @@ from depers.detection.settings import InferenceSettings, parse_weights, read_che
 from depers.errors import UserError
 from depers.pipeline import ray_data
 from depers.pipeline.box_digests import describe_source, name_by_boxes
-from depers.pipeline.box_sources import BoxSource, Row, RowsByPath
+from depers.pipeline.box_sources import BoxSource, find_ambiguous_texts
+from depers.pipeline.box_tables import Row, RowsByPath
+from depers.pipeline.clean_watch import CleanWatch
 from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
@@ -21,7 +23,7 @@ from depers.pipeline.workers import inspect_weights
 from depers.runtime import claims, inputs, outputs, units
 from depers.runtime.cluster import choose_device
 from depers.runtime.lease import Lease
-from depers.runtime.progress import Speed, follow, report
+from depers.runtime.progress import Speed, follow, report, report_lines
 from depers.runtime.units import Unit
 from depers.storage import Entry
 
@@ -37,23 +39,26 @@ def make_job(
     keep: tuple[str, ...] = (),
     boxes: BoxSource | None = None,
     records: str | None = None,
+    withholds: bool = True,
     device: str | None = None,
 ) -> PassJob:
     """Return the options as a job for the workers; `make_finish` makes the last step for an absolute OUT.
 
-    `records` is where records lie that are not in OUT, `device` cpu or cuda (default: what `--device` means on this
-    cluster). Raise UserError for a malformed class map, or where there is no GPU.
+    `records` is where records lie that are not in OUT. `withholds` says that an image with more than
+    `--max-detections` fails; without it, the least certain are left out. `device` is cpu or cuda (default: what
+    `--device` means on this cluster). Raise UserError for a malformed class map, or where there is no GPU.
     """
     out, thresholds = storage.absolute(options.out), read_class_thresholds(options)
     settings = InferenceSettings(
         imgsz=options.imgsz,
-        confidence=min([options.confidence, *thresholds.values()]),  # also for classes that have no threshold
+        confidence=min([options.detector_confidence, *thresholds.values()]),  # also for classes that have no threshold
         iou_threshold=options.iou_threshold,
         max_detections=options.max_detections,
         multi_label=multi_label,
         device=device or choose_device(options.device),
         precision=options.precision,
         augment=options.augment,
+        withholds=withholds,
     )
     return PassJob(
         input=storage.absolute(options.input),
@@ -89,7 +94,10 @@ def _skip_finish(item: Item, boxes: Sequence[Row]) -> Outcome:
 
 
 class Summary(NamedTuple):
-    """What a pass did: the units that account for every input, those of an earlier run, class names and speed."""
+    """What a pass did: the units that account for every input, those of an earlier run, class names and speed.
+
+    `clean_in_a_row` is how many images in a row a detector found nothing in, at most, among those of this run.
+    """
 
     job: PassJob
     units: list[Unit]
@@ -98,6 +106,7 @@ class Summary(NamedTuple):
     speed: Speed
     lease: Lease
     stock: "Stock"
+    clean_in_a_row: int = 0
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of all inputs, unit by unit. Raise RuntimeError unless every input has exactly one."""
@@ -126,14 +135,23 @@ class Stock(NamedTuple):
 
 @contextmanager
 def run(
-    job: PassJob, options: PassOptions, entries: Sequence[Entry] | None = None, rows: RowsByPath | None = None
+    job: PassJob,
+    options: PassOptions,
+    entries: Sequence[Entry] | None = None,
+    rows: RowsByPath | None = None,
+    stop_after_clean: int | None = None,
 ) -> Iterator[Summary]:
     """Run the job on the Ray cluster, resuming what OUT already holds; OUT is this run's alone until the block ends.
 
     `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raise
-    UserError for a wrong INPUT, OUT, weights or classes.
+    UserError for a wrong INPUT, OUT, weights or classes, and after `stop_after_clean` images in a row in which the
+    detector found nothing.
     """
     import ray
+
+    if job.boxes is not None and not job.boxes.labels:
+        rows = RowsByPath(job.boxes.uri)
+        rows.check_classes(job.classes)
 
     checkpoints = read_checkpoints(job.weights)
     reference = ray.put(checkpoints)
@@ -142,10 +160,11 @@ def run(
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
     if job.boxes is not None:
-        if rows is None and not job.boxes.labels:
-            rows = RowsByPath(job.boxes.uri)
         all_units = name_by_boxes(all_units, job.boxes, rows)
-    class_names, stride = ray.get(inspection)
+        ambiguous = find_ambiguous_texts(entry.path for unit in all_units for entry in unit.entries if not unit.archive)
+        job = job._replace(boxes=job.boxes._replace(ambiguous=ambiguous))
+    class_names, stride, warnings = ray.get(inspection)
+    report_lines(warnings)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
         stock = _take_stock(job, all_units)
@@ -160,13 +179,14 @@ def run(
         topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
         units_before = len(all_units) - len(todo)
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
-        speed = Speed(0, 0.0, None)
+        speed, watch = Speed(0, 0.0, None), CleanWatch(stop_after_clean)
         if todo:
             plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, finished.retries)
             work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
-            speed = follow(lease.guard(work), None if any(unit.archive for unit in todo) else total)
-        yield Summary(job, all_units, units_before, class_names, speed, lease, stock)
+            results = watch.follow(work) if job.mirrors and job.weights else work
+            speed = follow(lease.guard(results), None if any(unit.archive for unit in todo) else total)
+        yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest)
 
 
 def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:

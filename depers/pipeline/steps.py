@@ -27,13 +27,15 @@ from depers.errors import typed_reason
 from depers.imaging import sniffing
 from depers.imaging.decoding import DecodedImage, decode, decode_frames
 from depers.imaging.headers import ImageError, ImageHeader, read_header
-from depers.pipeline.box_sources import BoxSource, Row, read_boxes
+from depers.pipeline.box_sources import BoxSource, ImageFacts, read_boxes
+from depers.pipeline.box_tables import Row
 from depers.resources import MIB
 from depers.runtime import time_budget, units
 from depers.runtime.time_budget import FILE_SECONDS
 from depers.statuses import FileStatus
 from depers.storage import Entry
 from depers.storage.failures import explain
+from depers.storage.tables import parquet_text
 
 if TYPE_CHECKING:
     from depers.detection.detector import DetectorEnsemble
@@ -257,12 +259,13 @@ def _complete_detection(
         return DetectedItem(replace(without_view, reason=answer), [])
     try:
         if job.boxes is not None:
-            boxes = read_boxes(job.boxes, item.precomputed, item.data, item.place, item.size_wh, job.classes)
+            member = None if item.member is None else parquet_text(item.member)
+            facts = ImageFacts(item.place, item.data, item.size_wh, item.frames, member)
+            boxes = read_boxes(job.boxes, item.precomputed, facts, job.classes)
         elif detector is None:
             boxes = []
         elif item.view is not None and answer is not None:
-            detections = tiling.merge([item.view.locate(answer)], job.settings, item.size_wh)
-            boxes = _to_rows(job, detections, detector, 0)
+            boxes = _merge(job, [item.view.locate(answer)], item.size_wh, detector, 0)
         else:
             boxes = _detect_all_views(job, item, detector)
         return DetectedItem(without_view, boxes)
@@ -286,11 +289,19 @@ def _detect_all_views(job: PassJob, item: Item, detector: "DetectorEnsemble") ->
                 with time_budget.pause():  # it takes as long as there are views, whatever the file does
                     answers = detector([view.canvas for view in batch])
                 view_detections += [view.locate(answer) for view, answer in zip(batch, answers, strict=True)]
-            frame_detections = tiling.merge(view_detections, job.settings, (rgb.shape[1], rgb.shape[0]))
-            rows += _to_rows(job, frame_detections, detector, number)
+            rows += _merge(job, view_detections, (rgb.shape[1], rgb.shape[0]), detector, number)
     return rows
 
 
-def _to_rows(job: PassJob, detections: Detections, detector: "DetectorEnsemble", frame: int) -> list[Row]:
-    rows = to_rows(detections, detector.class_names, detector.model_names, frame)
-    return [row for row in rows if row["confidence"] >= job.thresholds.get(row["class"], 0)]
+def _merge(
+    job: PassJob, parts: Sequence[Detections], size_wh: tuple[int, int], detector: "DetectorEnsemble", frame: int
+) -> list[Row]:
+    """Return the boxes of the views of a frame as rows of `detections.BOX`.
+
+    Their classes' thresholds come first: what does not count must not take the place of what does.
+    """
+    if job.thresholds:
+        least = np.array([job.thresholds.get(name, 0) for name in detector.class_names], np.float64)
+        parts = [part.select(part.confidences >= least[part.class_ids]) for part in parts]
+    detections = tiling.merge(parts, job.settings, size_wh)
+    return to_rows(detections, detector.class_names, detector.model_names, frame)

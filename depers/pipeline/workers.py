@@ -15,7 +15,7 @@ from depers import resources
 from depers.archives.base import Chunk
 from depers.errors import typed_reason
 from depers.pipeline import archive_steps
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.outcomes import account, fail, finish, to_table, write
 from depers.pipeline.steps import DetectedItem, Item, Outcome, PassJob, detect, prepare, read, unpack
 from depers.runtime import time_budget, units
@@ -79,10 +79,10 @@ def make_detector(job: PassJob, checkpoints: Sequence[bytes]) -> "DetectorEnsemb
     return DetectorEnsemble(job.weights, checkpoints, job.classes, job.settings)
 
 
-def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> tuple[list[str], int]:
-    """Return the detector's class names and stride. Raise UserError as `make_detector`."""
+def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> tuple[list[str], int, list[str]]:
+    """Return the detector's class names, stride and warnings. Raise UserError as `make_detector`."""
     detector = make_detector(job, checkpoints)
-    return (detector.class_names, detector.stride) if detector else ([], 32)
+    return (detector.class_names, detector.stride, detector.warnings) if detector else ([], 32, [])
 
 
 def read_items(job: PassJob, work: Work, chunk: Chunk | None, pool: ThreadPoolExecutor) -> Iterator[Item]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from depers.imaging import sixteen_bit
 from depers.imaging.decoding import DecodedImage, Pixels, decode
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png
@@ -17,6 +18,7 @@ from depers.redaction.regions import (
     MODES,
     Paint,
     Region,
+    check_painted,
     color_cells,
     find_cell_edges,
     find_regions,
@@ -57,7 +59,8 @@ def redact_file(
     """Return the file anew: every box unrecognizable, and nothing in it but image, orientation and color profile.
 
     Boxes are float32 (N, 4) in pixels of the upright image, already grown by their margin, one array per frame or
-    page; a file without boxes is rewritten all the same. `keep_metadata` names groups of `exif.GROUPS` to keep.
+    page; each must paint a pixel, and a file without boxes is rewritten all the same. `keep_metadata` names groups of
+    `exif.GROUPS` to keep.
     `header` spares reading it again, `decoded` decoding an image again that is not redacted losslessly.
     Raises ImageError.
     """
@@ -92,6 +95,7 @@ def _redact(
         return Redacted(redacted, _method(animation.keeps_pixels(header)), name, size_wh, count)
     method = _method(header.lossless)
     if name == "JPEG":
+        check_painted(boxes_xyxy_by_frame[0], header.upright_wh)
         try:
             redacted = lossless_jpeg.redact_jpeg(data, header, boxes_xyxy_by_frame[0], mode, exif_tags)
             return Redacted(redacted, _method(True), name, header.upright_wh, 1)
@@ -109,8 +113,10 @@ def _method(lossless: bool) -> str:
 def redact_image(image: DecodedImage, boxes_xyxy: NDArray[np.float32], mode: str) -> DecodedImage:
     """Return the image with every box redacted, and without colors where it is fully transparent.
 
-    In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`.
+    In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`. Raise
+    ImageError for a box that would paint nothing.
     """
+    check_painted(boxes_xyxy, image.size_wh)
     if image.format in _RIM and not (image.format == "WEBP" and image.lossless):
         boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[image.format]
     if image.mode == "P":
@@ -155,8 +161,9 @@ def redact_pixels(
     size_wh = (pixels.shape[1], pixels.shape[0])
     regions = find_regions(boxes_xyxy, size_wh)
     parts = stack_parts(regions)
+    span = _measure_span(pixels, parts) if regions else 0
     for region in regions:
-        paint = _paint(pixels, parts, region, mode, palette, pixel_mode)
+        paint = _paint(pixels, parts, region, mode, span, palette, pixel_mode)
         region_x0, region_y0 = region.bounds[:2]
         for x0, y0, x1, y1 in region.parts:
             for top in range(y0, y1, _BAND):
@@ -166,11 +173,27 @@ def redact_pixels(
     return redacted
 
 
+def _measure_span(pixels: Pixels, parts: NDArray[np.int64]) -> float:
+    """Return the range of values that paint may have: that of the pixels outside the `parts`, in whole bits.
+
+    Of 16 bits an image may use 10: in paint over all of them, those would be lost to whoever looks at it again.
+    """
+    top = int(np.iinfo(pixels.dtype).max)
+    if pixels.dtype != np.uint16:
+        return top
+    outside = np.ones(pixels.shape[:2], bool)
+    for x0, y0, x1, y1 in parts.tolist():
+        outside[y0:y1, x0:x1] = False
+    values = pixels[..., :3][outside] if pixels.ndim == 3 else pixels[outside]
+    return (1 << max(8, sixteen_bit.find_range(values)[1].bit_length())) - 1 if len(values) else top
+
+
 def _paint(
     pixels: Pixels,
     parts: NDArray[np.int64],
     region: Region,
     mode: str,
+    span: float,
     palette: NDArray[np.uint8] | None,
     pixel_mode: str,
 ) -> Paint:
@@ -178,14 +201,14 @@ def _paint(
     x0, y0, x1, y1 = window = grow_bounds(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
     patch = pixels[y0:y1, x0:x1]
     patch = patch[:, :, None] if patch.ndim == 2 else patch
-    span = 255.0 if palette is not None else float(np.iinfo(pixels.dtype).max)
+    span, top = (255.0, 255.0) if palette is not None else (float(span), float(np.iinfo(pixels.dtype).max))
     channels = patch.shape[2] if palette is None else palette.shape[1]
     opacity = channels in (2, 4) and pixel_mode != "CMYK"
     edges = find_cell_edges(region.bounds)
     if mode == "fill":
         values = np.full((len(edges[1]) - 1, len(edges[0]) - 1, channels), (span + 1) / 2)
         if opacity or pixel_mode == "CMYK":
-            values[:, :, -1] = span if opacity else 0
+            values[:, :, -1] = top if opacity else 0
         return Paint(values, edges, region.bounds, mode, span, ())
     free = mark_free(parts, window, region.bounds)
     inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
@@ -194,7 +217,7 @@ def _paint(
         free = visible if visible.any() else free
     values = color_cells(patch, free, inner, edges, span / 2, palette)
     if opacity and values[:, :, -1].any():
-        values[:, :, -1] = span  # an interpolated opacity would look like an outline
+        values[:, :, -1] = top  # an interpolated opacity would look like an outline
     noisy = range(channels - 1) if opacity else range(channels)
     return Paint(values, edges, region.bounds, mode, span, noisy)
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import NDArray
 
+from depers.imaging.headers import ImageError
+
 MODES = ("pixelate", "blur", "fill")
 CELLS_ACROSS = 6
 NOISE = 12 / 255
@@ -31,6 +33,15 @@ class Region(NamedTuple):
 
     bounds: Rectangle
     parts: tuple[Rectangle, ...]
+
+
+def check_painted(boxes_xyxy: NDArray[np.float32], size_wh: tuple[int, int]) -> None:
+    """Raise ImageError for a box that would paint no pixel: turned inside out, empty, outside, or not finite."""
+    boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
+    inside = np.clip(boxes, 0, np.array(size_wh * 2, np.float32))
+    for box in boxes[~(np.isfinite(boxes).all(axis=1) & (inside[:, 2:] > inside[:, :2]).all(axis=1))].tolist():
+        edges = ", ".join(f"{edge:g}" for edge in box)
+        raise ImageError(f"has a box ({edges}) that covers none of its {size_wh[0]} × {size_wh[1]} pixels")
 
 
 def find_regions(
@@ -152,8 +163,8 @@ class Paint:
     ) -> None:
         """Take the cells' colors `values` (rows, columns, C) and their edges as of `find_cell_edges`, or scaled.
 
-        `span` is the range of values; the channels `noisy` get noise, which depends on the region's place alone, so
-        that a rerun gives the same bytes.
+        `span` is the range of values; the first `noisy` channels get noise, which depends on the region's place alone,
+        so that a rerun gives the same bytes.
         """
         self.across, self.down, self.mode, self.span = *edges, mode, span
         self.values = values.copy()
@@ -180,10 +191,10 @@ class Paint:
             right, down = self._shift_xy
             noise = _fine_noise()[np.ix_((positions + down) % _TILE, (np.arange(width) + right) % _TILE)]
             band[:, self.noisy] += noise[:, None] * np.float32(FINE_NOISE * self.span)
-        step = np.float32(BLUR_STEP * self.span)
-        band /= step
-        np.rint(band, out=band)
-        band *= step
+        step, colors = np.float32(BLUR_STEP * self.span), band[:, : len(self.noisy)]
+        colors /= step
+        np.rint(colors, out=colors)
+        colors *= step
         return np.asarray(band.swapaxes(1, 2))
 
 

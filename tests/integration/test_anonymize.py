@@ -41,9 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(folder: Path | str, out: Path | str, weights: str, **more: object) -> Options:
-    return Options(
-        input=str(folder), out=str(out), weights=(weights,), imgsz=320, confidence=0.003, max_detections=5, **more
-    )
+    return Options(input=str(folder), out=str(out), weights=(weights,), imgsz=320, confidence=0.003, **more)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +108,7 @@ def test_staged_gives_the_same_images_as_fused(done: Path, folder: Path, weights
 def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["anonymize", str(folder), str(out), "--weights", weights]
-    command += ["--imgsz", "320", "--confidence", "0.003", "--max-detections", "5", "--workers", "1"]
+    command += ["--imgsz", "320", "--confidence", "0.003", "--workers", "1"]
     before = run_and_kill(out, *command)
     assert 0 < len(before) < len(records(done))
     code, said = run_depers(*command)

@@ -74,7 +74,6 @@ def options(folder: Path | str, out: Path | str, detector: str, **more: Any) -> 
         "weights": (detector,),
         "imgsz": 320,
         "confidence": 0.003,
-        "max_detections": 5,
         "keep": ("*.json",),
     }
     return Options(input=str(folder), out=str(out), **how | more)

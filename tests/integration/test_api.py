@@ -51,7 +51,7 @@ print(time.perf_counter() - start, sorted({{"numpy", "torch", "ray", "cv2", "pya
 def test_a_detector_finds_what_the_verb_finds(
     ray_local: None, weights: str, scene: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"imgsz": 320, "confidence": 0.003, "max_detections": 5, "classes": "human"}
+    options = {"imgsz": 320, "confidence": 0.003, "classes": "human"}
     other = Image.fromarray(draw_scene(4, 7, (320, 192)).image)
     images = {
         "plain.jpg": encode(scene),

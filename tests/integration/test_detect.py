@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def options(folder: Path, out: Path | str, weights: str, **more: object) -> Options:
-    return Options(str(folder), str(out), (weights,), imgsz=320, confidence=0.003, max_detections=5, **more)
+    return Options(str(folder), str(out), (weights,), imgsz=320, confidence=0.003, **more)
 
 
 @pytest.mark.usefixtures("ray_local")

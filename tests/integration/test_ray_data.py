@@ -12,7 +12,7 @@ from depers.detection.detections import SCHEMA
 from depers.detection.settings import InferenceSettings
 from depers.errors import as_user_error
 from depers.pipeline import ray_data, run
-from depers.pipeline.box_sources import Row
+from depers.pipeline.box_tables import Row
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units

@@ -8,7 +8,8 @@ import torch
 
 from depers.boxes import intersection_over_union
 from depers.detection import yolo
-from depers.detection.detector import DetectorEnsemble, scale_images
+from depers.detection.detector import DetectorEnsemble
+from depers.detection.network import scale_images
 from depers.detection.settings import InferenceSettings, Weights
 
 
@@ -20,7 +21,7 @@ def detector(path: Path, **how: object) -> DetectorEnsemble:
 
 def everything(path: Path, images: torch.Tensor) -> torch.Tensor:
     """The augmented predictions at all places, (B, N, 5 + C) as the package gives them: no objectness is below -1."""
-    image, rows = detector(path)._networks[0].predict_augmented(images, confidence=-1)
+    image, rows, _ = detector(path)._networks[0].predict_augmented(images, confidence=-1)
     return rows[image.argsort(stable=True)].reshape(len(images), -1, rows.shape[1])
 
 

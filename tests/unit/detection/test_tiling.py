@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.detection import tiling
+from depers.detection import detector, tiling
 from depers.detection.detections import Detections
 from depers.detection.settings import InferenceSettings
+from depers.imaging.headers import ImageError
 
 
 @given(st.integers(1, 5000), st.integers(64, 1500))
@@ -63,3 +64,42 @@ def test_merging(parts: list[tuple[list[list[float]], list[float], list[int]]], 
     pairs = zip(merged.confidences.tolist(), merged.class_ids.tolist(), strict=True)
     assert [(round(confidence, 3), name) for confidence, name in pairs] == kept
     assert (merged.boxes_xyxy >= 0).all()
+
+
+def test_more_boxes_than_are_kept_withhold_the_image() -> None:
+    apart = [[float(20 * number), 0.0, float(20 * number + 9), 9.0] for number in range(6)]
+    halves = [found(apart[:4], [0.9, 0.8, 0.7, 0.6], [0] * 4), found(apart[2:], [0.5, 0.4, 0.3, 0.2], [0] * 4)]
+    for parts, count in ((halves, 6), ([found(apart, [0.9] * 6, [0] * 6)], 6)):
+        cut = tiling.merge(parts, InferenceSettings(max_detections=count - 1), (500, 400))
+        assert len(cut.confidences) == count - 1
+        whole = InferenceSettings(max_detections=count, withholds=True)
+        assert len(tiling.merge(parts, whole, (500, 400)).confidences) == count
+        with pytest.raises(ImageError, match="has 6 boxes, more than --max-detections 5: raise it"):
+            tiling.merge(parts, InferenceSettings(max_detections=count - 1, withholds=True), (500, 400))
+
+
+def test_candidates_that_do_not_all_go_in_withhold_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "MAX_CANDIDATES", 3)
+    parts = [found([[0, 0, 9, 9]] * 2, [0.5, 0.4], [0, 0])] * 2
+    assert len(tiling.merge(parts, InferenceSettings(), (500, 400)).confidences) == 1
+    with pytest.raises(ImageError, match="has 4 boxes before suppression, more than 3"):
+        tiling.merge(parts, InferenceSettings(withholds=True), (500, 400))
+
+
+def test_what_lies_beside_the_image_is_nothing_of_it() -> None:
+    boxes = [[-20.0, 0.0, -1.0, 9.0], [500.0, 5.0, 510.0, 9.0], [499.5, 5.0, 510.0, 9.0]]
+    merged = tiling.merge([found(boxes, [0.9, 0.8, 0.7], [0, 0, 0])], InferenceSettings(), (500, 400))
+    assert merged.boxes_xyxy.tolist() == [[499.5, 5, 500, 9]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_box_that_is_not_finite_withholds_the_image(value: float) -> None:
+    with pytest.raises(ImageError, match="not finite"):
+        tiling.merge([found([[0, 0, value, 9]], [0.5], [0])], InferenceSettings(), (500, 400))
+
+
+def test_fragments_are_found_among_any_number_of_boxes() -> None:
+    large = [[float(100 * number), 0.0, float(100 * number + 90), 90.0] for number in range(300)]
+    small = [[x0 + 5, 5.0, x0 + 20, 20.0] for x0, _, _, _ in large]
+    parts = [found(large, [0.5] * 300, [0] * 300), found(small, [0.8] * 300, [0] * 300)]
+    assert (tiling.merge(parts, InferenceSettings(), (40_000, 400)).confidences == 0.5).all()

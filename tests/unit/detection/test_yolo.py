@@ -134,7 +134,7 @@ def test_decoding_equals_the_package(data: Path, confidence: float) -> None:
     )
     images = torch.from_numpy(np.random.default_rng(0).random((2, 3, 128, 192), np.float32))
     with torch.no_grad():
-        image, rows = detector._networks[0](images, confidence)
+        image, rows, _ = detector._networks[0](images, confidence)
         expected = theirs(images)[0]
     likely = expected[..., 4] > confidence
     assert int(likely.sum()) > 0 and (confidence < 0 or not likely.all())

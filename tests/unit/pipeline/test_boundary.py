@@ -23,7 +23,8 @@ from depers.anonymization import manifest, redact_step
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.detection.settings import InferenceSettings
 from depers.pipeline import archive_steps, outcomes, steps, workers
-from depers.pipeline.box_sources import BoxSource, Row
+from depers.pipeline.box_sources import BoxSource
+from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.pipeline.workers import FusedWorker, Work
 from depers.runtime import units

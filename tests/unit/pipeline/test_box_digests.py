@@ -10,7 +10,8 @@ import pytest
 
 from depers.detection.detections import SCHEMA
 from depers.pipeline.box_digests import describe_source, name_by_boxes
-from depers.pipeline.box_sources import BoxSource, RowsByPath
+from depers.pipeline.box_sources import BoxSource
+from depers.pipeline.box_tables import RowsByPath
 from depers.runtime import units
 from depers.storage import Entry
 from depers.storage.tables import to_parquet

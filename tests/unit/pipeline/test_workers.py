@@ -16,7 +16,8 @@ from depers.anonymization import manifest, redact_step
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.detection.settings import InferenceSettings, Weights
 from depers.pipeline import archive_steps, outcomes, workers
-from depers.pipeline.box_sources import BoxSource, Row
+from depers.pipeline.box_sources import BoxSource
+from depers.pipeline.box_tables import Row
 from depers.pipeline.isolation import work_one_by_one
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.pipeline.workers import FusedWorker, Work
