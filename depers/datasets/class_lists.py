@@ -8,6 +8,8 @@ from collections import Counter
 
 from depers.errors import UserError
 
+_EXPECTATION = "must be a list of different class names, a line each"
+
 
 def parse_class_list(data: bytes, source: str) -> tuple[str, ...]:
     """Return the class names by their ids; "" for an empty line, whose id must not occur.
@@ -19,16 +21,16 @@ def parse_class_list(data: bytes, source: str) -> tuple[str, ...]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{source}: must be UTF-8 text, a class name per line, but holds other bytes") from None
+        raise UserError(f"{source}: {_EXPECTATION}, but holds other bytes than UTF-8") from None
     names = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     while names and not names[-1]:
         names.pop()
     if not names:
-        raise UserError(f"{source}: must be UTF-8 text, a class name per line, but is empty")
+        raise UserError(f"{source}: {_EXPECTATION}, but is empty")
     for number, name in enumerate(names, 1):
         if any(unicodedata.category(character) == "Cc" for character in name):
             raise UserError(f"{source}, line {number}: a class name must be plain text, but is {name[:80]!r}")
     for name, count in Counter(names).items():
         if name and count > 1:
-            raise UserError(f"{source}: class names must differ, but {name!r} is there {count} times")
+            raise UserError(f"{source}: {_EXPECTATION}, but has {name!r} {count} times")
     return tuple(names)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from depers import storage
+from depers.datasets.class_lists import parse_class_list
 from depers.datasets.data_yaml import class_names
 from depers.errors import UserError, one_line, short_reason
 from depers.normalization.rules import clean_name
@@ -86,12 +87,10 @@ def _read_list(uri: str, path: str) -> ClassList | None:
     if name not in NAME_LISTS and not name.endswith(".names"):
         return None
     try:
-        text = storage.read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: must be a list of class names, but holds other bytes than UTF-8") from None
+        data = storage.read_bytes(file)
     except OSError as error:
         raise UserError(f"{file}: not readable ({short_reason(error)})") from None
-    names = tuple(clean_name(line) for line in text.rstrip().splitlines())  # a blank line has a number too
+    names = tuple(clean_name(name) for name in parse_class_list(data, file))
     texts = [name for name in names if name]
     if not texts or len(set(texts)) < len(texts):
         raise UserError(f"{file}: names must be a list of different class names, but are {_show(names)!r}")

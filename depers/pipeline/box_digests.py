@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from depers import storage
-from depers.pipeline.box_sources import BoxSource, label_name
+from depers.pipeline.box_sources import BoxSource, check_class_lists, label_name
 from depers.pipeline.box_tables import RowsByPath
 from depers.runtime.units import Unit
 from depers.storage import Entry
@@ -24,13 +24,15 @@ def describe_source(source: BoxSource | None) -> dict[str, Any] | None:
 def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath | None) -> list[Unit]:
     """Return the units, their names also a hash of what the source says about their files.
 
-    `rows` are those of a table. Texts are known by their sizes and tags, as images are.
+    `rows` are those of a table. Texts are known by their sizes and tags, as images are. Raise UserError where among
+    them is another list of classes.
     """
     if rows is not None:
         contents: Sequence[Any] = [rows.digest([entry.path for entry in unit.entries]) for unit in all_units]
     else:
         texts = {entry.path: entry for entry in _list_texts(source.labels)}
         paths = sorted(texts)
+        check_class_lists(source, paths)
         contents = [_find_texts(unit, texts, paths) for unit in all_units]
     return [_rename(unit, content) for unit, content in zip(all_units, contents, strict=True)]
 

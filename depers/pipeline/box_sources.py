@@ -68,7 +68,7 @@ def find_box_source(uri: str, classes: Sequence[str] = ()) -> BoxSource:
     if not storage.is_dir(uri):
         return BoxSource(uri)
     labels = storage.join(uri, "labels")
-    names = _read_names(uri, labels, classes)
+    names = _read_names(uri, classes)
     if names:
         for name in classes:
             if name not in names:
@@ -88,13 +88,21 @@ def _find_tables(folder: str) -> list[str]:
     return [place for place in places if storage.exists(place)]
 
 
-def _read_names(uri: str, labels: str, classes: Sequence[str]) -> tuple[str, ...]:
+def check_class_lists(source: BoxSource, paths: Iterable[str]) -> None:
+    """Raise UserError where `paths` below the labels hold another class list: labelImg writes one into each folder."""
+    for path in paths:
+        if path.rpartition("/")[2] == _CLASS_LIST:
+            file = storage.join(source.labels, path)
+            if parse_class_list(storage.read_bytes(file), file) != source.names:
+                raise UserError(f"{file}: the classes must be those of {source.uri}, but differ")
+
+
+def _read_names(uri: str, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the class names of YOLO labels by their ids, none where there is no list of them. Raise UserError."""
     lists = {}
-    for folder in (uri, labels):  # labelImg writes one beside the labels
-        file = storage.join(folder, _CLASS_LIST)
-        if storage.exists(file):
-            lists[file] = parse_class_list(storage.read_bytes(file), file)
+    file = storage.join(uri, _CLASS_LIST)
+    if storage.exists(file):
+        lists[file] = parse_class_list(storage.read_bytes(file), file)
     file = storage.join(uri, "data.yaml")
     if storage.exists(file):
         dataset = read_dataset(uri)

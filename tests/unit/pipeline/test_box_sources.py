@@ -15,6 +15,7 @@ from depers.imaging.headers import ImageError
 from depers.pipeline.box_sources import (
     BoxSource,
     ImageFacts,
+    check_class_lists,
     find_ambiguous_texts,
     find_box_source,
     find_previous_source,
@@ -208,17 +209,19 @@ def test_a_text_speaks_of_one_image_with_one_frame(labels: Path) -> None:
     [
         ("classes.txt", b"", "is empty"),
         ("classes.txt", b"\n \n", "is empty"),
-        ("classes.txt", "plaque d'été".encode("latin-1"), "must be UTF-8 text"),
-        ("classes.txt", b"car\ncar\n", "class names must differ, but 'car' is there 2 times"),
+        ("classes.txt", "plaque d'été".encode("latin-1"), "holds other bytes than UTF-8"),
+        ("classes.txt", b"car\ncar\n", "a list of different class names, .* but has 'car' 2 times"),
         ("classes.txt", b"ca\0r\n", "line 1: a class name must be plain text"),
         ("classes.txt", b"license plate\nHuman\n", "--classes must be among those of .* but got 'human'"),
-        ("labels/classes.txt", b"human\nlicense plate\n", "the classes must be the same in .*classes.txt, but differ"),
+        ("labels/d/classes.txt", b"human\nlicense plate\n", "d/classes.txt: the classes must be those of"),
+        ("data.yaml", b"names: [human]\n", "the classes must be the same in .*classes.txt and .*data.yaml, but differ"),
     ],
 )
 def test_class_lists_that_will_not_do(labels: Path, name: str, content: bytes, message: str) -> None:
     (labels / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        find_box_source(str(labels), ["human"])
+        source = find_box_source(str(labels), ["human"])
+        check_class_lists(source, ["d/a.txt", "d/classes.txt"])
 
 
 def test_partly_labelled_datasets_say_nothing_of_the_rest(tmp_path: Path) -> None:
