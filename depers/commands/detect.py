@@ -41,6 +41,11 @@ class Options(pipeline_options.PassOptions):
     )
 
 
+def text_path(place: str) -> str:
+    """Return where the YOLO text of an image goes below OUT."""
+    return f"labels/{label_name(place)}"
+
+
 def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None, names: Sequence[str] = ()) -> Outcome:
     """Return the row of an image, and write its YOLO text below `labels_root` where one is given: the last step.
 
@@ -55,7 +60,7 @@ def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None
         labels = to_normalized_xywh(to_array(boxes), item.size_wh).astype(np.float64)
         ids = np.array([names.index(box["class"]) for box in boxes], np.int64)
         text = format_yolo(Labels(ids, labels), np.array([box["confidence"] for box in boxes], np.float32))
-        storage.write_below(storage.join(labels_root, "labels"), label_name(item.place), text.encode())
+        storage.write_below(labels_root, text_path(item.place), text.encode())
     digest = hashlib.sha256(item.data).hexdigest() if item.data else None
     row = DetectionRow(item.path, item.member, item.number, status, reason, width, height, list(boxes), digest)
     return Outcome(row._asdict())
@@ -87,11 +92,9 @@ def run(options: Options, *, withholds: bool = True) -> DetectResult:
     names: list[str] = []
     if is_yolo:
         entries = storage.list_files(options.input, options.follow_links)
-        label_counts = Counter(label_name(entry.path) for entry in entries if entry.path and not entry.status)
+        label_counts = Counter(text_path(entry.path) for entry in entries if entry.path and not entry.status)
         if duplicates := [name for name, count in label_counts.items() if count > 1]:
-            raise UserError(
-                f"{options.input}: --format yolo needs distinct names, but images share labels/{duplicates[0]}"
-            )
+            raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {duplicates[0]}")
         names = pipeline.read_class_names(options)
     job = pipeline.make_job(
         options,
@@ -114,7 +117,7 @@ def _remove_labels(out: str, detections: str, summary: pipeline.Summary) -> None
     table = tables.read_table(detections, ["path", "member", "status"])
     table = table.filter(pc.equal(table["status"], FileStatus.DETECTED))
     places = zip(table["path"].to_pylist(), table["member"].to_pylist(), strict=True)
-    names = {label_name(path if member is None else f"{path}/{member}") for path, member in places}
+    names = {text_path(path if member is None else f"{path}/{member}") for path, member in places}
     paths = [f"labels/{entry.path}" for entry in storage.list_files(folder)]
     stale_paths = [path for path in paths if parquet_text(path) not in names]
     if stale_paths:
@@ -126,7 +129,7 @@ def _list_texts(table: pa.Table) -> list[str]:
     """Return the YOLO texts of members of archives; how these are called is known only once they are read."""
     columns = (table[name].to_pylist() for name in ("path", "member", "status"))
     rows = zip(*columns, strict=True)
-    return [label_name(f"{path}/{member}") for path, member, status in rows if member and status == FileStatus.DETECTED]
+    return [text_path(f"{path}/{member}") for path, member, status in rows if member and status == FileStatus.DETECTED]
 
 
 def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
