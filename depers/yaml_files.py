@@ -7,15 +7,7 @@ import yaml
 from depers.errors import UserError, one_line
 
 _MOST_BYTES = 4_000_000  # ten thousand classes have a quarter of a megabyte
-
-
-class _AliasFreeLoader(yaml.SafeLoader):
-    """Knows no aliases: a few lines of them stand for more values than any memory holds."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has aliases (*), which are not read")
-        return super().compose_node(parent, index)
+_MOST_VALUES = 1_000_000
 
 
 def parse_yaml(source: str, data: bytes) -> Any:
@@ -23,7 +15,13 @@ def parse_yaml(source: str, data: bytes) -> Any:
     if len(data) > _MOST_BYTES:
         raise UserError(f"{source}: must be YAML of at most {_MOST_BYTES} bytes, but has {len(data)}")
     try:
-        return yaml.load(data.decode("utf-8"), Loader=_AliasFreeLoader)
+        loader = yaml.SafeLoader(data.decode("utf-8"))
+        node = loader.get_single_node()
+        if node is not None and _count_values(node, {}) > _MOST_VALUES:
+            raise UserError(
+                f"{source}: must be YAML of at most {_MOST_VALUES} values, but its aliases make more of them"
+            )
+        return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise UserError(f"{source}: must be YAML, but is nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # also of dates and numbers that are none
@@ -36,3 +34,13 @@ def shorten(value: Any) -> str:
         return repr(value[:60])
     is_number = isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**18)
     return str(value) if value is None or is_number else type(value).__name__
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return how many values a node stands for, counting aliases each time; too many for what holds itself."""
+    if id(node) not in counts:
+        counts[id(node)] = _MOST_VALUES + 1  # while its values are counted
+        values = node.value if isinstance(node, yaml.CollectionNode) else []
+        items = [item for value in values for item in (value if isinstance(value, tuple) else (value,))]
+        counts[id(node)] = 1 + sum(_count_values(item, counts) for item in items)
+    return counts[id(node)]

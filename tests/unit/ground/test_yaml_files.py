@@ -6,7 +6,15 @@ from depers.errors import UserError
 from depers.yaml_files import parse_yaml
 
 
+def bomb(pattern: str) -> bytes:
+    """Return a list whose items each hold the one before twice."""
+    lines = ["- &a0 {x: 1}"] + [f"- &a{level + 1} {pattern.format(f'*a{level}')}" for level in range(40)]
+    return "\n".join(lines).encode()
+
+
 def test_plain_values_are_read() -> None:
+    assert parse_yaml("x.yaml", b"") is None
+    assert parse_yaml("x.yaml", b"a: &a [1, 2]\nb: *a\n") == {"a": [1, 2], "b": [1, 2]}
     assert parse_yaml("x.yaml", b"names: {0: a, 1: b}\ntrain: [x, 1.5, null]\n") == {
         "names": {0: "a", 1: "b"},
         "train": ["x", 1.5, None],
@@ -17,8 +25,9 @@ def test_plain_values_are_read() -> None:
     ("data", "message"),
     [
         pytest.param(b"a: !!python/object/apply:os.system [ls]", "could not determine a constructor", id="a call"),
-        pytest.param(b"a: &a [1, 1]\nb: *a", "it has aliases", id="aliases, of which a few fill any memory"),
-        pytest.param(b"a: &a {b: 1}\nb: {<<: *a}", "it has aliases", id="merged aliases"),
+        pytest.param(bomb("[{0}, {0}]"), "its aliases make more of them", id="aliases, of which a few fill any memory"),
+        pytest.param(bomb("{{<<: [{0}, {0}]}}"), "its aliases make more of them", id="merged aliases"),
+        pytest.param(b"a: &a [*a]", "its aliases make more of them", id="a list in itself"),
         pytest.param(b"[" * 5000, "nested too deeply", id="depth"),
         pytest.param(b"a: 2021-99-99", "month must be in", id="a date that is none"),
         pytest.param(b"a: " + b"9" * 5000, "4300 digits", id="a number of any length"),
