@@ -84,7 +84,7 @@ def _read_list(uri: str, path: str) -> ClassList | None:
             return None
         names = tuple(clean_name(name) for name in class_names(file, content))
         return ClassList(path, names, "kpt_shape" in content)
-    if name not in NAME_LISTS and not name.endswith(".names"):
+    if name not in NAME_LISTS and not name.endswith((".names", ".labels")):
         return None
     try:
         data = storage.read_bytes(file)

@@ -21,6 +21,7 @@ from depers.normalization.rules import Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
+_HUGE = 1e300  # no coordinate
 _LISTS = ("images", "annotations")
 HEAD = 2**16
 """How many bytes of a file say whether it is COCO."""
@@ -168,12 +169,15 @@ def _read_numbers(values: object) -> list[float] | None:
     """Return a list of numbers, or of texts that are numbers; NaN for what is none. None for what is no list."""
     if not isinstance(values, list):
         return None
-    return [
-        read_number(value.strip() if isinstance(value, str) else repr(value))
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        else math.nan
-        for value in values
-    ]
+    return [_read_number(value) for value in values]
+
+
+def _read_number(value: object) -> float:
+    if isinstance(value, str):
+        return read_number(value.strip())
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_HUGE < value < _HUGE:
+        return math.nan
+    return float(value)
 
 
 def find_segmentation_box(segmentation: object) -> list[float] | None:

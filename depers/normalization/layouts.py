@@ -28,7 +28,7 @@ _SUFFIXES = {"voc": ".xml", "coco": ".json"}
 _LABEL_SUFFIXES = (".txt", ".xml", ".json")
 _LISTS = re.compile(  # lists of classes or of images, which sets hold beside images and labels
     r"(?:^|/)(?:(?:predefined_)?classes|labelmap|train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/.*\.txt$"
-    r"|\.(?:ya?ml|names|data)$",
+    r"|\.(?:ya?ml|names|labels|data)$",
     re.IGNORECASE,
 )
 _BESIDE = re.compile(  # what sets hold beside images and labels, and is of no use
@@ -202,6 +202,13 @@ def match_files(kind: str, paths: Sequence[str], classes: Sequence[str], head_of
         problems.append(Problem(stems[stem], 0, "image without label", ProblemAction.SKIPPED, detail))
         roles[stems[stem]] = FileRole.PROBLEM
         del files[stem]
+    if kind != "competition":
+        for stem in [stem for stem, of_image in files.items() if len(of_image) > 1]:
+            texts = [file.path for file in files.pop(stem)]
+            for path in (stems[stem], *texts):  # which of them counts, nobody can tell
+                detail = ", ".join(text for text in texts if text != path)
+                problems.append(Problem(path, 0, "several label files for one image", ProblemAction.SKIPPED, detail))
+                roles[path] = FileRole.PROBLEM
     order = {name: index for index, name in enumerate(classes)}
     for image_files in files.values():
         image_files.sort(key=lambda file: (order.get(file.class_name, 0), file.path))

@@ -76,7 +76,7 @@ def read_yolo(
     lines, problems = read_lines(path, data)
     for number, line in lines:
         values = [read_number(field) for field in line.split()]
-        shape = find_shape(values[1:], columns)
+        shape = Shape.BOX if len(values) == 5 else find_shape(values[1:], columns)
         kind, action = _find_fault(values, shape, names, file_class), ProblemAction.SKIPPED_WITH_IMAGE
         if kind:
             problems.append(Problem(path, number, kind, action, line.strip()[:120]))
@@ -85,7 +85,7 @@ def read_yolo(
             problems.append(Problem(path, number, "class id is not 0", ProblemAction.ACCEPTED, line.strip()[:120]))
         name = file_class or (names[int(values[0])] if names is not None else str(int(values[0])))
         box = RawBox(number, name, *_first_four(values[1:]))
-        if shape != Shape.BOX and shape is not None:
+        if shape is not Shape.BOX and shape is not None:
             shapes.setdefault(shape, f"{path}, line {number}: {line.strip()[:80]}")
             if shape in (Shape.POLYGON, Shape.UNDECIDED):
                 polygon = RawBox(number, name, *_bounding_box(values[1:]))
@@ -104,15 +104,14 @@ def _find_fault(values: Sequence[float], shape: Shape | None, names: Sequence[st
         return "not five fields"
     if any(map(math.isnan, values)):
         return "not a finite number"
-    if not file_class:
-        class_id = values[0]
-        if class_id not in range(len(names) if names is not None else 2**31) or (
-            names is not None and not names[int(class_id)]
-        ):
-            return "class id without a name"
+    class_id = values[0]
+    if not file_class and not (
+        class_id in range(2**31) if names is None else class_id in range(len(names)) and names[int(class_id)]
+    ):
+        return "class id without a name"
     if shape is None:
         return "numbers that are no box"
-    if shape == Shape.BOX and any(abs(value) >= _PIXELS for value in values[1:5]):
+    if shape is Shape.BOX and (max(values[1:]) >= _PIXELS or min(values[1:]) <= -_PIXELS):
         return "not fractions of the image"
     return ""
 

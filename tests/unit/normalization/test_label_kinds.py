@@ -265,6 +265,13 @@ def test_labels_of_an_image_that_is_missing_are_not_its_namesakes(
     assert "label without image" in {problem.kind for problem in problems}
 
 
+def test_two_label_files_for_one_image_leave_it_out(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", yolo(FACE, FACE) | {"0.txt": "0 0.2 0.2 0.1 0.1"})
+    found, problems = read_set(root)
+    assert found == {"1.jpg": near(BOX)}
+    assert sorted(problem.path for problem in problems) == ["0.txt", "images/0.jpg", "labels/0.txt"]
+
+
 def test_a_label_file_that_is_named_almost_as_its_image_makes_no_background(tmp_path: Path) -> None:
     files = yolo(FACE, FACE) | {"images/IMG 1 (2).jpg": "", "labels/img_1_2.txt": FACE}
     found, problems = read_set(write_files(tmp_path / "raw", files))
