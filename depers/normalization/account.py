@@ -90,7 +90,7 @@ def list_fates(label_set: LabelSet, image_fates: Mapping[str, tuple[SourceStatus
     """Yield what became of every file of a set, by path; raise RuntimeError as `write_account`."""
     label_files = {file.path for image in label_set.images for file in image.label_files} | set(label_set.json_files)
     problems = {problem.path: problem.kind for problem in label_set.problems}
-    left_out = dict.fromkeys(label_set.left_out, "--label-files leaves it out")
+    left_out = dict.fromkeys(label_set.left_out, "--label-files leaves it out") | dict(label_set.unusable)
     counted = {FileRole.IMAGE: image_fates, FileRole.LABELS: label_files, FileRole.PROBLEM: problems}
     for path in sorted([*label_set.entries, *left_out]):
         role = label_set.roles.get(path)
@@ -145,7 +145,7 @@ def format_account(sums: Sums) -> str:
 
 def check_sum(sums: Sums, listed: Sequence[LabelSet], used_images: int) -> None:
     """Raise RuntimeError unless every file that was listed is counted, and every image of the dataset as used."""
-    files = sum(len(label_set.entries) + len(label_set.left_out) for label_set in listed)
+    files = sum(len(label_set.entries) + len(label_set.left_out) + len(label_set.unusable) for label_set in listed)
     counted_images = sum(count for key, count in sums.items() if key[:2] == (IMAGE, SourceStatus.USED))
     if (sums.total(), counted_images) != (files, used_images):
         raise RuntimeError(

@@ -4,6 +4,7 @@ import fnmatch
 import functools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from depers import storage
@@ -32,7 +33,7 @@ class LabelSet(NamedTuple):
     `names`: its classes; None where the files themselves say them (VOC, COCO), or where ids have no names: then a class
     is called by its id. `lists`: those of its ids, where files give them. `columns`: what stands in a line of YOLO's.
     `entries`: its files by their paths, as they were listed; `roles` says what each is.
-    `left_out`: label files that are none of them, on purpose.
+    `left_out`: label files that are none of them, on purpose. `unusable`: what can be no file of a dataset, and why.
     """
 
     uri: str
@@ -48,6 +49,7 @@ class LabelSet(NamedTuple):
     lists: ClassLists | None = None
     columns: str = COLUMNS[0]
     left_out: Sequence[str] = ()
+    unusable: Mapping[str, str] = MappingProxyType({})
 
     def find_names(self, label_path: str) -> tuple[str, ...] | None:
         """Return the names of the ids in a label file; None as for `names`."""
@@ -121,7 +123,7 @@ def open_set(
     if not storage.is_dir(uri):
         raise UserError(f"{uri}: no such folder")
     listing = _check_listing(uri, prefix, storage.list_files(uri, follow_links, out), out)
-    unusable = [entry for entry in listing if entry.status]
+    unusable = {entry.path: entry.reason for entry in listing if entry.status}
     entries = {entry.path: entry for entry in listing if not entry.status and _is_selected(entry.path, patterns)}
     left_out = [entry.path for entry in listing if not entry.status and entry.path not in entries]
     paths = list(entries)
@@ -132,11 +134,13 @@ def open_set(
     if kind == AUTO:
         kind = recognise(uri, paths, in_names, head_of)
     files = match_files(kind, paths, in_names, head_of)
-    for entry in unusable:
-        files.problems.append(Problem(entry.path, 0, "unusable path", ProblemAction.SKIPPED, entry.reason))
+    for path, reason in unusable.items():
+        files.problems.append(Problem(path, 0, "unusable path", ProblemAction.SKIPPED, reason))
     if not any(image.label_files for image in files.images) and not files.json_files:
         raise UserError(f"{uri}: {identify(paths, head_of) or _no_labels(kind, files, paths)}")
-    label_set = LabelSet(uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out)
+    label_set = LabelSet(
+        uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out, unusable=unusable
+    )
     if kind == "competition":
         return label_set._replace(names=tuple(in_names))
     return _name_ids(label_set, classes) if kind == "yolo" else label_set
