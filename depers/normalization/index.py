@@ -140,7 +140,7 @@ class LabelIndex:
     def class_totals(self) -> list[tuple[int, int, int]]:
         """Return (class, boxes, images with it) of every class that occurs."""
         rows = self._db.execute(
-            "SELECT class, COUNT(*), COUNT(DISTINCT image) FROM boxes GROUP BY class ORDER BY class"
+            "SELECT class, COUNT(*), COUNT(DISTINCT image) FROM boxes WHERE NOT ignored GROUP BY class ORDER BY class"
         )
         return list(rows)
 

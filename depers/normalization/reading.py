@@ -15,7 +15,7 @@ from depers.normalization.foreign import advise
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.layouts import FileRole
 from depers.normalization.matching import ListedImageFinder, find_stem
-from depers.normalization.rules import FileLabels, LabelError, Problem
+from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
 from depers.normalization.yolo import Shape, YoloLabels, decide_columns, read_yolo
@@ -112,11 +112,19 @@ def add_files(
     return not_understood
 
 
+class JsonResult(NamedTuple):
+    """What a COCO file is about: its number, images, those with an annotation not understood, and its categories."""
+
+    file: int
+    images: set[int]
+    not_understood: set[int]
+    names: frozenset[str]
+
+
 def add_json(
     index: LabelIndex, catalog: Catalog, label_set: LabelSet, path: str, tick: Callable[[], object]
-) -> tuple[set[int], set[int]]:
-    """Put a COCO file into the index, call `tick` for every box; return the images that it lists, and
-    those of them with an annotation that is not understood.
+) -> JsonResult:
+    """Put a COCO file into the index, call `tick` for every box, and return what it is about.
 
     Raise UserError where the file is no COCO, or cannot be read.
     """
@@ -159,7 +167,40 @@ def add_json(
         problem._replace(detail=f"{problem.detail}, {box_counts[image_id]} boxes")
         for image_id, problem in problems_by_id.items()
     )
-    return set(images.values()), not_understood
+    return JsonResult(file, set(images.values()), not_understood, frozenset(coco.categories.values()))
+
+
+def _ignore_unlisted_classes(
+    index: LabelIndex, catalog: Catalog, label_set: LabelSet, results: Sequence[JsonResult]
+) -> set[int]:
+    """Make an image that is in some COCO files of a set one region to ignore for the classes of its other files.
+
+    For them nobody has looked at it. Return the images whose size no file says, for which that cannot be done.
+    """
+    meanings = [{label_set.class_map.get(name, name): name for name in sorted(result.names)} for result in results]
+    every = {meaning: name for of_file in meanings for meaning, name in of_file.items() if meaning}
+    if all(every.keys() <= of_file.keys() for of_file in meanings):
+        return set()
+    sizes = {number: (width, height) for number, width, height in index.sizes()}
+    without_size = set()
+    for image in set().union(*(result.images for result in results)):
+        files = [n for n, result in enumerate(results) if image in result.images]
+        absent = every.keys() - set().union(*(meanings[n].keys() for n in files))
+        wide, high = sizes.get(image, (0, 0))
+        if absent and not wide:
+            without_size.add(image)
+            detail = f"{', '.join(sorted(absent))}: they are categories of other files"
+            problem = Problem(
+                label_set.prefix + catalog.images[image][1].path,
+                0,
+                "not labelled for all classes",
+                ProblemAction.SKIPPED,
+            )
+            index.add_problems([problem._replace(detail=detail)])
+            continue
+        regions = [RawBox(0, every[meaning], wide / 2, high / 2, wide, high, True) for meaning in sorted(absent)]
+        index.add_boxes(catalog.index_boxes(label_set.prefix, image, results[files[0]].file, regions))
+    return without_size
 
 
 def _find_images(
@@ -261,6 +302,7 @@ def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet, run: Run
     prefix, tasks = label_set.prefix, catalog.tasks.get(label_set.prefix, [])
     image_numbers, not_understood = {task.image for task in tasks}, set()
     shapes: dict[Shape, str] = {}
+    json_results: list[JsonResult] = []
 
     def calls() -> Iterator[tuple[str, str, Sequence[str] | None, str, list[FileTask]]]:
         for names, group in itertools.groupby(tasks, lambda task: label_set.find_names(task.file.path)):
@@ -269,9 +311,10 @@ def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet, run: Run
 
     with open_bar(len(tasks) or None, "labels", unit="file") as bar:
         for path in label_set.json_files:
-            numbers_there, not_understood_there = add_json(index, catalog, label_set, path, bar.update)
-            image_numbers |= numbers_there
-            not_understood |= not_understood_there
+            json_results.append(add_json(index, catalog, label_set, path, bar.update))
+            image_numbers |= json_results[-1].images
+            not_understood |= json_results[-1].not_understood
+        not_understood |= _ignore_unlisted_classes(index, catalog, label_set, json_results)
         for results in run(read_files, calls()) if tasks else ():
             not_understood |= add_files(index, catalog, prefix, results, shapes)
             bar.update(len(results))

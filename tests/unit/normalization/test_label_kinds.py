@@ -350,6 +350,23 @@ def test_a_crowd_among_objects_is_a_region_to_ignore(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_files_with_other_categories_say_nothing_of_their_classes(tmp_path: Path) -> None:
+    """One file labels cars, the other plates; one image is in both."""
+    files = {f"images/{n}.jpg": "" for n in range(3)}
+    for name, numbers in (("car", (0, 1)), ("carplate", (1, 2))):
+        content = {
+            "images": [{"id": n, "file_name": f"{n}.jpg", "width": 200, "height": 160} for n in numbers],
+            "annotations": [{"image_id": 1, "category_id": 1, "bbox": XYWH}],
+            "categories": [{"id": 1, "name": name}],
+        }
+        files[f"{name}s.json"] = json.dumps(content)
+    found, _ = read_set(write_files(tmp_path / "raw", files))
+    whole = (0.5, 0.5, 1, 1)
+    assert found["0.jpg"] == near([("~carplate", *whole)])
+    assert sorted(found["1.jpg"]) == near([CAR_BOX[0], ("carplate", *CAR_BOX[0][1:])])
+    assert found["2.jpg"] == near([("~car", *whole)])
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
