@@ -90,9 +90,10 @@ def _list_folders(paths: Iterable[str]) -> set[str]:
 def probe_names(out: str) -> Fold | None:
     """Return how the file system of a local OUT takes names for the same; None where it tells all apart.
 
-    That is tried out with a file in OUT, which is made.
+    That is tried out with a file in OUT, which is made for it.
     """
     folder = Path(out)
+    is_new = not folder.exists()
     probe = folder / f".depers-{uuid.uuid4().hex}é"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,9 @@ def probe_names(out: str) -> Fold | None:
     finally:
         with suppress(OSError):
             probe.unlink()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
     return make_fold(is_blind, is_normalizing, is_trimming)
 
 
