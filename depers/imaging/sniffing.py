@@ -70,11 +70,6 @@ def sniff_format(head: bytes) -> str:
     return ""
 
 
-def is_image_name(name: str) -> bool:
-    """Return whether a name has the suffix of an image."""
-    return name.lower().endswith(_IMAGE_SUFFIXES)
-
-
 def is_image(head: bytes) -> bool:
     """Return whether the first bytes are those of an image, also of one in a format that cannot be processed."""
     return bool(sniff_format(head))
@@ -102,7 +97,7 @@ def classify(name: str, head: bytes, keep: Sequence[str]) -> tuple[FileStatus | 
         return FileStatus.SKIPPED, "a resource fork of macOS"
     if is_archive(name, head):
         return FileStatus.SKIPPED, "an archive that is not opened: what it holds is not known"
-    if is_image_name(name):
+    if has_image_suffix(name):
         return None, ""
     last = name.rsplit("/", 1)[-1]
     if any(fnmatchcase(name, glob) or fnmatchcase(last, glob) for glob in keep):

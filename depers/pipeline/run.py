@@ -161,7 +161,8 @@ def run(
     all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
     if job.boxes is not None:
         all_units = name_by_boxes(all_units, job.boxes, rows)
-        ambiguous = find_ambiguous_texts(entry.path for unit in all_units for entry in unit.entries if not unit.archive)
+        loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
+        ambiguous = find_ambiguous_texts(entry.path for entry in loose_entries)
         job = job._replace(boxes=job.boxes._replace(ambiguous=ambiguous))
     class_names, stride, warnings = ray.get(inspection)
     report_lines(warnings)

@@ -137,7 +137,7 @@ def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:
         return is_small and sniffing.classify(entry.path, head, job.keep)[0] != FileStatus.SKIPPED
 
     try:
-        hint = sniffing.is_image_name(entry.path) and is_small
+        hint = sniffing.has_image_suffix(entry.path) and is_small
         data = storage.read_entry(job.input, entry, sniffing.HEAD, is_needed, hint)
         status, reason = sniffing.classify(entry.path, data[: sniffing.HEAD], job.keep)
     except Exception as error:
