@@ -70,8 +70,9 @@ def stream(kind: str, source: str, target: str) -> None:
     encoded = Path(target) / "chunks"
     encoded.mkdir(parents=True)
     with storage.open_entry(source, entry) as file:
-        layout = form.read_layout(file)
-        for chunk in form.read(file, entry.size, archives.MemberRules((), 1 << 30)):
+        rules = archives.MemberRules((), 1 << 30)
+        layout = form.read_layout(file, rules)
+        for chunk in form.read(file, entry.size, rules):
             if isinstance(chunk, archives.Chunk):
                 data, _ = form.encode_chunk(chunk, [member.data for member in chunk.members], layout)
                 (encoded / f"{chunk.number:06}").write_bytes(data)

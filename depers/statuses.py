@@ -32,6 +32,8 @@ class ArchiveStatus(StrEnum):
     INCOMPLETE = "incomplete"
     """Damaged or cut off: what is whole is in OUT, the rest is listed."""
     FAILED = "failed"
+    SKIPPED = "skipped"
+    """A table without a column of images. It is absent from OUT."""
     REMOVED = "removed"
     """It is in INPUT no more, and its result was removed from OUT."""
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from depers import storage
 from depers.boxes import covered_share, grow
 from depers.detection.detections import BOX, to_array
+from depers.imaging.disguise.search import find_image
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
@@ -44,7 +45,9 @@ class FindingRow(NamedTuple):
     boxes: Sequence[Row] = ()
 
 
-def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = ()) -> Outcome:
+def check_item(
+    item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = (), keep_anyway: bool = False
+) -> Outcome:
     """Return the finding about one object or member of OUT, by its manifest row and the metadata that may be there."""
     problems, uncovered = [], []
     manifest_row = item.precomputed
@@ -63,6 +66,8 @@ def check_item(item: Item, boxes: Sequence[Row], keep_metadata: Sequence[str] = 
             uncovered = [box for box in boxes if measure_coverage(box, manifest_row, item.size_wh) < _MIN_COVERAGE]
             names = Counter(box["class"] for box in uncovered)
             problems += [f"still shows {count} × {name}" for name, count in sorted(names.items())]
+        elif not keep_anyway and (image := find_image(item.data)):
+            problems.append(f"holds {image}")
     status = AuditStatus.WRONG if problems else AuditStatus.SOUND
     finding = FindingRow(item.path, status, "; ".join(problems), item.member, item.number, uncovered)
     return Outcome(finding._asdict())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from depers.anonymization.manifest import ManifestRow
 from depers.boxes import grow
 from depers.detection.detections import to_array
+from depers.imaging.disguise.search import find_image
 from depers.imaging.headers import ImageError
 from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
@@ -31,9 +32,19 @@ def split_by_frame(boxes: Sequence[Row], frames: int, margin: float) -> list[NDA
 
 
 def redact_item(
-    item: Item, boxes: Sequence[Row], *, mode: str, margin: float, keep_metadata: Sequence[str], max_megapixels: float
+    item: Item,
+    boxes: Sequence[Row],
+    *,
+    mode: str,
+    margin: float,
+    keep_metadata: Sequence[str],
+    max_megapixels: float,
+    keep_anyway: bool = False,
 ) -> Outcome:
-    """Return the redacted image and its manifest row; a file that is passed through keeps its bytes."""
+    """Return the redacted image and its manifest row; a file that is passed through keeps its bytes.
+
+    Such a file fails where an image is found in it, whatever its dress, unless `keep_anyway`.
+    """
     row = ManifestRow(
         path=item.path,
         member=item.member,
@@ -45,6 +56,9 @@ def redact_item(
         input_sha256=hashlib.sha256(item.data).hexdigest() if item.data else None,
     )
     if item.status == FileStatus.PASSED_THROUGH:
+        if not keep_anyway and (finding := find_image(item.data)):
+            row = row._replace(status=FileStatus.FAILED, reason=f"is kept, but holds {finding}")
+            return Outcome(row._asdict())
         digest = hashlib.sha256(item.data).hexdigest()
         row = row._replace(input_sha256=digest, output_bytes=item.size, output_sha256=digest)
         return Outcome(row._asdict(), item.data)

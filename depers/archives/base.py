@@ -50,7 +50,7 @@ class ArchiveEnd(NamedTuple):
     """What closes an archive: how many chunks and members it had, and why it is incomplete, if it is.
 
     `layout` is what the format needs to be written: the compression of a tar, the schema of a Parquet file.
-    `retry` says that storage failed, not the archive: another run may get further.
+    `retry` says that storage failed, not the archive: another run may get further. `skipped`: it holds no images.
     """
 
     chunks: int
@@ -58,6 +58,7 @@ class ArchiveEnd(NamedTuple):
     reason: str
     layout: bytes
     retry: bool = False
+    skipped: bool = False
 
 
 class ArchiveError(Exception):
@@ -65,16 +66,22 @@ class ArchiveError(Exception):
 
 
 class MemberRules(NamedTuple):
-    """What is done with members: globs of those to keep though they are no images, and the most bytes of one."""
+    """What is done with members: globs of those to keep though they are no images, and the most bytes of one.
+
+    `keep_columns` are globs of the columns of tables that are kept; `keep_anyway` says that what is kept may hold
+    images.
+    """
 
     keep: tuple[str, ...]
     most_bytes: int
+    keep_columns: tuple[str, ...] = ()
+    keep_anyway: bool = False
 
 
 class ArchiveFormat(Protocol):
     """What a module for one kind of archive offers."""
 
-    def read_layout(self, file: BinaryIO) -> bytes:
+    def read_layout(self, file: BinaryIO, rules: MemberRules) -> bytes:
         """Return what the new archive must know of the old one beyond its members; empty where that is too damaged."""
 
     def read(self, file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:

@@ -1,16 +1,20 @@
-"""Parquet files with images in binary columns, plain or as Hugging Face's `{bytes, path}`, at any depth.
+"""Parquet files with images in binary columns, plain or as Hugging Face's `{bytes, path}`, in structs and lists.
 
-Rows, their order, all other values and the schema with its metadata stay; an image that failed becomes null.
+Images alone are written, and what `--keep-columns` names: a column can hold anything. Rows and their order stay, an
+image that failed becomes null, and so does a value that is kept and turns out to hold an image.
 """
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depers.archives import table_columns
 from depers.archives.base import (
     CHUNK_BYTES,
     CHUNK_MEMBERS,
@@ -21,47 +25,128 @@ from depers.archives.base import (
     MemberRules,
     append_end,
 )
+from depers.archives.table_columns import Column
 from depers.errors import REASON_LENGTH, one_line
-from depers.imaging import sniffing
 from depers.resources import MIB
 from depers.statuses import FileStatus
 from depers.storage.failures import UnavailableError
 
 _ROW_GROUP_BYTES = 128 * MIB  # the most that writing one holds in memory
 _CODECS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
+_NOT_NAMED = "a column that holds no images, and is not named by --keep-columns"
 
 
-class _Columns(NamedTuple):
-    """Which columns are searched for images, and of those the ones that hold nothing else."""
+class _Plan(NamedTuple):
+    """What becomes of a table: the columns that are written, and why others are not; its new schema."""
 
-    searched: tuple[int, ...]
-    images: frozenset[int]
+    columns: tuple[Column, ...]
+    reasons: dict[str, str]
+    schema: pa.Schema
 
 
-def read_layout(file: BinaryIO) -> bytes:
-    """Return the schema and the compression of every column."""
+def read_layout(file: BinaryIO, rules: MemberRules) -> bytes:
+    """Return the schema of what is written, and the compression of every column."""
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        schema = parquet.schema_arrow.serialize().to_pybytes().hex()
-        return json.dumps({"schema": schema, "codecs": _codecs(parquet.metadata)}).encode()
+        return _make_layout(parquet, _make_plan(parquet, rules))
     except UnavailableError:
         raise
     except Exception:  # pyarrow's kinds of error depend on what is damaged; `read` says what it is
         return b""
 
 
+def _make_layout(parquet: pq.ParquetFile, plan: _Plan) -> bytes:
+    schema = plan.schema.serialize().to_pybytes().hex()
+    return json.dumps({"schema": schema, "codecs": _codecs(parquet.metadata)}).encode()
+
+
 def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
-    """Yield the file in chunks of rows, then its end; a row group that cannot be read is lost."""
-    layout = read_layout(file)
+    """Yield the file in chunks of rows, then its end; a row group that cannot be read is lost.
+
+    The last chunk has no rows, but a member for each column, and for each value that was kept and holds an image.
+    """
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        schema, _ = parquet.schema_arrow, _codecs(parquet.metadata)
+        plan = _make_plan(parquet, rules)
+        layout = _make_layout(parquet, plan)
     except UnavailableError:
         raise
     except Exception as error:
         yield ArchiveEnd(0, 0, f"not a whole Parquet file: {one_line(error, REASON_LENGTH)}", b"")
         return
-    yield from append_end(lambda batches: _group_rows(batches, schema, rules), _batches(parquet), layout)
+    if not any(column.images for column in plan.columns):
+        yield ArchiveEnd(0, 0, "a table without a column of images", b"", skipped=True)
+        return
+    yield from append_end(lambda batches: _group_rows(batches, plan, rules), _batches(parquet, plan), layout)
+
+
+def _make_plan(parquet: pq.ParquetFile, rules: MemberRules) -> _Plan:
+    """Return what becomes of the columns. Raise ArchiveError for names that come twice."""
+    schema = parquet.schema_arrow
+    if len(set(schema.names)) < len(schema.names):
+        raise ArchiveError("names of columns must differ")
+    features = table_columns.read_features(schema)
+    columns: list[Column] = []
+    fields: list[pa.Field] = []
+    reasons: dict[str, str] = {}
+    for field in schema:
+        try:
+            kind = table_columns.simplify_type(field.type)
+            images, is_empty = _find_images(parquet, field, kind, features.get(field.name))
+            leaf_types = list(table_columns.list_leaf_types(kind, field.name))
+            leaves, has_map = [path for path, _, _ in leaf_types], any(in_map for _, _, in_map in leaf_types)
+            kept = frozenset(path for path in leaves if table_columns.matches(path, rules.keep_columns))
+            is_whole = not images and kept == frozenset(leaves)
+            if not (images or is_empty or kept) or (kept and has_map and not is_whole):
+                reasons[field.name] = _NOT_NAMED
+                continue
+            column = Column(field.name, kind, images, None if is_whole else kept - images)
+            table_columns.find_hidden_images(pa.nulls(1, kind), field.name)
+            fields.append(table_columns.make_field(field, column))
+            columns.append(column)
+        except UnavailableError:
+            raise
+        except Exception as error:  # a type that pyarrow, or this, knows not enough of
+            reasons[field.name] = f"a column that cannot be looked into ({one_line(error, REASON_LENGTH)})"
+    metadata = table_columns.make_metadata(features, columns)
+    return _Plan(tuple(columns), reasons, pa.schema(fields, metadata))
+
+
+def _find_images(
+    parquet: pq.ParquetFile, field: pa.Field, kind: pa.DataType, feature: Any
+) -> tuple[frozenset[str], bool]:
+    """Return which leaves of a column hold images: as the schema says, or as the first values are; and whether it is
+    a column of bytes without any value, of which nobody can say.
+    """
+    declared = table_columns.find_declared_images(field, kind, feature)
+    if declared:
+        return declared, False
+    leaves = list(table_columns.list_leaf_types(kind, field.name))
+    candidates = {path for path, leaf, in_map in leaves if table_columns.is_bytes(leaf) and not in_map}
+    if not candidates or any(in_map for _, _, in_map in leaves):
+        return frozenset(), False
+    images: set[str] = set()
+    waiting = set(candidates)
+    for number in range(parquet.num_row_groups):
+        try:
+            for batch in parquet.iter_batches(CHUNK_MEMBERS, [number], [field.name], use_threads=False):
+                array = table_columns.simplify(batch.column(field.name), kind)
+                found, filled = table_columns.find_sampled_images(
+                    [
+                        leaf
+                        for leaf in table_columns.walk(array, field.name, np.arange(len(array)))
+                        if leaf.path in waiting
+                    ]
+                )
+                images |= found
+                waiting -= filled
+                if not waiting:
+                    return frozenset(images), False
+        except UnavailableError:
+            raise
+        except Exception:  # a damaged row group, which `_batches` tells of
+            continue
+    return frozenset(images), waiting == candidates == {path for path, _, _ in leaves}
 
 
 def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
@@ -74,18 +159,19 @@ def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
     return {path: {"uncompressed": "none", "lz4_raw": "lz4"}.get(name, name) for path, name in names.items()}
 
 
-def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _batches(parquet: pq.ParquetFile, plan: _Plan) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the rows in batches of about `CHUNK_BYTES`, each with the number of its row group."""
+    names = [column.name for column in plan.columns]
     problems = []
     for number in range(parquet.num_row_groups):
         group = parquet.metadata.row_group(number)
         rows = max(1, min(CHUNK_MEMBERS, CHUNK_BYTES * group.num_rows // max(1, group.total_byte_size)))
         rows_read = 0
         try:
-            for batch in parquet.iter_batches(rows, row_groups=[number], use_threads=False):
+            for batch in parquet.iter_batches(rows, row_groups=[number], columns=names, use_threads=False):
                 batch.validate(full=True)
                 rows_read += len(batch)
-                yield number, batch
+                yield number, _simplify_batch(batch, plan)
         except UnavailableError:
             raise
         except Exception as error:
@@ -96,144 +182,133 @@ def _batches(parquet: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
         raise ArchiveError(f"lost: {'; '.join(problems)}")
 
 
-def _group_rows(
-    batches: Iterator[tuple[int, pa.RecordBatch]], schema: pa.Schema, rules: MemberRules
-) -> Iterator[Chunk]:
-    columns: _Columns | None = None
-    index = first = row = 0
+def _simplify_batch(batch: pa.RecordBatch, plan: _Plan) -> pa.RecordBatch:
+    arrays = [table_columns.simplify(batch.column(column.name), column.type) for column in plan.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=plan.schema)
+
+
+class _Accounts:
+    """What is told of a table when all of it was read: values that are not written, and what became of columns."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+        self._failures: list[tuple[str, str]] = []
+        self._filled: set[str] = set()
+        """Columns, and leaves beside images, that hold something."""
+
+    def withhold(self, batch: pa.RecordBatch, row: int, keep_anyway: bool) -> pa.RecordBatch:
+        """Return the batch without what is not kept, and without values that are and hold an image."""
+        arrays = []
+        for column, array in zip(self._plan.columns, batch.columns, strict=True):
+            if not keep_anyway and column.kept_leaves != frozenset():
+                dropped = column.images | _list_others(column)
+                findings = table_columns.find_hidden_images(array, column.name, dropped)
+                self._failures += [
+                    (f"{column.name}[{row + offset}]", f"holds {reason}") for offset, reason in findings.items()
+                ]
+                array = table_columns.remove_rows(array, list(findings)) if findings else array
+            for leaf in table_columns.walk(array, column.name, np.arange(len(array))):
+                if leaf.path not in column.images and leaf.array.null_count < len(leaf.array):
+                    self._filled.add(column.name if column.kept_leaves is None else leaf.path)
+            arrays.append(array if column.kept_leaves is None else _remove_others(array, column))
+        return pa.RecordBatch.from_arrays(arrays, schema=self._plan.schema)
+
+    def members(self, first: int) -> Iterator[Member]:
+        """Yield a member for each value that was withheld, and for each column; their numbers begin with `first`."""
+        tellings: list[tuple[str, bytes | None, FileStatus, str]] = []
+        tellings += [(name, None, FileStatus.FAILED, reason) for name, reason in self._failures]
+        for column in self._plan.columns:
+            places = [column.name] if column.kept_leaves is None else sorted(column.kept_leaves)
+            tellings += [(place, b"", FileStatus.PASSED_THROUGH, "") for place in places if place in self._filled]
+        for column in self._plan.columns:
+            places = sorted(_list_others(column) & self._filled)
+            tellings += [(place, None, FileStatus.SKIPPED, _NOT_NAMED) for place in places]
+        tellings += [(name, None, FileStatus.SKIPPED, reason) for name, reason in self._plan.reasons.items()]
+        for number, (name, data, status, reason) in enumerate(tellings, first):
+            yield Member(number, name, 0, data, status, reason)
+
+
+def _list_others(column: Column) -> frozenset[str]:
+    """Return the leaves of a column that are neither images nor kept."""
+    if column.kept_leaves is None:
+        return frozenset()
+    leaves = {path for path, _, _ in table_columns.list_leaf_types(column.type, column.name)}
+    return frozenset(leaves) - column.images - column.kept_leaves
+
+
+def _remove_others(array: pa.Array, column: Column) -> pa.Array:
+    """Return a column's array, null where it is neither an image nor kept."""
+    others = _list_others(column)
+
+    def change(path: str, leaf: pa.Array) -> pa.Array:
+        return pa.nulls(len(leaf), leaf.type) if path in others else leaf
+
+    return table_columns.rebuild(array, column.name, change)
+
+
+def _group_rows(batches: Iterator[tuple[int, pa.RecordBatch]], plan: _Plan, rules: MemberRules) -> Iterator[Chunk]:
+    accounts = _Accounts(plan)
+    index = first = row = number = 0
     for number, batch in batches:
-        columns = columns or _columns(schema, batch)
-        members = tuple(_members(batch, columns, first, row, rules))
-        yield Chunk(index, members, _write_stream(batch, number, row))
+        kept = accounts.withhold(batch, row, rules.keep_anyway)
+        members = tuple(_members(kept, plan, first, row, rules))
+        yield Chunk(index, members, _write_stream(kept, plan, number, row))
         index, first, row = index + 1, first + len(members), row + len(batch)
+    if members := tuple(accounts.members(first)):
+        empty = pa.RecordBatch.from_pylist([], schema=plan.schema)
+        yield Chunk(index, members, _write_stream(empty, plan, number, row))
 
 
-def _columns(schema: pa.Schema, batch: pa.RecordBatch) -> _Columns:
-    """Return which columns hold images: where the schema says so, or where the first values are some."""
-    searched = tuple(index for index, field in enumerate(schema) if _may_hold_bytes(field.type))
-    features = _features(schema)
-    images = set()
-    for index in searched:
-        field = schema.field(index)
-        kind = features.get(field.name)
-        struct = pa.types.is_struct(field.type) and {"bytes", "path"} <= {child.name for child in field.type}
-        if kind == "Image" or (struct and kind is None) or any(
-            sniffing.is_image(value) for value in _values(_storage(batch.column(index)).to_pylist())
-        ):  # fmt: skip
-            images.add(index)
-    return _Columns(searched, frozenset(images))
-
-
-def _features(schema: pa.Schema) -> dict[str, str]:
-    """Column → the kind that the metadata of Hugging Face `datasets` gives it."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            name: str(feature["_type"])
-            for name, feature in features.items()
-            if isinstance(feature, dict) and "_type" in feature
-        }
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _may_hold_bytes(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _may_hold_bytes(kind.storage_type)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return True
-    if pa.types.is_dictionary(kind):
-        return _may_hold_bytes(kind.value_type)
-    return any(_may_hold_bytes(kind.field(number).type) for number in range(kind.num_fields))
-
-
-def _storage(column: pa.Array) -> pa.Array:
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
-
-
-def _values(value: Any) -> Iterator[bytes]:
-    """Yield every bytes object in nested lists, tuples and dicts, in order."""
-    if isinstance(value, bytes):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for child in value:
-            yield from _values(child)
-    elif isinstance(value, dict):
-        for child in value.values():
-            yield from _values(child)
-
-
-def _members(batch: pa.RecordBatch, columns: _Columns, first: int, row: int, rules: MemberRules) -> Iterator[Member]:
+def _members(batch: pa.RecordBatch, plan: _Plan, first: int, row: int, rules: MemberRules) -> Iterator[Member]:
     """Yield the images of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
-    for column in columns.searched:
-        name = batch.schema.field(column).name
-        for offset, cell in enumerate(_storage(batch.column(column)).to_pylist()):
-            values = list(_values(cell))
-            for place, data in enumerate(values):
-                if column not in columns.images and not sniffing.is_image(data):
-                    continue  # a value like any other
-                label = f"{name}[{row + offset}]" + (f"[{place}]" if len(values) > 1 else "")
-                too_large = len(data) > rules.most_bytes
-                reason = f"must have at most {rules.most_bytes} bytes, but has {len(data)}" if too_large else ""
-                status = FileStatus.FAILED if too_large else ""
-                yield Member(first, label, len(data), None if too_large else data, status, reason)
-                first += 1
+    for column, array in zip(plan.columns, batch.columns, strict=True):
+        for leaf in table_columns.walk(array, column.name, np.arange(len(array))):
+            if leaf.path not in column.images:
+                continue
+            name = column.name if len(column.images) == 1 else leaf.path
+            counts, places = Counter(leaf.rows.tolist()), Counter[int]()
+            for offset, data in zip(leaf.rows.tolist(), leaf.array.to_pylist(), strict=True):
+                label = f"{name}[{row + offset}]" + (f"[{places[offset]}]" if counts[offset] > 1 else "")
+                places[offset] += 1
+                if data is not None:
+                    too_large = len(data) > rules.most_bytes
+                    reason = f"must have at most {rules.most_bytes} bytes, but has {len(data)}" if too_large else ""
+                    status = FileStatus.FAILED if too_large else ""
+                    yield Member(first, label, len(data), None if too_large else data, status, reason)
+                    first += 1
 
 
-def _write_stream(batch: pa.RecordBatch, row_group: int, row: int) -> bytes:
-    """Return the rows as an Arrow stream that also says which row group they belong to, and the number of the first."""
-    annotated = batch.replace_schema_metadata({"row group": str(row_group), "row": str(row)})
+def _write_stream(batch: pa.RecordBatch, plan: _Plan, row_group: int, row: int) -> bytes:
+    """Return the rows as an Arrow stream that also says which row group they belong to, and where images are."""
+    images = [sorted(column.images) for column in plan.columns]
+    return _write_batch(batch, {"row group": str(row_group), "images": json.dumps(images)})
+
+
+def _write_batch(batch: pa.RecordBatch, about: dict[Any, Any]) -> bytes:
+    annotated = batch.replace_schema_metadata(about)
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, annotated.schema) as stream:
         stream.write_batch(annotated)
     return sink.getvalue()
 
 
-def _parse_stream(data: bytes) -> tuple[pa.RecordBatch, int, int]:
-    batch = pa.ipc.open_stream(data).read_next_batch()
-    return batch, int(batch.schema.metadata[b"row group"]), int(batch.schema.metadata[b"row"])
-
-
 def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
-    """Return the rows with the results in the place of the images."""
-    batch, row_group, row = _parse_stream(chunk.rows)
-    by_label = {member.name: data for member, data in zip(chunk.members, results, strict=True)}
-    columns = [
-        _replace_images(column, field, row, by_label)
-        if any(label.startswith(f"{field.name}[") for label in by_label)
-        else column
-        for column, field in zip(batch.columns, batch.schema, strict=True)
-    ]
+    """Return the rows with the results in the place of the images, null where there is none."""
+    batch = pa.ipc.open_stream(chunk.rows).read_next_batch()
+    images = json.loads(batch.schema.metadata[b"images"])
+    remaining = iter(results)
+
+    def replace(path: str, leaf: pa.Array) -> pa.Array:
+        if path not in paths:
+            return leaf
+        values = [None if is_null else next(remaining) for is_null in leaf.is_null().to_pylist()]
+        return pa.array(values, leaf.type)
+
+    columns = []
+    for field, array, paths in zip(batch.schema, batch.columns, images, strict=True):
+        columns.append(table_columns.rebuild(array, field.name, replace) if paths else array)
     result = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
-    return _write_stream(result, row_group, row), [None] * len(chunk.members)
-
-
-def _replace_images(array: pa.Array, field: pa.Field, start: int, by_label: dict[str, bytes | None]) -> pa.Array:
-    storage = _storage(array)
-    cells = []
-    for offset, cell in enumerate(storage.to_pylist()):
-        values = list(_values(cell))
-        label = f"{field.name}[{start + offset}]"
-        labels = [label + (f"[{place}]" if len(values) > 1 else "") for place in range(len(values))]
-        results = iter([by_label.get(label, value) for label, value in zip(labels, values, strict=True)])
-        cells.append(_substitute(cell, field, results))
-    result = pa.array(cells, storage.type)
-    return pa.ExtensionArray.from_storage(array.type, result) if storage is not array else result
-
-
-def _substitute(value: Any, field: pa.Field, results: Iterator[bytes | None]) -> Any:
-    """Return `value` with its bytes replaced in order; what failed is null, empty where null is not allowed."""
-    if isinstance(value, bytes):
-        data = next(results)
-        return data if data is not None or field.nullable else b""
-    if isinstance(value, (list, tuple)):
-        return [_substitute(child, field, results) for child in value]
-    if isinstance(value, dict):
-        original = value.get("bytes")
-        inner = {name: _substitute(child, field, results) for name, child in value.items()}
-        failed = original is not None and not inner.get("bytes") and "path" in value
-        return None if failed and field.nullable else inner  # a path alone would make readers open that file
-    return value
+    return _write_batch(result, batch.schema.metadata), [None] * len(chunk.members)
 
 
 def assemble(chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int]:
@@ -241,16 +316,28 @@ def assemble(chunks: Iterable[bytes], layout: bytes, file: BinaryIO) -> list[int
     description = json.loads(layout)
     schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(description["schema"])))
     # The least and greatest value of a column of images are images: not wanted in the footer, nor as a dictionary.
-    bytes_in = {field.name for field in schema if _may_hold_bytes(field.type)}
-    plain = [path for path in description["codecs"] if path.split(".")[0] not in bytes_in]
-    codecs = {path: name if name in _CODECS else "zstd" for path, name in description["codecs"].items()}
+    bytes_in = {
+        field.name
+        for field in schema
+        if any(table_columns.is_bytes(kind) for _, kind, _ in table_columns.list_leaf_types(field.type, field.name))
+    }
+    names = set(schema.names)
+    codecs = {
+        path: name if name in _CODECS else "zstd"
+        for path, name in description["codecs"].items()
+        if path.split(".")[0] in names
+    }
+    plain = [path for path in codecs if path.split(".")[0] not in bytes_in]
     row_group: list[pa.RecordBatch] = []
     group = size = 0
     with pq.ParquetWriter(
         file, schema, compression=codecs or "snappy", use_dictionary=plain or False, write_statistics=plain or False
     ) as writer:
         for chunk in chunks:
-            batch, number, _ = _parse_stream(chunk)
+            batch = pa.ipc.open_stream(chunk).read_next_batch()
+            number = int(batch.schema.metadata[b"row group"])
+            if not len(batch):
+                continue
             if row_group and (number != group or size + batch.nbytes > _ROW_GROUP_BYTES):
                 _write_row_group(writer, row_group)
                 row_group, size = [], 0

@@ -68,7 +68,7 @@ class _UnpackedStream:
         return data
 
 
-def read_layout(file: BinaryIO) -> bytes:
+def read_layout(file: BinaryIO, rules: MemberRules) -> bytes:
     """Return the compression, empty where there is none."""
     file.seek(0)
     start = file.read(2)
@@ -78,7 +78,7 @@ def read_layout(file: BinaryIO) -> bytes:
 
 def read(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Chunk | ArchiveEnd]:
     """Yield the archive in chunks, then its end. Damage is passed over where a whole header follows."""
-    compression = read_layout(file)
+    compression = read_layout(file, rules)
     return chunk_members(_members(_UnpackedStream(file, compression, size), rules), compression)
 
 

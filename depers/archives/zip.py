@@ -48,7 +48,7 @@ class _NamedInfo(zipfile.ZipInfo):
         return raw, self.flag_bits & ~_UTF8 | (_UTF8 if is_utf8 else 0)
 
 
-def read_layout(file: BinaryIO) -> bytes:
+def read_layout(file: BinaryIO, rules: MemberRules) -> bytes:
     """Return nothing: members say how they are packed."""
     return b""
 

@@ -76,6 +76,15 @@ class Options(pipeline_options.PassOptions):
         group=REDACTION,
         metavar="GLOB",
     )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "keep columns of tables, or values within them (a.b), that match this pattern (default: only images)",
+        group=REDACTION,
+        metavar="GLOB",
+    )
+    keep_anyway: bool = option(
+        False, "keep what --keep and --keep-columns name also where images are found in it", group=REDACTION
+    )
     keep_metadata: tuple[str, ...] = option(
         (),
         "metadata to keep (default: only what is needed to look right)",
@@ -156,6 +165,7 @@ def run(options: Options) -> AnonymizeResult:
         margin=options.margin,
         keep_metadata=options.keep_metadata,
         max_megapixels=options.max_megapixels,
+        keep_anyway=options.keep_anyway,
     )
     thresholds = pipeline_options.read_class_thresholds(options)
     job = pipeline.make_job(
@@ -164,6 +174,8 @@ def run(options: Options) -> AnonymizeResult:
         lambda out: redact,
         mirrors=True,
         keep=options.keep,
+        keep_columns=options.keep_columns,
+        keep_anyway=options.keep_anyway,
         boxes=options.source(thresholds),
         records=find_records(options.out, options.records),
     )

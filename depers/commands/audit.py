@@ -170,12 +170,19 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     entries = storage.list_files(reading.input)
     noted = claims.read_job(reading.input, records)
-    keep_metadata, inputs = noted.get("keep_metadata", ()), None
+    keep_anyway, inputs = bool(noted.get("keep_anyway", False)), None
     if options.input is not None:
         listing = storage.list_files(options.input, bool(noted.get("follow_links")), reading.input)
         inputs = {parquet_text(entry.path) for entry in listing}
-    check = partial(check_item, keep_metadata=tuple(keep_metadata))
-    job = pipeline.make_job(reading, SCHEMA, lambda _: check, keep=("*",))
+    check = partial(check_item, keep_metadata=tuple(noted.get("keep_metadata", ())), keep_anyway=keep_anyway)
+    job = pipeline.make_job(
+        reading,
+        SCHEMA,
+        lambda _: check,
+        keep=("*",),
+        keep_columns=tuple(noted.get("keep_columns", ())),
+        keep_anyway=keep_anyway,
+    )
     findings = storage.join(job.out, "findings.parquet")
     statistics, counter = FindingStatistics(), FailureCounter(findings, (AuditStatus.WRONG,))
     with tables.TableWriter(findings, SCHEMA) as writer:

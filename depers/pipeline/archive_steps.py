@@ -51,7 +51,7 @@ def read_chunks(job: PassJob, unit: Unit, numbers_done: frozenset[int]) -> Itera
     try:
         archive_format = _load_format(unit)
         with storage.open_entry(job.input, entry) as file:
-            layout = archive_format.read_layout(file)
+            layout = archive_format.read_layout(file, job.rules)
             for content in archive_format.read(file, entry.size, job.rules):
                 if isinstance(content, ArchiveEnd):
                     yield content
@@ -220,7 +220,8 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     if end.reason and not end.chunks:
         if job.mirrors:
             storage.delete_below(job.out, path)
-        return _record(job, unit, ArchiveStatus.FAILED, end.reason)
+        status = ArchiveStatus.SKIPPED if end.skipped else ArchiveStatus.FAILED
+        return _record(job, unit, status, end.reason)
     chunk_tables: list[pa.Table] = []
     with_bytes: list[int] = []
     chunks = _fetch_chunks(job, unit, end.chunks, chunk_tables, with_bytes)

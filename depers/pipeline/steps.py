@@ -106,6 +106,9 @@ class PassJob(NamedTuple):
     mirrors: bool = False
     """Whether what `finish` gives is written to OUT, in the place of the input; else only its rows are."""
     keep: tuple[str, ...] = ()
+    keep_columns: tuple[str, ...] = ()
+    keep_anyway: bool = False
+    """Whether what is kept may hold images."""
     tile: int | None = None
     thresholds: Mapping[str, float] = {}
     boxes: BoxSource | None = None
@@ -123,7 +126,8 @@ class PassJob(NamedTuple):
     @property
     def rules(self) -> MemberRules:
         """What is read of archives: no image that is allowed has more than 8 bytes per pixel, and some around it."""
-        return MemberRules(self.keep, int(self.max_megapixels * 8e6) + 64 * MIB)
+        most_bytes = int(self.max_megapixels * 8e6) + 64 * MIB
+        return MemberRules(self.keep, most_bytes, self.keep_columns, self.keep_anyway)
 
 
 def read(job: PassJob, entry: Entry, precomputed: Row | None = None) -> Item:

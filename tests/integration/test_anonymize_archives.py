@@ -1,8 +1,10 @@
 """`depers anonymize` and `depers audit` on archives for real: mixed, nested, damaged, resumed, tampered with."""
 
+import base64
 import hashlib
 import io
 import itertools
+import json
 import shutil
 import tarfile
 import zipfile
@@ -59,13 +61,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = [{"bytes": scene(number), "path": f"{number}.jpg"} for number in range(6)] + [
         {"bytes": b"\xff\xd8\xff", "path": "7.jpg"}
     ]
-    pq.write_table(pa.table({"id": range(7), "image": image}), root / "sub/deep/c.parquet")
+    text = ["a street"] * 6 + [base64.b64encode(scene(0)).decode()]
+    columns = {"id": range(7), "image": image, "text": text, "gps": [[52.5, 13.4]] * 7}
+    pq.write_table(pa.table(columns), root / "sub/deep/c.parquet")
     whole = (root / "shard-000.tar").read_bytes()
     (root / "cut.tar").write_bytes(whole[: whole.index(b"x/IMG.003.jpg") + 600])
     (root / "junk.zip").write_bytes(b"no archive")
     for number in range(6):
         (root / f"sub/{number}.jpg").write_bytes(scene(number))
     (root / "sub/notes.csv").write_text("a,b")
+    (root / "sub/labelme.json").write_text(json.dumps({"imageData": base64.b64encode(scene(0)).decode()}))
+    pq.write_table(pa.table({"name": ["joe"]}), root / "sub/names.parquet")
     return root
 
 
@@ -75,6 +81,7 @@ def options(folder: Path | str, out: Path | str, detector: str, **more: Any) -> 
         "imgsz": 320,
         "confidence": 0.003,
         "keep": ("*.json",),
+        "keep_columns": ("id", "text"),
     }
     return Options(input=str(folder), out=str(out), **how | more)
 
@@ -107,6 +114,10 @@ def test_every_member_has_one_row(done: Path) -> None:
     assert found["sub/b.zip", "d/broken.jpg"] == "failed" and found["sub/b.zip", "d/secret.doc"] == "skipped"
     assert found["sub/b.zip", "../up.jpg"] == "failed" and found["sub/b.zip", None] == "complete"
     assert found["sub/deep/c.parquet", "image[6]"] == "failed" and found["sub/deep/c.parquet", "image[5]"] == "redacted"
+    assert found["sub/deep/c.parquet", "text[6]"] == "failed" and found["sub/deep/c.parquet", "gps"] == "skipped"
+    assert found["sub/deep/c.parquet", "id"] == found["sub/deep/c.parquet", "text"] == "passed_through"
+    assert found["sub/labelme.json", None] == "failed" and not (done / "sub/labelme.json").exists()
+    assert found["sub/names.parquet", None] == "skipped" and not (done / "sub/names.parquet").exists()
     assert found["sub/notes.csv", None] == "skipped" and found["sub/3.jpg", None] == "redacted"
     assert all(row["reason"] for row in rows if row["status"] in ("failed", "skipped", "incomplete"))
 
@@ -129,7 +140,8 @@ def test_outputs_mirror_inputs_and_match_their_rows(done: Path) -> None:
         assert packed.testzip() is None and packed.namelist() == ["d/"] + [f"d/{number}.png" for number in range(5)]
     table = pq.read_table(done / "sub/deep/c.parquet")
     assert table["id"].to_pylist() == list(range(7)) and table["image"][6].as_py() is None
-    assert [row["path"] for row in table["image"].to_pylist()[:6]] == [f"{number}.jpg" for number in range(6)]
+    assert table["text"].to_pylist() == ["a street"] * 6 + [None] and table.column_names == ["id", "image", "text"]
+    assert {row["path"] for row in table["image"].to_pylist()[:6]} == {None}
     assert {
         row["output_sha256"] for row in rows if row["path"] == "sub/deep/c.parquet" and row["status"] == "redacted"
     } == {hashlib.sha256(row["bytes"]).hexdigest() for row in table["image"].to_pylist()[:6]}

@@ -58,9 +58,14 @@ def members(chunks: list[Chunk]) -> list[Member]:
     return found
 
 
-def rebuild(kind: str, data: bytes, change: Callable[[Member], bytes | None] = lambda member: member.data) -> bytes:
+def rebuild(
+    kind: str,
+    data: bytes,
+    change: Callable[[Member], bytes | None] = lambda member: member.data,
+    rules: MemberRules = RULES,
+) -> bytes:
     """The archive with every member changed."""
-    form, (chunks, end) = registry.load_format(kind), read(kind, data)
+    form, (chunks, end) = registry.load_format(kind), read(kind, data, rules)
     parts, offsets = [], []
     for chunk in chunks:
         part, places = form.encode_chunk(chunk, [change(member) for member in chunk.members], end.layout)

@@ -5,10 +5,7 @@ import random
 import struct
 import tarfile
 import zipfile
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from archive_files import (
     COMPRESS,
@@ -28,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depers.archives import base as archives
-from depers.archives.base import Member, MemberRules
+from depers.archives.base import MemberRules
 
 
 @pytest.mark.parametrize("layout", COMPRESS)
@@ -187,75 +184,3 @@ def test_any_names_and_contents_come_back(content: list[tuple[str, bytes]]) -> N
     ]
     assert untar(rebuild("tar", make_tar(safe))) == kept
     assert unzip(rebuild("zip", make_zip(safe))) == kept
-
-
-def parquet(table: pa.Table, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, **options)
-    return buffer.getvalue()
-
-
-def table() -> pa.Table:
-    rows = range(100)
-    columns = {
-        "id": list(rows),
-        "image": pa.array(
-            [{"bytes": image(row), "path": f"{row}.jpg"} if row % 7 else None for row in rows],
-            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-        ),
-        "raw": pa.array([image(row) for row in rows], pa.large_binary()),
-        "many": [[image(row)] * (row % 3) for row in rows],
-        "hash": [b"abc%d" % row for row in rows],
-        "when": pa.array(rows, pa.timestamp("ns", "Europe/Berlin")),
-        "label": pa.array(["cat", "dog"] * 50).dictionary_encode(),
-    }
-    return pa.table(columns).replace_schema_metadata({"about": "street"})
-
-
-def test_parquet_keeps_all_else() -> None:
-    data = parquet(table(), row_group_size=40, compression="zstd")
-    result = rebuild("parquet", data)
-    assert pq.read_table(io.BytesIO(result)).equals(pq.read_table(io.BytesIO(data)), check_metadata=True)
-    about = pq.ParquetFile(io.BytesIO(result)).metadata
-    assert [about.row_group(number).num_rows for number in range(about.num_row_groups)] == [40, 40, 20]
-    assert about.row_group(0).column(1).compression == "ZSTD"
-    assert about.row_group(0).column(1).statistics is None  # they would hold the least and the greatest image
-
-
-def test_parquet_replaces_images_and_nulls_what_failed() -> None:
-    data = parquet(table())
-    chunks, _ = read("parquet", data)
-    names = [one.name for one in members(chunks)]
-    assert len(names) == 85 + 100 + 99 and len(set(names)) == len(names)
-    assert {"image[1]", "raw[99]", "many[2][1]", "many[1]"} <= set(names)
-
-    def change(member: Member) -> bytes | None:
-        return None if member.name in ("image[3]", "raw[4]", "many[5][0]") else b"new " + (member.data or b"")[:9]
-
-    result = pq.read_table(io.BytesIO(rebuild("parquet", data, change)))
-    assert result.schema.equals(pq.read_schema(io.BytesIO(data)), check_metadata=True)
-    for name in ("id", "hash", "when", "label"):
-        assert result[name].equals(table()[name])
-    values = result["image"].to_pylist()
-    assert values[3] is None and values[0] is None and values[4] == {"bytes": b"new " + image(4)[:9], "path": "4.jpg"}
-    assert result["raw"][4].as_py() is None and result["raw"][5].as_py() == b"new " + image(5)[:9]
-    assert result["many"][5].as_py() == [None, b"new " + image(5)[:9]]
-
-
-def test_a_column_of_images_holds_nothing_else() -> None:
-    data = parquet(pa.table({"x": [image(1), b"broken", None] * 20, "y": [b"word"] * 59 + [image(2)]}))
-    names = [one.name for one in members(read("parquet", data)[0])]
-    assert {"x[0]", "x[1]", "y[59]"} < set(names) and len(names) == 41
-    result = pq.read_table(io.BytesIO(rebuild("parquet", data, lambda member: None)))
-    assert result.to_pydict() == {"x": [None] * 60, "y": [b"word"] * 59 + [None]}
-
-
-def test_a_broken_row_group_loses_its_rows_alone() -> None:
-    data = bytearray(parquet(table(), row_group_size=25, compression="zstd", use_dictionary=False))
-    about = pq.ParquetFile(io.BytesIO(bytes(data))).metadata
-    start = about.row_group(2).column(1).data_page_offset
-    data[start : start + 64] = bytes(64)
-    _, end = read("parquet", bytes(data))
-    assert "of row group 2" in end.reason and "25 rows" in end.reason
-    result = pq.read_table(io.BytesIO(rebuild("parquet", bytes(data))))
-    assert result["id"].to_pylist() == [row for row in range(100) if not 50 <= row < 75]
