@@ -126,27 +126,27 @@ def _find_images(
     if not candidates or any(in_map for _, _, in_map in leaves):
         return frozenset(), False
     images: set[str] = set()
-    waiting = set(candidates)
+    remainder = set(candidates)
     for number in range(parquet.num_row_groups):
         try:
             for batch in parquet.iter_batches(CHUNK_MEMBERS, [number], [field.name], use_threads=False):
                 array = table_columns.simplify(batch.column(field.name), kind)
-                found, filled = table_columns.find_sampled_images(
+                sampled_images, with_values = table_columns.find_sampled_images(
                     [
                         leaf
                         for leaf in table_columns.walk(array, field.name, np.arange(len(array)))
-                        if leaf.path in waiting
+                        if leaf.path in remainder
                     ]
                 )
-                images |= found
-                waiting -= filled
-                if not waiting:
+                images |= sampled_images
+                remainder -= with_values
+                if not remainder:
                     return frozenset(images), False
         except UnavailableError:
             raise
         except Exception:  # a damaged row group, which `_batches` tells of
             continue
-    return frozenset(images), waiting == candidates == {path for path, _, _ in leaves}
+    return frozenset(images), remainder == candidates == {path for path, _, _ in leaves}
 
 
 def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
@@ -193,7 +193,7 @@ class _Accounts:
     def __init__(self, plan: _Plan) -> None:
         self._plan = plan
         self._failures: list[tuple[str, str]] = []
-        self._filled: set[str] = set()
+        self._places_with_values: set[str] = set()
         """Columns, and leaves beside images, that hold something."""
 
     def withhold(self, batch: pa.RecordBatch, row: int, keep_anyway: bool) -> pa.RecordBatch:
@@ -209,7 +209,7 @@ class _Accounts:
                 array = table_columns.remove_rows(array, list(findings)) if findings else array
             for leaf in table_columns.walk(array, column.name, np.arange(len(array))):
                 if leaf.path not in column.images and leaf.array.null_count < len(leaf.array):
-                    self._filled.add(column.name if column.kept_leaves is None else leaf.path)
+                    self._places_with_values.add(column.name if column.kept_leaves is None else leaf.path)
             arrays.append(array if column.kept_leaves is None else _remove_others(array, column))
         return pa.RecordBatch.from_arrays(arrays, schema=self._plan.schema)
 
@@ -219,9 +219,11 @@ class _Accounts:
         tellings += [(name, None, FileStatus.FAILED, reason) for name, reason in self._failures]
         for column in self._plan.columns:
             places = [column.name] if column.kept_leaves is None else sorted(column.kept_leaves)
-            tellings += [(place, b"", FileStatus.PASSED_THROUGH, "") for place in places if place in self._filled]
+            tellings += [
+                (place, b"", FileStatus.PASSED_THROUGH, "") for place in places if place in self._places_with_values
+            ]
         for column in self._plan.columns:
-            places = sorted(_list_others(column) & self._filled)
+            places = sorted(_list_others(column) & self._places_with_values)
             tellings += [(place, None, FileStatus.SKIPPED, _NOT_NAMED) for place in places]
         tellings += [(name, None, FileStatus.SKIPPED, reason) for name, reason in self._plan.reasons.items()]
         for number, (name, data, status, reason) in enumerate(tellings, first):
@@ -250,9 +252,9 @@ def _group_rows(batches: Iterator[tuple[int, pa.RecordBatch]], plan: _Plan, rule
     accounts = _Accounts(plan)
     index = first = row = number = 0
     for number, batch in batches:
-        kept = accounts.withhold(batch, row, rules.keep_anyway)
-        members = tuple(_members(kept, plan, first, row, rules))
-        yield Chunk(index, members, _write_stream(kept, plan, number, row))
+        written_batch = accounts.withhold(batch, row, rules.keep_anyway)
+        members = tuple(_members(written_batch, plan, first, row, rules))
+        yield Chunk(index, members, _write_stream(written_batch, plan, number, row))
         index, first, row = index + 1, first + len(members), row + len(batch)
     if members := tuple(accounts.members(first)):
         empty = pa.RecordBatch.from_pylist([], schema=plan.schema)

@@ -168,13 +168,13 @@ def _has_path_beside(kind: pa.DataType) -> bool:
 
 def find_sampled_images(leaves: Sequence[Leaf]) -> tuple[set[str], set[str]]:
     """Return the paths of leaves with values of which one is an image, and of those with values at all."""
-    images, filled = set(), set()
+    images, paths_with_values = set(), set()
     for leaf in leaves:
         if is_bytes(leaf.array.type):
             values = [value for value in leaf.array.to_pylist() if value]
-            filled |= {leaf.path} if values else set()
+            paths_with_values |= {leaf.path} if values else set()
             images |= {leaf.path} if any(sniffing.is_image(value[: sniffing.HEAD]) for value in values) else set()
-    return images, filled
+    return images, paths_with_values
 
 
 def find_hidden_images(array: pa.Array, path: str, skip: frozenset[str] = frozenset()) -> dict[int, str]:

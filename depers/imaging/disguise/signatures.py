@@ -211,7 +211,7 @@ _SIGNATURES: tuple[tuple[bytes, bytes, str, Callable[[bytes, int], bool]], ...] 
 )
 """Of each signature its bytes, two of them that are rare elsewhere, its name, and what checks what follows."""
 _INSIDE = {
-    pair: tuple((needle, name, fits) for needle, other, name, fits in _SIGNATURES if other == pair)
+    pair: tuple((needle, name, fits) for needle, rare, name, fits in _SIGNATURES if rare == pair)
     for _, pair, _, _ in _SIGNATURES
 }
 _PAIRS = np.zeros(65536, np.uint8)

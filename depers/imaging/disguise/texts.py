@@ -78,11 +78,11 @@ def decode(text: bytes) -> Iterator[Writing]:
             if content := _decode_base85(text[:_VALUE], decoder):
                 yield Writing("base85", content)
     for mark, decoder in _BASE85_STARTS:
-        at = text.find(mark)
-        while at >= 0:
-            if content := _decode_base85(text[at : at + 80].split()[0], decoder):
+        position = text.find(mark)
+        while position >= 0:
+            if content := _decode_base85(text[position : position + 80].split()[0], decoder):
                 yield Writing("base85", content)
-            at = text.find(mark, at + 1)
+            position = text.find(mark, position + 1)
     text = _remove_line_ends(text)
     yield from _decode_runs(text)
     if text.count(b"\n") * 2 * _BLOCK > len(text):  # lines so short that they may hold no whole block
