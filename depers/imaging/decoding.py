@@ -20,6 +20,7 @@ from depers.imaging.headers import (
     MAX_MEGAPIXELS,
     ImageError,
     ImageHeader,
+    find_rim,
     open_image,
     read_header,
     read_orientation,
@@ -49,6 +50,8 @@ class DecodedImage:
     palette: NDArray[np.uint8] | None = None
     lossless: bool = True
     duration_ms: float = 0
+    rim: int = 0
+    """As `ImageHeader.rim`, of this frame."""
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -109,7 +112,7 @@ def decode_pages(
             return
         image, budget = open_image(data), max_megapixels * 1e6
         for index in header.pages:
-            if len(header.pages) > 1:
+            if header.pages != (0,):
                 image.seek(index)
                 budget -= image.width * image.height
                 if budget < 0:
@@ -162,6 +165,7 @@ def _decode_frame(data: bytes, image: Image.Image, header: ImageHeader) -> Decod
         palette=palette,
         lossless=header.lossless,
         duration_ms=float(image.info.get("duration") or 0),
+        rim=find_rim(image, header.format) if header.format == "TIFF" else header.rim,
     )
 
 
@@ -208,6 +212,7 @@ def _decode_jpeg(data: bytes, header: ImageHeader) -> DecodedImage:
         jpeg_tables=header.jpeg_tables,
         jpeg_sampling=header.jpeg_sampling,
         lossless=False,
+        rim=header.rim,
     )
 
 

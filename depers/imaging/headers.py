@@ -18,6 +18,9 @@ from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 MAX_MEGAPIXELS = 80.0
+_SMEAR = 2  # pixels beyond a block, to which decoders spread its colors
+_RIMS = {"WEBP": 18, "AVIF": 24, "HEIF": 24}  # beyond that, what changes is noise of the whole image
+_WIDEST_RIM = 64  # of a coding that is not known here
 FRAME_PIXELS = 40_000
 """The least that a frame counts towards the limit: tens of thousands of one-pixel frames are a bomb too."""
 _MOST_SCANS = 500  # of a JPEG, as libjpeg-turbo advises for files from strangers; encoders write a dozen
@@ -57,6 +60,10 @@ class ImageHeader:
     """How often an animation is repeated, 0 for ever, where the file says so."""
     default_image: bool = False
     """Whether the first frame is no part of the animation."""
+    primary: int = 0
+    """The frame that viewers show of a HEIC with several images."""
+    rim: int = 0
+    """How many pixels around a box may show traces of it, by the block size of the coding; 0 where it is lossless."""
 
     @property
     def upright_wh(self) -> tuple[int, int]:
@@ -106,6 +113,8 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         raise ImageError(f"must have at most {max_megapixels:g} megapixels, but declares {size}")
     try:
         return _header(data, image, name, frames)
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
 
@@ -118,16 +127,18 @@ def _refuse_scans(data: bytes, pixels: int) -> None:
 
 
 def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHeader:
-    pages = _pages(image, frames) if name == "TIFF" and frames > 1 else tuple(range(frames))
+    pages = _pages(data, image, frames) if name == "TIFF" else tuple(range(frames))
+    is_lossless_webp = name == "WEBP" and b"VP8L" in data and b"VP8 " not in data
     header = ImageHeader(
         format=name,
         mode=image.mode,
         size_wh=image.size,
         orientation=1 if _is_png_without_exif(data, image) else read_orientation(image),
         pages=pages,
-        lossless=name in ("PNG", "TIFF", "BMP", "GIF") or (name == "WEBP" and b"VP8L" in data and b"VP8 " not in data),
+        lossless=name in ("PNG", "TIFF", "BMP", "GIF") or is_lossless_webp,
         raw_profile=image.info.get("icc_profile"),
         loop=image.info.get("loop"),
+        rim=0 if is_lossless_webp else find_rim(image, name),
         default_image=bool(getattr(image, "default_image", False) or image.info.get("default_image")),
     )
     if name != "JPEG":
@@ -135,6 +146,20 @@ def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHea
     jpeg: Any = image
     tables = {number: list(table) for number, table in jpeg.quantization.items()}
     return replace(header, jpeg_tables=tables, jpeg_sampling=jpeg_tables.name_sampling(jpeg.layer))
+
+
+def find_rim(image: Image.Image, name: str) -> int:
+    """Return `ImageHeader.rim` of the frame that `image` stands at, by its coding, in whatever container that is."""
+    if name == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        compression = int(tags.get(tiff.COMPRESSION, 1))
+        if tiff.is_lossless(compression):
+            return 0
+        return 8 * max(tags.get(tiff.SUBSAMPLING, (2, 2))) + _SMEAR if compression in tiff.JPEG else _WIDEST_RIM
+    if name == "JPEG":
+        layers = getattr(image, "layer", ()) or ((0, 2, 2, 0),)
+        return 8 * max(max(h, v) for _, h, v, _ in layers) + _SMEAR
+    return _RIMS.get(name, 0)
 
 
 def _is_png_without_exif(data: bytes, image: Image.Image) -> bool:
@@ -167,18 +192,22 @@ def learn_heif() -> None:
         importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
 
 
-def _pages(image: Image.Image, frames: int) -> tuple[int, ...]:
-    """Return the indices of a TIFF's pages that are neither reduced copies nor masks.
+def _pages(data: bytes, image: Image.Image, frames: int) -> tuple[int, ...]:
+    """Return the indices of a TIFF's pages that are neither reduced copies nor masks; leave `image` at the first.
 
-    They are counted as Pillow does, which decodes them: of a damaged file, `tiff.walk` may see others.
+    They are counted as Pillow does, which decodes them: of a damaged file, `tiff.walk` may see others. Raise ImageError
+    where another image lies in the file, of which a page may be but a small copy.
     """
-    pages = []
+    sizes, copies = [], []
     for index in range(frames):
         image.seek(index)
-        if index == 0 or not tiff.is_reduced_or_mask(int(image.tag_v2.get(tiff.SUBFILE_TYPE, 0))):  # type: ignore[attr-defined]
-            pages.append(index)
-    image.seek(0)
-    return tuple(pages)
+        sizes.append(image.size)
+        copies.append(tiff.is_reduced_or_mask(int(image.tag_v2.get(tiff.SUBFILE_TYPE, 0))))  # type: ignore[attr-defined]
+    pages = tuple(index for index in range(frames) if not copies[index]) or (0,)
+    image.seek(pages[0])
+    if reason := tiff.explain_unreachable(data, [sizes[index] for index in pages]):
+        raise ImageError(f"must hold nothing but pages, but holds {reason}")
+    return pages
 
 
 def read_orientation(image: Image.Image) -> int:

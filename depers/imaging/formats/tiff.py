@@ -1,7 +1,7 @@
 """The directories of a TIFF structure (TIFF 6.0), which EXIF blocks are too: which tags stand where."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 SUBFILE_TYPE, BITS_PER_SAMPLE, ORIENTATION, PLANES, ICC_PROFILE = 254, 258, 274, 284, 34675
@@ -13,8 +13,19 @@ _MAX_DIRECTORIES = 10_000
 _REDUCED_OR_MASK = 5  # bits of the subfile type
 
 
+_WIDTH, _HEIGHT, COMPRESSION, _PHOTOMETRIC, _DNG_VERSION = 256, 257, 259, 262, 50706
+JPEG, SUBSAMPLING = (6, 7, 34892), 530
+_SENSOR_VALUES = (32803, 34892)  # photometric interpretations of DNG: a color filter array, linear raw values
+_LOSSLESS = frozenset({1, 2, 3, 4, 5, 8, 32766, 32771, 32773, 32809, 32946, 34925, 50000})
+_MOST_NESTED = 64
+_PARENT = -1  # no tag: the one that points to a directory
+
+
 class Tag(NamedTuple):
-    """One entry: its directory (0 the first chain, otherwise the tag that points to it), page, number and place."""
+    """One entry: its directory (0 the first chain, otherwise the tag that points to it), page, number and place.
+
+    `home` is where its directory begins, which tells those apart that one tag points to.
+    """
 
     directory: int
     page: int
@@ -23,6 +34,7 @@ class Tag(NamedTuple):
     values: int
     start: int
     size: int
+    home: int = 0
 
 
 def walk(block: bytes) -> Iterator[Tag]:
@@ -49,7 +61,7 @@ def _walk_directories(block: bytes, order: str, big: bool, first: int) -> Iterat
         visits.add(at)
         if len(visits) > _MAX_DIRECTORIES:
             raise ValueError("too many directories")
-        page += directory == 0
+        page, home = page + (directory == 0), at
         (count,) = struct.unpack_from(order + count_format, block, at)
         at += struct.calcsize(order + count_format)
         for index in range(count):
@@ -57,8 +69,8 @@ def _walk_directories(block: bytes, order: str, big: bool, first: int) -> Iterat
             number, kind, values, raw = struct.unpack_from(order + entry, block, place)
             size = _SIZES.get(kind, 1) * values
             start = place + width - inline if size <= inline else struct.unpack(order + offset_format, raw)[0]
-            yield Tag(directory, page, number, kind, values, start, size)
-            if number in _NESTED and start + size <= len(block) and values <= 64 and kind in (4, 13, 18, 16):
+            yield Tag(directory, page, number, kind, values, start, size, home)
+            if number in _NESTED and start + size <= len(block) and values <= _MOST_NESTED and kind in (4, 13, 18, 16):
                 code = "Q" if kind in (16, 18) else "I"
                 queue += [(number, target) for target in struct.unpack_from(f"{order}{values}{code}", block, start)]
         if directory == 0 and (following := struct.unpack_from(order + offset_format, block, at + width * count)[0]):
@@ -76,6 +88,40 @@ def read_numbers(block: bytes, tag: Tag) -> tuple[int, ...]:
 def is_reduced_or_mask(subfile_type: int) -> bool:
     """Return whether a page's subfile type says that it is a reduced copy or a mask, no image of its own."""
     return bool(subfile_type & _REDUCED_OR_MASK)
+
+
+def is_lossless(compression: int) -> bool:
+    """Return whether a compression keeps every pixel; one that is not known is taken for one that does not."""
+    return compression in _LOSSLESS
+
+
+def explain_unreachable(block: bytes, pages_wh: Sequence[tuple[int, int]]) -> str:
+    """Return why a TIFF holds an image that is none of its pages, whose sizes are given; empty where it holds none.
+
+    Raw files are laid out so: the first directory has a small copy, and one below it what the sensor saw (TIFF/EP;
+    DNG 1.7, chapter 2). Copies that say that they are reduced, and are, may be left out. Raises ValueError where the
+    structure is damaged.
+    """
+    if block[8:10] == b"CR":
+        return "a raw file (CR2)"
+    images: dict[int, dict[int, int]] = {}
+    for tag in walk(block):
+        if tag.number == SUB_IFDS and tag.values > _MOST_NESTED:
+            return f"{tag.values} sub-directories"
+        if tag.directory in (0, SUB_IFDS) and (numbers := read_numbers(block, tag)[:1]):
+            entries = images.setdefault(tag.home, {_PARENT: tag.directory})
+            entries.setdefault(tag.number, numbers[0])
+    largest = max((width * height for width, height in pages_wh), default=0)
+    for entries in images.values():
+        width, height = entries.get(_WIDTH, 0), entries.get(_HEIGHT, 0)
+        if _DNG_VERSION in entries or entries.get(_PHOTOMETRIC) in _SENSOR_VALUES:
+            return "a raw file (DNG, or another with values of a sensor)"
+        is_copy = is_reduced_or_mask(entries.get(SUBFILE_TYPE, 0))
+        if entries[_PARENT] == SUB_IFDS and _WIDTH in entries and not is_copy:
+            return f"an image of {width}x{height} in a sub-directory"
+        if is_copy and width * height > largest:
+            return f"a reduced copy of {width}x{height}, larger than its pages"
+    return ""
 
 
 def has_sixteen_bit_channels(page: Any) -> bool:
