@@ -187,8 +187,8 @@ def _check_inside(detections: Sequence[Detection], first_wh: tuple[int, int]) ->
 def find_metadata(data: bytes, keep_metadata: Sequence[str] = ()) -> list[str]:
     """Return what an image file holds besides image, orientation and neutral color profile, a line for each.
 
-    `keep_metadata` names what may be there: date, camera, gps. Bytes that are no image, or a damaged one, are a line
-    as well. Raises UserError for another name.
+    `keep_metadata` names what may be there: date, camera, gps, panorama. Bytes that are no image, or a damaged one,
+    are a line as well. Raises UserError for another name.
     """
     from depers.imaging.metadata.residue import find_residue
 

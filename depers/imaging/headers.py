@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from depers.imaging import sniffing
 from depers.imaging.formats import gif, jpeg_segments, jpeg_tables, png, tiff
@@ -18,6 +18,7 @@ from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 MAX_MEGAPIXELS = 80.0
+_MP_ENTRIES = 0xB002  # the list of a JPEG's images
 _SMEAR = 2  # pixels beyond a block, to which decoders spread its colors
 _RIMS = {"WEBP": 18, "AVIF": 24, "HEIF": 24}  # beyond that, what changes is noise of the whole image
 _WIDEST_RIM = 64  # of a coding that is not known here
@@ -28,6 +29,7 @@ _FREE_SCANS, _SCANNED_PIXELS = 64, 2e9  # what even a large image may have; and 
 
 # Our own limit is checked on every header; Pillow's would only warn, as it does of oddities in metadata.
 Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = icc.MAX_BYTES  # of a color profile, too; texts are left out before
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -106,6 +108,7 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         raise ImageError(f"must have pixels, but declares {image.width}x{image.height}")
     if name == "JPEG":
         frames = 1
+        _refuse_equal_images(image)
         _refuse_scans(data, image.width * image.height)
     pixels = image.width * image.height
     if (max(pixels, FRAME_PIXELS) * frames if frames > 1 else pixels) > max_megapixels * 1e6:
@@ -117,6 +120,14 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         raise
     except Exception as error:
         raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
+
+
+def _refuse_equal_images(image: Image.Image) -> None:
+    """Raise ImageError for a JPEG of several images of one rank (CIPA DC-007): views or parts, of which none may go."""
+    entries = (getattr(image, "mpinfo", None) or {}).get(_MP_ENTRIES, ())
+    kinds = [entry["Attribute"]["MPType"] for entry in entries[1:]]
+    if several := [kind for kind in kinds if kind.startswith("Multi-Frame")]:
+        raise ImageError(f"must hold one image, but holds {len(several) + 1} of one rank ({several[0]})")
 
 
 def _refuse_scans(data: bytes, pixels: int) -> None:
@@ -138,6 +149,7 @@ def _header(data: bytes, image: Image.Image, name: str, frames: int) -> ImageHea
         lossless=name in ("PNG", "TIFF", "BMP", "GIF") or is_lossless_webp,
         raw_profile=image.info.get("icc_profile"),
         loop=image.info.get("loop"),
+        primary=image.tell() if name == "HEIF" else 0,
         rim=0 if is_lossless_webp else find_rim(image, name),
         default_image=bool(getattr(image, "default_image", False) or image.info.get("default_image")),
     )
@@ -173,7 +185,7 @@ def open_image(data: bytes) -> Image.Image:
     if heif:
         learn_heif()
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(png.remove_texts(data)))
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
         if heif and not find_spec("pillow_heif"):
             raise ImageError("HEIC needs the extra `heif`, which installs pillow-heif") from None

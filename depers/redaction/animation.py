@@ -77,6 +77,8 @@ def _encode(images: list[DecodedImage], header: ImageHeader, exif_block: bytes) 
             options["compression"] = None  # as in `encoding.encode`
     if name == "WEBP":
         options["minimize_size"] = False
+    if name == "HEIF":
+        options["primary_index"] = header.pages.index(header.primary)
     if name == "PNG":
         options |= {"disposal": 0, "blend": 0}
     if name == "GIF":

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from depers.imaging import sixteen_bit
 from depers.imaging.decoding import DecodedImage, Pixels, decode
 from depers.imaging.encoding import encode
-from depers.imaging.formats import png
+from depers.imaging.formats import jpeg_segments, png
 from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, ImageHeader, open_image, read_header
-from depers.imaging.metadata import exif
+from depers.imaging.metadata import exif, panorama
 from depers.redaction import animation, lossless_jpeg
 from depers.redaction.regions import (
     MODES,
@@ -70,6 +70,8 @@ def redact_file(
         raise ImageError(f"holds {len(header.pages)} frames, but got boxes for {len(boxes_xyxy_by_frame)}")
     exif_tags = exif.read_tags(open_image(data), keep_metadata) if keep_metadata else {}
     result = _redact(data, header, boxes_xyxy_by_frame, mode, exif_tags, max_megapixels, decoded)
+    if result.format == "JPEG" and exif.PANORAMA in keep_metadata and (packet := panorama.read(data)):
+        return result._replace(data=jpeg_segments.insert_document(result.data, panorama.PREFIX + packet))
     if result.format == "PNG" and b"iCCP" not in result.data[:100]:  # a profile takes precedence
         chunks = png.copy_color_chunks(data)
         return result._replace(data=png.insert(result.data, chunks))

@@ -173,6 +173,14 @@ def rebuild(data: bytes, exif: bytes, icc_profile: bytes | None) -> bytes:
     return b"\xff\xd8" + b"".join(heads) + profile + b"".join(body) + b"\xff\xd9"
 
 
+def insert_document(data: bytes, content: bytes) -> bytes:
+    """Return the stream with an APP1 segment behind its first application segments. Raises ValueError."""
+    position = 2
+    while data[position + 1] in (APP0, APP1):
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data[:position] + _make_segment(APP1, content) + data[position:]
+
+
 def make_profile_segments(profile: bytes) -> bytes:
     """Return an ICC profile as APP2 segments (ICC.1:2010, annex B.4). Raises ValueError where it is too large."""
     parts = [profile[i : i + _ICC_CHUNK] for i in range(0, len(profile), _ICC_CHUNK)]

@@ -10,6 +10,9 @@ EXIF_NAMES = (b"eXIf", b"Raw profile type exif")
 """Of the chunk that holds an EXIF block, and of the text that held one before there was that chunk."""
 _COLOR_LENGTHS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
 _HEADER_END = 33
+_HEADER = struct.Struct(">I4s")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_LONG_TEXT = 1 << 18
 _CHANNEL_COLOR_TYPES = (2, 4, 6)  # RGB, gray with opacity, RGB with opacity
 
 
@@ -29,6 +32,41 @@ def walk(data: bytes) -> Iterator[PngChunk]:
         end = position + 12 + length
         yield PngChunk(name, data[position + 8 : position + 8 + length], end)
         position = end
+
+
+def remove_texts(data: bytes) -> bytes:
+    """Return the data without a PNG's long or packed texts, which Pillow refuses where they are very long.
+
+    What holds an EXIF block stays, unless it is no such thing. Other data is returned as it is.
+    """
+    if not data.startswith(SIGNATURE):
+        return data
+    pieces, start, position = [], 0, len(SIGNATURE)
+    while position + 8 <= len(data):
+        length, name = _HEADER.unpack_from(data, position)
+        end = position + 12 + length
+        if name in _TEXTS and not _is_harmless(name, data[position + 8 : position + 8 + length]):
+            pieces.append(data[start:position])
+            start = end
+        position = end
+    return b"".join([*pieces, data[start:]]) if pieces else data
+
+
+def _is_harmless(name: bytes, content: bytes) -> bool:
+    """Return whether a text is short, also where it is unpacked."""
+    if len(content) > _LONG_TEXT:
+        return False
+    if name == b"tEXt":
+        return True
+    key, _, rest = content.partition(b"\0")
+    if name != b"zTXt" or key not in EXIF_NAMES:
+        return False
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(rest[1:], 4 * _LONG_TEXT)
+    except zlib.error:
+        return False
+    return not unpacker.unconsumed_tail
 
 
 def make_chunk(name: bytes, content: bytes) -> bytes:

@@ -14,10 +14,13 @@ Tags = dict[int, dict[int, Any]]
 ORIENTATION = tiff.ORIENTATION
 _EXIF, _GPS = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 _MAIN = 0
+PANORAMA = "panorama"
+"""The group that is no EXIF: `depers.imaging.metadata.panorama`."""
 _GROUP_TAGS: dict[str, dict[int, tuple[str, ...]]] = {
     "date": {
         _MAIN: ("DateTime",),
-        _EXIF: ("DateTimeOriginal", "DateTimeDigitized", "OffsetTime", "OffsetTimeOriginal", "OffsetTimeDigitized"),
+        _EXIF: ("DateTimeOriginal", "DateTimeDigitized", "OffsetTime", "OffsetTimeOriginal", "OffsetTimeDigitized")
+        + ("SubsecTime", "SubsecTimeOriginal", "SubsecTimeDigitized"),
     },
     "camera": {
         _MAIN: ("Make", "Model"),
@@ -27,12 +30,15 @@ _GROUP_TAGS: dict[str, dict[int, tuple[str, ...]]] = {
     },
     "gps": {
         _GPS: ("GPSLatitudeRef", "GPSLatitude", "GPSLongitudeRef", "GPSLongitude", "GPSAltitudeRef", "GPSAltitude")
-        + ("GPSTimeStamp", "GPSDateStamp", "GPSImgDirectionRef", "GPSImgDirection", "GPSDOP", "GPSMapDatum"),
+        + ("GPSTimeStamp", "GPSDateStamp", "GPSImgDirectionRef", "GPSImgDirection", "GPSDOP", "GPSMapDatum")
+        + ("GPSSpeedRef", "GPSSpeed", "GPSTrackRef", "GPSTrack", "GPSHPositioningError", "GPSVersionID"),
     },
+    PANORAMA: {},
 }
 GROUPS = tuple(_GROUP_TAGS)
 """What `keep_metadata` may name. Serial numbers, owners, comments and makers' notes are in no group."""
 _MAX_TEXT = 100
+_GPS_VERSION = {int(ExifTags.GPS.GPSVersionID): b"\2\3\0\0"}  # which EXIF wants wherever there is a GPS directory
 
 
 @cache
@@ -93,7 +99,7 @@ def build(tags: Tags, orientation: int = 1) -> bytes:
         block[tag] = value
     for directory in (_EXIF, _GPS):
         if directory in tags:
-            block[directory] = tags[directory]
+            block[directory] = tags[directory] | (_GPS_VERSION if directory == _GPS else {})
     if orientation != 1:
         block[ORIENTATION] = orientation
     return block.tobytes().removeprefix(b"Exif\0\0")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from depers.imaging import sniffing
 from depers.imaging.formats import gif, isobmff, jpeg_segments, png, tiff
-from depers.imaging.metadata import exif, icc
+from depers.imaging.metadata import exif, icc, panorama
 
 _TIFF_IMAGE_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 292, 293, 296, 317}
@@ -48,7 +48,8 @@ def _find_in_jpeg(data: bytes, keep: Sequence[str]) -> Iterator[str]:
         elif marker == jpeg_segments.APP2 and content[:12] == b"ICC_PROFILE\0":
             profile += content[14:]
         elif marker == jpeg_segments.APP1 and b"ns.adobe.com" in content[:40]:
-            yield "XMP"
+            if exif.PANORAMA not in keep or content != panorama.PREFIX + panorama.read(content):
+                yield "XMP"
         elif marker == jpeg_segments.APP2 and content[:4] == b"MPF\0":
             yield "MPF: further images"
         elif marker == jpeg_segments.COM:

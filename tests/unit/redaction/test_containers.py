@@ -1,0 +1,165 @@
+"""Files that hold several images: each is redacted or the file fails, and none goes out as its thumbnail."""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, PngImagePlugin
+
+from depers.imaging.headers import ImageError, learn_heif, open_image, read_header
+from depers.imaging.metadata.residue import find_residue
+from depers.redaction.files import redact_file
+
+SMALL, LARGE = np.zeros((12, 16, 3), np.uint8), np.full((48, 64, 3), 200, np.uint8)
+NO_BOX = np.empty((0, 4), np.float32)
+
+
+def layer(first: np.ndarray, below: list[tuple[np.ndarray, int]], kind: int = 1, extra: Any = ()) -> bytes:  # type: ignore[type-arg]
+    """A TIFF whose first directory has others below it, each with a subfile type."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(first, photometric="rgb", subfiletype=kind, subifds=len(below), extratags=extra, metadata=None)
+        for pixels, subfile_type in below:
+            writer.write(pixels, photometric="rgb", subfiletype=subfile_type, metadata=None)
+    return buffer.getvalue()
+
+
+def chain(*pages: tuple[np.ndarray, int]) -> bytes:  # type: ignore[type-arg]
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for pixels, subfile_type in pages:
+            writer.write(pixels, photometric="rgb", subfiletype=subfile_type, metadata=None, contiguous=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (layer(SMALL, [(LARGE, 0)]), "an image of 64x48 in a sub-directory"),
+        (layer(SMALL, [(LARGE, 0)], kind=0), "an image of 64x48 in a sub-directory"),
+        (layer(SMALL, [(SMALL, 1), (LARGE, 0)]), "an image of 64x48 in a sub-directory"),
+        (layer(SMALL, [(LARGE, 1)], kind=0), "a reduced copy of 64x48, larger than its pages"),
+        (layer(LARGE, [(LARGE, 0)], kind=0), "an image of 64x48 in a sub-directory"),
+        (layer(LARGE, [], kind=0, extra=[(50706, 1, 4, b"\1\4\0\0", True)]), "a raw file (DNG"),
+        (chain((SMALL, 0), (LARGE, 1)), "a reduced copy of 64x48, larger than its pages"),
+        (chain((LARGE, 0))[:8] + b"CR\2\0" + chain((LARGE, 0))[12:], "a raw file (CR2)"),
+    ],
+)
+def test_a_raw_file_is_no_thumbnail(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=r"must hold nothing but pages, but holds ") as error:
+        read_header(data)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "size_wh", "pages"),
+    [
+        (layer(LARGE, [(SMALL, 1), (SMALL, 1)], kind=0), (64, 48), (0,)),
+        (chain((SMALL, 1), (LARGE, 0)), (64, 48), (1,)),
+        (chain((LARGE, 0), (SMALL, 1), (SMALL, 0)), (64, 48), (0, 2)),
+        (chain((LARGE, 1)), (64, 48), (0,)),
+    ],
+)
+def test_copies_go_and_pages_stay(data: bytes, size_wh: tuple[int, int], pages: tuple[int, ...]) -> None:
+    header = read_header(data)
+    assert (header.size_wh, header.pages) == (size_wh, pages)
+    result = redact_file(data, [NO_BOX] * len(pages))
+    with Image.open(io.BytesIO(result.data)) as image:
+        assert image.size == size_wh and image.n_frames == len(pages)  # type: ignore[attr-defined]
+        assert np.array_equal(np.asarray(image), LARGE)
+    assert find_residue(result.data) == []
+
+
+def save(pixels: np.ndarray, form: str, **options: Any) -> bytes:  # type: ignore[type-arg]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("quality", [40, 75, 95])
+def test_a_jpeg_in_a_tiff_keeps_no_trace_around_the_box(quality: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 256, (24, 32, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    results = []
+    for _ in range(2):
+        pixels[91:124, 101:147] = rng.integers(0, 256, (33, 46, 3), np.uint8)
+        data = save(pixels, "TIFF", compression="jpeg", quality=quality)
+        results.append(redact_file(data, [np.array([[101, 91, 147, 124]], np.float32)]).data)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kind", [0x020001, 0x020002, 0x020003])
+def test_a_jpeg_of_several_views_fails(kind: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(LARGE).save(buffer, "MPO", save_all=True, append_images=[Image.fromarray(LARGE)])
+    data = buffer.getvalue()
+    assert read_header(data).pages == (0,)  # the second is a copy, or nobody says what it is
+    entry = data.index(struct.pack("<HHI", 0xB002, 7, 32))
+    (offset,) = struct.unpack_from("<I", data, entry + 8)
+    second = data.index(b"MPF\0") + 4 + offset + 16
+    with pytest.raises(ImageError, match="must hold one image, but holds 2 of one rank"):
+        read_header(data[:second] + struct.pack("<I", kind) + data[second + 4 :])
+
+
+def test_the_primary_image_of_a_heic_stays_it() -> None:
+    learn_heif()
+    images = [Image.new("RGB", (64 + 16 * index, 48), "red") for index in range(3)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "HEIF", save_all=True, append_images=images[1:], primary_index=1)
+    assert read_header(buffer.getvalue()).primary == 1
+    result = open_image(redact_file(buffer.getvalue(), [NO_BOX] * 3).data)
+    assert (result.tell(), result.size, result.n_frames) == (1, (80, 48), 3)  # type: ignore[attr-defined]
+
+
+def add_texts(add: Callable[[PngImagePlugin.PngInfo], None]) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    add(info)
+    return save(LARGE, "PNG", pnginfo=info)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        add_texts(lambda info: info.add_text("workflow", "x" * 70_000_000)),
+        add_texts(lambda info: info.add_text("prompt", "x" * 3_000_000, zip=True)),
+        add_texts(lambda info: info.add_itxt("prompt", "x" * 3_000_000, zip=True)),
+        add_texts(lambda info: info.add_text("Raw profile type exif", "x" * 30_000_000, zip=True)),
+        add_texts(lambda info: [info.add_text(f"{n}", "x" * 900_000) for n in range(80)] and None),
+    ],
+    ids=["long", "packed", "international", "no profile", "many"],
+)
+def test_a_png_with_long_texts_is_an_image(data: bytes) -> None:
+    result = redact_file(data, [NO_BOX])
+    assert result.method == "lossless" and len(result.data) < 1000
+
+
+def test_what_street_imagery_needs_is_kept_where_it_is_asked_for() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0x9003: "2024:05:20 10:11:12", 0x9291: "43", 0xA431: "SN1"})
+    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 31.0, 12.0), 12: "K", 13: 12.5, 14: "T", 15: 257.4, 31: 3.25})
+    packet = (
+        b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description GPano:ProjectionType='equirectangular' Author='Joe'"
+        b" GPano:StitchingSoftware='Joe'><GPano:FullPanoWidthPixels>64</GPano:FullPanoWidthPixels>"
+        b"<GPano:PoseHeadingDegrees>Joe</GPano:PoseHeadingDegrees></rdf:Description></x:xmpmeta>"
+    )
+    data = save(LARGE, "JPEG", exif=exif, xmp=packet)
+    groups = ("date", "gps", "panorama")
+    result = redact_file(data, [NO_BOX], keep_metadata=groups).data
+    assert find_residue(result, groups) == [] and find_residue(result, ("date", "gps")) == ["XMP"]
+    assert b"Joe" not in result and b"SN1" not in result
+    with Image.open(io.BytesIO(result)) as image:
+        assert image.getexif().get_ifd(0x8769) == {0x9003: "2024:05:20 10:11:12", 0x9291: "43"}
+        gps = image.getexif().get_ifd(0x8825)
+        assert gps[0] == b"\2\3\0\0" and {number: gps[number] for number in (13, 15, 31)} == {
+            13: 12.5,
+            15: 257.4,
+            31: 3.25,
+        }
+        xmp = image.info["xmp"]
+        assert b'GPano:FullPanoWidthPixels="64"' in xmp and b'GPano:ProjectionType="equirectangular"' in xmp
+        assert b"PoseHeading" not in xmp
+    assert b"GPano" not in redact_file(data, [NO_BOX], keep_metadata=("date",)).data
