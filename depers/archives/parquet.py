@@ -7,7 +7,7 @@ image that failed becomes null, and so does a value that is kept and turns out t
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -241,11 +241,12 @@ def _list_others(column: Column) -> frozenset[str]:
 def _remove_others(array: pa.Array, column: Column) -> pa.Array:
     """Return a column's array, null where it is neither an image nor kept."""
     others = _list_others(column)
-
-    def change(path: str, leaf: pa.Array) -> pa.Array:
-        return pa.nulls(len(leaf), leaf.type) if path in others else leaf
-
-    return table_columns.rebuild(array, column.name, change)
+    leaves = {
+        leaf.path: pa.nulls(len(leaf.array), leaf.array.type)
+        for leaf in table_columns.walk(array, column.name, np.arange(len(array)))
+        if leaf.path in others
+    }
+    return table_columns.rebuild(array, column.name, leaves)
 
 
 def _group_rows(batches: Iterator[tuple[int, pa.RecordBatch]], plan: _Plan, rules: MemberRules) -> Iterator[Chunk]:
@@ -264,26 +265,34 @@ def _group_rows(batches: Iterator[tuple[int, pa.RecordBatch]], plan: _Plan, rule
 def _members(batch: pa.RecordBatch, plan: _Plan, first: int, row: int, rules: MemberRules) -> Iterator[Member]:
     """Yield the images of a batch, column by column; `first` and `row` are the numbers of its first member and row."""
     for column, array in zip(plan.columns, batch.columns, strict=True):
-        for leaf in table_columns.walk(array, column.name, np.arange(len(array))):
-            if leaf.path not in column.images:
-                continue
-            name = column.name if len(column.images) == 1 else leaf.path
-            counts, places = Counter(leaf.rows.tolist()), Counter[int]()
-            for offset, data in zip(leaf.rows.tolist(), leaf.array.to_pylist(), strict=True):
-                label = f"{name}[{row + offset}]" + (f"[{places[offset]}]" if counts[offset] > 1 else "")
-                places[offset] += 1
+        for leaf, names in _name_images(array, column.name, column.images, row):
+            for name, data in zip(names, leaf.array.to_pylist(), strict=True):
                 if data is not None:
                     too_large = len(data) > rules.most_bytes
                     reason = f"must have at most {rules.most_bytes} bytes, but has {len(data)}" if too_large else ""
                     status = FileStatus.FAILED if too_large else ""
-                    yield Member(first, label, len(data), None if too_large else data, status, reason)
+                    yield Member(first, name, len(data), None if too_large else data, status, reason)
                     first += 1
+
+
+def _name_images(
+    array: pa.Array, column: str, images: Collection[str], row: int
+) -> Iterator[tuple[table_columns.Leaf, list[str]]]:
+    """Yield the leaves of a column that hold images, with the name of each of their elements."""
+    for leaf in table_columns.walk(array, column, np.arange(len(array))) if images else ():
+        if leaf.path in images:
+            name = column if len(images) == 1 else leaf.path
+            counts, places, names = Counter(leaf.rows.tolist()), Counter[int](), []
+            for offset in leaf.rows.tolist():
+                names.append(f"{name}[{row + offset}]" + (f"[{places[offset]}]" if counts[offset] > 1 else ""))
+                places[offset] += 1
+            yield leaf, names
 
 
 def _write_stream(batch: pa.RecordBatch, plan: _Plan, row_group: int, row: int) -> bytes:
     """Return the rows as an Arrow stream that also says which row group they belong to, and where images are."""
     images = [sorted(column.images) for column in plan.columns]
-    return _write_batch(batch, {"row group": str(row_group), "images": json.dumps(images)})
+    return _write_batch(batch, {"row group": str(row_group), "row": str(row), "images": json.dumps(images)})
 
 
 def _write_batch(batch: pa.RecordBatch, about: dict[Any, Any]) -> bytes:
@@ -297,18 +306,15 @@ def _write_batch(batch: pa.RecordBatch, about: dict[Any, Any]) -> bytes:
 def encode_chunk(chunk: Chunk, results: Sequence[bytes | None], layout: bytes) -> tuple[bytes, list[int | None]]:
     """Return the rows with the results in the place of the images, null where there is none."""
     batch = pa.ipc.open_stream(chunk.rows).read_next_batch()
-    images = json.loads(batch.schema.metadata[b"images"])
-    remaining = iter(results)
-
-    def replace(path: str, leaf: pa.Array) -> pa.Array:
-        if path not in paths:
-            return leaf
-        values = [None if is_null else next(remaining) for is_null in leaf.is_null().to_pylist()]
-        return pa.array(values, leaf.type)
-
+    images, row = json.loads(batch.schema.metadata[b"images"]), int(batch.schema.metadata[b"row"])
+    results_by_name = {member.name: data for member, data in zip(chunk.members, results, strict=True)}
     columns = []
     for field, array, paths in zip(batch.schema, batch.columns, images, strict=True):
-        columns.append(table_columns.rebuild(array, field.name, replace) if paths else array)
+        leaves = {
+            leaf.path: pa.array([results_by_name.get(name) for name in names], leaf.array.type)
+            for leaf, names in _name_images(array, field.name, paths, row)
+        }
+        columns.append(table_columns.rebuild(array, field.name, leaves) if paths else array)
     result = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
     return _write_batch(result, batch.schema.metadata), [None] * len(chunk.members)
 

@@ -4,7 +4,7 @@ A value is reached through its leaf, an array without structs and lists, and the
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -120,15 +120,15 @@ def _lengths(array: pa.Array) -> NDArray[np.int64]:
     return np.asarray(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def rebuild(array: pa.Array, path: str, change: Callable[[str, pa.Array], pa.Array]) -> pa.Array:
-    """Return an array of a simple type, without maps, its leaves changed; the order of these is that of `walk`.
+def rebuild(array: pa.Array, path: str, leaves: Mapping[str, pa.Array]) -> pa.Array:
+    """Return an array of a simple type, without maps, with other `leaves` by their paths, as `walk` gives them.
 
     A struct of `bytes` and `path` without bytes becomes null: readers would open the file that the path names.
     """
     kind = array.type
     if pa.types.is_struct(kind):
         children = [
-            rebuild(values, f"{path}.{child.name}", change) for child, values in zip(kind, array.flatten(), strict=True)
+            rebuild(values, f"{path}.{child.name}", leaves) for child, values in zip(kind, array.flatten(), strict=True)
         ]
         mask = array.is_null()
         names = [child.name for child in kind]
@@ -136,12 +136,12 @@ def rebuild(array: pa.Array, path: str, change: Callable[[str, pa.Array], pa.Arr
             mask = pc.or_(mask, children[names.index("bytes")].is_null())
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
     if _is_list(kind):
-        values = rebuild(array.flatten(), path, change)
+        values = rebuild(array.flatten(), path, leaves)
         offsets = np.concatenate([[0], np.cumsum(_lengths(array))])
         large = pa.types.is_large_list(kind)
         make = pa.LargeListArray.from_arrays if large else pa.ListArray.from_arrays
         return make(pa.array(offsets, pa.int64() if large else pa.int32()), values, type=kind, mask=array.is_null())
-    return change(path, array)
+    return leaves.get(path, array)
 
 
 def matches(path: str, globs: Sequence[str]) -> bool:

@@ -80,9 +80,9 @@ def find_inside(data: bytes) -> str:
         return ""
     if _PNM.search(data):
         return "PNM"
-    for at in _find_pairs(data):
-        for needle, name, fits in _INSIDE[data[at : at + 2]]:
-            start = at - needle.index(data[at : at + 2])
+    for position in _find_pairs(data):
+        for needle, name, fits in _INSIDE[data[position : position + 2]]:
+            start = position - needle.index(data[position : position + 2])
             if start >= 0 and data.startswith(needle, start) and fits(data, start):
                 return name
     return ""
@@ -108,45 +108,45 @@ def _find_pairs(data: bytes) -> Iterator[int]:
         window = data[first : first + _WINDOW + 1]
         for shift in (0, 1):
             pairs = np.frombuffer(window, "<u2", (len(window) - shift) // 2, shift) if len(window) > 2 else _NO_PAIRS
-            for at in np.flatnonzero(_PAIRS[pairs]).tolist():
-                yield first + 2 * at + shift
+            for position in np.flatnonzero(_PAIRS[pairs]).tolist():
+                yield first + 2 * position + shift
 
 
-def _is_bitmap(data: bytes, at: int) -> bool:
-    return bool(_BITMAP.match(data, at))
+def _is_bitmap(data: bytes, position: int) -> bool:
+    return bool(_BITMAP.match(data, position))
 
 
-def _is_jpeg(data: bytes, at: int) -> bool:
+def _is_jpeg(data: bytes, position: int) -> bool:
     """Return whether a first segment follows, and behind it a second one."""
-    head = data[at + 3 : at + 12]
+    head = data[position + 3 : position + 12]
     if len(head) < 9 or head[0] not in _JPEG_MARKERS:
         return False
     if head[3:7] in _JPEG_NAMES:
         return True
     length = head[1] << 8 | head[2]
-    following = data[at + 4 + length : at + 6 + length]
+    following = data[position + 4 + length : position + 6 + length]
     if length < 2 or (len(following) == 2 and (following[0] != 0xFF or following[1] < 0xC0)):
         return False
     return len(following) == 2 or (head[0] in (0xC4, 0xDB) and length in (67, 132, 0x1A2, 31, 181))
 
 
-def _is_gif(data: bytes, at: int) -> bool:
-    if data[at + 4 : at + 6] not in (b"7a", b"9a") or at + 14 > len(data):
+def _is_gif(data: bytes, position: int) -> bool:
+    if data[position + 4 : position + 6] not in (b"7a", b"9a") or position + 14 > len(data):
         return False
-    flags = data[at + 10]
-    first = at + 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
+    flags = data[position + 10]
+    first = position + 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
     return first >= len(data) or data[first] in (gif.IMAGE, gif.EXTENSION)
 
 
-def _is_tiff(data: bytes, at: int) -> bool:
+def _is_tiff(data: bytes, position: int) -> bool:
     """Return whether the first directory lies in the data and begins with entries in order."""
-    order = "<" if data[at : at + 1] == b"I" else ">"
-    big = b"+" in data[at : at + 4]
+    order = "<" if data[position : position + 1] == b"I" else ">"
+    big = b"+" in data[position : position + 4]
     try:
-        (first,) = struct.unpack_from(order + ("Q" if big else "I"), data, at + (8 if big else 4))
-        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at + first)
+        (first,) = struct.unpack_from(order + ("Q" if big else "I"), data, position + (8 if big else 4))
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, position + first)
         width = 20 if big else 12
-        start = at + first + (8 if big else 2)
+        start = position + first + (8 if big else 2)
         tags = [struct.unpack_from(order + "HH", data, start + width * index) for index in range(min(count, 4))]
     except (struct.error, OverflowError):
         return False
@@ -154,32 +154,32 @@ def _is_tiff(data: bytes, at: int) -> bool:
     return bool(tags) and count < 1000 and numbers == sorted(numbers) and all(0 < kind < 19 for _, kind in tags)
 
 
-def _is_iso(data: bytes, at: int) -> bool:
-    return at >= 4 and data[at - 4 : at - 1] == b"\0\0\0" and bool(_BRANDS.match(data, at + 4))
+def _is_iso(data: bytes, position: int) -> bool:
+    return position >= 4 and data[position - 4 : position - 1] == b"\0\0\0" and bool(_BRANDS.match(data, position + 4))
 
 
-def _is_zip(data: bytes, at: int) -> bool:
-    head = data[at + 4 : at + 30]
+def _is_zip(data: bytes, position: int) -> bool:
+    head = data[position + 4 : position + 30]
     if len(head) < 26:
         return False
     version, _, method = struct.unpack_from("<3H", head)
     return (version & 255) < 64 and method in _ZIP_METHODS and 0 < struct.unpack_from("<H", head, 22)[0] < 4096
 
 
-def _is_gzip(data: bytes, at: int) -> bool:
-    if at + 18 > len(data) or data[at + 3] > 31:
+def _is_gzip(data: bytes, position: int) -> bool:
+    if position + 18 > len(data) or data[position + 3] > 31:
         return False
     try:
-        return bool(zlib.decompressobj(31).decompress(data[at : at + 4096], 64))
+        return bool(zlib.decompressobj(31).decompress(data[position : position + 4096], 64))
     except zlib.error:
         return False
 
 
-def _is_webp(data: bytes, at: int) -> bool:
-    return at >= 8 and data[at - 8 : at - 4] == b"RIFF"
+def _is_webp(data: bytes, position: int) -> bool:
+    return position >= 8 and data[position - 8 : position - 4] == b"RIFF"
 
 
-def _always(data: bytes, at: int) -> bool:
+def _always(data: bytes, position: int) -> bool:
     return True
 
 

@@ -151,9 +151,9 @@ def test_kept_groups_and_nothing_else() -> None:
     tags_by_group = {
         "date": ({0x0132}, {0x9003}, set()),
         "camera": ({0x010F, 0x0110}, {0x829A}, set()),
-        "gps": (set(), set(), {1, 2, 3, 4}),
+        "gps": (set(), set(), {0, 1, 2, 3, 4}),
     }
-    assert set(tags_by_group) == set(exif.GROUPS)
+    assert {*tags_by_group, exif.PANORAMA} == set(exif.GROUPS)
     image = Image.fromarray(IMAGE)
     for kind, options in (("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("AVIF", {"speed": 10})):
         data = saved(image, kind, exif=full_exif(1 if kind in ("TIFF", "AVIF") else 6), **options)
@@ -172,7 +172,7 @@ def test_kept_groups_and_nothing_else() -> None:
 
 
 def test_an_unknown_group_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be among date, camera, gps, but got 'thumbnail'"):
+    with pytest.raises(ValueError, match="must be among date, camera, gps, panorama, but got 'thumbnail'"):
         redact_file(saved(Image.fromarray(IMAGE), "PNG"), [NOTHING], keep_metadata=["thumbnail"])
 
 

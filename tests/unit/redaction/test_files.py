@@ -216,7 +216,9 @@ def test_every_frame_is_redacted_by_its_own_boxes(kind: str, mode: str) -> None:
             ]
             assert texture[1] < 0.5 * texture[0]
         difference = np.abs(first.astype(int) - second)[outside]
-        assert difference.mean() < (12 if kind == "AVIF" else 4 if kind == "GIF" else 0.001), index
+        assert not len(difference) or difference.mean() < (12 if kind == "AVIF" else 4 if kind == "GIF" else 0.001), (
+            index
+        )
     opened, original = (Image.open(io.BytesIO(x)) for x in (result.data, data))
     assert opened.info.get("loop") == original.info.get("loop")
     if kind != "TIFF":
