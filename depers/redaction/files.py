@@ -114,18 +114,11 @@ def _method(lossless: bool) -> str:
 def redact_image(image: DecodedImage, boxes_xyxy: NDArray[np.float32], mode: str) -> DecodedImage:
     """Return the image with every box redacted, and without colors where it is fully transparent.
 
-<<<<<<< HEAD
-    In formats that lose detail, what was under a box has left traces around it: there, boxes grow by `_RIM`. Raise
+    Where its coding loses detail, what was under a box has left traces around it: there, boxes grow by its rim. Raise
     ImageError for a box that would paint nothing.
     """
     check_painted(boxes_xyxy, image.size_wh)
-    if image.format in _RIM and not (image.format == "WEBP" and image.lossless):
-        boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * _RIM[image.format]
-=======
-    Where its coding loses detail, what was under a box has left traces around it: there, boxes grow by its rim.
-    """
     boxes_xyxy = boxes_xyxy + np.array([-1, -1, 1, 1], np.float32) * image.rim
->>>>>>> 5f86c3c (Refuse TIFFs whose image is none of their pages, and take a box's rim from the coding: a raw file came out as its thumbnail, JPEG in TIFF with traces)
     if image.mode == "P":
         image = _remove_colors_of_boxes(image, boxes_xyxy)
     palette, pixels = image.palette, redact_pixels(image.pixels, boxes_xyxy, mode, image.palette, image.mode)
