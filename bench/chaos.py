@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import logging
 import os
 import random
 import shutil
@@ -109,6 +110,7 @@ class FailingStorage:
         from faulty_s3 import BROKEN, RESET, THROTTLE, FaultyS3
         from moto.server import ThreadedMotoServer
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()
         host, port = self._server.get_host_and_port()
