@@ -1,6 +1,6 @@
 """Hostile and damaged weights: nothing of them runs, and each loads or is refused in one line.
 
-    python bench/fuzz_weights.py [--count 20000] [--seed 1] [--workers 2]
+    python bench/fuzz_weights.py [--count 20000] [--seed 1] [--workers 2] [--every 1]
 
 Hand-made checkpoints first: every class and function that a checkpoint may name, and those that attackers like, by
 every instruction of pickles that makes, calls or changes something, in every place of a checkpoint. Then `--count`
@@ -485,11 +485,11 @@ def work(connection: Connection, seed: int, first: int, last: int, step: int, is
     connection.send((-1, "", ""))
 
 
-def run(seed: int, count: int, workers: int, is_handmade: bool) -> Counter[str]:
-    """Check all in processes that may die or hang; return how many ended how."""
+def run(seed: int, count: int, workers: int, is_handmade: bool, every: int = 1) -> Counter[str]:
+    """Check all, or `every` so-manieth, in processes that may die or hang; return how many ended how."""
     context = multiprocessing.get_context("spawn")
     outcomes: Counter[str] = Counter()
-    firsts = {index: index for index in range(workers)}
+    firsts, step = {index: index * every for index in range(workers)}, workers * every
     processes: dict[int, tuple[Any, Connection]] = {}
     begun: dict[int, tuple[int, str, float]] = {}
     slowest = 0.0
@@ -504,7 +504,7 @@ def run(seed: int, count: int, workers: int, is_handmade: bool) -> Counter[str]:
         for index in list(firsts):
             if index not in processes:
                 ours, theirs = context.Pipe()
-                arguments = (theirs, seed, firsts[index], count, workers, is_handmade)
+                arguments = (theirs, seed, firsts[index], count, step, is_handmade)
                 process = context.Process(target=work, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
@@ -522,7 +522,7 @@ def run(seed: int, count: int, workers: int, is_handmade: bool) -> Counter[str]:
                         finish(index, outcome)
                     else:
                         begun[index] = (number, title, time.monotonic())
-                        firsts[index] = number + workers
+                        firsts[index] = number + step
                 if index in firsts and time.monotonic() - begun[index][2] > LIMIT_SECONDS:
                     process.kill()
                     finish(index, "HANG")
@@ -541,13 +541,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--every", type=int, default=1, help="of so many take one")
     parser.add_argument("--only", choices=("hand-made", "mutated"))
     arguments = parser.parse_args()
     for is_handmade in (True, False):
         if arguments.only not in (None, "hand-made" if is_handmade else "mutated"):
             continue
         started = time.monotonic()
-        outcomes = run(arguments.seed, arguments.count, arguments.workers, is_handmade)
+        outcomes = run(arguments.seed, arguments.count, arguments.workers, is_handmade, arguments.every)
         kind = "hand-made" if is_handmade else "mutated"
         print(f"{sum(outcomes.values())} {kind} checkpoints in {time.monotonic() - started:.0f} s: {dict(outcomes)}")
     print(f"load {os.getloadavg()[0]:.1f}")

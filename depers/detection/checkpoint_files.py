@@ -144,7 +144,7 @@ def describe(node: Any) -> str:
     if isinstance(node, Call):
         return describe(node.function) if node.is_new else f"what {describe(node.function)} returns"
     if isinstance(node, Global):
-        return f"{node.path:.80}"
+        return "".join(letter if letter.isprintable() else "?" for letter in node.path[:80])
     if isinstance(node, str):
         return repr(node[:40])
     if node is None or isinstance(node, (bool, float)):
@@ -178,7 +178,9 @@ def _parse_storage(reference: Any) -> tuple[str, torch.dtype, int]:
         raise CheckpointError("holds a tensor whose numbers are not in the file")
     _, cls, key, _, count = value[:5]
     dtype = _DTYPES.get(cls.name) if isinstance(cls, Global) and cls.module == "torch" else None
-    if dtype is None or not isinstance(key, str) or not _is_index(count):
+    if not isinstance(key, str) or not key.isalnum() or not key.isascii() or len(key) > 40:
+        raise CheckpointError(f"must hold numbers under a key of letters and digits, but has {describe(key)}")
+    if dtype is None or not _is_index(count):
         raise CheckpointError(f"must hold numbers of {', '.join(_DTYPES)}, but holds {describe(cls)}")
     return key, dtype, count
 

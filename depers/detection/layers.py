@@ -35,9 +35,9 @@ class State:
         for name, value in self.values.items():
             if "hooks" in name and name.startswith("_"):
                 if isinstance(value, Dictionary | Call) and value.pairs:
-                    raise self.error("hooks must be none", f"holds {name}")
+                    raise self.error("hooks must be none", f"holds {describe(name)}")
             elif isinstance(value, Global) or (isinstance(value, Call) and not self._is_harmless(value)):
-                raise self.error(f"{name} must be a plain value", f"is {describe(value)}")
+                raise self.error(f"{describe(name)} must be a plain value", f"is {describe(value)}")
 
     def error(self, rule: str, finding: str) -> CheckpointError:
         """Return the error that says what must be so, and what is."""
@@ -109,7 +109,7 @@ class State:
         """Raise CheckpointError where there are numbers or parts that nobody asked for: it would be another layer."""
         unknown = [name for name in (*self.tensors, *self.parts) if name not in _LEFTOVERS]
         if unknown:
-            raise self.error("must be a layer as YOLOv5 has it", f"holds {unknown[0]:.40} too")
+            raise self.error("must be a layer as YOLOv5 has it", f"holds {describe(unknown[0])} too")
 
     def _list_pairs(self, node: Any) -> list[tuple[str, Any]]:
         if node is None:

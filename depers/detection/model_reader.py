@@ -61,7 +61,7 @@ def _find_model(content: Any) -> Any:
         entries = {key: value for key, value in content.pairs if isinstance(key, str)}
         node = entries.get("ema") if entries.get("ema") is not None else entries.get("model")
         if node is None:
-            keys = ", ".join(f"{key:.20}" for key in list(entries)[:5])
+            keys = ", ".join(map(describe, list(entries)[:5]))
             raise CheckpointError(f"must hold `model` or `ema`, but holds {keys or 'nothing'}; {_WANTED}")
     if isinstance(node, Dictionary) or is_ordered_dictionary(node):
         raise CheckpointError(

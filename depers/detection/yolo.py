@@ -7,7 +7,8 @@ stubs in those libraries' places.
 
 import importlib
 import logging
-import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
@@ -40,6 +41,7 @@ _NOT_NEEDED |= {"pkg_resources": {"parse_version": packaging.version.parse}}  # 
 def _yolov5() -> SimpleNamespace:
     """Return the package's modules that depers uses, by their last name."""
     with stub_imports(_NOT_NEEDED):
+        os.environ["YOLOV5_CONFIG_DIR"] = tempfile.gettempdir()  # it would make a folder in the user's home
         names = ["models.yolo", "models.common", "models.experimental"]
         names += [f"utils.{name}" for name in ("loss", "torch_utils")]
         modules = {name.split(".")[-1]: importlib.import_module(f"yolov5.{name}") for name in names}
@@ -137,6 +139,9 @@ _AUGMENTATIONS = (
 _NOT_USED = ("iou_t", "label_smoothing", "anchors")  # known, and either without effect in YOLOv5 too or read elsewhere
 
 
+_MOST = 1_000_000  # of a hyperparameter
+
+
 def read_hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     """Return hyperparameters by the package's name (`scratch-low`, `scratch-med`, …) or from a YAML file.
 
@@ -157,8 +162,8 @@ def read_hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     for key, value in values.items():
         if key not in keys:
             raise UserError(f"{path}: a hyperparameter must be one of {', '.join(keys)}, but is {shorten(key)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"{path}: {key} must be a number, but is {shorten(value)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MOST:
+            raise UserError(f"{path}: {key} must be a number below {_MOST}, but is {shorten(value)}")
     return {**_RATES_AND_GAINS, **dict.fromkeys(_AUGMENTATIONS, 0.0), **{key: float(v) for key, v in values.items()}}
 
 

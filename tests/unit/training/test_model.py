@@ -92,7 +92,9 @@ def test_models_come_from_yaml_too(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"lr": 0.1}, "a hyperparameter must be one of lr0, .* but is 'lr'"),
-        ({"lr0": "much"}, "lr0 must be a number, but is 'much'"),
+        ({"lr0": "much"}, "lr0 must be a number below 1000000, but is 'much'"),
+        ({"lr0": float("nan")}, "lr0 must be a number below 1000000, but is nan"),
+        ({"lr0": 10**400}, "lr0 must be a number below 1000000, but is int"),
         ([1], "must map hyperparameters to numbers, but is list"),
     ],
 )
