@@ -13,13 +13,17 @@ from depers.storage.tables import column, schema
 
 SCHEMA = schema(
     column("path", pa.string(), "relative to INPUT"),
-    column("member", pa.string(), "in an archive, the name in it; null for a loose file and the archive itself"),
+    column(
+        "member",
+        pa.string(),
+        "in an archive, the name in it, or a column; null for a loose file and the archive itself",
+    ),
     column("number", pa.int64(), "in an archive, the place among all members"),
     column(
         "status",
         pa.string(),
         "redacted, clean (nothing detected), failed, skipped or passed_through (no image), removed (no input any more);"
-        " of an archive complete, incomplete, failed or removed",
+        " of an archive complete, incomplete, failed, skipped or removed",
     ),
     column(
         "reason", pa.string(), "why it was skipped, failed, removed or kept, or the archive is incomplete; else empty"

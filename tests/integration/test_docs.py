@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
@@ -58,6 +60,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines = [f"{class_id} 0.5 0.5 0.2 0.2\n" for class_id in range(len(sources))]
             (folder / name / "labels" / f"{name}_{number}.txt").write_text(lines[number % len(lines)])
         (folder / name / "data.yaml").write_text(f"names: {list(sources)}\n")
+    (folder / "shards").mkdir()
+    table = pa.table({"image": [{"bytes": path.read_bytes(), "path": path.name}], "caption": ["a street"]})
+    pq.write_table(table, folder / "shards" / "0.parquet")
     yolo.save(yolo.build("yolov5n", ("person", "car")), folder / "yolov5n.pt")
     yolo.save(yolo.build("yolov5n", ("license_plate",)), folder / "plates.pt")
     return folder
