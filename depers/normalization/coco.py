@@ -22,6 +22,7 @@ from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
 _HUGE = 1e300  # no coordinate
+_NUMBERS = {int, float}
 _LISTS = ("images", "annotations")
 HEAD = 2**16
 """How many bytes of a file say whether it is COCO."""
@@ -169,6 +170,8 @@ def _read_numbers(values: object) -> list[float] | None:
     """Return a list of numbers, or of texts that are numbers; NaN for what is none. None for what is no list."""
     if not isinstance(values, list):
         return None
+    if values and {*map(type, values)} <= _NUMBERS and min(values) > -_HUGE and max(values) < _HUGE:
+        return [*map(float, values)]  # as nearly all are
     return [_read_number(value) for value in values]
 
 
