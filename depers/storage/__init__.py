@@ -153,6 +153,8 @@ def read_entry(
 
     def read_local() -> bytes:
         with local.open_listed(uri, entry.size, entry.etag) as file:
+            if hint:
+                return file.read()
             start = file.read(head)
             return start + file.read() if is_needed(start) else start
 
