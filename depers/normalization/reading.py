@@ -13,8 +13,8 @@ from depers.normalization.coco import CocoFile
 from depers.normalization.edge_texts import read_edge_text
 from depers.normalization.foreign import advise
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.layouts import FileRole
-from depers.normalization.matching import ListedImageFinder, find_stem
+from depers.normalization.layouts import FileRole, parse_label_name
+from depers.normalization.matching import ListedImageFinder, find_stem, name_in_dataset
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
@@ -250,8 +250,25 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
 def find_foreign_stems(label_set: LabelSet) -> set[str]:
     """Return the names of images that have a label file which is not read: they are not without labels."""
     useless = (path for path, role in label_set.roles.items() if role == FileRole.PROBLEM)
-    paths = itertools.chain(useless, label_set.left_out)
-    return {find_stem(path) for path in paths if path.lower().endswith((".txt", ".xml", ".json"))}
+    texts = (path for path in itertools.chain(useless, label_set.left_out, label_set.unusable) if _is_label_name(path))
+    if label_set.format != "competition":
+        return {find_stem(path) for path in texts}
+    parts = (find_stem(path).split("_") for path in texts)  # NAME_CLASS. or NAME_CLASS, and both may hold more of "_"
+    return {"_".join(words[:count]) for words in parts for count in range(1, len(words))}
+
+
+def find_partly_read(label_set: LabelSet) -> set[str]:
+    """Return the names of images of which one of several label files is left out, of a class that others have."""
+    paths = [path for path in (*label_set.left_out, *label_set.unusable) if _is_label_name(path)]
+    if label_set.format != "competition" or not paths:
+        return set()
+    stems = {find_stem(image.path) for image in label_set.images}
+    targets = (parse_label_name(name_in_dataset(path), stems, label_set.names or ()) for path in paths)
+    return {target[0] for target in targets if target and target[0]}
+
+
+def _is_label_name(path: str) -> bool:
+    return path.lower().endswith((".txt", ".xml", ".json"))
 
 
 class SkippedImages(NamedTuple):
@@ -283,10 +300,13 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
         kind, detail, action = judge_unlisted(label_set, unlabelled)
         if bare and action == ProblemAction.AS_BACKGROUND:
             _refuse_strangers(label_set, len(catalog.tasks.get(label_set.prefix, [])))
-        foreign_stems = find_foreign_stems(label_set)
-        for number in bare:
-            path, fate = catalog.images[number][1].path, (kind, action, detail)
-            if find_stem(path) in foreign_stems:
+        foreign_stems, partly_read = find_foreign_stems(label_set), find_partly_read(label_set)
+        for number, (owner, image) in enumerate(catalog.images):
+            is_whole = number in labelled_images and not (partly_read and find_stem(image.path) in partly_read)
+            if owner is not label_set or is_whole:
+                continue
+            path, fate = image.path, (kind, action, detail)
+            if number in labelled_images or find_stem(path) in foreign_stems:
                 fate = "image whose label file is not read", ProblemAction.SKIPPED, "it is of no use, or left out"
             index.add_problems([Problem(label_set.prefix + path, 0, *fate)])
             if fate[1] != ProblemAction.AS_BACKGROUND:

@@ -142,7 +142,8 @@ def open_set(
         uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out, unusable=unusable
     )
     if kind == "competition":
-        return label_set._replace(names=tuple(in_names))
+        occurring = {file.class_name for image in files.images for file in image.label_files}
+        return label_set._replace(names=tuple(name for name in in_names if name in occurring))
     return _name_ids(label_set, classes) if kind == "yolo" else label_set
 
 

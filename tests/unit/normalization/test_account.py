@@ -13,7 +13,7 @@ from depers.normalization.account import check_sum, format_account, list_fates, 
 from depers.normalization.assignment import Assignment
 from depers.normalization.catalog import Catalog
 from depers.normalization.layouts import FORMATS, match_files
-from depers.normalization.reading import SkippedImages, find_foreign_stems, judge_unlisted
+from depers.normalization.reading import SkippedImages, find_foreign_stems, find_partly_read, judge_unlisted
 from depers.normalization.sources import LabelSet
 from depers.statuses import SourceStatus
 from depers.storage import Entry
@@ -104,3 +104,11 @@ def test_what_is_not_listed_is_not_empty(kind: str, empty: bool, unlabelled: str
 def test_an_image_whose_labels_are_not_read_is_not_without_labels() -> None:
     label_set = open_set("yolo", ["a.jpg", "a.txt", "b.jpg", "b.xml", "c.jpg", "d.jpg"], ["labels/c.txt"])
     assert find_foreign_stems(label_set) == {"b", "c"}
+
+
+def test_an_image_of_which_one_label_file_is_left_out_is_not_labelled_for_all() -> None:
+    paths = ["a_b.jpg", "a_b_car..txt", "c.jpg", "c_face..txt", "d.jpg"]
+    label_set = open_set("competition", paths, ["a_b_face..txt", "d_car..txt", "c_human..txt"])
+    label_set = label_set._replace(names=("car", "face"))  # of people, no file is read: the set does not label them
+    assert find_partly_read(label_set) == {"a_b", "d"}
+    assert "d" in find_foreign_stems(label_set)
