@@ -33,7 +33,7 @@ def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath
         texts = {entry.path: entry for entry in _list_texts(source.labels)}
         paths = sorted(texts)
         check_class_lists(source, paths)
-        contents = [_find_texts(unit, texts, paths) for unit in all_units]
+        contents = [[_find_texts(unit, texts, paths), _find_ambiguous(unit, source)] for unit in all_units]
     return [_rename(unit, content) for unit, content in zip(all_units, contents, strict=True)]
 
 
@@ -48,6 +48,11 @@ def _find_texts(unit: Unit, texts: dict[str, Entry], paths: Sequence[str]) -> li
     prefix = str(PurePosixPath(unit.entries[0].path)) + "/"
     first, last = (bisect.bisect_left(paths, end) for end in (prefix, prefix[:-1] + chr(ord("/") + 1)))
     return [texts[path] for path in paths[first:last]]
+
+
+def _find_ambiguous(unit: Unit, source: BoxSource) -> list[str]:
+    """Return the texts that say nothing about a unit's files, since others share them."""
+    return [] if unit.archive else sorted({label_name(entry.path) for entry in unit.entries} & source.ambiguous)
 
 
 def _rename(unit: Unit, content: Any) -> Unit:

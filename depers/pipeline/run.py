@@ -164,10 +164,9 @@ def run(
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
     if job.boxes is not None:
-        all_units = name_by_boxes(all_units, job.boxes, rows)
         loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
-        ambiguous = find_ambiguous_texts(entry.path for entry in loose_entries)
-        job = job._replace(boxes=job.boxes._replace(ambiguous=ambiguous))
+        boxes = job.boxes._replace(ambiguous=find_ambiguous_texts(entry.path for entry in loose_entries))
+        job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, rows)
     class_names, stride, warnings = ray.get(inspection)
     report_lines(warnings)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}

@@ -92,3 +92,10 @@ def test_where_boxes_are_does_not_count() -> None:
     first, second = (BoxSource(uri, ("face",), f"{uri}/labels", 0.5) for uri in ("a", "b"))
     assert describe_source(first) == describe_source(second) != describe_source(second._replace(names=("head",)))
     assert describe_source(None) is None
+
+
+def test_a_text_that_two_images_share_redoes_both(tmp_path: Path) -> None:
+    all_units = units.cut(ENTRIES)
+    alone = BoxSource(str(tmp_path), ("face",), str(tmp_path / "labels"))
+    shared = alone._replace(ambiguous=frozenset({"03.txt"}))
+    assert count_changes(name_by_boxes(all_units, alone, None), name_by_boxes(all_units, shared, None)) == 1
