@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 from depers.imaging import sniffing
 from depers.resources import MIB
 from depers.statuses import FileStatus
-from depers.storage.failures import UnavailableError
+from depers.storage.failures import UnavailableError, explain
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ def append_end(
         except ArchiveError as error:
             reason = str(error)
         except UnavailableError as error:
-            reason, retry = f"cannot be read on ({error})", True
+            reason, retry = f"cannot be read on ({explain(error)})", True
 
     for chunk in group(read_on()):
         chunks, members = chunks + 1, members + len(chunk.members)
