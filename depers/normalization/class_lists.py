@@ -23,11 +23,13 @@ class ClassList(NamedTuple):
     """A list of names: its path below RAW, and the names by their ids, "" where a line is blank.
 
     `has_points`: its YAML file has a `kpt_shape`, by which Ultralytics says that points follow the boxes.
+    `is_partial`: it has `labelled`, by which a dataset says that some images are labelled for some classes only.
     """
 
     path: str
     names: tuple[str, ...]
     has_points: bool = False
+    is_partial: bool = False
 
 
 class ClassLists:
@@ -83,7 +85,7 @@ def _read_list(uri: str, path: str) -> ClassList | None:
         if not isinstance(content, dict) or "names" not in content:
             return None
         names = tuple(clean_name(name) for name in class_names(file, content))
-        return ClassList(path, names, "kpt_shape" in content)
+        return ClassList(path, names, "kpt_shape" in content, bool(content.get("labelled")))
     if name not in NAME_LISTS and not name.endswith((".names", ".labels")):
         return None
     try:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from depers import storage
+from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError, short_reason
 from depers.normalization.class_lists import NAME_LISTS, ClassList, ClassLists, read_class_lists
@@ -163,6 +164,12 @@ def _name_ids(label_set: LabelSet, classes: Sequence[str]) -> LabelSet:
         for file in image.label_files:
             entry = lists.find(file.path)
             entries.setdefault(entry.path, entry)
+    has_regions = any(path.startswith(f"{FOLDER}/") for path in label_set.entries)
+    if has_regions or any(entry.is_partial for entry in entries.values()):
+        what = "ignore regions" if has_regions else "images that are labelled for some classes only"
+        raise UserError(
+            f"{uri}: must be a raw set, but is a dataset with {what}: train on it, or normalize its raw sets"
+        )
     meanings = {
         path: {meaning for name in entry.names if name and (meaning := map_class(name, class_map, classes))}
         for path, entry in entries.items()

@@ -189,6 +189,18 @@ def test_each_folder_has_its_own_list(tmp_path: Path) -> None:
         read_set(write_files(tmp_path / "third", files | {"data.yaml": "names: [car, carplate]"}))
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"data.yaml": "names: [face, car]\nlabelled: {a/: [car]}\n", "labels/a/0.txt": FACE, "images/a/0.jpg": ""},
+        {"data.yaml": "names: [face]", "ignore/0.txt": FACE, "labels/0.txt": FACE, "images/0.jpg": ""},
+    ],
+)
+def test_a_dataset_that_says_more_than_raw_labels_can_is_refused(files: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must be a raw set, but is a dataset with .*: train on it"):
+        read_set(write_files(tmp_path / "raw", files))
+
+
 def test_a_blank_line_keeps_its_number(tmp_path: Path) -> None:
     root = write_files(tmp_path / "raw", yolo("2 0.7 0.6 0.1 0.12", "1 0.7 0.6 0.1 0.12", FACE, names="car\n\nface\n"))
     found, _ = read_set(root)
