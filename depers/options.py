@@ -21,6 +21,7 @@ from depers import __version__
 from depers.errors import UserError
 
 T = TypeVar("T")
+_LARGEST = 10**300  # of whole numbers that are made fractions
 REQUIRED: Any = dataclasses.MISSING
 """The default of an option that must be given."""
 
@@ -41,6 +42,8 @@ class Limits(NamedTuple):
     """A regular expression."""
     is_distinct: bool = False
     """Several values, of which no two are the same."""
+    ceiling: float | None = None
+    """What no value that is meant exceeds: a machine that took it for meant would end the job."""
 
     def allows(self, number: float) -> bool:
         """Return whether a number lies within the bounds."""
@@ -49,6 +52,7 @@ class Limits(NamedTuple):
             or (self.high is not None and number > self.high)
             or (self.above is not None and number <= self.above)
             or (self.below is not None and number >= self.below)
+            or (self.ceiling is not None and number > self.ceiling)
             or not self.is_multiple(number)
         )
 
@@ -58,6 +62,8 @@ class Limits(NamedTuple):
 
     def describe(self, number: float) -> str:
         """Return what stands after "must be" for a number that is not allowed."""
+        if self.ceiling is not None and number > self.ceiling:
+            return f"at most {self.ceiling:g}"
         if not self.is_multiple(number):
             return f"a positive multiple of {self.multiple_of}"
         if self.low is not None and self.high is not None:
@@ -85,6 +91,7 @@ def option(
     multiple_of: int | None = None,
     pattern: bool = False,
     distinct: bool = False,
+    ceiling: float | None = None,
     group: str | None = None,
     metavar: str | None = None,
 ) -> Any:
@@ -92,10 +99,10 @@ def option(
 
     `default` may be `REQUIRED` (such fields must precede those with a default). What a value may be is checked by
     `CheckedOptions`: one of `choices`, at least `low` and at most `high`, `above` and `below` exclusive bounds, a
-    positive multiple of `multiple_of`, a regular expression (`pattern`); and several values `distinct`. `group` is the
-    section of `--help`.
+    positive multiple of `multiple_of`, a regular expression (`pattern`); several values `distinct`; and not more than
+    a generous `ceiling`. `group` is the section of `--help`.
     """
-    limits = Limits(low, high, above, below, multiple_of, tuple(choices), pattern, distinct)
+    limits = Limits(low, high, above, below, multiple_of, tuple(choices), pattern, distinct, ceiling)
     metadata = {"positional": False, "help": help, "limits": limits, "group": group, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -121,23 +128,23 @@ def confidence_option(default: float | None, help: str) -> Any:
 def imgsz_option(default: int = 640, note: str = "", group: str = DETECTION) -> Any:
     """Return the option of the size at which a detector sees images."""
     text = "longer side of the images as the detector sees them, in pixels, a multiple of 32"
-    return option(default, text + note, high=16_384, multiple_of=32, group=group)
+    return option(default, text + note, multiple_of=32, ceiling=16_384, group=group)
 
 
 def tile_option() -> Any:
     """Return the option of the tiles in which a detector looks at large images."""
     text = "images larger than this many pixels are looked at whole and in overlapping tiles of this size"
-    return option(None, text, low=64, high=1_000_000, group=DETECTION)
+    return option(None, text, low=64, ceiling=1_000_000, group=DETECTION)
 
 
 def max_detections_option(default: int, note: str = "") -> Any:
     """Return the option of how many boxes an image may have; `note` says what becomes of one that has more."""
-    return option(default, f"most boxes of one image{note}", low=1, high=30_000, group=DETECTION)
+    return option(default, f"most boxes of one image{note}", low=1, ceiling=30_000, group=DETECTION)
 
 
 def batch_size_option(default: int = 8, help: str = "images per inference", group: str = RUNNING) -> Any:
     """Return the option of how many images are computed together."""
-    return option(default, help, low=1, high=4096, group=group)
+    return option(default, help, low=1, ceiling=4096, group=group)
 
 
 def device_option() -> Any:
@@ -153,7 +160,7 @@ def precision_option(choices: Sequence[str], default: str = "auto") -> Any:
 
 def max_megapixels_option(default: float) -> Any:
     """Return the option of the largest image."""
-    return option(default, "images that declare more pixels fail", above=0, high=1_000_000, group=RUNNING)
+    return option(default, "images that declare more pixels fail", above=0, ceiling=1_000_000, group=RUNNING)
 
 
 def file_seconds_option(default: float) -> Any:
@@ -171,7 +178,7 @@ def follow_links_option() -> Any:
 
 def workers_option(default: int | None = None, help: str = "processes (default: one per core of the cluster)") -> Any:
     """Return the option of how much works at the same time."""
-    return option(default, help, low=1, high=100_000, group=RUNNING)
+    return option(default, help, low=1, ceiling=100_000, group=RUNNING)
 
 
 def seed_option(help: str, group: str | None = None) -> Any:
@@ -291,7 +298,7 @@ def _check_type(name: str, value_type: type, value: Any) -> None:
 
 def _shorten(number: float) -> str:
     """Return a number as text, also a whole one that no float can hold."""
-    return f"{number:g}" if abs(number) < 10**300 else "a number of more than 300 digits"
+    return f"{number:g}" if abs(number) < _LARGEST else "a number of more than 300 digits"
 
 
 def _check_pattern(name: str, pattern: str) -> None:
@@ -311,7 +318,7 @@ def _plain(value: Any, value_type: type, repeatable: bool) -> Any:
     elif value_type is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = int(value)
     elif value_type is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < _LARGEST else value
     return (value,) if repeatable else value
 
 

@@ -67,7 +67,7 @@ class Options(pipeline_options.PassOptions):
         "stop with an error once so many images in a row have not one box (default: warn after"
         f" {clean_watch.WARN_AFTER})",
         low=1,
-        high=10**9,
+        ceiling=10**9,
         group=RUNNING,
     )
     keep: tuple[str, ...] = option(

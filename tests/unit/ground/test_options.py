@@ -1,5 +1,6 @@
 """depers.options: text → dataclass, and every refusal in one line."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from depers import __version__
+from depers.commands.detect import Options as DetectOptions
 from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, build, option, parse
 
@@ -230,3 +232,22 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_types_are_a_mistake_of_the_programmer() -> None:
     with pytest.raises(TypeError, match="must be str, int, float or bool"):
         parse(Wrong, [], "depers verb")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 10**30, "--batch-size must be at most 4096, but got 1e+30"),
+        ("batch_size", 10**400, "--batch-size must be at most 4096, but got a number of more than 300 digits"),
+        ("imgsz", 32 * 10**30, "--imgsz must be at most 16384"),
+        ("max_detections", 10**9, "--max-detections must be at most 30000, but got 1e+09"),
+        ("tile", 10**12, "--tile must be at most 1e+06"),
+        ("workers", 10**10, "--workers must be at most 100000, but got 1e+10"),
+        ("max_megapixels", 1e300, "--max-megapixels must be at most 1e+06"),
+        ("batch_size", 0, "--batch-size must be at least 1, but got 0"),
+        ("confidence", 10**400, "--confidence must be above 0 and below 1, but got a number of more"),
+    ],
+)
+def test_numbers_that_nobody_means_are_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(DetectOptions, {"input": "in", "out": "out", "weights": "w.pt", name: value})

@@ -1,11 +1,16 @@
 """Regions: boxes that overlap are one, colors come from free pixels around, cells are at most 6 across."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from depers.imaging.headers import ImageError
 from depers.redaction import regions
+from depers.redaction.files import redact_file
 
 
 @pytest.mark.parametrize(
@@ -87,3 +92,20 @@ def test_bands_of_paint_are_the_whole_in_pieces(mode: str) -> None:
     whole = paint.rows(0, 57)
     assert whole.shape == (57, 37, 3)
     assert (np.concatenate([paint.rows(0, 10), paint.rows(10, 11), paint.rows(11, 57)]) == whole).all()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [50, 10, 40, 20], [40, 20, 50, 10], [40, 10, 40, 20], [-9, -9, 0, 5], [100, 10, 110, 20], [10, 80, 20, 90],
+        [np.nan, 10, 40, 20], [10, 10, np.inf, 20],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF"])
+def test_a_box_that_paints_nothing_is_an_error(box: list[float], file_format: str) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((100, 80), 50).convert("P" if file_format == "GIF" else "RGB").save(buffer, file_format)
+    boxes = np.array([[0.2, 0.2, 0.4, 0.4], [99.9, -5, 200, 0.1], box], np.float32)  # the others paint a pixel each
+    assert redact_file(buffer.getvalue(), [boxes[:2]]).data
+    with pytest.raises(ImageError, match=r"has a box .* that covers none of its 100 × 80 pixels"):
+        redact_file(buffer.getvalue(), [boxes])
