@@ -318,7 +318,8 @@ def _plain(value: Any, value_type: type, repeatable: bool) -> Any:
     elif value_type is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = int(value)
     elif value_type is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        value = float(value) if abs(value) < _LARGEST else value
+        number: Any = value
+        value = float(number) if abs(number) < _LARGEST else number
     return (value,) if repeatable else value
 
 
