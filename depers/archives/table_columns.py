@@ -152,7 +152,7 @@ def matches(path: str, globs: Sequence[str]) -> bool:
 
 def find_declared_images(field: pa.Field, kind: pa.DataType, feature: Any) -> frozenset[str]:
     """Return the leaves that hold images as the schema says: by Hugging Face's feature, or as bytes with a path."""
-    is_image = "Image" in json.dumps(feature, default=str) if feature is not None else None
+    is_image = '"_type": "Image"' in json.dumps(feature, default=str) if feature is not None else None
     return frozenset(
         path
         for path, leaf, in_map in list_leaf_types(kind, field.name)
