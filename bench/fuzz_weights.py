@@ -89,6 +89,10 @@ MAIN_PLACES = ("opt", "ema", "an activation")
 """What is put into every place, and the places into which everything is put."""
 
 
+CODECS = ("cp437", "raw-unicode-escape", "latin-1", "ascii")
+"""Of names in archives and texts in pickles: Python imports each when first used, and nothing else."""
+
+
 class Sample(NamedTuple):
     """What was done to a checkpoint, and how to have it."""
 
@@ -410,6 +414,8 @@ class Watch:
     )  # fmt: skip
 
     def __init__(self) -> None:
+        for codec in CODECS:
+            "".encode(codec)
         self._is_on, self._events = False, list[str]()
         sys.addaudithook(self._notice)
 
