@@ -4,6 +4,7 @@ What can have none fails, and is neither read nor written nor deleted; two input
 begins, since one would silently replace the other.
 """
 
+import os
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -90,10 +91,11 @@ def _list_folders(paths: Iterable[str]) -> set[str]:
 def probe_names(out: str) -> Fold | None:
     """Return how the file system of a local OUT takes names for the same; None where it tells all apart.
 
-    That is tried out with a file in OUT, which is made for it.
+    That is tried out with a file in OUT, which is made for it; the folder's time stays, since OUT may be refused.
     """
     folder = Path(out)
     is_new = not folder.exists()
+    stat = None if is_new else folder.stat()
     probe = folder / f".depers-{uuid.uuid4().hex}é"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,9 +108,11 @@ def probe_names(out: str) -> Fold | None:
     finally:
         with suppress(OSError):
             probe.unlink()
-        if is_new:
-            with suppress(OSError):
+        with suppress(OSError):
+            if stat is None:
                 folder.rmdir()
+            else:
+                os.utime(folder, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     return make_fold(is_blind, is_normalizing, is_trimming)
 
 

@@ -127,7 +127,7 @@ def test_redaction_of_frames(scene: Image.Image) -> None:
     [
         ({"mode": "smear"}, "--mode must be one of pixelate, blur, fill, but got 'smear'"),
         ({"margin": -1}, "--margin must be between 0 and 2, but got -1"),
-        ({"keep_metadata": "owner"}, "--keep-metadata must be one of date, camera, gps, but got 'owner'"),
+        ({"keep_metadata": "owner"}, "--keep-metadata must be one of date, camera, gps, panorama, but got 'owner'"),
         ({"boxes": [[1, 2, 3]]}, r"boxes must be an array \(N, 4\), but its shape is \(1, 3\)"),
         ({"boxes": [[1, 2, 3, float("nan")]]}, "boxes must be finite"),
         ({"boxes": [[10, 10, 5, 5]]}, "a box must have x_min < x_max and y_min < y_max, but is "),
@@ -152,7 +152,8 @@ def test_metadata_is_found_until_it_is_redacted(scene: Image.Image) -> None:
     kept = depers.redact(data, [], keep_metadata=["date"])
     assert depers.find_metadata(kept) == ["EXIF tag 0x0132"] and depers.find_metadata(kept, ["date"]) == []
     assert depers.find_metadata(b"no image") == ["a file of no known format"]
-    with pytest.raises(depers.UserError, match="--keep-metadata must be one of date, camera, gps, but got 'owner'"):
+    message = "--keep-metadata must be one of date, camera, gps, panorama, but got 'owner'"
+    with pytest.raises(depers.UserError, match=message):
         depers.find_metadata(data, ["owner"])
 
 

@@ -68,6 +68,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _remove(out: Path) -> None:
+    for folder in (out, out.with_name(f"{out.name}-records")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.usefixtures("ray_local")
 def test_every_command_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
@@ -82,7 +87,7 @@ def test_every_command_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) ->
             program, *argv = shlex.split(command)
             assert program == "depers", f"{page}: {command}: neither depers' own command nor marked as one for AWS"
             if argv[0] != "audit":
-                shutil.rmtree(workplace / argv[2], ignore_errors=True)  # OUT of the page before
+                _remove(workplace / argv[2])  # OUT of the page before
             assert cli.main(argv) in (cli.FINE, cli.SOME_ITEMS_FAILED), f"{page}: {command}"
 
 
@@ -91,7 +96,7 @@ def test_every_command_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_every_example_runs(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     for out in ("safe", "dataset", "extracted", "synthetic"):
-        shutil.rmtree(workplace / out, ignore_errors=True)
+        _remove(workplace / out)
     names: dict[str, object] = {}
     for example in examples(page):
         exec(compile(example, page, "exec"), names)

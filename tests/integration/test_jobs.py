@@ -178,10 +178,8 @@ def test_anonymize_submitted(head: Head, data: Path, tmp_path: Path) -> None:
     weights = f"{data / 'weights' / 'yolov5n.pt'}:person=human,car=car"
     result = submit(head, "anonymize", photos, tmp_path / "out", "--weights", weights)
     assert result.returncode == 0, result.stdout + result.stderr
-    manifests = [path for path in (tmp_path / "out").rglob("*.parquet") if "manifest" in path.name]
-    assert manifests, sorted((tmp_path / "out").rglob("*"))
-    paths = [row for path in manifests for row in pq.read_table(path).column("path").to_pylist()]
-    assert sorted(paths) == [path.name for path in chosen]
+    paths = pq.read_table(tmp_path / "out-records" / "manifest.parquet").column("path").to_pylist()
+    assert paths == [path.name for path in chosen] == sorted(path.name for path in (tmp_path / "out").iterdir())
 
 
 def test_a_failing_job_fails_with_the_one_line(head: Head, tmp_path: Path) -> None:

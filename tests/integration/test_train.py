@@ -9,7 +9,7 @@ import pytest
 import yaml
 from training_sets import write_dataset
 
-from depers import storage
+from depers import resources, storage
 from depers.commands.train import run
 from depers.datasets.labels import CLASSES
 from depers.detection import yolo
@@ -134,7 +134,6 @@ def validate_on_training(root: Path) -> None:
         (validate_on_training, {}, "train and val must be different images"),
         (None, {"model": "yolov5s", "weights": "weights/yolov5n.pt"}, "weights of the same architecture"),
         (None, {"precision": "float16"}, "float16 is for GPUs"),
-        (None, {"cache": "ram", "imgsz": 32 * 100_000}, "--cache ram: .* of images do not fit"),
     ],
 )
 def test_bad_input_ends_before_the_first_epoch(tmp_path: Path, data: Path, damage, options, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -146,6 +145,14 @@ def test_bad_input_ends_before_the_first_epoch(tmp_path: Path, data: Path, damag
     values = Options(str(root), str(tmp_path / "out"), **{"imgsz": 128, "epochs": 1, "batch_size": 4} | options)
     with pytest.raises(UserError, match=message):
         train(values, read_splits(str(root)), ProcessGroup())
+
+
+def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_dataset(tmp_path / "data")
+    monkeypatch.setattr(resources, "available_memory", lambda: 1000)
+    options = Options(str(root), str(tmp_path / "out"), imgsz=128, epochs=1, batch_size=4, cache="ram")
+    with pytest.raises(UserError, match=r"--cache ram: .* of images do not fit"):
+        train(options, read_splits(str(root)), ProcessGroup())
 
 
 @pytest.mark.usefixtures("ray_local")
