@@ -95,7 +95,7 @@ def _make_plan(parquet: pq.ParquetFile, rules: MemberRules) -> _Plan:
             images, is_empty = _find_images(parquet, field, kind, features.get(field.name))
             leaf_types = list(table_columns.list_leaf_types(kind, field.name))
             leaves, has_map = [path for path, _, _ in leaf_types], any(in_map for _, _, in_map in leaf_types)
-            kept = frozenset(path for path in leaves if table_columns.matches(path, rules.keep_columns))
+            kept = frozenset(path for path in leaves if table_columns.matches(path, field.name, rules.keep_columns))
             is_whole = not images and kept == frozenset(leaves)
             if not (images or is_empty or kept) or (kept and has_map and not is_whole):
                 reasons[field.name] = _NOT_NAMED

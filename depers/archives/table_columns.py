@@ -17,6 +17,7 @@ from depers.imaging import sniffing
 from depers.imaging.disguise import pixels
 from depers.imaging.disguise.search import find_image
 from depers.imaging.disguise.texts import to_bytes
+from depers.storage.tables import holds_extension
 
 _EXTENSION = (b"ARROW:extension:name", b"ARROW:extension:metadata")
 _MOST_METADATA = 10_000
@@ -75,6 +76,8 @@ def simplify(array: pa.Array, kind: pa.DataType) -> pa.Array:
     try:
         return array.cast(kind)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
+        if holds_extension(array.type):  # of which some unpickle what they are asked for
+            raise
         return pa.array(array.to_pylist(), kind)
 
 
@@ -144,10 +147,9 @@ def rebuild(array: pa.Array, path: str, leaves: Mapping[str, pa.Array]) -> pa.Ar
     return leaves.get(path, array)
 
 
-def matches(path: str, globs: Sequence[str]) -> bool:
+def matches(path: str, column: str, globs: Sequence[str]) -> bool:
     """Return whether a leaf is to be kept: a pattern names it, or the column that it is in."""
-    name = path.split(".", 1)[0]
-    return any(fnmatchcase(path, glob) or fnmatchcase(name, glob) for glob in globs)
+    return any(fnmatchcase(path, glob) or fnmatchcase(column, glob) for glob in globs)
 
 
 def find_declared_images(field: pa.Field, kind: pa.DataType, feature: Any) -> frozenset[str]:

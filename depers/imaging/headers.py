@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from depers.imaging import sniffing
-from depers.imaging.formats import gif, jpeg_segments, jpeg_tables, png, tiff
+from depers.imaging.formats import gif, isobmff, jpeg_segments, jpeg_tables, png, tiff
 from depers.imaging.metadata import icc
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
@@ -106,6 +106,8 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         raise ImageError(f"format must be one of {', '.join(FORMATS)}, but is {image.format}")
     if image.width < 1 or image.height < 1:
         raise ImageError(f"must have pixels, but declares {image.width}x{image.height}")
+    if name == "HEIF" and _holds_film(data):
+        raise ImageError("must hold images alone, but holds a film or an animation, which cannot be redacted")
     if name == "JPEG":
         frames = 1
         _refuse_equal_images(image)
@@ -120,6 +122,14 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         raise
     except Exception as error:
         raise ImageError(f"has frames that cannot be counted ({type(error).__name__}: {error})") from None
+
+
+def _holds_film(data: bytes) -> bool:
+    """Return whether a HEIF has tracks beside its images (ISO/IEC 23008-12, chapter 7): no reader of ours sees them."""
+    try:
+        return any(box.kind == b"moov" for box in isobmff.walk(data))
+    except ValueError:
+        return b"moov" in data and b"trak" in data
 
 
 def _refuse_equal_images(image: Image.Image) -> None:

@@ -31,6 +31,7 @@ _LOOKED_AT = (FileStatus.DETECTED, FileStatus.REDACTED, FileStatus.CLEAN)
 """The statuses of images that were looked at; all others say nothing about boxes."""
 _LABEL_FIELDS = 5  # of a line of YOLO text; a sixth is the confidence
 _FARTHEST = 1e9  # pixels
+_LARGEST_SHARE = 1.5  # of an image, rounded or reaching over its edge; no pixel box is as small, and in the corner
 _NO_NAME = "thing"  # the class of a box that a table gives none
 
 
@@ -219,7 +220,7 @@ def _select_boxes(source: BoxSource, row: Row | None, image: ImageFacts) -> list
         if frame is None and image.frames > 1:
             raise ImageError(f"holds {image.frames} frames, but has a box that does not say in which")
         checked = _check_box(make_box(name, confidence, edges, box.get("model"), frame or 0), image)
-        if max(edges) <= 1 < max(image.size_wh):
+        if max(edges) <= _LARGEST_SHARE < max(image.size_wh):
             raise ImageError(f"has a box with edges {edges}, which must be pixels, not shares of the image")
         if confidence is None or confidence >= source.thresholds.get(name, source.confidence):
             boxes.append(checked)

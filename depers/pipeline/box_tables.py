@@ -13,7 +13,7 @@ from depers.detection.detections import VERSION
 from depers.errors import UserError, one_line
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import tables
-from depers.storage.tables import parquet_text
+from depers.storage.tables import holds_extension, parquet_text
 
 Row = dict[str, Any]
 _REQUIRED = ("path", "boxes")
@@ -142,6 +142,8 @@ def _check_boxes(uri: str, type: pa.DataType) -> None:
     for name in EDGES:
         if name not in types:
             raise UserError(f"{uri}: boxes must be a list of structs with {', '.join(EDGES)}, but have no {name}")
+    if opaque := [name for name, kind in types.items() if holds_extension(kind)]:  # of which some unpickle
+        raise UserError(f"{uri}: {opaque[0]} of a box must be of a type of Parquet's, but is {types[opaque[0]]}")
     for name in (*EDGES, "confidence", "frame"):
         kind = types.get(name, pa.float32())
         is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)

@@ -83,6 +83,15 @@ def parquet_text(path: str) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def holds_extension(kind: pa.DataType) -> bool:
+    """Return whether a type is, or holds, one that a library has added: to give values, Ray's unpickles them."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return holds_extension(kind.value_type)
+    return any(holds_extension(kind.field(index).type) for index in range(kind.num_fields))
+
+
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Return a Parquet file as a table, all of it or these columns; raise OSError or pyarrow's error."""
     return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)

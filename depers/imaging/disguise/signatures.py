@@ -22,14 +22,27 @@ _STARTS = (
     (b"\x89HDF\r\n\x1a\n", "HDF5"), (b"\x01\xda\0\1", "SGI"), (b"\x01\xda\1\1", "SGI"), (b"FLIF", "FLIF"),
     (b"BPG\xfb", "BPG"), (b"AT&TFORM", "DjVu"), (b"\xd7\xcd\xc6\x9a", "WMF"), (b"farbfeld", "farbfeld"),
     (b"\xabKTX ", "KTX"), (b"IIII", "CIFF"), (b"\0MRM", "MRW"), (b"FOVb", "X3F"),
+    (b"/* XPM */", "XPM"), (b"NRRD000", "NRRD"), (b"MATLAB 5.0 MAT-file", "MATLAB file"),
+    (b"YUV4MPEG2", "film"), (b".RMF", "film"), (b"\x06\x0e\x2b\x34", "film"), (b"\0\0\0\1\x67", "film"),
+    (b"\0\0\0\1\x27", "film"), (b"FWS", "film"), (b"CWS", "film"), (b"ZWS", "film"),
+    (b"ARROW1\0\0", "archive"), (b"FEA1", "archive"), (b"Obj\1", "archive"), (b"MSCF\0\0\0\0", "archive"),
+    (b"LZIP\1", "archive"), (b"hsqs", "archive"), (b"MSWIM\0\0\0", "archive"), (b"xar!\0", "archive"),
+    (b"\xff\6\0\0sNaPpY", "archive"),
 )  # fmt: skip
 _START_PATTERNS = (
+    (re.compile(rb"ORC[\x00-\x1f]"), "archive"),
+    (re.compile(rb"\x5d\x00\x00.{2}(?:\xff{8}|.{4}\x00{4})", re.DOTALL), "archive"),  # LZMA without a container
+    (re.compile(rb"(?:.{4})?\x47(?:.{187}\x47.{187}\x47|.{191}\x47.{191}\x47)", re.DOTALL), "film"),  # MPEG-TS
+    (re.compile(rb"\x00.{3}(?:moov|mdat|wide|pnot)", re.DOTALL), "film"),  # of QuickTime before it had a type
+    (re.compile(rb"OggS\x00.{0,200}(?:theora|fishead|BBCD|OVP80)", re.DOTALL), "film"),
     (re.compile(rb"\x00\x00[\x01\x02]\x00[\x01-\x40]\x00.{3}\x00", re.DOTALL), "ICO"),
     (re.compile(rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]"), "PCX"),
     (re.compile(rb"P[1-6]\s(?:#[^\n]*\n|\s)*\d+\s+\d+\s"), "PNM"),
     (re.compile(rb"P7\nWIDTH"), "PNM"),
     (re.compile(rb".{128}DICM", re.DOTALL), "DICOM"),
 )
+_PICKLES = (b"\2", b"\3", b"\4", b"\5")  # versions; before, all was text
+_ARRAYS = re.compile(rb"multiarray|PIL\.\w*Image|_rebuild_tensor")
 _BITMAP = re.compile(rb"BM.{4}\x00{4}.{2}\x00\x00[\x0c\x28\x34\x38\x40\x6c\x7c]\x00{3}", re.DOTALL)
 _SHORT_STARTS = (b"\xff\xd8", b"\xff\x0a", b"\x1f\x8b", b"BZh")  # looked for by what follows them, too
 _LEAST_JXL = 512
@@ -69,6 +82,8 @@ def find_at_start(data: bytes, is_file: bool = True) -> str:
     for pattern, name in _START_PATTERNS:
         if pattern.match(head):
             return name
+    if head[:1] == b"\x80" and head[1:2] in _PICKLES and _ARRAYS.search(data):
+        return "pickled array, of which nothing tells what it is"
     return "PDF" if b"%PDF-" in head[:1030] else ""
 
 
@@ -89,10 +104,14 @@ def find_inside(data: bytes) -> str:
 
 
 def unpack(data: bytes) -> bytes:
-    """Return what is in a zlib stream, or nothing where the data is none. Raises ValueError where that is too much."""
-    if len(data) < 8 or data[0] & 15 != 8 or data[0] >> 4 > 7 or (data[0] << 8 | data[1]) % 31:
+    """Return what is in a zlib or deflate stream, or nothing where the data is none.
+
+    Raises ValueError where that is too much.
+    """
+    if len(data) < 8:
         return b""
-    unpacker = zlib.decompressobj()
+    is_zlib = data[0] & 15 == 8 and data[0] >> 4 <= 7 and (data[0] << 8 | data[1]) % 31 == 0
+    unpacker = zlib.decompressobj() if is_zlib else zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = unpacker.decompress(data, _MAX_UNPACKED)
     except zlib.error:

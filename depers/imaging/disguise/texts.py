@@ -28,13 +28,16 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
 _URI = re.compile(rb"data:image/(?!svg)[\w.+-]+[^,\s\"'<>)]{0,80},[\w+/%=\\-]{32}", re.IGNORECASE)
 _LETTERS = re.compile(rb"^(?:begin(?:-base64)? [0-7]{3,4} \S|=ybegin )", re.MULTILINE)
-_DUMP = re.compile(rb"ff ?d8 ff|89 ?50 4e ?47")
+_DUMP = re.compile(
+    rb"ff ?d8 ff|89 ?50 4e ?47|\b(?:ffd8ff[c-f][0-9a-f]|89504e47) [0-9a-f]{8} [0-9a-f]{8} ", re.IGNORECASE
+)
+_DUMP_MARK = re.compile(rb"d8 ?ff|50 ?4e", re.IGNORECASE)
 _HEX = bytes(character in b"0123456789abcdefABCDEF" for character in range(256))
 _BASE32 = bytes(character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" for character in range(256))
 _LONG = b"\1" * 80
 _HEX_PAIR, _NUMBER = re.compile(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{2}(?![0-9a-fA-F])"), re.compile(rb"-?\d+")
 _HEX_LETTERS = re.compile(rb"[a-fA-FxX]+")
-_LEAST_PAIRS, _LEAST_PIXELS = 32, 3072
+_LEAST_PAIRS, _LEAST_PIXELS = 32, 48 * 48  # of the least faces that are published as text
 _DECIMAL = bytes(set(_NUMBERS) - set(b"abcdefABCDEFxX"))
 _TO_SPACES = bytes(character if character in b"0123456789-" else 32 for character in range(256))
 _BASE85_STARTS: tuple[tuple[bytes, Callable[..., bytes]], ...] = tuple(
@@ -48,6 +51,8 @@ _BASE85_STARTS: tuple[tuple[bytes, Callable[..., bytes]], ...] = tuple(
 _ZERO = re.compile(rb"\\(?:x00|u0000|0)")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|u00([0-9a-fA-F]{2})|([0-3][0-7]{2})|(.))", re.DOTALL)
 _CHARACTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f", b"0": b"\0", b"v": b"\v"}
+_ESCAPED_SLASH = re.compile(rb"\\+/")  # as many times as there is JSON in JSON
+_SLASH_ENTITIES, _PLUS_ENTITIES = re.compile(rb"&#(?:[xX]0*2[fF]|0*47);"), re.compile(rb"&#(?:[xX]0*2[bB]|0*43);")
 _LATER_ENTITIES = re.compile(rb"&#(?:x0*[aAdD9]|0*(?:9|10|13));")
 
 
@@ -57,7 +62,7 @@ def find_mark(text: bytes) -> str:
         return "data URI of an image"
     if b"begin" in text and _LETTERS.search(text):
         return "file written as letters"
-    if (b"d8 ff" in text or b"50 4e" in text) and _DUMP.search(text):
+    if _DUMP_MARK.search(text) and _DUMP.search(text):
         return "image as a hex dump"
     return ""
 
@@ -102,13 +107,15 @@ def _decode_runs(text: bytes) -> Iterator[Writing]:
 def _remove_line_ends(text: bytes) -> bytes:
     """Return the text without the ways in which JSON, XML and URIs write what is between lines of base64, and `/`."""
     if b"\\" in text:
-        for escape, character in ((b"\\n", b" "), (b"\\r", b" "), (b"\\t", b" "), (b"\\/", b"/"), (b"\\u002", b"\\x2")):
+        text = _ESCAPED_SLASH.sub(b"/", text)
+        for escape, character in ((b"\\n", b" "), (b"\\r", b" "), (b"\\t", b" "), (b"\\u002", b"\\x2")):
             text = text.replace(escape, character)
         text = re.sub(rb"\\x2([bBfF])", lambda match: b"+" if match[1] in b"bB" else b"/", text)
     if b".0," in text:  # whole numbers as floating ones
         text = text.replace(b".0,", b",")
     if b"&#" in text:
         text = _LATER_ENTITIES.sub(b" ", text)
+        text = _PLUS_ENTITIES.sub(b"+", _SLASH_ENTITIES.sub(b"/", text))
     if b"%2" in text:
         for escape, character in ((b"%2B", b"+"), (b"%2b", b"+"), (b"%2F", b"/"), (b"%2f", b"/")):
             text = text.replace(escape, character)
@@ -135,6 +142,8 @@ def _decode_escapes(text: bytes) -> Iterator[Writing]:
         for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
             if _is_wide(text[:4096], encoding):
                 yield Writing(encoding, text.decode(encoding, "ignore").encode("utf-8", "ignore"))
+    if text.count(b"\0") >= LEAST_TEXT:  # base64 in two bytes, behind letters that are not ASCII
+        yield Writing("letters of several bytes", text.translate(None, b"\0"))
 
 
 def _read_escape(match: re.Match[bytes]) -> bytes:

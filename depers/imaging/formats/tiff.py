@@ -104,6 +104,8 @@ def explain_unreachable(block: bytes, pages_wh: Sequence[tuple[int, int]]) -> st
     """
     if block[8:10] == b"CR":
         return "a raw file (CR2)"
+    if block[8:12] in (b"IIII", b"MMMM"):
+        return "a raw file (IIQ)"
     images: dict[int, dict[int, int]] = {}
     for tag in walk(block):
         if tag.number == SUB_IFDS and tag.values > _MOST_NESTED:

@@ -217,3 +217,10 @@ def test_a_withheld_value_is_in_no_dictionary() -> None:
     result = rebuild("parquet", data, rules=ALL)
     assert TEXT[8:60].encode() not in result
     assert pq.read_table(io.BytesIO(result))["x"].to_pylist() == [None, "cat", "cat", "dog"] * 20
+
+
+def test_a_column_with_a_dot_in_its_name_is_named_in_full() -> None:
+    columns = {"image": pa.array([image(0)]), "exif": pa.array(["f/8"]), "exif.owner": pa.array(["A Name"])}
+    data = parquet(pa.table(columns))
+    result = rebuild("parquet", data, rules=ALL._replace(keep_columns=("exif",)))
+    assert pq.read_table(io.BytesIO(result)).column_names == ["image", "exif"]

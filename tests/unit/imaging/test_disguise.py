@@ -6,6 +6,7 @@ import email.mime.image
 import gzip
 import io
 import json
+import lzma
 import pickle
 import quopri
 import random
@@ -98,6 +99,11 @@ TEXTS: dict[str, Callable[[bytes], bytes]] = {
     "base85": base64.b85encode,
     "ASCII85": base64.a85encode,
     "two bytes": lambda data: json.dumps({"x": encode(data)}).encode("utf-16"),
+    "escaped twice": lambda data: json.dumps({"x": encode(data)}).replace("/", "\\\\\\/").encode(),
+    "escaped for HTML": lambda data: ("<img src=" + encode(data).replace("/", "&#x2F;") + ">").encode(),
+    "decimal entities": lambda data: encode(data).replace("/", "&#47;").replace("+", "&#43;").encode(),
+    "behind Cyrillic": lambda data: ("Улица, дом. " * 300 + encode(data)).encode("utf-16"),
+    "deflated without a head": lambda data: encode(zlib.compress(data, wbits=-15)).encode(),
     "JSON in JSON": lambda data: json.dumps({"p": json.dumps({"x": encode(data)})}).encode(),
 }
 """Where an image of any format is found."""
@@ -130,6 +136,13 @@ def test_an_image_is_found_behind_other_bytes(images: dict[str, bytes], form: st
         array(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)),
         array(np.random.default_rng(0).random((40, 40, 3))),
         json.dumps(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).tolist()).encode(),
+        ("emotion,pixels,Usage\n0," + " ".join(str(n % 251) for n in range(48 * 48)) + ",Training\n").encode(),
+        " ".join(draw("JPEG").hex()[at : at + 8] for at in range(0, 400, 8)).encode(),
+        pickle.dumps({"image": np.zeros((64, 64, 3), np.uint8)}), pickle.dumps(Image.new("RGB", (64, 64)), 2),
+        b"MATLAB 5.0 MAT-file".ljust(128) + bytes(60), b"ARROW1\0\0" + bytes(60), b"Obj\1" + bytes(60),
+        b"ORC\x0a" + bytes(60), lzma.compress(draw("PNG"), lzma.FORMAT_ALONE), b"/* XPM */ static char *a[] = {" * 3,
+        (b"G" + bytes(187)) * 5, (bytes(4) + b"G" + bytes(187)) * 5, b"\0\0\0\x08wide" + bytes(60),
+        b"OggS\0\2" + bytes(22) + b"\x80theora" + bytes(60), b"YUV4MPEG2 W96 H96\n" + bytes(60),
     ],
 )  # fmt: skip
 def test_what_may_hold_an_image_is_found(data: bytes) -> None:

@@ -73,3 +73,29 @@ def test_classes_that_no_box_has_are_refused(tmp_path: Path) -> None:
     none = read(tmp_path, {"path": ["a"], "boxes": pa.array([[]])})
     with pytest.raises(UserError, match=r"\(none\), but got 'car'"):
         none.check_classes(["car"])
+
+
+class Opaque(pa.ExtensionType):  # type: ignore[misc]
+    """A type whose values are not looked at by anyone who is asked for them in Python, as Ray's pickled objects are."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.large_binary(), "depers.test_opaque")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "Opaque":
+        return cls()
+
+
+def test_values_that_a_library_would_unpickle_are_refused(tmp_path: Path) -> None:
+    pa.register_extension_type(Opaque())
+    try:
+        objects = pa.ExtensionArray.from_storage(Opaque(), pa.array([b"cos\nsystem\n"], pa.large_binary()))
+        box = pa.StructArray.from_arrays([*(pa.array([edge]) for edge in EDGES.values()), objects], [*EDGES, "extra"])
+        boxes = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), box)
+        with pytest.raises(UserError, match="extra of a box must be of a type of Parquet's"):
+            read(tmp_path, {"path": ["a.jpg"], "boxes": boxes})
+    finally:
+        pa.unregister_extension_type("depers.test_opaque")

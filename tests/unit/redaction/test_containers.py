@@ -47,6 +47,7 @@ def chain(*pages: tuple[np.ndarray, int]) -> bytes:  # type: ignore[type-arg]
         (layer(LARGE, [], kind=0, extra=[(50706, 1, 4, b"\1\4\0\0", True)]), "a raw file (DNG"),
         (chain((SMALL, 0), (LARGE, 1)), "a reduced copy of 64x48, larger than its pages"),
         (chain((LARGE, 0))[:8] + b"CR\2\0" + chain((LARGE, 0))[12:], "a raw file (CR2)"),
+        (chain((LARGE, 0))[:8] + b"IIII" + chain((LARGE, 0))[12:], "a raw file (IIQ)"),
     ],
 )
 def test_a_raw_file_is_no_thumbnail(data: bytes, reason: str) -> None:
@@ -103,6 +104,15 @@ def test_a_jpeg_of_several_views_fails(kind: int) -> None:
     second = data.index(b"MPF\0") + 4 + offset + 16
     with pytest.raises(ImageError, match="must hold one image, but holds 2 of one rank"):
         read_header(data[:second] + struct.pack("<I", kind) + data[second + 4 :])
+
+
+def test_a_heic_with_an_animation_fails() -> None:
+    learn_heif()
+    buffer = io.BytesIO()
+    Image.fromarray(LARGE).save(buffer, "HEIF")
+    track = struct.pack(">I4sI4s", 16, b"moov", 8, b"trak")
+    with pytest.raises(ImageError, match="holds a film or an animation"):
+        read_header(buffer.getvalue() + track)
 
 
 def test_the_primary_image_of_a_heic_stays_it() -> None:
