@@ -96,6 +96,8 @@ def _read_list(uri: str, path: str) -> ClassList | None:
     texts = [name for name in names if name]
     if not texts or len(set(texts)) < len(texts):
         raise UserError(f"{file}: names must be a list of different class names, but are {_show(names)!r}")
+    if comment := next((name for name in names if name.startswith(("#", "//"))), ""):
+        raise UserError(f"{file}: each line must be the name of a class, since ids count lines, but one is {comment!r}")
     return ClassList(path, names)
 
 

@@ -101,7 +101,7 @@ class CocoFile:
         """Yield the annotations in the order of the file."""
         for number, item in enumerate(self._items("annotations"), 1):
             image_id, category = _key(item.get("image_id")), _key(item.get("category_id"))
-            kind, text, ignored = "", "", bool(item.get("iscrowd") or item.get("ignore"))
+            kind, text, ignored = "", "", _is_set(item.get("iscrowd")) or _is_set(item.get("ignore"))
             bbox: Any = item.get("bbox")
             segmentation: Any = item.get("segmentation")
             values = _read_numbers(bbox) if bbox else None
@@ -119,7 +119,7 @@ class CocoFile:
                 continue
             x, y, w, h = values
             box = RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h, ignored)
-            yield CocoBox(image_id, box, None, bool(item.get("iscrowd")) and isinstance(segmentation, dict))
+            yield CocoBox(image_id, box, None, _is_set(item.get("iscrowd")) and isinstance(segmentation, dict))
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""
@@ -164,6 +164,11 @@ def _key(value: object) -> object:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdecimal() and str(int(value)) == value else value
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
+
+
+def _is_set(flag: object) -> bool:
+    """Say whether a flag is set, also where it is written as text."""
+    return flag.strip().lower() not in ("", "0", "0.0", "false") if isinstance(flag, str) else bool(flag)
 
 
 def _read_numbers(values: object) -> list[float] | None:

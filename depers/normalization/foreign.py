@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from depers.datasets.labels import read_number
-from depers.normalization.rules import NO_AREA, OUTSIDE, Problem
+from depers.normalization.rules import IN_FRACTIONS, NO_AREA, OUTSIDE, Problem
 
 _IN_FRACTIONS = ("yolo", "competition")
 _MANY = 50  # files that are looked into
@@ -86,6 +86,8 @@ def advise(kind: str, problem: Problem) -> str:
     numbers = [read_number(field) for field in fields]
     if problem.kind == "not fractions of the image" or (problem.kind in (OUTSIDE, NO_AREA) and kind in _IN_FRACTIONS):
         return ": these may be pixels, or edges; YOLO's are center and size as shares of the image: convert them"
+    if problem.kind == IN_FRACTIONS:
+        return ": these are fractions of the image, where this format has pixels: convert them"
     if problem.kind in (OUTSIDE, NO_AREA):
         return ": these may be two corners, or belong to other images"
     if kind in _IN_FRACTIONS and fields and math.isnan(numbers[0]):
@@ -94,6 +96,8 @@ def advise(kind: str, problem: Problem) -> str:
         if len(fields) >= 5 and not any(map(math.isnan, numbers[-4:])) and max(numbers[-4:]) > 1:
             return ": these look like names and edges in pixels, which --format oidv4 reads"
         return ": a line must begin with the id of its class, the place of its name in data.yaml or classes.txt"
+    if problem.kind == "numbers that are no box" and len(fields) == 6:
+        return ": a confidence must come last; say with --columns box where the sixth number is something else"
     if problem.kind in ("numbers that are no box", "not five fields"):
         return ": say what stands in the lines with --columns box, box+points or polygon"
     if problem.kind == "class id without a name":

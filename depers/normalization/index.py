@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from depers.normalization.rules import NO_AREA, OUTSIDE, Problem
+from depers.normalization.rules import IN_FRACTIONS, NO_AREA, OUTSIDE, Problem
 from depers.statuses import ProblemAction
 from depers.storage.tables import parquet_text
 
@@ -86,7 +86,8 @@ class LabelIndex:
         rows = "FROM problems WHERE action = ? AND substr(path, 1, ?) = ?"
         values = (ProblemAction.SKIPPED_WITH_IMAGE, len(prefix), prefix)
         count, placed = self._db.execute(
-            f"SELECT COALESCE(SUM(line > 0), 0), COALESCE(SUM(kind IN (?, ?)), 0) {rows}", (OUTSIDE, NO_AREA, *values)
+            f"SELECT COALESCE(SUM(line > 0), 0), COALESCE(SUM(kind IN (?, ?, ?)), 0) {rows}",
+            (OUTSIDE, NO_AREA, IN_FRACTIONS, *values),
         ).fetchone()
         first = self._db.execute(f"SELECT * {rows} ORDER BY line = 0, path, line LIMIT 1", values).fetchone()
         return count, placed, _to_problem(first) if first else None

@@ -144,10 +144,11 @@ def _spread(paths: Sequence[str]) -> list[str]:
 
 
 def _is_label_text(path: str, stems: Collection[str], head_of: HeadReader) -> bool:
-    """Say whether a text is a label file: by its content where an image has its name, else by its name."""
+    """Say whether a text is a label file: by its name, or by its content: no list begins with numbers."""
     if not (_LISTS.search(path) or _BESIDE.search(path)):
         return True
-    return find_stem(path) in stems and holds_rows(head_of(path))
+    head = head_of(path)
+    return holds_rows(head) and (bool(head.strip()) or find_stem(path) in stems)
 
 
 def holds_rows(head: bytes) -> bool:

@@ -146,6 +146,7 @@ class ListedImageFinder:
         self._finder = ImageFinder({path: path for path in paths})
         self._by_place = ImageFinder({path: name_in_dataset(path) for path in paths})
         self._json_paths = json_paths
+        self._folders = {path.rpartition("/")[0] for path in paths} - {""}
 
     def find(self, file_name: str, json_path: str) -> list[str]:
         """Return every image that `file_name` in the file at `json_path` may mean: one, if all is well."""
@@ -158,6 +159,8 @@ class ListedImageFinder:
         candidates = self._finder.find_as_text(beside) or self._finder.find_as_text(name)
         if candidates:
             return candidates
+        if "/" not in name and json_path.rpartition("/")[0] in self._folders:  # which has images of its own
+            return []
         candidates = self._by_place.find_by_place(name_in_dataset(name))
         if not candidates and _FROM_A_MACHINE.match(name):  # its folders are those of a machine, not of the set
             candidates = self._by_place.find_by_place(name.rpartition("/")[2])

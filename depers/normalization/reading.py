@@ -4,9 +4,11 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from posixpath import splitext
 from typing import Any, NamedTuple
 
 from depers import storage
+from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError, typed_reason
 from depers.normalization.catalog import Catalog, FileTask
 from depers.normalization.coco import CocoFile
@@ -14,7 +16,7 @@ from depers.normalization.edge_texts import read_edge_text
 from depers.normalization.foreign import advise
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.layouts import FileRole, parse_label_name
-from depers.normalization.matching import ListedImageFinder, find_stem, name_in_dataset
+from depers.normalization.matching import ListedImageFinder, find_stem, name_in_dataset, strip_kinds, unify
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
 from depers.normalization.sources import LabelSet
 from depers.normalization.voc import read_voc
@@ -27,6 +29,7 @@ from depers.storage.failures import explain
 _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
 _NEARLY_ALL, _MANY = 0.95, 0.25  # shares of a set's boxes
+_LEAST = len("0 1 1 1 1")  # bytes of a text that holds a box
 _BATCH = 10_000  # boxes that are added to the index at once
 UNREADABLE = "unreadable label file"
 AUTO, BACKGROUND, SKIP = "auto", "background", "skip"
@@ -238,7 +241,7 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
         kind, detail, is_background = "image that no label file lists", "it was not annotated", False
     else:
         entries = label_set.entries
-        has_empty = any(not entries[file.path].size for image in label_set.images for file in image.label_files)
+        has_empty = any(entries[file.path].size < _LEAST for image in label_set.images for file in image.label_files)
         is_background = not (has_empty and label_set.format == "yolo")
         kind = "image without label"
         detail = "" if is_background else "not annotated: images that show nothing have an empty text here"
@@ -252,9 +255,15 @@ def find_foreign_stems(label_set: LabelSet) -> set[str]:
     useless = (path for path, role in label_set.roles.items() if role == FileRole.PROBLEM)
     texts = (path for path in itertools.chain(useless, label_set.left_out, label_set.unusable) if _is_label_name(path))
     if label_set.format != "competition":
-        return {find_stem(path) for path in texts}
+        return {_find_place(path) for path in texts}
     parts = (find_stem(path).split("_") for path in texts)  # NAME_CLASS. or NAME_CLASS, and both may hold more of "_"
     return {"_".join(words[:count]) for words in parts for count in range(1, len(words))}
+
+
+def _find_place(path: str) -> str:
+    """Return where an image or its labels lie, whatever folders say what kind of files they are; `a.jpg.txt` is a's."""
+    stem = find_stem(path)
+    return strip_kinds(unify(splitext(stem)[0] if stem.lower().endswith(IMAGE_SUFFIXES) else stem))
 
 
 def find_partly_read(label_set: LabelSet) -> set[str]:
@@ -306,7 +315,7 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
             if owner is not label_set or is_whole:
                 continue
             path, fate = image.path, (kind, action, detail)
-            if number in labelled_images or find_stem(path) in foreign_stems:
+            if number in labelled_images or not foreign_stems.isdisjoint((find_stem(path), _find_place(path))):
                 fate = "image whose label file is not read", ProblemAction.SKIPPED, "it is of no use, or left out"
             index.add_problems([Problem(label_set.prefix + path, 0, *fate)])
             if fate[1] != ProblemAction.AS_BACKGROUND:

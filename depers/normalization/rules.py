@@ -31,6 +31,7 @@ EXIF_FRAMES = ("auto", "upright", "stored")
 
 
 OUTSIDE, NO_AREA = "box outside the image", "box without area"
+IN_FRACTIONS = "box in one pixel"  # that of the corner: its numbers are fractions
 
 
 class Problem(NamedTuple):
@@ -179,6 +180,8 @@ def mend(boxes: Sequence[LabelBox], size_wh: tuple[float, float] = (1, 1), orien
     for box in boxes:
         numbers = (box.cx / size_wh[0], box.cy / size_wh[1], box.w / size_wh[0], box.h / size_wh[1])
         inside, kind, action = _clip(*numbers)
+        if inside is not None and min(size_wh) > 1 and max(box.cx + box.w / 2, box.cy + box.h / 2) <= 1:
+            inside, kind, action = None, IN_FRACTIONS, ProblemAction.SKIPPED_WITH_IMAGE
         if inside is not None:
             if orientation != 1:
                 inside = turn_upright(*inside, orientation)

@@ -38,6 +38,8 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         raise LabelError("broken XML", str(error)) from None
     if root.tag != "annotation":
         raise LabelError("no VOC annotation", f"the root must be <annotation>, but is <{root.tag[:80]}>")
+    if root.find(".//bndbox") is not None and root.find("object") is None:
+        raise LabelError("no VOC annotation", "its <bndbox> must be in an <object> of the root, but are elsewhere")
     from_one = _counts_from_one(root)
     boxes: list[RawBox] = []
     problems: list[Problem] = []

@@ -143,6 +143,8 @@ def find_shape(values: Sequence[float], columns: str = AUTO) -> Shape | None:
 def _find_shape_of_five(values: Sequence[float]) -> Shape | None:
     if not _lies_inside(values[:4], _NEAR_EDGE) or values[4] < 0:
         return None
+    if not _is_box(values) and _is_box(values[1:]):  # the confidence comes first
+        return None
     if values[4] > 1:
         return Shape.NUMBER
     return Shape.FLAG if values[4] in (0, 1) else Shape.CONFIDENCE

@@ -98,7 +98,7 @@ def test_recognise_refuses(paths: list[str], message: str) -> None:
 
 
 def test_match_reports_all_that_belongs_nowhere() -> None:
-    paths = ["images/b.jpg", "images/a.png", "images/a.jpg", "images/Thumbs.db", "images/.hidden.jpg", "readme.txt"]
+    paths = ["images/b.jpg", "images/a.png", "images/a.jpg", "images/Thumbs.db", "images/.hidden.jpg", "readme.md"]
     paths += [
         "images/d.jpg",
         "labels/d_face..txt",

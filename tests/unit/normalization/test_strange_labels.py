@@ -1,0 +1,96 @@
+"""Labels of strangers that were read wrongly without a word."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from label_sets import read_set, write_files
+
+from depers.datasets.labels import CLASSES
+from depers.errors import UserError
+from depers.normalization.sources import LabelSet, find_labelled_classes
+
+LINE = "0 0.5 0.5 0.1 0.1\n"
+BOX = [("car", 0.5, 0.5, 0.1, 0.1)]
+FRAME = "<bndbox><xmin>90</xmin><ymin>72</ymin><xmax>110</xmax><ymax>88</ymax></bndbox>"
+OBJECT = f"<object><name>car</name>{FRAME}</object>"
+
+
+def coco(*annotations: dict[str, Any], names: tuple[str, ...] = ("a.jpg",)) -> str:
+    images = [{"id": number, "file_name": name, "width": 200, "height": 160} for number, name in enumerate(names)]
+    entries = [{"category_id": 1, "bbox": [90, 72, 20, 16], "image_id": 0, **entry} for entry in annotations]
+    return json.dumps({"images": images, "annotations": entries, "categories": [{"id": 1, "name": "car"}]})
+
+
+@pytest.mark.parametrize(("flag", "is_set"), [("0", False), ("false", False), (0, False), ("1", True), (True, True)])
+def test_flags_of_coco_may_be_text(flag: object, is_set: bool, tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", {"a.jpg": "", "x.json": coco({"iscrowd": flag}, {"bbox": [0, 0, 9, 9]})})
+    assert ("~car" in {box[0] for box in read_set(root)[0]["a.jpg"]}) == is_set
+
+
+def test_fractions_where_pixels_must_be_are_refused(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", {"a.jpg": "", "x.json": coco({"bbox": [0.2, 0.1, 0.5, 0.5]})})
+    with pytest.raises(UserError, match=r"box in one pixel.*fractions of the image"):
+        read_set(root)
+
+
+def test_voc_with_objects_elsewhere_is_no_background(tmp_path: Path) -> None:
+    strange = f"<annotation><objects>{OBJECT}</objects></annotation>"
+    files = {"a.jpg": "", "a.xml": strange, "b.jpg": "", "b.xml": f"<annotation>{OBJECT}</annotation>"}
+    assert set(read_set(write_files(tmp_path / "raw", files))[0]) == {"b.jpg"}
+
+
+@pytest.mark.parametrize(
+    "label", ["license-plate-1.jpg.txt", "txt/license-plate-1.txt", "labels/license-plate-1_car..txt"]
+)
+def test_labels_that_are_called_like_licences(label: str, tmp_path: Path) -> None:
+    folder = "img/" if label.startswith("txt/") else ""
+    files = {f"{folder}{n}.jpg": "" for n in ("license-plate-1", "c")}
+    files |= {label: LINE, label.replace("license-plate-1", "c"): LINE}
+    files |= {} if "_car" in label else {"classes.txt": "car\n"}
+    found = read_set(write_files(tmp_path / "raw", files))[0]
+    assert found == {f"{folder}license-plate-1.jpg": BOX, f"{folder}c.jpg": BOX}
+
+
+def test_an_image_whose_labels_of_another_format_lie_elsewhere_is_no_background(tmp_path: Path) -> None:
+    files = {"images/a.jpg": "", "images/b.jpg": "", "labels/a.txt": LINE, "json/b.json": "{}", "classes.txt": "car\n"}
+    assert read_set(write_files(tmp_path / "raw", files))[0] == {"a.jpg": BOX}
+
+
+def test_folders_of_classes_of_oidv4_are_refused(tmp_path: Path) -> None:
+    files = {f"{name}/{name}.jpg": "" for name in ("car", "face")}
+    files |= {f"{name}/Label/{name}.txt": f"{name} 20 30 80 90\n" for name in ("car", "face")}
+    root = write_files(tmp_path / "raw", files)
+    with pytest.raises(UserError, match=r"are car, face: give each folder as a set of its own"):
+        read_set(root)
+    assert set(read_set(root / "car")[0]) == {"car.jpg"}
+
+
+@pytest.mark.parametrize("kind", ["coco", "oidv4"])
+def test_a_class_map_of_several_sets_does_not_say_what_each_labels(kind: str) -> None:
+    one = LabelSet("raw", "", kind, None, {"person": "human", "plate": "carplate"}, [], [], [], {}, {})
+    assert find_labelled_classes(one, ["plate"], CLASSES) == ["carplate"]
+
+
+def test_a_coco_file_beside_its_images_is_not_about_a_namesake_elsewhere(tmp_path: Path) -> None:
+    files = {"1/b.jpg": "", "2/a.jpg": "", "1/x.json": coco({}, {"image_id": 1}, names=("a.jpg", "b.jpg"))}
+    assert set(read_set(write_files(tmp_path / "raw", files))[0]) == {"1/b.jpg"}
+
+
+def test_a_confidence_before_the_box_is_refused(tmp_path: Path) -> None:
+    files = {"a.jpg": "", "a.txt": "0 0.91 0.45 0.5 0.1 0.12\n", "classes.txt": "car\n"}
+    with pytest.raises(UserError, match="a confidence must come last"):
+        read_set(write_files(tmp_path / "raw", files))
+
+
+def test_a_comment_in_a_list_of_classes_is_refused(tmp_path: Path) -> None:
+    files = {"a.jpg": "", "a.txt": LINE, "classes.txt": "# names\ncar\n"}
+    with pytest.raises(UserError, match=r"classes\.txt: each line must be the name of a class.*'# names'"):
+        read_set(write_files(tmp_path / "raw", files))
+
+
+@pytest.mark.parametrize("text", ["\n", "\r\n", "\ufeff"])
+def test_a_blank_text_says_that_missing_ones_are_not_annotated(text: str, tmp_path: Path) -> None:
+    files = {**{f"{name}.jpg": "" for name in "abc"}, "a.txt": LINE, "b.txt": text, "classes.txt": "car\n"}
+    assert set(read_set(write_files(tmp_path / "raw", files))[0]) == {"a.jpg", "b.jpg"}
