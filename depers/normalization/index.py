@@ -92,6 +92,12 @@ class LabelIndex:
         first = self._db.execute(f"SELECT * {rows} ORDER BY line = 0, path, line LIMIT 1", values).fetchone()
         return count, placed, _to_problem(first) if first else None
 
+    def first_problem(self, prefix: str, kind: str) -> Problem | None:
+        """Return the first problem of a kind in the files whose path begins with `prefix`; None where there is none."""
+        rows = "SELECT * FROM problems WHERE kind = ? AND substr(path, 1, ?) = ? ORDER BY path, line LIMIT 1"
+        first = self._db.execute(rows, (kind, len(prefix), prefix)).fetchone()
+        return _to_problem(first) if first else None
+
     def count_like_corners(self, first_image: int, last_image: int, is_centered: bool) -> tuple[int, int, int]:
         """Return how many boxes the images in a range have, how many of them could be two corners, and reach over.
 

@@ -25,6 +25,7 @@ _KINDS = frozenset(  # further folders that say what kind of files lie in them, 
     ("annotation", "annots", "ann", "anns", "frames", "image", "image_2", "img", "imgs", "jpegs", "jpg", "label_2")
     + ("photo", "photos", "pics", "png", "text", "texts", "txt", "txts", "xml", "json", "bboxes", "boxes")
 )
+_DECORATION = re.compile(r"^[0-9a-f]{8}-|(?:[._](?:jpe?g|png))?\.rf\.[0-9a-f]{32}")  # Label Studio's, Roboflow's
 _FROM_A_MACHINE = re.compile(r"/|[A-Za-z]:/|[a-z0-9]+://|(?:data/)?upload/|data/local-files/", re.IGNORECASE)
 
 
@@ -47,8 +48,9 @@ def unify(name: str) -> str:
 
 
 def simplify(name: str) -> str:
-    """Return what is left of a name without case, punctuation, blanks and suffixes of images, to compare it loosely."""
-    text = re.sub(r"\.(?:bmp|jpe?g|png|tiff?|webp)$", "", unify(name).casefold())
+    """Return what is left of a name without case, punctuation, suffixes and what tools add, to compare it loosely."""
+    text = _DECORATION.sub("", unify(name).casefold())
+    text = re.sub(r"\.(?:bmp|jpe?g|png|tiff?|webp)$", "", text)
     return "".join(character for character in text if character.isalnum())
 
 

@@ -322,6 +322,7 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
                 skipped.unlabelled.add(number)
     index.sort()
     refuse_mostly_dropped(index, catalog)
+    _refuse_ids_from_one(index, catalog)
     _refuse_corners(index, catalog)
     return skipped
 
@@ -387,6 +388,21 @@ def _refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
             raise UserError(
                 f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image, and"
                 f" {corners} could be two corners, x0 y0 x1 y1: convert them"
+            )
+
+
+def _refuse_ids_from_one(index: LabelIndex, catalog: Catalog) -> None:
+    """Raise UserError for a set with an id beyond its list of names, and none of the first name: all may be shifted."""
+    totals = {number for number, _, _ in index.class_totals()}
+    for label_set in catalog.sets:
+        if not label_set.lists or not label_set.names:
+            continue
+        first = index.first_problem(label_set.prefix, "class id without a name")
+        if first and catalog.classes.get((label_set.prefix, label_set.names[0])) not in totals:
+            raise UserError(
+                f"{label_set.uri}: class ids must count the list of names from 0, but {first.path}, line {first.line}"
+                f" ({first.detail}) has none, and no box is of {label_set.names[0]}: where ids count from 1, begin"
+                " classes.txt with a blank line, else add the names that are missing"
             )
 
 

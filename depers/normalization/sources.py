@@ -255,7 +255,7 @@ def find_labelled_classes(label_set: LabelSet, occurring_names: Iterable[str], c
     A set that does not list its classes labels those that occur, `occurring_names` (COCO's categories do), and, but
     for COCO, those that its class map names.
     """
-    names = label_set.names
+    names: Iterable[str] | None = label_set.names
     if names is None:  # COCO's categories, or the class of OIDv4's folder, are all that there is
         names = [*(() if label_set.format in ("coco", "oidv4") else label_set.class_map), *occurring_names]
     labelled = {map_class(name, label_set.class_map, classes) for name in names if name != ANY}

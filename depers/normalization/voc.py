@@ -38,8 +38,9 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         raise LabelError("broken XML", str(error)) from None
     if root.tag != "annotation":
         raise LabelError("no VOC annotation", f"the root must be <annotation>, but is <{root.tag[:80]}>")
-    if root.find(".//bndbox") is not None and root.find("object") is None:
-        raise LabelError("no VOC annotation", "its <bndbox> must be in an <object> of the root, but are elsewhere")
+    tags = {str(element.tag).rpartition("}")[2].lower() for element in root.iter()}
+    if root.find("object") is None and not tags.isdisjoint(("object", "bndbox")):
+        raise LabelError("no VOC annotation", "the root must hold <object>s with a <bndbox>, but they are elsewhere")
     from_one = _counts_from_one(root)
     boxes: list[RawBox] = []
     problems: list[Problem] = []

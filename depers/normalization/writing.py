@@ -25,7 +25,7 @@ from depers.storage import tables
 from depers.storage.failures import explain, is_of_name
 from depers.storage.tables import column, parquet_text
 
-_VERSION = "4"  # of what is written for the same labels
+_VERSION = "5"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once

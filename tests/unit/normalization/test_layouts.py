@@ -126,7 +126,7 @@ def test_match_reports_all_that_belongs_nowhere() -> None:
     assert sorted(matched.roles) == sorted(paths)
     named = {problem.path for problem in matched.problems}
     assert {path for path, role in matched.roles.items() if role == FileRole.PROBLEM} == named
-    assert matched.roles["readme.txt"] == matched.roles["images/.hidden.jpg"] == FileRole.BESIDE
+    assert matched.roles["readme.md"] == matched.roles["images/.hidden.jpg"] == FileRole.BESIDE
 
 
 def test_match_finds_the_only_image_of_that_name() -> None:

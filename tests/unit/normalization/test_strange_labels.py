@@ -35,8 +35,9 @@ def test_fractions_where_pixels_must_be_are_refused(tmp_path: Path) -> None:
         read_set(root)
 
 
-def test_voc_with_objects_elsewhere_is_no_background(tmp_path: Path) -> None:
-    strange = f"<annotation><objects>{OBJECT}</objects></annotation>"
+@pytest.mark.parametrize("strange", [f"<objects>{OBJECT}</objects>", OBJECT.replace("object", "Object"), FRAME])
+def test_voc_with_objects_elsewhere_is_no_background(strange: str, tmp_path: Path) -> None:
+    strange = f"<annotation>{strange}</annotation>"
     files = {"a.jpg": "", "a.xml": strange, "b.jpg": "", "b.xml": f"<annotation>{OBJECT}</annotation>"}
     assert set(read_set(write_files(tmp_path / "raw", files))[0]) == {"b.jpg"}
 
@@ -94,3 +95,18 @@ def test_a_comment_in_a_list_of_classes_is_refused(tmp_path: Path) -> None:
 def test_a_blank_text_says_that_missing_ones_are_not_annotated(text: str, tmp_path: Path) -> None:
     files = {**{f"{name}.jpg": "" for name in "abc"}, "a.txt": LINE, "b.txt": text, "classes.txt": "car\n"}
     assert set(read_set(write_files(tmp_path / "raw", files))[0]) == {"a.jpg", "b.jpg"}
+
+
+@pytest.mark.parametrize("name", ["0a1b2c3d-b", "b_jpg.rf.0123456789abcdef0123456789abcdef"])
+def test_an_image_whose_labels_a_tool_renamed_is_no_background(name: str, tmp_path: Path) -> None:
+    files = {"images/a.jpg": "", "images/b.jpg": "", "labels/a.txt": LINE, f"labels/{name}.txt": LINE}
+    assert set(read_set(write_files(tmp_path / "raw", {**files, "classes.txt": "car\n"}))[0]) == {"a.jpg"}
+
+
+def test_ids_that_count_from_one_are_refused_and_the_hint_works(tmp_path: Path) -> None:
+    lines = {"a": "1", "b": "1", "c": "2"}
+    files = {f"{name}.jpg": "" for name in lines} | {f"{name}.txt": f"{n}{LINE[1:]}" for name, n in lines.items()}
+    with pytest.raises(UserError, match=r"c\.txt, line 1.*begin classes\.txt with a blank line"):
+        read_set(write_files(tmp_path / "raw", {**files, "classes.txt": "car\nface\n"}))
+    found = read_set(write_files(tmp_path / "raw", {**files, "classes.txt": "\ncar\nface\n"}))[0]
+    assert {name: boxes[0][0] for name, boxes in found.items()} == {"a.jpg": "car", "b.jpg": "car", "c.jpg": "face"}
