@@ -6,6 +6,7 @@ image that failed becomes null, and so does a value that is kept and turns out t
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -33,6 +34,7 @@ from depers.storage.failures import UnavailableError
 
 _ROW_GROUP_BYTES = 128 * MIB  # the most that writing one holds in memory
 _CODECS = ("snappy", "gzip", "brotli", "lz4", "zstd", "none")
+_PLACE = re.compile(r"\[\d+\]")
 _NOT_NAMED = "a column that holds no images, and is not named by --keep-columns"
 
 
@@ -108,8 +110,23 @@ def _make_plan(parquet: pq.ParquetFile, rules: MemberRules) -> _Plan:
             raise
         except Exception as error:  # a type that pyarrow, or this, knows not enough of
             reasons[field.name] = f"a column that cannot be looked into ({one_line(error, REASON_LENGTH)})"
+    _refuse_equal_names(columns)
     metadata = table_columns.make_metadata(features, columns)
     return _Plan(tuple(columns), reasons, pa.schema(fields, metadata))
+
+
+def _refuse_equal_names(columns: Sequence[Column]) -> None:
+    """Raise ArchiveError where images of two columns would be called alike: one would take the place of the other."""
+    names = [name for column in columns for name in _list_image_names(column.name, column.images).values()]
+    unique_names = set(names)
+    for name in names:
+        if names.count(name) > 1 or any(name[: at.start()] in unique_names for at in _PLACE.finditer(name)):
+            raise ArchiveError(f"names of columns with images must differ, but one more is called {name[:80]!r}")
+
+
+def _list_image_names(column: str, images: Collection[str]) -> dict[str, str]:
+    """Return what the images in each leaf of a column are called, before their places."""
+    return {path: column if len(images) == 1 else path for path in images}
 
 
 def _find_images(
@@ -281,7 +298,7 @@ def _name_images(
     """Yield the leaves of a column that hold images, with the name of each of their elements."""
     for leaf in table_columns.walk(array, column, np.arange(len(array))) if images else ():
         if leaf.path in images:
-            name = column if len(images) == 1 else leaf.path
+            name = _list_image_names(column, images)[leaf.path]
             counts, places, names = Counter(leaf.rows.tolist()), Counter[int](), []
             for offset in leaf.rows.tolist():
                 names.append(f"{name}[{row + offset}]" + (f"[{places[offset]}]" if counts[offset] > 1 else ""))

@@ -92,8 +92,10 @@ def _find_overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, index: int, rules: MemberRules, overlaps: bool) -> Member:
     name, size = _read_name(entry), entry.file_size
-    if name.endswith("/"):
+    if name.endswith("/") and not size:
         return read_folder(index, name)
+    if name.endswith("/"):
+        return Member(index, name, size, None, FileStatus.FAILED, "called as a folder is, but holds bytes")
     if stat.S_ISLNK(entry.external_attr >> 16):
         return Member(index, name, size, None, FileStatus.SKIPPED, "a symbolic link")
     reason = "encrypted" if entry.flag_bits & _ENCRYPTED else "shares its bytes with another member" if overlaps else ""

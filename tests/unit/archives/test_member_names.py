@@ -126,3 +126,8 @@ def test_resource_forks_are_skipped_whatever_is_kept() -> None:
     found = {member.name: (member.status, member.reason) for member in members(read("zip", make_zip(content))[0])}
     fork = ("skipped", "a resource fork of macOS")
     assert found == {"p/a.jpg": ("", ""), content[1][0]: fork, content[2][0]: fork, "._real.jpg": ("", "")}
+
+
+def test_a_folder_that_holds_bytes_is_accounted_for() -> None:
+    chunks, _ = read("zip", pack([(b"a.jpg/", 0, b""), (b"b.jpg", 0, b"")]))
+    assert [(one.name, one.status) for one in members(chunks)] == [("a.jpg/", "failed"), ("b.jpg", "")]

@@ -224,3 +224,10 @@ def test_a_column_with_a_dot_in_its_name_is_named_in_full() -> None:
     data = parquet(pa.table(columns))
     result = rebuild("parquet", data, rules=ALL._replace(keep_columns=("exif",)))
     assert pq.read_table(io.BytesIO(result)).column_names == ["image", "exif"]
+
+
+def test_images_of_two_columns_are_not_called_alike() -> None:
+    pair = pa.array([{"b": image(0), "c": image(1)}])
+    for table in (pa.table({"a": pair, "a.b": pa.array([image(2)])}), pa.table({"a": pair, "a.b[0]": [image(2)]})):
+        chunks, end = read("parquet", parquet(table))
+        assert "names of columns with images must differ" in end.reason and not chunks
