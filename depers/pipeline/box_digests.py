@@ -52,7 +52,13 @@ def _find_texts(unit: Unit, texts: dict[str, Entry], paths: Sequence[str]) -> li
 
 def _find_ambiguous(unit: Unit, source: BoxSource) -> list[str]:
     """Return the texts that say nothing about a unit's files, since others share them."""
-    return [] if unit.archive else sorted({label_name(entry.path) for entry in unit.entries} & source.ambiguous)
+    return (
+        []
+        if unit.archive
+        else sorted(
+            {name for entry in unit.entries for name in (label_name(entry.path), entry.path)} & source.ambiguous
+        )
+    )
 
 
 def _rename(unit: Unit, content: Any) -> Unit:

@@ -32,6 +32,7 @@ _LOOKED_AT = (FileStatus.DETECTED, FileStatus.REDACTED, FileStatus.CLEAN)
 _LABEL_FIELDS = 5  # of a line of YOLO text; a sixth is the confidence
 _FARTHEST = 1e9  # pixels
 _LARGEST_SHARE = 1.5  # of an image, rounded or reaching over its edge; no pixel box is as small, and in the corner
+_BESIDE_IMAGES = (".txt", ".json", ".xml", ".csv", ".npy")  # what is no image
 _NO_NAME = "thing"  # the class of a box that a table gives none
 
 
@@ -146,9 +147,18 @@ def label_name(place: str) -> str:
 
 
 def find_ambiguous_texts(places: Iterable[str]) -> frozenset[str]:
-    """Return the YOLO texts that belong to several images: which of them one is about, nothing says."""
-    counts = Counter(label_name(place) for place in places if sniffing.has_image_suffix(place))
-    return frozenset(name for name, count in counts.items() if count > 1)
+    """Return the YOLO texts that belong to several images: which of them one is about, nothing says.
+
+    And the places of what is called otherwise than images are, but may be one, beside an image that has the text.
+    """
+    counts, others = Counter[str](), list[str]()
+    for place in places:
+        if sniffing.has_image_suffix(place):
+            counts[label_name(place)] += 1
+        elif not place.lower().endswith(_BESIDE_IMAGES):
+            others.append(place)
+    shared_names = frozenset(name for name, count in counts.items() if count > 1)
+    return shared_names | frozenset(place for place in others if label_name(place) in counts)
 
 
 def read_boxes(source: BoxSource, row: Row | None, image: ImageFacts, classes: Sequence[str]) -> list[Row]:
@@ -175,7 +185,7 @@ def _read_labels(source: BoxSource, image: ImageFacts) -> list[Row]:
     file = storage.join(source.labels, name)
     if image.frames > 1:
         raise ImageError(f"holds {image.frames} frames, but a YOLO text, {name}, can speak of one only")
-    if name in source.ambiguous:
+    if not source.ambiguous.isdisjoint((name, image.place)):
         raise ImageError(f"shares its labels, {name}, with another image")
     try:
         data = storage.read_bytes(file)
