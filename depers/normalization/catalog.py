@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from depers.errors import UserError
@@ -90,13 +90,14 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
             class_ids[number] = classes.index(dataset_class)
         elif dataset_class is None and boxes:
             strange.append((boxes, name))
+            _refuse_other_case(prefix + name, name, {*classes, *maps[prefix]})
             detail = f"{name}: {boxes} boxes in {images} images"
             problem = Problem(prefix or ".", 0, "class that is not asked for", ProblemAction.DROPPED, detail)
             index.add_problems([problem])
         elif boxes:
             purpose.append((boxes, prefix + name))
     if strange and not purpose and not class_ids.keys() & totals.keys():
-        example = shlex.quote(re.sub(r"([,=])", r"\\\1", max(strange)[1]) + "=CLASS")
+        example = shlex.quote(_escape(max(strange)[1]) + "=CLASS")
         separator = "=" if example.lstrip("'").startswith("-") else " "  # else it would be an option
         raise UserError(
             f"{catalog.sets[0].uri}: a box must be of {', '.join(classes)}, but all are of {_list_largest(strange)}:"
@@ -111,6 +112,21 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
         if absent:
             notes.append(f"{prefix or 'RAW'}: no box is of {', '.join(absent)}, which the class map names")
     return ClassMeanings(class_ids, notes)
+
+
+def _refuse_other_case(place: str, name: str, known_names: Collection[str]) -> None:
+    """Raise UserError for a class that differs in case alone from one that is asked for: it may be the same."""
+    is_one, is_none = (shlex.quote(f"{_escape(name)}={meaning}") for meaning in ("CLASS", ""))
+    for known in sorted(known_names):
+        if known.casefold() == name.casefold():
+            raise UserError(
+                f"{place}: a class must be written as {known} is, or be in --class-map: add {is_one} where it is one,"
+                f" {is_none} where not"
+            )
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([,=])", r"\\\1", name)
 
 
 def _list_largest(amounts: list[tuple[int, str]]) -> str:

@@ -40,6 +40,10 @@ _HIDDEN = re.compile(r"(?:^|/)\.[^/]*$|(?:^|/)__MACOSX/")
 _LOOKED_INTO = 32  # texts, or XML files, whose beginning says what all of them are
 
 
+UNREAD_COCO = "COCO, which lists images"
+"""What a problem says of a COCO file in a set of another format: images without labels may be in it."""
+
+
 class FileRole(StrEnum):
     """What a file of a raw folder is to `normalize`; every file has one role."""
 
@@ -162,8 +166,14 @@ def match_files(kind: str, paths: Sequence[str], classes: Sequence[str], head_of
     """Return the images and labels of one format among `paths` below RAW; competition files name one of `classes`."""
     suffix = _SUFFIXES.get(kind, ".txt")
     roles = _find_roles(kind, suffix, sorted(paths), head_of)
+    image_stems = _image_stems(paths)
+
+    def may_be_coco(path: str) -> bool:
+        is_json = path.lower().endswith(".json") and kind != "coco" and find_stem(path) not in image_stems
+        return is_json and looks_like_coco(head_of(path))
+
     problems = [
-        Problem(path, 0, *_describe_useless(kind, path), splitext(path)[1])
+        Problem(path, 0, *_describe_useless(kind, path), UNREAD_COCO if may_be_coco(path) else splitext(path)[1])
         for path, role in roles.items()
         if role == FileRole.PROBLEM
     ]

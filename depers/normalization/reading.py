@@ -15,7 +15,7 @@ from depers.normalization.coco import CocoFile
 from depers.normalization.edge_texts import read_edge_text
 from depers.normalization.foreign import advise
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.layouts import FileRole, parse_label_name
+from depers.normalization.layouts import UNREAD_COCO, FileRole, parse_label_name
 from depers.normalization.matching import ListedImageFinder, find_stem, name_in_dataset, strip_kinds, unify
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
 from depers.normalization.sources import LabelSet
@@ -242,9 +242,11 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
     else:
         entries = label_set.entries
         has_empty = any(entries[file.path].size < _LEAST for image in label_set.images for file in image.label_files)
-        is_background = not (has_empty and label_set.format == "yolo")
+        unread = next((problem.path for problem in label_set.problems if problem.detail == UNREAD_COCO), "")
+        is_background = not (has_empty and label_set.format == "yolo") and not unread
         kind = "image without label"
         detail = "" if is_background else "not annotated: images that show nothing have an empty text here"
+        detail = f"its labels may be in {unread}, which is not read" if unread else detail
     if unlabelled != AUTO:
         is_background = unlabelled == BACKGROUND
     return kind, detail, ProblemAction.AS_BACKGROUND if is_background else ProblemAction.SKIPPED

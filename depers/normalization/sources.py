@@ -152,8 +152,8 @@ def open_set(
 
 def _refuse_folders_of_classes(label_set: LabelSet) -> None:
     """Raise UserError where an OIDv4 set has folders of several classes: each is labelled for its own alone."""
-    paths = {file.path.rpartition("/")[0]: "" for image in label_set.images for file in image.label_files}
-    folders = {re.sub(r"/?label$", "", path, flags=re.IGNORECASE).rpartition("/")[2]: path for path in paths}
+    paths = {file.path.rpartition("/")[0] for image in label_set.images for file in image.label_files}
+    folders = {match[1] for path in paths if (match := re.search(r"([^/]+)/label$", path, re.IGNORECASE))}
     if len(folders) > 1:
         raise UserError(
             f"{label_set.uri}: a folder of OIDv4_ToolKit is labelled for its own class alone, but there are"
@@ -252,11 +252,11 @@ def map_class(name: str, class_map: Mapping[str, str], classes: Collection[str])
 def find_labelled_classes(label_set: LabelSet, occurring_names: Iterable[str], classes: Sequence[str]) -> list[str]:
     """Return the classes that a set labels: those that one of its classes means.
 
-    A set that does not list its classes labels those that occur, `occurring_names` (COCO's categories do), and, but
-    for COCO, those that its class map names.
+    A set that does not list its classes labels those that occur, `occurring_names` (COCO's categories do). Where YOLO's
+    ids have no names, the class map lists them.
     """
     names: Iterable[str] | None = label_set.names
-    if names is None:  # COCO's categories, or the class of OIDv4's folder, are all that there is
-        names = [*(() if label_set.format in ("coco", "oidv4") else label_set.class_map), *occurring_names]
+    if names is None:  # a name of the map that does not occur may be misspelt, or be another set's
+        names = [*(label_set.class_map if label_set.format == "yolo" else ()), *occurring_names]
     labelled = {map_class(name, label_set.class_map, classes) for name in names if name != ANY}
     return [name for name in classes if name in labelled]

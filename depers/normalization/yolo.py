@@ -76,7 +76,8 @@ def read_yolo(
     lines, problems = read_lines(path, data)
     for number, line in lines:
         values = [read_number(field) for field in line.split()]
-        shape = Shape.BOX if len(values) == 5 else find_shape(values[1:], columns)
+        is_odd = len(values) != 5 and not any(map(math.isnan, values))
+        shape = find_shape(values[1:], columns) if is_odd else Shape.BOX
         kind, action = _find_fault(values, shape, names, file_class), ProblemAction.SKIPPED_WITH_IMAGE
         if kind:
             problems.append(Problem(path, number, kind, action, line.strip()[:120]))

@@ -106,7 +106,7 @@ def test_target(name: str, class_map: dict[str, str], expected: str | None) -> N
 def test_labelled_classes(
     names: tuple[str, ...] | None, class_map: dict[str, str], found: list[str], expected: list[str]
 ) -> None:
-    one = LabelSet("raw", "", "voc", names, class_map, [], [], [], {}, {})
+    one = LabelSet("raw", "", "yolo", names, class_map, [], [], [], {}, {})
     assert find_labelled_classes(one, found, CLASSES) == expected
 
 

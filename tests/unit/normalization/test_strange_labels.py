@@ -68,7 +68,7 @@ def test_folders_of_classes_of_oidv4_are_refused(tmp_path: Path) -> None:
     assert set(read_set(root / "car")[0]) == {"car.jpg"}
 
 
-@pytest.mark.parametrize("kind", ["coco", "oidv4"])
+@pytest.mark.parametrize("kind", ["coco", "oidv4", "voc", "kitti"])
 def test_a_class_map_of_several_sets_does_not_say_what_each_labels(kind: str) -> None:
     one = LabelSet("raw", "", kind, None, {"person": "human", "plate": "carplate"}, [], [], [], {}, {})
     assert find_labelled_classes(one, ["plate"], CLASSES) == ["carplate"]
@@ -110,3 +110,28 @@ def test_ids_that_count_from_one_are_refused_and_the_hint_works(tmp_path: Path) 
         read_set(write_files(tmp_path / "raw", {**files, "classes.txt": "car\nface\n"}))
     found = read_set(write_files(tmp_path / "raw", {**files, "classes.txt": "\ncar\nface\n"}))[0]
     assert {name: boxes[0][0] for name, boxes in found.items()} == {"a.jpg": "car", "b.jpg": "car", "c.jpg": "face"}
+
+
+def test_images_that_a_coco_file_beside_yolo_may_list_are_no_backgrounds(tmp_path: Path) -> None:
+    files = {"a.jpg": "", "b.jpg": "", "a.txt": LINE, "x.json": coco({}, names=("b.jpg",)), "classes.txt": "car\n"}
+    assert set(read_set(write_files(tmp_path / "raw", files), kind="yolo")[0]) == {"a.jpg"}
+
+
+def test_edges_in_other_folders_than_those_of_oidv4(tmp_path: Path) -> None:
+    files = {f"images/{n}/{n}.jpg": "" for n in "ab"} | {f"labels/{n}/{n}.txt": "car 90 72 110 88\n" for n in "ab"}
+    assert read_set(write_files(tmp_path / "raw", files), kind="oidv4")[0] == {f"{n}/{n}.jpg": BOX for n in "ab"}
+
+
+def test_a_class_of_another_case_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    files = {"a.jpg": "", "a.xml": f"<annotation>{OBJECT}</annotation>", "b.jpg": ""}
+    files["b.xml"] = f"<annotation>{OBJECT.replace('>car<', '>Car<')}</annotation>"
+    root = write_files(tmp_path / "raw", files)
+    with pytest.raises(UserError, match="add Car=CLASS where it is one, Car= where not"):
+        read_set(root)
+    assert set(read_set(root, "Car=car")[0]) == {"a.jpg", "b.jpg"}
+
+
+def test_a_line_with_a_comment_is_named(tmp_path: Path) -> None:
+    files = {"a.jpg": "", "a.txt": f"{LINE.strip()} # car\n", "b.jpg": "", "b.txt": LINE, "classes.txt": "car\n"}
+    found, problems = read_set(write_files(tmp_path / "raw", files))
+    assert (set(found), [problem.kind for problem in problems]) == ({"b.jpg"}, ["not a finite number"])
