@@ -111,7 +111,7 @@ class Source(NamedTuple):
 def build_model() -> Any:
     """Return a small YOLOv5 detector with a layer of most kinds."""
     torch.manual_seed(0)
-    path = f"{TRACE}.yaml"
+    path = f"{TRACE}-{os.getpid()}.yaml"  # of this worker
     with contextlib.ExitStack() as stack:
         stack.callback(os.remove, path)
         with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
