@@ -55,6 +55,8 @@ _BRANDS = re.compile(
     rb"avi[fs]|he[iv][cxms]|hevx|mif1|msf1|miaf|crx |isom|iso\d|mp4\d|M4V |qt  |avc1|dash|3g[p2]\d|jp2 |jxl "
 )
 _MAX_UNPACKED = 1 << 26
+_PIECE = 4096  # bytes of a stream that are unpacked at a time
+_MOST_FILLS = 64  # of 0xFF before the first marker of a JPEG
 _WINDOW = 1 << 18  # bytes, even
 
 
@@ -104,7 +106,7 @@ def find_inside(data: bytes) -> str:
 
 
 def unpack(data: bytes) -> bytes:
-    """Return what is in a zlib or deflate stream, or nothing where the data is none.
+    """Return what is in a zlib or deflate stream, nothing where the data is none; of a damaged one what comes before.
 
     Raises ValueError where that is too much.
     """
@@ -112,13 +114,15 @@ def unpack(data: bytes) -> bytes:
         return b""
     is_zlib = data[0] & 15 == 8 and data[0] >> 4 <= 7 and (data[0] << 8 | data[1]) % 31 == 0
     unpacker = zlib.decompressobj() if is_zlib else zlib.decompressobj(-zlib.MAX_WBITS)
+    content = bytearray()
     try:
-        content = unpacker.decompress(data, _MAX_UNPACKED)
+        for start in range(0, len(data), _PIECE):  # an error gives nothing of the piece that it is in
+            content += unpacker.decompress(data[start : start + _PIECE], max(1, _MAX_UNPACKED - len(content)))
+            if unpacker.unconsumed_tail:
+                raise ValueError("unpacks to too much to be searched")
     except zlib.error:
-        return b""
-    if unpacker.unconsumed_tail:
-        raise ValueError("unpacks to too much to be searched")
-    return content
+        return bytes(content) if is_zlib else b""  # a bare stream has no header: whatever begins well may be none
+    return bytes(content)
 
 
 def _find_pairs(data: bytes) -> Iterator[int]:
@@ -136,7 +140,10 @@ def _is_bitmap(data: bytes, position: int) -> bool:
 
 
 def _is_jpeg(data: bytes, position: int) -> bool:
-    """Return whether a first segment follows, and behind it a second one."""
+    """Return whether a first segment follows, and behind it a second one; fill bytes may precede it."""
+    fills = 0
+    while fills < _MOST_FILLS and data[position + 3 : position + 4] == b"\xff":
+        position, fills = position + 1, fills + 1
     head = data[position + 3 : position + 12]
     if len(head) < 9 or head[0] not in _JPEG_MARKERS:
         return False

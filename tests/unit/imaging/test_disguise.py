@@ -200,3 +200,13 @@ def test_an_image_far_behind_is_found() -> None:
     filling = b"word " * (texts._WINDOW // 4)
     for at in (texts._WINDOW - texts._OVERLAP - 99, texts._WINDOW - texts._OVERLAP + 9, texts._WINDOW - 99):
         assert search.find_image(filling[:at] + b'"' + encode(draw("PNG")).encode() + b'"')
+
+
+@pytest.mark.parametrize("cut", [lambda data: data[:-2] + b"ab", lambda data: data[: len(data) // 2]])
+def test_an_image_in_a_damaged_stream_is_found(images: dict[str, bytes], cut: Callable[[bytes], bytes]) -> None:
+    assert find_image(cut(zlib.compress(b"labels " * 200 + images["JPEG"] + random.Random(0).randbytes(9000))))
+
+
+def test_a_jpeg_with_fill_bytes_is_found(images: dict[str, bytes]) -> None:
+    data = images["JPEG"]
+    assert find_image(b"labels " * 20 + data[:2] + b"\xff\xff" + data[2:])
