@@ -31,12 +31,14 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 # The lock is complete, so it is installed as it stands: resolving again would bring back opencv-python.
+# Installed by a path, not by a finder: in the folder above the clone, workers took the folder `depers` for the package.
 # Compiled once here: Ray starts many Python processes, each of which would compile it again.
 $(VENV)/installed: requirements.lock pyproject.toml
 	sh .ci/venv "$(PYTHON)" $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --compile-bytecode -r requirements.lock
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation \
+	  --config-setting editable_mode=compat -e .
 	touch $@
 
 # The pages that follow from the code: options of all verbs, columns of all tables.
