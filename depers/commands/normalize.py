@@ -26,13 +26,13 @@ from depers.errors import UserError
 from depers.normalization import account, reading, report
 from depers.normalization.assignment import Assignment, make_tasks, refuse_leftovers, split_at_random, split_by_folders
 from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
+from depers.normalization.formats.yolo import COLUMNS
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
 from depers.normalization.reading import UNLABELLED, SkippedImages, read_labels, refuse_mostly_dropped
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
-from depers.normalization.yolo import COLUMNS
 from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError
-from depers.normalization.coco import looks_like_coco
-from depers.normalization.edge_texts import recognise_text
-from depers.normalization.foreign import identify
+from depers.normalization.formats.coco import looks_like_coco
+from depers.normalization.formats.edge_texts import recognise_text
+from depers.normalization.formats.foreign import identify
 from depers.normalization.matching import ImageFinder, find_stem, match_names, name_in_dataset, simplify
 from depers.normalization.rules import Problem
 from depers.statuses import ProblemAction

@@ -11,16 +11,16 @@ from depers import storage
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError, typed_reason
 from depers.normalization.catalog import Catalog, FileTask
-from depers.normalization.coco import CocoFile
-from depers.normalization.edge_texts import read_edge_text
-from depers.normalization.foreign import advise
+from depers.normalization.formats.coco import CocoFile
+from depers.normalization.formats.edge_texts import read_edge_text
+from depers.normalization.formats.foreign import advise
+from depers.normalization.formats.voc import read_voc
+from depers.normalization.formats.yolo import Shape, YoloLabels, decide_columns, read_yolo
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.layouts import UNREAD_COCO, FileRole, parse_label_name
 from depers.normalization.matching import ListedImageFinder, find_stem, name_in_dataset, strip_kinds, unify
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
 from depers.normalization.sources import LabelSet
-from depers.normalization.voc import read_voc
-from depers.normalization.yolo import Shape, YoloLabels, decide_columns, read_yolo
 from depers.runtime.progress import open_bar
 from depers.runtime.tasks import FileGuard, run_file_tasks
 from depers.statuses import ProblemAction

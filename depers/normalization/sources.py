@@ -12,12 +12,12 @@ from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError, short_reason
 from depers.normalization.class_lists import NAME_LISTS, ClassList, ClassLists, read_class_lists
-from depers.normalization.coco import HEAD
-from depers.normalization.foreign import identify
+from depers.normalization.formats.coco import HEAD
+from depers.normalization.formats.foreign import identify
+from depers.normalization.formats.yolo import COLUMNS
 from depers.normalization.layouts import FileRole, MatchedFiles, SetImage, match_files, recognise
 from depers.normalization.matching import name_in_dataset
 from depers.normalization.rules import Problem, clean_name
-from depers.normalization.yolo import COLUMNS
 from depers.runtime import outputs
 from depers.statuses import ProblemAction
 from depers.storage import Entry

@@ -13,8 +13,8 @@ from label_sets import Boxes, read_set, write_files
 
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.normalization.coco import find_segmentation_box
-from depers.normalization.yolo import AUTO, Shape, find_shape
+from depers.normalization.formats.coco import find_segmentation_box
+from depers.normalization.formats.yolo import AUTO, Shape, find_shape
 
 FACE = "0 0.7 0.6 0.1 0.12"
 CORNERS = "0.65 0.54 0.75 0.54 0.75 0.66 0.65 0.66"

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers.errors import UserError
-from depers.normalization.coco import CocoFile, looks_like_coco
+from depers.normalization.formats.coco import CocoFile, looks_like_coco
+from depers.normalization.formats.voc import read_voc
+from depers.normalization.formats.yolo import read_yolo
 from depers.normalization.rules import LabelError, RawBox
-from depers.normalization.voc import read_voc
-from depers.normalization.yolo import read_yolo
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from depers.datasets.labels import read_number
 from depers.errors import UserError
+from depers.normalization.formats.texts import read_lines
 from depers.normalization.rules import FileLabels, Problem, RawBox
-from depers.normalization.texts import read_lines
 from depers.statuses import ProblemAction
 
 AUTO = "auto"

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable
 
 from depers.datasets.labels import read_number
+from depers.normalization.formats.texts import read_lines
 from depers.normalization.rules import EVERY_CLASS, IMAGE_WH, FileLabels, Problem, RawBox
-from depers.normalization.texts import read_lines
 from depers.statuses import ProblemAction
 
 EDGE_FORMATS = ("kitti", "oidv4")
