@@ -42,6 +42,11 @@ def build_model(
     if source is not None:
         count = transfer(model, source, anchor_count is None, str(options.weights))
         messages.append(f"{count} of {len(model.state_dict())} tensors from {options.weights}")
+        if options.start_classes:
+            class_ids = match_classes(options.start_classes, names, source.names)
+            carry_head(model, source, class_ids, str(options.weights))
+            pairs = ", ".join(f"{names[new]} from {source.names[old]}" for new, old in class_ids.items())
+            messages.append(f"the head starts with {pairs}")
     if options.autoanchor:
         fresh = source is None or anchor_count is not None
         messages.append(_set_anchors(model, box_sizes, hyp["anchor_t"], options.seed, fresh))
@@ -88,6 +93,56 @@ def transfer(model: Any, source: Any, keep_anchors: bool, uri: str) -> int:
     if any(name.endswith("anchors") for name in fitting):
         model.yaml["anchors"] = source.yaml.get("anchors", model.yaml["anchors"])
     return len(fitting)
+
+
+def match_classes(texts: Sequence[str], names: Sequence[str], source_names: Mapping[int, str]) -> dict[int, int]:
+    """Return which class id of a model starts from which of the weights; each text is class=class_of_weights,….
+
+    Raise UserError for malformed text, a class that one of the two does not have, and one that is named twice.
+    """
+    source_ids = {name: class_id for class_id, name in source_names.items()}
+    class_ids: dict[int, int] = {}
+    for pair in (pair for text in texts for pair in text.split(",")):
+        name, equals, source_name = (part.strip() for part in pair.partition("="))
+        if not (name and equals and source_name):
+            raise UserError(f"--start-classes must be class=class_of_weights,…, but got {pair!r}")
+        if name not in names:
+            raise UserError(f"--start-classes {pair}: must name a class of the dataset ({', '.join(names)}) first")
+        if source_name not in source_ids:
+            known = ", ".join(source_ids)
+            raise UserError(f"--start-classes {pair}: must name a class of the weights ({known:.300}) after the =")
+        if (class_id := names.index(name)) in class_ids:
+            raise UserError(f"--start-classes must name each class once, but names {name} twice")
+        class_ids[class_id] = source_ids[source_name]
+    return class_ids
+
+
+def carry_head(model: Any, source: Any, class_ids: Mapping[int, int], uri: str) -> None:
+    """Give the rows of the detection layers what those of `source` know: all of boxes and objectness, and `class_ids`.
+
+    `class_ids` maps class ids of the model to those of `source`; classes that it leaves out keep their fresh rows. A
+    level's rows are those of its anchors in turn: center x, y, width, height, objectness, then the classes. Raise
+    UserError where the levels, their channels or their number of anchors differ.
+    """
+    head, source_head = model.model[-1], source.model[-1]
+    shapes = [[(level.in_channels, part.na) for level in part.m] for part in (head, source_head)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{uri}: --start-classes needs a head with the same levels and anchors, but it has {shapes[1]} instead of"
+            f" {shapes[0]} (channels, anchors)"
+        )
+    rows, source_rows = [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]
+    for class_id, source_id in class_ids.items():
+        rows.append(5 + class_id)
+        source_rows.append(5 + source_id)
+    with torch.no_grad():
+        for level, source_level in zip(head.m, source_head.m, strict=True):
+            for parameter, source_parameter in (
+                (level.weight, source_level.weight),
+                (level.bias, source_level.bias),
+            ):
+                by_anchor = parameter.view(head.na, head.no, -1)
+                by_anchor[:, rows] = source_parameter.float().view(head.na, source_head.no, -1)[:, source_rows]
 
 
 def _set_anchors(model: Any, box_sizes: NDArray[np.float64], max_ratio: float, seed: int, fresh: bool) -> str:

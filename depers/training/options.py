@@ -51,6 +51,13 @@ class Options(CheckedOptions):
     weights: str | None = option(
         None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch", group=_MODEL
     )
+    start_classes: tuple[str, ...] = option(
+        (),
+        "with --weights of other classes: which class starts from what they know of which, such as"
+        " head=person,face=person; without it the head starts fresh",
+        group=_MODEL,
+        metavar="CLASS=CLASS,…",
+    )
     imgsz: int = imgsz_option(note=", with P6 models of 64", group=_IMAGES)
     epochs: int = option(100, "how often every image is seen", low=1, group=TRAINING)
     steps: int | None = option(
@@ -143,6 +150,8 @@ class Options(CheckedOptions):
             raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
         if self.image_weights and self.rectangular:
             raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
+        if self.start_classes and not self.weights:
+            raise UserError("--start-classes needs --weights, whose classes it names")
         self.list_datasets()
 
     def decisive(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The model that a training begins with: transferred, with fitting anchors, frozen; and its hyperparameters."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,48 @@ def test_weights_are_taken_over_where_they_fit(weights: str) -> None:
     torch.testing.assert_close(tensors[name], source[name])
     assert tensors["model.24.m.0.weight"].shape[0] == 3 * 7  # the head has other classes
     assert model.names == {0: "car", 1: "head"}
+
+
+def test_a_head_starts_from_the_rows_of_other_classes(weights: str) -> None:
+    messages: list[str] = []
+    model = prepare(messages, weights=weights, start_classes=("head=c",))
+    assert messages[1] == "the head starts with head from c"
+    levels = zip(model.model[-1].m, yolo.load(weights, Path(weights).read_bytes()).model[-1].m, strict=True)  # type: ignore[index, union-attr]
+    for level, source_level in levels:
+        new, old = level.weight.view(3, 7, -1), source_level.weight.view(3, 8, -1)
+        torch.testing.assert_close(new[:, :5], old[:, :5])  # box and objectness
+        torch.testing.assert_close(new[:, 6], old[:, 7])
+        assert not torch.equal(new[:, 5], old[:, 5])  # no class of the weights was named for it
+        torch.testing.assert_close(level.bias.view(3, 7)[:, 6], source_level.bias.view(3, 8)[:, 7])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("head", "class=class_of_weights"), ("head=c,head=a", "names head twice"), ("tree=a", "(car, head) first"),
+     ("head=tree", "(a, b, c) after"), ("=a", "class=class_of_weights")],
+)  # fmt: skip
+def test_start_classes_name_what_both_have(weights: str, text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        prepare([], weights=weights, start_classes=(text,))
+
+
+def test_the_head_of_real_weights_is_carried_as_by_hand(data: Path) -> None:
+    names = ["car", "head", "face", "human", "carplate"]
+    source, by_hand = (
+        yolo.load(name, (data / "weights" / name).read_bytes())
+        for name in ("yolov5n.pt", "yolov5n_five_classes_start.pt")
+    )
+    options = Options(
+        "data",
+        "out",
+        weights=str(data / "weights" / "yolov5n.pt"),
+        start_classes=("human=person,head=person,face=person", "car=car,carplate=car"),
+        autoanchor=False,
+    )
+    tensors = build_model(options, names, SIZES, HYP, []).state_dict()
+    assert source.names[0] == "person"
+    for name, tensor in by_hand.state_dict().items():
+        assert torch.equal(tensors[name].half(), tensor.half()), name
 
 
 def test_anchors_are_fitted_where_they_must(weights: str) -> None:
