@@ -17,6 +17,7 @@ from depers.training.data import Example, Splits, find_unlabelled
 from depers.training.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
+_MOST_PASSES_IN_ONE = 1000
 
 
 class Batch(NamedTuple):
@@ -41,6 +42,23 @@ class SampleSpec(NamedTuple):
     canvas_wh: tuple[int, int]
 
 
+def count_images(size: int, weight: float) -> int:
+    """Return how many images of a dataset of `size` a pass shows: the whole number next to weight × size, at least 1."""
+    return max(1, round(size * weight))
+
+
+def share_exactly(parts: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return (size, weight) of each dataset, the weights all times the least whole number that makes shares exact.
+
+    A pass is then so many passes in one, and no dataset's count is off by more than a thousandth for being rounded.
+    """
+    for factor in range(1, _MOST_PASSES_IN_ONE + 1):
+        counts = [size * weight * factor for size, weight in parts]
+        if all(abs(count_images(1, count) - count) <= count / 1000 for count in counts):
+            break
+    return [(size, weight * factor) for size, weight in parts]
+
+
 def order_pass(
     parts: Sequence[tuple[int, float]],
     seed: int,
@@ -54,7 +72,7 @@ def order_pass(
     """
     chosen, first = [], 0
     for part, (size, weight) in enumerate(parts):
-        count = max(1, round(size * weight))
+        count = count_images(size, weight)
         if image_weights is not None:
             weights = image_weights[first : first + size]
             shares = weights / weights.sum() if weights.sum() else np.full(size, 1 / size)
@@ -169,10 +187,12 @@ class Batches:
         batch_size: int,
         seed: int,
         rectangular: bool,
+        continuous: bool = False,
     ) -> None:
         """Take `images` by the index of their example, and YOLOv5's hyperparameters, which say how to augment them.
 
-        `rectangular`: batches of like-shaped images instead of mosaics.
+        `rectangular`: batches of like-shaped images instead of mosaics. `continuous`: passes follow one another
+        within batches, all of which are full, however few images a pass has; else a pass ends with what is left.
         """
         self._splits, self._images, self._hyp = splits, images, hyp
         self._batch_size, self._seed, self._rectangular = batch_size, seed, rectangular
@@ -182,25 +202,58 @@ class Batches:
         ]
         self._unlabelled = find_unlabelled(splits.train, len(splits.names))
         self._groups = [example.labelled for example in splits.train]
-        self.images_per_pass = len(order_pass(splits.parts, seed, 0))
+        self._parts = share_exactly(splits.parts) if continuous else splits.parts
+        self.images_per_pass = sum(count_images(size, weight) for size, weight in self._parts)
         self.per_pass = -(-self.images_per_pass // batch_size)
-        self._pass = -1  # the one that the next two are of
+        self._continuous = continuous
+        # Images of whole passes that are planned together, in which at least one batch begins.
+        self._window = self.images_per_pass * (-(-batch_size // self.images_per_pass) if continuous else 1)
+        self._planned_window = -1
         self._plan: list[tuple[tuple[int, int], list[int]]] = []
-        self._indices: NDArray[np.int64] = np.zeros((0, 1 + _PARTNER_COUNT), np.int64)
+        self._passes: dict[int, NDArray[np.int64]] = {}
 
     def plan(self, number: int, image_weights: NDArray[np.float64] | None = None) -> list[SampleSpec]:
         """Return what batch `number` of the training is made of. `image_weights` count from where a pass begins."""
-        pass_number, number = divmod(number, self.per_pass)
-        if pass_number != self._pass:
-            order = order_pass(self._splits.parts, self._seed, pass_number, image_weights)
+        if self._continuous:
+            window = number * self._batch_size // self._window
+            first = -(-window * self._window // self._batch_size)
+        else:
+            window = number // self.per_pass
+            first = window * self.per_pass
+        if window != self._planned_window:
+            self._plan = self._plan_window(window, image_weights)
+            self._planned_window = window
+        canvas, images = self._plan[number - first]
+        specs = []
+        for image in images:
+            pass_number, row = divmod(image, self.images_per_pass)
+            specs.append(SampleSpec(pass_number, row, self._draw(pass_number, image_weights)[row].tolist(), canvas))
+        return specs
+
+    def _plan_window(
+        self, window: int, image_weights: NDArray[np.float64] | None
+    ) -> list[tuple[tuple[int, int], list[int]]]:
+        """Return the batches that begin in a window: their canvases, and their images by number, over all passes."""
+        first, end = window * self._window, (window + 1) * self._window
+        if self._continuous:
+            first, end = (-(-edge // self._batch_size) * self._batch_size for edge in (first, end))
+        numbers = np.arange(first, end)
+        passes, rows = np.divmod(numbers, self.images_per_pass)
+        self._passes = {number: drawn for number, drawn in self._passes.items() if number >= passes[0]}
+        order = np.concatenate(
+            [self._draw(number, image_weights)[rows[passes == number], 0] for number in np.unique(passes).tolist()]
+        )
+        rng = random_for(self._seed, Branch.BATCH_ORDER, window)
+        batches = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
+        return [(canvas, numbers[members].tolist()) for canvas, members in batches]
+
+    def _draw(self, pass_number: int, image_weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
+        """Return the images of a pass and their partners, a row each, int64 (N, 8); drawn once."""
+        if pass_number not in self._passes:
+            order = order_pass(self._parts, self._seed, pass_number, image_weights)
             partners = choose_partners(order, self._groups, _PARTNER_COUNT, self._seed, pass_number)
-            self._indices = np.column_stack([order, partners])
-            rng = random_for(self._seed, Branch.BATCH_ORDER, pass_number)
-            self._plan = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
-            self._pass = pass_number
-        canvas, rows = self._plan[number]
-        indices = self._indices[rows].tolist()
-        return [SampleSpec(pass_number, row, eight, canvas) for row, eight in zip(rows, indices, strict=True)]
+            self._passes[pass_number] = np.column_stack([order, partners])
+        return self._passes[pass_number]
 
     def make_sample(self, spec: SampleSpec) -> LabelledImage:
         """Make one image: the first of the spec's, perhaps in a mosaic with the rest.

@@ -206,6 +206,7 @@ def prepare_data(
         batch_size=options.batch_size,
         seed=options.seed,
         rectangular=hyp["mosaic"] == 0 if options.rectangular is None else options.rectangular,
+        continuous=options.steps is not None,
     )
     image_weights = _weigh_images(options, splits, [0.0] * len(splits.names))
     first_batch = batches.make_batch(batches.plan(0, image_weights)[: report.SAMPLE_COUNT])
@@ -302,7 +303,11 @@ def parallelize(state: TrainState) -> None:
 def _announce(state: TrainState, messages: list[str], callback: TrainingCallback) -> None:
     """Say what will be trained on what, then the messages that have come up."""
     splits, batches = state.data.splits, state.data.batches
-    counts = f"{batches.images_per_pass} images per epoch of {len(splits.train)}, {len(splits.val)} for validation"
+    if state.options.steps is None:
+        counts = f"{batches.images_per_pass} images per epoch of {len(splits.train)}"
+    else:
+        counts = f"{len(state.schedule.ends) * state.options.batch_size} images in all of {len(splits.train)}"
+    counts += f", {len(splits.val)} for validation"
     workers = f"{state.group.world_size} worker(s) on {state.device.type}, {str(state.dtype).removeprefix('torch.')}"
     callback.on_message(f"{counts}; {state.schedule.steps} optimizer steps; {workers}")
     for message in messages:

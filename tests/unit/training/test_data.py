@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_sets import write_dataset
 
@@ -14,9 +14,10 @@ from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.seeds import Branch, random_for
 from depers.training.anchors import fit_anchors, measure_anchor_recall
-from depers.training.batches import choose_partners, order_pass, plan_batches, round_up
-from depers.training.data import find_unlabelled, read_splits
+from depers.training.batches import Batches, choose_partners, order_pass, plan_batches, round_up, share_exactly
+from depers.training.data import Example, Splits, find_unlabelled, read_splits
 from depers.training.image_cache import fit_size
+from depers.training.schedule import make_schedule
 
 
 @given(
@@ -65,6 +66,59 @@ def test_batches_share_a_canvas_that_holds_them_and_hold_every_image_once() -> N
         assert width == max(canvases[order[row]][0] for row in rows)
         assert height == max(canvases[order[row]][1] for row in rows)
     assert plan == plan_batches(order, canvases, 3, random_for(0, Branch.BATCH_ORDER))
+
+
+def make_batches(parts: list[tuple[int, float]], batch_size: int, rectangular: bool = False) -> Batches:
+    """Batches of images that are not there, of three shapes."""
+    none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
+    sizes_wh = [(64, 64), (64, 32), (32, 64)]
+    count = sum(size for size, _ in parts)
+    examples = [Example("", sizes_wh[index % 3], none, boxes, frozenset({0})) for index in range(count)]
+    splits = Splits(("car",), examples, [], tuple(parts))
+    options = {"imgsz": 64, "stride": 32, "batch_size": batch_size, "seed": 3}
+    return Batches(splits, None, {"mosaic": 1.0}, **options, rectangular=rectangular, continuous=True)  # type: ignore[arg-type]
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.sampled_from([0.1, 0.3, 0.5, 0.75, 0.9]),
+    st.integers(1, 25),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_both_arms_see_equally_many_images_and_steps(
+    size: int, batch_size: int, share: float, steps: int, accumulate: int, rectangular: bool
+) -> None:
+    """However few images an arm has: batches are filled across passes, and the share is exact."""
+    synthetic = 5 * size
+    arms = [(size, 1.0)], [(size, 1.0), (synthetic, share / (1 - share) * size / synthetic)]
+    hyp = {"warmup_epochs": 3.0}
+    image_counts = []
+    for parts in arms:
+        batches = make_batches(parts, batch_size, rectangular)
+        schedule = make_schedule(
+            epochs=1, batches_per_pass=batches.per_pass, accumulate=accumulate, hyp=hyp, steps=steps
+        )
+        assert schedule.steps == steps
+        plans = [batches.plan(number) for number in range(len(schedule.ends))]
+        assert {len(plan) for plan in plans} == {batch_size}
+        image_counts.append(sum(map(len, plans)))
+        places = [spec[:2] for plan in plans for spec in plan]
+        assert len(set(places)) == len(places)
+        by_place = {spec[:2]: spec for plan in plans for spec in plan}
+        alone = make_batches(parts, batch_size, rectangular).plan(len(plans) - 1)  # as a resumed run begins
+        assert alone == plans[-1] and all(by_place[spec[:2]] == spec for spec in alone)
+    assert image_counts[0] == image_counts[1] == len(schedule.ends) * batch_size
+
+
+@given(st.integers(1, 200), st.sampled_from([0.1, 0.3, 0.5, 2 / 3, 0.9]), st.integers(1, 5))
+def test_the_share_of_a_pass_is_exact(size: int, share: float, variants: int) -> None:
+    parts = share_exactly([(size, 1.0), (size * variants, share / (1 - share) / variants)])
+    real, synthetic = (round(count * weight) for count, weight in parts)
+    assert synthetic / (real + synthetic) == pytest.approx(share, rel=1e-3)
+    assert parts[0][1] == round(parts[0][1])
 
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
