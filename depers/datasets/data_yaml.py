@@ -10,13 +10,14 @@ ROOT is a folder or an `s3://` URI.
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from posixpath import splitext
 from typing import Any, NamedTuple
 
 import yaml
 
 from depers import storage
 from depers.datasets.ignore_regions import locate_folder
-from depers.datasets.labels import SPLITS
+from depers.datasets.labels import IMAGE_SUFFIXES, SPLITS
 from depers.errors import UserError, one_line
 from depers.yaml_files import parse_yaml
 
@@ -133,9 +134,9 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
 
 
 def check_labels(source: str, *folders: str | None) -> None:
-    """Raise UserError where one of the `folders` of images has no folder of labels beside it: all would be background.
+    """Raise UserError where an image in one of the `folders` has no label file: it would be taught as background.
 
-    `source` is the dataset as the user calls it.
+    Its labels may have another name, or may never have been made. `source` is the dataset as the user calls it.
     """
     for folder in folders:
         if folder is None:
@@ -148,6 +149,16 @@ def check_labels(source: str, *folders: str | None) -> None:
             ) from None
         if not storage.is_dir(labels):
             raise UserError(f"{source}: the labels of {folder} must be in {labels}, but nothing is there: {HINT}")
+        texts = {entry.path for entry in storage.list_files(labels, follow_links=True)}
+        paths = [entry.path for entry in storage.list_files(folder, follow_links=True)]
+        expected = {path: f"{splitext(path)[0]}.txt" for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
+        if bare := [image for image, text in expected.items() if text not in texts]:
+            strangers = sorted(texts.difference(expected.values()))
+            example = f", while {strangers[0]} has no image" if strangers else ""
+            raise UserError(
+                f"{source}: every image must have a label file, an empty one where it shows nothing, but {len(bare)} of"
+                f" {len(expected)} in {folder} have none, such as {bare[0]}{example}: {HINT}"
+            )
 
 
 def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tuple[str, frozenset[int]], ...]:

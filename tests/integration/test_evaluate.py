@@ -91,7 +91,9 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     dataset = write_dataset(tmp_path / "data", count=1, val_count=4)
     images = dataset / "images/val"
     (images / "broken.jpg").write_bytes(b"no image")
-    (images / "nothing.jpg").write_bytes((images / "100000.jpg").read_bytes())  # without a label file
+    (images / "nothing.jpg").write_bytes((images / "100000.jpg").read_bytes())
+    for name in ("broken", "nothing"):
+        (dataset / f"labels/val/{name}.txt").write_text("")
     out, file = f"{s3_bucket}/evaluation", str(tmp_path / "submission.csv")
     given = Options(str(dataset), out, (weights,), submission=file, target_recall=("0.9",), imgsz=128)
     result = evaluate.run(given)

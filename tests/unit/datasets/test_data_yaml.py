@@ -176,6 +176,27 @@ def test_images_without_a_folder_of_labels_are_refused(tmp_path: Path, folder: s
 
 
 @pytest.mark.parametrize(
+    "text", ["b.txt", "labels/B.TXT", "labels/b.jpg.txt", "labels/train/b/b.txt", "nowhere.txt", "cafe\u0301.txt"]
+)
+def test_an_image_without_a_label_file_is_no_background(text: str, tmp_path: Path, s3_bucket: str) -> None:
+    """YOLOv5 would teach it as one; its labels may only have another name, or lie elsewhere."""
+    for root in (str(tmp_path), s3_bucket):
+        for path in ("images/train/a.jpg", "images/train/b.JPG", "images/train/café.png"):
+            storage.write_bytes(f"{root}/{path}", b"")
+        for path in ("a.txt", "b.txt", "café.txt"):
+            storage.write_bytes(f"{root}/labels/train/{path}", b"")
+        check_labels("set", f"{root}/images/train")
+        wrong = "café" if text.startswith("cafe") else "b"
+        storage.delete(f"{root}/labels/train/{wrong}.txt")
+        place = text if "/" in text else f"labels/train/{text}"
+        storage.write_bytes(f"{root}/{place if text != 'b.txt' else 'b.txt'}", b"0 0.5 0.5 0.2 0.2")
+        with pytest.raises(
+            UserError, match=rf"1 of 3 in .* have none, such as {wrong}.*: run `depers normalize` first"
+        ):
+            check_labels("set", f"{root}/images/train")
+
+
+@pytest.mark.parametrize(
     ("folder", "path", "expected"),
     [
         ("s3://b/set", "images/train", "s3://b/set/images/train"),
