@@ -23,15 +23,17 @@ from depers import storage
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
-from depers.normalization import account, reading, report
+from depers.normalization import account, report
 from depers.normalization.assignment import Assignment, make_tasks, refuse_leftovers, split_at_random, split_by_folders
 from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
 from depers.normalization.formats.yolo import COLUMNS
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
-from depers.normalization.reading import UNLABELLED, SkippedImages, read_labels, refuse_mostly_dropped
+from depers.normalization.reading import SkippedImages, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
+from depers.normalization.suspicions import refuse_mostly_dropped
+from depers.normalization.unlisted import UNLABELLED
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
 from depers.runtime import claims, progress, units
@@ -93,9 +95,9 @@ class Options(CheckedOptions):
     )
     keep_splits: bool = option(False, "split as RAW's folders train, val or valid do; test is left out", group=_SPLIT)
     unlabelled: str = option(
-        reading.AUTO,
+        AUTO,
         "what an image is that no label file is about; auto: skipped in VOC and COCO, and in YOLO where others have an"
-        " empty text; else background",
+        " empty text; else background, where they are few and every label file has its image",
         choices=UNLABELLED,
         group=_LABELS,
     )

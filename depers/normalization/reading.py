@@ -4,23 +4,21 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from posixpath import splitext
 from typing import Any, NamedTuple
 
 from depers import storage
-from depers.datasets.labels import IMAGE_SUFFIXES
-from depers.errors import UserError, typed_reason
+from depers.errors import typed_reason
 from depers.normalization.catalog import Catalog, FileTask
 from depers.normalization.formats.coco import CocoFile
 from depers.normalization.formats.edge_texts import read_edge_text
-from depers.normalization.formats.foreign import advise
 from depers.normalization.formats.voc import read_voc
 from depers.normalization.formats.yolo import Shape, YoloLabels, decide_columns, read_yolo
 from depers.normalization.index import IndexedBox, LabelIndex
-from depers.normalization.layouts import UNREAD_COCO, FileRole, parse_label_name
-from depers.normalization.matching import ListedImageFinder, find_stem, name_in_dataset, strip_kinds, unify
+from depers.normalization.matching import ListedImageFinder
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox
 from depers.normalization.sources import LabelSet
+from depers.normalization.suspicions import refuse_corners, refuse_ids_from_one, refuse_mostly_dropped
+from depers.normalization.unlisted import judge_images
 from depers.runtime.progress import open_bar
 from depers.runtime.tasks import FileGuard, run_file_tasks
 from depers.statuses import ProblemAction
@@ -28,14 +26,8 @@ from depers.storage.failures import explain
 
 _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
-_NEARLY_ALL, _MANY = 0.95, 0.25  # shares of a set's boxes
-_LEAST = len("0 1 1 1 1")  # bytes of a text that holds a box
 _BATCH = 10_000  # boxes that are added to the index at once
 UNREADABLE = "unreadable label file"
-AUTO, BACKGROUND, SKIP = "auto", "background", "skip"
-UNLABELLED = (AUTO, BACKGROUND, SKIP)
-"""What an image without labels may be."""
-_LISTING = ("kitti", "oidv4", "voc", "coco")  # formats that also list what shows nothing
 
 
 class FileResult(NamedTuple):
@@ -230,58 +222,6 @@ def _find_images(
     return numbers_by_id, problems_by_id
 
 
-def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, ProblemAction]:
-    """Return what an image is that none of a set's label files is about: kind of problem, detail, and what is done.
-
-    Most formats have every image that somebody has looked at, also one that shows nothing: any other was not annotated.
-    A missing text says in YOLO that an image shows nothing, as does an empty one; where the set has empty ones, a
-    missing one says that the image was not annotated. `unlabelled` may say otherwise.
-    """
-    if label_set.format in _LISTING:
-        kind, detail, is_background = "image that no label file lists", "it was not annotated", False
-    else:
-        entries = label_set.entries
-        has_empty = any(entries[file.path].size < _LEAST for image in label_set.images for file in image.label_files)
-        unread = next((problem.path for problem in label_set.problems if problem.detail == UNREAD_COCO), "")
-        is_background = not (has_empty and label_set.format == "yolo") and not unread
-        kind = "image without label"
-        detail = "" if is_background else "not annotated: images that show nothing have an empty text here"
-        detail = f"its labels may be in {unread}, which is not read" if unread else detail
-    if unlabelled != AUTO:
-        is_background = unlabelled == BACKGROUND
-    return kind, detail, ProblemAction.AS_BACKGROUND if is_background else ProblemAction.SKIPPED
-
-
-def find_foreign_stems(label_set: LabelSet) -> set[str]:
-    """Return the names of images that have a label file which is not read: they are not without labels."""
-    useless = (path for path, role in label_set.roles.items() if role == FileRole.PROBLEM)
-    texts = (path for path in itertools.chain(useless, label_set.left_out, label_set.unusable) if _is_label_name(path))
-    if label_set.format != "competition":
-        return {_find_place(path) for path in texts}
-    parts = (find_stem(path).split("_") for path in texts)  # NAME_CLASS. or NAME_CLASS, and both may hold more of "_"
-    return {"_".join(words[:count]) for words in parts for count in range(1, len(words))}
-
-
-def _find_place(path: str) -> str:
-    """Return where an image or its labels lie, whatever folders say what kind of files they are; `a.jpg.txt` is a's."""
-    stem = find_stem(path)
-    return strip_kinds(unify(splitext(stem)[0] if stem.lower().endswith(IMAGE_SUFFIXES) else stem))
-
-
-def find_partly_read(label_set: LabelSet) -> set[str]:
-    """Return the names of images of which one of several label files is left out, of a class that others have."""
-    paths = [path for path in (*label_set.left_out, *label_set.unusable) if _is_label_name(path)]
-    if label_set.format != "competition" or not paths:
-        return set()
-    stems = {find_stem(image.path) for image in label_set.images}
-    targets = (parse_label_name(name_in_dataset(path), stems, label_set.names or ()) for path in paths)
-    return {target[0] for target in targets if target and target[0]}
-
-
-def _is_label_name(path: str) -> bool:
-    return path.lower().endswith((".txt", ".xml", ".json"))
-
-
 class SkippedImages(NamedTuple):
     """Images by number: those with a label or a label file that is `not_understood`, and those without labels.
 
@@ -299,33 +239,22 @@ Runner = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]
 def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runner = run_file_tasks) -> SkippedImages:
     """Put the labels of all sets into the index, `run` on many files at once; return the images that are not used.
 
-    Raise UserError for a set of which more than half of the labels are not understood, or more than half of the label
-    files have no image while there are images without labels; and where nobody can tell what stands in its lines.
+    Raise UserError for a set of which more than half of the labels are not understood, whose images without labels
+    nobody has said to show nothing, or of whose lines nobody can tell what stands in them.
     """
     skipped = SkippedImages(set(), set())
     for label_set in catalog.sets:
         index.add_problems(problem._replace(path=label_set.prefix + problem.path) for problem in label_set.problems)
         labelled_images, not_understood = _read_set(index, catalog, label_set, run)
         skipped.not_understood.update(not_understood)
-        bare = [n for n, (owner, _) in enumerate(catalog.images) if owner is label_set and n not in labelled_images]
-        kind, detail, action = judge_unlisted(label_set, unlabelled)
-        if bare and action == ProblemAction.AS_BACKGROUND:
-            _refuse_strangers(label_set, len(catalog.tasks.get(label_set.prefix, [])))
-        foreign_stems, partly_read = find_foreign_stems(label_set), find_partly_read(label_set)
-        for number, (owner, image) in enumerate(catalog.images):
-            is_whole = number in labelled_images and not (partly_read and find_stem(image.path) in partly_read)
-            if owner is not label_set or is_whole:
-                continue
-            path, fate = image.path, (kind, action, detail)
-            if number in labelled_images or not foreign_stems.isdisjoint((find_stem(path), _find_place(path))):
-                fate = "image whose label file is not read", ProblemAction.SKIPPED, "it is of no use, or left out"
-            index.add_problems([Problem(label_set.prefix + path, 0, *fate)])
-            if fate[1] != ProblemAction.AS_BACKGROUND:
-                skipped.unlabelled.add(number)
+        images = [(number, image) for number, (owner, image) in enumerate(catalog.images) if owner is label_set]
+        fates = judge_images(label_set, images, labelled_images, unlabelled)
+        index.add_problems(problem._replace(path=label_set.prefix + problem.path) for _, problem in fates)
+        skipped.unlabelled.update(n for n, problem in fates if problem.action != ProblemAction.AS_BACKGROUND)
     index.sort()
     refuse_mostly_dropped(index, catalog)
-    _refuse_ids_from_one(index, catalog)
-    _refuse_corners(index, catalog)
+    refuse_ids_from_one(index, catalog)
+    refuse_corners(index, catalog)
     return skipped
 
 
@@ -361,66 +290,3 @@ def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet, run: Run
             Problem(prefix or ".", 0, f"lines with {shape}", action, detail) for shape, detail in details.items()
         )
     return image_numbers, not_understood
-
-
-def _refuse_strangers(label_set: LabelSet, label_files: int) -> None:
-    """Raise UserError where most label files have no image: then images without a label are no backgrounds."""
-    orphans = [problem.path for problem in label_set.problems if problem.kind == "label without image"]
-    if len(orphans) > label_files:
-        raise UserError(
-            f"{label_set.uri}: label files must be named as their images are, but {len(orphans)} of"
-            f" {label_files + len(orphans)} have no image, such as {orphans[0]}, while images have no labels; with"
-            " --unlabelled skip these are left out"
-        )
-
-
-def _refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
-    """Raise UserError for a set whose boxes look like two corners, where its format has a center or corner and a size.
-
-    So it is where nearly all of them could be corners, and many would reach over the edge as what they should be.
-    """
-    numbers = itertools.groupby(enumerate(catalog.images), key=lambda item: item[1][0])
-    for label_set, group in numbers:
-        images = [number for number, _ in group]
-        if label_set.format not in ("yolo", "competition", "coco"):
-            continue
-        total, corners, over = index.count_like_corners(images[0], images[-1], label_set.format != "coco")
-        if corners >= _NEARLY_ALL * total and over > _MANY * total:
-            shape = "x y w h, from the upper left corner" if label_set.format == "coco" else "cx cy w h"
-            raise UserError(
-                f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image, and"
-                f" {corners} could be two corners, x0 y0 x1 y1: convert them"
-            )
-
-
-def _refuse_ids_from_one(index: LabelIndex, catalog: Catalog) -> None:
-    """Raise UserError for a set with an id beyond its list of names, and none of the first name: all may be shifted."""
-    totals = {number for number, _, _ in index.class_totals()}
-    for label_set in catalog.sets:
-        if not label_set.lists or not label_set.names:
-            continue
-        first = index.first_problem(label_set.prefix, "class id without a name")
-        if first and catalog.classes.get((label_set.prefix, label_set.names[0])) not in totals:
-            raise UserError(
-                f"{label_set.uri}: class ids must count the list of names from 0, but {first.path}, line {first.line}"
-                f" ({first.detail}) has none, and no box is of {label_set.names[0]}: where ids count from 1, begin"
-                " classes.txt with a blank line, else add the names that are missing"
-            )
-
-
-def refuse_mostly_dropped(index: LabelIndex, catalog: Catalog) -> None:
-    """Raise UserError for a set of which more than half of the labels cost their image: it is not what it seems."""
-    totals: Counter[str] = Counter()
-    prefixes = {number: prefix for (prefix, _), number in catalog.classes.items()}
-    for number, boxes, _ in index.class_totals():
-        totals[prefixes[number]] += boxes
-    for label_set in catalog.sets:
-        dropped, outside, first = index.count_dropped(label_set.prefix)
-        total = totals[label_set.prefix] + dropped - outside
-        if first is not None and (2 * dropped > total or not total):
-            share = f"{dropped} of {total} are not" if dropped else "none is"
-            place = f"{first.path}, line {first.line}" if first.line else first.path
-            raise UserError(
-                f"{label_set.uri}: labels must be understood, but {share}, such as {place}:"
-                f" {first.kind} ({first.detail}){advise(label_set.format, first)}"
-            )

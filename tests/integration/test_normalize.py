@@ -100,7 +100,7 @@ def test_run(tmp_path: Path, ray_local: None) -> None:
             "nobody_car..txt": BOX,
         },
     )
-    result = run(Options(str(raw), str(out), val_fraction=0.25))
+    result = run(Options(str(raw), str(out), val_fraction=0.25, unlabelled="background"))
     assert result.partial and result.complete and result.problem_count == 45
     dataset = read_dataset(out)
     assert dataset.names == CLASSES
@@ -135,13 +135,13 @@ def test_run(tmp_path: Path, ray_local: None) -> None:
     assert text.endswith(f"45 problems: {out}/problems.parquet")
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    assert run(Options(str(raw), str(out), val_fraction=0.25)).partial
+    assert run(Options(str(raw), str(out), val_fraction=0.25, unlabelled="background")).partial
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
-    result = run(Options(str(raw), str(out), val_fraction=0.25, strict=True))
+    result = run(Options(str(raw), str(out), val_fraction=0.25, unlabelled="background", strict=True))
     assert result.partial and not result.complete and "without data.yaml" in result.summary()[-1]
     assert not (out / "data.yaml").exists()
     with pytest.raises(UserError, match="holds a run with seed 0, but now it is 1"):
-        run(Options(str(raw), str(out), val_fraction=0.25, seed=1))
+        run(Options(str(raw), str(out), val_fraction=0.25, unlabelled="background", seed=1))
 
 
 def test_run_without_val_and_with_unusable_images(tmp_path: Path, ray_local: None) -> None:

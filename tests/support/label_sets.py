@@ -14,9 +14,10 @@ from depers.datasets.labels import CLASSES
 from depers.normalization.assignment import Assignment, make_tasks
 from depers.normalization.catalog import Catalog, find_class_meanings
 from depers.normalization.index import LabelIndex
-from depers.normalization.reading import read_labels, refuse_mostly_dropped
+from depers.normalization.reading import read_labels
 from depers.normalization.rules import Problem, find_frame, mend
 from depers.normalization.sources import AUTO, open_set, parse_class_map
+from depers.normalization.suspicions import refuse_mostly_dropped
 from depers.statuses import ProblemAction
 
 Boxes = list[tuple[str, float, float, float, float]]

@@ -13,8 +13,9 @@ from depers.normalization.account import check_sum, format_account, list_fates, 
 from depers.normalization.assignment import Assignment
 from depers.normalization.catalog import Catalog
 from depers.normalization.layouts import FORMATS, match_files
-from depers.normalization.reading import SkippedImages, find_foreign_stems, find_partly_read, judge_unlisted
+from depers.normalization.reading import SkippedImages
 from depers.normalization.sources import LabelSet
+from depers.normalization.unlisted import find_foreign_stems, find_partly_read, judge_unlisted
 from depers.statuses import SourceStatus
 from depers.storage import Entry
 

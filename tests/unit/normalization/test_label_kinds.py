@@ -294,12 +294,35 @@ def test_a_label_file_that_is_named_almost_as_its_image_makes_no_background(tmp_
     }
 
 
-def test_label_files_of_other_images_make_no_backgrounds(tmp_path: Path) -> None:
-    files = yolo(FACE) | {f"images/x{n}.jpg": "" for n in range(3)} | {f"labels/y{n}.txt": FACE for n in range(3)}
-    root = write_files(tmp_path / "raw", files)
-    with pytest.raises(UserError, match=r"3 of 4 have no image, such as labels/y0.txt, .* --unlabelled skip"):
+@pytest.mark.parametrize("stranger", ["labels/y0.txt", "labels/y0.xml", "labels/y0.json", "Labels/Y/y0.TXT"])
+def test_label_files_of_other_images_make_no_backgrounds(stranger: str, tmp_path: Path) -> None:
+    """One label file that belongs to nothing is enough: it may be that of any image without labels."""
+    root = write_files(tmp_path / "raw", yolo(*[FACE] * 9) | {"images/x.jpg": "", stranger: FACE})
+    with pytest.raises(UserError, match=rf"1 of 10 have no image, such as {stranger}, while 1 .* such as images/x.jpg"):
         read_set(root)
+    assert len(read_set(root, unlabelled="background")[0]) == 10
+    assert len(read_set(root, unlabelled="skip")[0]) == 9
+    files = {f"images/x{n}.jpg": "" for n in range(3)} | {f"labels/y{n}.txt": FACE for n in range(3)}
+    root = write_files(tmp_path / "most", yolo(FACE) | files)
+    with pytest.raises(UserError, match=r"3 of 4 have no image, .* or leave these images out with --unlabelled skip"):
+        read_set(root, unlabelled="background")
     assert list(read_set(root, unlabelled="skip")[0]) == ["0.jpg"]
+
+
+@pytest.mark.parametrize("labels", ["labels/{}.txt", "labels/{}_face..txt"])
+def test_a_set_that_is_labelled_in_part_has_no_backgrounds(labels: str, tmp_path: Path) -> None:
+    files = {"classes.txt": "face\n"} if labels.endswith("{}.txt") else {}
+    files |= {f"images/{n}.jpg": "" for n in range(20)} | {labels.format(n): "0 0.5 0.5 0.2 0.2" for n in range(17)}
+    root = write_files(tmp_path / "raw", files)
+    with pytest.raises(
+        UserError, match=r"at most 10% .* but 3 of 20 are, such as images/17.jpg: .* --unlabelled backg"
+    ):
+        read_set(root)
+    assert [len(read_set(root, unlabelled=text)[0]) for text in ("background", "skip")] == [20, 17]
+    write_files(root, {labels.format(17): "0 0.5 0.5 0.2 0.2"})
+    found, problems = read_set(root)
+    assert len(found) == 20
+    assert [problem.action for problem in problems] == ["as_background"] * 2
 
 
 # Files by type, not by name

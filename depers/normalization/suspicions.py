@@ -1,0 +1,63 @@
+"""Sets whose labels, all together, are not what they seem."""
+
+import itertools
+from collections import Counter
+
+from depers.errors import UserError
+from depers.normalization.catalog import Catalog
+from depers.normalization.formats.foreign import advise
+from depers.normalization.index import LabelIndex
+
+_NEARLY_ALL, _MANY = 0.95, 0.25  # shares of a set's boxes
+
+
+def refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
+    """Raise UserError for a set whose boxes look like two corners, where its format has a center or corner and a size.
+
+    So it is where nearly all of them could be corners, and many would reach over the edge as what they should be.
+    """
+    numbers = itertools.groupby(enumerate(catalog.images), key=lambda item: item[1][0])
+    for label_set, group in numbers:
+        images = [number for number, _ in group]
+        if label_set.format not in ("yolo", "competition", "coco"):
+            continue
+        total, corners, over = index.count_like_corners(images[0], images[-1], label_set.format != "coco")
+        if corners >= _NEARLY_ALL * total and over > _MANY * total:
+            shape = "x y w h, from the upper left corner" if label_set.format == "coco" else "cx cy w h"
+            raise UserError(
+                f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image, and"
+                f" {corners} could be two corners, x0 y0 x1 y1: convert them"
+            )
+
+
+def refuse_ids_from_one(index: LabelIndex, catalog: Catalog) -> None:
+    """Raise UserError for a set with an id beyond its list of names, and none of the first name: all may be shifted."""
+    totals = {number for number, _, _ in index.class_totals()}
+    for label_set in catalog.sets:
+        if not label_set.lists or not label_set.names:
+            continue
+        first = index.first_problem(label_set.prefix, "class id without a name")
+        if first and catalog.classes.get((label_set.prefix, label_set.names[0])) not in totals:
+            raise UserError(
+                f"{label_set.uri}: class ids must count the list of names from 0, but {first.path}, line {first.line}"
+                f" ({first.detail}) has none, and no box is of {label_set.names[0]}: where ids count from 1, begin"
+                " classes.txt with a blank line, else add the names that are missing"
+            )
+
+
+def refuse_mostly_dropped(index: LabelIndex, catalog: Catalog) -> None:
+    """Raise UserError for a set of which more than half of the labels cost their image: it is not what it seems."""
+    totals: Counter[str] = Counter()
+    prefixes = {number: prefix for (prefix, _), number in catalog.classes.items()}
+    for number, boxes, _ in index.class_totals():
+        totals[prefixes[number]] += boxes
+    for label_set in catalog.sets:
+        dropped, outside, first = index.count_dropped(label_set.prefix)
+        total = totals[label_set.prefix] + dropped - outside
+        if first is not None and (2 * dropped > total or not total):
+            share = f"{dropped} of {total} are not" if dropped else "none is"
+            place = f"{first.path}, line {first.line}" if first.line else first.path
+            raise UserError(
+                f"{label_set.uri}: labels must be understood, but {share}, such as {place}:"
+                f" {first.kind} ({first.detail}){advise(label_set.format, first)}"
+            )
