@@ -121,13 +121,13 @@ class Options(CheckedOptions):
             raise UserError("--classes must name at least one class")
         self.sources()
 
-    def sources(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Return every raw set's URI and class map. Raises UserError for a malformed map or URI."""
+    def sources(self) -> list[tuple[str, Mapping[str, str], bool]]:
+        """Return every raw set's URI and class map, and whether that is its own. Raises UserError for a wrong one."""
         default = parse_class_map(self.class_map, self.classes, "--class-map")
         additions = [parse_added(text, self.classes) for text in self.add]
         return [
-            (storage.check(self.raw, "RAW"), default),
-            *((storage.check(uri, "--add"), class_map or default) for uri, class_map in additions),
+            (storage.check(self.raw, "RAW"), default, True),
+            *((storage.check(uri, "--add"), class_map or default, bool(class_map)) for uri, class_map in additions),
         ]
 
 
@@ -135,11 +135,12 @@ def open_sets(options: Options) -> list[LabelSet]:
     """Return the raw sets, listed and recognised. Raises UserError for folders that cannot give a dataset."""
     out = storage.check(options.out, "OUT")
     sources = options.sources()
-    for uri, _ in sources:
+    uris = [uri for uri, *_ in sources]
+    for uri in uris:
         if storage.overlap(uri, out):
             raise UserError(f"OUT must lie outside RAW, and RAW outside OUT, but got {uri} and {options.out}")
-    if len({uri for uri, _ in sources}) < len(sources):
-        raise UserError(f"RAW and --add must differ, but got {', '.join(uri for uri, _ in sources)}")
+    if len(set(uris)) < len(uris):
+        raise UserError(f"RAW and --add must differ, but got {', '.join(uris)}")
     return [
         open_set(
             storage.absolute(uri),
@@ -149,10 +150,11 @@ def open_sets(options: Options) -> list[LabelSet]:
             class_map,
             options.label_files,
             options.columns,
+            has_own_map=has_own_map,
             out=storage.absolute(out),
             follow_links=options.follow_links,
         )
-        for (uri, class_map), prefix in zip(sources, choose_prefixes([uri for uri, _ in sources]), strict=True)
+        for (uri, class_map, has_own_map), prefix in zip(sources, choose_prefixes(uris), strict=True)
     ]
 
 
@@ -229,19 +231,18 @@ def _finish(
         first = min((first for _, _, _, first in kinds), default=None)
         example = f", such as {first.path}: {first.detail or first.kind}" if first else ""
         raise UserError(f"{options.raw}: no image can be used{example}")
-    labelled = catalog.list_labelled_classes(options.classes)
     with storage.translated_write_errors(out):
         sums = account.write_account(
             storage.join(out, "files.parquet"), catalog, assignment, skipped, statistics.skipped
         )
         account.check_sum(sums, catalog.sets, statistics.images.total())
-        _write_report(out, options.classes, statistics, labelled, kinds, sums)
+        _write_report(out, options.classes, statistics, meanings.labelled, kinds, sums)
     complete = not (options.strict and problem_count)
     if complete:
-        write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], labelled)
+        write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], meanings.labelled)
     test_images = len(catalog.images) - assignment.total - len(skipped.not_understood | skipped.unlabelled)
     texts = [
-        report.format_summary(statistics, options.classes, labelled),
+        report.format_summary(statistics, options.classes, meanings.labelled),
         account.format_account(sums),
         *meanings.notes,
     ]

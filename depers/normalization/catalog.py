@@ -46,18 +46,6 @@ class Catalog:
         """Return the number of a set's class, a new one for a class that is not there yet."""
         return self.classes.setdefault((prefix, name), len(self.classes))
 
-    def list_class_names(self, prefix: str) -> list[str]:
-        """Return the classes of a set that occur."""
-        return [name for owner, name in self.classes if owner == prefix and name != EVERY_CLASS]
-
-    def list_labelled_classes(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """Return the classes that each set labels, by the prefix of its images; only sets that do not label all."""
-        labelled = {
-            label_set.prefix: find_labelled_classes(label_set, self.list_class_names(label_set.prefix), classes)
-            for label_set in self.sets
-        }
-        return {prefix: names for prefix, names in labelled.items() if len(names) < len(classes)}
-
     def index_boxes(self, prefix: str, image: int, file: int, boxes: Iterable[RawBox]) -> Iterator[IndexedBox]:
         """Yield boxes of one file with numbers instead of names."""
         for box in boxes:
@@ -65,38 +53,50 @@ class Catalog:
 
 
 class ClassMeanings(NamedTuple):
-    """The dataset's class ids by the catalog's class numbers; `notes` are lines about the class maps."""
+    """The dataset's class ids by the catalog's class numbers; `notes` are lines about the class maps.
+
+    `labelled`: the classes that a set labels, by the prefix of its images; only of sets that do not label all.
+    """
 
     class_ids: dict[int, int]
     notes: list[str]
+    labelled: dict[str, list[str]]
 
 
 def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[str]) -> ClassMeanings:
-    """Find what the classes that occur mean. One that nobody asked for is a problem.
+    """Find what the classes mean, and which each set labels. One that nobody asked for is a problem.
 
     Raise UserError where that goes for every box: then nobody wants such a dataset.
     """
     maps = {label_set.prefix: label_set.class_map for label_set in catalog.sets}
     totals = {number: (boxes, images) for number, boxes, images in index.class_totals()}
+    regions = index.region_totals()
     class_ids: dict[int, int] = {}
     purpose: list[tuple[int, str]] = []
     strange: list[tuple[int, str]] = []
     for (prefix, name), number in sorted(catalog.classes.items()):
         if name == EVERY_CLASS:
             continue
-        boxes, images = totals.get(number, (0, 0))
+        (boxes, images), ignored = totals.get(number, (0, 0)), regions.get(number, 0)
         dataset_class = map_class(name, maps[prefix], classes)
         if dataset_class:
             class_ids[number] = classes.index(dataset_class)
-        elif dataset_class is None and boxes:
-            strange.append((boxes, name))
+            if ignored and not boxes:
+                detail = f"{name}: all {ignored} are difficult, or crowds"
+                problem = Problem(
+                    prefix or ".", 0, "class whose every object is ignored", ProblemAction.ACCEPTED, detail
+                )
+                index.add_problems([problem])
+        elif dataset_class is None and (boxes or ignored):
+            strange.append((boxes + ignored, name))
             _refuse_other_case(prefix + name, name, {*classes, *maps[prefix]})
-            detail = f"{name}: {boxes} boxes in {images} images"
+            detail = f"{name}: {boxes} boxes in {images} images" + (f", {ignored} ignored" if ignored else "")
             problem = Problem(prefix or ".", 0, "class that is not asked for", ProblemAction.DROPPED, detail)
             index.add_problems([problem])
-        elif boxes:
-            purpose.append((boxes, prefix + name))
-    if strange and not purpose and not class_ids.keys() & totals.keys():
+        elif boxes or ignored:
+            purpose.append((boxes + ignored, prefix + name))
+    occurring = totals.keys() | regions.keys()
+    if strange and not purpose and not class_ids.keys() & occurring:
         example = shlex.quote(_escape(max(strange)[1]) + "=CLASS")
         separator = "=" if example.lstrip("'").startswith("-") else " "  # else it would be an option
         raise UserError(
@@ -111,7 +111,29 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
         absent = [name for name in names if (prefix, name) not in catalog.classes]
         if absent:
             notes.append(f"{prefix or 'RAW'}: no box is of {', '.join(absent)}, which the class map names")
-    return ClassMeanings(class_ids, notes)
+    labelled = {
+        label_set.prefix: _find_labelled(index, catalog, label_set, occurring, classes) for label_set in catalog.sets
+    }
+    partial = {prefix: names for prefix, names in labelled.items() if len(names) < len(classes)}
+    return ClassMeanings(class_ids, notes, partial)
+
+
+def _find_labelled(
+    index: LabelIndex, catalog: Catalog, label_set: LabelSet, occurring: Collection[int], classes: Sequence[str]
+) -> list[str]:
+    """Return the classes that a set labels; those that it lists and does not label are problems."""
+    prefix = label_set.prefix
+    known_names = {name: number for (owner, name), number in catalog.classes.items() if owner == prefix}
+    occurring_names = {name for name, number in known_names.items() if number in occurring and name != EVERY_CLASS}
+    listed_names = {*known_names, *(label_set.names or ())} - {EVERY_CLASS}
+    labelled = find_labelled_classes(label_set, listed_names, occurring_names, classes)
+    for name in sorted(listed_names - occurring_names):
+        meaning = map_class(name, label_set.class_map, classes)
+        if meaning and meaning not in labelled:
+            advice = f"--class-map {shlex.quote(f'{_escape(name)}={meaning}')} where they were looked for"
+            detail = f"{name}: taken as not labelled; {advice}"
+            index.add_problems([Problem(prefix or ".", 0, "class without a box", ProblemAction.ACCEPTED, detail)])
+    return labelled
 
 
 def _refuse_other_case(place: str, name: str, known_names: Collection[str]) -> None:

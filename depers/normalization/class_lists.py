@@ -31,6 +31,11 @@ class ClassList(NamedTuple):
     has_points: bool = False
     is_partial: bool = False
 
+    def is_above(self, folder: str) -> bool:
+        """Say whether the list lies in a folder of label files, or above it."""
+        own_folder = self.path.rpartition("/")[0]
+        return not own_folder or f"{folder}/".startswith(f"{own_folder}/")
+
 
 class ClassLists:
     """The lists of a set."""
@@ -47,7 +52,7 @@ class ClassLists:
         return self._by_folder[folder]
 
     def _find(self, folder: str) -> ClassList:
-        above = [entry for entry in self._lists if _holds(entry.path.rpartition("/")[0], folder)]
+        above = [entry for entry in self._lists if entry.is_above(folder)]
         candidates = above or list(self._lists)
         best = max(candidates, key=lambda entry: (len(entry.names), entry.path))
         for entry in candidates:
@@ -57,10 +62,6 @@ class ClassLists:
                     f" {_show(entry.names)} and {best.path} {_show(best.names)}: keep the one that is right"
                 )
         return best
-
-
-def _holds(folder: str, below: str) -> bool:
-    return not folder or f"{below}/".startswith(f"{folder}/")
 
 
 def _show(names: Sequence[str]) -> str:

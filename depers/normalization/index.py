@@ -151,6 +151,14 @@ class LabelIndex:
         )
         return list(rows)
 
+    def region_totals(self) -> dict[int, int]:
+        """Return the number of objects that are ignored, by class."""
+        return dict(
+            self._db.execute(
+                "SELECT class, COUNT(*) FROM boxes WHERE ignored AND line > 0 GROUP BY class ORDER BY class"
+            )
+        )
+
     def sizes(self) -> Iterator[tuple[int, int, int]]:
         """Yield the declared sizes, in the order of the images."""
         yield from self._db.execute("SELECT image, width, height FROM sizes ORDER BY image")

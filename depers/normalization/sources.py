@@ -112,12 +112,14 @@ def open_set(
     patterns: Sequence[str],
     columns: str = COLUMNS[0],
     *,
+    has_own_map: bool = True,
     out: str | None = None,
     follow_links: bool = False,
 ) -> LabelSet:
     """Open the set in a folder: recognise its format (or take `kind`), match its files, read lists of classes alone.
 
     `patterns`: only label files whose path below the folder fits one of them. `columns`: what stands in YOLO's lines.
+    `has_own_map`: the class map is about this set, not one for all sets: then it may say what ids without names mean.
     What can have no place in the dataset (`out`, if that is known) is a problem, as are links out of the folder
     unless `follow_links`. Raise UserError where there are no images, no labels, or labels that cannot be told.
     """
@@ -147,7 +149,7 @@ def open_set(
         return label_set._replace(names=tuple(name for name in in_names if name in occurring))
     if kind == "oidv4":
         _refuse_folders_of_classes(label_set)
-    return _name_ids(label_set, classes) if kind == "yolo" else label_set
+    return _name_ids(label_set, classes, has_own_map) if kind == "yolo" else label_set
 
 
 def _refuse_folders_of_classes(label_set: LabelSet) -> None:
@@ -161,22 +163,38 @@ def _refuse_folders_of_classes(label_set: LabelSet) -> None:
         )
 
 
-def _name_ids(label_set: LabelSet, classes: Sequence[str]) -> LabelSet:
+def _name_ids(label_set: LabelSet, classes: Sequence[str], has_own_map: bool) -> LabelSet:
     """Return a YOLO set with the names of its ids. Raise UserError where nothing says them, or lists do not agree."""
     uri, class_map = label_set.uri, label_set.class_map
     lists = read_class_lists(uri, (path for path, role in label_set.roles.items() if role == FileRole.LIST))
+    id_names = [name for name in class_map if name.isdecimal()]
     if lists is None:
-        if not any(name == ANY or name.isdecimal() for name in class_map):
+        if not id_names and not (has_own_map and ANY in class_map):
             raise UserError(
                 f"{uri}: class ids must have names, but there is neither a data.yaml nor a classes.txt (a name per"
                 " line, in the order of the ids): write one, or say what is what with --class-map 0=CLASS,1=CLASS,…"
+            )
+        if not has_own_map:
+            raise UserError(
+                f"{uri}: class ids must have names, but there is no list of them, and --class-map may be about those of"
+                f" another set: write a classes.txt, or say what is what with --add {uri}:0=CLASS,1=CLASS,…"
             )
         return label_set
     entries: dict[str, ClassList] = {}
     for image in label_set.images:
         for file in image.label_files:
-            entry = lists.find(file.path)
+            entry, folder = lists.find(file.path), file.path.rpartition("/")[0]
+            if entry.path not in entries and not entry.is_above(folder):
+                detail = f"for labels in {folder or 'the folder of the set'}"
+                problem = Problem(entry.path, 0, "class list of another folder", ProblemAction.ACCEPTED, detail)
+                label_set.problems.append(problem)
             entries.setdefault(entry.path, entry)
+    known_names = {name for entry in entries.values() for name in entry.names}
+    if has_own_map and (unknown_ids := [name for name in id_names if name not in known_names]):
+        raise UserError(
+            f"{uri}: a class map must use the names of classes where there is a list of them, but has"
+            f" {unknown_ids[0]!r}, while {next(iter(entries))} says {', '.join(sorted(known_names - {''})[:6])}"
+        )
     has_regions = any(path.startswith(f"{FOLDER}/") for path in label_set.entries)
     if has_regions or any(entry.is_partial for entry in entries.values()):
         what = "ignore regions" if has_regions else "images that are labelled for some classes only"
@@ -249,14 +267,19 @@ def map_class(name: str, class_map: Mapping[str, str], classes: Collection[str])
     return name if name in classes else class_map.get(ANY)
 
 
-def find_labelled_classes(label_set: LabelSet, occurring_names: Iterable[str], classes: Sequence[str]) -> list[str]:
-    """Return the classes that a set labels: those that one of its classes means.
+def find_labelled_classes(
+    label_set: LabelSet, listed_names: Iterable[str], occurring_names: Iterable[str], classes: Sequence[str]
+) -> list[str]:
+    """Return the classes that a set labels: those that one of its `occurring_names` means, or that its map names.
 
-    A set that does not list its classes labels those that occur, `occurring_names` (COCO's categories do). Where YOLO's
-    ids have no names, the class map lists them.
+    A name in a list or among categories of which there is no box may be one that nobody looked for: it counts where
+    the class map names it. A name of the map that the set does not list may be misspelt, or be another set's; where
+    YOLO's ids have no names, the map is what lists them. In the competition's layout files say what was looked for.
     """
-    names: Iterable[str] | None = label_set.names
-    if names is None:  # a name of the map that does not occur may be misspelt, or be another set's
-        names = [*(label_set.class_map if label_set.format == "yolo" else ()), *occurring_names]
-    labelled = {map_class(name, label_set.class_map, classes) for name in names if name != ANY}
+    if label_set.format == "competition":
+        occurring_names = label_set.names or ()
+    elif label_set.format == "yolo" and label_set.names is None:
+        listed_names = label_set.class_map
+    names = {*occurring_names, *(name for name in listed_names if name in label_set.class_map)} - {ANY}
+    labelled = {map_class(name, label_set.class_map, classes) for name in names}
     return [name for name in classes if name in labelled]

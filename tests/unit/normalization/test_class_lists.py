@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from label_sets import read_set, write_files
 
 from depers import storage
+from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.normalization.class_lists import ClassLists, read_class_lists
+from depers.normalization.sources import AUTO, open_set
 
 
 def read(root: Path, files: dict[str, str]) -> ClassLists | None:
@@ -68,3 +71,40 @@ def test_lists_that_contradict_one_another(tmp_path: Path, files: dict[str, str]
 def test_lists_that_are_none(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, {name: text})
+
+
+LINE = "0 0.5 0.5 0.2 0.2\n"
+
+
+def test_a_list_of_another_folder_is_on_record(tmp_path: Path) -> None:
+    files = {"images/a.jpg": "", "labels/a.txt": LINE, "config/classes.txt": "car\n"}
+    found, problems = read_set(write_files(tmp_path / "raw", files))
+    assert [box[0] for box in found["a.jpg"]] == ["car"]
+    [problem] = problems
+    assert problem[:4] == ("config/classes.txt", 0, "class list of another folder", "accepted")
+    assert problem.detail == "for labels in labels"
+    write_files(tmp_path / "raw", {"classes.txt": "car\n"})
+    assert read_set(tmp_path / "raw")[1] == []
+
+
+def test_a_map_for_all_sets_names_no_ids_of_one_without_names(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", {"a.jpg": "", "a.txt": LINE})
+    assert [box[0] for box in read_set(root, "0=carplate")[0]["a.jpg"]] == ["carplate"]
+    for class_map in ({"0": "carplate"}, {"person": "human", "*": "car"}):
+        with pytest.raises(UserError, match=r"class ids must have names, but there is (no list|neither)"):
+            open_set(str(root), "", AUTO, CLASSES, class_map, (), has_own_map=False)
+
+
+def test_a_map_of_ids_contradicts_a_list_of_names(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", {"a.jpg": "", "a.txt": LINE, "classes.txt": "face\n"})
+    with pytest.raises(UserError, match=r"must use the names .* but has '0', while classes.txt says face"):
+        read_set(root, "0=carplate")
+    open_set(str(root), "", AUTO, CLASSES, {"0": "carplate"}, (), has_own_map=False)
+
+
+def test_a_class_without_a_box_is_not_labelled_unless_the_map_names_it(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", {"a.jpg": "", "a.txt": LINE, "classes.txt": "car\nface\ndog\n"})
+    [problem] = read_set(root)[1]
+    assert (problem.path, problem.kind, problem.action) == (".", "class without a box", "accepted")
+    assert problem.detail == "face: taken as not labelled; --class-map face=face where they were looked for"
+    assert read_set(root, "face=face")[1] == []

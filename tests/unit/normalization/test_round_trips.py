@@ -53,5 +53,5 @@ def test_three_formats_say_the_same(tmp_path_factory: object, images: Dataset) -
         root = Path(tmp_path_factory.mktemp("raw"))  # type: ignore[attr-defined]
         found, problems = read_set(write_files(root, writer(images)), classes=NAMES, size_wh=(WIDE, HIGH))
         assert {name: rounded(boxes) for name, boxes in found.items()} == expected
-        assert problems == []
+        assert {problem.kind for problem in problems} <= {"class without a box"}
         shutil.rmtree(root)

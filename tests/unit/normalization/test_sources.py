@@ -93,21 +93,27 @@ def test_target(name: str, class_map: dict[str, str], expected: str | None) -> N
 
 
 @pytest.mark.parametrize(
-    ("names", "class_map", "found", "expected"),
+    ("kind", "listed", "class_map", "occurring", "expected"),
     [
-        (("car", "dog"), {}, [], ["car"]),
-        (("person", "bus"), {"person": "human", "*": "car"}, [], ["car", "human"]),
-        (None, {"0": "face"}, ["0"], ["face"]),
-        (None, {"0": "face", "*": ""}, [], ["face"]),
-        (None, {}, ["head", "dog"], ["head"]),
-        (CLASSES, {}, [], list(CLASSES)),
+        ("yolo", ("car", "dog"), {}, ["car"], ["car"]),
+        ("yolo", ("car", "dog"), {}, [], []),  # a list may be that of another set, or of a template
+        ("yolo", CLASSES, {"face": "face"}, ["car"], ["car", "face"]),
+        ("yolo", ("person", "bus"), {"person": "human", "*": "car"}, [], ["human"]),
+        ("yolo", ("person", "bus"), {"person": "human", "*": "car"}, ["bus"], ["car", "human"]),
+        ("yolo", ("car",), {"persn": "human"}, ["car"], ["car"]),  # what a map names may be misspelt
+        ("yolo", None, {"0": "face"}, ["0"], ["face"]),
+        ("yolo", None, {"0": "face", "*": ""}, [], ["face"]),
+        ("voc", None, {}, ["head", "dog"], ["head"]),
+        ("coco", ("car", "plates"), {"plates": "carplate"}, ["car"], ["car", "carplate"]),
+        ("coco", ("car", "carplate"), {}, ["car"], ["car"]),  # Roboflow lists a project as a category
+        ("competition", CLASSES, {}, [], list(CLASSES)),
     ],
 )
 def test_labelled_classes(
-    names: tuple[str, ...] | None, class_map: dict[str, str], found: list[str], expected: list[str]
+    kind: str, listed: tuple[str, ...] | None, class_map: dict[str, str], occurring: list[str], expected: list[str]
 ) -> None:
-    one = LabelSet("raw", "", "yolo", names, class_map, [], [], [], {}, {})
-    assert find_labelled_classes(one, found, CLASSES) == expected
+    label_set = LabelSet("raw", "", kind, listed, class_map, [], [], [], {}, {})
+    assert find_labelled_classes(label_set, listed or (), occurring, CLASSES) == expected
 
 
 @pytest.fixture

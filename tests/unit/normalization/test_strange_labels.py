@@ -71,7 +71,7 @@ def test_folders_of_classes_of_oidv4_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["coco", "oidv4", "voc", "kitti"])
 def test_a_class_map_of_several_sets_does_not_say_what_each_labels(kind: str) -> None:
     one = LabelSet("raw", "", kind, None, {"person": "human", "plate": "carplate"}, [], [], [], {}, {})
-    assert find_labelled_classes(one, ["plate"], CLASSES) == ["carplate"]
+    assert find_labelled_classes(one, ["plate"], ["plate"], CLASSES) == ["carplate"]
 
 
 def test_a_coco_file_beside_its_images_is_not_about_a_namesake_elsewhere(tmp_path: Path) -> None:
@@ -135,3 +135,16 @@ def test_a_line_with_a_comment_is_named(tmp_path: Path) -> None:
     files = {"a.jpg": "", "a.txt": f"{LINE.strip()} # car\n", "b.jpg": "", "b.txt": LINE, "classes.txt": "car\n"}
     found, problems = read_set(write_files(tmp_path / "raw", files))
     assert (set(found), [problem.kind for problem in problems]) == ({"b.jpg"}, ["not a finite number"])
+
+
+def test_a_class_of_which_every_object_is_ignored_is_on_record(tmp_path: Path) -> None:
+    box = "<bndbox><xmin>20</xmin><ymin>30</ymin><xmax>80</xmax><ymax>100</ymax></bndbox>"
+    item = "<object><name>{}</name><difficult>{}</difficult>" + box + "</object>"
+    files = {f"{n}.jpg": "" for n in range(2)}
+    files |= {f"{n}.xml": f"<annotation>{item.format('car', 1)}{item.format('face', n)}</annotation>" for n in range(2)}
+    _, problems = read_set(write_files(tmp_path / "raw", files))
+    texts = [problem.detail for problem in problems if problem.kind == "class whose every object is ignored"]
+    assert texts == ["car: all 2 are difficult, or crowds"]
+    _, problems = read_set(tmp_path / "raw", classes=("face",))
+    texts = [problem.detail for problem in problems if problem.kind == "class that is not asked for"]
+    assert texts == ["car: 0 boxes in 0 images, 2 ignored"]
