@@ -3,7 +3,8 @@
 A line is `class cx cy w h` in fractions of the image. The class is an id: the place of its name in the list of names.
 More numbers than these may be
 
-- a confidence: one more, in 0…1, as detectors write it;
+- a confidence: one more, above 0 and up to 1, in whose order detectors write the lines of a file; in no order it may be
+  an angle;
 - points of the object that the box holds, such as landmarks or corners, with or without a visibility (0, 1 or 2);
 - the points of a polygon, `class x1 y1 x2 y2 x3 y3 …`, in place of the box: its bounding box is taken.
 
@@ -36,8 +37,9 @@ class Shape(StrEnum):
 
     BOX = "a box"
     CONFIDENCE = "a box and a confidence"
-    FLAG = "a box and 0 or 1"
-    NUMBER = "a box and a number above 1"
+    FLAG = "a box and 1"
+    NUMBER = "a box and a number that is no confidence"
+    UNSORTED = "boxes and numbers in no order"
     POINTS = "a box and points"
     POLYGON = "a polygon"
     UNDECIDED = "a box and points, or a polygon"
@@ -73,6 +75,7 @@ def read_yolo(
     boxes: list[RawBox] = []
     undecided: list[UndecidedBox] = []
     shapes: dict[Shape, str] = {}
+    confidences: list[float] = []
     lines, problems = read_lines(path, data)
     for number, line in lines:
         values = [read_number(field) for field in line.split()]
@@ -88,6 +91,8 @@ def read_yolo(
         box = RawBox(number, name, *_first_four(values[1:]))
         if shape is not Shape.BOX and shape is not None:
             shapes.setdefault(shape, f"{path}, line {number}: {line.strip()[:80]}")
+            if shape in (Shape.CONFIDENCE, Shape.FLAG):
+                confidences.append(values[5])
             if shape in (Shape.POLYGON, Shape.UNDECIDED):
                 polygon = RawBox(number, name, *_bounding_box(values[1:]))
                 if shape == Shape.UNDECIDED:
@@ -96,6 +101,8 @@ def read_yolo(
                 problems.append(Problem(path, number, "polygon", ProblemAction.BOUNDING_BOX, line.strip()[:120]))
                 box = polygon
         boxes.append(box)
+    if confidences not in (sorted(confidences), sorted(confidences, reverse=True)):
+        shapes[Shape.UNSORTED] = f"{path}: {', '.join(f'{value:g}' for value in confidences[:6])}"
     return YoloLabels(FileLabels(boxes, problems), undecided, shapes)
 
 
@@ -142,13 +149,13 @@ def find_shape(values: Sequence[float], columns: str = AUTO) -> Shape | None:
 
 
 def _find_shape_of_five(values: Sequence[float]) -> Shape | None:
-    if not _lies_inside(values[:4], _NEAR_EDGE) or values[4] < 0:
+    if not _lies_inside(values[:4], _NEAR_EDGE):
         return None
     if not _is_box(values) and _is_box(values[1:]):  # the confidence comes first
         return None
-    if values[4] > 1:
+    if not 0 < values[4] <= 1:
         return Shape.NUMBER
-    return Shape.FLAG if values[4] in (0, 1) else Shape.CONFIDENCE
+    return Shape.FLAG if values[4] == 1 else Shape.CONFIDENCE
 
 
 def _is_box_with_points(values: Sequence[float], dimensions: int) -> bool:
@@ -209,8 +216,8 @@ def decide_columns(uri: str, shapes: Mapping[Shape, str]) -> Shape:
         raise UserError(
             f"{uri}: lines with more than five numbers may be {Shape.UNDECIDED} ({shapes[Shape.UNDECIDED]}): {_ADVICE}"
         )
-    for shape in (Shape.FLAG, Shape.NUMBER):
-        if shape in shapes and Shape.CONFIDENCE not in shapes:
+    for shape in (Shape.FLAG, Shape.NUMBER, Shape.UNSORTED):
+        if shape in shapes and (shape == Shape.UNSORTED or Shape.CONFIDENCE not in shapes):
             raise UserError(
                 f"{uri}: a sixth number must be a confidence, but may be a flag, a track or an angle"
                 f" ({shapes[shape]}): {_ADVICE}"

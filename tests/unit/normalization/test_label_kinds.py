@@ -41,7 +41,8 @@ def near(boxes: Boxes) -> Any:
         ("0.7 0.6 0.1 0.12 0.87", Shape.CONFIDENCE),
         ("0.7 0.6 0.1 0.12 1", Shape.FLAG),
         ("0.7 0.6 0.1 0.12 37", Shape.NUMBER),
-        ("0.7 0.6 0.1 0.12 -1", None),
+        ("0.7 0.6 0.1 0.12 -1", Shape.NUMBER),
+        ("0.7 0.6 0.1 0.12 0", Shape.NUMBER),
         ("0.7 0.6 0.1 0.12 0.9 37", Shape.POINTS),  # a confidence and a track
         (f"0.7 0.6 0.1 0.12 {CORNERS}", Shape.POINTS),
         ("0.7 0.6 0.1 0.12 -1 -1 -1 -1", Shape.POINTS),
@@ -92,7 +93,22 @@ def test_a_box_with_more_beside_it(more: str, tmp_path: Path) -> None:
         ([f"{FACE} {CORNERS}", "0 0.8 0.8 0.9 0.8 0.9 0.9"], "some are a box and points .* and some a polygon"),
         ([f"{FACE} 1", f"{FACE} 0"], "must be a confidence, but may be a flag, a track or an angle"),
         ([f"{FACE} 45", f"{FACE} 90"], "must be a confidence, but may be a flag, a track or an angle"),
-        ([f"{FACE} 0.5", f"{FACE} 90"], "some are a box and a confidence .* and some a box and a number above 1"),
+        (
+            [f"{FACE} 0.5", f"{FACE} 90"],
+            "some are a box and a confidence .* and some a box and a number that is no conf",
+        ),
+        (
+            [f"{FACE} 0.5", f"{FACE} -0.3"],
+            "some are a box and a confidence .* and some a box and a number that is no co",
+        ),
+        (
+            [f"{FACE} 0.5", f"{FACE} 0"],
+            "some are a box and a confidence .* and some a box and a number that is no conf",
+        ),
+        (
+            ["\n".join(f"0 0.{n}5 0.5 0.02 0.02 {angle}" for n, angle in enumerate((0.3, 0.7, 0.1)))],
+            r"must be a confidence, but may be a flag, a track or an angle \(labels/0.txt: 0.3, 0.7, 0.1\)",
+        ),
         (["0 100 80 40 20"], "1 of 1 are not, .*not fractions of the image .* these may be pixels"),
         (["0 0.5 0.5 0.2", "0 0.5"], "2 of 2 are not, .*not five fields .* --columns"),
         (["face 0.5 0.5 0.2 0.2"], "must begin with the id of its class"),
