@@ -379,9 +379,11 @@ def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
     assert found == ["train/a.jpg", "train/deep/c.jpg", "val/a.jpg"]
     assert "skipped, as --keep-splits says: 1 images in test" in result.summary()
     storage.write_bytes(f"{raw}/val/images/a.jpg", jpeg())
+    storage.write_bytes(f"{raw}/val/labels/a.txt", BOX.encode())
     with pytest.raises(UserError, match=r"val/images/a.jpg and valid/images/a.jpg would be the same image"):
         run(Options(str(raw), str(out), keep_splits=True))
     storage.write_bytes(f"{raw}/images/other.jpg", jpeg())
+    storage.write_bytes(f"{raw}/labels/other.txt", BOX.encode())
     with pytest.raises(UserError, match=r"--keep-splits needs folders named train, .* 'other.jpg' lies in none"):
         run(Options(str(raw), str(out), keep_splits=True))
 

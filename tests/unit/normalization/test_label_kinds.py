@@ -95,7 +95,7 @@ def test_a_box_with_more_beside_it(more: str, tmp_path: Path) -> None:
         ([f"{FACE} 45", f"{FACE} 90"], "must be a confidence, but may be a flag, a track or an angle"),
         (
             [f"{FACE} 0.5", f"{FACE} 90"],
-            "some are a box and a confidence .* and some a box and a number that is no conf",
+            "some are a box and a confidence .* and some a box and a number that is ",
         ),
         (
             [f"{FACE} 0.5", f"{FACE} -0.3"],
@@ -103,7 +103,7 @@ def test_a_box_with_more_beside_it(more: str, tmp_path: Path) -> None:
         ),
         (
             [f"{FACE} 0.5", f"{FACE} 0"],
-            "some are a box and a confidence .* and some a box and a number that is no conf",
+            "some are a box and a confidence .* and some a box and a number that is ",
         ),
         (
             ["\n".join(f"0 0.{n}5 0.5 0.02 0.02 {angle}" for n, angle in enumerate((0.3, 0.7, 0.1)))],

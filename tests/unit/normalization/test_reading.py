@@ -29,7 +29,7 @@ from depers.normalization.rules import LabelError, RawBox
         ("car 0.5 0.5 0.2 0.2", [], "not a finite number", "skipped_with_image"),
         ("1 0.5 0.5 0.2", [], "not five fields", "skipped_with_image"),
         ("1 0.5 0.5 0.2 0.2 0.9", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),
-        ("1 0.5 0.5 0.2 0.2 -0.9", [], "numbers that are no box", "skipped_with_image"),
+        ("1 0.5 0.5 0.2 0.2 -0.9", [("b", 0.5, 0.5, 0.2, 0.2)], "", ""),  # its set is asked what it is
         ("1 0.5 0.5 0.2 0.2 0.9 0.8 0.7", [], "numbers that are no box", "skipped_with_image"),
         ("2 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
         ("-1 0.5 0.5 0.2 0.2", [], "class id without a name", "skipped_with_image"),
