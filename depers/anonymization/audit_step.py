@@ -15,7 +15,6 @@ from depers.imaging.disguise.search import find_image
 from depers.imaging.metadata.residue import find_residue
 from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
-from depers.resources import MIB
 from depers.statuses import AuditStatus, FileStatus
 from depers.storage import Entry
 from depers.storage.failures import explain
@@ -83,20 +82,11 @@ def measure_coverage(box: Row, manifest_row: Row, size_wh: tuple[int, int]) -> f
     return covered_share((left, top, right, bottom), np.round(grown))
 
 
-def compute_digest(root: str, entry: Entry) -> str:
-    """Return the SHA-256 of a whole object. Raise OSError."""
-    digest = hashlib.sha256()
-    with storage.open_entry(root, entry) as file:
-        while block := file.read(MIB):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_archive(root: str, entry: Entry, expected: str | None) -> str:
     """Return what is wrong with an archive as a whole; empty where nothing is."""
     if expected is None:
         return "has no row in the manifest that says it was written"
     try:
-        return "" if compute_digest(root, entry) == expected else "its digest is not that in the manifest"
+        return "" if storage.compute_digest(root, entry) == expected else "its digest is not that in the manifest"
     except OSError as error:
         return f"cannot be read ({explain(error)})"

@@ -5,6 +5,7 @@ keeps its row, with the reason that it has no input.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,13 +15,23 @@ from depers.anonymization.manifest import DEPARTED, KEPT, SCHEMA, WRITTEN
 from depers.archives import registry
 from depers.pipeline.box_tables import Row
 from depers.pipeline.run import Summary
-from depers.runtime import units
+from depers.runtime import changes, units
 from depers.runtime.progress import report
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
 
 _KEPT_NAME = "kept.parquet"
+_REPLACED = f"{DEPARTED}, and what lay in OUT in the place of its result was another file: it is removed"
+
+
+class _Version(NamedTuple):
+    """A result that an earlier run wrote: its rows, that of an archive among those of its members, and what it was."""
+
+    rows: list[Row]
+    size: int
+    digest: str | None
+    stamp: str | None
 
 
 class Removal:
@@ -31,8 +42,9 @@ class Removal:
         self._uri = storage.join(summary.job.records, _KEPT_NAME)
         self._departed = {parquet_text(entry.path): entry for entry in summary.stock.departed}
         self._changed_archives: dict[str, dict[str, Row]] = {}
-        self._versions: dict[str, list[list[Row]]] = {}
+        self._versions: dict[str, list[_Version]] = {}
         self._kept: list[Row] = []
+        self._kept_stamps: dict[str, str] = {}
         self._kept_entries: list[Entry] = []
         for table in self._read_former():
             self._remember(table)
@@ -45,6 +57,7 @@ class Removal:
     def _remember(self, table: pa.Table) -> None:
         """Take note of what a former record says of departed inputs, and of members of archives."""
         rows_by_path: dict[str, list[Row]] = {}
+        stamps = units.parse_notes(table).stamps
         is_departed = pc.is_in(table["path"], pa.array(self._departed, pa.string()))
         for row in table.filter(pc.or_(is_departed, pc.is_valid(table["member"]))).to_pylist():
             path = row["path"]
@@ -53,8 +66,10 @@ class Removal:
             elif registry.kind_of(path) is not None and row["member"] is not None and row["status"] in WRITTEN:
                 self._changed_archives.setdefault(path, {})[row["member"]] = row
         for path, rows in rows_by_path.items():
-            if any(row["number"] is None and row["output_bytes"] is not None for row in rows):
-                self._versions.setdefault(path, []).append(rows)
+            for row in rows:
+                if row["number"] is None and row["output_bytes"] is not None:
+                    version = _Version(rows, row["output_bytes"], row["output_sha256"], stamps.get(path))
+                    self._versions.setdefault(path, []).append(version)
 
     def complete(self, inputs: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Yield the rows of all inputs, then those about what departed, which is removed meanwhile. Raise UserError."""
@@ -82,7 +97,9 @@ class Removal:
         for text, entry in sorted(self._departed.items()):
             is_there = entry.path in outputs
             if self._keep and is_there:
-                rows += self._keep_result(text, entry, outputs[entry.path])
+                kept_rows = self._keep_result(text, entry)
+                paths += [] if kept_rows else [entry.path]
+                rows += kept_rows or [_make_row(text, FileStatus.FAILED, _REPLACED)]
             elif is_there or text in self._versions:
                 paths += [entry.path] if is_there else []
                 rows.append(_make_row(text, FileStatus.REMOVED, DEPARTED))
@@ -91,24 +108,29 @@ class Removal:
             storage.delete_files(job.out, paths)
         return rows
 
-    def _keep_result(self, text: str, entry: Entry, size: int) -> list[Row]:
-        """Return the rows of a result that stays, from the record of that version of it."""
+    def _keep_result(self, text: str, entry: Entry) -> list[Row]:
+        """Return the rows of a result that stays, from the record of that version of it; none for what is no result."""
+        result, versions = self._summary.stock.outputs[entry.path], self._versions.get(text, ())
+        version = next((version for version in reversed(versions) if version.stamp == result.stamp), None)
+        if version is None:
+            out = self._summary.job.out
+            equal_ones = (version for version in reversed(versions) if version.size == result.size)
+            version = next((each for each in equal_ones if changes.has_digest(out, result, each.digest)), None)
+        if version is None and versions:
+            return []
         self._kept_entries.append(entry)
-        versions = [
-            rows
-            for rows in self._versions.get(text, ())
-            if any(row["number"] is None and row["output_bytes"] == size for row in rows)
-        ]
-        if not versions:  # of a run that was killed before it was recorded
+        if version is None:  # of a run that was killed before it was recorded
             return [_make_row(text, FileStatus.FAILED, f"{DEPARTED}, and no record tells of its result in OUT")]
-        rows = [row | {"reason": KEPT} if row["number"] is None else row for row in versions[-1]]
+        rows = [row | {"reason": KEPT} if row["number"] is None else row for row in version.rows]
         self._kept += rows
+        self._kept_stamps[text] = result.stamp
         return rows
 
     def settle(self) -> None:
         """Forget what departed, when the manifest has told of it."""
         if self._kept:
-            tables.write_table(self._uri, pa.Table.from_pylist(self._kept, SCHEMA))
+            notes = units.RecordNotes(stamps=self._kept_stamps)
+            tables.write_table(self._uri, units.add_notes(pa.Table.from_pylist(self._kept, SCHEMA), notes))
         else:
             storage.delete(self._uri)
         self._summary.settle(self._kept_entries)

@@ -20,7 +20,7 @@ from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob,
 from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.runtime import units
 from depers.runtime.tasks import FileGuard
-from depers.runtime.units import Unit
+from depers.runtime.units import RecordNotes, Unit
 from depers.storage import Entry, tables
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 from depers.storage.tables import parquet_text
@@ -111,7 +111,9 @@ def _record(job: ExtractionJob, unit: Unit, images: Sequence[DecomposedImage]) -
     retries = {entry.path: 0.0 for entry, image in zip(unit.entries, images, strict=True) if image.retry}
     rows = [image.row | {"content_sha256": _digest(image)} for image in images]
     table = pa.Table.from_pylist(rows, RECORD)
-    units.write_record(units.locate_inside(job.out), unit.name, table, retries, was_retry=True, out=job.out)
+    units.write_record(
+        units.locate_inside(job.out), unit.name, table, RecordNotes(retries), was_retry=True, out=job.out
+    )
 
 
 def _digest(image: DecomposedImage) -> str:

@@ -21,7 +21,7 @@ from depers.pipeline.box_tables import Row
 from depers.pipeline.outcomes import fail, to_table
 from depers.pipeline.steps import Outcome, PassJob, unpack
 from depers.runtime import units
-from depers.runtime.units import Unit
+from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 
@@ -172,20 +172,25 @@ def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     run. Raise OutageError.
     """
     if end.retry:
-        return _record(job, unit, ArchiveStatus.FAILED, end.reason, retry=True)
+        return _record(job, unit, ArchiveStatus.FAILED, end.reason, notes=_again(unit))
     try:
         return _assemble(job, unit, end)
     except _DamagedChunkError as error:
         units.remove_chunks(job.records, unit.name, range(end.chunks))
-        return _record(job, unit, ArchiveStatus.FAILED, f"{error}: all are done again", retry=True)
+        return _record(job, unit, ArchiveStatus.FAILED, f"{error}: all are done again", notes=_again(unit))
     except OSError as error:
         reason = f"cannot be written ({explain(error)})"
         if not is_of_name(error):
-            return _record(job, unit, ArchiveStatus.FAILED, reason, retry=True)
+            return _record(job, unit, ArchiveStatus.FAILED, reason, notes=_again(unit))
     except Exception as error:
         raise_outage(error)
         reason = f"cannot be put together ({typed_reason(error)})"
     return discard(job, unit, end, reason)
+
+
+def _again(unit: Unit) -> RecordNotes:
+    """Return the notes of an archive that the next run tries again."""
+    return RecordNotes(retries={unit.entries[0].path: 0})
 
 
 def discard(job: PassJob, unit: Unit, end: ArchiveEnd, reason: str) -> ArchiveStatus:
@@ -226,12 +231,13 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     with_bytes: list[int] = []
     chunks = _fetch_chunks(job, unit, end.chunks, chunk_tables, with_bytes)
     output_fields: Row = {}
-    offsets: list[int] = []
+    stamp, offsets = None, list[int]()
     if job.mirrors:
         with storage.open_writer_below(job.out, path) as file:
             output = _DigestingFile(file)
             offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
         output_fields = {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
+        stamp = storage.read_stamp(job.out, path)
     else:
         for _ in chunks:
             pass
@@ -241,7 +247,8 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     reasons = [end.reason, f"{lost} of {len(chunk_tables)} parts cannot be put into it" if lost else ""]
     reason = "; ".join(text for text in reasons if text)
     status = ArchiveStatus.INCOMPLETE if reason else ArchiveStatus.COMPLETE
-    _record(job, unit, status, reason, chunk_tables, output_fields)
+    notes = RecordNotes(stamps={} if stamp is None else {path: stamp})
+    _record(job, unit, status, reason, chunk_tables, output_fields, notes)
     units.remove_chunks(job.records, unit.name, range(end.chunks))
     return status
 
@@ -253,14 +260,14 @@ def _record(
     reason: str,
     chunk_tables: Sequence[pa.Table] = (),
     output_fields: Row | None = None,
-    retry: bool = False,
+    notes: RecordNotes | None = None,
 ) -> ArchiveStatus:
     """Write the record of an archive: its own row, and those of its members. Return its status. Raise OutageError."""
     (entry,) = unit.entries
     row: Row = {"path": entry.path, "status": status, "reason": reason, "input_bytes": max(0, entry.size)}
     table = pa.concat_tables([to_table(job, [row | (output_fields or {})]), *chunk_tables])
     try:
-        units.write_record(job.records, unit.name, table, {entry.path: 0} if retry else {}, was_retry=True)
+        units.write_record(job.records, unit.name, table, notes, was_retry=True)
     except OSError as error:
         raise as_outage(error, job.records) from error
     return status

@@ -79,8 +79,9 @@ def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
         return outcome
     try:
         if outcome.data is not None:
-            storage.write_below(job.out, item.path, outcome.data)
-        elif not outcome.retry:
+            stamp = storage.write_below(job.out, item.path, outcome.data)
+            return outcome._replace(data=None, stamp=stamp)  # a unit's images together are large
+        if not outcome.retry:
             storage.delete_below(job.out, item.path)  # an earlier version of this input may have succeeded
     except Exception as error:
         reason = explain(error)
@@ -91,4 +92,4 @@ def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
         else:
             reason = f"{outcome.row['reason']}, and an earlier result cannot be removed ({reason})"
         return fail(job, item, reason, retry=not is_of_name(error))
-    return outcome._replace(data=None)  # a unit's images together are large
+    return outcome

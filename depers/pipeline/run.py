@@ -20,12 +20,13 @@ from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.workers import inspect_weights
-from depers.runtime import claims, inputs, outputs, units
+from depers.runtime import changes, claims, inputs, outputs, units
 from depers.runtime.cluster import choose_device
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report, report_lines
-from depers.runtime.units import Unit
+from depers.runtime.units import Finished, Unit
 from depers.storage import Entry
+from depers.storage.tables import parquet_text
 
 
 def make_job(
@@ -133,8 +134,8 @@ class Stock(NamedTuple):
     """Inputs that INPUT does not hold now."""
     departed: tuple[Entry, ...]
     """Those of them that are gone, not merely out of reach."""
-    outputs: Mapping[str, int]
-    """Path and size of what was in OUT, where results are mirrored there."""
+    outputs: Mapping[str, Entry]
+    """What was in OUT, by its paths, where results are mirrored there."""
 
 
 @contextmanager
@@ -174,7 +175,7 @@ def run(
         stock = _take_stock(job, all_units)
         finished, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         if job.mirrors:
-            finished = units.without_lost(job.records, all_units, finished, stock.outputs)
+            finished, stock = _without_deviations(job, all_units, finished, stock, lease)
         todo = [unit for unit in all_units if unit.name not in finished.names]
         # Chunks of an archive that was finished, or has changed since, are of no use.
         for name in finished_chunks.keys() - {unit.name for unit in todo}:
@@ -201,20 +202,44 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     place, known = storage.real_place(job.input), inputs.read_inputs(job.records)
     entries = [entry for unit in all_units for entry in unit.entries]
     inputs.refuse_another(job.out, place, entries, known)
+    finished = units.list_finished(job.records)
+    changed = changes.find_changed_inputs(job.records, all_units, finished, job.input, known.entries)
+    # Before the inputs are noted: a run that is killed in between must find them changed again.
+    units.set_aside(job.records, {unit.name for unit in all_units} - changed)
+    for name, numbers in units.find_chunks(job.records).items() if changed else ():
+        if name in changed:
+            units.remove_chunks(job.records, name, numbers)
     paths = {entry.path for entry in entries}
     # What a link that leads nowhere led to is not gone: a disk may be missing.
     shields = tuple(f"{entry.path}/" for entry in entries if entry.size < 0)
     absent = tuple(entry for entry in known.entries if entry.path not in paths)
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
     inputs.write_inputs(job.records, place, [*entries, *absent])
-    units.set_aside(job.records, {unit.name for unit in all_units})
     listing = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
-    results = {entry.path: entry.size for entry in listing if not entry.status}
+    results = {entry.path: entry for entry in listing if not entry.status}
     if not storage.is_s3(job.out):
         obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & results.keys())
         storage.delete_files(job.out, obstacles)
-        results = {path: size for path, size in results.items() if path not in obstacles}
+        results = {path: entry for path, entry in results.items() if path not in obstacles}
     return Stock(absent, departed, results)
+
+
+def _without_deviations(
+    job: PassJob, all_units: Sequence[Unit], finished: Finished, stock: Stock, lease: Lease
+) -> tuple[Finished, Stock]:
+    """Remove from OUT what lies in the place of results and is none; return what is finished and there all the same."""
+    deviations = changes.check_results(job.records, all_units, finished, job.out, stock.outputs)
+    foreign = frozenset(deviations.foreign)
+    if deviations.units:
+        report(f"{job.out}: results of {len(deviations.units)} units are missing, or are not what was written: again")
+    if deviations.foreign:
+        example = f"{len(deviations.foreign)} files that are not the results in whose place they lie"
+        report(f"warning: {job.out}: removes {example}, such as {parquet_text(min(deviations.foreign))}")
+        lease.confirm()
+        storage.delete_files(job.out, deviations.foreign)
+    outputs = {path: entry for path, entry in stock.outputs.items() if path not in foreign}
+    left = Finished(finished.names - deviations.units, finished.retries - deviations.units)
+    return left, stock._replace(outputs=outputs)
 
 
 def plan_units(job: PassJob, follow_links: bool = False) -> list[Unit]:

@@ -78,12 +78,14 @@ class Item:
 class Outcome(NamedTuple):
     """What the last step makes of an item: its row, and the bytes to put in its place, if any.
 
-    `retry`, which the pass sets itself, says that storage failed: the unit is done again by the next run.
+    `retry`, which the pass sets itself, says that storage failed: the unit is done again by the next run. `stamp` is
+    that of the result, once it is written.
     """
 
     row: Row
     data: bytes | None = None
     retry: bool = False
+    stamp: str | None = None
 
 
 Finish = Callable[[Item, Sequence[Row]], Outcome]

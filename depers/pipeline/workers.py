@@ -20,7 +20,7 @@ from depers.pipeline.outcomes import account, fail, finish, to_table, write
 from depers.pipeline.steps import DetectedItem, Item, Outcome, PassJob, detect, prepare, read, unpack
 from depers.runtime import time_budget, units
 from depers.runtime.crash_ledger import CRASHED, Position
-from depers.runtime.units import Unit
+from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import FileStatus
 from depers.storage.failures import as_outage, raise_outage
 from depers.storage.tables import parquet_text
@@ -127,7 +127,9 @@ def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Seq
             overdue = [offset for offset, reason in work.poisonous.items() if reason != CRASHED]
             retries |= {work.unit.entries[offset].path: job.file_seconds for offset in overdue}
             table = to_table(job, rows)
-            units.write_record(job.records, work.unit.name, table, retries, work.is_retry, out=job.out)
+            stamps = {entry.path: outcome.stamp for entry, outcome in entries if outcome.stamp is not None}
+            notes = RecordNotes(retries, stamps)
+            units.write_record(job.records, work.unit.name, table, notes, work.is_retry, out=job.out)
     except OSError as error:
         raise as_outage(error, job.records) from error
     return [row["status"] for row in rows]
@@ -150,15 +152,16 @@ def retry_failures(job: PassJob, work: Work) -> list[str] | None:
     record = units.read_retry(job.records, work.unit.name) if work.is_retry else None
     if record is None:
         return None
-    worth = {path for path, seconds in record.retries.items() if seconds < job.file_seconds}
+    notes = units.parse_notes(record)
+    worth = {path for path, seconds in notes.retries.items() if seconds < job.file_seconds}
     entries = [entry for entry in work.unit.entries if parquet_text(entry.path) in worth]
     with ThreadPoolExecutor(_THREADS) as pool:
         items = list(pool.map(lambda entry: read(job, entry, work.find_row(entry.path, None)), entries))
-    if not record.retries or not all(item.retry for item in items):
+    if not all(item.retry for item in items):
         return None
     outcomes = {parquet_text(item.path): finish(job, item, []) for item in items}
-    rows = [outcomes[row["path"]].row if row["path"] in outcomes else row for row in record.table.to_pylist()]
-    units.write_record(job.records, work.unit.name, to_table(job, rows), record.retries)
+    rows = [outcomes[row["path"]].row if row["path"] in outcomes else row for row in record.to_pylist()]
+    units.write_record(job.records, work.unit.name, to_table(job, rows), notes)
     return [row["status"] for row in rows]
 
 

@@ -26,7 +26,7 @@ from depers.storage.tables import parquet_text
 FOLDER = "_depers"
 JOB = "job.json"
 _RETRY = ".retry"  # in the name of a record with failures that were storage's: the next run tries again
-_RETRY_KEY = b"depers.retry"  # in that record's metadata: the paths of what failed so
+_NOTES = b"depers.notes"  # in a record's metadata
 _FORMER = "former"  # the folder of records that were set aside
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * MIB
@@ -90,7 +90,7 @@ def count_inputs(units: Sequence[Unit]) -> str:
 
 
 def _name(entries: Sequence[Entry]) -> str:
-    text = json.dumps([list(entry) for entry in entries], ensure_ascii=True)
+    text = json.dumps([[*entry[:3], entry.status, entry.reason] for entry in entries], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -109,46 +109,62 @@ def record_uri(records: str, name: str, retry: bool = False) -> str:
     return storage.join(records, "units", f"{name}{_RETRY if retry else ''}.parquet")
 
 
-class RetryRecord(NamedTuple):
-    """The record of a unit of which some files may be tried again, by their paths as they are in the record.
+class RecordNotes(NamedTuple):
+    """What a record notes about its files, by their paths as they are in it.
 
-    With each is the budget of time that was too little for it, 0 where storage failed it.
+    `retries` are those that may be tried again, each with the budget of time that was too little for it, 0 where
+    storage failed it; `stamps` are those of the results that were written to OUT.
     """
 
-    table: pa.Table
-    retries: Mapping[str, float]
+    retries: Mapping[str, float] = {}
+    stamps: Mapping[str, str] = {}
 
 
 def write_record(
     records: str,
     name: str,
     table: pa.Table,
-    retries: Mapping[str, float] | None = None,
+    notes: RecordNotes | None = None,
     was_retry: bool = False,
     *,
     out: str | None = None,
 ) -> None:
-    """Write the record of a unit, which marks it done, but for `retries`, as in `RetryRecord`: those are tried again.
+    """Write the record of a unit, which marks it done, but for files that may be tried again.
 
     `was_retry`: an earlier run has recorded it so. What the unit has written to `out` is on its disk before: no record
     survives a power cut without its files.
     """
     if out is not None:
         storage.flush(out)
-    if retries:
-        texts = json.dumps({parquet_text(path): seconds for path, seconds in retries.items()})
-        table = table.replace_schema_metadata((table.schema.metadata or {}) | {_RETRY_KEY: texts.encode()})
-    tables.write_table(record_uri(records, name, bool(retries)), table)
-    if was_retry and not retries:
+    notes = notes or RecordNotes()
+    tables.write_table(record_uri(records, name, bool(notes.retries)), add_notes(table, notes))
+    if was_retry and not notes.retries:
         storage.delete(record_uri(records, name, retry=True))
 
 
-def read_retry(records: str, name: str) -> RetryRecord | None:
-    """Return the record of a unit of which storage failed some files; None where it cannot be read."""
+def add_notes(table: pa.Table, notes: RecordNotes) -> pa.Table:
+    """Return a record with what it notes."""
+    texts = [{parquet_text(path): value for path, value in values.items()} for values in notes]
+    metadata = {_NOTES: json.dumps(dict(zip(RecordNotes._fields, texts, strict=True))).encode()}
+    return table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
+
+
+def read_notes(records: str, name: str, retry: bool = False) -> RecordNotes:
+    """Return what the record of a unit notes. Raise UserError where that is damaged, and remove it."""
+    return parse_notes(read_record(record_uri(records, name, retry), []))
+
+
+def parse_notes(record: pa.Table) -> RecordNotes:
+    """Return what a record notes. Raise ValueError, TypeError."""
+    return RecordNotes(**json.loads((record.schema.metadata or {}).get(_NOTES, b"{}")))
+
+
+def read_retry(records: str, name: str) -> pa.Table | None:
+    """Return the record of a unit of which some files may be tried again; None where it cannot be read."""
     try:
         table = tables.read_table(record_uri(records, name, retry=True))
-        return RetryRecord(table, dict(json.loads(table.schema.metadata[_RETRY_KEY])))
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+        return table if parse_notes(table).retries else None
+    except (OSError, TypeError, ValueError, pa.ArrowException):
         return None
 
 
@@ -207,25 +223,6 @@ def remove_former(records: str) -> None:
     storage.remove_empty_folders(records, _FORMER)
 
 
-def without_lost(records: str, units: Sequence[Unit], finished: Finished, outputs: Collection[str]) -> Finished:
-    """Return what is finished without the units whose results are not all among `outputs`, the paths in OUT."""
-    recorded = finished.names | finished.retries
-    suspects = [
-        unit for unit in units if unit.name in recorded and any(entry.path not in outputs for entry in unit.entries)
-    ]
-    places = {parquet_text(path) for path in outputs} if suspects else set()
-
-    def is_lost(unit: Unit) -> bool:
-        uri = record_uri(records, unit.name, unit.name in finished.retries)
-        table = _read_record(uri, ["path", "number", "output_bytes"])
-        written = table.filter(pc.and_(pc.is_null(table["number"]), pc.is_valid(table["output_bytes"])))
-        return not places.issuperset(written["path"].to_pylist())
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        lost = {unit.name for unit, lost in zip(suspects, pool.map(is_lost, suspects), strict=True) if lost}
-    return Finished(finished.names - lost, finished.retries - lost)
-
-
 def chunk_uri(records: str, name: str, number: int) -> str:
     """Return where a finished chunk of an archive waits for the others: its rows and its bytes of the new archive."""
     return storage.join(records, _CHUNKS, name, f"{number:06}.chunk")
@@ -257,14 +254,14 @@ def read_records(records: str, units: Sequence[Unit], schema: pa.Schema) -> Iter
         pending: deque[tuple[Unit, Future[pa.Table]]] = deque()
         for unit in units:
             uri = record_uri(records, unit.name, unit.name in retries)
-            pending.append((unit, pool.submit(_read_record, uri)))
+            pending.append((unit, pool.submit(read_record, uri)))
             if len(pending) > _READERS:
                 yield _accounted(records, *pending.popleft())
         while pending:
             yield _accounted(records, *pending.popleft())
 
 
-def _read_record(uri: str, columns: list[str] | None = None) -> pa.Table:
+def read_record(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a record, or these columns of it. Where it is damaged, remove it and raise UserError."""
     try:
         return tables.read_table(uri, columns)

@@ -7,6 +7,7 @@ own notes there. Both clients have the same configuration (`s3.CONFIGURATION`).
 """
 
 import errno
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -185,16 +186,31 @@ def write_bytes(uri: str, data: bytes) -> None:
         failures.persist(lambda: local.write(uri, data))
 
 
-def write_below(root: str, path: str, data: bytes) -> None:
+def write_below(root: str, path: str, data: bytes) -> str:
     """Write whole or not at all what data name: `root/path`. Raise OSError, UnsafePathError where that is no place.
 
-    On a local disk it is sure to be there after the next `flush`, which a record of it must wait for.
+    On a local disk it is sure to be there after the next `flush`, which a record of it must wait for. Return its stamp.
     """
     uri = locate(root, path)
     if is_s3(root):
-        s3.write(uri, data)
-    else:
-        failures.persist(lambda: local.write(uri, data, durable=False))
+        return s3.write(uri, data)
+    failures.persist(lambda: local.write(uri, data, durable=False))
+    return local.read_stamp(uri)
+
+
+def read_stamp(root: str, path: str) -> str:
+    """Return the stamp that `root/path` would be listed with. Raise OSError."""
+    uri = locate(root, path)
+    return s3.read_etag(uri) if is_s3(root) else local.read_stamp(uri)
+
+
+def compute_digest(root: str, entry: Entry) -> str:
+    """Return the SHA-256 of a listed file, whatever its size, in hexadecimal digits. Raise OSError."""
+    digest = hashlib.sha256()
+    with open_entry(root, entry) as file:
+        while block := file.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def open_writer_below(root: str, path: str) -> AbstractContextManager[BinaryIO]:

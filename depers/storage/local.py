@@ -73,7 +73,7 @@ def _describe(item: "os.DirEntry[str]", path: str, home: str, follow_links: bool
         return None
     if not stat.S_ISREG(status.st_mode):
         return _skip(path, "neither a file nor a folder")
-    return Entry(path, *_identity(status))
+    return Entry(path, *_identity(status), changed=_change_of(status))
 
 
 def _skip(path: str, reason: str) -> Entry:
@@ -89,6 +89,16 @@ def _node(path: str) -> tuple[int, int]:
 def _identity(status: os.stat_result) -> tuple[int, str]:
     """Return the size in bytes, and the time of change."""
     return status.st_size, str(status.st_mtime_ns)
+
+
+def _change_of(status: os.stat_result) -> str:
+    """Return when anything about a file last changed: unlike its time of change, no program can set that."""
+    return str(status.st_ctime_ns)
+
+
+def read_stamp(path: str) -> str:
+    """Return the stamp that a file would be listed with; raise OSError."""
+    return _change_of(os.stat(path))  # noqa: PTH116
 
 
 def _open(path: str) -> BinaryIO:

@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
@@ -156,7 +156,7 @@ def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
         for item in page.get("Contents", ()):
             key, size = unquote_plus(item["Key"], errors="surrogateescape"), int(item["Size"])
             if size or not key.endswith("/"):
-                yield key[len(prefix) :], size, item.get("ETag", "").strip('"')
+                yield key[len(prefix) :], size, _etag_of(item)
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -208,10 +208,21 @@ def read(uri: str, etag: str | None = None, start: int = 0, stop: int | None = N
     return with_retries(transfer, uri) if stop is None or stop > start else b""
 
 
-def write(uri: str, data: bytes) -> None:
-    """Upload at once, whole or not at all; raise OSError."""
+def write(uri: str, data: bytes) -> str:
+    """Upload at once, whole or not at all; return the etag, empty where the store tells none. Raise OSError."""
     bucket, key = split(uri)
-    with_retries(lambda: client().put_object(Bucket=bucket, Key=key, Body=data), uri)
+    answer = with_retries(lambda: client().put_object(Bucket=bucket, Key=key, Body=data), uri)
+    return _etag_of(answer)
+
+
+def _etag_of(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
+
+
+def read_etag(uri: str) -> str:
+    """Return the etag of an object; raise OSError."""
+    bucket, key = split(uri)
+    return _etag_of(with_retries(lambda: client().head_object(Bucket=bucket, Key=key), uri))
 
 
 def delete(uri: str) -> None:

@@ -1,6 +1,7 @@
 """Tables: Parquet files, and the schemas that say what their columns hold."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -92,9 +93,9 @@ def holds_extension(kind: pa.DataType) -> bool:
     return any(holds_extension(kind.field(index).type) for index in range(kind.num_fields))
 
 
-def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a Parquet file as a table, all of it or these columns; raise OSError or pyarrow's error."""
-    return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
+    return pq.read_table(io.BytesIO(read_bytes(uri)), columns=None if columns is None else list(columns))
 
 
 def write_table(uri: str, table: pa.Table) -> None:

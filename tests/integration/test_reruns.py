@@ -1,6 +1,7 @@
 """What a rerun does after every kind of change: the table in docs/operations.md, cell by cell, on files and on S3."""
 
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from depers import storage
 from depers.commands import anonymize
 from depers.commands.anonymize import AnonymizeResult, Options
 from depers.errors import UserError
-from depers.runtime import lease
+from depers.runtime import lease, progress
 from depers.street_scenes.scenes import draw_scene
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -69,6 +70,15 @@ def move(old: str, new: str) -> None:
     write(new, read(old))
     for path in read(old):
         storage.delete(f"{old}/{path}")
+
+
+def replace_unseen(root: str, name: str, data: bytes) -> None:
+    """Write over a file with as many bytes; on a disk, its time of change stays what it was."""
+    path = Path(root, name)
+    times = (0, 0) if storage.is_s3(root) else (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    write(root, {name: data})
+    if not storage.is_s3(root):
+        os.utime(path, ns=times)
 
 
 def refusal(options: Options) -> str:
@@ -136,12 +146,25 @@ def test_what_a_rerun_does(root: str) -> None:
     assert (rows_of(result)["01.png"]["status"], rows_of(result)["01.png"]["output_sha256"]) == ("removed", None)
     after = read(f"{root}/out")
     assert after.pop("index.html") == b"somebody's"
+    archive_after = after["z.zip"]
     expected = {name: redact(before_edit) for name, before_edit in zip(names, map(png, range(10)), strict=True)}
     expected |= {"00.png": redact(png(11)), "09.png": redact(png(9), 0.75), "10.png": redact(png(10))}
     del expected["01.png"], expected["02.png"]
     with zipfile.ZipFile(io.BytesIO(after.pop("z.zip"))) as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == {"m0.png": redact(png(0))}
     assert after == expected
-    result = anonymize.run(options)
-    assert result.files == {"redacted": 10, "failed": 1}
+
+    # Originals over their own results, and in the place of one that failed; results cut off, altered, written again as
+    # they were; an input that was replaced by one of equal size and time.
+    replace_unseen(f"{root}/moved", "10.png", png(10)[::-1])
+    altered = {"03.png": after["03.png"][:50], "04.png": after["04.png"][::-1], "09.png": after["09.png"]}
+    write(f"{root}/out", altered | {"00.png": png(11), "02.png": png(2), "z.zip": zipped(0)})
+    said = io.StringIO()
+    with progress.shown_on(said):
+        result = anonymize.run(options)
+    assert "results of 2 units are missing, or are not what was written" in said.getvalue()
+    assert "removes 5 files that are not the results in whose place they lie, such as 00.png" in said.getvalue()
+    assert result.files == {"redacted": 9, "failed": 2} and rows_of(result)["10.png"]["status"] == "failed"
+    del after["10.png"]
+    assert read(f"{root}/out") == after | {"index.html": b"somebody's", "z.zip": archive_after}
     assert all(b"01.png" not in data for data in read(f"{root}/out-records").values())  # it is forgotten

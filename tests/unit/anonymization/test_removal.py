@@ -1,5 +1,6 @@
 """What left INPUT: its results are removed, each is told, and nothing else is touched."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def summarize(job: PassJob, held: Lease, present: list[str], before: list[str], 
     for path in outputs:
         storage.write_bytes(f"{job.out}/{path}", b"data")
     absent = tuple(Entry(path, 1, "") for path in before if path not in present)
-    stock = Stock(absent, absent, dict.fromkeys(outputs, 4))
+    results = {entry.path: entry for entry in storage.list_files(job.out)} if outputs else {}
+    stock = Stock(absent, absent, results)
     all_units = units.cut([Entry(path, 1, "") for path in present])
     return Summary(job, all_units, 0, [], Speed(0, 0, None), held, stock)
 
@@ -93,13 +95,14 @@ def test_what_is_kept_keeps_its_row_until_it_is_removed(job: PassJob, held: Leas
     summary = summarize(
         job, held, ["a.jpg"], ["a.jpg", "b.jpg", "unrecorded.jpg"], ["a.jpg", "b.jpg", "unrecorded.jpg"]
     )
-    record(job, "old", [make_row("b.jpg", output_bytes=9, output_sha256="older")])
-    record(job, "new", [make_row("a.jpg"), make_row("b.jpg", output_sha256="newer")])
+    digest = hashlib.sha256(b"data").hexdigest()
+    record(job, "new", [make_row("a.jpg"), make_row("b.jpg", output_sha256=digest)])
+    record(job, "old", [make_row("b.jpg", output_sha256="older")])
     told = finish(summary, [make_row("a.jpg")], keep=True)
     unknown = f"{DEPARTED}, and no record tells of its result in OUT"
     assert told == [("b.jpg", None, "redacted", KEPT), ("unrecorded.jpg", None, "failed", unknown)]
     [row] = tables.read_table(f"{job.records}/kept.parquet").to_pylist()
-    assert row["output_sha256"] == "newer"
+    assert row["output_sha256"] == digest
     known = [entry.path for entry in inputs.read_inputs(job.records).entries]
     assert files(job.out) == known == ["a.jpg", "b.jpg", "unrecorded.jpg"]
 
@@ -107,6 +110,20 @@ def test_what_is_kept_keeps_its_row_until_it_is_removed(job: PassJob, held: Leas
     assert finish(again, [make_row("a.jpg")], keep=True) == told
     told = finish(summarize(job, held, ["a.jpg"], known, known), [make_row("a.jpg")])
     assert [(path, status) for path, _, status, _ in told] == [("b.jpg", "removed"), ("unrecorded.jpg", "removed")]
+    assert files(job.out) == ["a.jpg"] and files(job.records) == ["inputs.parquet", lease.NAME]
+
+
+@pytest.mark.parametrize("content", [b"original", b"atad"])
+def test_what_took_the_place_of_a_kept_result_is_removed(job: PassJob, held: Lease, content: bytes) -> None:
+    digest = hashlib.sha256(b"data").hexdigest()
+    record(job, "x", [make_row("b.jpg", output_sha256=digest)])
+    summary = summarize(job, held, ["a.jpg"], ["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"])
+    assert finish(summary, [make_row("a.jpg")], keep=True) == [("b.jpg", None, "redacted", KEPT)]
+    storage.write_bytes(f"{job.out}/b.jpg", content)
+    results = {entry.path: entry for entry in storage.list_files(job.out)}
+    again = summary._replace(stock=summary.stock._replace(outputs=results))
+    [(path, _, status, reason)] = finish(again, [make_row("a.jpg")], keep=True)
+    assert (path, status) == ("b.jpg", "failed") and reason.endswith("another file: it is removed")
     assert files(job.out) == ["a.jpg"] and files(job.records) == ["inputs.parquet", lease.NAME]
 
 

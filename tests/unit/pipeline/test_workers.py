@@ -151,7 +151,8 @@ def test_images_are_finished_one_at_a_time_unless_that_waits_for_storage(job: Pa
 
 def test_what_is_written_is_let_go(job: PassJob) -> None:
     outcome = outcomes.write(job, Item("a.png"), Outcome({"status": "redacted"}, b"image"))
-    assert outcome == Outcome({"status": "redacted"}) and Path(job.out, "a.png").read_bytes() == b"image"
+    assert outcome == Outcome({"status": "redacted"}, stamp=storage.read_stamp(job.out, "a.png"))
+    assert Path(job.out, "a.png").read_bytes() == b"image"
 
 
 def test_work_one_by_one_finds_the_same_to_the_last_digit(tmp_path: Path, data: Path, job: PassJob) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from depers import storage
 from depers.errors import UserError
 from depers.runtime import units
+from depers.runtime.units import RecordNotes
 from depers.storage import Entry, tables
 
 SCHEMA = pa.schema([("path", pa.string())])
@@ -42,6 +43,10 @@ def test_a_changed_input_is_another_unit(changed: Entry) -> None:
     assert units.cut([Entry("a.jpg", 1, "e")])[0].name != units.cut([changed])[0].name
 
 
+def test_a_unit_is_named_by_what_may_be_carried_elsewhere() -> None:
+    assert units.cut([Entry("a.jpg", 1, "e", changed="1")])[0].name == units.cut([Entry("a.jpg", 1, "e")])[0].name
+
+
 @pytest.mark.parametrize("paths", [[], ["a.jpg"], ["a.jpg", "a.jpg"], ["a.jpg", "b.jpg", "c.jpg"]])
 def test_rows_that_do_not_account_for_the_inputs_are_an_error(tmp_path: Path, paths: list[str]) -> None:
     out = str(tmp_path)
@@ -72,11 +77,13 @@ def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     out = str(tmp_path)
     [unit] = units.cut([Entry("a.jpg", 1, "")])
     table = pa.table({"path": ["a.jpg"]}, SCHEMA)
-    units.write_record(out, unit.name, table, retries={"a.jpg": 0})
+    notes = RecordNotes({"a.jpg": 0}, {"b\udce9.jpg": "stamp"})
+    units.write_record(out, unit.name, table, notes)
     assert [table["path"].to_pylist() for table in units.read_records(out, [unit], SCHEMA)] == [["a.jpg"]]
     assert units.list_finished(out) == (set(), {unit.name})
     record = units.read_retry(out, unit.name)
-    assert record is not None and record.retries == {"a.jpg": 0} and record.table.equals(table)
+    assert record is not None and record.equals(table)
+    assert units.parse_notes(record) == ({"a.jpg": 0}, {"b\\xe9.jpg": "stamp"})
     units.write_record(out, unit.name, table, was_retry=True)
     assert units.list_finished(out) == ({unit.name}, set())
     assert units.read_retry(out, unit.name) is None and len(list((tmp_path / "units").iterdir())) == 1
@@ -121,20 +128,3 @@ def test_records_of_what_was_before_are_set_aside(tmp_path: Path) -> None:
     assert len(list(units.read_former(records))) == 3
     units.remove_former(records)
     assert not list(units.read_former(records)) and not (tmp_path / "former").exists()
-
-
-def test_units_whose_outputs_are_lost(tmp_path: Path) -> None:
-    records, schema = (
-        str(tmp_path),
-        pa.schema([("path", pa.string()), ("number", pa.int64()), ("output_bytes", pa.int64())]),
-    )
-    cut = units.cut([Entry(f"{number:02}.jpg", 1, "") for number in range(16)] + [Entry("a.zip", 1, "")])
-    for unit in cut:
-        rows = [{"path": entry.path, "output_bytes": None if entry.path == "03.jpg" else 1} for entry in unit.entries]
-        rows += [{"path": "a.zip", "number": 0, "output_bytes": 1}] if unit.archive else []
-        tables.write_table(units.record_uri(records, unit.name), pa.Table.from_pylist(rows, schema))
-    paths = {entry.path for unit in cut for entry in unit.entries} - {"03.jpg"}
-    finished = units.list_finished(records)
-    for lost, numbers in ((set(), [0, 1, 2]), ({"09.jpg"}, [0, 2]), ({"a.zip", "00.jpg"}, [1])):
-        left = units.without_lost(records, cut, finished, paths - lost)
-        assert left == (frozenset(cut[number].name for number in numbers), frozenset())
