@@ -25,7 +25,7 @@ _KEPT_NAME = "kept.parquet"
 _REPLACED = f"{DEPARTED}, and what lay in OUT in the place of its result was another file: it is removed"
 
 
-class _Version(NamedTuple):
+class _FormerResult(NamedTuple):
     """A result that an earlier run wrote: its rows, that of an archive among those of its members, and what it was."""
 
     rows: list[Row]
@@ -42,7 +42,7 @@ class Removal:
         self._uri = storage.join(summary.job.records, _KEPT_NAME)
         self._departed = {parquet_text(entry.path): entry for entry in summary.stock.departed}
         self._changed_archives: dict[str, dict[str, Row]] = {}
-        self._versions: dict[str, list[_Version]] = {}
+        self._versions: dict[str, list[_FormerResult]] = {}
         self._kept: list[Row] = []
         self._kept_stamps: dict[str, str] = {}
         self._kept_entries: list[Entry] = []
@@ -68,7 +68,7 @@ class Removal:
         for path, rows in rows_by_path.items():
             for row in rows:
                 if row["number"] is None and row["output_bytes"] is not None:
-                    version = _Version(rows, row["output_bytes"], row["output_sha256"], stamps.get(path))
+                    version = _FormerResult(rows, row["output_bytes"], row["output_sha256"], stamps.get(path))
                     self._versions.setdefault(path, []).append(version)
 
     def complete(self, inputs: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -114,8 +114,8 @@ class Removal:
         version = next((version for version in reversed(versions) if version.stamp == result.stamp), None)
         if version is None:
             out = self._summary.job.out
-            equal_ones = (version for version in reversed(versions) if version.size == result.size)
-            version = next((each for each in equal_ones if changes.has_digest(out, result, each.digest)), None)
+            equal_results = (version for version in reversed(versions) if version.size == result.size)
+            version = next((former for former in equal_results if changes.has_digest(out, result, former.digest)), None)
         if version is None and versions:
             return []
         self._kept_entries.append(entry)

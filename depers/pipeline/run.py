@@ -203,11 +203,11 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     entries = [entry for unit in all_units for entry in unit.entries]
     inputs.refuse_another(job.out, place, entries, known)
     finished = units.list_finished(job.records)
-    changed = changes.find_changed_inputs(job.records, all_units, finished, job.input, known.entries)
+    changed_names = changes.find_changed_inputs(job.records, all_units, finished, job.input, known.entries)
     # Before the inputs are noted: a run that is killed in between must find them changed again.
-    units.set_aside(job.records, {unit.name for unit in all_units} - changed)
-    for name, numbers in units.find_chunks(job.records).items() if changed else ():
-        if name in changed:
+    units.set_aside(job.records, {unit.name for unit in all_units} - changed_names)
+    for name, numbers in units.find_chunks(job.records).items() if changed_names else ():
+        if name in changed_names:
             units.remove_chunks(job.records, name, numbers)
     paths = {entry.path for entry in entries}
     # What a link that leads nowhere led to is not gone: a disk may be missing.
@@ -238,8 +238,8 @@ def _without_deviations(
         lease.confirm()
         storage.delete_files(job.out, deviations.foreign)
     outputs = {path: entry for path, entry in stock.outputs.items() if path not in foreign}
-    left = Finished(finished.names - deviations.units, finished.retries - deviations.units)
-    return left, stock._replace(outputs=outputs)
+    remainder = Finished(finished.names - deviations.units, finished.retries - deviations.units)
+    return remainder, stock._replace(outputs=outputs)
 
 
 def plan_units(job: PassJob, follow_links: bool = False) -> list[Unit]:

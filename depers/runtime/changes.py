@@ -34,11 +34,11 @@ class Deviations(NamedTuple):
 
 
 class _Review(NamedTuple):
-    """What stamps say of a unit's results: how many are missing, and which of them need a closer look."""
+    """What stamps say of a unit's results: how many are absent, and which of them need a closer look."""
 
     unit: Unit
     notes: RecordNotes
-    missing: int
+    absences: int
     suspects: tuple[Entry, ...]
 
 
@@ -53,15 +53,15 @@ def check_results(
 
     def review(unit: Unit) -> _Review:
         notes = units.read_notes(records, unit.name, unit.name in finished.retries)
-        missing, suspects = 0, list[Entry]()
+        absences, suspects = 0, list[Entry]()
         for entry in unit.entries:
             text = parquet_text(entry.path)
             stamp, result = notes.stamps.get(text), results.get(entry.path)
             if result is None:
-                missing += stamp is not None
+                absences += stamp is not None
             elif stamp != result.stamp and (stamp is not None or text not in notes.retries):
                 suspects.append(result)
-        return _Review(unit, notes, missing, tuple(suspects))
+        return _Review(unit, notes, absences, tuple(suspects))
 
     def look_closer(review: _Review) -> list[str]:
         return _find_foreign(records, review, unit_is_retry(review.unit), out)
@@ -70,17 +70,17 @@ def check_results(
         return unit.name in finished.retries
 
     with ThreadPoolExecutor(_READERS) as pool:
-        reviews = [review for review in pool.map(review, recorded) if review.missing or review.suspects]
+        reviews = [review for review in pool.map(review, recorded) if review.absences or review.suspects]
         suspects = [entry for review in reviews for entry in review.suspects]
         if suspects:
             report(f"{out}: {_count(suspects)} changed since written: compares digests")
         foreign = list(pool.map(look_closer, reviews))
-    lost = {
+    lost_names = {
         review.unit.name
         for review, paths in zip(reviews, foreign, strict=True)
-        if review.missing or any(parquet_text(path) in review.notes.stamps for path in paths)
+        if review.absences or any(parquet_text(path) in review.notes.stamps for path in paths)
     }
-    return Deviations(frozenset(lost), tuple(path for paths in foreign for path in paths))
+    return Deviations(frozenset(lost_names), tuple(path for paths in foreign for path in paths))
 
 
 def _count(entries: Sequence[Entry]) -> str:
@@ -119,13 +119,13 @@ def has_digest(root: str, entry: Entry, digest: str | None) -> bool:
 
 
 def find_changed_inputs(
-    records: str, all_units: Sequence[Unit], finished: Finished, root: str, known: Iterable[Entry]
+    records: str, all_units: Sequence[Unit], finished: Finished, root: str, former_entries: Iterable[Entry]
 ) -> frozenset[str]:
     """Return the names of the units of which an input is another one than before, though of equal size and time.
 
-    `known` are the inputs of earlier runs. Raise OutageError.
+    `former_entries` are the inputs of earlier runs. Raise OutageError.
     """
-    before = {entry.path: entry for entry in known}
+    before = {entry.path: entry for entry in former_entries}
     suspects: list[tuple[Unit, list[Entry]]] = []
     for unit in all_units:
         entries = [entry for entry in unit.entries if _is_suspect(entry, before.get(entry.path))]
@@ -133,7 +133,9 @@ def find_changed_inputs(
             suspects.append((unit, entries))
     if not suspects:
         return frozenset()
-    report(f"{root}: {_count([entry for _, each in suspects for entry in each])} may have changed: compares digests")
+    report(
+        f"{root}: {_count([entry for _, entries in suspects for entry in entries])} may have changed: compares digests"
+    )
 
     def has_changed(suspect: tuple[Unit, list[Entry]]) -> bool:
         unit, entries = suspect
@@ -148,12 +150,12 @@ def find_changed_inputs(
 
     with ThreadPoolExecutor(_READERS) as pool:
         return frozenset(
-            unit.name for (unit, _), changed in zip(suspects, pool.map(has_changed, suspects), strict=True) if changed
+            unit.name for (unit, _), is_other in zip(suspects, pool.map(has_changed, suspects), strict=True) if is_other
         )
 
 
 def _is_suspect(entry: Entry, before: Entry | None) -> bool:
     """Return whether an input that looks as before may have been replaced."""
-    if before is None or entry.status or not before.changed:
+    if before is None or entry.status or not before.change_time:
         return False
-    return entry[:3] == before[:3] and entry.changed != before.changed
+    return entry[:3] == before[:3] and entry.change_time != before.change_time

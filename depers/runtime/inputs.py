@@ -18,7 +18,7 @@ SCHEMA = schema(
     column("path", pa.binary(), "relative to INPUT, its bytes"),
     column("size", pa.int64(), "in bytes"),
     column("tag", pa.string(), "changes with the content"),
-    column("changed", pa.string(), "when a disk last saw anything about it change; empty on S3"),
+    column("change_time", pa.string(), "when a disk last saw anything about it change; empty on S3"),
 )
 _NAME = "inputs.parquet"
 _PLACE = b"depers.input"
@@ -40,14 +40,16 @@ def read_inputs(records: str) -> KnownInputs:
         table = tables.read_table(uri)
     columns = (table[name].to_pylist() for name in SCHEMA.names)
     place = (table.schema.metadata or {}).get(_PLACE, b"").decode("utf-8", "surrogateescape")
-    entries = (Entry(_decode(path), size, tag, changed=time) for path, size, tag, time in zip(*columns, strict=True))
+    entries = (
+        Entry(_decode(path), size, tag, change_time=time) for path, size, tag, time in zip(*columns, strict=True)
+    )
     return KnownInputs(place, tuple(entries))
 
 
 def write_inputs(records: str, place: str, entries: Iterable[Entry]) -> None:
     """Write the inputs of this run."""
     rows = [
-        {"path": _encode(entry.path), "size": entry.size, "tag": entry.etag, "changed": entry.changed}
+        {"path": _encode(entry.path), "size": entry.size, "tag": entry.etag, "change_time": entry.change_time}
         for entry in sorted(set(entries))
     ]
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_PLACE: _encode(place)}))

@@ -73,7 +73,7 @@ def _describe(item: "os.DirEntry[str]", path: str, home: str, follow_links: bool
         return None
     if not stat.S_ISREG(status.st_mode):
         return _skip(path, "neither a file nor a folder")
-    return Entry(path, *_identity(status), changed=_change_of(status))
+    return Entry(path, *_identity(status), change_time=_change_of(status))
 
 
 def _skip(path: str, reason: str) -> Entry:

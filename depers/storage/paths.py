@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     """One file below a root: its path relative to it with `/`, size in bytes, and a tag that changes with it.
 
     `status`, where its listing decides what becomes of it: `skipped` for what is no file to read, `failed` for what can
-    have no output; `reason` says why. Such an entry is never opened, written or deleted. `changed` is when a disk last
+    have no output; `reason` says why. Such an entry is never opened, written or deleted. `change_time` is when a disk last
     saw anything about it change, which nobody can set; S3 has none.
     """
 
@@ -30,12 +30,12 @@ class Entry(NamedTuple):
     etag: str
     status: str = ""
     reason: str = ""
-    changed: str = ""
+    change_time: str = ""
 
     @property
     def stamp(self) -> str:
         """What tells this file from any other that was ever in its place, also one of equal size and time."""
-        return self.changed or self.etag
+        return self.change_time or self.etag
 
 
 class UnsafePathError(UserError, OSError):

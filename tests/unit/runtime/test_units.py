@@ -44,7 +44,7 @@ def test_a_changed_input_is_another_unit(changed: Entry) -> None:
 
 
 def test_a_unit_is_named_by_what_may_be_carried_elsewhere() -> None:
-    assert units.cut([Entry("a.jpg", 1, "e", changed="1")])[0].name == units.cut([Entry("a.jpg", 1, "e")])[0].name
+    assert units.cut([Entry("a.jpg", 1, "e", change_time="1")])[0].name == units.cut([Entry("a.jpg", 1, "e")])[0].name
 
 
 @pytest.mark.parametrize("paths", [[], ["a.jpg"], ["a.jpg", "a.jpg"], ["a.jpg", "b.jpg", "c.jpg"]])
