@@ -2,30 +2,36 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers import storage
+from depers.archives import registry
 from depers.boxes import to_normalized_xywh
 from depers.datasets.labels import Labels, format_yolo
 from depers.detection.detections import SCHEMA, DetectionRow, to_array
 from depers.errors import UserError
+from depers.imaging import sniffing
 from depers.options import DETECTION, option
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.box_sources import label_name
+from depers.pipeline.box_sources import find_ambiguous_texts, label_name
 from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
+from depers.runtime import outputs
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import FileStatus
-from depers.storage import tables
+from depers.storage import Entry, tables
 from depers.storage.tables import parquet_text
+
+_SHARED = "shares its YOLO text, {}, with another image: which of them it is about, nothing would say"
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,43 @@ def text_path(place: str) -> str:
     return f"labels/{label_name(place)}"
 
 
-def write_boxes(item: Item, boxes: Sequence[Row], labels_root: str | None = None, names: Sequence[str] = ()) -> Outcome:
+def check_texts(out: str, entries: Sequence[Entry]) -> frozenset[str]:
+    """Return the places of files that fail if they turn out to be images, since others may have their text.
+
+    Raise UserError where names alone show that two have one text, or that a member of an archive could have one's.
+    """
+    listed_entries = [entry for entry in entries if not entry.status]
+    archives = {f"labels/{PurePosixPath(entry.path)}" for entry in listed_entries if registry.kind_of(entry.path)}
+    loose_entries = [entry for entry in listed_entries if not registry.kind_of(entry.path)]
+    images = [entry for entry in loose_entries if sniffing.has_image_suffix(entry.path)]
+    outputs.refuse_shared(out, images, text_path)
+    for entry in listed_entries if archives else ():
+        for folder in PurePosixPath(text_path(entry.path)).parents:
+            if str(folder) in archives:
+                archive = str(folder).partition("/")[2]
+                problem = f"but {entry.path!r} lies below the archive {archive!r}, whose members may have its text"
+                raise UserError(f"{out}: --format yolo needs a text for every image, {problem}")
+    return find_ambiguous_texts(entry.path for entry in loose_entries)
+
+
+def write_boxes(
+    item: Item,
+    boxes: Sequence[Row],
+    labels_root: str | None = None,
+    names: Sequence[str] = (),
+    ambiguous: frozenset[str] = frozenset(),
+) -> Outcome:
     """Return the row of an image, and write its YOLO text below `labels_root` where one is given: the last step.
 
-    The text's class ids count `names`; it can speak of one frame, so that an image with several gets none.
+    The text's class ids count `names`; it can speak of one frame, so that an image with several gets none. `ambiguous`
+    are the places of those that share theirs.
     """
     width, height = item.size_wh
     status = FileStatus.FAILED if item.reason and not item.status else item.status or FileStatus.DETECTED
     reason = item.reason
-    if labels_root and status == FileStatus.DETECTED and item.frames > 1:
+    if labels_root and status == FileStatus.DETECTED and item.member is None and item.path in ambiguous:
+        status, reason = FileStatus.FAILED, _SHARED.format(text_path(item.place))
+    elif labels_root and status == FileStatus.DETECTED and item.frames > 1:
         reason = f"holds {item.frames} frames: no YOLO text, which can speak of one only"
     elif labels_root and status == FileStatus.DETECTED:
         labels = to_normalized_xywh(to_array(boxes), item.size_wh).astype(np.float64)
@@ -89,17 +123,16 @@ def run(options: Options, *, withholds: bool = True) -> DetectResult:
     Without `withholds`, an image with more than `--max-detections` has the most certain of them, as figures have it.
     """
     is_yolo = options.format == "yolo"
-    names: list[str] = []
+    names, ambiguous = list[str](), frozenset[str]()
     if is_yolo:
-        entries = storage.list_files(options.input, options.follow_links)
-        label_counts = Counter(text_path(entry.path) for entry in entries if entry.path and not entry.status)
-        if duplicates := [name for name, count in label_counts.items() if count > 1]:
-            raise UserError(f"{options.input}: --format yolo needs distinct names, but images share {duplicates[0]}")
+        ambiguous = check_texts(
+            storage.absolute(options.out), storage.list_files(options.input, options.follow_links, options.out)
+        )
         names = pipeline.read_class_names(options)
     job = pipeline.make_job(
         options,
         SCHEMA,
-        lambda out: partial(write_boxes, labels_root=out if is_yolo else None, names=tuple(names)),
+        lambda out: partial(write_boxes, labels_root=out if is_yolo else None, names=tuple(names), ambiguous=ambiguous),
         multi_label=options.multi_label,
         half_stride_pad=options.half_stride_pad,
         withholds=withholds,
@@ -125,11 +158,28 @@ def _remove_labels(out: str, detections: str, summary: pipeline.Summary) -> None
         storage.delete_files(out, stale_paths)
 
 
-def _list_texts(table: pa.Table) -> list[str]:
-    """Return the YOLO texts of members of archives; how these are called is known only once they are read."""
-    columns = (table[name].to_pylist() for name in ("path", "member", "status"))
-    rows = zip(*columns, strict=True)
-    return [text_path(f"{path}/{member}") for path, member, status in rows if member and status == FileStatus.DETECTED]
+def fail_shared_texts(table: pa.Table, fold: Callable[[str], str] = str) -> pa.Table:
+    """Return the rows of a unit, those of an archive's members that have one text as failed.
+
+    How members are called is known only once they are read. `fold` is as for `outputs.check_outputs`.
+    """
+    columns = (table[name].to_pylist() for name in ("path", "member", "status", "reason"))
+    texts, statuses, reasons = list[str](), list[str](), list[str]()
+    for path, member, status, reason in zip(*columns, strict=True):
+        is_written = member is not None and status == FileStatus.DETECTED and not reason
+        texts.append(text_path(f"{path}/{member}") if is_written else "")
+        statuses.append(status)
+        reasons.append(reason)
+    counts = Counter(fold(text) for text in texts if text)
+    if max(counts.values(), default=0) < 2:
+        return table
+    for index, text in enumerate(texts):
+        if text and counts[fold(text)] > 1:
+            statuses[index], reasons[index] = FileStatus.FAILED.value, _SHARED.format(text)
+    for name, values in (("status", statuses), ("reason", reasons)):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+    return table
 
 
 def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
@@ -137,19 +187,14 @@ def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
     detections = storage.join(out, "detections.parquet")
     counter = FailureCounter(detections)
     inputs = boxes = 0
-    texts: Counter[str] = Counter()
+    fold = outputs.find_fold(out) if is_yolo else None
     with tables.TableWriter(detections, SCHEMA) as writer:
-        for table in summary.tables():
+        for unit_table in summary.tables():
+            table = fail_shared_texts(unit_table, fold or str) if is_yolo else unit_table
             writer.write(table)
             counter.add(table)
             inputs += len(table)
-            if is_yolo:
-                texts.update(_list_texts(table))
             boxes += len(table["boxes"].combine_chunks().flatten())
-    if doubles := [name for name, count in texts.items() if count > 1]:
-        for name in doubles:  # it would be taken for that of each
-            storage.delete_below(out, name)
-        raise UserError(f"{out}: --format yolo needs distinct names, but members of an archive share {doubles[0]}")
     if is_yolo:
         _remove_labels(out, detections, summary)
         text = "".join(f"{name}\n" for name in summary.class_names)

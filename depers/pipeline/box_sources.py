@@ -143,22 +143,25 @@ def find_previous_source(uri: str, confidence: float | None, thresholds: Mapping
 
 def label_name(place: str) -> str:
     """Return where the YOLO text of an image lies below the folder of labels."""
-    return str(PurePosixPath(place).with_suffix(".txt"))
+    path = PurePosixPath(place)
+    return str(path.with_suffix(".txt")) if path.name else f"{place}.txt"  # a key on S3 may be "."
 
 
 def find_ambiguous_texts(places: Iterable[str]) -> frozenset[str]:
     """Return the YOLO texts that belong to several images: which of them one is about, nothing says.
 
-    And the places of what is called otherwise than images are, but may be one, beside an image that has the text.
+    And the places of what is called otherwise than images are, but may be one, beside what has the same text.
     """
-    counts, others = Counter[str](), list[str]()
+    counts, other_counts, others = Counter[str](), Counter[str](), list[str]()
     for place in places:
         if sniffing.has_image_suffix(place):
             counts[label_name(place)] += 1
         elif not place.lower().endswith(_BESIDE_IMAGES):
             others.append(place)
+            other_counts[label_name(place)] += 1
     shared_names = frozenset(name for name, count in counts.items() if count > 1)
-    return shared_names | frozenset(place for place in others if label_name(place) in counts)
+    shared_places = [place for place in others if label_name(place) in counts or other_counts[label_name(place)] > 1]
+    return shared_names | frozenset(shared_places)
 
 
 def read_boxes(source: BoxSource, row: Row | None, image: ImageFacts, classes: Sequence[str]) -> list[Row]:

@@ -61,6 +61,20 @@ def check_outputs(
     return [_fail(entry, reason if place(entry.path) in folders else "") for entry in checked]
 
 
+def refuse_shared(out: str, entries: Iterable[Entry], locate: Callable[[str], str], fold: Fold | None = None) -> None:
+    """Raise UserError where two inputs have one place below OUT, as `locate` says, since one would replace the other.
+
+    `fold` is as for `check_outputs`.
+    """
+    fold = fold or find_fold(out) or str
+    _refuse_namesakes(out, entries, lambda path: fold(locate(path)), "their result would be called")
+
+
+def find_fold(out: str) -> Fold | None:
+    """Return what is left of a path below OUT; None where names are told apart by all of it, as on S3."""
+    return None if storage.is_s3(out) else probe_names(out)
+
+
 def _fail(entry: Entry, reason: str) -> Entry:
     if not reason or entry.status:
         return entry

@@ -21,8 +21,8 @@ class Entry(NamedTuple):
     """One file below a root: its path relative to it with `/`, size in bytes, and a tag that changes with it.
 
     `status`, where its listing decides what becomes of it: `skipped` for what is no file to read, `failed` for what can
-    have no output; `reason` says why. Such an entry is never opened, written or deleted. `change_time` is when a disk last
-    saw anything about it change, which nobody can set; S3 has none.
+    have no output; `reason` says why. Such an entry is never opened, written or deleted. `change_time` is when a disk
+    last saw anything about it change, which nobody can set; S3 has none.
     """
 
     path: str
