@@ -11,7 +11,7 @@ import pyarrow as pa
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.normalization.assignment import Assignment
 from depers.normalization.catalog import Catalog
-from depers.normalization.layouts import FileRole
+from depers.normalization.layouts import LABEL_SUFFIXES, FileRole
 from depers.normalization.reading import SkippedImages
 from depers.normalization.sources import LabelSet
 from depers.statuses import SourceStatus
@@ -19,7 +19,6 @@ from depers.storage import tables
 from depers.storage.tables import column, parquet_text
 
 IMAGE, LABELS, LIST, BESIDE = "image", "labels", "list", "beside"
-_LABEL_SUFFIXES = (".txt", ".xml", ".json")
 _IMAGE_LISTS = re.compile(r"(?:^|/)(?:train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/", re.IGNORECASE)
 _ROWS = 65_536  # that are written at once
 
@@ -88,7 +87,7 @@ def _by_set(
 
 def list_fates(label_set: LabelSet, image_fates: Mapping[str, tuple[SourceStatus, str]]) -> Iterator[FileFate]:
     """Yield what became of every file of a set, by path; raise RuntimeError as `write_account`."""
-    label_files = {file.path for image in label_set.images for file in image.label_files} | set(label_set.json_files)
+    label_files = {file.path for image in label_set.images for file in image.label_files} | set(label_set.listings)
     problems = {problem.path: problem.kind for problem in label_set.problems}
     left_out = dict.fromkeys(label_set.left_out, "--label-files leaves it out") | dict(label_set.unusable)
     counted = {FileRole.IMAGE: image_fates, FileRole.LABELS: label_files, FileRole.PROBLEM: problems}
@@ -120,7 +119,7 @@ def _kind_of(path: str) -> str:
     """Return what a file is by its name."""
     if path.lower().endswith(IMAGE_SUFFIXES):
         return IMAGE
-    return LABELS if path.lower().endswith(_LABEL_SUFFIXES) else BESIDE
+    return LABELS if path.lower().endswith(LABEL_SUFFIXES) else BESIDE
 
 
 def make_rows(sums: Sums) -> list[list[object]]:

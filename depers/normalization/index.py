@@ -5,7 +5,7 @@ Images, label files and classes are numbers here; their names are the caller's.
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,22 @@ class LabelIndex:
         ).rowcount
         self._db.execute("DELETE FROM undecided")
         return count
+
+    def classes_by_file(self, files: Sequence[int]) -> set[tuple[int, int]]:
+        """Return (file, class) of the classes of which files have objects."""
+        marks = ", ".join("?" * len(files))
+        return set(self._db.execute(f"SELECT DISTINCT file, class FROM boxes WHERE file IN ({marks})", files))
+
+    def boxes_of_files(self, files: Sequence[int]) -> Iterator[tuple[int, list[tuple[int, IndexedBox]]]]:
+        """Yield (image, [(number of its row, box)…]) of every image of which these files have boxes, in order."""
+        marks = ", ".join("?" * len(files))
+        rows = self._db.execute(f"SELECT rowid, * FROM boxes WHERE file IN ({marks}) ORDER BY image, rowid", files)
+        for image, group in itertools.groupby(rows, key=lambda row: row[1]):
+            yield image, [(row[0], IndexedBox._make((*row[1:-1], bool(row[-1])))) for row in group]
+
+    def remove_boxes(self, rows: Iterable[int]) -> None:
+        """Remove boxes by the numbers of their rows."""
+        self._db.executemany("DELETE FROM boxes WHERE rowid = ?", ((row,) for row in rows))
 
     def count_as_objects(self, file: int) -> None:
         """Make no box of a file one that is ignored."""

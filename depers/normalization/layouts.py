@@ -1,7 +1,8 @@
 """Which files of a raw folder are images, which hold their labels, and in which format.
 
 - `competition`: `labels/NAME_CLASS..txt` (one dot is accepted too) for `images/NAME.jpg`;
-- `yolo`, `kitti`, `oidv4`: `a.txt` for `a.jpg`; `voc`: `a.xml` for `a.jpg`; `coco`: JSON files for all images.
+- `yolo`, `kitti`, `oidv4`: `a.txt` for `a.jpg`; `voc`: `a.xml`, `labelme`: `a.json` for `a.jpg`;
+- `coco`: JSON files for all images; so the texts of `wider` (WIDER FACE) and `crowdhuman` (odgt).
 
 What a file is, its type and its content say before its name: `license_plate_1.jpg` is an image, and `train.txt` holds
 the labels of `train.jpg` if that is what stands in it. `matching` says which labels belong to which image.
@@ -19,13 +20,17 @@ from depers.errors import UserError
 from depers.normalization.formats.coco import looks_like_coco
 from depers.normalization.formats.edge_texts import recognise_text
 from depers.normalization.formats.foreign import identify
+from depers.normalization.formats.labelme import looks_like_labelme
+from depers.normalization.formats.lists import looks_like_wider
 from depers.normalization.matching import ImageFinder, find_stem, match_names, name_in_dataset, simplify
 from depers.normalization.rules import Problem
 from depers.statuses import ProblemAction
 
-FORMATS = ("competition", "yolo", "kitti", "oidv4", "voc", "coco")
-_SUFFIXES = {"voc": ".xml", "coco": ".json"}
-_LABEL_SUFFIXES = (".txt", ".xml", ".json")
+FORMATS = ("competition", "yolo", "kitti", "oidv4", "voc", "coco", "labelme", "wider", "crowdhuman")
+_SUFFIXES = {"voc": ".xml", "coco": ".json", "labelme": ".json", "crowdhuman": ".odgt"}
+_LISTINGS = ("coco", "wider", "crowdhuman")  # formats whose files list many images each
+LABEL_SUFFIXES = (".txt", ".xml", ".json", ".odgt")
+"""What the names of label files end with, in lower case."""
 _LISTS = re.compile(  # lists of classes or of images, which sets hold beside images and labels
     r"(?:^|/)(?:(?:predefined_)?classes|labelmap|train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/.*\.txt$"
     r"|\.(?:ya?ml|names|labels|data)$",
@@ -37,6 +42,7 @@ _BESIDE = re.compile(  # what sets hold beside images and labels, and is of no u
     re.IGNORECASE,
 )
 _HIDDEN = re.compile(r"(?:^|/)\.[^/]*$|(?:^|/)__MACOSX/")
+_VOC = re.compile(rb"<annotation[\s>/]")
 _LOOKED_INTO = 32  # texts, or XML files, whose beginning says what all of them are
 
 
@@ -72,10 +78,10 @@ class SetImage(NamedTuple):
 
 
 class MatchedFiles(NamedTuple):
-    """The images of a raw folder, sorted; its JSON files; the files that are of no use; and the role of every file."""
+    """The images of a raw folder, sorted; its files that list images; those of no use; and the role of every file."""
 
     images: list[SetImage]
-    json_files: list[str]
+    listings: list[str]
     problems: list[Problem]
     roles: dict[str, FileRole]
 
@@ -111,11 +117,18 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: H
             by_suffix[splitext(path)[1].lower()].append(path)
     texts = [path for path in by_suffix[".txt"] if _is_label_text(path, stems, head_of)]
     counts: Counter[str] = Counter()
-    counts["coco"] = sum(looks_like_coco(head_of(path)) for path in by_suffix[".json"])
-    counts["voc"] = _count_voc(by_suffix[".xml"], head_of)
+    jsons = by_suffix[".json"]
+    if len(jsons) > _LOOKED_INTO:  # those of an image each are none of COCO's
+        jsons = [path for path in jsons if find_stem(path) not in stems]
+    counts["coco"] = sum(looks_like_coco(head_of(path)) for path in jsons)
+    counts["labelme"] = _count_alike(by_suffix[".json"], lambda path: looks_like_labelme(head_of(path)))
+    counts["voc"] = _count_alike(by_suffix[".xml"], lambda path: bool(_VOC.search(head_of(path))))
+    counts["crowdhuman"] = len(by_suffix[".odgt"])
     targets = [path for path, stem in match_names(_finder(stems), _named(texts)) if stem]
     counts["yolo"] = len(targets)
     counts["competition"] = sum(bool(stem) for _, (stem, _) in _competition_targets(texts, stems, classes))
+    if not counts["yolo"] and not counts["competition"]:
+        counts["wider"] = sum(looks_like_wider(head_of(path)) for path in _spread(by_suffix[".txt"]))
     # `a_car.txt` may be that of `a_car.jpg`, or of `a.jpg`: what explains more of the files is right.
     del counts["competition" if counts["yolo"] >= counts["competition"] else "yolo"]
     if counts["yolo"]:
@@ -124,7 +137,7 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: H
     if not (kinds := [kind for kind in FORMATS if counts[kind]]):
         if advice := identify(paths, head_of):
             raise UserError(f"{raw}: {advice}")
-        files = [path for path in paths if path.lower().endswith(_LABEL_SUFFIXES)]
+        files = [path for path in paths if path.lower().endswith(LABEL_SUFFIXES)]
         listing = f"of {len(files)} text files none does, such as {files[0]!r}" if files else "there is none"
         raise UserError(
             f"{raw}: must hold labels that belong to its images (NAME_CLASS..txt, YOLO's NAME.txt, VOC's NAME.xml, or"
@@ -136,10 +149,9 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: H
     return kinds[0]
 
 
-def _count_voc(paths: Sequence[str], head_of: HeadReader) -> int:
-    """Return how many XML files are VOC's, as far as the first of them say."""
-    sample = _spread(paths)
-    return len(paths) if any(re.search(rb"<annotation[\s>/]", head_of(path)) for path in sample) else 0
+def _count_alike(paths: Sequence[str], looks_right: Callable[[str], bool]) -> int:
+    """Return how many of files of one type are of a format that has a file per image, as far as some of them say."""
+    return len(paths) if any(map(looks_right, _spread(paths))) else 0
 
 
 def _spread(paths: Sequence[str]) -> list[str]:
@@ -191,7 +203,7 @@ def match_files(kind: str, paths: Sequence[str], classes: Sequence[str], head_of
             problems.append(Problem(path, 0, "same name as another image", ProblemAction.SKIPPED, namesakes))
             roles[path] = FileRole.PROBLEM
     labels = [path for path, role in roles.items() if role == FileRole.LABELS]
-    if kind == "coco":
+    if kind in _LISTINGS:
         images = [SetImage(path, name_in_dataset(path), ()) for path in stems.values()]
         return MatchedFiles(images, labels, problems, roles)
     files: dict[str, list[LabelFile]] = {stem: [] for stem in stems}
@@ -250,16 +262,16 @@ def _find_role(kind: str, suffix: str, path: str, stems: Collection[str], head_o
 
 def _is_label_file(kind: str, path: str, stems: Collection[str], head_of: HeadReader) -> bool:
     """Say whether a file with the format's suffix holds labels."""
-    if kind == "coco":
-        return looks_like_coco(head_of(path))
-    return kind == "voc" or _is_label_text(path, stems, head_of)
+    if kind in ("coco", "wider"):
+        return (looks_like_coco if kind == "coco" else looks_like_wider)(head_of(path))
+    return kind in ("voc", "labelme", "crowdhuman") or _is_label_text(path, stems, head_of)
 
 
 def _describe_useless(kind: str, path: str) -> tuple[str, ProblemAction]:
     """Return the kind of problem that a file is which is neither an image nor a label file of the format."""
     if path.lower().endswith(".json") and kind == "coco":
         return "JSON that is no COCO", ProblemAction.SKIPPED
-    if path.lower().endswith(_LABEL_SUFFIXES):
+    if path.lower().endswith(LABEL_SUFFIXES):
         return "label file of another format", ProblemAction.SKIPPED
     return "not an image name", ProblemAction.SKIPPED
 

@@ -15,7 +15,7 @@ from depers.normalization.class_lists import NAME_LISTS, ClassList, ClassLists, 
 from depers.normalization.formats.coco import HEAD
 from depers.normalization.formats.foreign import identify
 from depers.normalization.formats.yolo import COLUMNS
-from depers.normalization.layouts import FileRole, MatchedFiles, SetImage, match_files, recognise
+from depers.normalization.layouts import LABEL_SUFFIXES, FileRole, MatchedFiles, SetImage, match_files, recognise
 from depers.normalization.matching import name_in_dataset
 from depers.normalization.rules import Problem, clean_name
 from depers.runtime import outputs
@@ -23,7 +23,7 @@ from depers.statuses import ProblemAction
 from depers.storage import Entry
 
 AUTO = "auto"
-_LABEL_SUFFIXES = (".txt", ".xml", ".json")
+_HEADS = 1024  # beginnings of files that are held at once
 ANY = "*"
 """In a class map: every class that is not named otherwise."""
 
@@ -43,7 +43,7 @@ class LabelSet(NamedTuple):
     names: tuple[str, ...] | None
     class_map: Mapping[str, str]
     images: list[SetImage]
-    json_files: list[str]
+    listings: list[str]
     problems: list[Problem]
     roles: Mapping[str, FileRole]
     entries: Mapping[str, Entry]
@@ -133,13 +133,13 @@ def open_set(
     if not any(path.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         raise UserError(f"{uri}: must hold images ({', '.join(IMAGE_SUFFIXES)}), but none of {len(paths)} files is one")
     in_names = [*classes, *(name for name in class_map if name not in (*classes, ANY))]
-    head_of = functools.cache(lambda path: _head_of(uri, entries[path]))
+    head_of = functools.lru_cache(_HEADS)(lambda path: _head_of(uri, entries[path]))
     if kind == AUTO:
         kind = recognise(uri, paths, in_names, head_of)
     files = match_files(kind, paths, in_names, head_of)
     for path, reason in unusable.items():
         files.problems.append(Problem(path, 0, "unusable path", ProblemAction.SKIPPED, reason))
-    if not any(image.label_files for image in files.images) and not files.json_files:
+    if not any(image.label_files for image in files.images) and not files.listings:
         raise UserError(f"{uri}: {identify(paths, head_of) or _no_labels(kind, files, paths)}")
     label_set = LabelSet(
         uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out, unusable=unusable
@@ -232,7 +232,7 @@ def _check_listing(uri: str, prefix: str, listing: Sequence[Entry], out: str | N
 
 
 def _is_selected(path: str, patterns: Sequence[str]) -> bool:
-    if not patterns or not path.lower().endswith(_LABEL_SUFFIXES):
+    if not patterns or not path.lower().endswith(LABEL_SUFFIXES):
         return True
     return path.rpartition("/")[2] in NAME_LISTS or any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
@@ -254,8 +254,11 @@ def _no_labels(kind: str, files: MatchedFiles, paths: Sequence[str]) -> str:
         "oidv4": "OIDv4_ToolKit's text, NAME.txt for NAME.jpg",
         "voc": "VOC's XML, NAME.xml for NAME.jpg",
         "coco": "COCO's JSON",
+        "labelme": "LabelMe's JSON, NAME.json for NAME.jpg",
+        "wider": "WIDER FACE's lists, wider_face_…_bbx_gt.txt",
+        "crowdhuman": "CrowdHuman's annotation_….odgt",
     }[kind]
-    texts = [path for path in paths if path.lower().endswith(_LABEL_SUFFIXES)]
+    texts = [path for path in paths if path.lower().endswith(LABEL_SUFFIXES)]
     reason = f"none of {len(texts)} label files does, such as {texts[0]!r}" if texts else "there is no label file"
     return f"must hold {rule}, but {reason}"
 

@@ -6,7 +6,7 @@ from posixpath import splitext
 
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.errors import UserError
-from depers.normalization.layouts import UNREAD_COCO, FileRole, SetImage, parse_label_name
+from depers.normalization.layouts import LABEL_SUFFIXES, UNREAD_COCO, FileRole, SetImage, parse_label_name
 from depers.normalization.matching import find_stem, name_in_dataset, strip_kinds, unify
 from depers.normalization.rules import Problem
 from depers.normalization.sources import LabelSet
@@ -19,7 +19,7 @@ UNLABELLED = (AUTO, BACKGROUND, SKIP)
 """What an image without labels may be."""
 _ADVICE = "say what these images show with --unlabelled background (nothing) or skip (nobody knows)"
 _SKIPPING = "leave these images out with --unlabelled skip"
-_LISTING = ("kitti", "oidv4", "voc", "coco")  # formats that also list what shows nothing
+_MARKING = ("yolo", "competition")  # formats in which a missing text can say that an image shows nothing
 
 
 def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, ProblemAction]:
@@ -29,7 +29,7 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
     A missing text says in YOLO that an image shows nothing, as does an empty one; where the set has empty ones, a
     missing one says that the image was not annotated. `unlabelled` may say otherwise.
     """
-    if label_set.format in _LISTING:
+    if label_set.format not in _MARKING:
         kind, detail, is_background = "image that no label file lists", "it was not annotated", False
     else:
         entries = label_set.entries
@@ -47,7 +47,11 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
 def find_foreign_stems(label_set: LabelSet) -> set[str]:
     """Return the names of images that have a label file which is not read: they are not without labels."""
     useless = (path for path, role in label_set.roles.items() if role == FileRole.PROBLEM)
-    texts = (path for path in itertools.chain(useless, label_set.left_out, label_set.unusable) if _is_label_name(path))
+    texts = (
+        path
+        for path in itertools.chain(useless, label_set.left_out, label_set.unusable)
+        if path.lower().endswith(LABEL_SUFFIXES)
+    )
     if label_set.format != "competition":
         return {_find_place(path) for path in texts}
     parts = (find_stem(path).split("_") for path in texts)  # NAME_CLASS. or NAME_CLASS, and both may hold more of "_"
@@ -62,16 +66,12 @@ def _find_place(path: str) -> str:
 
 def find_partly_read(label_set: LabelSet) -> set[str]:
     """Return the names of images of which one of several label files is left out, of a class that others have."""
-    paths = [path for path in (*label_set.left_out, *label_set.unusable) if _is_label_name(path)]
+    paths = [path for path in (*label_set.left_out, *label_set.unusable) if path.lower().endswith(LABEL_SUFFIXES)]
     if label_set.format != "competition" or not paths:
         return set()
     stems = {find_stem(image.path) for image in label_set.images}
     targets = (parse_label_name(name_in_dataset(path), stems, label_set.names or ()) for path in paths)
     return {target[0] for target in targets if target and target[0]}
-
-
-def _is_label_name(path: str) -> bool:
-    return path.lower().endswith((".txt", ".xml", ".json"))
 
 
 def judge_images(
@@ -104,7 +104,7 @@ def _refuse_unannotated(label_set: LabelSet, backgrounds: Sequence[str], image_c
     strangers = [
         path
         for path, role in label_set.roles.items()
-        if role == FileRole.PROBLEM and _is_label_name(path)
+        if role == FileRole.PROBLEM and path.lower().endswith(LABEL_SUFFIXES)
         if known_stems.isdisjoint((find_stem(path), _find_place(path)))
     ]
     label_files = sum(len(image.label_files) for image in label_set.images)

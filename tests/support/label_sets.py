@@ -28,7 +28,7 @@ NAMES = ("car", "licence plate", "façade & co", "a=b, c", "3")
 WIDE, HIGH = 200, 250  # so that five decimals hold every share
 
 box = st.tuples(
-    st.sampled_from(NAMES), st.integers(0, 150), st.integers(0, 120), st.integers(1, 50), st.integers(1, 40)
+    st.sampled_from(NAMES), st.integers(0, 150), st.integers(0, 120), st.integers(2, 50), st.integers(2, 40)
 )
 image_name = st.text("ab é1_-(", min_size=1, max_size=6).filter(lambda text: text == text.strip())
 dataset = st.dictionaries(image_name, st.lists(box, max_size=5, unique=True), min_size=1, max_size=4).filter(

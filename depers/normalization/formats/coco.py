@@ -10,7 +10,7 @@ is taken, polygons or a mask. Ids and numbers may be written as text.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import ijson
@@ -65,6 +65,18 @@ def looks_like_coco(head: bytes) -> bool:
     return not keys.isdisjoint(_LISTS)
 
 
+def find_score(item: Mapping[str, object]) -> object:
+    """Return the score that says that a label is a detection; None for a label. People are certain: 1."""
+    scores = (item.get(name) for name in ("score", "confidence"))
+    return next((score for score in scores if isinstance(score, (int, float)) and score != 1), None)
+
+
+def _is_turned(attributes: object) -> bool:
+    """Say whether a box is one that CVAT has turned, since its sides are then those before the turn."""
+    angle = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return isinstance(angle, (int, float)) and angle % 360 != 0
+
+
 class CocoFile:
     """A COCO file, read three times from its beginning: categories, images, annotations. Each may be millions.
 
@@ -86,7 +98,10 @@ class CocoFile:
                 )
             self.categories[key] = name
         if not self.categories:
-            raise UserError(f"{path}: must be COCO, with categories that have an id and a name, but there are none")
+            raise UserError(
+                f"{path}: must be COCO, with categories that have an id and a name, but there are none: leave it out by"
+                " naming the others, such as with --label-files 'annotations/instances_*.json'"
+            )
 
     def images(self) -> Iterator[CocoImage]:
         """Yield the images that the file lists. Raise UserError for one without a file name."""
@@ -113,6 +128,10 @@ class CocoFile:
                 kind, text = "not a finite number", str(bbox)
             elif category not in self.categories:
                 kind, text = "class id without a name", str(item.get("category_id"))
+            elif (score := find_score(item)) is not None:
+                kind, text = "detection, not a label", f"score {score}"
+            elif _is_turned(item.get("attributes")):
+                kind, text = "turned box", str(item["attributes"])
             if values is None or kind:
                 problem = Problem(self.path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, text[:120])
                 yield CocoBox(image_id, None, problem)

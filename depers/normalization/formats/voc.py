@@ -56,6 +56,10 @@ def read_voc(path: str, data: bytes) -> FileLabels:
             text = " ".join("".join(element.itertext()).split())[:120]
             problems.append(Problem(path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, text))
             continue
+        if angle := _find_angle(element):
+            text = f"{names[0]}, {angle}°"
+            problems.append(Problem(path, number, "turned box", ProblemAction.SKIPPED_WITH_IMAGE, text))
+            continue
         for frame in frames:
             edges = [(frame.findtext(edge) or "").strip() for edge in _EDGES]
             x0, y0, x1, y1 = (read_number(edge) for edge in edges)
@@ -66,6 +70,15 @@ def read_voc(path: str, data: bytes) -> FileLabels:
             x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
             boxes.append(RawBox(number, names[0], (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, ignored))
     return FileLabels(boxes, problems, _size(root))
+
+
+def _find_angle(element: Element) -> str:
+    """Return by how much CVAT has turned a box, whose edges are those before the turn; "" for not at all."""
+    for attribute in element.iterfind("attributes/attribute"):
+        value = (attribute.findtext("value") or "").strip()
+        if attribute.findtext("name") == "rotation" and read_number(value) % 360:  # also NaN
+            return value
+    return ""
 
 
 def _counts_from_one(root: Element) -> bool:

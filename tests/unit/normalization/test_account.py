@@ -45,7 +45,7 @@ def test_every_file_is_counted_once(kind: str, paths: list[str], left_out: list[
     assert all(fate.detail or fate.status == SourceStatus.USED for fate in fates)
     used = Counter(fate.kind for fate in fates if fate.status == SourceStatus.USED)
     assert used["image"] == len(label_set.images)
-    assert used["labels"] == sum(len(image.label_files) for image in label_set.images) + len(label_set.json_files)
+    assert used["labels"] == sum(len(image.label_files) for image in label_set.images) + len(label_set.listings)
 
 
 def test_the_table_and_its_sum(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ CAR_XML, PLATE_XML = voc("a.jpg", "car", CAR_XYWH), voc("b.jpg", "carplate", PLA
 KITTI = "{} 0.00 0 -1.58 {:.2f} {:.2f} {:.2f} {:.2f} 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
 POINTS_3 = "0.2 0.3 2 0.3 0.5 1 0.000000 0.000000 0"
 
+LABELME = {
+    "version": "5.0.1", "flags": {}, "imagePath": "a.jpg", "imageData": None, "imageHeight": 160, "imageWidth": 200,
+    "shapes": [{"label": "car", "points": [[80, 30], [20, 100]], "group_id": None, "shape_type": "rectangle"}],
+}  # fmt: skip
+OUTLINE = {"label": "carplate", "points": [[100, 70], [120, 60], [140, 70], [120, 80]], "shape_type": "polygon"}
+
 READ: dict[str, dict[str, str]] = {
     "CVAT YOLO 1.1": {
         "obj.names": "car\ncarplate\n",
@@ -144,6 +150,9 @@ READ: dict[str, dict[str, str]] = {
         "images/a.jpg": "", "labels/a.txt": "0 0.1 0.1875 0.4 0.1875 0.4 0.625 0.1 0.625\n",
         "images/b.jpg": "", "labels/b.txt": "1 0.6 0.375 0.7 0.4375 0.6 0.5 0.5 0.4375\n",
     },
+    "LabelMe": {
+        "a.jpg": "", "a.json": json.dumps(LABELME), "b.jpg": "", "b.json": json.dumps(LABELME | {"shapes": [OUTLINE]}),
+    },
     "YOLOv5 with confidences": {
         "classes.txt": "car\ncarplate\n",
         "images/a.jpg": "", "labels/a.txt": CAR_LINE.strip() + " 0.912345\n",
@@ -166,10 +175,6 @@ def test_exports_that_are_read(tool: str, tmp_path: Path) -> None:
     assert {problem.action for problem in problems} <= {"accepted", "bounding_box"}
 
 
-LABELME = {
-    "version": "5.0.1", "flags": {}, "imagePath": "a.jpg", "imageData": None, "imageHeight": 160, "imageWidth": 200,
-    "shapes": [{"label": "car", "points": [[20, 30], [80, 100]], "group_id": None, "shape_type": "rectangle"}],
-}  # fmt: skip
 VIA_IMAGE = {
     "filename": "a.jpg", "size": 1234, "file_attributes": {},
     "regions": [{"shape_attributes": {"name": "rect", "x": 20, "y": 30}, "region_attributes": {"class": "car"}}],
@@ -194,7 +199,6 @@ CREATE_ML = {
     "image": "a.jpg",
     "annotations": [{"label": "car", "coordinates": {"x": 50, "y": 65, "width": 60, "height": 70}}],
 }
-CROWDHUMAN = {"ID": "a", "gtboxes": [{"tag": "person", "fbox": [20, 30, 60, 70], "head_attr": {}, "extra": {}}]}
 
 REFUSED = {
     "CVAT for images 1.1": (
@@ -206,7 +210,6 @@ REFUSED = {
     "Label Studio JSON-MIN": ("project-1.json", json.dumps([STUDIO]), "Label Studio JSON.* export it again as COCO"),
     "Label Studio JSON": ("project-1.json", json.dumps([STUDIO_FULL]), "Label Studio JSON.* export it again as COCO"),
     "labelImg CreateML": ("a.json", json.dumps([CREATE_ML]), "CreateML JSON.* save it in labelImg as PascalVOC"),
-    "LabelMe": ("a.json", json.dumps(LABELME), "LabelMe JSON.* such as with `labelme2coco RAW`"),
     "VIA project": (
         "via_project.json", json.dumps({"_via_settings": {}, "_via_img_metadata": {"a": VIA_IMAGE}}), "VIA.* as COCO"
     ),
@@ -225,11 +228,6 @@ REFUSED = {
         "_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,200,160,car,20,30,80,100\n",
         "a CSV of boxes, .* write its rows as COCO",
     ),
-    "WIDER FACE": (
-        "wider_face_split/wider_face_train_bbx_gt.txt", "0--Parade/a.jpg\n1\n20 30 60 70 0 0 0 0 0 0 \n",
-        "WIDER FACE's lists.*`datum convert -i RAW -if wider_face -f coco",
-    ),
-    "CrowdHuman": ("annotation_train.odgt", json.dumps(CROWDHUMAN) + "\n", "CrowdHuman's odgt.* fbox as bbox"),
     "Supervisely": ("ds0/ann/a.jpg.json", json.dumps(SUPERVISELY), "Supervisely JSON.* export it again as COCO"),
     "datumaro": ("annotations/default.json", json.dumps(DATUMARO),
                  "datumaro JSON.*`datum convert -i RAW -if datumaro -f coco"),
