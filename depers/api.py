@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from depers.commands.evaluate import EvaluateResult
     from depers.commands.experiment import ExperimentResult
     from depers.commands.extract import ExtractResult
+    from depers.commands.label import LabelResult
     from depers.commands.normalize import NormalizeResult
     from depers.commands.synthesize import SynthesizeResult
     from depers.commands.train import TrainResult
@@ -198,6 +199,12 @@ def find_metadata(data: bytes, keep_metadata: Sequence[str] = ()) -> list[str]:
 def normalize(raw: PathLike, out: PathLike, **options: Any) -> "NormalizeResult":
     """Make one checked dataset of raw labels. Raises UserError."""
     result: NormalizeResult = _call("normalize", raw=raw, out=out, **options)
+    return result
+
+
+def label(dataset: PathLike, out: PathLike, **options: Any) -> "LabelResult":
+    """Have detectors label what people did not, in a partly labelled dataset. Raises UserError."""
+    result: LabelResult = _call("label", dataset=dataset, out=out, **options)
     return result
 
 

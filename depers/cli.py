@@ -16,6 +16,7 @@ from depers.runtime import progress
 
 VERBS = {
     "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
+    "label": "have detectors label what people did not, in a partly labelled dataset",
     "extract": "cut a dataset's training images into backgrounds and sprites, to synthesize more from",
     "synthesize": "make new labelled images of extracted backgrounds and sprites",
     "train": "train a YOLOv5 detector on a dataset",

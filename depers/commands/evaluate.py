@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.commands import detect
-from depers.datasets.data_yaml import Dataset, check_labels, read_dataset
+from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, without_machine_labels
 from depers.detection.settings import PRECISIONS
 from depers.errors import UserError
 from depers.evaluation import calibration, submission
@@ -240,7 +240,7 @@ def run(options: Options) -> EvaluateResult:
 
 def _evaluate(options: Options) -> EvaluateResult:
     check(options)
-    dataset = read_dataset(options.dataset)
+    dataset = without_machine_labels(read_dataset(options.dataset))
     folder = split_folder(dataset, options.split, options.dataset)
     if options.score is not None:
         return _score(options, dataset, folder)

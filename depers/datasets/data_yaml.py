@@ -32,6 +32,9 @@ class Dataset(NamedTuple):
 
     `additional_train`: where data.yaml lists several folders of training images, those after the first, such as
     synthetic ones. Training sees them too; sprites are cut and figures measured in the first alone.
+
+    `machine_labelled`: (prefix, class ids) as `labelled`, which has them too: where a detector made the labels. They
+    teach, but nothing is measured by them.
     """
 
     root: str
@@ -40,6 +43,7 @@ class Dataset(NamedTuple):
     val: str | None
     labelled: tuple[tuple[str, frozenset[int]], ...] = ()
     additional_train: tuple[str, ...] = ()
+    machine_labelled: tuple[tuple[str, frozenset[int]], ...] = ()
 
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
@@ -51,6 +55,13 @@ def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
         if path.startswith(prefix):
             return class_ids
     return frozenset(range(len(dataset.names)))
+
+
+def without_machine_labels(dataset: Dataset) -> Dataset:
+    """Return the dataset as labelled for what people labelled: what a detector labelled measures no other detector."""
+    machine = dict(dataset.machine_labelled)
+    labelled = [(prefix, class_ids - machine.get(prefix, frozenset())) for prefix, class_ids in dataset.labelled]
+    return dataset._replace(labelled=tuple(labelled))
 
 
 def read_dataset(dataset: str | Path) -> Dataset:
@@ -81,8 +92,13 @@ def read_dataset(dataset: str | Path) -> Dataset:
     if isinstance(val, list) and len(val) == 1:
         val = val[0]
     val, names = _read_split(file, root, val, "val"), class_names(file, content)
-    labelled = _read_labelled(file, content.get("labelled"), names)
-    return Dataset(root, names, train, val, labelled, tuple(folder for folder in additional_train if folder))
+    labelled = _read_labelled(file, content, "labelled", names)
+    machine_labelled = _read_labelled(file, content, "machine_labelled", names)
+    for prefix, class_ids in machine_labelled:
+        if not class_ids <= dict(labelled).get(prefix, frozenset()):
+            raise UserError(f"{file}: machine_labelled {prefix!r} must be among the classes that are labelled there")
+    additional = tuple(folder for folder in additional_train if folder)
+    return Dataset(root, names, train, val, labelled, additional, machine_labelled)
 
 
 def _resolve(folder: str, path: str) -> str:
@@ -161,18 +177,19 @@ def check_labels(source: str, *folders: str | None) -> None:
             )
 
 
-def _read_labelled(file: str, value: object, names: Sequence[str]) -> tuple[tuple[str, frozenset[int]], ...]:
+def _read_labelled(
+    file: str, content: Mapping[str, Any], key: str, names: Sequence[str]
+) -> tuple[tuple[str, frozenset[int]], ...]:
+    value = content.get(key)
     if value is None:
         return ()
     if not isinstance(value, dict) or not all(isinstance(prefix, str) for prefix in value):
-        raise UserError(f"{file}: labelled must map prefixes of images' paths to class names, but is {value!r}")
+        raise UserError(f"{file}: {key} must map prefixes of images' paths to class names, but is {value!r}")
     entries = []
     for prefix, classes in value.items():
         if not isinstance(classes, list) or not all(name in names for name in classes):
             known_names = ", ".join(names)
-            raise UserError(
-                f"{file}: labelled {prefix!r} must be a list of classes ({known_names}), but is {classes!r}"
-            )
+            raise UserError(f"{file}: {key} {prefix!r} must be a list of classes ({known_names}), but is {classes!r}")
         entries.append((prefix, frozenset(names.index(name) for name in classes)))
     return tuple(sorted(entries, key=lambda entry: (-len(entry[0]), entry[0])))
 
@@ -182,16 +199,19 @@ def write_data_yaml(
     names: Sequence[str],
     splits: Sequence[str] = SPLITS,
     labelled: Mapping[str, Sequence[str]] | None = None,
+    machine_labelled: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write ROOT/data.yaml (ROOT may be an `s3://` URI), which names the folders of those `splits` that exist.
 
     `labelled` maps a prefix of images' paths in their split's folder, such as `heads/`, to the names of the classes
-    that are labelled there; YOLOv5 ignores the key.
+    that are labelled there, `machine_labelled` to those of them that a detector labelled; YOLOv5 ignores both keys.
     """
     folders = {split: f"images/{split}" if split in splits else "" for split in SPLITS}
     content: dict[str, Any] = {**folders, "nc": len(names), "names": list(names)}
     if labelled:
         content["labelled"] = {prefix: list(classes) for prefix, classes in labelled.items()}
+    if machine_labelled:
+        content["machine_labelled"] = {prefix: list(classes) for prefix, classes in machine_labelled.items()}
     _write(str(root), content)
 
 
@@ -219,6 +239,8 @@ def write_joined_yaml(
     labelled = [*real.labelled] if real else []
     if labelled:
         content["labelled"] = _named([*labelled, (f"{prefix}/", frozenset(range(len(names))))], names)
+    if real and real.machine_labelled:
+        content["machine_labelled"] = _named(real.machine_labelled, names)
     if shards:
         content |= {"train": "", "shards": shards}
     _write(root, content)
@@ -230,6 +252,8 @@ def write_subset_yaml(root: str, dataset: Dataset) -> None:
     content |= {"nc": len(dataset.names), "names": list(dataset.names)}
     if dataset.labelled:
         content["labelled"] = _named(dataset.labelled, dataset.names)
+    if dataset.machine_labelled:
+        content["machine_labelled"] = _named(dataset.machine_labelled, dataset.names)
     _write(root, content)
 
 

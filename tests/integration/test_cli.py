@@ -69,7 +69,7 @@ def test_help_and_version_are_quick_and_import_neither_ray_nor_torch() -> None:
     ("argv", "message"),
     [
         ([], "usage: depers VERB"),
-        (["nonsense"], "depers: error: VERB must be one of normalize, extract, "),
+        (["nonsense"], "depers: error: VERB must be one of normalize, label, extract, "),
         (["--mode"], "depers: error: VERB must be one of "),
         (["detect", "in"], "depers detect: error: the following arguments are required: OUT (see"),
         (["detect", "in", "out", "--imgsz", "x"], "depers detect: error: --imgsz must be a whole number"),

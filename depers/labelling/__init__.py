@@ -1,0 +1,1 @@
+"""Labels made by detectors: what several of them agree on, beside what people labelled."""
