@@ -277,13 +277,20 @@ def _call(verb: str, **values: Any) -> Any:
 def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     """Run a verb with its `Options`, on the Ray that runs, that RAY_ADDRESS names, or a local one for this call alone.
 
+    A verb with `LOCAL_MODULES` needs no local one: processes of this machine do its work, which import these.
+
     Raises UserError, perhaps wrapped by Ray, for what the user can put right.
     """
-    from depers.runtime.cluster import start_ray
+    from depers.runtime import local_pool
+    from depers.runtime.cluster import is_named, start_ray
 
     module = importlib.import_module(f"depers.commands.{verb}")
     if check := getattr(module, "check", None):
         check(options)  # what is wrong with the input costs no waiting
+    if (modules := getattr(module, "LOCAL_MODULES", ())) and not is_named():
+        with local_pool.open_pool(modules):
+            local_result: VerbResult = module.run(options)
+            return local_result
     has_started = start_ray(debug)
     try:
         with warnings.catch_warnings():

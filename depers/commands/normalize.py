@@ -42,7 +42,10 @@ from depers.runtime.results import Failures, VerbResult
 from depers.runtime.tasks import run_file_tasks
 from depers.storage import tables
 
-_CHUNK = 32  # images per Ray task
+LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.writing")
+"""What the processes import that do the work where no Ray runs."""
+
+_CHUNK = 32  # images per task
 _DECISIVE = ("classes", "val_fraction", "seed", "group_by", "keep_splits", "unlabelled", "exif_frame")
 
 _LABELS, _SPLIT = "labels", "split"
@@ -189,7 +192,7 @@ class NormalizeResult(VerbResult):
 
 
 def run(options: Options) -> NormalizeResult:
-    """Write the dataset with Ray tasks. Raises UserError for a RAW that gives no dataset, or a wrong OUT."""
+    """Write the dataset, many files at a time. Raises UserError for a RAW that gives no dataset, or a wrong OUT."""
     out = storage.absolute(storage.check(options.out, "OUT"))
     catalog = Catalog(open_sets(options))
     with (

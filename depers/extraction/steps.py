@@ -19,7 +19,7 @@ from depers.errors import typed_reason
 from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, background_path, take_apart
 from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.runtime import units
-from depers.runtime.tasks import FileGuard
+from depers.runtime.file_guard import FileGuard
 from depers.runtime.units import RecordNotes, Unit
 from depers.storage import Entry, tables
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage

@@ -18,8 +18,9 @@ from depers.normalization.rules import FileLabels, LabelError, Problem
 from depers.normalization.sources import LabelSet
 from depers.normalization.suspicions import refuse_corners, refuse_ids_from_one, refuse_mostly_dropped
 from depers.normalization.unlisted import judge_images
+from depers.runtime.file_guard import FileGuard
 from depers.runtime.progress import open_bar
-from depers.runtime.tasks import FileGuard, run_file_tasks
+from depers.runtime.tasks import run_file_tasks
 from depers.statuses import ProblemAction
 from depers.storage.failures import explain
 

@@ -19,7 +19,7 @@ from depers.imaging import decoding
 from depers.imaging.headers import ImageError, read_header
 from depers.normalization.rules import LabelBox, LabelError, Problem, find_frame, mend
 from depers.runtime import units
-from depers.runtime.tasks import FileGuard
+from depers.runtime.file_guard import FileGuard
 from depers.statuses import ProblemAction, SourceStatus
 from depers.storage import tables
 from depers.storage.failures import explain, is_of_name

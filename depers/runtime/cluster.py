@@ -54,6 +54,11 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
     return True
 
 
+def is_named() -> bool:
+    """Say whether RAY_ADDRESS is set, or Ray runs in this process."""
+    return bool(os.environ.get("RAY_ADDRESS")) or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+
+
 @contextmanager
 def _quiet_start(debug: bool) -> Iterator[None]:
     """Hold back what Ray writes to stderr in the block, and show it at its end, without the note on its log level.

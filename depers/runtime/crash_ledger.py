@@ -19,6 +19,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from depers.errors import UserError
 from depers.runtime import time_budget
 
 _TRIES = 2  # of the same work before it is isolated; and then at one position, until that is poisonous
@@ -47,6 +48,13 @@ class Attempt(NamedTuple):
     isolated: bool
     poisonous: Mapping[Position, str]
     losses: int = 0
+
+
+def refuse_losses(attempt: Attempt) -> None:
+    """Raise UserError for work over which so many processes ended, at no file in particular, that it is given up."""
+    if attempt.losses > MOST_LOSSES:
+        problem = f"{attempt.losses} processes ended over the same work, at no file in particular"
+        raise UserError(f"{problem}: where memory is short, fewer --workers need less")
 
 
 class CrashLedger:
@@ -125,7 +133,7 @@ class LedgerClient:
         import ray
 
         work, offset = place
-        reason = f"took longer than {self._file_seconds:g} s"
+        reason = time_budget.describe_overrun(self._file_seconds)
         ray.get(
             self._ledger.give_up.remote(work, Position(offset), reason, list(self._in_work)), timeout=_REPORT_SECONDS
         )

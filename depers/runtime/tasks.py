@@ -1,47 +1,22 @@
-"""Functions as bounded Ray tasks: many calls, of which a few per core run at the same time.
+"""Functions as bounded tasks: many calls, of which a few per core run at a time, on Ray or on this machine alone.
 
 A function that works on strangers' files gets a `FileGuard`: a file that ends its process, or takes too long, is found
 and named, and costs itself alone.
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from depers.errors import UserError
-from depers.runtime import time_budget
-from depers.runtime.crash_ledger import MOST_LOSSES, CrashLedger, LedgerClient, Position
+from depers.runtime import local_pool, time_budget
+from depers.runtime.crash_ledger import CrashLedger, LedgerClient, refuse_losses
+from depers.runtime.file_guard import FileGuard
 
 T = TypeVar("T")
 C = TypeVar("C")
 
 _PER_CPU = 4  # tasks in flight: enough to keep all cores busy
-
-
-class FileGuard:
-    """What a task knows of its files, by their offsets: which are poisonous, and why; it hears when they are begun."""
-
-    def __init__(
-        self,
-        work: Hashable = None,
-        poisonous: Mapping[Position, str] | None = None,
-        note: Callable[[Position], None] | None = None,
-    ) -> None:
-        self._work, self._poisonous, self._note = work, poisonous or {}, note
-
-    def find_reason(self, offset: int) -> str:
-        """Return why a file is not to be touched; empty where it is."""
-        return self._poisonous.get(Position(offset), "")
-
-    @contextmanager
-    def watch(self, offset: int) -> Iterator[None]:
-        """Count the block's time against the budget of a file, and know where the process has come to if it ends."""
-        if self._note is not None:
-            self._note(Position(offset))
-        with time_budget.watch((self._work, offset)):
-            yield
 
 
 def run_tasks(
@@ -77,8 +52,12 @@ def run_file_tasks(
     """Run a function that works on files as `run_tasks` does, with one more argument: the task's `FileGuard`.
 
     What its process leaves undone is done again; after some times file by file, until it is known which one ends it.
-    Raise UserError where the processes end at none in particular.
+    Raise UserError where the processes end at none in particular. Where a `local_pool` is open, that does the work,
+    without Ray: the function must then be one of a module, and errors come unwrapped.
     """
+    if (pool := local_pool.find_pool()) is not None:
+        yield from pool.run(function, calls, file_seconds, limit)
+        return
     import ray
 
     ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
@@ -105,9 +84,7 @@ def _run_guarded(
 ) -> T:
     client = LedgerClient(ledger, file_seconds)
     with client.attempt("task", number) as attempt:
-        if attempt.losses > MOST_LOSSES:
-            problem = f"{attempt.losses} processes ended over the same work, at no file in particular"
-            raise UserError(f"{problem}: where memory is short, fewer --workers need less")
+        refuse_losses(attempt)
         note = partial(client.note, "task", number) if attempt.isolated else None
         return function(*_fetch(arguments), FileGuard(number, attempt.poisonous, note))
 

@@ -77,6 +77,11 @@ def enforce(seconds: float, report: Callable[[Hashable], None]) -> None:
     _watchdog.seconds, _watchdog.report = seconds, report
 
 
+def describe_overrun(seconds: float) -> str:
+    """Return why a file that took longer than its budget is given up."""
+    return f"took longer than {seconds:g} s"
+
+
 def find_overdue(seconds: float) -> Hashable | None:
     """Return the place of a file that has taken longer; None where there is none."""
     now = time.monotonic()

@@ -2,11 +2,13 @@
 
 import errno
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import ray
+from ray import cloudpickle
 
 from depers.detection.detections import SCHEMA
 from depers.detection.settings import InferenceSettings
@@ -17,7 +19,9 @@ from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
 from depers.runtime.crash_ledger import CRASHED
-from depers.runtime.tasks import FileGuard, run_file_tasks
+from depers.runtime.file_guard import FileGuard
+from depers.runtime.local_pool import open_pool
+from depers.runtime.tasks import run_file_tasks
 from depers.storage.failures import OutageError
 
 
@@ -49,27 +53,42 @@ def test_a_poisonous_file_costs_one_row(ray_local: None, tmp_path: Path, staged:
     assert all("ends the process" not in reason for reason in reasons.values())
 
 
-def test_a_task_that_files_end_names_them(ray_local: None) -> None:
-    def work(names: Sequence[str], guard: FileGuard) -> list[str]:
-        reasons = [guard.find_reason(offset) for offset in range(len(names))]
-        for offset, name in enumerate(names):
-            with guard.watch(offset):
-                if name == "crash" and not reasons[offset]:
-                    os._exit(1)
-                while name == "slow" and not reasons[offset]:
-                    pass
-        return reasons
+def work(names: Sequence[str], guard: FileGuard) -> list[str]:
+    reasons = [guard.find_reason(offset) for offset in range(len(names))]
+    for offset, name in enumerate(names):
+        with guard.watch(offset):
+            if name == "crash" and not reasons[offset]:
+                os._exit(1)
+            while name == "slow" and not reasons[offset]:
+                pass
+    return reasons
 
+
+def fail(guard: FileGuard) -> None:
+    raise OutageError(errno.EPERM, "the credentials have expired", "s3://b/a.jpg")
+
+
+@pytest.fixture(params=["ray", "local"])
+def workers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray, or processes of this machine."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_local")
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes do not find this module
+        yield
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    else:
+        with open_pool(()):
+            yield
+
+
+def test_a_task_that_files_end_names_them(workers: None) -> None:
     calls = [(["a", "crash", "slow"],), (["b", "c"],)]
     reasons = sorted(run_file_tasks(work, calls, file_seconds=0.5))
     assert reasons == [["", ""], ["", CRASHED, "took longer than 0.5 s"]]
 
 
-def test_an_outage_in_a_task_is_the_users_to_put_right(ray_local: None) -> None:
-    def work(guard: FileGuard) -> None:
-        raise OutageError(errno.EPERM, "the credentials have expired", "s3://b/a.jpg")
-
+def test_an_outage_in_a_task_is_the_users_to_put_right(workers: None) -> None:
     with pytest.raises(Exception, match="expired") as caught:
-        list(run_file_tasks(work, [()]))
+        list(run_file_tasks(fail, [()]))
     line = "s3://b/a.jpg: storage fails (the credentials have expired): the same command takes up the work again"
     assert str(as_user_error(caught.value)) == line

@@ -15,7 +15,7 @@ from depers.normalization import writing
 from depers.normalization.rules import LabelBox, find_frame
 from depers.normalization.writing import ImageTask, examine, make_unit_name, write_unit
 from depers.runtime.crash_ledger import Position
-from depers.runtime.tasks import FileGuard
+from depers.runtime.file_guard import FileGuard
 
 PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
