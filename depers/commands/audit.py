@@ -161,7 +161,7 @@ def run(options: Options) -> AuditResult:
         hint = "name its records with --records" if options.records is None else "its records must be there"
         requirement = "must be what a finished `depers anonymize` wrote"
         raise UserError(f"{out}: {requirement}, but there is no {manifest}: {hint}")
-    with lease.hold(records, out):  # nobody writes what is looked at
+    with lease.hold(records, out, is_writer=False):  # nobody writes what is looked at
         return _audit(options, records, WrittenRows(manifest))
 
 

@@ -167,7 +167,6 @@ def run(options: Options) -> ExtractResult:
     out = storage.absolute(options.out)
     folder = storage.absolute(find_training_folder(dataset, out, options.dataset))
     images = outputs.check_outputs(out, outputs.check_inputs(folder, list_images(folder)), locate=background_path)
-    outputs.refuse_shared(out, images, background_path)
     check_groups(dataset.val, images, options.group_by)
     nesting = parse_nesting(options.nest, dataset.names)
     inference = InferenceSettings(options.imgsz, options.confidence, device=options.device, precision=options.precision)

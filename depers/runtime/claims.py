@@ -73,7 +73,7 @@ def refuse_others(out: str, records: str) -> None:
     requirement = "must be absent, an empty folder or an earlier run to resume"
     if not storage.is_dir(out):
         raise UserError(f"{out}: {requirement}, but is a file")
-    paths = {storage.join(out, entry.path) for entry in storage.list_files(out)}
+    paths = {storage.join(out, entry.path) for entry in storage.list_files(out) if not storage.is_own_name(entry.path)}
     if storage.join(out, units.FOLDER, units.JOB) in paths - {storage.join(records, units.JOB)}:
         hint = "choose another OUT, and do not publish this one: its _depers tells of originals"
         raise UserError(f"{out}: holds a run of an earlier version of depers, or of another verb: {hint}")

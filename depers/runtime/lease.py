@@ -1,8 +1,9 @@
-"""One driver at a time on one folder of records: a lease, refreshed while the work lasts, and removed at its end.
+"""One driver at a time on an OUT and its records: a lease, refreshed while the work lasts, and removed at its end.
 
-The lease is a file `lease.json` that names its owner. A second driver refuses while it is refreshed. One that was left
-behind is taken over: at once where its process is gone from this machine, else when it has not been refreshed for
-`EXPIRY_SECONDS` by the clock of the storage.
+The lease is a file `lease.json` among the records, which names its owner, and where these lie beside OUT, a second one
+in OUT, which names nobody: drivers whose records differ meet there. A second driver refuses while it is refreshed. One
+that was left behind is taken over: at once where its process is gone from this machine, else when it has not been
+refreshed for `EXPIRY_SECONDS` by the clock of the storage.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from depers.runtime.progress import report
 from depers.storage import conditional
 from depers.storage.conditional import Version
 from depers.storage.failures import CLOCK
+from depers.storage.paths import LEASE
 
 T = TypeVar("T")
 
@@ -33,8 +35,9 @@ _TRIES = 5  # at a lease that comes and goes meanwhile
 class Lease:
     """The right to write below one OUT; `confirm` says whether it still holds."""
 
-    def __init__(self, uri: str, folder: str, owner: dict[str, Any]) -> None:
-        self._uri, self._folder, self._owner = uri, folder, owner
+    def __init__(self, owners: Mapping[str, dict[str, Any]], folder: str) -> None:
+        """Refresh the files of a lease that is held, given with what they say of its owner."""
+        self._owners, self._folder = owners, folder
         self._count = 0
         self._is_lost = False
         self._lock = threading.Lock()
@@ -62,10 +65,8 @@ class Lease:
         """End refreshing, and remove the lease where it still is this one's."""
         self._end.set()
         self._thread.join()
-        with suppress(OSError, UserError):
-            version = conditional.read(self._uri)
-            if version is not None and _parse(version).get("owner") == self._owner["owner"]:
-                storage.delete(self._uri)
+        for uri, owner in self._owners.items():
+            _release(uri, owner)
 
     def _refresh_often(self) -> None:
         while not self._end.wait(REFRESH_SECONDS):
@@ -77,41 +78,66 @@ class Lease:
             if self._is_lost:
                 return
             self._count += 1
-            data = _format(self._owner | {"refreshed": self._count})
-            version = conditional.read(self._uri)
-            if version is None:  # removed by somebody
-                conditional.create(self._uri, data)
-            elif _parse(version).get("owner") == self._owner["owner"]:
-                conditional.replace(self._uri, data, version.tag)
-            else:
-                self._is_lost = True
+            for uri, owner in self._owners.items():
+                data = _format(owner | {"refreshed": self._count})
+                version = conditional.read(uri)
+                if version is None:  # removed by somebody
+                    conditional.create(uri, data)
+                elif _parse(version).get("owner") == owner["owner"]:
+                    conditional.replace(uri, data, version.tag)
+                else:
+                    self._is_lost = True
 
 
 @contextmanager
-def hold(records: str, folder: str) -> Iterator[Lease]:
+def hold(records: str, folder: str, *, is_writer: bool = True) -> Iterator[Lease]:
     """Hold the lease in the folder `records` within the block; `folder` is what messages call the place.
 
-    Raise UserError where another run holds it.
+    Who writes to a `folder` beside its records leaves a mark in it, too, for those whose records are elsewhere: a
+    random number, since `folder` is to be published. Raise UserError where another run holds it.
     """
-    uri, owner = storage.join(records, NAME), {"owner": secrets.token_hex(16)} | describe_process()
+    token = secrets.token_hex(16)
+    owners = {storage.join(records, NAME): {"owner": token} | describe_process()}
+    if is_writer and not f"{records}/".startswith(f"{folder}/"):
+        owners[storage.join(folder, LEASE)] = {"owner": token}
     is_new = not storage.is_s3(folder) and not storage.exists(folder)
-    with storage.translated_write_errors(folder if records.startswith(f"{folder}/") else records):
-        _acquire(uri, folder, owner)
-    lease, has_failed = Lease(uri, folder, owner), True
+    lease, has_failed = None, True
     try:
+        _acquire_all(owners, folder)
+        lease = Lease(owners, folder)
         yield lease
         has_failed = False
     finally:
         with CLOCK.lose_patience() if has_failed else nullcontext():  # storage may be what has failed
-            lease.release()
+            if lease is not None:
+                lease.release()
         for path in (records, *([folder] if is_new else [])):
             if not storage.is_s3(path):
                 storage.remove_empty_folders(str(Path(path).parent), Path(path).name)
 
 
-def _acquire(uri: str, folder: str, owner: dict[str, Any]) -> None:
-    """Make the lease, or take it over. Raise UserError where it is another's."""
-    data = _format(owner)
+def _acquire_all(owners: Mapping[str, dict[str, Any]], folder: str) -> None:
+    """Make the files of a lease, or take them over: all of them, or none. Raise UserError."""
+    predecessors: set[str] = set()
+    uris: list[str] = []
+    try:
+        for uri, owner in owners.items():
+            place = uri.rpartition("/")[0]
+            with storage.translated_write_errors(folder if place.startswith(f"{folder}/") else place):
+                predecessors |= {_acquire(uri, folder, owner, predecessors)} - {""}
+            uris.append(uri)
+    except BaseException:
+        for uri in uris:
+            _release(uri, owners[uri])
+        raise
+
+
+def _acquire(uri: str, folder: str, owner: dict[str, Any], predecessors: Collection[str]) -> str:
+    """Make a file of the lease, or take it over; return whose it was, if anybody's.
+
+    Those of `predecessors` are known to be dead. Raise UserError where it is another's.
+    """
+    data, predecessor = _format(owner), ""
     for _ in range(_TRIES):
         version = conditional.read(uri)  # also of what was just written: some stores know no conditions
         if version is None:
@@ -119,25 +145,36 @@ def _acquire(uri: str, folder: str, owner: dict[str, Any]) -> None:
             continue
         holder = _parse(version)
         if holder.get("owner") == owner["owner"]:
-            return
-        reason = "its process is gone" if is_gone(holder) else ""
+            return predecessor
+        reason = "its process is gone" if is_gone(holder) or holder.get("owner") in predecessors else ""
         if not reason and version.age_seconds > EXPIRY_SECONDS:
             reason = f"it was not refreshed for {version.age_seconds:.0f} s"
         if not reason:
             raise UserError(f"{folder}: {_describe_holder(holder, version.age_seconds)}")
-        report(f"{folder}: takes over from a run that did not end ({_name_holder(holder)}: {reason})")
+        if holder.get("owner") not in predecessors:
+            report(f"{folder}: takes over from a run that did not end ({_name_holder(holder)}: {reason})")
+        predecessor = str(holder.get("owner", ""))
         conditional.replace(uri, data, version.tag)
     raise UserError(f"{folder}: is in use by another run: wait until that ends")
 
 
+def _release(uri: str, owner: dict[str, Any]) -> None:
+    """Remove a file of the lease where it still is its owner's."""
+    with suppress(OSError, UserError):
+        version = conditional.read(uri)
+        if version is not None and _parse(version).get("owner") == owner["owner"]:
+            storage.delete(uri)
+
+
 def _name_holder(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+    known_process = f"process {holder.get('pid')} on {holder.get('host', '?')}"
+    return known_process if "pid" in holder else "its records are elsewhere"
 
 
 def _describe_holder(holder: dict[str, Any], age_seconds: float) -> str:
     remaining = EXPIRY_SECONDS - age_seconds
     return (
-        f"is in use by another run ({_name_holder(holder)}, which said so {max(0.0, age_seconds):.0f} s ago): wait"
+        f"is in use by another run ({_name_holder(holder)}; it said so {max(0.0, age_seconds):.0f} s ago): wait"
         f" until that ends; if it is dead, its lease ends in {remaining:.0f} s"
     )
 

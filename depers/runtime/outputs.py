@@ -110,7 +110,7 @@ def probe_names(out: str) -> Fold | None:
     folder = Path(out)
     is_new = not folder.exists()
     stat = None if is_new else folder.stat()
-    probe = folder / f".depers-{uuid.uuid4().hex}é"
+    probe = folder / f".depers-{uuid.uuid4().hex}é.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -22,9 +22,10 @@ from depers.storage import failures, local, s3, s3_files
 from depers.storage.paths import Entry as Entry
 from depers.storage.paths import UnsafePathError as UnsafePathError
 from depers.storage.paths import explain_no_target as explain_no_target
+from depers.storage.paths import is_own_name as is_own_name
 from depers.storage.paths import is_s3 as is_s3
 from depers.storage.paths import join as join
-from depers.storage.paths import locate
+from depers.storage.paths import locate, skip_own
 
 _WHOLE_BYTES = 64 * 1024  # what is read at once: another request would take longer
 _REMOVERS = 32  # threads that mostly wait for storage
@@ -95,8 +96,8 @@ def is_dir(uri: str) -> bool:
 def list_files(root: str, follow_links: bool = False, out: str | None = None) -> list[Entry]:
     """Return every file below `root`, by path. Raise UserError where `root` is missing, no folder or unreadable.
 
-    With them what is no file to read, as `skipped`: devices, pipes, links to folders that are listed already, and,
-    unless `follow_links`, links that lead out of `root`. No link leads into the folder `out`.
+    With them what is no file to read, as `skipped`: devices, pipes, links to folders that are listed already, what
+    depers was writing, and, unless `follow_links`, links that lead out of `root`. No link leads into the folder `out`.
     """
     with translated_errors(root):
         if is_s3(root):
@@ -105,7 +106,7 @@ def list_files(root: str, follow_links: bool = False, out: str | None = None) ->
             entries = list(local.list_files(root, follow_links, None if out is None or is_s3(out) else out))
     if not entries and not is_dir(root):
         raise UserError(f"{root}: no such folder")
-    return sorted(entries)
+    return sorted(skip_own(entry) for entry in entries)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class DatasetCache:
         if remote:
             (self._root / "folders").mkdir(parents=True, exist_ok=True)
             with _locked(self._root / "folders" / ".lock"):
-                self._fetch_all({uri: storage.list_files(uri) if storage.is_dir(uri) else [] for uri in remote})
+                self._fetch_all({uri: _list_dataset(uri) for uri in remote})
         return folders
 
     def close(self) -> None:
@@ -146,6 +146,11 @@ class DatasetCache:
         if total + size > self._limit:
             demand = f"{resources.format_bytes(total)} in use there and {resources.format_bytes(size)} to fetch"
             raise UserError(f"--cache-limit {resources.format_bytes(self._limit)} is too little for {demand}")
+
+
+def _list_dataset(uri: str) -> list[Entry]:
+    """Return the files of a folder on S3; none where there is no such folder."""
+    return [entry for entry in storage.list_files(uri) if not entry.status] if storage.is_dir(uri) else []
 
 
 @contextmanager

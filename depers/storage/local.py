@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from depers.statuses import FileStatus
-from depers.storage.paths import Entry
+from depers.storage.paths import PARTIAL, Entry
 
-_PARTIAL = re.compile(r"\.depers-[0-9a-f]{32}\.partial")
-"""The name of a file that is still being written: as long as any file's, and nobody else's on any host."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -46,7 +43,7 @@ def list_files(root: str, follow_links: bool, out: str | None = None) -> Iterato
             for item in items:
                 if item.is_dir(follow_symlinks=False):
                     folders.append((f"{prefix}{item.name}/", item.path))
-                elif not _PARTIAL.fullmatch(item.name):
+                else:
                     entry = _describe(item, prefix + item.name, home, follow_links)
                     if entry is None:
                         links.append((f"{prefix}{item.name}/", item.path))
@@ -213,7 +210,7 @@ def remove_partials(root: str) -> None:
     """Remove what a killed process left half written below `root`: its own files alone, and none through a link."""
     for folder, _, names in os.walk(root):
         for name in names:
-            if _PARTIAL.fullmatch(name):
+            if PARTIAL.fullmatch(name):
                 delete(f"{folder}/{name}")
 
 

@@ -10,7 +10,13 @@ import re
 from typing import NamedTuple
 
 from depers.errors import UserError
+from depers.statuses import FileStatus
 
+PARTIAL = re.compile(r"\.depers-[0-9a-f]{32}[^.]*\.partial")
+"""The name of a file that is still being written: as long as any file's, and nobody else's on any host."""
+LEASE = ".depers-lease.json"
+"""The name of the file that keeps a second run from an OUT."""
+_OWN = "its name is one that depers gives to files of its own, while it writes"
 _SUSPECT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of Linux: NAME_MAX, and PATH_MAX without its zero byte
 _KEY_BYTES = 1024  # of S3
@@ -38,8 +44,19 @@ class Entry(NamedTuple):
         return self.change_time or self.etag
 
 
+def skip_own(entry: Entry) -> Entry:
+    """Return an entry, skipped where its name says that depers was writing it: it is whole nowhere."""
+    return entry._replace(status=FileStatus.SKIPPED, reason=_OWN) if is_own_name(entry.path) else entry
+
+
 class UnsafePathError(UserError, OSError):
     """A path that does not stay below its root, or not surely: in a pass a failure of that file, else the user's."""
+
+
+def is_own_name(path: str) -> bool:
+    """Return whether a file has a name that depers gives to what it is writing, and to its lease on an OUT."""
+    name = path.rpartition("/")[2]
+    return name.startswith(".depers-") and (name == LEASE or PARTIAL.fullmatch(name) is not None)
 
 
 def is_s3(uri: str) -> bool:

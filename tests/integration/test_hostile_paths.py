@@ -142,12 +142,14 @@ def test_a_folder_of_links_and_pipes(labels: str, tmp_path: Path) -> None:
     }.items():
         (root / name).symlink_to(target)
     os.mkfifo(root / "pipe.png")
+    half_written = f".depers-{'0' * 32}.partial"
+    (root / half_written).write_bytes(image(1))
     for path in ("ok", "sub/y"):
         (Path(labels, "labels", path).parent).mkdir(exist_ok=True)
         Path(labels, "labels", f"{path}.txt").touch()
     result = depers.anonymize(str(root), str(tmp_path / "out"), boxes=labels, keep=("*",))
     assert statuses(result.manifest) == dict.fromkeys(("ok.png", "sub/y.png"), "clean") | dict.fromkeys(
-        ("loop", "sub/loop", "up", "secret.txt", "a.tar", "pipe.png"), "skipped"
+        ("loop", "sub/loop", "up", "secret.txt", "a.tar", "pipe.png", half_written), "skipped"
     )
     assert [entry.path for entry in storage.list_files(str(tmp_path / "out"))] == ["ok.png", "sub/y.png"]
     # A folder of OUT that has become a link is not written through, nor deleted in.

@@ -74,7 +74,7 @@ def finish(summary: Summary, rows: list[Row], keep: bool = False) -> list[tuple[
 
 
 def files(root: str) -> list[str]:
-    return [entry.path for entry in storage.list_files(root)] if storage.is_dir(root) else []
+    return [entry.path for entry in storage.list_files(root) if not entry.status] if storage.is_dir(root) else []
 
 
 def test_what_departed_is_removed_and_told_and_forgotten(job: PassJob, held: Lease) -> None:

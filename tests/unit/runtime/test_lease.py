@@ -12,6 +12,7 @@ from depers import storage
 from depers.errors import UserError
 from depers.runtime import lease
 from depers.storage import conditional
+from depers.storage.paths import LEASE
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -21,7 +22,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def hold(root: str) -> None:
     """Hold the lease, and let it go."""
-    with lease.hold(f"{root}/records", "OUT"):
+    with lease.hold(f"{root}/records", f"{root}/out"):
         pass
 
 
@@ -47,20 +48,50 @@ def test_a_file_is_written_on_a_condition(root: str) -> None:
 
 def test_the_second_driver_refuses_and_leaves_the_first_alone(root: str) -> None:
     records = f"{root}/records"
-    with lease.hold(records, "OUT") as held:
-        with pytest.raises(UserError, match=rf"^OUT: is in use by another run \(process {os.getpid()} on "):
+    with lease.hold(records, f"{root}/out") as held:
+        with pytest.raises(UserError, match=rf"/out: is in use by another run \(process {os.getpid()} on "):
             hold(root)
         held.confirm()
     assert not storage.exists(f"{records}/{lease.NAME}")
     hold(root)
 
 
+def test_drivers_whose_records_differ_meet_in_out(root: str) -> None:
+    with lease.hold(f"{root}/records", f"{root}/out"):
+        with pytest.raises(UserError, match=r"/out: is in use by another run \(its records are elsewhere; it said"):
+            lease.hold(f"{root}/others", f"{root}/out").__enter__()
+        assert not storage.exists(f"{root}/others")
+        [entry] = storage.list_files(f"{root}/out")
+        left = json.loads(storage.read_bytes(f"{root}/out/{entry.path}"))
+        assert left.keys() <= {"owner", "refreshed"} and entry.status == "skipped"  # it names nobody, and is no input
+        with lease.hold(f"{root}/others", f"{root}/out", is_writer=False):
+            pass
+    assert not storage.exists(f"{root}/out/{entry.path}")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_a_dead_driver_left_in_out_is_taken_over(
+    root: str, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = lease.describe_process() | {"owner": "dead", "pid": 2**22 + 1}
+    storage.write_bytes(f"{root}/records/{lease.NAME}", json.dumps(dead).encode())
+    owner = "dead" if is_known else "unknown"
+    storage.write_bytes(f"{root}/out/{LEASE}", json.dumps({"owner": owner}).encode())
+    if not is_known:
+        with pytest.raises(UserError, match=r"its lease ends in 1\d\d s"):
+            hold(root)
+        assert not storage.exists(f"{root}/records/{lease.NAME}")  # all of it, or none
+        monkeypatch.setattr(lease, "EXPIRY_SECONDS", -10.0)
+    hold(root)
+    assert not storage.exists(f"{root}/out/{LEASE}")
+
+
 def test_a_driver_of_another_machine_is_waited_for(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     leave_lease(root)
-    with pytest.raises(UserError, match=r"on elsewhere, which said so \d+ s ago\): wait.*its lease ends in 1\d\d s"):
+    with pytest.raises(UserError, match=r"on elsewhere; it said so \d+ s ago\): wait.*its lease ends in 1\d\d s"):
         hold(root)
     monkeypatch.setattr(lease, "EXPIRY_SECONDS", -10.0)  # S3 tells whole seconds
-    with lease.hold(f"{root}/records", "OUT") as held:
+    with lease.hold(f"{root}/records", f"{root}/out") as held:
         held.confirm()
     assert not storage.exists(f"{root}/records/{lease.NAME}")
 
@@ -84,10 +115,10 @@ def test_a_damaged_lease_is_somebodys(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_lease_that_was_taken_over_is_lost(root: str) -> None:
-    with lease.hold(f"{root}/records", "OUT") as held:
+    with lease.hold(f"{root}/records", f"{root}/out") as held:
         assert list(held.guard(range(3))) == [0, 1, 2]
         leave_lease(root)
-        with pytest.raises(UserError, match="OUT: another run has taken over"):
+        with pytest.raises(UserError, match="/out: another run has taken over"):
             held.confirm()
         with pytest.raises(UserError, match="another run has taken over"):
             list(held.guard(range(3)))
@@ -95,7 +126,7 @@ def test_a_lease_that_was_taken_over_is_lost(root: str) -> None:
 
 
 def test_a_lease_that_somebody_removed_is_made_again(root: str) -> None:
-    with lease.hold(f"{root}/records", "OUT") as held:
+    with lease.hold(f"{root}/records", f"{root}/out") as held:
         storage.delete(f"{root}/records/{lease.NAME}")
         held.confirm()
         assert storage.exists(f"{root}/records/{lease.NAME}")
@@ -103,7 +134,7 @@ def test_a_lease_that_somebody_removed_is_made_again(root: str) -> None:
 
 def test_a_lease_is_refreshed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.02)
-    with lease.hold(f"{tmp_path}/records", "OUT"):
+    with lease.hold(f"{tmp_path}/records", f"{tmp_path}/out"):
         deadline, path = time.monotonic() + 20, tmp_path / "records" / lease.NAME
         while json.loads(path.read_bytes()).get("refreshed", 0) < 3:
             assert time.monotonic() < deadline
@@ -113,7 +144,7 @@ def test_a_lease_is_refreshed_while_it_is_held(tmp_path: Path, monkeypatch: pyte
 def test_a_store_without_conditions_still_has_one_owner(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put = conditional._put_object
     monkeypatch.setattr(conditional, "_put_object", lambda uri, data, **condition: put(uri, data))
-    with lease.hold(f"{s3_bucket}/records", "OUT") as held:
+    with lease.hold(f"{s3_bucket}/records", f"{s3_bucket}/out") as held:
         with pytest.raises(UserError, match="is in use by another run"):
             hold(s3_bucket)
         held.confirm()

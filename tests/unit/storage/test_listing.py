@@ -100,6 +100,15 @@ def test_an_input_that_is_a_link_itself(root: Path) -> None:
     assert listed(root.parent / "named") == (["a.jpg", "inside.jpg", "sub/deep/b.jpg"], {})
 
 
+@pytest.mark.parametrize("name", [f".depers-{'0a' * 16}.partial", f".depers-{'0' * 32}é.partial", ".depers-lease.json"])
+def test_what_is_called_as_files_of_depers_has_a_row(root: Path, s3_bucket: str, name: str) -> None:
+    for uri in (str(root), s3_bucket):
+        storage.write_bytes(f"{uri}/{name}", b"image")
+        storage.write_bytes(f"{uri}/sub/{name}", b"image")
+        skipped = {entry.path: entry.reason for entry in storage.list_files(uri) if entry.status}
+        assert list(skipped) == [name, f"sub/{name}"] and "depers gives to files of its own" in skipped[name]
+
+
 def test_keys_that_no_folder_could_hold(s3_bucket: str) -> None:
     import boto3
 

@@ -57,11 +57,14 @@ def test_a_missing_folder_is_named(root: str) -> None:
 
 
 def test_half_written_files_are_no_files_and_others_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / f".depers-{'0' * 32}.partial").write_bytes(b"half")
-    names = ["a.jpg", "a.partial", ".depers-0.partial", f".depers-{'g' * 32}.partial"]
+    half = f".depers-{'0' * 32}.partial"
+    (tmp_path / half).write_bytes(b"half")
+    names = ["a.jpg", "a.partial", ".depers-0.partial", f".depers-{'g' * 32}.partial", f"{half}.jpg", f"x{half}"]
     for name in names:
         (tmp_path / name).write_bytes(b"whole")
-    assert [entry.path for entry in storage.list_files(str(tmp_path))] == sorted(names)
+    entries = storage.list_files(str(tmp_path))
+    assert [entry.path for entry in entries] == sorted([half, *names])
+    assert [entry.path for entry in entries if entry.status] == [half]
     storage.remove_partials(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == sorted(names)  # noqa: PTH208
 
