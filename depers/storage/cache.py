@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,10 +68,7 @@ class DatasetCache:
             size_text, free_text = resources.format_bytes(fetch_size), resources.format_bytes(free)
             raise UserError(f"{self._root}: {names} needs {size_text}, but {free_text} are free")
         for uri, entries in folders.items():
-            with ThreadPoolExecutor(_READERS) as pool:
-                for _ in pool.map(lambda entry, uri=uri: self._fetch_file(uri, entry), absent[uri]):
-                    pass
-            self._remove_stale(uri, entries)
+            self._replace(uri, absent[uri], entries)
             record = {"uri": uri, "entries": [list(entry) for entry in entries]}
             storage.write_bytes(str(self._record(uri)), json.dumps(record).encode())
             if uri not in self._locks:
@@ -118,34 +115,63 @@ class DatasetCache:
         with storage.translated_write_errors(str(self._folder(uri))):
             storage.write_below(str(self._folder(uri)), entry.path, data)
 
-    def _remove_stale(self, uri: str, entries: Sequence[Entry]) -> None:
-        """Remove what is no longer on S3: it would be listed as a part of the dataset."""
-        paths = {entry.path for entry in entries}
-        for path in self._recorded(self._record(uri)):
-            if path not in paths:
-                storage.delete_below(str(self._folder(uri)), path)
-
     def _make_room(self, size: int, uris: set[str]) -> None:
         """Clear folders that nobody uses, the oldest first and none of `uris`, until `size` bytes fit in the limit."""
-        records = sorted((self._root / "folders").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        records = self._list_records()
         sizes = {path: sum(entry.size for entry in self._recorded(path).values()) for path in records}
         total = sum(sizes.values())
-        for path in records:
+        for uri in records.values():
             if total + size <= self._limit and size + _SPARE <= resources.available_disk(self._root):
                 return
-            with suppress(OSError, ValueError, KeyError):
-                uri = json.loads(path.read_bytes())["uri"]
-                if uri in uris:
-                    continue
-                with path.with_suffix(".lock").open("a") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: in use
+            # A folder may lie in another: what is cleared goes with all that it holds.
+            neighbors = [path for path, other in records.items() if storage.overlap(uri, other) and path.exists()]
+            if any(storage.overlap(uri, requested) for requested in uris):
+                continue
+            with suppress(BlockingIOError), self._unused(neighbors):
+                for path in neighbors:
                     with suppress(UnsafePathError):  # such as no version of depers would write today
-                        shutil.rmtree(self._folder(uri), ignore_errors=True)
+                        shutil.rmtree(self._folder(records[path]), ignore_errors=True)
                     path.unlink()
                     total -= sizes[path]
         if total + size > self._limit:
             demand = f"{resources.format_bytes(total)} in use there and {resources.format_bytes(size)} to fetch"
             raise UserError(f"--cache-limit {resources.format_bytes(self._limit)} is too little for {demand}")
+
+    def _list_records(self) -> dict[Path, str]:
+        """Return what was brought here: records with the URIs of their folders, the oldest first."""
+        records = {}
+        for path in sorted((self._root / "folders").glob("*.json"), key=lambda path: path.stat().st_mtime):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                records[path] = str(json.loads(path.read_bytes())["uri"])
+        return records
+
+    @contextmanager
+    def _unused(self, records: Sequence[Path]) -> Iterator[None]:
+        """Keep others from using the folders of `records` within the block. Raise BlockingIOError where one does."""
+        with ExitStack() as stack:
+            for path in records:
+                lock = stack.enter_context(path.with_suffix(".lock").open("a"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+
+    def _replace(self, uri: str, absent: Sequence[Entry], entries: Sequence[Entry]) -> None:
+        """Bring the `absent` files of a folder here, and remove what is no longer among its `entries` on S3.
+
+        Raise UserError where that would change what another process uses.
+        """
+        folder = str(self._folder(uri))
+        paths = {entry.path for entry in entries}
+        stale_paths = [path for path in self._recorded(self._record(uri)) if path not in paths]
+        is_change = bool(stale_paths) or any(Path(locate(folder, entry.path)).exists() for entry in absent)
+        neighbors = [path for path, other in self._list_records().items() if storage.overlap(uri, other)]
+        try:
+            with self._unused(neighbors if is_change else []), ThreadPoolExecutor(_READERS) as pool:
+                list(pool.map(lambda entry: self._fetch_file(uri, entry), absent))
+                for path in stale_paths:  # it would be listed as a part of the dataset
+                    storage.delete_below(folder, path)
+        except BlockingIOError:
+            problem = "has changed since it was brought to this node, where another process still uses it"
+            raise UserError(f"{uri}: {problem}: wait until that ends, or name another --cache-folder") from None
 
 
 def _list_dataset(uri: str) -> list[Entry]:

@@ -41,6 +41,7 @@ def test_a_dataset_is_brought_once_and_again_where_it_changed(
     storage.delete(f"{folders[0]}/2.jpg")
     Path(places[folders[0]], "3.jpg").write_bytes(b"cut off")
     uris.clear()
+    cache.close()
     assert DatasetCache(str(tmp_path / "cache"), GIB).fetch(folders) == {folder: places[folder] for folder in folders}
     assert sorted(uri.rsplit("/", 1)[1] for uri in uris) == ["1.txt", "3.jpg"]
     assert not Path(places[folders[0]], "2.jpg").exists()
@@ -66,6 +67,33 @@ def test_the_cache_makes_room_but_not_from_what_is_in_use(tmp_path: Path, s3_buc
     assert not Path(place).exists()
     with pytest.raises(UserError, match=r"--cache-limit must be at least .* for s3://.*, but is"):
         DatasetCache(folder, 500).fetch([uri["a"]])
+
+
+def test_what_is_in_use_stays_as_it_is(tmp_path: Path, s3_bucket: str) -> None:
+    folder, images = str(tmp_path / "cache"), f"{s3_bucket}/set/images"
+    for path, size in (("set/images/1.jpg", 1000), ("set/labels/1.txt", 500), ("other/1.jpg", 1500)):
+        storage.write_bytes(f"{s3_bucket}/{path}", b"x" * size)
+    outer, user = DatasetCache(folder, 3000), DatasetCache(folder, 3000)
+    outer.fetch([f"{s3_bucket}/set"])
+    outer.close()
+    place = Path(user.fetch([images])[images])
+    with pytest.raises(UserError, match=r"--cache-limit .* is too little"):  # the outer folder holds one in use
+        DatasetCache(folder, 3000).fetch([f"{s3_bucket}/other"])
+    assert (place / "1.jpg").exists()
+    storage.write_bytes(f"{images}/2.jpg", b"new")  # what is added hurts nobody
+    DatasetCache(folder, 3000).fetch([images])
+    assert (place / "2.jpg").exists()
+    storage.write_bytes(f"{images}/1.jpg", b"changed")
+    storage.delete(f"{images}/2.jpg")
+    for changed in (images, f"{s3_bucket}/set"):
+        with pytest.raises(UserError, match="has changed since it was brought to this node, where another process"):
+            DatasetCache(folder, 9000).fetch([changed])
+    assert (place / "1.jpg").read_bytes() == b"x" * 1000 and (place / "2.jpg").exists()
+    user.close()
+    DatasetCache(folder, 9000).fetch([images])
+    assert (place / "1.jpg").read_bytes() == b"changed" and not (place / "2.jpg").exists()
+    DatasetCache(folder, 2000).fetch([f"{s3_bucket}/other"])
+    assert not place.exists()
 
 
 def test_a_full_disk_and_damage_on_the_way_are_errors(
