@@ -212,11 +212,12 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     paths = {entry.path for entry in entries}
     # What a link that leads nowhere led to is not gone: a disk may be missing.
     shields = tuple(f"{entry.path}/" for entry in entries if entry.size < 0)
-    absent = tuple(entry for entry in known.entries if entry.path not in paths)
+    to_input_name = outputs.make_namer(paths, outputs.find_fold(job.out) if job.mirrors else None)
+    absent = tuple(entry for entry in known.entries if to_input_name(entry.path) not in paths)
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
     inputs.write_inputs(job.records, place, [*entries, *absent])
     listing = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
-    results = {entry.path: entry for entry in listing if not entry.status}
+    results = {to_input_name(entry.path): entry for entry in listing if not entry.status}
     if not storage.is_s3(job.out):
         obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & results.keys())
         storage.delete_files(job.out, obstacles)

@@ -96,6 +96,7 @@ def hold(records: str, folder: str, *, is_writer: bool = True) -> Iterator[Lease
     Who writes to a `folder` beside its records leaves a mark in it, too, for those whose records are elsewhere: a
     random number, since `folder` is to be published. Raise UserError where another run holds it.
     """
+    _refuse_links(records, folder)
     token = secrets.token_hex(16)
     owners = {storage.join(records, NAME): {"owner": token} | describe_process()}
     if is_writer and not f"{records}/".startswith(f"{folder}/"):
@@ -114,6 +115,17 @@ def hold(records: str, folder: str, *, is_writer: bool = True) -> Iterator[Lease
         for path in (records, *([folder] if is_new else [])):
             if not storage.is_s3(path):
                 storage.remove_empty_folders(str(Path(path).parent), Path(path).name)
+
+
+def _refuse_links(records: str, folder: str) -> None:
+    """Raise UserError where records would be written, or removed, through a link that is none of the user's naming."""
+    if storage.is_s3(records) or not os.path.isdir(records):  # noqa: PTH112
+        return
+    links = [item.path for item in os.scandir(records) if item.is_symlink()]
+    if records.startswith(f"{folder}/") and os.path.islink(records):  # noqa: PTH114
+        links.append(records)
+    if links:
+        raise UserError(f"{min(links)}: must be no link, since records are written and removed there: remove it")
 
 
 def _acquire_all(owners: Mapping[str, dict[str, Any]], folder: str) -> None:

@@ -70,6 +70,15 @@ def refuse_shared(out: str, entries: Iterable[Entry], locate: Callable[[str], st
     _refuse_namesakes(out, entries, lambda path: fold(locate(path)), "their result would be called")
 
 
+def make_namer(paths: Iterable[str], fold: Fold | None) -> Callable[[str], str]:
+    """Return a function that gives the path of a result the name of its input, one of `paths`, or leaves it as it is.
+
+    Where OUT takes `A.jpg` and `a.jpg` for the same, what INPUT calls otherwise now is the same file there.
+    """
+    names = {fold(path): path for path in paths} if fold else {}
+    return lambda path: names.get(fold(path), path) if fold else path
+
+
 def find_fold(out: str) -> Fold | None:
     """Return what is left of a path below OUT; None where names are told apart by all of it, as on S3."""
     return None if storage.is_s3(out) else probe_names(out)

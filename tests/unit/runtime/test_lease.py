@@ -86,6 +86,20 @@ def test_what_a_dead_driver_left_in_out_is_taken_over(
     assert not storage.exists(f"{root}/out/{LEASE}")
 
 
+@pytest.mark.parametrize("link", ["records/audit", "records/units", "out/_depers"])
+def test_records_are_not_written_or_removed_through_links(tmp_path: Path, link: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / link).parent.mkdir()
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    records = link if link.startswith("out") else "records"
+    with pytest.raises(UserError, match=rf"/{link}: must be no link"):
+        lease.hold(f"{tmp_path}/{records}", f"{tmp_path}/out").__enter__()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "named").symlink_to(tmp_path / "elsewhere")
+    with lease.hold(f"{tmp_path}/named", f"{tmp_path}/new"):  # what the user names may be one
+        pass
+
+
 def test_a_driver_of_another_machine_is_waited_for(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     leave_lease(root)
     with pytest.raises(UserError, match=r"on elsewhere; it said so \d+ s ago\): wait.*its lease ends in 1\d\d s"):

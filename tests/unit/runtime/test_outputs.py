@@ -76,6 +76,12 @@ def test_a_file_and_a_folder_that_differ_in_case() -> None:
     assert failures(checked).keys() == {"A"}
 
 
+def test_what_is_renamed_within_what_out_tells_apart_is_the_same_file() -> None:
+    namer = outputs.make_namer(["a/b.jpg", "c.jpg"], outputs.make_fold(True, True, False))
+    assert [namer(path) for path in ("A/B.JPG", "c.jpg", "d.jpg")] == ["a/b.jpg", "c.jpg", "d.jpg"]
+    assert outputs.make_namer(["a.jpg"], None)("A.jpg") == "A.jpg"
+
+
 def test_names_that_tables_cannot_tell_apart() -> None:
     with pytest.raises(UserError, match=r"tables would call both \\xe9\.jpg$"):
         outputs.check_inputs("/in", entries("\udce9.jpg", "\\xe9.jpg"))

@@ -48,6 +48,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ("victim.txt", "deep/victim.txt", "deep/er/victim.txt", "x.jpg"):
         (folder / path).write_text("the user's")
     (folder / "sub").mkdir()
+    (folder / "sub/victim.txt").write_text("the user's")
+    (folder / "named").symlink_to("deep/er/out")
     return folder
 
 
@@ -58,6 +60,9 @@ def lay_traps(place: Path) -> Path:
     out.mkdir()
     (out / "link").symlink_to(place)
     (out / "file").write_text("an output")
+    (out / "b.jpg").symlink_to(place / "x.jpg")
+    (out / "~").symlink_to(place / "sub")
+    (out / "C:").symlink_to("../nowhere")
     return out
 
 
@@ -81,9 +86,10 @@ WAYS: list[Callable[[str, str], object]] = [
 def test_nothing_outside_is_written_or_deleted(place: Path, path: str) -> None:
     out = lay_traps(place)
     before = watched(place, out)
-    for way in WAYS:
-        with suppress(OSError, ValueError):
-            way(str(out), path)
+    for root in (out, place / "named"):
+        for way in WAYS:
+            with suppress(OSError, ValueError):
+                way(str(root), path)
     assert watched(place, out) == before
     assert not list(out.rglob("*.partial"))
 
