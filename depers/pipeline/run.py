@@ -173,10 +173,10 @@ def run(
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
         stock = _take_stock(job, all_units)
-        finished, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
+        finished_units, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         if job.mirrors:
-            finished, stock = _without_deviations(job, all_units, finished, stock, lease)
-        todo = [unit for unit in all_units if unit.name not in finished.names]
+            finished_units, stock = _without_deviations(job, all_units, finished_units, stock, lease)
+        todo = [unit for unit in all_units if unit.name not in finished_units.names]
         # Chunks of an archive that was finished, or has changed since, are of no use.
         for name in finished_chunks.keys() - {unit.name for unit in todo}:
             units.remove_chunks(job.records, name, finished_chunks[name])
@@ -186,7 +186,9 @@ def run(
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
         speed, watch = Speed(0, 0.0, None), CleanWatch(stop_after_clean)
         if todo:
-            plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, finished.retries)
+            plan = PassRun(
+                job, reference, stride, staged, options.workers, rows, finished_chunks, finished_units.retries
+            )
             work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
             results = watch.follow(work) if job.mirrors and job.weights else work
@@ -202,8 +204,8 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     place, known = storage.real_place(job.input), inputs.read_inputs(job.records)
     entries = [entry for unit in all_units for entry in unit.entries]
     inputs.refuse_another(job.out, place, entries, known)
-    finished = units.list_finished(job.records)
-    changed_names = changes.find_changed_inputs(job.records, all_units, finished, job.input, known.entries)
+    finished_units = units.list_finished(job.records)
+    changed_names = changes.find_changed_inputs(job.records, all_units, finished_units, job.input, known.entries)
     # Before the inputs are noted: a run that is killed in between must find them changed again.
     units.set_aside(job.records, {unit.name for unit in all_units} - changed_names)
     for name, numbers in units.find_chunks(job.records).items() if changed_names else ():
@@ -226,10 +228,10 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
 
 
 def _without_deviations(
-    job: PassJob, all_units: Sequence[Unit], finished: Finished, stock: Stock, lease: Lease
+    job: PassJob, all_units: Sequence[Unit], finished_units: Finished, stock: Stock, lease: Lease
 ) -> tuple[Finished, Stock]:
     """Remove from OUT what lies in the place of results and is none; return what is finished and there all the same."""
-    deviations = changes.check_results(job.records, all_units, finished, job.out, stock.outputs)
+    deviations = changes.check_results(job.records, all_units, finished_units, job.out, stock.outputs)
     foreign = frozenset(deviations.foreign)
     if deviations.units:
         report(f"{job.out}: results of {len(deviations.units)} units are missing, or are not what was written: again")
@@ -239,7 +241,7 @@ def _without_deviations(
         lease.confirm()
         storage.delete_files(job.out, deviations.foreign)
     outputs = {path: entry for path, entry in stock.outputs.items() if path not in foreign}
-    remainder = Finished(finished.names - deviations.units, finished.retries - deviations.units)
+    remainder = Finished(finished_units.names - deviations.units, finished_units.retries - deviations.units)
     return remainder, stock._replace(outputs=outputs)
 
 

@@ -43,16 +43,16 @@ class _Review(NamedTuple):
 
 
 def check_results(
-    records: str, all_units: Sequence[Unit], finished: Finished, out: str, results: Mapping[str, Entry]
+    records: str, all_units: Sequence[Unit], finished_units: Finished, out: str, results: Mapping[str, Entry]
 ) -> Deviations:
     """Return what of `results`, the files in OUT by their paths, is not what the finished units have written.
 
     What has the digest of its record, though not the stamp, gets a record with that. Raise OutageError.
     """
-    recorded = [unit for unit in all_units if unit.name in finished.names | finished.retries]
+    recorded = [unit for unit in all_units if unit.name in finished_units.names | finished_units.retries]
 
     def review(unit: Unit) -> _Review:
-        notes = units.read_notes(records, unit.name, unit.name in finished.retries)
+        notes = units.read_notes(records, unit.name, unit.name in finished_units.retries)
         absences, suspects = 0, list[Entry]()
         for entry in unit.entries:
             text = parquet_text(entry.path)
@@ -67,7 +67,7 @@ def check_results(
         return _find_foreign(records, review, unit_is_retry(review.unit), out)
 
     def unit_is_retry(unit: Unit) -> bool:
-        return unit.name in finished.retries
+        return unit.name in finished_units.retries
 
     with ThreadPoolExecutor(_READERS) as pool:
         reviews = [review for review in pool.map(review, recorded) if review.absences or review.suspects]
@@ -119,7 +119,7 @@ def has_digest(root: str, entry: Entry, digest: str | None) -> bool:
 
 
 def find_changed_inputs(
-    records: str, all_units: Sequence[Unit], finished: Finished, root: str, former_entries: Iterable[Entry]
+    records: str, all_units: Sequence[Unit], finished_units: Finished, root: str, former_entries: Iterable[Entry]
 ) -> frozenset[str]:
     """Return the names of the units of which an input is another one than before, though of equal size and time.
 
@@ -139,9 +139,9 @@ def find_changed_inputs(
 
     def has_changed(suspect: tuple[Unit, list[Entry]]) -> bool:
         unit, entries = suspect
-        if unit.name not in finished.names | finished.retries:
+        if unit.name not in finished_units.names | finished_units.retries:
             return True  # of an archive, some chunks may be done
-        table = units.read_record(units.record_uri(records, unit.name, unit.name in finished.retries))
+        table = units.read_record(units.record_uri(records, unit.name, unit.name in finished_units.retries))
         if "input_sha256" not in table.schema.names:
             return True
         loose = table.filter(pc.is_null(table["number"]))
