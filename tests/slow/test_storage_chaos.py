@@ -24,7 +24,8 @@ def jpeg(number: int) -> bytes:
 
 
 def read(root: str) -> dict[str, bytes]:
-    return {entry.path: storage.read_bytes(f"{root}/{entry.path}") for entry in storage.list_files(root)}
+    entries = [entry for entry in storage.list_files(root) if not entry.status]
+    return {entry.path: storage.read_bytes(f"{root}/{entry.path}") for entry in entries}
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_nothing_is_lost(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         out, arguments = f"{s3_bucket}/out", ("anonymize", f"{s3_bucket}/in", f"{s3_bucket}/out", *weights)
         killed = start_depers(arguments, subprocess.PIPE)
-        while not storage.is_dir(out):  # killed the moment that an object is there, and no record
+        while not storage.is_dir(out) or not read(out):  # killed the moment that an object is there, and no record
             assert killed.poll() is None
             time.sleep(0.01)
         killed.kill()

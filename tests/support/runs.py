@@ -6,6 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 
 def start_depers(arguments: tuple[str, ...], stderr: int) -> "subprocess.Popen[str]":
@@ -39,6 +42,17 @@ def records(out: Path) -> dict[str, int]:
     """The records of finished units below OUT or beside it, each with its time of change in nanoseconds."""
     folders = out / "_depers/units", Path(f"{out}-records/units")
     return {path.name: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.parquet")}
+
+
+def read_records(folder: Path) -> dict[str, Any]:
+    """What every file among records says, tables as rows: when a disk saw results change is noted beside these."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): pq.read_table(path).to_pylist()
+        if path.suffix == ".parquet"
+        else path.read_bytes()
+        for path in files
+    }
 
 
 def tree(root: Path) -> dict[str, str]:
