@@ -77,7 +77,7 @@ class Options(CheckedOptions):
     columns: str = option(
         COLUMNS[0],
         "what the numbers after the class are in a line of YOLO text: a box (and at most one more number), a box and"
-        " points, or the points of a polygon; auto: what the lines themselves say",
+        " points, the points of a polygon, or two corners; auto: what the lines themselves say",
         choices=COLUMNS,
         group=_LABELS,
     )

@@ -114,11 +114,11 @@ class LabelIndex:
         first = self._db.execute(rows, (kind, len(prefix), prefix)).fetchone()
         return _to_problem(first) if first else None
 
-    def count_like_corners(self, first_image: int, last_image: int, is_centered: bool) -> tuple[int, int, int]:
-        """Return how many boxes the images in a range have, how many of them could be two corners, and reach over.
+    def count_like_corners(self, first_image: int, last_image: int, is_centered: bool) -> tuple[int, int, int, int]:
+        """Return how many boxes the images in a range have, and how many of them could be two corners.
 
-        `is_centered`: the numbers that were read are a center and a size, else a corner and a size. The third number:
-        those of the second whose box reaches over the edge of its image.
+        `is_centered`: the numbers that were read are a center and a size, else a corner and a size. With them, how many
+        of those that could be corners, and of all, reach over the edge of their image.
         """
         first_x, first_y = ("cx", "cy") if is_centered else ("cx - w / 2", "cy - h / 2")
         corners = f"w > {first_x} AND h > {first_y}"
@@ -130,11 +130,12 @@ class LabelIndex:
         unknown = (1, 1) if is_centered else (1e9, 1e9)
         rows = (
             f"SELECT cx, cy, w, h, {size.format(*unknown)} FROM boxes LEFT JOIN sizes USING (image)"
-            " WHERE image BETWEEN ? AND ?"
+            " WHERE image BETWEEN ? AND ? AND line > 0"
         )
-        query = f"SELECT COUNT(*), COALESCE(SUM({corners}), 0), COALESCE(SUM({corners} AND {over}), 0) FROM ({rows})"
-        total, count, count_over = self._db.execute(query, (first_image, last_image)).fetchone()
-        return total, count, count_over
+        sums = (f"COALESCE(SUM({condition}), 0)" for condition in (corners, f"{corners} AND {over}", over))
+        query = f"SELECT COUNT(*), {', '.join(sums)} FROM ({rows})"
+        total, count, count_over, all_over = self._db.execute(query, (first_image, last_image)).fetchone()
+        return total, count, count_over, all_over
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
         """Add declared sizes, (image, width, height); the first of an image counts."""

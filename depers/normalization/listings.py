@@ -80,6 +80,11 @@ def add_listing(
             index.add_boxes(batch)
             batch.clear()
     index.add_boxes(batch)
+    if isinstance(listing, CocoFile) and listing.corner_areas > listing.box_areas:
+        raise UserError(
+            f"{listing.path}: bbox must be x, y, w, h, but by their areas {listing.corner_areas} are two corners, x1,"
+            " y1, x2, y2: convert them"
+        )
     if total and crowd_masks == total:  # as CVAT writes the mask of one object; COCO has a crowd in a hundred objects
         index.count_as_objects(file)
         detail = f"all of {total} annotations have iscrowd and a mask"

@@ -6,27 +6,40 @@ from collections import Counter
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog
 from depers.normalization.formats.foreign import advise
+from depers.normalization.formats.yolo import CORNERS
 from depers.normalization.index import LabelIndex
 
 _NEARLY_ALL, _MANY = 0.95, 0.25  # shares of a set's boxes
+_SEVERAL = 3  # boxes from which on a share says anything
+_IN_FRACTIONS = ("yolo", "competition")
+_CERTAIN = ("box", CORNERS)  # what a person has said of the columns
 
 
 def refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
-    """Raise UserError for a set whose boxes look like two corners, where its format has a center or corner and a size.
+    """Raise UserError for a set whose boxes may be two corners, where its format has a center or corner and a size.
 
-    So it is where nearly all of them could be corners, and many would reach over the edge as what they should be.
+    In texts anything may stand: nearly all of the boxes must be no corners, or a person says what they are. COCO says
+    itself what stands in it: there many boxes must also reach over the edge of their image. Raise UserError as well for
+    texts of which many do that: these may be a corner and a size.
     """
     numbers = itertools.groupby(enumerate(catalog.images), key=lambda item: item[1][0])
     for label_set, group in numbers:
         images = [number for number, _ in group]
-        if label_set.format not in ("yolo", "competition", "coco"):
+        is_coco = label_set.format == "coco"
+        if (not is_coco and label_set.format not in _IN_FRACTIONS) or label_set.columns in _CERTAIN:
             continue
-        total, corners, over = index.count_like_corners(images[0], images[-1], label_set.format != "coco")
-        if corners >= _NEARLY_ALL * total and over > _MANY * total:
-            shape = "x y w h, from the upper left corner" if label_set.format == "coco" else "cx cy w h"
+        total, corners, corners_over, over = index.count_like_corners(images[0], images[-1], not is_coco)
+        shape = "x y w h, from the upper left corner" if is_coco else "cx cy w h"
+        if total and corners >= _NEARLY_ALL * total and (not is_coco or corners_over > _MANY * total):
+            reach = f", and {over} reach over the edge of their image" if over else ""
             raise UserError(
-                f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image, and"
-                f" {corners} could be two corners, x0 y0 x1 y1: convert them"
+                f"{label_set.uri}: boxes must be {shape}, but {corners} of {total} could be two corners, x1 y1 x2 y2"
+                f"{reach}: {'convert them' if is_coco else 'say which they are with --columns box or corners'}"
+            )
+        if not is_coco and over >= _SEVERAL and over > _MANY * total:
+            raise UserError(
+                f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image: x"
+                " and y may be those of a corner, so convert them; else say that they are right with --columns box"
             )
 
 

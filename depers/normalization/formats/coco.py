@@ -10,7 +10,7 @@ is taken, polygons or a mask. Ids and numbers may be written as text.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import ijson
@@ -22,6 +22,7 @@ from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
 _HUGE = 1e300  # no coordinate
+_AREA = 0.01  # how far an area may be from that of its box
 _NUMBERS = {int, float}
 _LISTS = ("images", "annotations")
 HEAD = 2**16
@@ -80,12 +81,14 @@ def _is_turned(attributes: object) -> bool:
 class CocoFile:
     """A COCO file, read three times from its beginning: categories, images, annotations. Each may be millions.
 
-    `open_anew` gives it open at its beginning. Everything raises UserError for what is no JSON, with its place, and for
-    a file that cannot be read.
+    `open_anew` gives it open at its beginning. `box_areas` and `corner_areas` are, once the annotations are read, the
+    numbers of those whose area is that of x, y, w, h, and of two corners in their place. Everything raises UserError
+    for what is no JSON, with its place, and for a file that cannot be read.
     """
 
     def __init__(self, path: str, open_anew: Callable[[], BinaryIO]) -> None:
         self.path, self._open = path, open_anew
+        self.corner_areas = self.box_areas = 0
         self.categories: dict[object, str] = {}
         for item in self._items("categories"):
             name, key = item.get("name"), _key(item.get("id"))
@@ -137,8 +140,17 @@ class CocoFile:
                 yield CocoBox(image_id, None, problem)
                 continue
             x, y, w, h = values
+            self._compare_area(item.get("area"), segmentation, values)
             box = RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h, ignored)
             yield CocoBox(image_id, box, None, _is_set(item.get("iscrowd")) and isinstance(segmentation, dict))
+
+    def _compare_area(self, area: object, segmentation: object, values: Sequence[float]) -> None:
+        """Count whether an area is that of a box or of two corners, where it is not that of a segmentation."""
+        if segmentation or not isinstance(area, (int, float)) or area <= 0:
+            return
+        x, y, w, h = values
+        self.box_areas += math.isclose(area, w * h, rel_tol=_AREA)
+        self.corner_areas += w > x and h > y and math.isclose(area, (w - x) * (h - y), rel_tol=_AREA)
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""

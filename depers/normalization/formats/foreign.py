@@ -21,7 +21,7 @@ class ForeignFormat(NamedTuple):
     advice: str
 
 
-_DATUMARO = "convert it, such as with `datum convert -i RAW -if {} -f coco`"
+_DATUMARO = "convert it: `pip install datumaro`, then `datum convert -i RAW -if {} -f coco -o COCO -- --save-media`"
 FOREIGN_FORMATS = tuple(
     ForeignFormat(*row)
     for row in (
@@ -40,7 +40,8 @@ FOREIGN_FORMATS = tuple(
         (r"\.json$", rb'"from_name"|"annotation_id".*"annotator"|"rectanglelabels"'
          rb'|"annotations"\s*:\s*\[.*"result"\s*:\s*\['
          rb'|"original_width"', "Label Studio JSON", "export it again as COCO, YOLO or Pascal VOC XML"),
-        (r"\.json$", rb'"box2d"', "BDD100K JSON", "convert it to COCO with `python -m bdd100k.label.to_coco`"),
+        (r"\.json$", rb'"box2d"', "BDD100K JSON",
+         "convert it: `pip install bdd100k`, then `python -m bdd100k.label.to_coco -m det -i LABELS -o COCO.json`"),
         (r"\.json$", rb'"polygon"\s*:.*"imgWidth"|"imgWidth"\s*:.*"polygon"', "Cityscapes JSON",
          _DATUMARO.format("cityscapes")),
         (r"\.json$", rb'^\s*\[\s*\{.*"image_id"\s*:.*"bbox"', "COCO's results, a list of detections",

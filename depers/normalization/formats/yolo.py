@@ -8,6 +8,8 @@ More numbers than these may be
 - points of the object that the box holds, such as landmarks or corners, with or without a visibility (0, 1 or 2);
 - the points of a polygon, `class x1 y1 x2 y2 x3 y3 …`, in place of the box: its bounding box is taken.
 
+Four numbers may be two corners, `x1 y1 x2 y2`, where a person says so (`suspicions` asks).
+
 A line of many numbers can often be either, and all lines of a set are alike: where some can be nothing else, they say
 what all are (`decide_columns`).
 """
@@ -24,7 +26,8 @@ from depers.normalization.rules import FileLabels, Problem, RawBox
 from depers.statuses import ProblemAction
 
 AUTO = "auto"
-COLUMNS = (AUTO, "box", "box+points", "polygon")
+CORNERS = "corners"
+COLUMNS = (AUTO, "box", "box+points", "polygon", CORNERS)
 """What the numbers of a line may be said to be."""
 _FAR = 4.0  # how many times larger than the box the polygon of the same numbers must be, to be none
 _OVER = 0.1  # how far a box with points may reach over the image's edge, as a share of its size
@@ -88,7 +91,7 @@ def read_yolo(
         if file_class and values[0] != 0:  # the file's name decides, so a wrong id costs nothing but is worth a look
             problems.append(Problem(path, number, "class id is not 0", ProblemAction.ACCEPTED, line.strip()[:120]))
         name = file_class or (names[int(values[0])] if names is not None else str(int(values[0])))
-        box = RawBox(number, name, *_first_four(values[1:]))
+        box = RawBox(number, name, *(_bounding_box if columns == CORNERS else _first_four)(values[1:5]))
         if shape is not Shape.BOX and shape is not None:
             shapes.setdefault(shape, f"{path}, line {number}: {line.strip()[:80]}")
             if shape in (Shape.CONFIDENCE, Shape.FLAG):
@@ -130,7 +133,7 @@ def find_shape(values: Sequence[float], columns: str = AUTO) -> Shape | None:
     `columns` is one of `COLUMNS`: a person knows what a line cannot say.
     """
     count = len(values)
-    if count <= 4:
+    if count <= 4 or columns == CORNERS:
         return Shape.BOX if count == 4 else None
     if columns == "polygon":
         return Shape.POLYGON if count >= 6 and count % 2 == 0 and _lies_inside(values, 1) else None

@@ -133,13 +133,34 @@ def test_lines_that_nobody_can_read_for_certain_are_refused(texts: list[str], me
 def test_corners_in_place_of_a_center_and_a_size_are_refused(tmp_path: Path) -> None:
     corners = [(0.1 * n, 0.5, 0.1 * n + 0.1, 0.7) for n in range(9)]
     root = write_files(tmp_path / "raw", yolo(*(f"0 {a} {b} {c} {d}" for a, b, c, d in corners)))
-    with pytest.raises(UserError, match=r"must be cx cy w h, but \d of 9 reach over .* 9 could be two corners"):
+    with pytest.raises(UserError, match=r"must be cx cy w h, but 9 of 9 could be two corners, .*and 3 reach over"):
         read_set(root)
     annotations = [CAR | {"bbox": [200 * a, 160 * b, 200 * c, 160 * d]} for a, b, c, d in corners]
     with pytest.raises(UserError, match=r"must be x y w h, .* could be two corners"):
         read_set(write_files(tmp_path / "coco", coco_set(*annotations)))
-    large = write_files(tmp_path / "large", yolo(*["0 0.5 0.5 0.6 0.7"] * 4, "0 0.5 0.5 0.6 1.2"))
-    assert len(read_set(large)[0]) == 5
+    areas = [entry | {"area": 20 * 32} for entry in annotations[1:5]]  # well inside of the image
+    with pytest.raises(UserError, match="by their areas 4 are two corners"):
+        read_set(write_files(tmp_path / "areas", coco_set(*areas)))
+
+
+@pytest.mark.parametrize("texts", [["0 0.3 0.4 0.5 0.6"], ["0 0.5 0.5 0.6 0.7"] * 4, ["0 0.1 0.2 0.18 0.31"] * 3])
+def test_boxes_that_could_all_be_corners_are_asked_for(texts: list[str], tmp_path: Path) -> None:
+    root = write_files(tmp_path / "raw", yolo(*texts))
+    with pytest.raises(UserError, match=r"could be two corners, x1 y1 x2 y2: .* --columns box or corners"):
+        read_set(root)
+    a, b, c, d = (float(field) for field in texts[0].split()[1:])
+    assert read_set(root, columns="box")[0]["0.jpg"] == near([("face", a, b, c, d)])
+    as_corners = read_set(root, columns="corners")[0]["0.jpg"]
+    assert as_corners == near([("face", (a + c) / 2, (b + d) / 2, c - a, d - b)])
+    write_files(root, {"images/9.jpg": "", "labels/9.txt": FACE})  # which can be none
+    assert len(read_set(root)[0]) == len(texts) + 1
+
+
+def test_a_corner_and_a_size_in_place_of_a_center_and_a_size_are_refused(tmp_path: Path) -> None:
+    texts = [f"0 {0.05 * n} 0.3 0.3 0.2" for n in range(8)]
+    with pytest.raises(UserError, match=r"but 3 of 8 reach over the edge .* x and y may be those of a corner"):
+        read_set(write_files(tmp_path / "raw", yolo(*texts)))
+    assert len(read_set(tmp_path / "raw", columns="box")[0]) == 8
 
 
 def test_a_person_says_what_stands_in_the_lines(tmp_path: Path) -> None:

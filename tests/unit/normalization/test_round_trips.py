@@ -51,7 +51,9 @@ def test_three_formats_say_the_same(tmp_path_factory: object, images: Dataset) -
     expected = expect(images)
     for writer in (write_yolo, write_coco, write_voc):
         root = Path(tmp_path_factory.mktemp("raw"))  # type: ignore[attr-defined]
-        found, problems = read_set(write_files(root, writer(images)), classes=NAMES, size_wh=(WIDE, HIGH))
+        found, problems = read_set(
+            write_files(root, writer(images)), classes=NAMES, columns="box", size_wh=(WIDE, HIGH)
+        )
         assert {name: rounded(boxes) for name, boxes in found.items()} == expected
         assert {problem.kind for problem in problems} <= {"class without a box"}
         shutil.rmtree(root)

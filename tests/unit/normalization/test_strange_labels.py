@@ -148,3 +148,93 @@ def test_a_class_of_which_every_object_is_ignored_is_on_record(tmp_path: Path) -
     _, problems = read_set(tmp_path / "raw", classes=("face",))
     texts = [problem.detail for problem in problems if problem.kind == "class that is not asked for"]
     assert texts == ["car: 0 boxes in 0 images, 2 ignored"]
+
+
+@pytest.mark.parametrize(
+    ("strange", "kind"),
+    [
+        ({"score": 0.87}, "detection, not a label"),
+        ({"score": 0}, "detection, not a label"),
+        ({"confidence": 0.5}, "detection, not a label"),
+        ({"attributes": {"rotation": 12.5}}, "turned box"),
+    ],
+)
+def test_detections_and_turned_boxes_cost_their_image(strange: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    names = ("a.jpg", "b.jpg", "c.jpg")
+    plain: dict[str, Any] = {"score": 1.0, "attributes": {"rotation": 0.0, "occluded": False}}
+    text = coco(strange, plain | {"image_id": 1}, {"score": None, "image_id": 2}, names=names)
+    root = write_files(tmp_path / "raw", {**dict.fromkeys(names, ""), "x.json": text})
+    found, problems = read_set(root)
+    assert set(found) == {"b.jpg", "c.jpg"}
+    assert [(problem.line, problem.kind, problem.action) for problem in problems] == [(1, kind, "skipped_with_image")]
+    write_files(root, {"x.json": coco(*[strange] * 3)})
+    with pytest.raises(UserError, match=f"3 of 3 are not, such as .*{kind}"):
+        read_set(root)
+
+
+def test_a_box_that_cvat_has_turned_costs_its_image_in_voc_too(tmp_path: Path) -> None:
+    attribute = "<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>"
+    files = {f"{n}.jpg": "" for n in range(3)}
+    for number, angle in enumerate(("0.0", "30.5", "x")):
+        text = OBJECT.replace("<name>car", f"{attribute.format(angle)}<name>car")
+        files[f"{number}.xml"] = f"<annotation>{text}{OBJECT}{OBJECT}</annotation>"
+    assert set(read_set(write_files(tmp_path / "raw", files))[0]) == {"0.jpg"}
+
+
+def test_a_file_of_captions_can_be_left_out(tmp_path: Path) -> None:
+    captions = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [{"image_id": 0, "caption": "a car"}]}
+    files = {"a.jpg": "", "instances.json": coco({}), "captions.json": json.dumps(captions)}
+    with pytest.raises(UserError, match=r"captions.json: must be COCO, with categories .* --label-files 'annotations/"):
+        read_set(write_files(tmp_path / "raw", files))
+
+
+SECOND = {"bbox": [10, 20, 30, 40]}
+
+
+def test_two_versions_of_a_file_are_refused_unless_they_say_the_same(tmp_path: Path) -> None:
+    names = ("a.jpg", "b.jpg")
+    same = [{}, SECOND, {"image_id": 1}]
+    files = {
+        **dict.fromkeys(names, ""),
+        "x.json": coco(*same, names=names),
+        "x_v2.json": coco(*same[::-1], names=names),
+    }
+    root = write_files(tmp_path / "raw", files)
+    found, problems = read_set(root)
+    assert [len(found[name]) for name in names] == [2, 1]
+    [problem] = problems
+    assert problem[:4] == ("x_v2.json", 0, "boxes of another file", "dropped")
+    assert problem.detail == "3 boxes are those of x.json"
+    for other in (
+        [{}, {"image_id": 1}],
+        [{"bbox": [90, 72, 21, 16]}, *same[1:]],
+        [*same, {"image_id": 1, "iscrowd": 1}],
+    ):
+        write_files(root, {"x_v2.json": coco(*other, names=names)})
+        with pytest.raises(UserError, match=r"boxes of car must stand in one file, but x.json and x_v2.json are both"):
+            read_set(root)
+    write_files(root, {"x_v2.json": coco(SECOND, names=("c.jpg",)), "c.jpg": ""})
+    assert [len(boxes) for boxes in read_set(root)[0].values()] == [2, 1, 1]
+
+
+def test_an_image_that_one_file_lists_twice_is_left_out(tmp_path: Path) -> None:
+    """Its boxes may be two versions of the same, whatever `--unlabelled` says of images that nothing lists."""
+    names = ("a.jpg", "b.jpg", "a.jpg")
+    text = coco({}, {"image_id": 1}, {"image_id": 1, **SECOND}, {"image_id": 2}, names=names)
+    root = write_files(tmp_path / "raw", {**dict.fromkeys(names, ""), "x.json": text})
+    for unlabelled in ("auto", "background"):
+        found, problems = read_set(root, unlabelled=unlabelled)
+        assert set(found) == {"b.jpg"}
+        assert {problem.kind for problem in problems} == {"image that is listed several times"}
+    write_files(root, {"x.json": coco({}, {"image_id": 2}, names=names)})
+    with pytest.raises(UserError, match=r"2 of 2 are not, .* image that is listed several times"):
+        read_set(root)
+
+
+def test_images_of_an_id_or_a_name_that_several_have_are_never_backgrounds(tmp_path: Path) -> None:
+    content = json.loads(coco({}, {"image_id": 2}, names=("1/a.jpg", "b.jpg", "c.jpg")))
+    content["images"][1]["id"] = 0  # of two images
+    content["images"].append({"id": 7, "file_name": "d.jpg"})  # which of the two
+    files = dict.fromkeys(("1/a.jpg", "b.jpg", "c.jpg", "1/d.jpg", "2/d.jpg", "e.jpg"), "")
+    root = write_files(tmp_path / "raw", {**files, "x.json": json.dumps(content)})
+    assert set(read_set(root, unlabelled="background")[0]) == {"c.jpg", "e.jpg"}
