@@ -69,7 +69,7 @@ def _option_row(field: "dataclasses.Field[Any]", hint: Any) -> str:
         default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else f"{field.default}"
         default = default.replace(default_cache_folder(), "~/.cache/depers")  # not this machine's
     notes = [f"one of {', '.join(map(str, limits.choices))}"] if limits.choices else []
-    notes += [str(limits)] if str(limits) else []
+    notes += [bounds] if (bounds := limits.describe(0)) else []
     notes += ["repeatable"] if typing.get_origin(hint) is tuple else []
     text = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
     return f"| `{flag}` | {default} | {_escaped(text)} |"
