@@ -17,6 +17,8 @@ from depers import storage
 from depers.archives import registry
 from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
 from depers.errors import typed_reason
+from depers.imaging.headers import ImageError
+from depers.pipeline.box_sources import label_name
 from depers.pipeline.box_tables import Row
 from depers.pipeline.outcomes import fail, to_table
 from depers.pipeline.steps import Outcome, PassJob, unpack
@@ -28,6 +30,7 @@ from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
 _LENGTH = struct.Struct("<Q")
 _PREFETCH = 4  # chunks that are fetched before they are asked for
 _LOST = b"depers.lost"  # in the metadata of the rows of a chunk that the new archive cannot have
+_LOOKED_AT = (FileStatus.REDACTED, FileStatus.CLEAN)
 _WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
 
 
@@ -182,6 +185,8 @@ def assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
         reason = f"cannot be written ({explain(error)})"
         if not is_of_name(error):
             return _record(job, unit, ArchiveStatus.FAILED, reason, notes=_again(unit))
+    except ImageError as error:
+        reason = str(error)
     except Exception as error:
         raise_outage(error)
         reason = f"cannot be put together ({typed_reason(error)})"
@@ -220,6 +225,20 @@ def _as_failed(table: pa.Table) -> pa.Table:
     return table
 
 
+def _refuse_shared_texts(job: PassJob, path: str, chunk_tables: Sequence[pa.Table]) -> None:
+    """Raise ImageError where two members have one YOLO text: which of them its boxes are about, nothing says."""
+    if job.boxes is None or not job.boxes.labels:
+        return
+    members: dict[str, str] = {}
+    for table in chunk_tables:
+        looked_at = table.filter(pc.is_in(table["status"], pa.array(_LOOKED_AT, pa.string())))
+        for member in looked_at["member"].to_pylist():
+            name = label_name(f"{path}/{member}")
+            if name in members:
+                raise ImageError(f"{members[name]} and {member} share their labels, {name}")
+            members[name] = member
+
+
 def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     path = unit.entries[0].path
     if end.reason and not end.chunks:
@@ -236,6 +255,7 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
         with storage.open_writer_below(job.out, path) as file:
             output = _DigestingFile(file)
             offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
+            _refuse_shared_texts(job, path, chunk_tables)  # known only now; what is written so far never appears
         output_fields = {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
         stamp = storage.read_stamp(job.out, path)
     else:

@@ -52,13 +52,11 @@ def _find_texts(unit: Unit, texts: dict[str, Entry], paths: Sequence[str]) -> li
 
 def _find_ambiguous(unit: Unit, source: BoxSource) -> list[str]:
     """Return the texts that say nothing about a unit's files, since others share them."""
-    return (
-        []
-        if unit.archive
-        else sorted(
-            {name for entry in unit.entries for name in (label_name(entry.path), entry.path)} & source.ambiguous
-        )
-    )
+    if unit.archive:
+        prefix = f"{PurePosixPath(unit.entries[0].path)}/"
+        return sorted(name for name in source.ambiguous if name.startswith(prefix))
+    names = {name for entry in unit.entries for name in (label_name(entry.path), entry.path)}
+    return sorted(names & source.ambiguous)
 
 
 def _rename(unit: Unit, content: Any) -> Unit:

@@ -7,7 +7,7 @@ list of boxes must be said, too), and so does an image with a box that cannot be
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -147,21 +147,26 @@ def label_name(place: str) -> str:
     return str(path.with_suffix(".txt")) if path.name else f"{place}.txt"  # a key on S3 may be "."
 
 
-def find_ambiguous_texts(places: Iterable[str]) -> frozenset[str]:
+def find_ambiguous_texts(places: Iterable[str], archives: Collection[str] = ()) -> frozenset[str]:
     """Return the YOLO texts that belong to several images: which of them one is about, nothing says.
+
+    Also those of images that lie below the path of one of the `archives`, where keys on S3 may: a member may have it.
 
     And the places of what is called otherwise than images are, but may be one, beside what has the same text.
     """
     counts, other_counts, others = Counter[str](), Counter[str](), list[str]()
+    shared_names: set[str] = set()
     for place in places:
+        if archives and any(str(folder) in archives for folder in PurePosixPath(place).parents):
+            shared_names.add(label_name(place))
         if sniffing.has_image_suffix(place):
             counts[label_name(place)] += 1
         elif not place.lower().endswith(_BESIDE_IMAGES):
             others.append(place)
             other_counts[label_name(place)] += 1
-    shared_names = frozenset(name for name, count in counts.items() if count > 1)
+    shared_names |= {name for name, count in counts.items() if count > 1}
     shared_places = [place for place in others if label_name(place) in counts or other_counts[label_name(place)] > 1]
-    return shared_names | frozenset(shared_places)
+    return frozenset(shared_names.union(shared_places))
 
 
 def read_boxes(source: BoxSource, row: Row | None, image: ImageFacts, classes: Sequence[str]) -> list[Row]:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -166,7 +167,9 @@ def run(
     all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
     if job.boxes is not None:
         loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
-        boxes = job.boxes._replace(ambiguous=find_ambiguous_texts(entry.path for entry in loose_entries))
+        archives = {str(PurePosixPath(unit.entries[0].path)) for unit in all_units if unit.archive}
+        ambiguous = find_ambiguous_texts((entry.path for entry in loose_entries), archives)
+        boxes = job.boxes._replace(ambiguous=ambiguous)
         job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, rows)
     class_names, stride, warnings = ray.get(inspection)
     report_lines(warnings)

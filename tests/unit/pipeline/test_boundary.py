@@ -360,3 +360,20 @@ def test_poisonous_files_of_every_kind_are_withheld_with_their_reason(job: PassJ
     items = [steps.Item(name, data=png(1)) for name in NAMES]
     detected = workers.DetectStage(job, [[]]).detect(Work(unit, poisonous={4: "no"}), items)
     assert [item.reason for item, _ in detected] == ["", "", "", "", "no"]
+
+
+@pytest.mark.parametrize("second", ["b.jpg", "b.png", "c.png"])
+def test_an_archive_of_which_two_members_have_one_text_fails(job: PassJob, tmp_path: Path, second: str) -> None:
+    with zipfile.ZipFile(tmp_path / "in/a.zip", "w") as archive:
+        for number, name in enumerate(["0.png", "1.png", "b.png", second]):  # one name may be there twice
+            archive.writestr(name, png(number))
+    for name in ("0", "1", "b", "c"):
+        storage.write_bytes(f"{tmp_path}/boxes/labels/a.zip/{name}.txt", b"")
+    source = BoxSource(f"{tmp_path}/boxes", ("car",), f"{tmp_path}/boxes/labels")
+    rows = run(job._replace(boxes=source), find_unit(job, archive=True))
+    if second == "c.png":
+        assert {row["status"] for row in rows} == {"complete", "clean"}
+        return
+    assert {row["status"] for row in rows} == {"failed"} and not Path(job.out, "a.zip").exists()
+    [own] = [row for row in rows if row["member"] is None]
+    assert own["reason"] == f"b.png and {second} share their labels, a.zip/b.txt"

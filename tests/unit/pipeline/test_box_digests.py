@@ -97,5 +97,5 @@ def test_where_boxes_are_does_not_count() -> None:
 def test_a_text_that_two_images_share_redoes_both(tmp_path: Path) -> None:
     all_units = units.cut(ENTRIES)
     alone = BoxSource(str(tmp_path), ("face",), str(tmp_path / "labels"))
-    shared = alone._replace(ambiguous=frozenset({"03.txt"}))
-    assert count_changes(name_by_boxes(all_units, alone, None), name_by_boxes(all_units, shared, None)) == 1
+    shared = alone._replace(ambiguous=frozenset({"03.txt", "a.zip/b.txt"}))
+    assert count_changes(name_by_boxes(all_units, alone, None), name_by_boxes(all_units, shared, None)) == 2

@@ -202,6 +202,9 @@ def test_a_text_speaks_of_one_image_with_one_frame(labels: Path) -> None:
     ambiguous = find_ambiguous_texts(["a.jpg", "a.PNG", "b.jpg", "b.json", "d/a.heic"])
     assert ambiguous == {"a.txt"}
     assert find_ambiguous_texts(["a.jpg", "a.pjpeg", "b", "b.png", "c.bin", "c.txt"]) == {"a.pjpeg", "b"}
+    assert find_ambiguous_texts(["a.zip/b.png", "a.zip/d/c", "b.png", "c.zip/b.png"], {"a.zip"}) == {
+        "a.zip/b.txt", "a.zip/d/c.txt",
+    }  # fmt: skip
     assert find_ambiguous_texts(["a.bin", "a.dat", "b.dat", ".", "x/."]) == {"a.bin", "a.dat"}
     with pytest.raises(ImageError, match=r"shares its labels, a\.txt, with another image"):
         read(source._replace(ambiguous=frozenset({"a.jpg"})), None)
