@@ -16,7 +16,7 @@ from typing import NamedTuple
 FILE_SECONDS = 300.0
 """The budget by default: several times what the largest allowed images take to be encoded again."""
 _WALL_FACTOR = 10
-_HEARTBEATS = 1  # budgets without one, where code in C does not let Python's threads run
+_GRACE_SECONDS = 10.0  # beyond the budget, where code in C does not let Python's threads run: then of the wall's clock
 
 
 class _Watched(NamedTuple):
@@ -104,7 +104,7 @@ class _Watchdog(threading.Thread):
 
     def run(self) -> None:
         while True:
-            faulthandler.dump_traceback_later(_HEARTBEATS * self.seconds + 10, exit=True)
+            faulthandler.dump_traceback_later(self.seconds + _GRACE_SECONDS, exit=True)
             time.sleep(min(1.0, self.seconds / 4))
             if (place := find_overdue(self.seconds)) is not None:
                 try:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_a_poisonous_file_costs_one_row(ray_local: None, tmp_path: Path, staged:
     assert reasons.pop("poisonous/x.jpg") == CRASHED
     assert reasons.pop("slow/x.jpg") == "took longer than 1 s"
     assert all("ends the process" not in reason for reason in reasons.values())
+
+
+def test_code_in_c_that_keeps_pythons_lock_ends_its_process() -> None:
+    script = (
+        "import re; from depers.runtime import time_budget; time_budget._GRACE_SECONDS = 0.2\n"
+        "time_budget.enforce(0.2, print)\n"
+        "with time_budget.watch('file'): re.match('(a+)+$', 'a' * 40 + 'b')"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1 and "Timeout" in ended.stderr and not ended.stdout
 
 
 def work(names: Sequence[str], guard: FileGuard) -> list[str]:
