@@ -317,8 +317,8 @@ def _write(
 
         def count(record: pa.Table) -> None:
             statistics.add(record)
-            for row in record["problems"].to_pylist():
-                index.add_problems(Problem(**problem) for problem in row)
+            problems = record["problems"].combine_chunks().flatten().to_pylist()
+            index.add_problems(Problem(**problem) for problem in problems)
             bar.update(len(record))
 
         for record in lease.guard(run_file_tasks(write_unit, calls())):

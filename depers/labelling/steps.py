@@ -20,7 +20,7 @@ from depers.detection.detections import Detections
 from depers.errors import UserError, typed_reason
 from depers.labelling.decisions import Objects, Rules, decide
 from depers.runtime import units
-from depers.runtime.tasks import FileGuard
+from depers.runtime.file_guard import FileGuard
 from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import SourceStatus
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage

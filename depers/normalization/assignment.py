@@ -4,13 +4,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from depers import storage
 from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.splits import Strata, group_names, split
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog
 from depers.normalization.index import LabelIndex
-from depers.normalization.rules import EVERY_CLASS, LabelBox
+from depers.normalization.rules import BOX_ROW, EVERY_CLASS, NO_BOXES, LabelBoxes
 from depers.normalization.writing import ImageTask
 
 
@@ -97,25 +100,42 @@ def make_tasks(
 
     A region of every class is one of each.
     """
-    all_ids = range(class_count)
+    ids = np.full(len(catalog.classes) + 1, -1, np.int64)
+    ids[list(class_ids.keys())] = list(class_ids.values())
     boxes, sizes = _OrderedReader(index.boxes()), _OrderedReader((number, (w, h)) for number, w, h in index.sizes())
     for number, (label_set, image) in enumerate(catalog.images):
-        indexed_boxes, declared_wh = boxes.at(number) or [], sizes.at(number)
+        indexed_boxes, declared_wh = boxes.at(number), sizes.at(number)
         if not assignment.splits[number]:
             continue
-        every_class = catalog.classes.get((label_set.prefix, EVERY_CLASS))
-        label_boxes = tuple(
-            LabelBox(catalog.files[box.file], box.line, class_id, *box[4:])
-            for box in indexed_boxes
-            for class_id in (all_ids if box.class_number == every_class else [class_ids.get(box.class_number)])
-            if class_id is not None
-        )
+        label_boxes = NO_BOXES
+        if indexed_boxes is not None:
+            every_class = catalog.classes.get((label_set.prefix, EVERY_CLASS), -1)
+            label_boxes = _to_label_boxes(catalog, indexed_boxes, ids, every_class, class_count)
         source, path = storage.join(label_set.uri, image.path), label_set.prefix + image.path
         entry = label_set.entries[image.path]
         stamp = f"{entry.size} {entry.etag}"
         yield ImageTask(
             source, path, assignment.names[number], assignment.splits[number], stamp, declared_wh, label_boxes
         )
+
+
+def _to_label_boxes(
+    catalog: Catalog, boxes: NDArray[np.void], ids: NDArray[np.int64], every_class: int, class_count: int
+) -> LabelBoxes:
+    """Return the boxes of one image (`INDEXED_BOX`) that are of the dataset's classes."""
+    is_every = boxes["class_number"] == every_class
+    class_ids = ids[boxes["class_number"]]
+    if is_every.any():
+        counts = np.where(is_every, class_count, 1)
+        boxes, class_ids = np.repeat(boxes, counts), np.repeat(class_ids, counts)
+        class_ids[np.repeat(is_every, counts)] = np.tile(np.arange(class_count), int(is_every.sum()))
+    boxes, class_ids = boxes[class_ids >= 0], class_ids[class_ids >= 0]
+    files, places = np.unique(boxes["file"], return_inverse=True)
+    rows = np.empty(len(boxes), BOX_ROW)
+    rows["path"], rows["class_id"] = places, class_ids
+    for name in ("line", "box", "ignored"):
+        rows[name] = boxes[name]
+    return LabelBoxes(tuple(catalog.files[file] for file in files.tolist()), rows)
 
 
 class _OrderedReader:
@@ -134,7 +154,7 @@ class _OrderedReader:
 def refuse_leftovers(out: str, assignment: Assignment) -> None:
     """Raise UserError for files that another run left: they would be in both splits, or labels in neither."""
     pairs = zip(assignment.names, assignment.splits, strict=True)
-    tasks = (ImageTask("", "", name, split_name, "", None, ()) for name, split_name in pairs if split_name)
+    tasks = (ImageTask("", "", name, split_name, "", None, NO_BOXES) for name, split_name in pairs if split_name)
     expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri, task.ignore_uri)}
     for folder in ("images", "labels", FOLDER):
         root = storage.join(out, folder)

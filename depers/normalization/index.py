@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from depers.normalization.rules import IN_FRACTIONS, NO_AREA, OUTSIDE, Problem
 from depers.statuses import ProblemAction
 from depers.storage.tables import parquet_text
@@ -26,6 +29,25 @@ CREATE TABLE undecided (image INTEGER, file INTEGER, line INTEGER, class INTEGER
 CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
 CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, detail TEXT);
 """
+
+
+INDEXED_BOX = np.dtype(
+    [
+        ("image", "<i4"),
+        ("file", "<i4"),
+        ("line", "<i4"),
+        ("class_number", "<i4"),
+        ("box", "<f8", (4,)),
+        ("ignored", "?"),
+    ]
+)
+"""An `IndexedBox` as a row of a table; `box` is cx, cy, w, h."""
+_STORED_BOX = np.dtype(
+    [(name, "<i4") for name in ("image", "file", "line", "class_number")]
+    + [(name, "<f8") for name in ("cx", "cy", "w", "h")]
+    + [("ignored", "?")]
+)
+_ROWS = 16_384  # that are read at once
 
 
 class IndexedBox(NamedTuple):
@@ -180,11 +202,18 @@ class LabelIndex:
         """Yield the declared sizes, in the order of the images."""
         yield from self._db.execute("SELECT image, width, height FROM sizes ORDER BY image")
 
-    def boxes(self) -> Iterator[tuple[int, list[IndexedBox]]]:
-        """Yield (image, its boxes by file and line) of every image that has boxes, in order."""
-        rows = self._db.execute("SELECT * FROM boxes ORDER BY image, file, line, rowid")
-        for image, group in itertools.groupby(rows, key=lambda row: row[0]):
-            yield image, [IndexedBox._make((*row[:-1], bool(row[-1]))) for row in group]
+    def boxes(self) -> Iterator[tuple[int, NDArray[np.void]]]:
+        """Yield (image, its boxes as `INDEXED_BOX` (N,), by file and line) of every image that has boxes, in order."""
+        cursor = self._db.execute("SELECT * FROM boxes ORDER BY image, file, line, rowid")
+        rest = np.empty(0, _STORED_BOX)
+        while rows := cursor.fetchmany(_ROWS):
+            table = np.concatenate([rest, np.array(rows, _STORED_BOX)])
+            starts = np.flatnonzero(np.diff(table["image"], prepend=-1))
+            for start, end in itertools.pairwise(starts.tolist()):
+                yield int(table["image"][start]), table[start:end].view(INDEXED_BOX)
+            rest = table[starts[-1] :]  # more of that image may follow
+        if len(rest):
+            yield int(rest["image"][0]), rest.view(INDEXED_BOX)
 
     def problems(self) -> Iterator[Problem]:
         """Yield all problems in the order of their paths."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -47,24 +46,30 @@ class LabelStatistics:
 
     def add(self, record: pa.Table) -> None:
         """Count a unit in (`writing.RECORD`)."""
-        for row in record.to_pylist():
-            split, boxes = row["split"], row["boxes"]
+        lists = record["boxes"].combine_chunks()
+        boxes = lists.flatten()
+        numbers = np.repeat(np.arange(len(record)), np.diff(lists.offsets))
+        class_ids = boxes.field("class_id").to_numpy()
+        counts = np.zeros((len(record), len(self.sizes)), np.int64)
+        np.add.at(counts, (numbers, class_ids), 1)
+        for row, class_counts in zip(record.drop_columns(["boxes", "problems"]).to_pylist(), counts, strict=True):
+            split, name, total = row["split"], row["name"], int(class_counts.sum())
             if row["status"] != SourceStatus.USED:
-                self.skipped.add((split, row["name"]))
+                self.skipped.add((split, name))
                 continue
             self.ignored += row["ignored"]
             self.images[split] += 1
-            self.backgrounds[split] += not boxes
-            self.objects[split][len(boxes)] += 1
-            ids = Counter(box["class_id"] for box in boxes)
-            for class_id, count in ids.items():
-                self.boxes[split, class_id] += count
+            self.backgrounds[split] += not total
+            self.objects[split][total] += 1
+            present_ids = np.flatnonzero(class_counts).tolist()
+            for class_id in present_ids:
+                self.boxes[split, class_id] += int(class_counts[class_id])
                 self.with_class[split, class_id] += 1
-            self._offer_sample(row["name"], split, [*(list(ids) or [_NONE]), _ANY])
-            for box in boxes:
-                side = math.sqrt(box["w"] * box["h"])
-                _count(self.sizes[box["class_id"]], _EDGES, side)
-                _count(self.shares[box["class_id"]], _SHARES, side / math.sqrt(row["width"] * row["height"]))
+            self._offer_sample(name, split, [*(present_ids or [_NONE]), _ANY])
+        sides = np.sqrt(_to_floats(boxes.field("w")) * _to_floats(boxes.field("h")))
+        image_sides = np.sqrt(_to_floats(record["width"]) * _to_floats(record["height"]))
+        _count(self.sizes, class_ids, _EDGES, sides)
+        _count(self.shares, class_ids, _SHARES, sides / image_sides[numbers])
 
     def _offer_sample(self, name: str, split: str, class_ids: Sequence[int]) -> None:
         """Keep the image if its hash is among the lowest, so that the choice depends on nothing but the names."""
@@ -89,9 +94,16 @@ class LabelStatistics:
         return list(dict.fromkeys((split, name) for _, name, split in [*turns, *candidates]))[:_SHEET]
 
 
-def _count(counts: NDArray[np.int64], edges: NDArray[np.float64], value: float) -> None:
-    place = int(np.searchsorted(edges, value, side="right")) - 1
-    counts[min(max(place, 0), len(counts) - 1)] += 1
+def _to_floats(numbers: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.asarray(numbers, np.float64)
+
+
+def _count(
+    counts: NDArray[np.int64], class_ids: NDArray[np.int32], edges: NDArray[np.float64], values: NDArray[np.float64]
+) -> None:
+    """Count values into the bins of their classes; the first and the last bin hold what lies beyond."""
+    places = np.searchsorted(edges, values, side="right") - 1
+    np.add.at(counts, (class_ids, np.clip(places, 0, counts.shape[1] - 1)), 1)
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

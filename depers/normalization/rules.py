@@ -15,12 +15,16 @@ A box is written as center and size, cx, cy, w, h, in fractions of the image or 
 """
 
 import unicodedata
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from depers.datasets.labels import Labels
 from depers.statuses import ProblemAction
 
+N = TypeVar("N", float, NDArray[np.float64])
 _ROUNDING = 1e-5  # an edge this far outside 0…1 comes from writing six decimals, and is clipped without a word
 _PROPORTION = 0.02  # how far the factors of width and height may differ where an image was only resized
 IMAGE_WH = (-1, -1)
@@ -99,6 +103,36 @@ class LabelBox(NamedTuple):
     ignored: bool = False
 
 
+BOX_ROW = np.dtype(
+    [
+        ("path", "<i4"),
+        ("line", "<i4"),
+        ("class_id", "<i4"),
+        ("box", "<f8", (4,)),
+        ("ignored", "?"),
+    ]
+)
+"""A box among others, as `LabelBox` has it; `path` is the place of its label file's in a list."""
+
+
+class LabelBoxes(NamedTuple):
+    """The boxes of one image: `rows` are `BOX_ROW` (N,), `paths` those of its label files."""
+
+    paths: tuple[str, ...]
+    rows: NDArray[np.void]
+
+    @classmethod
+    def of(cls, boxes: Sequence[LabelBox]) -> "LabelBoxes":
+        """Return boxes one by one as a table."""
+        paths = {path: place for place, path in enumerate(dict.fromkeys(box.path for box in boxes))}
+        rows = [(paths[box.path], box.line, box.class_id, box[3:7], box.ignored) for box in boxes]
+        return cls(tuple(paths), np.array(rows, BOX_ROW))
+
+
+NO_BOXES = LabelBoxes.of(())
+"""Those of an image that shows nothing."""
+
+
 class MendedLabels(NamedTuple):
     """The labels and the ignore regions of one image, in fractions of the upright one, and what was wrong."""
 
@@ -158,8 +192,8 @@ def _same_shape(first_wh: tuple[int, int] | None, second_wh: tuple[int, int]) ->
     return abs(wide - high) <= _PROPORTION * max(wide, high)
 
 
-def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> tuple[float, float, float, float]:
-    """Return a box in fractions of the stored image as one of the upright image (TIFF 6.0, tag 274)."""
+def turn_upright(cx: N, cy: N, w: N, h: N, orientation: int) -> tuple[N, N, N, N]:
+    """Return a box in fractions of the stored image as one of the upright image (TIFF 6.0, tag 274); also many."""
     if orientation in (5, 6, 7, 8):
         cx, cy, w, h = cy, cx, h, w
     if orientation in (3, 4, 7, 8):
@@ -169,51 +203,79 @@ def turn_upright(cx: float, cy: float, w: float, h: float, orientation: int) -> 
     return cx, cy, w, h
 
 
-def mend(boxes: Sequence[LabelBox], size_wh: tuple[float, float] = (1, 1), orientation: int = 1) -> MendedLabels:
+def mend(boxes: LabelBoxes, size_wh: tuple[float, float] = (1, 1), orientation: int = 1) -> MendedLabels:
     """Return the labels of one image as they are to be written.
 
     `size_wh` is what the boxes are fractions of, `orientation` that of the pixels that they lie on.
     """
-    problems: list[Problem] = []
-    labels: dict[tuple[int, ...], None] = {}  # as class id and millionths, which is what is written
-    regions: dict[tuple[int, ...], None] = {}
-    for box in boxes:
-        numbers = (box.cx / size_wh[0], box.cy / size_wh[1], box.w / size_wh[0], box.h / size_wh[1])
-        inside, kind, action = _clip(*numbers)
-        if inside is not None and min(size_wh) > 1 and max(box.cx + box.w / 2, box.cy + box.h / 2) <= 1:
-            inside, kind, action = None, IN_FRACTIONS, ProblemAction.SKIPPED_WITH_IMAGE
-        if inside is not None:
-            if orientation != 1:
-                inside = turn_upright(*inside, orientation)
-            key = (box.class_id, *(round(value * 1e6) for value in inside))
-            if min(key[3:]) < 1:
-                kind, action = NO_AREA, ProblemAction.SKIPPED_WITH_IMAGE
-            elif key in (keys := regions if box.ignored else labels):
-                kind, action = "duplicate", ProblemAction.DROPPED
-            else:
-                keys[key] = None
-        if action:
-            text = " ".join(f"{value:g}" for value in box[3:7])
-            problems.append(Problem(box.path, box.line, kind, action, text))
-    return MendedLabels(_to_labels(labels), _to_labels(regions), problems)
+    rows = boxes.rows
+    inside, has_area, is_inside, is_clipped = _clip(rows["box"] / np.array([*size_wh, *size_wh], np.float64))
+    is_placed = has_area & is_inside
+    in_fractions = np.zeros(len(rows), np.bool_)
+    if min(size_wh) > 1:
+        with np.errstate(over="ignore", invalid="ignore"):
+            corners = rows["box"][:, :2] + rows["box"][:, 2:] / 2
+        in_fractions = is_placed & (corners.max(axis=1, initial=-np.inf) <= 1)
+    places = np.flatnonzero(is_placed & ~in_fractions)
+    cx, cy, w, h = inside[places].T
+    upright = turn_upright(cx, cy, w, h, orientation) if orientation != 1 else (cx, cy, w, h)
+    millionths = np.rint(np.stack(upright, axis=1) * 1e6).astype(np.int64)  # which is what is written
+    is_wide = millionths[:, 2:].min(axis=1, initial=1) >= 1
+    has_area[places[~is_wide]] = False
+    keys = np.column_stack([rows["class_id"][places], millionths])[is_wide]
+    places = places[is_wide]
+    is_region = rows["ignored"][places]
+    is_new = _find_new(keys, is_region)
+    kinds = np.full(len(rows), "", object)
+    actions = np.full(len(rows), None, object)
+    for chosen, kind, action in (
+        (is_clipped, OUTSIDE, ProblemAction.CLIPPED),
+        (~is_inside, OUTSIDE, ProblemAction.SKIPPED_WITH_IMAGE),
+        (~has_area, NO_AREA, ProblemAction.SKIPPED_WITH_IMAGE),
+        (in_fractions, IN_FRACTIONS, ProblemAction.SKIPPED_WITH_IMAGE),
+        (places[~is_new], "duplicate", ProblemAction.DROPPED),
+    ):
+        kinds[chosen], actions[chosen] = kind, action
+    problems = []
+    for place in np.flatnonzero(kinds):
+        row = rows[place]
+        text = " ".join(f"{value:g}" for value in row["box"].tolist())
+        problems.append(Problem(boxes.paths[row["path"]], int(row["line"]), kinds[place], actions[place], text))
+    return MendedLabels(_to_labels(keys[is_new & ~is_region]), _to_labels(keys[is_new & is_region]), problems)
 
 
-def _to_labels(keys: Collection[tuple[int, ...]]) -> Labels:
-    return Labels.of([key[0] for key in keys], [[value / 1e6 for value in key[1:]] for key in keys])
+def _find_new(keys: NDArray[np.int64], is_region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows are the first of their kind, labels and regions each for themselves."""
+    rows = [*map(tuple, np.column_stack([keys, is_region]).tolist())]
+    if len(set(rows)) == len(rows):
+        return np.ones(len(rows), np.bool_)
+    firsts: dict[tuple[int, ...], int] = {}
+    return np.array([firsts.setdefault(row, place) == place for place, row in enumerate(rows)])
 
 
-def _clip(
-    cx: float, cy: float, width: float, height: float
-) -> tuple[tuple[float, float, float, float] | None, str, ProblemAction | None]:
-    """Return the box inside 0…1 or None, what is wrong, and what is done about it: "" and None for nothing."""
-    if width <= 0 or height <= 0:
-        return None, NO_AREA, ProblemAction.SKIPPED_WITH_IMAGE
-    corners = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-    x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in corners)
-    if x0 >= x1 or y0 >= y1:
-        return None, OUTSIDE, ProblemAction.SKIPPED_WITH_IMAGE
-    outside = max(-corners[0], -corners[1], corners[2] - 1, corners[3] - 1)
-    box = (cx, cy, width, height) if outside <= 0 else ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
-    if outside > _ROUNDING:
-        return box, OUTSIDE, ProblemAction.CLIPPED
-    return box, "", None
+def _to_labels(keys: NDArray[np.int64]) -> Labels:
+    return Labels(keys[:, 0], keys[:, 1:] / 1e6)
+
+
+class _Clipped(NamedTuple):
+    """Boxes (N, 4) inside 0…1, and of each whether it has an area, lies inside, and reached over the edge."""
+
+    boxes: NDArray[np.float64]
+    has_area: NDArray[np.bool_]
+    is_inside: NDArray[np.bool_]
+    is_clipped: NDArray[np.bool_]
+
+
+def _clip(boxes: NDArray[np.float64]) -> _Clipped:
+    centers, sizes = boxes[:, :2], boxes[:, 2:]
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that lie far outside
+        low, high = centers - sizes / 2, centers + sizes / 2
+        inner_low, inner_high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        over = np.maximum(-low, high - 1).max(axis=1, initial=-np.inf)
+        clipped = np.hstack([(inner_low + inner_high) / 2, inner_high - inner_low])
+    return _Clipped(
+        np.where(over[:, None] <= 0, boxes, clipped),
+        np.all(sizes > 0, axis=1),
+        np.all(inner_low < inner_high, axis=1),
+        over > _ROUNDING,
+    )

@@ -8,16 +8,17 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import simplejpeg
 
 from depers import storage
 from depers.datasets.ignore_regions import FOLDER, ignore_path
-from depers.datasets.labels import format_yolo
+from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError, typed_reason
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError, read_header
-from depers.normalization.rules import LabelBox, LabelError, Problem, find_frame, mend
+from depers.normalization.rules import LabelBoxes, LabelError, Problem, find_frame, mend
 from depers.runtime import units
 from depers.runtime.file_guard import FileGuard
 from depers.statuses import ProblemAction, SourceStatus
@@ -25,8 +26,9 @@ from depers.storage import tables
 from depers.storage.failures import explain, is_of_name
 from depers.storage.tables import column, parquet_text
 
-_VERSION = "5"  # of what is written for the same labels
+_VERSION = "6"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
+_NO_LABELS = Labels.of([], [])
 _THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once
 
@@ -73,7 +75,7 @@ class ImageTask(NamedTuple):
     split: str
     stamp: str
     declared_wh: tuple[int, int] | None
-    boxes: tuple[LabelBox, ...]
+    boxes: LabelBoxes
 
     @property
     def image_uri(self) -> str:
@@ -93,8 +95,11 @@ class ImageTask(NamedTuple):
 
 def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
     """Return a hash of all that decides what is written."""
-    text = repr((_VERSION, exif_frame, [tuple(task) for task in tasks]))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    text = repr((_VERSION, exif_frame, [(*task[:-1], task.boxes.paths, len(task.boxes.rows)) for task in tasks]))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for task in tasks:
+        digest.update(task.boxes.rows.tobytes())
+    return digest.hexdigest()[:32]
 
 
 def write_unit(
@@ -118,11 +123,23 @@ def write_unit(
     has_regions = storage.is_dir(storage.join(out, FOLDER))  # of an earlier run, perhaps, when an image still had some
     with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
         rows = list(pool.map(write, itertools.count(), tasks))
-    table = pa.Table.from_pylist(rows, schema=RECORD)
+    table = _make_record(rows)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
         with storage.translated_write_errors(out):
             units.write_record(units.locate_inside(out), name, table, out=out)
     return table
+
+
+def _make_record(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Return the table of rows as `_row` makes them."""
+    columns = {name: [row[name] for row in rows] for name in RECORD.names}
+    all_labels: list[Labels] = columns["boxes"]
+    sizes_wh = np.concatenate([labels.boxes_xywh for labels in all_labels]).astype(np.float32)
+    class_ids = np.concatenate([labels.class_ids for labels in all_labels]).astype(np.int32)
+    boxes = pa.StructArray.from_arrays([class_ids, sizes_wh[:, 0], sizes_wh[:, 1]], fields=list(_BOX))
+    offsets = np.cumsum([0, *(len(labels.class_ids) for labels in all_labels)], dtype=np.int32)
+    columns["boxes"] = pa.ListArray.from_arrays(offsets, boxes, type=RECORD.field("boxes").type)
+    return pa.Table.from_pydict(columns, schema=RECORD)
 
 
 def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) -> dict[str, Any]:
@@ -137,7 +154,7 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, str(error))])
     except OSError as error:
         problem = Problem(task.path, 0, UNREADABLE, ProblemAction.SKIPPED, explain(error))
-        return _row(task, SourceStatus.SKIPPED, (0, 0), [], [problem])  # a read failure never deletes
+        return _row(task, SourceStatus.SKIPPED, (0, 0), _NO_LABELS, [problem])  # a read failure never deletes
     except Exception as error:
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, typed_reason(error))])
     labels, ignored, problems = mend(task.boxes, frame.size_wh, frame.orientation)
@@ -155,18 +172,14 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
         if not is_of_name(error):
             raise UserError(f"{out}: {reason}") from None
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
-    boxes = [
-        {"class_id": class_id, "w": w * size_wh[0], "h": h * size_wh[1]}
-        for class_id, (_, _, w, h) in zip(labels.class_ids.tolist(), labels.boxes_xywh.tolist(), strict=True)
-    ]
-    return _row(task, SourceStatus.USED, size_wh, boxes, frame.problems + problems, len(ignored.class_ids))
+    return _row(task, SourceStatus.USED, size_wh, labels, frame.problems + problems, len(ignored.class_ids))
 
 
 def _skip(out: str, task: ImageTask, problems: list[Problem]) -> dict[str, Any]:
     for path in (task.image_uri, task.labels_uri, task.ignore_uri):  # of an earlier run, when it was still usable
         with suppress(OSError):  # a name that storage refuses is not there
             storage.delete_below(out, path)
-    return _row(task, SourceStatus.SKIPPED, (0, 0), [], problems)
+    return _row(task, SourceStatus.SKIPPED, (0, 0), _NO_LABELS, problems)
 
 
 def examine(data: bytes) -> tuple[tuple[int, int], int]:
@@ -196,7 +209,7 @@ def _row(
     task: ImageTask,
     status: SourceStatus,
     size_wh: tuple[int, int],
-    boxes: list[dict[str, float]],
+    labels: Labels,
     problems: list[Problem],
     ignored: int = 0,
 ) -> dict[str, Any]:
@@ -206,7 +219,7 @@ def _row(
         "status": status,
         "width": size_wh[0],
         "height": size_wh[1],
-        "boxes": boxes,
+        "boxes": Labels(labels.class_ids, labels.boxes_xywh[:, 2:] * size_wh),
         "ignored": ignored,
         "problems": [
             problem._replace(path=parquet_text(problem.path), detail=parquet_text(problem.detail))._asdict()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from depers.datasets.labels import format_yolo, parse_yolo
 from depers.imaging.decoding import decode
-from depers.normalization.rules import LabelBox, LabelError, find_frame, mend, turn_upright
+from depers.normalization.rules import LabelBox, LabelBoxes, LabelError, find_frame, mend, turn_upright
 
 Numbers = tuple[float, float, float, float]
 
@@ -31,7 +31,7 @@ Numbers = tuple[float, float, float, float]
     ],
 )
 def test_mend_one_box(numbers: Numbers, boxes: list[list[float]], kind: str, action: str) -> None:
-    labels, ignored, problems = mend([LabelBox("labels/a.txt", 7, 2, *numbers)])
+    labels, ignored, problems = mend(LabelBoxes.of([LabelBox("labels/a.txt", 7, 2, *numbers)]))
     assert not len(ignored.class_ids)
     assert labels.class_ids.tolist() == [2] * len(boxes)
     np.testing.assert_allclose(labels.boxes_xywh, np.array(boxes).reshape(-1, 4), atol=2e-6)
@@ -41,7 +41,7 @@ def test_mend_one_box(numbers: Numbers, boxes: list[list[float]], kind: str, act
 def test_mend_drops_what_is_there_twice_but_not_another_class() -> None:
     box = (0.5, 0.5, 0.2, 0.2)
     boxes = [LabelBox("a", 1, 0, *box), LabelBox("b", 1, 0, 0.5000001, 0.5, 0.2, 0.2), LabelBox("b", 2, 1, *box)]
-    labels, _, problems = mend(boxes)
+    labels, _, problems = mend(LabelBoxes.of(boxes))
     assert labels.class_ids.tolist() == [0, 1]
     assert [problem[:4] for problem in problems] == [("b", 1, "duplicate", "dropped")]
 
@@ -50,7 +50,7 @@ def test_what_is_ignored_is_no_label_but_a_region() -> None:
     box = (0.5, 0.5, 0.2, 0.2)
     boxes = [LabelBox("a", 1, 0, *box), LabelBox("a", 2, 0, *box, True), LabelBox("a", 3, 0, *box, True)]
     boxes.append(LabelBox("a", 4, 1, 1.0, 0.5, 0.2, 0.2, True))
-    labels, ignored, problems = mend(boxes)
+    labels, ignored, problems = mend(LabelBoxes.of(boxes))
     assert (labels.class_ids.tolist(), ignored.class_ids.tolist()) == ([0], [0, 1])
     assert ignored.boxes_xywh.tolist() == [list(box), [0.95, 0.5, 0.1, 0.2]]
     assert [problem[:4] for problem in problems] == [
@@ -66,7 +66,8 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
     st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=6), st.integers(1, 8), st.sampled_from([1, 640])
 )
 def test_mend_gives_valid_labels_whatever_the_numbers(rows: list[Numbers], orientation: int, size: int) -> None:
-    labels, _, problems = mend([LabelBox("a", n, 0, *row) for n, row in enumerate(rows)], (size, size), orientation)
+    boxes = LabelBoxes.of([LabelBox("a", n, 0, *row) for n, row in enumerate(rows)])
+    labels, _, problems = mend(boxes, (size, size), orientation)
     assert len(parse_yolo(format_yolo(labels), 1, "it").class_ids) == len(labels.class_ids)
     assert len(labels.class_ids) + sum(
         problem.action in ("dropped", "skipped_with_image") for problem in problems
