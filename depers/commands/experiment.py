@@ -53,6 +53,7 @@ from depers.runtime import claims, progress
 from depers.runtime.results import VerbResult
 from depers.seeds import Branch, random_for
 from depers.training import options as training_options
+from depers.training.outputs import read_results
 
 _COPIERS = 16  # threads that mostly wait for storage
 _FIXED = {
@@ -325,7 +326,7 @@ def _train(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell,
     training = options.training(cell, arm)
     start = time.monotonic()
     progress.report_lines(train.run(training).summary())
-    last = train.read_results(training.out)[-1]
+    last = read_results(training.out)[-1]
     synthetic = options.count_synthetic(cell) if arm == SYNTHETIC else 0
     seconds = time.monotonic() - start
     result = TrainingResult(cell.size, cell.seed, arm, synthetic, last["map50"], last["map50_95"], seconds)

@@ -9,6 +9,7 @@ report.html, train_batch.jpg        curves, confusion matrix, labelled and predi
 state/last.pt                       everything to go on with: the same command after an interruption does
 """
 
+import math
 from dataclasses import dataclass
 
 from depers import storage
@@ -18,6 +19,7 @@ from depers.runtime import claims
 from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
 from depers.training.options import Options, resolve_paths
+from depers.training.outputs import BEST, REPORT, read_progress, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class TrainResult(VerbResult):
     out: str
     weights: str
     report: str
+    """Empty where it could not be made."""
     epochs: int
     best_epoch: int
     map50: float
@@ -35,7 +38,8 @@ class TrainResult(VerbResult):
     def summary(self) -> list[str]:
         """Return the line that says how good the best epoch is."""
         figures = f"mAP@.5 {self.map50:.3f}, mAP@.5:.95 {self.map50_95:.3f}"
-        return [f"best epoch {self.best_epoch} of {self.epochs}: {figures}; {self.weights}; report {self.report}"]
+        report = f"report {self.report}" if self.report else "its report could not be made"
+        return [f"best epoch {self.best_epoch} of {self.epochs}: {figures}; {self.weights}; {report}"]
 
 
 def check(options: Options) -> None:
@@ -52,7 +56,8 @@ def run(options: Options) -> TrainResult:
     storage.check(options.out, "OUT")
     check(options)
     note = storage.join(options.out, "options.json")
-    with claims.hold(options.out, options.decisive(), note=note, empty=False):
+    raisable = () if options.steps else ("epochs",)  # with --steps, epochs are what validation parts them into
+    with claims.hold(options.out, options.decisive(), note=note, empty=False, raisable=raisable):
         return _train(options, out)
 
 
@@ -68,25 +73,17 @@ def _train(options: Options, out: str) -> TrainResult:
         raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     threads = max(1, min(cpus // options.workers, largest))
-    if not storage.exists(storage.join(options.out, "report.html")):  # what a run writes last
+    report = storage.join(options.out, REPORT)
+    if read_progress(options.out).finished_epochs != options.epochs or not storage.exists(report):
         fit(options, options.list_datasets(), device == "cuda", threads)
     rows = read_results(options.out)
-    best = max(rows, key=lambda row: 0.1 * row["map50"] + 0.9 * row["map50_95"])
+    best = max((row for row in rows if not math.isnan(row["fitness"])), key=lambda row: row["fitness"])
     return TrainResult(
         out=out,
-        weights=storage.join(out, "weights", "best.pt"),
-        report=storage.join(out, "report.html"),
+        weights=storage.join(out, BEST),
+        report=storage.join(out, REPORT) if storage.exists(report) else "",
         epochs=len(rows),
         best_epoch=round(best["epoch"]),
         map50=best["map50"],
         map50_95=best["map50_95"],
     )
-
-
-def read_results(out: str) -> list[dict[str, float]]:
-    """Return the rows of OUT/results.csv, one per epoch so far."""
-    path = storage.join(out, "results.csv")
-    if not storage.exists(path):
-        return []
-    header, *lines = storage.read_bytes(path).decode().splitlines()
-    return [dict(zip(header.split(","), map(float, line.split(",")), strict=True)) for line in lines]

@@ -117,11 +117,10 @@ def _read_yaml(model: str, folder: Path) -> Any:
 
 
 def load_training_parts() -> SimpleNamespace:
-    """Return YOLOv5's own parts for a training loop: ComputeLoss, ModelEMA, smart_optimizer, bbox_iou."""
+    """Return YOLOv5's own parts for a training loop: ComputeLoss, smart_optimizer, bbox_iou."""
     parts = _yolov5()
     return SimpleNamespace(
         ComputeLoss=parts.loss.ComputeLoss,
-        ModelEMA=parts.torch_utils.ModelEMA,
         smart_optimizer=parts.torch_utils.smart_optimizer,
         bbox_iou=parts.loss.bbox_iou,
     )

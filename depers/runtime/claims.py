@@ -5,7 +5,7 @@ files lie is not: they may be moved, and a job resumed from another folder.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,40 +20,56 @@ VERSION = 3
 
 @contextmanager
 def hold(
-    out: str, options: Mapping[str, Any], *, records: str | None = None, note: str | None = None, empty: bool = True
+    out: str,
+    options: Mapping[str, Any],
+    *,
+    records: str | None = None,
+    note: str | None = None,
+    empty: bool = True,
+    raisable: Collection[str] = (),
 ) -> Iterator[Lease]:
     """Claim OUT for this job within the block, and remove what was left half written there.
 
     `options` are those that decide the bytes written; `records` is the folder of the job's records (default: in OUT),
-    `note` the file that has the options (default: job.json there). Raise UserError where another run is at work, where
+    `note` the file that has the options (default: job.json there). Options that are `raisable` may be larger than
+    noted, and are then noted anew. Raise UserError where another run is at work, where
     OUT holds the work of a job with other options, tables of another version, or before the first run (unless
     `empty` is false) anything else.
     """
     records = records or units.locate_inside(out)
     note = note or storage.join(records, units.JOB)
     content = json.loads(json.dumps({"tables": VERSION, **options}))  # as it will be read: tuples are lists
-    _check(out, records, note, content, empty)  # before anything is written
+    _check(out, records, note, content, empty, raisable)  # before anything is written
     with lease.hold(records, out) as held:
-        if _check(out, records, note, content, empty):
+        noted = _check(out, records, note, content, empty, raisable)
+        if noted:
             storage.remove_partials(out)
             if not records.startswith(f"{out}/"):
                 storage.remove_partials(records)
-        else:
+        if not noted or any(noted.get(name) != content[name] for name in raisable):
             with storage.translated_write_errors(out):
                 storage.write_bytes(note, json.dumps(content, indent=1, sort_keys=True).encode())
         yield held
 
 
-def _check(out: str, records: str, note: str, content: Mapping[str, Any], empty: bool) -> bool:
-    """Return whether there is work to go on with. Raise UserError where that is another job's, or other files are."""
+def _check(
+    out: str, records: str, note: str, content: Mapping[str, Any], empty: bool, raisable: Collection[str]
+) -> dict[str, Any]:
+    """Return what is noted of the work to go on with, if there is any.
+
+    Raise UserError where that is another job's, or other files are.
+    """
     if storage.exists(note):
         noted = _read_note(out, note)
         for name, value, now in _find_differences(noted, content):
-            raise UserError(f"{out}: holds a run with {name} {value!r}, but now it is {now!r}: choose another folder")
-        return True
+            if name in raisable and isinstance(value, int) and value < now:
+                continue
+            hint = "raise it, or choose another folder" if name in raisable else "choose another folder"
+            raise UserError(f"{out}: holds a run with {name} {value!r}, but now it is {now!r}: {hint}")
+        return noted
     if empty:
         refuse_others(out, records)
-    return False
+    return {}
 
 
 def _find_differences(noted: Mapping[str, Any], content: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

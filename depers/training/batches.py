@@ -43,7 +43,7 @@ class SampleSpec(NamedTuple):
 
 
 def count_images(size: int, weight: float) -> int:
-    """Return how many images of a dataset of `size` a pass shows: the whole number next to weight × size, at least 1."""
+    """Return how many images of a dataset of `size` a pass shows: weight × size, rounded, at least 1."""
     return max(1, round(size * weight))
 
 

@@ -1,6 +1,11 @@
 """What a training tells those who follow it. No torch here: the process that prints does not train."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from depers.evaluation.metrics import MatchedImage
 
 
 class TrainingCallback:
@@ -16,14 +21,16 @@ class TrainingCallback:
         """
 
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
-        """Take the row of results.csv of an epoch that is done."""
+        """Take the row of results.csv of an epoch that is done; figures of one that was not validated are NaN."""
+
+    def on_validation(self, epoch: int, matches: "Sequence[MatchedImage]") -> None:
+        """Take the matched detections of all validation images, in their order, after an epoch."""
 
 
 def format_epoch(row: Mapping[str, float]) -> str:
     """Return the line that people see of an epoch, by its row of results.csv."""
-    return (
-        f"epoch {row['epoch']:3.0f}  box {row['box']:.4f}  obj {row['obj']:.4f}  cls {row['cls']:.4f}"
-        f"  P {row['precision']:.3f}  R {row['recall']:.3f}"
-        f"  mAP@.5 {row['map50']:.3f}  mAP@.5:.95 {row['map50_95']:.3f}"
-        f"  {row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s"
-    )
+    text = f"epoch {row['epoch']:3.0f}  box {row['box']:.4f}  obj {row['obj']:.4f}  cls {row['cls']:.4f}"
+    if not math.isnan(row["map50"]):
+        text += f"  P {row['precision']:.3f}  R {row['recall']:.3f}"
+        text += f"  mAP@.5 {row['map50']:.3f}  mAP@.5:.95 {row['map50_95']:.3f}"
+    return f"{text}  {row['images_per_s']:.1f} images/s  {row['seconds']:.0f} s"

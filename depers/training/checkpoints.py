@@ -1,8 +1,9 @@
 """What a training leaves: everything to go on with, and ordinary YOLOv5 weights, written behind its back.
 
 A thread writes while the next epoch runs. What cannot be written is tried again, for as long as the training lasts
-and some minutes more; of a file that is overtaken by its successor, only the newest is written. A file is whole or
-absent (`storage.write_bytes`), and the state comes after the weights that belong to it.
+and some minutes more; of a file that is overtaken by its successor, only the newest is written. What cannot be made is
+left out. A file is whole or absent (`storage.write_bytes`), the state comes after the weights that belong to it, and
+what is there to be looked at after both.
 """
 
 import io
@@ -22,11 +23,8 @@ from depers import storage
 from depers.detection import yolo
 from depers.detection.checkpoint_files import CheckpointError, CheckpointFile
 from depers.errors import UserError, one_line
+from depers.training.outputs import STATE
 
-STATE = "state/last.pt"
-"""The file to go on from, below OUT."""
-BEST, LAST = "weights/best.pt", "weights/last.pt"
-"""The weights, below OUT."""
 _PAUSES = (0.5, 30.0)  # seconds between attempts, first and longest
 
 log = logging.getLogger(__name__)
@@ -36,32 +34,45 @@ Content = bytes | Callable[[], bytes]
 class CheckpointWriter:
     """Writes files below `root` in the background."""
 
-    def __init__(self, root: str, patience: float = 600.0) -> None:
-        """Start the thread. `patience`: seconds for which `close` still tries to write what cannot be written."""
-        self._root, self._patience = root, patience
+    def __init__(self, root: str, patience: float = 600.0, warn: Callable[[str], None] = log.warning) -> None:
+        """Start the thread. `patience`: seconds for which `close` still tries to write what cannot be written.
+
+        `warn` takes lines for people about what is late or left out.
+        """
+        self._root, self._patience, self._warn = root, patience, warn
         self._pending: dict[str, Content] = {}
+        self._optional: set[str] = set()
         self._changed = threading.Condition()
         self._deadline: float | None = None  # when to give up, once closed
-        self._failure = ""
+        self._failures: dict[str, str] = {}
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def put(self, files: Mapping[str, Content]) -> None:
-        """Hand over files by name below the root, in the order to write them; functions run in the background."""
+    def put(self, files: Mapping[str, Content], optional: Mapping[str, Content] | None = None) -> None:
+        """Hand over files by name below the root, in the order to write them; functions run in the background.
+
+        Where one of the `optional` ones, which are written last, cannot be made, a warning says so and the training
+        goes on. Raise UserError where one of the other files of an earlier call could not be made.
+        """
         with self._changed:
-            for name, content in files.items():
+            self._raise_failure()
+            for name, content in {**files, **(optional or {})}.items():
                 self._pending.pop(name, None)  # the newest goes to the end
                 self._pending[name] = content
+            self._optional |= set(optional or ())
             self._changed.notify()
 
     def close(self) -> None:
-        """Wait until all is written. Raises UserError where that fails for longer than the patience."""
+        """Wait until all is written. Raise UserError where that fails for longer than the patience."""
         with self._changed:
             self._deadline = time.monotonic() + self._patience
             self._changed.notify()
         self._thread.join()
-        if self._failure:
-            raise UserError(self._failure)
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for message in self._failures.values():
+            raise UserError(message)
 
     def _work(self) -> None:
         while True:
@@ -70,17 +81,32 @@ class CheckpointWriter:
                     if self._deadline is not None:
                         return
                     self._changed.wait()
-                name, content = next(iter(self._pending.items()))
+                name, content = self._choose()
             try:
                 data = content if isinstance(content, bytes) else content()
-            except Exception as error:  # as if the training itself had failed
-                self._failure = f"{name}: cannot be made ({type(error).__name__}: {error})"
-                return
+            except Exception as error:  # of a plot, or of memory: whatever it is, the other files are not lost with it
+                self._skip(name, content, error)
+                continue
             if not self._write(name, content, data):
                 return
 
+    def _choose(self) -> tuple[str, Content]:
+        """Return the file to write next: the first one that is needed, else the first of all."""
+        name = next((name for name in self._pending if name not in self._optional), next(iter(self._pending)))
+        return name, self._pending[name]
+
+    def _skip(self, name: str, content: Content, error: Exception) -> None:
+        """Leave out a file that cannot be made: say so, and where it is needed, have the next call raise it."""
+        message = f"{storage.join(self._root, name)}: cannot be made ({type(error).__name__}: {one_line(error)})"
+        with self._changed:
+            if self._pending.get(name) is content:
+                del self._pending[name]
+            if name not in self._optional:
+                self._failures[name] = message
+        self._warn(message if name in self._failures else f"{message}; the training goes on without it")
+
     def _write(self, name: str, content: Content, data: bytes) -> bool:
-        """Write one file, or learn that it is overtaken; return False where the time is up."""
+        """Write one file, or learn that it is overtaken, or less needed than another; return False if time is up."""
         uri, pause = storage.join(self._root, name), _PAUSES[0]
         while True:
             try:
@@ -94,10 +120,16 @@ class CheckpointWriter:
                     if not is_overtaken:
                         del self._pending[name]
                     return True
+                if name in self._optional and not self._optional.issuperset(self._pending):
+                    return True
                 if self._deadline is not None and time.monotonic() > self._deadline:
-                    self._failure = f"{uri}: cannot be written ({type(failure).__name__}: {failure})"
+                    message = f"{uri}: cannot be written ({type(failure).__name__}: {one_line(failure)})"
+                    if name in self._optional:
+                        self._warn(message)
+                    else:
+                        self._failures[name] = message
                     return False
-                log.warning("%s: cannot be written (%s); trying again in %.1f s", uri, failure, pause)
+                self._warn(f"{uri}: cannot be written ({one_line(failure)}); trying again in {pause:.1f} s")
                 self._changed.wait(pause)
             pause = min(2 * pause, _PAUSES[1])
 
@@ -157,7 +189,7 @@ def check_state(root: str, state: Mapping[str, Any], fresh: Mapping[str, Any], s
     if not path:
         rows, moments, generators = state["rows"], state["optimizer"]["state"], state["random"]["cuda"]
         if not isinstance(rows, list) or not all(
-            isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows
+            isinstance(row, dict) and all(isinstance(value, float) for value in row.values()) for row in rows
         ):
             path = "rows"
         elif not isinstance(moments, dict) or not all(_is_moment(key, moments[key], shapes) for key in moments):

@@ -7,9 +7,9 @@ It knows nothing of Ray: `train` runs alone, or as one of several processes of a
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from depers import storage
 from depers.detection import yolo
 from depers.detection.detector import cpu_has_bfloat16
 from depers.errors import UserError
 from depers.evaluation import metrics
+from depers.evaluation.metrics import MatchedImage
 from depers.seeds import Branch, random_for
-from depers.training import checkpoints, report, validation
+from depers.training import checkpoints, outputs, report, resumption, validation
 from depers.training.batches import Batch, Batches, SampleSpec
 from depers.training.callbacks import TrainingCallback
 from depers.training.checkpoints import CheckpointWriter
 from depers.training.data import Splits
-from depers.training.image_cache import ScaledImages, cache_images, fit_size
+from depers.training.image_cache import cache_images, fit_size
 from depers.training.loader import Loader, choose_workers
-from depers.training.loss import Loss
 from depers.training.model import build_model, measure_boxes, weigh_images
 from depers.training.process_group import ProcessGroup, synchronize_batch_norm
-from depers.training.schedule import Schedule, make_schedule
+from depers.training.schedule import Schedule
+from depers.training.state import TrainData, TrainState, build
 from depers.training.validation import ValidationResult
 
 if TYPE_CHECKING:
@@ -43,55 +43,8 @@ if TYPE_CHECKING:
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LOSSES = ("box", "obj", "cls")
-
-
-@dataclass(frozen=True)
-class TrainData:
-    """The images of a training, and the batches that are made of them."""
-
-    splits: Splits
-    val_images: ScaledImages
-    val_canvases_wh: list[tuple[int, int]]
-    stride: int
-    batches: Batches
-    loader: Loader
-    first_batch: Batch
-    """A few images of the first batch, for people to look at."""
-
-
-@dataclass
-class TrainState:
-    """One worker's training: the parts that learn, and how far they have come."""
-
-    options: "Options"
-    group: ProcessGroup
-    data: TrainData
-    schedule: Schedule
-    device: torch.device
-    dtype: torch.dtype
-    """Of the forward pass; weights and losses are float32."""
-    model: Any
-    parallel_model: Any
-    """The model itself, or as the workers share its gradients."""
-    ema: Any
-    optimizer: torch.optim.Optimizer
-    scaler: Any
-    loss: Loss
-    """Of a batch of all workers."""
-    val_loss: Loss
-    """Of a worker's own validation images: the others have other batches."""
-    average_precisions: list[float]
-    """Per class, of the last epoch; 0 before the first."""
-    epoch: int = 0
-    """Epochs that are done."""
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """A row of results.csv for each of them."""
-    best_fitness: float = -1.0
-    best_epoch: int = 0
-    best_checkpoint: bytes = b""
-    """Weights as in a file; of an earlier run only on rank 0."""
-    next_epoch: tuple[list[list[SampleSpec]], Iterator[Batch]] | None = None
-    """What the next epoch shows, and its batches, where making them has begun."""
+_FIGURES = ("precision", "recall", "map50", "map50_95", "fitness", *(f"val_{name}" for name in _LOSSES))
+"""Columns of results.csv that a validation gives."""
 
 
 def train(
@@ -111,6 +64,9 @@ def train(
     callback = callback or TrainingCallback()
     if group.threads:
         torch.set_num_threads(group.threads)
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        torch.use_deterministic_algorithms(True)
     dtype = _DTYPES[choose_precision(options.precision, torch.device(group.device))]
     hyp = yolo.read_hyperparameters(options.hyperparameters)
     if options.learning_rate is not None:
@@ -123,13 +79,15 @@ def train(
     data = prepare_data(options, splits, group, hyp, max(int(model.stride.max()), 32), disk, messages)
     state = build(options, group, data, model, dtype, hyp)
     if checkpoint:
-        restore(state, checkpoint)
-        messages.append(f"going on after epoch {state.epoch}")
+        resumption.restore(state, checkpoint)
+        del checkpoint  # as large as what has been made of it
+        steps = int(state.schedule.ends[state.schedule.starts[state.epoch] : state.batch].sum())
+        messages.append(f"going on after epoch {state.epoch}" + (f" and {steps} steps" if steps else ""))
     parallelize(state)
     if group.rank == 0:
         _announce(state, messages, callback)
-        if writer and not state.epoch:
-            writer.put({"train_batch.jpg": report.draw_batch(data.first_batch, splits.names)})
+        if writer and not state.batch:
+            writer.put({}, {"train_batch.jpg": partial(report.draw_batch, data.first_batch, splits.names)})
 
     while state.epoch < options.epochs:
         if state.epoch - state.best_epoch >= options.patience > 0:
@@ -140,7 +98,7 @@ def train(
             break
         start = time.perf_counter()
         row = {"epoch": state.epoch + 1.0}
-        losses, images_per_s = train_epoch(state, callback)
+        losses, images_per_s = train_epoch(state, callback, writer)
         if not np.isfinite(sum(losses)):
             raise UserError(f"the loss is no longer a number in epoch {state.epoch + 1}: lower --learning-rate")
         row |= dict(zip(_LOSSES, losses, strict=True))
@@ -148,22 +106,31 @@ def train(
             # Made while this epoch is judged; not where the judgement decides what comes next.
             state.next_epoch = begin_epoch(state, state.epoch + 1)
 
-        weights = share_weights(state)
-        row |= validate_epoch(state, weights)
+        weights = serialize_average(state)
+        matches: list[MatchedImage] = []
+        if (state.epoch + 1) % options.validate_every == 0 or state.epoch + 1 == options.epochs:
+            figures, matches = validate_epoch(state, group.broadcast(weights))
+        else:
+            figures = dict.fromkeys(_FIGURES, math.nan)
+        row |= figures
         row["learning_rate"] = state.schedule.compute_rates(state.schedule.starts[state.epoch + 1] - 1).weights
         row |= {"images_per_s": images_per_s, "seconds": time.perf_counter() - start}
         state.epoch += 1
         state.rows.append(row)
+        state.losses.zero_()
+        if writer:
+            resumption.save_epoch(state, weights, writer)
         if group.rank == 0:
             callback.on_epoch_end(row)
-        if writer:
-            save(state, weights, writer)
+            if matches:
+                callback.on_validation(state.epoch, matches)
 
     # The best weights once more, on all validation images, for the report.
-    results, _ = validate(state, group.gather(state.best_checkpoint if group.rank == 0 else b"")[0])
+    results, _ = validate(state, group.broadcast(state.best_checkpoint if group.rank == 0 else b""))
     if writer:
-        page = report.make_report(state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch)
-        writer.put({"report.html": page})
+        shown = state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch
+        files = {outputs.PROGRESS: outputs.format_progress(outputs.Progress(state.batch, options.epochs))}
+        writer.put(files, {outputs.REPORT: partial(report.make_report, *shown)})
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -223,72 +190,6 @@ def _weigh_images(options: "Options", splits: Splits, average_precisions: list[f
     return weigh_images(splits.train, len(splits.names), average_precisions)
 
 
-def build(
-    options: "Options",
-    group: ProcessGroup,
-    data: TrainData,
-    model: Any,
-    dtype: torch.dtype,
-    hyp: Mapping[str, float],
-) -> TrainState:
-    """Return the state before the first epoch: schedule, optimizer, YOLOv5's moving average, losses."""
-    names, device = data.splits.names, torch.device(group.device)
-    model = model.to(device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format)
-    nominal_batch = options.nominal_batch or (options.batch_size if options.steps else 64)
-    accumulate = max(round(nominal_batch / options.batch_size), 1)
-    schedule = make_schedule(
-        epochs=options.epochs,
-        batches_per_pass=data.batches.per_pass,
-        accumulate=accumulate,
-        hyp=hyp,
-        steps=options.steps,
-        warmup_epochs=options.warmup_epochs,
-        cosine=options.schedule == "cosine",
-    )
-    parts = yolo.load_training_parts()
-    decay = hyp["weight_decay"] * options.batch_size * accumulate / nominal_batch
-    optimizer = parts.smart_optimizer(model, options.optimizer, hyp["lr0"], hyp["momentum"], decay)
-    for parameters in optimizer.param_groups:
-        parameters["fused"] = True  # one pass over all parameters: a third of the time of a step for each
-    return TrainState(
-        options=options,
-        group=group,
-        data=data,
-        schedule=schedule,
-        device=device,
-        dtype=dtype,
-        model=model,
-        parallel_model=model,
-        ema=parts.ModelEMA(model),  # over few steps it averages little: a short training's last weights are its best
-        optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),  # type: ignore[attr-defined]
-        loss=Loss(model, names, group.sum if group.world_size > 1 else None),
-        val_loss=Loss(model, names),
-        average_precisions=[0.0] * len(names),
-    )
-
-
-def restore(state: TrainState, checkpoint: Mapping[str, Any]) -> None:
-    """Go back to where `save` was: weights, optimizer, random numbers, rows, and on rank 0 the best weights.
-
-    Raise UserError where the checkpoint is not of this training.
-    """
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    shapes = [parameter.shape for parameter in parameters]
-    checkpoints.check_state(state.options.out, checkpoint, capture(state), shapes)
-    state.model.load_state_dict(checkpoint["model"])
-    state.ema.ema.load_state_dict(checkpoint["ema"])
-    state.ema.updates = checkpoint["updates"]
-    state.optimizer.load_state_dict(checkpoint["optimizer"])
-    state.scaler.load_state_dict(checkpoint["scaler"])
-    checkpoints.set_random_state(checkpoint["random"])
-    state.epoch, state.rows = checkpoint["epoch"], checkpoint["rows"]
-    state.average_precisions = checkpoint["found"]
-    state.best_fitness, state.best_epoch = checkpoint["best"], checkpoint["best_epoch"]
-    if state.group.rank == 0:
-        state.best_checkpoint = storage.read_bytes(storage.join(state.options.out, checkpoints.BEST))
-
-
 def parallelize(state: TrainState) -> None:
     """Let the workers share gradients, and if the options say so batch normalization; compile where they say so."""
     if state.options.sync_batch_norm and state.group.world_size > 1:
@@ -315,24 +216,26 @@ def _announce(state: TrainState, messages: list[str], callback: TrainingCallback
 
 
 def begin_epoch(state: TrainState, epoch: int) -> tuple[list[list[SampleSpec]], Iterator[Batch]]:
-    """Return what an epoch shows, batch by batch of all workers, and this worker's part of them, as it is made."""
+    """Return what is left of an epoch, batch by batch of all workers, and this worker's part of it, as it is made."""
     image_weights = _weigh_images(state.options, state.data.splits, state.average_precisions)
-    numbers = range(*state.schedule.starts[epoch : epoch + 2])
+    numbers = range(max(state.batch, state.schedule.starts[epoch]), state.schedule.starts[epoch + 1])
     plan = [state.data.batches.plan(number, image_weights) for number in numbers]
     return plan, state.data.loader.load([list(state.group.share(specs)) for specs in plan])
 
 
-def train_epoch(state: TrainState, callback: TrainingCallback) -> tuple[list[float], float]:
-    """Train one epoch; return the means of its losses (box, obj, cls), and the images per second of all workers."""
+def train_epoch(
+    state: TrainState, callback: TrainingCallback, writer: CheckpointWriter | None
+) -> tuple[list[float], float]:
+    """Train what is left of an epoch; return the means of its losses, and the images per second of all workers."""
     options, group, device = state.options, state.group, state.device
     start = time.perf_counter()
     first, end = state.schedule.starts[state.epoch : state.epoch + 2]
+    step_count = int(state.schedule.ends[: state.batch].sum())
     plan, batches = state.next_epoch or begin_epoch(state, state.epoch)
     state.next_epoch = None
     state.model.train()
-    torch.backends.cudnn.benchmark = not options.multi_scale  # tries what is fastest, once per shape
-    losses = torch.zeros(3, device=device)
-    for number, batch in enumerate(batches, first):
+    torch.backends.cudnn.benchmark = not (options.multi_scale or options.deterministic)  # tries each shape once
+    for number, batch in enumerate(batches, state.batch):
         _set_rates(state.optimizer, state.schedule, number)
         images = torch.as_tensor(batch.images).to(device, non_blocking=True)
         pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
@@ -349,13 +252,17 @@ def train_epoch(state: TrainState, callback: TrainingCallback) -> tuple[list[flo
             loss, parts = state.loss([level.float() for level in predictions], targets, unlabelled, ignored)
             # The workers' losses add up, but sharing gradients averages.
             state.scaler.scale(loss * group.world_size).backward()
+        state.losses += parts
+        state.batch = number + 1
         if is_step:
             _step(state)
-        losses += parts
+            step_count += 1
+            if options.save_every and step_count % options.save_every == 0 and state.batch < end:
+                resumption.save_state(state, writer)
         if group.rank == 0:  # asking a GPU for its numbers at every batch would make it wait
-            means = (losses / (number - first + 1)).tolist() if device.type == "cpu" else []
-            callback.on_batch_end(state.epoch + 1, number - first + 1, end - first, means)
-    means = (group.sum(losses) / (end - first)).tolist()
+            means = (state.losses / (state.batch - first)).tolist() if device.type == "cpu" else []
+            callback.on_batch_end(state.epoch + 1, state.batch - first, end - first, means)
+    means = (group.sum(state.losses.clone()) / (end - first)).tolist()
     torch.backends.cudnn.benchmark = False
     return means, sum(map(len, plan)) / (time.perf_counter() - start)
 
@@ -384,22 +291,26 @@ def _step(state: TrainState) -> None:
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad()
-    state.ema.update(state.model)
+    state.average.update()
 
 
-def share_weights(state: TrainState) -> bytes:
-    """Return the averaged weights after this epoch as a file's content, those of rank 0 on all workers."""
-    state.ema.update_attr(state.model, include=("yaml", "nc", "names", "stride"))
-    content = checkpoints.serialize_weights(state.ema.ema, state.epoch) if state.group.rank == 0 else b""
-    weights: bytes = state.group.gather(content)[0]
-    return weights
+def serialize_average(state: TrainState) -> bytes:
+    """Return the averaged weights as they are now, as a file's content; empty but on rank 0."""
+    if state.group.rank:
+        return b""
+    state.average.describe(state.model)
+    return checkpoints.serialize_weights(state.average.model, state.epoch)
 
 
-def validate_epoch(state: TrainState, weights: bytes) -> dict[str, float]:
-    """Judge the weights after this epoch, and note whether they are the best; return their columns of results.csv."""
+def validate_epoch(state: TrainState, weights: bytes) -> tuple[dict[str, float], list[MatchedImage]]:
+    """Judge the weights after this epoch, and note whether they are the best.
+
+    Return their columns of results.csv, and the matched detections of the validation images.
+    """
     names = state.data.splits.names
     results, losses = validate(state, weights)
-    figures = metrics.measure([result.match() for result in results], names)
+    matches = [result.match() for result in results]
+    figures = metrics.measure(matches, names)
     by_class = {row.name: row.map50_95 for row in figures.classes}
     state.average_precisions = [by_class.get(name, 0.0) for name in names]
     fitness = validation.compute_fitness(figures.mean)
@@ -408,7 +319,8 @@ def validate_epoch(state: TrainState, weights: bytes) -> dict[str, float]:
     if fitness > state.best_fitness:
         state.best_fitness, state.best_epoch, state.best_checkpoint = fitness, state.epoch + 1, weights
     columns = {name: getattr(figures.mean, name) for name in ("precision", "recall", "map50", "map50_95")}
-    return columns | {f"val_{name}": loss for name, loss in zip(_LOSSES, losses, strict=True)}
+    columns["fitness"] = fitness
+    return columns | {f"val_{name}": loss for name, loss in zip(_LOSSES, losses, strict=True)}, matches
 
 
 def validate(state: TrainState, weights: bytes) -> tuple[list[ValidationResult], list[float]]:
@@ -429,29 +341,3 @@ def validate(state: TrainState, weights: bytes) -> tuple[list[ValidationResult],
     results = [result for share in group.gather(worker_results) for result in share]
     means: list[float] = (group.sum(losses) / len(data.splits.val)).tolist()
     return sorted(results, key=lambda result: result.number), means
-
-
-def save(state: TrainState, weights: bytes, writer: CheckpointWriter) -> None:
-    """Hand over what an epoch leaves: weights first, then what people read, and last the state to go on from."""
-    copy = checkpoints.copy_to_cpu(capture(state))  # the next epoch changes the weights while they are written
-    files: dict[str, Any] = {checkpoints.BEST: weights} if state.best_checkpoint is weights else {}
-    files |= {checkpoints.LAST: weights, "results.csv": report.format_csv(copy["rows"]).encode()}
-    files |= {report.EVENTS: partial(report.format_events, copy["rows"])}
-    writer.put({**files, checkpoints.STATE: partial(checkpoints.serialize_state, copy)})
-
-
-def capture(state: TrainState) -> dict[str, Any]:
-    """Return all to go on from, as it is now."""
-    return {
-        "model": state.model.state_dict(),
-        "ema": state.ema.ema.state_dict(),
-        "updates": state.ema.updates,
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "random": checkpoints.get_random_state(),
-        "found": state.average_precisions,
-        "rows": state.rows,
-        "epoch": state.epoch,
-        "best": state.best_fitness,
-        "best_epoch": state.best_epoch,
-    }

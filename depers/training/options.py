@@ -26,7 +26,7 @@ STRIDE = 32
 _MODEL, _IMAGES = "model", "images"
 _NOT_DECISIVE = (
     "dataset", "data", "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures",
-    "compile",
+    "save_every", "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
@@ -112,10 +112,21 @@ class Options(CheckedOptions):
         "batches of like-shaped images instead of mosaics (default: if the hyperparameters have no mosaic)",
         group=_IMAGES,
     )
+    average_share: float | None = option(
+        None,
+        "average the weights over this share of the steps so far, such as 0.05 for some hundred steps (default:"
+        " YOLOv5's moving average, for trainings of many thousand)",
+        above=0,
+        high=0.5,
+        group=TRAINING,
+    )
     multi_scale: bool = option(
         False, "every batch at a random size, half to one and a half times --imgsz", group=_IMAGES
     )
     autoanchor: bool = option(True, "fit anchors to the labels", group=_MODEL)
+    validate_every: int = option(
+        1, "epochs between validations; the last one is always validated", low=1, group=TRAINING
+    )
     patience: int = option(
         100, "epochs without improvement after which training stops; 0: never", low=0, group=TRAINING
     )
@@ -135,7 +146,19 @@ class Options(CheckedOptions):
         resources.default_cache_folder(), "folder of each node for datasets from S3 and decoded images", group=RUNNING
     )
     cache_limit: float = option(100.0, "GiB that datasets from S3 may take there", low=0, group=RUNNING)
-    max_failures: int = option(3, "how often dead workers are replaced; -1: always", low=-1, group=RUNNING)
+    save_every: int | None = option(
+        None,
+        "optimizer steps after which the state to go on from is written, besides the end of every epoch",
+        low=1,
+        group=RUNNING,
+        metavar="STEPS",
+    )
+    max_failures: int = option(
+        3, "how often in a row dead workers are replaced without any progress; -1: always", low=-1, group=RUNNING
+    )
+    deterministic: bool = option(
+        False, "only algorithms that give the same bits each time: slower on GPUs", group=RUNNING
+    )
     seed: int = seed_option("seed of weights, order and augmentation", group=TRAINING)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,25 @@ class ProcessGroup(NamedTuple):
             torch.distributed.all_gather_object(items, item)
         return items
 
+    def broadcast(self, item: Any) -> Any:
+        """Return rank 0's `item` on all workers; what others give does not count.
+
+        Others hold what they get once more, for a moment, as it came: a mapping goes item by item, to need less.
+        """
+        if self.world_size == 1:
+            return item
+        keys = [list(item) if isinstance(item, dict) else None]
+        torch.distributed.broadcast_object_list(keys, src=0)
+        if keys[0] is not None:
+            return {key: self._broadcast(item[key] if self.rank == 0 else None) for key in keys[0]}
+        return self._broadcast(item)
+
+    @staticmethod
+    def _broadcast(item: Any) -> Any:
+        items = [item]
+        torch.distributed.broadcast_object_list(items, src=0)
+        return items[0]
+
     def raise_together(self, error: UserError | None) -> None:
         """Raise the first worker's error on all of them: none waits for one that has given up."""
         for message in self.gather(None if error is None else str(error)):

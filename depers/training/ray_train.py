@@ -12,9 +12,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import as_user_error, describe
 from depers.runtime import progress
 from depers.training.callbacks import TrainingCallback, format_epoch
+from depers.training.outputs import read_progress
 
 if TYPE_CHECKING:
     from depers.training.options import Options
@@ -37,7 +38,6 @@ class ProgressActor(TrainingCallback):
     def __init__(self) -> None:
         self._messages: list[str] = []
         self._progress: EpochProgress | None = None
-        self._error: str | None = None
 
     def on_message(self, text: str) -> None:
         """Take a line."""
@@ -50,14 +50,6 @@ class ProgressActor(TrainingCallback):
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
         """Take the row of an epoch that is done."""
         self._messages.append(format_epoch(row))
-
-    def set_error(self, message: str) -> None:
-        """Take what the user can put right; the workers end."""
-        self._error = message
-
-    def get_error(self) -> str | None:
-        """Return what `set_error` has taken, if anything."""
-        return self._error
 
     def take_messages(self) -> tuple[list[str], EpochProgress | None]:
         """Return the lines since the last call, and the newest progress."""
@@ -133,13 +125,39 @@ class ProgressPrinter:
 def fit(options: "Options", datasets: Sequence[tuple[str, float]], use_gpu: bool, cpus_per_worker: int) -> None:
     """Train on the cluster, with `use_gpu` one GPU per worker. Raises UserError for what is wrong.
 
-    A worker that dies is replaced, and training goes on from what was written last.
+    A worker that dies is replaced, and training goes on from what was written last. Failures count until there is
+    progress again.
     """
+    import ray
+
+    # Restarted where it dies: what it held is lost, and the training does not depend on it.
+    actor = ray.remote(ProgressActor).options(num_cpus=0, max_restarts=-1).remote()
+    failures = 0
+    with ProgressPrinter(actor, options.epochs):
+        while True:
+            progress_before = read_progress(options.out)
+            try:
+                _fit_once(options, datasets, use_gpu, cpus_per_worker, actor)
+                break
+            except Exception as error:
+                if as_user_error(error):
+                    raise
+                failures = failures + 1 if read_progress(options.out) == progress_before else 1
+                if 0 <= options.max_failures < failures:
+                    raise
+                progress.report(f"workers died ({describe(error)}): going on from what was written last")
+    with suppress(ray.exceptions.RayError):
+        ray.kill(actor)
+
+
+def _fit_once(
+    options: "Options", datasets: Sequence[tuple[str, float]], use_gpu: bool, cpus_per_worker: int, actor: Any
+) -> None:
+    """Train until all is done or a worker fails."""
     import ray
     from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    actor = ray.remote(ProgressActor).options(num_cpus=0).remote()
     name = uuid.uuid4().hex[:12]
     # Ray keeps its own notes in a place that all nodes see; what we resume from is our own.
     single_node = sum(node["Alive"] for node in ray.nodes()) == 1
@@ -166,36 +184,22 @@ def fit(options: "Options", datasets: Sequence[tuple[str, float]], use_gpu: bool
                 name=name,
                 storage_filesystem=filesystem,
                 storage_path=path,
-                failure_config=ray_train.FailureConfig(max_failures=options.max_failures),
+                failure_config=ray_train.FailureConfig(max_failures=0),
             ),
         )
-        with ProgressPrinter(actor, options.epochs):
-            trainer.fit()
-    error = ray.get(actor.get_error.remote())
-    ray.kill(actor)
-    if error is not None:
-        raise UserError(error)
+        trainer.fit()
 
 
 def _train_as_worker(config: dict[str, Any]) -> None:
-    """Be one worker of Ray Train: join its group, bring the data, and run the loop from where it stopped.
-
-    What the user can put right goes to the actor: raised, Ray would start all over.
-    """
-    import ray
+    """Be one worker of Ray Train: join its group, bring the data, and run the loop from where it stopped."""
     from ray import train as ray_train
     from ray.train.torch import get_device
 
-    from depers.resources import GIB
-    from depers.storage.cache import DatasetCache
-    from depers.training.checkpoints import CheckpointWriter, read_state
-    from depers.training.data import read_splits
-    from depers.training.loop import train
     from depers.training.options import Options
     from depers.training.process_group import ProcessGroup
+    from depers.training.worker import work
 
     context = ray_train.get_context()
-    options = Options(**config["options"])
     group = ProcessGroup(
         context.get_world_rank(),
         context.get_world_size(),
@@ -204,31 +208,4 @@ def _train_as_worker(config: dict[str, Any]) -> None:
         context.get_local_rank(),
         context.get_local_world_size(),
     )
-    (dataset, weight), *further = config["datasets"]
-    cache = DatasetCache(options.cache_folder, options.cache_limit * GIB)
-    writer = CheckpointWriter(options.out) if group.rank == 0 else None
-    problem: UserError | None = None
-    state: dict[str, Any] | None = None
-    try:
-        try:
-            splits = read_splits(dataset, further, weight, cache.fetch)
-            state = read_state(options.out) if group.rank == 0 else None
-        except UserError as error:
-            problem = error
-        group.raise_together(problem)
-        disk = storage.join(options.cache_folder, "images", config["name"])
-        checkpoint = group.gather(state)[0]
-        train(options, splits, group, checkpoint, writer, ActorCallback(config["actor"]), disk)
-        try:
-            if writer:
-                writer.close()
-        except UserError as error:
-            problem = error
-        group.raise_together(problem)
-    except UserError as error:
-        ray.get(config["actor"].set_error.remote(str(error)))
-    finally:
-        if writer:
-            with suppress(UserError):  # the last epoch's state must not be lost with an error
-                writer.close()
-        cache.close()
+    work(Options(**config["options"]), config["datasets"], group, ActorCallback(config["actor"]), config["name"])

@@ -1,5 +1,6 @@
 """What a training shows of itself: results.csv, TensorBoard events, labelled and predicted images, report.html."""
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,7 @@ def format_events(rows: Rows) -> bytes:
                 for name, value in row.items():
                     is_loss = name.removeprefix("val_") in _LOSSES
                     group = "loss" if is_loss else "metrics" if name in _METRICS else "run"
-                    if name != "epoch":
+                    if name != "epoch" and not math.isnan(value):
                         writer.add_scalar(f"{group}/{name}", value, int(row["epoch"]))
         (path,) = Path(folder).iterdir()
         return path.read_bytes()
@@ -195,10 +196,11 @@ def _draw_results(
 
 
 def _plot_course(rows: Rows) -> list[Markup]:
-    epochs = [row["epoch"] for row in rows]
-
     def plot(title: str, columns: Mapping[str, str]) -> Markup:
-        series = {label: (epochs, [row[name] for row in rows]) for label, name in columns.items()}
+        series = {}
+        for label, name in columns.items():
+            known = [row for row in rows if not math.isnan(row[name])]  # of epochs that were validated
+            series[label] = [row["epoch"] for row in known], [row[name] for row in known]
         return plots.lines(title, series, "epoch")
 
     return [

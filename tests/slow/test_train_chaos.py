@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,14 +19,16 @@ import pytest
 from training_sets import write_dataset
 
 from depers import storage
-from depers.commands.train import read_results, run
+from depers.commands.train import run
 from depers.detection import yolo
 from depers.runtime import progress
-from depers.training import checkpoints
+from depers.training import checkpoints, outputs, report
+from depers.training.callbacks import TrainingCallback
 from depers.training.checkpoints import CheckpointWriter, read_state
 from depers.training.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options
+from depers.training.outputs import read_progress, read_results
 from depers.training.process_group import ProcessGroup
 
 EPOCHS = 5
@@ -187,11 +191,11 @@ def test_weights_arrive_although_s3_fails(
     monkeypatch.setattr(checkpoints, "_PAUSES", (0.05, 0.1))
     proxy.faults += ["500", "reset", "500"]
     writer = CheckpointWriter(f"{bucket}/out")
-    writer.put({"weights/best.pt": b"best" * 1000, checkpoints.STATE: b"state" * 1000})
+    writer.put({"weights/best.pt": b"best" * 1000, outputs.STATE: b"state" * 1000})
     writer.close()
     assert not proxy.faults
     assert storage.read_bytes(f"{bucket}/out/weights/best.pt") == b"best" * 1000
-    assert storage.read_bytes(f"{bucket}/out/{checkpoints.STATE}") == b"state" * 1000
+    assert storage.read_bytes(f"{bucket}/out/{outputs.STATE}") == b"state" * 1000
 
 
 @pytest.mark.slow
@@ -209,3 +213,91 @@ def test_training_completes_although_s3_fails(faulty_s3: tuple[str, Proxy], tmp_
     assert state is not None and state["epoch"] == EPOCHS
     assert yolo.load("best.pt", storage.read_bytes(f"{out}/weights/best.pt"))
     assert_alike(read_results(out), train_undisturbed(root, tmp_path / "calm"))
+
+
+def find_processes(name: str) -> list[psutil.Process]:
+    """Processes of this test's Ray whose command line has `name`."""
+    processes = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if name in " ".join(process.cmdline()):
+                processes.append(process)
+    return processes
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_ten_dead_workers_and_a_dead_board_lose_nothing(tmp_path: Path) -> None:
+    """More workers die than --max-failures allows without progress; and nobody listens any more at the end."""
+    epochs, kills = 12, 10
+    root, out = write_dataset(tmp_path / "data", count=24), tmp_path / "out"
+    options = replace(make_options(root, str(out), epochs), max_failures=1, save_every=2)
+    killed: list[int] = []
+
+    def kill() -> None:
+        for count in range(1, kills + 1):
+            wait_for_rows(str(out), count)
+            for process in [*find_processes("RayTrainWorker"), *find_processes("ProgressActor")]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    killed.append(process.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = run(options)
+    killer.join()
+    assert len(killed) >= 2 * kills - 2
+    assert not result.partial and result.epochs == epochs and result.report
+    assert read_progress(str(out)).finished_epochs == epochs
+    assert_alike(read_results(str(out)), train_undisturbed(root, tmp_path / "calm", epochs))
+
+
+@pytest.mark.slow
+def test_a_training_outlives_plots_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, out = write_dataset(tmp_path / "data", count=6), tmp_path / "out"
+
+    def fail(*_: object) -> bytes:
+        raise ValueError("no room on the page")
+
+    for name in ("draw_batch", "format_events", "make_report"):
+        monkeypatch.setattr(report, name, fail)
+    rows = train_undisturbed(root, out, 2)
+    assert len(rows) == 2 and read_progress(str(out)).finished_epochs == 2
+    assert {path.name for path in out.rglob("*.*")} == {"best.pt", "last.pt", "results.csv", "progress.json"}
+    state = read_state(str(out))
+    assert state is not None and state["epoch"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_training_goes_on_within_an_epoch_and_beyond_its_last(tmp_path: Path, every: int | None) -> None:
+    """From a state between two steps, or after a finished training of fewer epochs: as if nothing had happened."""
+    root, out = write_dataset(tmp_path / "data", count=22), str(tmp_path / "out")
+    options = replace(make_options(root, out, 3), save_every=every)
+    splits = read_splits(str(root))
+    if every:
+        first, batches = options, 8  # of an epoch's six, the second of the second
+
+        class Interruption(TrainingCallback):
+            def on_batch_end(self, epoch: int, batch: int, batch_count: int, losses: Sequence[float]) -> None:
+                if (epoch, batch) == (2, 3):
+                    raise KeyboardInterrupt
+    else:
+        first, batches = replace(options, epochs=2), 12
+
+        class Interruption(TrainingCallback):  # type: ignore[no-redef]
+            pass
+
+    writer = CheckpointWriter(out)
+    with suppress(KeyboardInterrupt):
+        train(first, splits, ProcessGroup(), None, writer, Interruption())
+    writer.close()
+    assert read_progress(out).batches == batches
+    writer = CheckpointWriter(out)
+    train(options, splits, ProcessGroup(), read_state(out), writer)
+    writer.close()
+    rows, expected = read_results(out), train_undisturbed(root, tmp_path / "calm", 3)
+    if every:
+        assert_alike(rows, expected)
+    else:
+        assert [row["epoch"] for row in rows] == [1, 2, 3]  # on another schedule

@@ -23,9 +23,6 @@ def test_messages_are_taken_once_and_the_newest_progress_stays() -> None:
     progress = EpochProgress(1, 2, 9, [0.1, 0.2, 0.3])
     assert actor.take_messages() == (["a line", format_epoch(ROW)], progress)
     assert actor.take_messages() == ([], progress)
-    assert actor.get_error() is None
-    actor.set_error("wrong")
-    assert actor.get_error() == "wrong"
 
 
 def test_a_callback_may_take_no_notice() -> None:

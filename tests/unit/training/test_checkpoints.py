@@ -71,11 +71,44 @@ def test_what_cannot_be_written_in_time_is_an_error(tmp_path: Path, store: Stora
         writer.close()
 
 
-def test_what_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    writer = CheckpointWriter(str(tmp_path))
-    writer.put({"report.html": lambda: [][0]})
-    with pytest.raises(UserError, match=r"report.html: cannot be made \(IndexError"):
+def test_what_is_optional_holds_nothing_up(tmp_path: Path, store: Storage) -> None:
+    (tmp_path / "tensorboard").write_text("a file in the place of a folder")
+    warnings: list[str] = []
+    writer = CheckpointWriter(str(tmp_path), patience=0.1, warn=warnings.append)
+    writer.put({}, {"tensorboard/events": b"x"})
+    while not warnings:
+        time.sleep(0.01)
+    writer.put({"last.pt": b"1"})
+    writer.close()
+    assert store.names == ["last.pt"] and "tensorboard/events: cannot be written" in warnings[-1]
+
+
+def test_what_cannot_be_made_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    writer = CheckpointWriter(str(tmp_path), warn=warnings.append)
+    writer.put({"state/last.pt": lambda: [][0], "weights/last.pt": b"1"})
+    while not warnings:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match=r"state/last.pt: cannot be made \(IndexError"):
+        writer.put({"weights/last.pt": b"2"})
+    with pytest.raises(UserError, match=r"state/last.pt: cannot be made \(IndexError"):
         writer.close()
+    assert (tmp_path / "weights" / "last.pt").read_bytes() == b"1"
+
+
+def test_a_plot_that_cannot_be_made_is_left_out_and_later_epochs_are_written(tmp_path: Path, store: Storage) -> None:
+    warnings: list[str] = []
+    writer = CheckpointWriter(str(tmp_path), warn=warnings.append)
+    store.open.clear()
+    writer.put({"first.pt": b"0"})
+    for epoch in range(3):
+        writer.put({"last.pt": b"%d" % epoch, "state.pt": b"%d" % epoch}, {"plot.html": lambda: [][0], "events": b"x"})
+    store.open.set()
+    writer.close()
+    assert store.names == ["first.pt", "last.pt", "state.pt", "events"]  # what is to be looked at comes last
+    assert (tmp_path / "state.pt").read_bytes() == b"2" and not (tmp_path / "plot.html").exists()
+    [warning] = warnings
+    assert warning.startswith(f"{tmp_path}/plot.html: cannot be made (IndexError") and "goes on without" in warning
 
 
 def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:

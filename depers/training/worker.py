@@ -1,0 +1,75 @@
+"""One process of a training, from its options to what it leaves: the data are brought, and the loop goes on."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+
+from depers import storage
+from depers.errors import UserError
+from depers.resources import GIB, format_bytes
+from depers.storage.cache import DatasetCache
+from depers.training.callbacks import TrainingCallback
+from depers.training.checkpoints import CheckpointWriter, read_state
+from depers.training.data import read_splits
+from depers.training.loop import train
+from depers.training.options import Options
+from depers.training.process_group import ProcessGroup
+
+
+def work(
+    options: Options,
+    datasets: Sequence[tuple[str, float]],
+    group: ProcessGroup,
+    callback: TrainingCallback,
+    name: str,
+) -> None:
+    """Train as one process of a group; `datasets` with their weights, `name` of what the processes of a node share.
+
+    Raise UserError for what the user can put right.
+    """
+    (dataset, weight), *further = datasets
+    cache = DatasetCache(options.cache_folder, options.cache_limit * GIB)
+    writer = CheckpointWriter(options.out, warn=callback.on_message) if group.rank == 0 else None
+    problem: UserError | None = None
+    state = None
+    try:
+        try:
+            splits = read_splits(dataset, further, weight, cache.fetch)
+            state = read_state(options.out) if group.rank == 0 else None
+        except UserError as error:
+            problem = error
+        group.raise_together(problem)
+        checkpoint, state = group.broadcast(state), None
+        disk = storage.join(options.cache_folder, "images", name)
+        with _explain_memory(options, group):
+            train(options, splits, group, checkpoint, writer, callback, disk)
+        if writer:
+            writer.close()
+    finally:
+        if writer:
+            with suppress(UserError):  # the last epoch's state must not be lost with an error
+                writer.close()
+        cache.close()
+
+
+@contextmanager
+def _explain_memory(options: Options, group: ProcessGroup) -> Iterator[None]:
+    """Raise UserError, which says what to lower, where the block runs out of memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            memory = f"the memory of {group.device} ({format_bytes(_count_bytes(group.device))})"
+        elif "not enough memory" in str(error):  # of torch's allocator for CPUs, which has no class of its own
+            memory = "the memory"
+        else:
+            raise
+        images = options.batch_size // group.world_size
+        hint = "lower --batch-size (--nominal-batch keeps the images of a step) or --imgsz, or take a smaller --model"
+        problem = f"{memory} does not hold a batch of {images} images at --imgsz {options.imgsz}"
+        raise UserError(f"{problem}: {hint}") from None
+
+
+def _count_bytes(device: str) -> int:
+    return torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
