@@ -30,6 +30,8 @@ class Branch(Enum):
     """Taking an image apart; a hash of its path."""
     EXPERIMENT = (6,)
     """The order in which the parts of an experiment take images."""
+    EXPERIMENT_RESAMPLES = (7,)
+    """The resamples of an experiment's seeds and validation images."""
     BACKGROUND_ORDER = (10,)
     """Synthesis: the order of backgrounds; how often all have been used."""
     SPRITE_POOL = (11,)

@@ -1,43 +1,48 @@
 """`depers experiment`: does synthesis help? Real images alone against real and synthetic ones, all else equal.
 
-For every training-set size and seed, the same real images are trained on twice: alone, and joined by images that
-are synthesized of nothing but them. Both arms take equally many optimizer steps, so that more images do not mean
-more training, start from the same weights, and are validated on the same real images. The seed decides the part of
-the dataset, the synthesis and the training; parts are nested, and arms are compared seed by seed.
+For every training-set size and seed, the same real images are trained on three times: alone, alone with the strongest
+augmentation, and joined by images that are synthesized of nothing but them. All arms take equally many optimizer steps
+and see equally many images, start from the same weights, and are validated on the same real images; each counts at
+its own best number of steps, by a rule that is stated before. The seed decides the part of the dataset, the synthesis
+and the training; parts are nested, and arms are compared seed by seed.
 
+OUT/_depers/job.json          before the first training: sizes, seeds, the rule, the contrast, all options
 OUT/cells/SIZE-SEED/          real: the part; extracted, synthetic; runs/ARM: the trainings
-OUT/runs.csv                  a row per training
-OUT/experiment.json           the table: mean and spread of each arm, the difference and its interval
-OUT/report.html               the same with a plot
+OUT/runs.csv                  a row per training and validation
+OUT/experiment.json           the contrast and the table: each arm, the differences and their intervals
+OUT/report.html               the same with plots
 """
 
 import json
 import math
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from depers import __version__, storage
-from depers.commands import extract, synthesize, train
+from depers.commands import extract, synthesize
 from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, write_subset_yaml
 from depers.datasets.digests import digest_dataset
 from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
 from depers.errors import UserError
-from depers.evaluation.experiment_report import (
+from depers.evaluation.experiment_report import format_csv, format_table, make_report
+from depers.evaluation.experiment_statistics import (
     ARMS,
+    AUGMENTED,
+    CONTRAST,
     REAL,
+    RULE,
     SYNTHETIC,
-    SizeComparison,
+    Comparison,
+    Key,
     TrainingResult,
     compare,
-    format_csv,
-    format_table,
-    make_report,
+    read_matches,
 )
 from depers.extraction.training_images import list_images
 from depers.options import (
@@ -50,10 +55,11 @@ from depers.options import (
     parse,
 )
 from depers.runtime import claims, progress
+from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
+from depers.runtime.tasks import run_tasks
 from depers.seeds import Branch, random_for
 from depers.training import options as training_options
-from depers.training.outputs import read_results
 
 _COPIERS = 16  # threads that mostly wait for storage
 _FIXED = {
@@ -70,6 +76,9 @@ _FIXED = {
         "steps",
         "epochs",
         "patience",
+        "augmentation",
+        "validate_every",
+        "workers",
         "seed",
     ),
 }
@@ -80,7 +89,8 @@ _COMPARISON, _PASSED_ON = "comparison", "options of the steps"
 
 @dataclass(frozen=True)
 class Options(CheckedOptions):
-    """Train on real images alone, and on the same with synthetic ones made of them; write the difference to OUT."""
+    """Train on real images alone, also with the strongest augmentation, and on the same with synthetic ones made of
+    them; write the differences to OUT."""
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
     out: str = argument("folder for the results, a path or s3:// URI; an earlier run there is resumed")
@@ -92,7 +102,9 @@ class Options(CheckedOptions):
         group=_COMPARISON,
         metavar="N",
     )
-    seeds: int = option(3, "trainings of each arm and size", low=1, group=_COMPARISON)
+    seeds: int = option(
+        3, "trainings of each arm and size; declared with the sizes, before the first", low=1, group=_COMPARISON
+    )
     synthetic: float = option(30.0, "synthetic images per real one", above=0, high=1000, group=_COMPARISON)
     share: float = option(
         0.5,
@@ -101,8 +113,15 @@ class Options(CheckedOptions):
         below=1,
         group=_COMPARISON,
     )
-    steps: int = option(1000, "optimizer steps of every training", low=1, group=TRAINING)
-    validations: int = option(10, "how often a training stops to validate; the last one counts", low=1, group=TRAINING)
+    strong_augmentation: str = option(
+        "scratch-high",
+        "hyperparameters, a name of YOLOv5's or a YAML file, whose augmentations the third arm has",
+        group=_COMPARISON,
+    )
+    steps: int = option(1000, "most optimizer steps of a training", low=1, group=TRAINING)
+    validations: int = option(
+        10, "how often a training is validated: at these numbers of steps it may count", low=1, group=TRAINING
+    )
     model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file", group=TRAINING)
     weights: str | None = option(
         None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch", group=TRAINING
@@ -131,7 +150,7 @@ class Options(CheckedOptions):
 
     def extraction(self, cell: "Cell") -> extract.Options:
         """Return the options of a cell's extraction. Raises UserError for a wrong --extract-with."""
-        argv = [self.locate(cell, "real"), self.locate(cell, "extracted")]
+        argv = [self.locate(cell, "real"), self.locate(cell, "extracted"), "--keep-labels"]
         return parse(
             extract.Options, [*argv, *_passed_on("extract", self.extract_with, extract.Options)], "depers extract"
         )
@@ -139,7 +158,7 @@ class Options(CheckedOptions):
     def synthesis(self, cell: "Cell") -> synthesize.Options:
         """Return the options of a cell's synthesis. Raises UserError for a wrong --synthesize-with."""
         count = max(1, min(round(self.synthetic * cell.size), self.most_synthetic))
-        argv = [self.locate(cell, "extracted"), self.locate(cell, "synthetic"), "--real=none"]
+        argv = [self.locate(cell, "extracted"), self.locate(cell, "synthetic"), "--real=none", "--placement=exchange"]
         argv += [f"--count={count}", f"--seed={cell.seed}", "--per-background=1"]  # few, but of all backgrounds
         argv += _passed_on("synthesize", self.synthesize_with, synthesize.Options)
         return parse(synthesize.Options, argv, "depers synthesize")
@@ -150,6 +169,10 @@ class Options(CheckedOptions):
         argv += [f"--model={self.model}", f"--imgsz={self.imgsz}"]
         argv += [f"--batch-size={self.batch_size}", f"--steps={self.steps}", f"--epochs={self.validations}"]
         argv += [f"--seed={cell.seed}", "--patience=0", *([f"--weights={self.weights}"] if self.weights else [])]
+        # With a rate that does not fall, a training of fewer steps is the beginning of one of more.
+        argv += ["--schedule=constant", "--average-share=0.05"]
+        if arm == AUGMENTED:
+            argv.append(f"--augmentation={self.strong_augmentation}")
         if arm == SYNTHETIC:
             weight = self.share / (1 - self.share) * cell.size / self.count_synthetic(cell)
             argv.append(f"--data={self.locate(cell, 'synthetic')}={weight!r}")
@@ -160,7 +183,7 @@ class Options(CheckedOptions):
         )
 
     def decisive(self) -> dict[str, Any]:
-        """Return what decides what a training was: all but the numbers of seeds and sizes, which can be added to.
+        """Return what decides what comes out.
 
         Of datasets and files it is what they hold, not where they are. Raises UserError for one that cannot be read.
         """
@@ -173,6 +196,7 @@ class Options(CheckedOptions):
             "extraction": extraction.decisive() | {"weights_sha256": extraction.digest_weights()},
             "synthesis": self.synthesis(cell).decisive(),
             "training": self.training(cell, REAL).describe(),
+            "strong_augmentation": self.training(cell, AUGMENTED).describe()["augmentation"],
         }
 
     @property
@@ -255,16 +279,16 @@ def copy_images(dataset: Dataset, paths: Sequence[str], root: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentResult(VerbResult):
-    """What synthetic images bring, by number of real ones, and the trainings that say so."""
+    """What synthetic images bring, over all and by number of real ones, and the trainings that say so."""
 
     out: str
     report: str
-    comparisons: Sequence[SizeComparison]
+    comparison: Comparison
     runs: Sequence[TrainingResult]
 
     def summary(self) -> list[str]:
-        """Return the table of differences, and where the report is."""
-        return [*format_table(self.comparisons).splitlines(), f"report {self.report}"]
+        """Return the table of differences with the contrast, and where the report is."""
+        return [*format_table(self.comparison).splitlines(), f"report {self.report}"]
 
 
 def check(options: Options) -> None:
@@ -274,7 +298,7 @@ def check(options: Options) -> None:
 
 
 def run(options: Options) -> ExperimentResult:
-    """Run what is not done yet, cell by cell. Raises UserError for a wrong dataset or option."""
+    """Run what is not done yet. Raises UserError for a wrong dataset or option."""
     check(options)
     out, options = options.out, _absolute(options)  # the result names OUT as the caller does
     dataset = read_dataset(options.dataset)
@@ -286,21 +310,26 @@ def run(options: Options) -> ExperimentResult:
         raise UserError(f"{options.dataset}: train and val must be different images, but are {dataset.train} and val")
     if storage.overlap(dataset.root, options.out):
         raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {options.out}")
-    images = list_images(dataset.train)
+    images = [entry.path for entry in list_images(dataset.train)]
     cells = plan_cells(options, len(images))
-    results: list[TrainingResult] = []
-    with claims.hold(options.out, options.decisive() | {"depers": __version__}) as lease:
-        for number, cell in enumerate(lease.guard(cells), 1):
-            for arm in ARMS:
-                result = _train(options, dataset, [entry.path for entry in images], cell, arm)
-                progress.report(
-                    f"[{number}/{len(cells)}] {cell.size} images, seed {cell.seed}, {arm}:"
-                    f" mAP@.5 {result.map50:.4f}, mAP@.5:.95 {result.map50_95:.4f}, {result.seconds:.0f} s"
-                )
-                results.append(result)
-            _write(options, results)
+    declaration = {"sizes": sorted({cell.size for cell in cells}), "seeds": options.seeds}
+    declaration |= {"contrast": CONTRAST, "rule": RULE, "depers": __version__}
+    with claims.hold(options.out, options.decisive() | declaration) as lease:
+        for cell in lease.guard(cells):
+            _prepare(options, dataset, images, cell)
+        results = []
+        for result in lease.guard(_train_all(options, cells)):
+            results.append(result)
+            done = f"[{len(results)}/{len(ARMS) * len(cells)}]"
+            progress.report(
+                f"{done} {result.size} images, seed {result.seed}, {result.arm}: mAP@.5 {result.map50[-1]:.4f},"
+                f" mAP@.5:.95 {result.map50_95[-1]:.4f}, {result.seconds:.0f} s"
+            )
+        results.sort(key=lambda result: (result.size, result.seed, ARMS.index(result.arm)))
+        comparison = compare(results, _read_validations(options, results))
+        _write(options, results, comparison)
     return ExperimentResult(
-        out=out, report=storage.join(out, "report.html"), comparisons=compare(results), runs=tuple(results)
+        out=out, report=storage.join(out, "report.html"), comparison=comparison, runs=tuple(results)
     )
 
 
@@ -311,36 +340,89 @@ def _absolute(options: Options) -> Options:
     return replace(options, **changes)  # type: ignore[arg-type]
 
 
-def _train(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell, arm: str) -> TrainingResult:
-    """Run one training with all that it needs, or read its record where it is done."""
-    record = options.locate(cell, "runs", f"{arm}.json")
-    if storage.exists(record):
-        return TrainingResult(**json.loads(storage.read_bytes(record)))
+def _locate_record(options: Options, cell: Cell, arm: str) -> str:
+    return options.locate(cell, "runs", f"{arm}.json")
+
+
+def _prepare(options: Options, dataset: Dataset, paths: Sequence[str], cell: Cell) -> None:
+    """Write the images of a cell, real and synthetic, unless its trainings are done."""
+    if all(storage.exists(_locate_record(options, cell, arm)) for arm in ARMS):
+        return
     real = options.locate(cell, "real")
     if not storage.exists(storage.join(real, "data.yaml")):
         copy_images(dataset, choose_images(paths, cell), real)
-    if arm == SYNTHETIC:
+    if not storage.exists(storage.join(options.locate(cell, "synthetic"), "data.yaml")):
         extraction = extract.run(options.extraction(cell))
         progress.report_lines([*extraction.failures.lines(), *extraction.summary()])
         progress.report_lines(synthesize.run(options.synthesis(cell)).summary())
-    training = options.training(cell, arm)
-    start = time.monotonic()
-    progress.report_lines(train.run(training).summary())
-    last = read_results(training.out)[-1]
-    synthetic = options.count_synthetic(cell) if arm == SYNTHETIC else 0
-    seconds = time.monotonic() - start
-    result = TrainingResult(cell.size, cell.seed, arm, synthetic, last["map50"], last["map50_95"], seconds)
-    storage.write_bytes(record, json.dumps(result._asdict(), indent=1).encode())
-    if not storage.is_s3(training.out):
-        shutil.rmtree(Path(training.out, "state"), ignore_errors=True)  # to resume from, of no use any more
-    return result
 
 
-def _write(options: Options, results: Sequence[TrainingResult]) -> None:
-    """Write the files of OUT, after every cell: an interrupted experiment has a result, too."""
-    rows = compare(results)
-    content = {"depers": __version__, "options": asdict(options), "sizes": [row.as_dict() for row in rows]}
+def _train_all(options: Options, cells: Sequence[Cell]) -> Iterator[TrainingResult]:
+    """Yield the results of all trainings: first of those that are done, then of the others, as they end.
+
+    Each runs alone in a process, as many at a time as there are cores (or GPUs): small trainings gain little from
+    several cores, and lose much where these are not theirs alone.
+    """
+    import ray
+
+    from depers.training.experiment_arm import read_record, train_arm
+
+    calls = []
+    device = choose_device(options.training(cells[0], REAL).device)
+    for cell in cells:
+        for arm in ARMS:
+            record = _locate_record(options, cell, arm)
+            if storage.exists(record):
+                yield read_record(record)
+                continue
+            training = training_options.resolve_paths(options.training(cell, arm))
+            synthetic = options.count_synthetic(cell) if arm == SYNTHETIC else 0
+            calls.append((training, cell.size, arm, synthetic, record, device))
+    if not calls:
+        return
+    gpus = int(device == "cuda")
+    slots = int(ray.cluster_resources().get("GPU", 0)) if gpus else len(calls)
+    threads = max(1, min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]) // slots)
+    work = ((*call, threads) for call in calls)
+    for result in run_tasks(train_arm, work, num_cpus=threads, num_gpus=gpus):
+        _remove_state(options, result)
+        yield result
+
+
+def _remove_state(options: Options, result: TrainingResult) -> None:
+    """Remove what a training would be resumed from: it is done, and there are many."""
+    out = options.locate(Cell(result.size, result.seed), "runs", result.arm)
+    if not storage.is_s3(out):
+        shutil.rmtree(Path(out, "state"), ignore_errors=True)
+
+
+def _read_validations(options: Options, results: Sequence[TrainingResult]) -> dict[Key, list[Any]]:
+    """Return the matched detections of all trainings, by validation."""
+    from depers.training.experiment_arm import locate_matches
+
+    def read(uri: str) -> Any:
+        return read_matches(storage.read_bytes(uri))
+
+    validations = {}
+    with ThreadPoolExecutor(_COPIERS) as pool:
+        for result in results:
+            locate = partial(locate_matches, options.locate(Cell(result.size, result.seed), "runs", result.arm))
+            uris = [locate(number) for number in range(1, len(result.steps) + 1)]
+            validations[Key(result.size, result.seed, result.arm)] = list(pool.map(read, uris))
+    return validations
+
+
+def _write(options: Options, results: Sequence[TrainingResult], comparison: Comparison) -> None:
+    """Write the files of OUT."""
+    content = {
+        "depers": __version__,
+        "options": asdict(options),
+        "rule": RULE,
+        "contrast": {"text": CONTRAST, **comparison.over_real.as_dict()},
+        "over_augmented": comparison.over_augmented.as_dict(),
+        "sizes": [row.as_dict() for row in comparison.sizes],
+    }
     figures = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    page = make_report(results, rows, asdict(options))
+    page = make_report(results, comparison, asdict(options))
     for name, text in (("runs.csv", format_csv(results)), ("experiment.json", figures), ("report.html", page)):
         storage.write_bytes(storage.join(options.out, name), text.encode())

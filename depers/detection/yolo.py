@@ -166,6 +166,11 @@ def read_hyperparameters(name: str = "scratch-low") -> dict[str, float]:
     return {**_RATES_AND_GAINS, **dict.fromkeys(_AUGMENTATIONS, 0.0), **{key: float(v) for key, v in values.items()}}
 
 
+def read_augmentations(name: str) -> dict[str, float]:
+    """Return the augmentations alone of what `read_hyperparameters` reads."""
+    return {key: value for key, value in read_hyperparameters(name).items() if key in _AUGMENTATIONS}
+
+
 def load(source: str, data: bytes) -> nn.Module:
     """Return the detection model in a YOLOv5 `.pt`, float32, in evaluation mode, with `names` as a dict by class id.
 

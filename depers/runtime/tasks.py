@@ -25,16 +25,18 @@ def run_tasks(
     /,
     *,
     limit: int | None = None,
+    num_cpus: float = 1,
     num_gpus: float = 0,
 ) -> Iterator[T]:
     """Run `function` on the Ray cluster for each tuple of arguments; yield the results as they come.
 
     `calls` is read no further ahead than there are tasks in flight, at most `limit` (default: four per CPU); each takes
-    a core and `num_gpus`. Raise what the function raises, as Ray wraps it.
+    `num_cpus` cores and `num_gpus`. Raise what the function raises, as Ray wraps it.
     """
     import ray
 
-    remote = ray.remote(num_gpus=num_gpus)(function) if num_gpus else ray.remote(function)
+    gpus = {"num_gpus": num_gpus} if num_gpus else {}
+    remote = ray.remote(num_cpus=num_cpus, **gpus)(function)
     for task, _ in _in_flight(lambda call: remote.remote(*call), calls, limit):
         result: T = ray.get(task)
         yield result

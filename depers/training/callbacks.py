@@ -23,8 +23,8 @@ class TrainingCallback:
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
         """Take the row of results.csv of an epoch that is done; figures of one that was not validated are NaN."""
 
-    def on_validation(self, epoch: int, matches: "Sequence[MatchedImage]") -> None:
-        """Take the matched detections of all validation images, in their order, after an epoch."""
+    def on_validation(self, epoch: int, matches: "Sequence[MatchedImage]", class_count: int) -> None:
+        """Take the matched detections of all validation images, in their order, before an epoch's state is written."""
 
 
 def format_epoch(row: Mapping[str, float]) -> str:

@@ -69,6 +69,8 @@ def train(
         torch.use_deterministic_algorithms(True)
     dtype = _DTYPES[choose_precision(options.precision, torch.device(group.device))]
     hyp = yolo.read_hyperparameters(options.hyperparameters)
+    if options.augmentation:
+        hyp |= yolo.read_augmentations(options.augmentation)
     if options.learning_rate is not None:
         hyp["lr0"] = options.learning_rate
 
@@ -118,12 +120,12 @@ def train(
         state.epoch += 1
         state.rows.append(row)
         state.losses.zero_()
+        if matches and group.rank == 0:
+            callback.on_validation(state.epoch, matches, len(splits.names))
         if writer:
             resumption.save_epoch(state, weights, writer)
         if group.rank == 0:
             callback.on_epoch_end(row)
-            if matches:
-                callback.on_validation(state.epoch, matches)
 
     # The best weights once more, on all validation images, for the report.
     results, _ = validate(state, group.broadcast(state.best_checkpoint if group.rank == 0 else b""))

@@ -21,8 +21,10 @@ from depers.options import (
     seed_option,
     workers_option,
 )
+from depers.yaml_files import parse_yaml
 
 STRIDE = 32
+_HYPERPARAMETERS = ("hyperparameters", "augmentation")
 _MODEL, _IMAGES = "model", "images"
 _NOT_DECISIVE = (
     "dataset", "data", "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures",
@@ -95,10 +97,19 @@ class Options(CheckedOptions):
         group=TRAINING,
     )
     schedule: str = option(
-        "cosine", "how the learning rate falls after the warm-up", choices=("cosine", "linear"), group=TRAINING
+        "cosine",
+        "how the learning rate falls after the warm-up; constant, with --average-share, lets a training be judged at"
+        " any of its steps",
+        choices=("cosine", "linear", "constant"),
+        group=TRAINING,
     )
     hyperparameters: str = option(
         "scratch-low", "rates, gains and augmentation: a name of YOLOv5's, or a YAML file", group=TRAINING
+    )
+    augmentation: str | None = option(
+        None,
+        "augmentations of these hyperparameters, a name or a YAML file, in place of those of --hyperparameters",
+        group=TRAINING,
     )
     label_smoothing: float = option(
         0.0, "how much of a class target is spread over the others, 0…1", low=0, below=1, group=TRAINING
@@ -187,8 +198,10 @@ class Options(CheckedOptions):
     def describe(self) -> dict[str, Any]:
         """Return what `decisive` does, but for the datasets."""
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
-        files = {name: value for name in ("weights", "model", "hyperparameters") if (value := values[name])}
-        return values | {name: digest_file(value) for name, value in files.items() if _is_file(name, value)}
+        files = {name: values[name] for name in ("model", *_HYPERPARAMETERS) if values[name]}
+        files = {name: path for name, path in files.items() if Path(path).is_file()}
+        contents = {name: parse_yaml(path, storage.read_bytes(path)) for name, path in files.items()}
+        return values | contents | ({"weights": digest_file(self.weights)} if self.weights else {})
 
     def list_datasets(self) -> list[tuple[str, float]]:
         """Return all datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
@@ -205,19 +218,14 @@ class Options(CheckedOptions):
         return list(weights.items())
 
 
-def _is_file(name: str, value: str) -> bool:
-    """Return whether an option's value is where a file is; models and hyperparameters may be a name as well."""
-    return name == "weights" or Path(value).is_file()
-
-
 def resolve_paths(options: Options) -> Options:
     """Return the options with absolute paths: Ray Train's workers run in a folder of their own."""
     paths = ("dataset", "out", "cache_folder")
     changes: dict[str, Any] = {name: storage.absolute(getattr(options, name)) for name in paths}
     if options.weights:
         changes["weights"] = storage.absolute(options.weights)
-    # These two may be a name as well; a file comes second, as where they are read.
-    files = {name: value for name in ("model", "hyperparameters") if (value := getattr(options, name))}
+    # These may be a name as well; a file comes second, as where they are read.
+    files = {name: value for name in ("model", *_HYPERPARAMETERS) if (value := getattr(options, name))}
     changes |= {name: storage.absolute(value) for name, value in files.items() if Path(value).is_file()}
     changes["data"] = (
         tuple(f"{storage.absolute(uri)}={weight!r}" for uri, weight in options.list_datasets()) if options.data else ()

@@ -31,7 +31,7 @@ class Schedule(NamedTuple):
     starts: list[int]
     ends: NDArray[np.bool_]
     warmup: int
-    cosine: bool
+    fall: str
     hyp: Mapping[str, float]
 
     @property
@@ -43,8 +43,8 @@ class Schedule(NamedTuple):
         """Return the rates at a batch, counted from the training's first (YOLOv5's lr0, lrf, momentum, warmup_…)."""
         hyp = self.hyp
         progress, final = batch / len(self.ends), hyp["lrf"]
-        fall = (1 + math.cos(math.pi * progress)) / 2 if self.cosine else 1 - progress
-        rate = hyp["lr0"] * (final + (1 - final) * fall)
+        left = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1.0}[self.fall]
+        rate = hyp["lr0"] * (final + (1 - final) * left)
         if batch >= self.warmup:
             return Rates(rate, rate, hyp["momentum"])
         rise = (batch + 1) / self.warmup
@@ -60,12 +60,12 @@ def make_schedule(
     hyp: Mapping[str, float],
     steps: int | None = None,
     warmup_epochs: float | None = None,
-    cosine: bool = True,
+    fall: str = "cosine",
 ) -> Schedule:
     """Plan `epochs` passes, or exactly `steps` optimizer steps in as many equal parts.
 
-    `accumulate` batches make a step. The warm-up lasts `warmup_epochs`, else what `hyp` says but at least 100
-    batches; never more than half of the training.
+    `accumulate` batches make a step. `fall`: cosine, linear, or constant after the warm-up, which lasts
+    `warmup_epochs`, else what `hyp` says but at least 100 batches; never more than half of the training.
     """
     per_epoch = batches_per_pass if steps is None else steps * accumulate / epochs
     if warmup_epochs is None:
@@ -88,4 +88,4 @@ def make_schedule(
             if pass_ends or (is_step and step_count == due_steps):
                 break
         starts.append(len(ends))
-    return Schedule(starts, np.frombuffer(bytes(ends), np.bool_), warmup, cosine, hyp)
+    return Schedule(starts, np.frombuffer(bytes(ends), np.bool_), warmup, fall, hyp)

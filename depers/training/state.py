@@ -94,7 +94,7 @@ def build(
         hyp=hyp,
         steps=options.steps,
         warmup_epochs=options.warmup_epochs,
-        cosine=options.schedule == "cosine",
+        fall=options.schedule,
     )
     parts = yolo.load_training_parts()
     decay = hyp["weight_decay"] * options.batch_size * accumulate / nominal_batch

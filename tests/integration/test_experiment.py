@@ -1,34 +1,20 @@
 """The experiment: what is planned, what the numbers say, and a real run, cut off and resumed."""
 
 import csv
-import io
 import json
-import math
-import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from training_sets import write_dataset
 
-from depers import storage
 from depers.commands import experiment
 from depers.commands.experiment import Cell, Options, choose_images, copy_images, plan_cells
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import list_pairs
 from depers.errors import UserError
-from depers.evaluation.experiment_report import (
-    ARMS,
-    REAL,
-    SYNTHETIC,
-    TrainingResult,
-    compare,
-    compare_pairs,
-    format_csv,
-    format_table,
-    make_report,
-)
-from depers.runtime import progress
+from depers.evaluation.experiment_statistics import ARMS, CONTRAST, SYNTHETIC, TrainingResult
 
 
 @pytest.mark.parametrize(
@@ -50,14 +36,14 @@ def test_parts_are_nested_and_differ_by_seed() -> None:
 
 def test_arms_differ_in_their_images_alone() -> None:
     options = Options("data", "out", synthetic=5, imgsz=320, steps=70, weights="w.pt", train_with=("optimizer=AdamW",))
-    first, second = (options.training(Cell(10, 3), arm) for arm in ARMS)
+    first, augmented, second = (options.training(Cell(10, 3), arm) for arm in ARMS)
     assert first.dataset == second.dataset and first.out != second.out
     place = "out/cells/10-3/synthetic"
     assert not first.data and second.data == (f"{place}=0.2",)  # 50 of them: as many are seen as of the 10 real ones
-    different = {"data", "out"}
-    assert {k: v for k, v in vars(first).items() if k not in different} == {
-        k: v for k, v in vars(second).items() if k not in different
-    }
+    for other, different in ((second, {"data", "out"}), (augmented, {"augmentation", "out"})):
+        values = [{k: v for k, v in vars(arm).items() if k not in different} for arm in (first, other)]
+        assert values[0] == values[1]
+    assert augmented.augmentation == "scratch-high" and first.augmentation is None
     assert (first.steps, first.seed, first.optimizer, first.weights, first.imgsz) == (70, 3, "AdamW", "w.pt", 320)
     assert first.patience == 0  # stopping early would part the arms
     made = Options("data", "out", synthetic=2.5, synthesize_with=("objects=1", "effects=no")).synthesis(Cell(10, 3))
@@ -111,81 +97,27 @@ def test_a_part_has_its_labels_and_the_whole_validation(tmp_path: Path) -> None:
     assert [Path(image).name for image, _ in list_pairs(part.val)] == ["100000.jpg", "100001.jpg"]
 
 
-def test_the_interval_is_that_of_a_paired_t_test() -> None:
-    from scipy.stats import ttest_rel
-
-    rng = np.random.default_rng(0)
-    real = rng.normal(0.4, 0.1, 5)
-    both = real + rng.normal(0.03, 0.01, 5)
-    figure = compare_pairs(real.tolist(), both.tolist())
-    expected = ttest_rel(both, real).confidence_interval(0.95)
-    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high))
-    assert figure.difference == pytest.approx(np.mean(both - real)) and figure.verdict == "better"
-    assert figure.real_sd == pytest.approx(real.std(ddof=1))
-
-
-@pytest.mark.parametrize(
-    ("real", "both", "verdict"),
-    [
-        ([0.5, 0.5, 0.5], [0.6, 0.61, 0.59], "better"),
-        ([0.6, 0.61, 0.59], [0.5, 0.5, 0.5], "worse"),
-        ([0.5, 0.4, 0.6], [0.6, 0.3, 0.6], "undecided"),
-        ([0.5], [0.9], "one seed says nothing"),
-    ],
-)
-def test_verdicts(real: list[float], both: list[float], verdict: str) -> None:
-    assert compare_pairs(real, both).verdict == verdict
-
-
-def results(*rows: tuple[int, int, str, float]) -> list[TrainingResult]:
-    return [
-        TrainingResult(size, seed, arm, 50 * (arm == SYNTHETIC), value, value / 2, 60.0)
-        for size, seed, arm, value in rows
-    ]
-
-
-def test_only_seeds_of_both_arms_are_compared() -> None:
-    found = results((10, 0, REAL, 0.4), (10, 0, SYNTHETIC, 0.5), (10, 1, REAL, 0.4), (20, 0, REAL, 0.6))
-    [row] = compare(found)
-    assert (row.size, row.synthetic, row.seeds, row.map50.difference) == (10, 50, 1, pytest.approx(0.1))
-    assert math.isnan(row.map50.low) and row.as_dict()["map50"]["low"] is None
-
-
-def test_table_and_page() -> None:
-    found = results(*((size, seed, arm, 0.4 + 0.1 * (arm == SYNTHETIC) + 0.01 * seed) for size in (10, 20)
-                      for seed in (0, 1) for arm in ARMS))  # fmt: skip
-    rows = compare(found)
-    lines = format_table(rows).splitlines()
-    assert lines[2].split()[:5] == ["10", "50", "2", "0.405", "±"]
-    assert lines[2].endswith("+0.100  +0.100 … +0.100   better")
-    page = make_report(found, rows, {"sizes": (10, 20)})
-    assert page.count("<svg") == 4 and "Every training" in page
-    assert [row["arm"] for row in csv.DictReader(format_csv(found).splitlines())] == [*ARMS] * 4
-
-
 @pytest.mark.usefixtures("ray_local")
 def test_a_run_is_taken_up_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, out = write_dataset(tmp_path / "data", count=4, val_count=2), tmp_path / "out"
     given = Options(
         str(dataset), str(out), sizes=(3,), seeds=1, synthetic=1, steps=2, validations=1, imgsz=64, batch_size=2
     )
-    train_run = experiment.train.run
+    train_all = experiment._train_all
 
-    def cut_off(options: object) -> object:
-        if SYNTHETIC in str(getattr(options, "out", "")):
-            raise KeyboardInterrupt
-        return train_run(options)  # type: ignore[arg-type]
+    def cut_off(*arguments: Any) -> Iterator[TrainingResult]:
+        yield next(train_all(*arguments))
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment.train, "run", cut_off)
+        patch.setattr(experiment, "_train_all", cut_off)
         experiment.run(given)
-    record = out / f"cells/3-0/runs/{REAL}.json"
+    [record, *_] = (out / "cells/3-0/runs").glob("*.json")
     before = record.stat().st_mtime_ns
-    stream = io.StringIO()
-    with progress.shown_on(stream):
-        result = experiment.run(given)
+    declaration = json.loads((out / "_depers" / "job.json").read_text())
+    assert (declaration["sizes"], declaration["seeds"], declaration["contrast"]) == ([3], 1, CONTRAST)
+    result = experiment.run(given)
     assert not result.partial and [run.arm for run in result.runs] == list(ARMS)
-    assert re.search(r"\b6 (train|images per epoch)\b", stream.getvalue())  # the other arm sees both kinds
     assert "one seed says nothing" in "\n".join(result.summary())
     assert record.stat().st_mtime_ns == before
     for arm in ARMS:  # its weights stay, what it would be resumed from does not
@@ -194,10 +126,10 @@ def test_a_run_is_taken_up_where_it_was_cut_off(tmp_path: Path, monkeypatch: pyt
     content = json.loads((out / "experiment.json").read_text())
     [row] = content["sizes"]
     assert (row["real_images"], row["synthetic_images"], row["seeds"]) == (3, 2, 1)  # two steps see no more
-    assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 2
+    assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 3
     made = read_dataset(out / "cells/3-0/synthetic")
-    assert not made.additional_train and made.val is None  # both arms are validated on what the real part names
+    assert not made.additional_train and made.val is None  # all arms are validated on what the real part names
     assert "<svg" in (out / "report.html").read_text()
-    with pytest.raises(UserError, match="holds a run with training steps 2, but now it is 3"):
-        experiment.run(Options(**{**vars(given), "steps": 3}))
-    assert storage.exists(str(out / "report.html"))
+    for values, name in (({"steps": 3}, "training steps 2"), ({"seeds": 2}, "seeds 1")):
+        with pytest.raises(UserError, match=f"holds a run with {name}, but now it is"):
+            experiment.run(Options(**{**vars(given), **values}))

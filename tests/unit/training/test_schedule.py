@@ -29,14 +29,26 @@ def test_steps_are_exact_and_epochs_equal_parts(epochs: int, more: int, batches:
 
 
 def test_after_the_warm_up_a_step_gathers_a_nominal_batch() -> None:
-    schedule = make_schedule(epochs=10, batches_per_pass=40, accumulate=4, hyp=HYP, warmup_epochs=1.0, cosine=False)
+    schedule = make_schedule(epochs=10, batches_per_pass=40, accumulate=4, hyp=HYP, warmup_epochs=1.0, fall="linear")
     assert schedule.warmup == 40 and schedule.ends[0]
     assert np.diff(np.flatnonzero(schedule.ends[80:120])).tolist() == [4] * 9
 
 
-@pytest.mark.parametrize(("cosine", "middle"), [(True, 0.505), (False, 0.505)])
-def test_rates_rise_then_fall(cosine: bool, middle: float) -> None:
-    schedule = make_schedule(epochs=100, batches_per_pass=10, accumulate=1, hyp=HYP, warmup_epochs=5.0, cosine=cosine)
+def test_a_constant_rate_does_not_depend_on_the_end() -> None:
+    """So a training of fewer steps is the beginning of one of more."""
+    rates = []
+    for steps in (300, 700):
+        schedule = make_schedule(
+            epochs=1, batches_per_pass=9, accumulate=1, hyp=HYP, steps=steps, warmup_epochs=0.1, fall="constant"
+        )
+        rates.append([schedule.compute_rates(number) for number in range(100, 300)])
+    assert rates[0] == rates[1] and {rate.weights for rate in rates[0]} == {HYP["lr0"]}
+
+
+@pytest.mark.parametrize("fall", ["cosine", "linear"])
+def test_rates_rise_then_fall(fall: str) -> None:
+    middle = 0.505
+    schedule = make_schedule(epochs=100, batches_per_pass=10, accumulate=1, hyp=HYP, warmup_epochs=5.0, fall=fall)
     rates = [schedule.compute_rates(number) for number in range(1000)]
     weights = np.array([rate.weights for rate in rates])
     assert (np.diff(weights[:50]) > 0).all() and (np.diff(weights[51:]) < 0).all()
