@@ -15,7 +15,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Never, TypeVar
+from typing import Any, ClassVar, NamedTuple, Never, TypeVar
 
 from depers import __version__
 from depers.errors import UserError
@@ -193,6 +193,9 @@ class CheckedOptions:
     What relates several options is checked by a subclass's `__post_init__`, which calls this one first.
     """
 
+    HINTS: ClassVar[Mapping[str, str]] = {}
+    """What to say to who gives an option that there is not, by its name in Python, where a likeness would mislead."""
+
     def __post_init__(self) -> None:
         """Raise UserError for a value that is not allowed."""
         hints = typing.get_type_hints(type(self))
@@ -211,8 +214,8 @@ def build(options_type: type[T], values: Mapping[str, Any]) -> T:
     for name in values:
         if name not in fields:
             similar = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
-            raise TypeError(f"{name!r} is no option{hint}")
+            hint = _find_hint(options_type, name) or (f"did you mean {similar[0]}?" if similar else "")
+            raise TypeError(f"{name!r} is no option" + (f"; {hint}" if hint else ""))
     hints = typing.get_type_hints(options_type)
     return options_type(**{name: _plain(value, *_value_type(hints[name])) for name, value in values.items()})
 
@@ -226,7 +229,8 @@ def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
     parser = make_parser(options_type, prog)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(_describe_unknown(unknown[0], parser))
+        name = unknown[0].partition("=")[0].removeprefix("--").replace("-", "_")
+        raise UserError(_describe_unknown(unknown[0], parser, _find_hint(options_type, name)))
     values = vars(namespace)
     del values["debug"]
     return build(options_type, values)
@@ -408,13 +412,18 @@ def _kind(value_type: type) -> str:
     return "a whole number" if value_type is int else "a number"
 
 
-def _describe_unknown(text: str, parser: argparse.ArgumentParser) -> str:
-    """Return the message about an argument that no option takes."""
+def _find_hint(options_type: type[Any], name: str) -> str:
+    return str(getattr(options_type, "HINTS", {}).get(name, ""))
+
+
+def _describe_unknown(text: str, parser: argparse.ArgumentParser, hint: str) -> str:
+    """Return the message about an argument that no option takes, with the `hint` that there is for it, if any."""
     if not text.startswith("-"):
         return f"unexpected argument {text!r}; an option that takes several values is repeated for each of them"
     flags = [name for action in parser._actions for name in action.option_strings]
     similar = difflib.get_close_matches(text.partition("=")[0], flags, n=1)
-    return f"unknown option {text!r}" + (f"; did you mean {similar[0]}?" if similar else f" (see {parser.prog} --help)")
+    hint = hint or (f"did you mean {similar[0]}?" if similar else "")
+    return f"unknown option {text!r}" + (f"; {hint}" if hint else f" (see {parser.prog} --help)")
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -78,7 +78,7 @@ _FIXED = {
         "patience",
         "augmentation",
         "validate_every",
-        "workers",
+        "train_workers",
         "seed",
     ),
 }

@@ -67,12 +67,12 @@ def _train(options: Options, out: str) -> TrainResult:
 
     from depers.training.ray_train import fit
 
-    device = choose_device(options.device, options.workers)
+    device = choose_device(options.device, options.train_workers)
     cpus = int(ray.cluster_resources().get("CPU", 0))
-    if options.workers > cpus:
-        raise UserError(f"--workers must be at most the cluster's {cpus} CPUs, but got {options.workers}")
+    if options.train_workers > cpus:
+        raise UserError(f"--train-workers must be at most the cluster's {cpus} CPUs, but got {options.train_workers}")
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    threads = max(1, min(cpus // options.workers, largest))
+    threads = max(1, min(cpus // options.train_workers, largest))
     report = storage.join(options.out, REPORT)
     if read_progress(options.out).finished_epochs != options.epochs or not storage.exists(report):
         fit(options, options.list_datasets(), device == "cuda", threads)

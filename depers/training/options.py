@@ -1,8 +1,9 @@
 """The options of a training."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from depers import resources, storage
 from depers.datasets import labels
@@ -27,8 +28,8 @@ STRIDE = 32
 _HYPERPARAMETERS = ("hyperparameters", "augmentation")
 _MODEL, _IMAGES = "model", "images"
 _NOT_DECISIVE = (
-    "dataset", "data", "out", "workers", "device", "loaders", "cache", "cache_folder", "cache_limit", "max_failures",
-    "save_every", "compile",
+    "dataset", "data", "out", "train_workers", "device", "loaders", "cache", "cache_folder", "cache_limit",
+    "max_failures", "save_every", "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
@@ -36,6 +37,11 @@ _NOT_DECISIVE = (
 @dataclass(frozen=True)
 class Options(CheckedOptions):
     """Train a detector on datasets, with Ray Train."""
+
+    HINTS: ClassVar[Mapping[str, str]] = {
+        "workers": "processes that train together are --train-workers, those that prepare images (YOLOv5's --workers)"
+        " --loaders"
+    }
 
     dataset: str = argument("dataset folder or its data.yaml, a path or s3:// URI; its val part validates")
     out: str = argument("folder or s3:// URI for weights, results and report; an earlier run there is resumed")
@@ -76,7 +82,7 @@ class Options(CheckedOptions):
         group=TRAINING,
         metavar="N",
     )
-    workers: int = workers_option(1, "processes that train together and share gradients")
+    train_workers: int = workers_option(1, "processes that train together and share gradients")
     device: str = device_option()
     precision: str = precision_option(("auto", "float32", "bfloat16", "float16"))
     channels_last: bool = option(True, "memory layout with channels last, faster in mixed precision", group=RUNNING)
@@ -178,8 +184,9 @@ class Options(CheckedOptions):
         stride = 2 * STRIDE if self.model and self.model.endswith("6") else STRIDE
         if self.imgsz % stride:
             raise UserError(f"--imgsz must be a multiple of {stride} for {self.model}, but got {self.imgsz}")
-        if self.batch_size % self.workers:
-            raise UserError(f"--batch-size must be a multiple of --workers ({self.workers}), but got {self.batch_size}")
+        if self.batch_size % self.train_workers:
+            multiple = f"a multiple of --train-workers ({self.train_workers})"
+            raise UserError(f"--batch-size must be {multiple}, but got {self.batch_size}")
         if self.steps is not None and self.steps < self.epochs:
             raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
         if self.image_weights and self.rectangular:

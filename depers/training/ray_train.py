@@ -176,7 +176,7 @@ def _fit_once(
             },
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ray_train.ScalingConfig(
-                num_workers=options.workers,
+                num_workers=options.train_workers,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)},
             ),

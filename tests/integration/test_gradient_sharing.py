@@ -125,7 +125,7 @@ def test_all_workers_draw_the_same_images_by_their_weights(tmp_path: Path) -> No
     """From the first pass on: of which one worker alone makes an image of a batch, before the training begins."""
     root, notes = write_dataset(tmp_path / "data", count=12), str(tmp_path / "plans")
     options = make_options(
-        root, tmp_path / "out", imgsz=64, batch_size=4, workers=2, image_weights=True, epochs=1, steps=6
+        root, tmp_path / "out", imgsz=64, batch_size=4, train_workers=2, image_weights=True, epochs=1, steps=6
     )
     torch.multiprocessing.spawn(note_plans, (find_free_port(), options, notes), nprocs=2)
     first, second = (json.loads(Path(f"{notes}{rank}").read_text()) for rank in (0, 1))
@@ -137,7 +137,9 @@ def test_all_workers_draw_the_same_images_by_their_weights(tmp_path: Path) -> No
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
     root, disk = write_dataset(tmp_path / "data", count=13), str(tmp_path / "decoded")  # an odd batch is among them
     values = {"nominal_batch": 16, "cache": "disk", "sync_batch_norm": True}
-    single, double = (make_options(root, tmp_path / f"out{workers}", workers=workers, **values) for workers in (1, 2))
+    single, double = (
+        make_options(root, tmp_path / f"out{workers}", train_workers=workers, **values) for workers in (1, 2)
+    )
     writer = CheckpointWriter(single.out)
     train(single, read_splits(single.dataset), ProcessGroup(), None, writer, disk=disk)
     writer.close()

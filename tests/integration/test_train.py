@@ -27,7 +27,7 @@ from depers.training.process_group import ProcessGroup
         ({"imgsz": 100}, "--imgsz must be a positive multiple of 32, but got 100"),
         ({"imgsz": 96, "model": "yolov5s6"}, "--imgsz must be a multiple of 64 for yolov5s6, but got 96"),
         ({"epochs": 0}, "--epochs must be at least 1, but got 0"),
-        ({"batch_size": 3, "workers": 2}, r"--batch-size must be a multiple of --workers \(2\), but got 3"),
+        ({"batch_size": 3, "train_workers": 2}, r"--batch-size must be a multiple of --train-workers \(2\), but got 3"),
         ({"learning_rate": 0.0}, "--learning-rate must be above 0 and below 10, but got 0"),
         ({"warmup_epochs": -1.0}, "--warmup-epochs must be at least 0, but got -1"),
         ({"steps": 3, "epochs": 4}, r"--steps must be at least --epochs \(4\), but got 3"),
@@ -94,7 +94,7 @@ def test_two_workers_train_from_s3_to_s3(tmp_path: Path, s3_bucket: str) -> None
         imgsz=128,
         epochs=1,
         batch_size=4,
-        workers=2,
+        train_workers=2,
         device="cpu",
         cache_folder=str(tmp_path / "cache"),
     )
@@ -160,5 +160,5 @@ def test_what_is_wrong_ends_all_workers_at_once(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data")
     truncate(root)
     with pytest.raises(UserError, match=r"2\.jpg: must be an image that can be decoded"):
-        run(Options(str(root), str(tmp_path / "out"), imgsz=128, epochs=1, batch_size=4, workers=2, device="cpu"))
+        run(Options(str(root), str(tmp_path / "out"), imgsz=128, epochs=1, batch_size=4, train_workers=2, device="cpu"))
     assert not (tmp_path / "out" / "results.csv").exists()

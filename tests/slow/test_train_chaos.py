@@ -49,7 +49,7 @@ def command(options: Options) -> list[str]:
 def train_undisturbed(root: Path, out: Path, epochs: int = EPOCHS) -> list[dict[str, float]]:
     """The rows of the same training, done here and at once."""
     writer = CheckpointWriter(str(out))
-    train(make_options(root, str(out), epochs), read_splits(str(root)), ProcessGroup(), None, writer)
+    train(make_options(root, str(out), epochs), read_splits(str(root)), ProcessGroup(threads=1), None, writer)
     writer.close()
     return read_results(str(out))
 
@@ -290,11 +290,11 @@ def test_a_training_goes_on_within_an_epoch_and_beyond_its_last(tmp_path: Path, 
 
     writer = CheckpointWriter(out)
     with suppress(KeyboardInterrupt):
-        train(first, splits, ProcessGroup(), None, writer, Interruption())
+        train(first, splits, ProcessGroup(threads=1), None, writer, Interruption())
     writer.close()
     assert read_progress(out).batches == batches
     writer = CheckpointWriter(out)
-    train(options, splits, ProcessGroup(), read_state(out), writer)
+    train(options, splits, ProcessGroup(threads=1), read_state(out), writer)
     writer.close()
     rows, expected = read_results(out), train_undisturbed(root, tmp_path / "calm", 3)
     if every:
