@@ -320,9 +320,9 @@ def run(options: Options) -> ExperimentResult:
         results = []
         for result in lease.guard(_train_all(options, cells)):
             results.append(result)
-            done = f"[{len(results)}/{len(ARMS) * len(cells)}]"
+            position = f"[{len(results)}/{len(ARMS) * len(cells)}]"
             progress.report(
-                f"{done} {result.size} images, seed {result.seed}, {result.arm}: mAP@.5 {result.map50[-1]:.4f},"
+                f"{position} {result.size} images, seed {result.seed}, {result.arm}: mAP@.5 {result.map50[-1]:.4f},"
                 f" mAP@.5:.95 {result.map50_95[-1]:.4f}, {result.seconds:.0f} s"
             )
         results.sort(key=lambda result: (result.size, result.seed, ARMS.index(result.arm)))

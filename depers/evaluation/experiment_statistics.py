@@ -211,15 +211,15 @@ def compare(
         arms = {}
         for arm_number, arm in enumerate(ARMS):
             trainings = [by_key[Key(size, seed, arm)] for seed in seeds]
-            chosen = choose_validations(np.array([smooth(training.map50) for training in trainings]))
-            for column, (training, validation) in enumerate(zip(trainings, chosen, strict=True)):
+            choices = choose_validations(np.array([smooth(training.map50) for training in trainings]))
+            for column, (training, validation) in enumerate(zip(trainings, choices, strict=True)):
                 figures[arm_number, row, column] = smooth(training.map50)[validation]
                 window = validations[Key(size, training.seed, arm)][max(0, validation + 1 - WINDOW) : validation + 1]
                 for draw, weights in enumerate(image_weights):
                     resampled[arm_number, row, column, draw] = np.mean([measure_map50(m, weights) for m in window])
             values = figures[arm_number, row]
-            map50_95 = [smooth(t.map50_95)[validation] for t, validation in zip(trainings, chosen, strict=True)]
-            steps = tuple(t.steps[validation] for t, validation in zip(trainings, chosen, strict=True))
+            map50_95 = [smooth(t.map50_95)[validation] for t, validation in zip(trainings, choices, strict=True)]
+            steps = tuple(t.steps[validation] for t, validation in zip(trainings, choices, strict=True))
             deviation = float(values.std(ddof=1)) if len(seeds) > 1 else math.nan
             arms[arm] = ArmFigures(float(values.mean()), deviation, float(np.mean(map50_95)), steps)
         synthetic = by_key[Key(size, seeds[0], SYNTHETIC)].synthetic
@@ -235,16 +235,16 @@ def _differ(
     """Return how much higher the figures (A, N, S) of synthetic images are than those of another arm."""
     first, second = ARMS.index(arm), ARMS.index(SYNTHETIC)
     by_seed = (figures[second] - figures[first]).mean(0)
-    drawn = (resampled[second] - resampled[first]).mean(0)  # (S, draws)
-    return bound(by_seed, (drawn * seed_weights.T).sum(0))
+    differences = (resampled[second] - resampled[first]).mean(0)  # (S, draws)
+    return bound(by_seed, (differences * seed_weights.T).sum(0))
 
 
-def bound(by_seed: NDArray[np.float64], drawn: NDArray[np.float64]) -> Difference:
-    """Return the mean of the differences `by_seed` (S,) with its interval, by the means of the resamples (draws,)."""
+def bound(by_seed: NDArray[np.float64], means: NDArray[np.float64]) -> Difference:
+    """Return the mean of the differences `by_seed` (S,) with its interval, by the `means` of the resamples (draws,)."""
     from scipy.stats import t
 
     count, mean, half = len(by_seed), float(by_seed.mean()), math.nan
     if count > 1:
-        deviation = float(drawn.std(ddof=1)) * math.sqrt(count / (count - 1))  # resampled seeds spread less
+        deviation = float(means.std(ddof=1)) * math.sqrt(count / (count - 1))  # resampled seeds spread less
         half = float(t.ppf((1 + _CERTAINTY) / 2, count - 1)) * deviation
     return Difference(mean, mean - half, mean + half, int((by_seed > 0).sum()), count)

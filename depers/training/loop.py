@@ -130,9 +130,9 @@ def train(
     # The best weights once more, on all validation images, for the report.
     results, _ = validate(state, group.broadcast(state.best_checkpoint if group.rank == 0 else b""))
     if writer:
-        shown = state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch
+        contents = state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch
         files = {outputs.PROGRESS: outputs.format_progress(outputs.Progress(state.batch, options.epochs))}
-        writer.put(files, {outputs.REPORT: partial(report.make_report, *shown)})
+        writer.put(files, {outputs.REPORT: partial(report.make_report, *contents)})
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

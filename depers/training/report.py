@@ -199,8 +199,8 @@ def _plot_course(rows: Rows) -> list[Markup]:
     def plot(title: str, columns: Mapping[str, str]) -> Markup:
         series = {}
         for label, name in columns.items():
-            known = [row for row in rows if not math.isnan(row[name])]  # of epochs that were validated
-            series[label] = [row["epoch"] for row in known], [row[name] for row in known]
+            points = [(row["epoch"], row[name]) for row in rows if not math.isnan(row[name])]  # of validated epochs
+            series[label] = [epoch for epoch, _ in points], [value for _, value in points]
         return plots.lines(title, series, "epoch")
 
     return [

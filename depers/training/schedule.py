@@ -43,8 +43,8 @@ class Schedule(NamedTuple):
         """Return the rates at a batch, counted from the training's first (YOLOv5's lr0, lrf, momentum, warmup_…)."""
         hyp = self.hyp
         progress, final = batch / len(self.ends), hyp["lrf"]
-        left = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1.0}[self.fall]
-        rate = hyp["lr0"] * (final + (1 - final) * left)
+        share = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1.0}[self.fall]
+        rate = hyp["lr0"] * (final + (1 - final) * share)
         if batch >= self.warmup:
             return Rates(rate, rate, hyp["momentum"])
         rise = (batch + 1) / self.warmup
