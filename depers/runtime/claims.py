@@ -14,7 +14,7 @@ from depers.errors import UserError, one_line
 from depers.runtime import lease, units
 from depers.runtime.lease import Lease
 
-VERSION = 3
+VERSION = 4
 """Of the columns and words of all tables below an OUT; one of another version is refused, not guessed at."""
 
 

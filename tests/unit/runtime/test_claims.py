@@ -38,7 +38,7 @@ def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
     assert claims.read_job(str(tmp_path)) == {"mode": "blur", "tables": claims.VERSION}
     (tmp_path / "_depers/job.json").write_text('{"mode": "blur"}')  # as the first version was noted
     for use in (lambda: claims.read_job(str(tmp_path)), lambda: claim(tmp_path, {"mode": "blur"})):
-        with pytest.raises(UserError, match="must hold tables of version 3, but their version is 1: choose another"):
+        with pytest.raises(UserError, match="must hold tables of version 4, but their version is 1: choose another"):
             use()
 
 
