@@ -24,7 +24,15 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
 from depers.normalization import account, report
-from depers.normalization.assignment import Assignment, make_tasks, refuse_leftovers, split_at_random, split_by_folders
+from depers.normalization.assignment import (
+    Assignment,
+    describe_copies,
+    find_copies,
+    make_tasks,
+    refuse_leftovers,
+    split_at_random,
+    split_by_folders,
+)
 from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
 from depers.normalization.formats.yolo import COLUMNS
 from depers.normalization.index import LabelIndex
@@ -201,7 +209,10 @@ def run(options: Options) -> NormalizeResult:
     ):
         skipped = read_labels(index, catalog, options.unlabelled)
         meanings = find_class_meanings(index, catalog, options.classes)
-        assignment = _assign(options, catalog, index, skipped.not_understood | skipped.unlabelled, meanings.class_ids)
+        unused = skipped.not_understood | skipped.unlabelled
+        copies = find_copies(catalog, unused)
+        index.add_problems(describe_copies(catalog, copies))
+        assignment = _assign(options, catalog, index, unused, meanings.class_ids, copies)
         decisive = {name: value for name, value in asdict(options).items() if name in _DECISIVE}
         with claims.hold(out, decisive) as lease:
             refuse_leftovers(out, assignment)
@@ -269,7 +280,12 @@ def _finish(
 
 
 def _assign(
-    options: Options, catalog: Catalog, index: LabelIndex, skipped: set[int], class_ids: Mapping[int, int]
+    options: Options,
+    catalog: Catalog,
+    index: LabelIndex,
+    skipped: set[int],
+    class_ids: Mapping[int, int],
+    copies: Mapping[int, int],
 ) -> Assignment:
     if options.keep_splits:
         return split_by_folders(catalog, skipped)
@@ -281,6 +297,7 @@ def _assign(
         val_fraction=options.val_fraction,
         seed=options.seed,
         group_by=options.group_by,
+        copies=copies,
     )
 
 

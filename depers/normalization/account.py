@@ -1,7 +1,6 @@
 """What became of every file of the raw sets: a row for each, in files.parquet, and their sum, which must be right."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import pyarrow as pa
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.normalization.assignment import Assignment
 from depers.normalization.catalog import Catalog
-from depers.normalization.layouts import LABEL_SUFFIXES, FileRole
+from depers.normalization.layouts import IMAGE_LISTS, LABEL_SUFFIXES, FileRole
 from depers.normalization.reading import SkippedImages
 from depers.normalization.sources import LabelSet
 from depers.statuses import SourceStatus
@@ -19,7 +18,6 @@ from depers.storage import tables
 from depers.storage.tables import column, parquet_text
 
 IMAGE, LABELS, LIST, BESIDE = "image", "labels", "list", "beside"
-_IMAGE_LISTS = re.compile(r"(?:^|/)(?:train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/", re.IGNORECASE)
 _ROWS = 65_536  # that are written at once
 
 FILES = tables.schema(
@@ -110,7 +108,7 @@ def list_fates(label_set: LabelSet, image_fates: Mapping[str, tuple[SourceStatus
 
 
 def _judge_list(path: str) -> tuple[SourceStatus, str]:
-    if _IMAGE_LISTS.search(path):
+    if IMAGE_LISTS.search(path):
         return SourceStatus.SKIPPED, "a list of images: --keep-splits and --group-by split"
     return SourceStatus.USED, "class names, where ids need them"
 

@@ -1,7 +1,10 @@
 """Which image goes where: the split, the names in the dataset, and the tasks that write it."""
 
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +16,9 @@ from depers.datasets.splits import Strata, group_names, split
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog
 from depers.normalization.index import LabelIndex
-from depers.normalization.rules import BOX_ROW, EVERY_CLASS, NO_BOXES, LabelBoxes
+from depers.normalization.rules import BOX_ROW, EVERY_CLASS, NO_BOXES, LabelBoxes, Problem
 from depers.normalization.writing import ImageTask
+from depers.statuses import ProblemAction
 
 
 class Assignment(NamedTuple):
@@ -29,6 +33,55 @@ class Assignment(NamedTuple):
         return sum(map(bool, self.splits))
 
 
+def find_copies(catalog: Catalog, skipped: set[int]) -> dict[int, int]:
+    """Return which images are the same, byte for byte, as one of an earlier set, and its number.
+
+    Only images of one size are read. What cannot be read is no copy of anything: who writes it says so.
+    """
+    sizes: dict[int, list[int]] = defaultdict(list)
+    if len(catalog.sets) > 1:
+        for number, (label_set, image) in enumerate(catalog.images):
+            if number not in skipped:
+                sizes[label_set.entries[image.path].size].append(number)
+    copies: dict[int, int] = {}
+    for numbers in sizes.values():
+        if len({catalog.images[number][0].prefix for number in numbers}) == 1:
+            continue
+        firsts: dict[bytes, int] = {}
+        for number in numbers:
+            label_set, image = catalog.images[number]
+            with suppress(OSError):
+                data = storage.read_bytes(storage.join(label_set.uri, image.path))
+                first = firsts.setdefault(hashlib.sha256(data).digest(), number)
+                if catalog.images[first][0] is not label_set:
+                    copies[number] = first
+    return copies
+
+
+def describe_copies(catalog: Catalog, copies: Mapping[int, int]) -> Iterator[Problem]:
+    """Yield a problem for each image that another set has, too: its labels there may be others."""
+    for number, first in copies.items():
+        path, first_path = (catalog.images[n][0].prefix + catalog.images[n][1].path for n in (number, first))
+        yield Problem(path, 0, "image of another set", ProblemAction.ACCEPTED, f"the same as {first_path}")
+
+
+def _join_groups(groups: Sequence[str], numbers: Sequence[int], copies: Mapping[int, int]) -> list[str]:
+    """Return the groups of images by number, of which those that have the same image are one."""
+    group_of = dict(zip(numbers, groups, strict=True))
+    leaders: dict[str, str] = {}
+
+    def find_leader(group: str) -> str:
+        while (above := leaders.get(group, group)) != group:
+            group = above
+        return group
+
+    for number, first in copies.items():
+        one, another = sorted((find_leader(group_of[number]), find_leader(group_of[first])))
+        if one != another:
+            leaders[another] = one
+    return [find_leader(group) for group in groups]
+
+
 def split_at_random(
     catalog: Catalog,
     skipped: set[int],
@@ -38,16 +91,19 @@ def split_at_random(
     val_fraction: float,
     seed: int,
     group_by: str | None,
+    copies: Mapping[int, int],
 ) -> Assignment:
     """Split the images that are not `skipped` by the share of val, a seed, and the groups' regular expression.
 
     Distributed evenly are the boxes of every class (`class_ids` are the dataset's, by the catalog's class numbers), the
-    images without any, and the sets. Raise UserError where the expression finds nothing in an image's name.
+    images without any, and the sets. `copies` go where the image goes that they are the same as. Raise UserError where
+    the expression finds nothing in an image's name.
     """
     numbers = [number for number in range(len(catalog.images)) if number not in skipped]
     names = [label_set.prefix + image.name for label_set, image in catalog.images]
     groups = group_names([catalog.images[number][1].name for number in numbers], group_by)
     groups = [catalog.images[n][0].prefix + group for n, group in zip(numbers, groups, strict=True)]
+    groups = _join_groups(groups, numbers, copies)
     prefixes = [label_set.prefix for label_set, _ in catalog.images]
     of_set: dict[str, Strata] = {prefix: [(prefix, 1)] if prefix else [] for prefix in dict.fromkeys(prefixes)}
     strata: list[Strata] = [[("background", 1), *of_set[prefix]] for prefix in prefixes]

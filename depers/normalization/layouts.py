@@ -32,16 +32,20 @@ _LISTINGS = ("coco", "wider", "crowdhuman")  # formats whose files list many ima
 LABEL_SUFFIXES = (".txt", ".xml", ".json", ".odgt")
 """What the names of label files end with, in lower case."""
 _LISTS = re.compile(  # lists of classes or of images, which sets hold beside images and labels
-    r"(?:^|/)(?:(?:predefined_)?classes|labelmap|train|val|valid|validation|test|trainval)\.txt$|(?:^|/)imagesets/.*\.txt$"
-    r"|\.(?:ya?ml|names|labels|data)$",
+    r"(?:^|/)(?:(?:predefined_)?classes|labelmap|train|val|valid|validation|test|trainval)\.txt\Z|(?:^|/)imagesets/.*\.txt\Z"
+    r"|\.(?:ya?ml|names|labels|data)\Z",
     re.IGNORECASE,
 )
 _BESIDE = re.compile(  # what sets hold beside images and labels, and is of no use
-    r"(?:^|/)(?:\.[^/]*|(?:readme|licen[cs]e|changelog)(?:[.-][^/]*)?|requirements\.txt|notes\.json)$"
-    r"|\.(?:md|cache|html?|csv)$",
+    r"(?:^|/)(?:\.[^/]*|(?:readme|licen[cs]e|changelog)(?:[.-][^/]*)?|requirements\.txt|notes\.json)\Z"
+    r"|\.(?:md|cache|html?|csv)\Z",
     re.IGNORECASE,
 )
-_HIDDEN = re.compile(r"(?:^|/)\.[^/]*$|(?:^|/)__MACOSX/")
+_HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")  # also what lies in a hidden folder, such as .ipynb_checkpoints
+IMAGE_LISTS = re.compile(
+    r"(?:^|/)(?:train|val|valid|validation|test|trainval)\.txt\Z|(?:^|/)imagesets/.*\.txt\Z", re.IGNORECASE
+)
+"""The names of lists of images."""
 _VOC = re.compile(rb"<annotation[\s>/]")
 _LOOKED_INTO = 32  # texts, or XML files, whose beginning says what all of them are
 

@@ -3,7 +3,9 @@
 import fnmatch
 import functools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from posixpath import splitext
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,7 +17,15 @@ from depers.normalization.class_lists import NAME_LISTS, ClassList, ClassLists, 
 from depers.normalization.formats.coco import HEAD
 from depers.normalization.formats.foreign import identify
 from depers.normalization.formats.yolo import COLUMNS
-from depers.normalization.layouts import LABEL_SUFFIXES, FileRole, MatchedFiles, SetImage, match_files, recognise
+from depers.normalization.layouts import (
+    IMAGE_LISTS,
+    LABEL_SUFFIXES,
+    FileRole,
+    MatchedFiles,
+    SetImage,
+    match_files,
+    recognise,
+)
 from depers.normalization.matching import name_in_dataset
 from depers.normalization.rules import Problem, clean_name
 from depers.runtime import outputs
@@ -144,12 +154,31 @@ def open_set(
     label_set = LabelSet(
         uri, prefix, kind, None, class_map, *files, entries, columns=columns, left_out=left_out, unusable=unusable
     )
+    files.problems.extend(_check_image_lists(uri, files))
     if kind == "competition":
         occurring = {file.class_name for image in files.images for file in image.label_files}
         return label_set._replace(names=tuple(name for name in in_names if name in occurring))
     if kind == "oidv4":
         _refuse_folders_of_classes(label_set)
     return _name_ids(label_set, classes, has_own_map) if kind == "yolo" else label_set
+
+
+def _check_image_lists(uri: str, files: MatchedFiles) -> Iterator[Problem]:
+    """Yield lists of images that are not there: then a part of the set is missing."""
+    last_parts = [path.rpartition("/")[2] for path in files.roles if path.lower().endswith(IMAGE_SUFFIXES)]
+    names = {*last_parts, *(splitext(name)[0] for name in last_parts)}  # VOC's lists have names without a suffix
+    for path in (path for path, role in files.roles.items() if role == FileRole.LIST and IMAGE_LISTS.search(path)):
+        with suppress(OSError, UnicodeDecodeError):  # it decides nothing
+            lines = [line.strip() for line in storage.read_bytes(storage.join(uri, path)).decode().splitlines()]
+            entries = [(line, line.split()[0]) for line in lines if line]  # those of a class have a number after each
+            absent = [
+                texts[0]
+                for texts in entries
+                if names.isdisjoint(text.replace("\\", "/").rpartition("/")[2] for text in texts)
+            ]
+            if absent:
+                detail = f"{len(absent)} of {len(entries)}, such as {absent[0]}"
+                yield Problem(path, 0, "list of images that are not there", ProblemAction.ACCEPTED, detail)
 
 
 def _refuse_folders_of_classes(label_set: LabelSet) -> None:
@@ -238,7 +267,9 @@ def _is_selected(path: str, patterns: Sequence[str]) -> bool:
 
 
 def _head_of(uri: str, entry: Entry) -> bytes:
-    """Return the bytes that say whether a JSON file is COCO."""
+    """Return the bytes that say what a file is; none of a link that leads nowhere."""
+    if entry.size < 0:
+        return b""
     file = storage.join(uri, entry.path)
     try:
         return storage.read_range(file, 0, min(entry.size, HEAD))

@@ -33,7 +33,8 @@ def judge_unlisted(label_set: LabelSet, unlabelled: str) -> tuple[str, str, Prob
         kind, detail, is_background = "image that no label file lists", "it was not annotated", False
     else:
         entries = label_set.entries
-        has_empty = any(entries[file.path].size < _LEAST for image in label_set.images for file in image.label_files)
+        sizes = (entries[file.path].size for image in label_set.images for file in image.label_files)
+        has_empty = any(0 <= size < _LEAST for size in sizes)
         unread = next((problem.path for problem in label_set.problems if problem.detail == UNREAD_COCO), "")
         is_background = not (has_empty and label_set.format == "yolo") and not unread
         kind = "image without label"

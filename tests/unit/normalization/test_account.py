@@ -1,5 +1,6 @@
 """The account of the input: every file once, whatever lies about in it, and a sum that is checked."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from label_sets import write_files
 
 from depers.datasets.labels import CLASSES
+from depers.normalization import sources
 from depers.normalization.account import check_sum, format_account, list_fates, make_rows, write_account
 from depers.normalization.assignment import Assignment
 from depers.normalization.catalog import Catalog
@@ -18,10 +21,14 @@ from depers.normalization.sources import LabelSet
 from depers.normalization.unlisted import find_foreign_stems, find_partly_read, judge_unlisted
 from depers.statuses import SourceStatus
 from depers.storage import Entry
+from depers.storage.tables import parquet_text
 
+LINE = "0 0.5 0.5 0.2 0.2\n"
 FOLDERS = ("", "images/", "labels/", "train/images/", "Annotations/", "JPEGImages/", ".git/", "ImageSets/Main/", "ü/")
+FOLDERS += ("LABELS/", "x.jpg/", ".ipynb_checkpoints/", "train/", "a\n/", "wider_face_split/")
 STEMS = ("a", "b", "license_plate", "train", "classes", "readme", "data", ".hidden", "a_car.", "instances", "x y", "")
 SUFFIXES = (".jpg", ".JPG", ".png", ".txt", ".TXT", ".xml", ".json", ".yaml", ".names", ".db", ".csv", ".zip", "")
+SUFFIXES += (".tif", ".jpg.txt", ".txt\n", "..txt", ".odgt", ".JSON", ".heic")
 odd_paths = st.builds(
     lambda folder, stem, suffix: folder + (stem + suffix or "noname"),
     st.sampled_from(FOLDERS),
@@ -73,6 +80,36 @@ def test_the_table_and_its_sum(tmp_path: Path) -> None:
     check_sum(sums, catalog.sets, 2)
     with pytest.raises(RuntimeError, match="must hold 9 files with 3 images in the dataset, but holds 9 with 2"):
         check_sum(sums, catalog.sets, 3)
+
+
+def test_an_input_of_odd_files_is_counted_whole(tmp_path: Path) -> None:
+    """Links, pipes, files without content, folders called as images are, one name with three suffixes."""
+    root, elsewhere = tmp_path / "raw", write_files(tmp_path / "elsewhere", {"z.jpg": ""})
+    files: dict[str, str | bytes] = {f"images/{name}.jpg": "" for name in ("a", "b\nb", "c", "d", "e")}
+    files |= {
+        "images/c.png": b"",
+        "images/c.tif": b"x",
+        "images/empty.png": b"",
+        "x.jpg/f.jpg": "",
+        "x.jpg/f.txt": LINE,
+    }
+    files |= {f"LABELS/{name}.TXT": LINE for name in ("a", "b\nb", "c", "d", "empty")} | {"classes.txt": "car\n"}
+    files |= {".git/HEAD": "x", ".git/a.jpg": "", "Thumbs.db": "x", "notes.docx": "x", "labels/e.txt": LINE}
+    write_files(root, files)
+    (root / "images/out.jpg").symlink_to(elsewhere / "z.jpg")
+    (root / "images/lost.jpg").symlink_to(root / "nothing.jpg")
+    (root / "LABELS/lost.txt").symlink_to(root / "nothing.txt")
+    (root / "again").symlink_to(root / "images")
+    os.mkfifo(root / "images/pipe.jpg")
+    label_set = sources.open_set(str(root), "", "auto", CLASSES, {}, (), out=str(tmp_path / "out"))
+    used = {image.path: (SourceStatus.USED, "train") for image in label_set.images}
+    fates = {fate.path: fate for fate in list_fates(label_set, used)}
+    expected = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_symlink() or not path.is_dir()}
+    assert set(fates) == {parquet_text(path) for path in expected}
+    unused = {path for path, fate in fates.items() if fate.status == SourceStatus.SKIPPED}
+    assert unused >= {"again", "images/out.jpg", "images/pipe.jpg", ".git/a.jpg", "notes.docx"}
+    assert unused >= {f"images/c.{suffix}" for suffix in ("jpg", "png", "tif")}
+    assert all(fates[path].detail for path in unused)
 
 
 def test_a_file_that_is_in_no_part_of_the_account_is_an_error() -> None:

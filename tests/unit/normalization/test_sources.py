@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from label_sets import make_image, write_files
 
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.normalization.assignment import read_split
+from depers.normalization.assignment import describe_copies, find_copies, read_split, split_at_random
+from depers.normalization.catalog import Catalog
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.rules import Problem
 from depers.normalization.sources import (
@@ -18,6 +20,7 @@ from depers.normalization.sources import (
     choose_prefixes,
     find_labelled_classes,
     map_class,
+    open_set,
     parse_added,
     parse_class_map,
 )
@@ -168,3 +171,23 @@ def test_own_split(name: str, expected: tuple[str, str]) -> None:
 def test_own_split_refuses(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' lies in none"):
         read_split(name)
+
+
+def test_an_image_of_two_sets_goes_one_way_and_is_on_record(tmp_path: Path, index: LabelIndex) -> None:
+    """Each set may say something else of it; in val it would be one that was trained on."""
+    line, sets = "0 0.5 0.5 0.2 0.2\n", []
+    for prefix, shift in (("one/", 0), ("two/", 5)):
+        files = {"classes.txt": "car\n"}
+        for n in range(10):
+            files |= {f"{n}.jpg": make_image((100 + shift + n, 80)), f"{n}.txt": line}
+        sets.append(open_set(str(write_files(tmp_path / prefix, files)), prefix, "auto", CLASSES, {}, ()))
+    catalog = Catalog(sets)
+    copies = find_copies(catalog, skipped={5})
+    assert copies == {10 + n: n + 5 for n in range(1, 5)}
+    assert next(describe_copies(catalog, copies)) == Problem(
+        "two/1.jpg", 0, "image of another set", "accepted", "the same as one/6.jpg"
+    )
+    for seed in range(5):
+        assignment = split_at_random(catalog, {5}, {}, index, val_fraction=0.3, seed=seed, group_by=None, copies=copies)
+        assert all(assignment.splits[number] == assignment.splits[first] for number, first in copies.items())
+        assert {"train", "val"} <= set(assignment.splits)

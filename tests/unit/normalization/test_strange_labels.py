@@ -238,3 +238,23 @@ def test_images_of_an_id_or_a_name_that_several_have_are_never_backgrounds(tmp_p
     files = dict.fromkeys(("1/a.jpg", "b.jpg", "c.jpg", "1/d.jpg", "2/d.jpg", "e.jpg"), "")
     root = write_files(tmp_path / "raw", {**files, "x.json": json.dumps(content)})
     assert set(read_set(root, unlabelled="background")[0]) == {"c.jpg", "e.jpg"}
+
+
+def test_lists_of_images_that_are_not_there_are_on_record(tmp_path: Path) -> None:
+    files = {"images/a b.jpg": "", "labels/a b.txt": LINE, "classes.txt": "car\n"}
+    files |= {"train.txt": "data\\images\\a b.jpg\n\n", "val.txt": "images/c.jpg\nimages/a b.jpg\nimages/d.jpg\n"}
+    _, problems = read_set(write_files(tmp_path / "raw", files))
+    [problem] = problems
+    assert problem[:4] == ("val.txt", 0, "list of images that are not there", "accepted")
+    assert problem.detail == "2 of 3, such as images/c.jpg"
+    voc = {"a.jpg": "", "a.xml": f"<annotation>{OBJECT}</annotation>", "ImageSets/Main/car_train.txt": "a  1\nb -1\n"}
+    assert read_set(write_files(tmp_path / "voc", voc))[1][0].detail == "1 of 2, such as b -1"
+
+
+@pytest.mark.parametrize("folder", [".ipynb_checkpoints", "images/.thumbnails", ".Trash-1000/files", "__MACOSX/images"])
+def test_what_lies_in_hidden_folders_is_no_part_of_the_set(folder: str, tmp_path: Path) -> None:
+    files = {"images/a.jpg": "", "labels/a.txt": LINE, "classes.txt": "car\n"}
+    files |= {f"{folder}/b.jpg": "", f"{folder}/c.txt": LINE, f"{folder}/classes.txt": "face\n"}
+    found, problems = read_set(write_files(tmp_path / "raw", files))
+    assert found == {"a.jpg": BOX}
+    assert problems == []
