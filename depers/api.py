@@ -57,8 +57,9 @@ class Detector:
         """Load the weights, each PATH_OR_URI[:model_class=class,…].
 
         `options` are those of `depers detect` that say how to look: classes, confidence, iou_threshold, thresholds,
-        max_detections, imgsz, tile, augment, multi_label, half_stride_pad, precision, max_megapixels. `device` auto is
-        CUDA where this machine has it. Raises UserError for weights or options that will not do.
+        thresholds_anyway, max_detections, imgsz, tile, augment, multi_label, half_stride_pad, precision,
+        max_megapixels. `device` auto is CUDA where this machine has it. Raises UserError for weights or options that
+        will not do, and for thresholds that were found with others.
         """
         import torch
 
@@ -67,6 +68,7 @@ class Detector:
         from depers.detection.settings import read_checkpoints
         from depers.options import build
         from depers.pipeline import run, workers
+        from depers.pipeline.threshold_check import check_thresholds
 
         values = {"input": "images", "out": "detections", "weights": weights, "device": device} | options
         checked = build(detect.Options, values)
@@ -82,8 +84,10 @@ class Detector:
             half_stride_pad=checked.half_stride_pad,
             device=device,
         )
-        detector = workers.make_detector(self._job, read_checkpoints(self._job.weights))
+        checkpoints = read_checkpoints(self._job.weights)
+        detector = workers.make_detector(self._job, checkpoints)
         assert detector is not None  # there are weights
+        check_thresholds(checked, self._job, checkpoints, detector.class_names)
         self._detector = detector
 
     @property

@@ -153,9 +153,10 @@ def device_option() -> Any:
     return option("auto", text, choices=("auto", "cpu", "cuda"), group=RUNNING)
 
 
-def precision_option(choices: Sequence[str], default: str = "auto") -> Any:
+def precision_option(choices: Sequence[str], note: str = "") -> Any:
     """Return the option of the arithmetic."""
-    return option(default, "arithmetic; auto: bfloat16 where it is native, faster", choices=choices, group=RUNNING)
+    text = "arithmetic; auto: bfloat16 where it is native, faster"
+    return option("auto", text + note, choices=choices, group=RUNNING)
 
 
 def max_megapixels_option(default: float) -> Any:

@@ -138,14 +138,19 @@ class AnonymizeResult(VerbResult):
     speed: Speed
     clean_in_a_row: int
     """How many images in a row the detector found nothing in, at most, among those of this run."""
+    notes: Sequence[str] = ()
+    """What has to be seen about this run, such as thresholds of another detector."""
 
     def summary(self) -> list[str]:
-        """Return the line that says what became of the inputs, and one that warns where a detector found nothing."""
+        """Return the line that says what became of the inputs, the notes, a warning where a detector found nothing."""
         outcome = _count_text(self.files, STATUSES)
         if self.archives:
             outcome += f"; {sum(self.archives.values())} archives: {_count_text(self.archives, tuple(ArchiveStatus))}"
         inputs = sum(count for status, count in self.files.items() if status != FileStatus.REMOVED)
-        lines = [f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}"]
+        lines = [
+            f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}",
+            *self.notes,
+        ]
         warns = self.clean_in_a_row >= clean_watch.WARN_AFTER
         return [*lines, f"warning: {clean_watch.describe(self.clean_in_a_row)}"] if warns else lines
 
@@ -205,4 +210,5 @@ def _gather(job: PassJob, summary: pipeline.Summary, removal: Removal) -> Anonym
         archives=dict(statistics.archives),
         speed=summary.speed,
         clean_in_a_row=summary.clean_in_a_row,
+        notes=summary.notes,
     )

@@ -110,11 +110,13 @@ class DetectResult(VerbResult):
     boxes: int
     class_names: Sequence[str]
     speed: Speed
+    notes: Sequence[str] = ()
+    """What has to be seen about this run, such as thresholds of another detector."""
 
     def summary(self) -> list[str]:
-        """Return the line that says what was found."""
+        """Return the line that says what was found, and the notes."""
         counts = f"{self.inputs} inputs: {self.boxes} boxes, {self.failures.count} failed"
-        return [f"{counts}; {self.speed}; {self.detections}"]
+        return [f"{counts}; {self.speed}; {self.detections}", *self.notes]
 
 
 def run(options: Options, *, withholds: bool = True) -> DetectResult:
@@ -208,4 +210,5 @@ def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
         boxes=boxes,
         class_names=tuple(summary.class_names),
         speed=summary.speed,
+        notes=summary.notes,
     )

@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from depers import storage
 from depers.commands import detect
 from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, without_machine_labels
-from depers.detection.settings import PRECISIONS
+from depers.datasets.splits import group_names
+from depers.detection.settings import PRECISIONS, parse_weights, read_checkpoints
+from depers.detection.thresholds import Settings, describe_weights
 from depers.errors import UserError
 from depers.evaluation import calibration, submission
 from depers.evaluation.calibration import Calibration
@@ -39,6 +41,7 @@ from depers.options import (
     max_detections_option,
     option,
     precision_option,
+    tile_option,
     weights_option,
     workers_option,
 )
@@ -76,6 +79,7 @@ class Options(CheckedOptions):
     augment: bool = option(
         False, "look at every image three times, smaller and mirrored, as `yolov5 val --augment`", group=DETECTION
     )
+    tile: int | None = tile_option()
     target_recall: tuple[str, ...] = option(
         (),
         "write OUT/thresholds.json: the confidence at which this share of all labels, such as 0.99, is redacted;"
@@ -104,9 +108,23 @@ class Options(CheckedOptions):
         high=2,
         group=_THRESHOLDS,
     )
+    classes: tuple[str, ...] = option(
+        (),
+        "with --target-recall: what `anonymize --classes` will look for (default: all that the weights know)",
+        group=_THRESHOLDS,
+        metavar="CLASS",
+    )
+    group_by: str | None = option(
+        None,
+        "with --target-recall: regular expression that finds in each image's name what it was taken with or when, such"
+        " as a camera: the bound holds for groups, not for images (its first bracket, if any)",
+        pattern=True,
+        group=_THRESHOLDS,
+        metavar="REGEX",
+    )
     batch_size: int = batch_size_option()
     device: str = device_option()
-    precision: str = precision_option(PRECISIONS, default="float32")
+    precision: str = precision_option(PRECISIONS, "; but float32 for figures")
     workers: int | None = workers_option()
 
     def __post_init__(self) -> None:
@@ -133,16 +151,17 @@ class Options(CheckedOptions):
             max_detections=self.max_detections,
             imgsz=self.imgsz,
             augment=self.augment,
+            tile=self.tile,
             batch_size=self.batch_size,
             device=self.device,
-            precision=self.precision,
+            precision="float32" if self.precision == "auto" else self.precision,
             workers=self.workers,
             follow_links=True,  # as training does
             multi_label=True,
             half_stride_pad=True,
         )
 
-    def redaction(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
+    def redaction(self, folder: str) -> detect.Options:
         """Return the options of the detection by which thresholds are found: as anonymization detects by default.
 
         Suppression goes by falling confidence, so the boxes above a threshold are those of a run with that threshold.
@@ -150,12 +169,14 @@ class Options(CheckedOptions):
         defaults = detect.Options(folder, storage.join(self.out, "detect-calibration"), self.weights)
         return replace(
             defaults,
-            classes=classes,
+            classes=self.classes,
             confidence=self.confidence,
             imgsz=self.imgsz,
+            tile=self.tile,
             augment=self.augment,
             batch_size=self.batch_size,
             device=self.device,
+            precision=self.precision,
             workers=self.workers,
             follow_links=True,
         )
@@ -205,23 +226,44 @@ def _score(options: Options, dataset: Dataset, folder: str) -> EvaluateResult:
     return EvaluateResult(out=options.out, figures=content, metrics=target, text=text)
 
 
-def _calibrate(
-    options: Options, dataset: Dataset, folder: str, classes: tuple[str, ...], targets: dict[str, float]
-) -> list[Calibration]:
+def _calibrate(options: Options, dataset: Dataset, folder: str, targets: dict[str, float]) -> list[Calibration]:
     """Detect as anonymization does, and write OUT/thresholds.json."""
-    detection = options.redaction(folder, classes)
-    progress.report_lines(detect.run(detection, withholds=False).summary())
+    detection = options.redaction(folder)
+    result = detect.run(detection, withholds=False)
+    progress.report_lines(result.summary())
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     readable = table.filter(pc.equal(table["status"], FileStatus.DETECTED))  # anonymization withholds the others
-    settings = {"margin": options.margin, "coverage": options.coverage, "certainty": options.certainty}
+    samples = read_samples(readable, folder, dataset)
     calibrations = calibration.calibrate(
-        read_samples(readable, folder, dataset), dataset.names, classes, targets, **settings
+        samples,
+        dataset.names,
+        result.class_names,
+        targets,
+        margin=options.margin,
+        coverage=options.coverage,
+        certainty=options.certainty,
+        groups=group_names([sample.path for sample in samples], options.group_by) if options.group_by else None,
     )
-    details = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
-    details |= {"weights": list(options.weights), "imgsz": options.imgsz, "augment": options.augment}
-    details |= {"precision": detection.precision, "iou_threshold": detection.iou_threshold, **settings}
+    weights = [parse_weights(text) for text in options.weights]
+    settings = Settings(
+        weights=describe_weights(weights, read_checkpoints(weights)),
+        classes=tuple(sorted(result.class_names)),
+        imgsz=options.imgsz,
+        tile=options.tile,
+        augment=options.augment,
+        precision=options.precision,
+        iou_threshold=detection.iou_threshold,
+        margin=options.margin,
+    )
+    details: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
+    details |= {"weights": list(options.weights), "coverage": options.coverage, "certainty": options.certainty}
+    details |= {"certainty_together": calibration.certainty_together(calibrations, options.certainty)}
+    details |= {
+        "group_by": options.group_by,
+        "promise": calibration.describe_certainty(calibrations, options.certainty),
+    }
     details["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
-    text = calibration.format_thresholds(calibrations, details)
+    text = calibration.format_thresholds(calibrations, settings, details)
     storage.write_bytes(storage.join(options.out, "thresholds.json"), text.encode())
     return calibrations
 
@@ -275,10 +317,10 @@ def _evaluate(options: Options) -> EvaluateResult:
     calibrations: list[Calibration] = []
     thresholds = storage.join(options.out, "thresholds.json") if targets else None
     if targets:
-        calibrations = _calibrate(options, dataset, folder, classes, targets)
-        lines.append(f"{calibration.format_table(calibrations)}\n{thresholds}")
+        calibrations = _calibrate(options, dataset, folder, targets)
+        lines.append(f"{calibration.format_table(calibrations, options.certainty)}\n{thresholds}")
     results = [judge(sample, metrics.confidence) for sample in measured]
-    page = make_report(metrics, sizes, calibrations, results, failed, folder, dataset.names)
+    page = make_report(metrics, sizes, calibrations, options.certainty, results, failed, folder, dataset.names)
     content = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
     for name, text in (("metrics.json", content), ("metrics.csv", metrics.format_csv()), ("report.html", page)):
         storage.write_bytes(storage.join(options.out, name), text.encode())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from depers.evaluation.calibration import Calibration
+from depers.evaluation.calibration import Calibration, describe_certainty
 from depers.evaluation.metrics import Metrics
 from depers.evaluation.metrics_by_size import SizeRow
 from depers.evaluation.samples import ImageResult, make_figure, select_worst
@@ -18,6 +18,7 @@ def make_report(
     metrics: Metrics,
     sizes: Sequence[SizeRow],
     calibrations: Sequence[Calibration],
+    certainty: float,
     results: Sequence[ImageResult],
     failed: Sequence[tuple[str, str]],
     folder: str,
@@ -38,7 +39,7 @@ def make_report(
         note = f"The side is that of a square as large as the box; recall at confidence {confidence:.3f}."
         sections.append(("By size", page.table(heads, sizes) + page.paragraph(note)))
     if calibrations:
-        sections.append(("Thresholds for a target recall", _calibration_table(calibrations)))
+        sections.append(("Thresholds for a target recall", _calibration_table(calibrations, certainty)))
     if failed:
         note = page.paragraph("They count as images in which nothing was found.")
         sections.append((f"{len(failed)} images failed", note + page.table(("Image", "Reason"), failed[:100])))
@@ -52,15 +53,17 @@ def make_report(
     return page.render("Evaluation", lead, sections)
 
 
-def _calibration_table(calibrations: Sequence[Calibration]) -> Markup:
-    heads = ("Class", "Labels", "Target", "Threshold", "Recall", "at least", "Precision", "False per image")
+def _calibration_table(calibrations: Sequence[Calibration], certainty: float) -> Markup:
+    heads = ["Class", "Groups", "Images", "Labels", "Target", "Threshold", "Recall", "at least"]
+    heads += ["Images without a miss", "at least", "Precision", "False per image"]
     rows: list[tuple[object, ...]] = []
     for row in calibrations:
+        counts = (row.name, row.groups, row.images, row.labels, row.target)
         if row.threshold is None:
-            rows.append((row.name, row.labels, row.target, f"none: {row.reason}", "", "", "", ""))
+            rows.append((*counts, f"none: {row.reason}", *[""] * 6))
         else:
-            recall = row.found / row.labels
-            figures = (recall, row.bound, row.precision, row.false_per_image)
-            rows.append((row.name, row.labels, row.target, f"{row.threshold:.6f}", *figures))
+            shares = (row.found / row.labels, row.bound, row.whole_images / row.images, row.whole_bound)
+            rows.append((*counts, f"{row.threshold:.6f}", *shares, row.precision, row.false_per_image))
     note = "A label counts as found where grown boxes of its class cover it; precision at IoU 0.5."
-    return page.table(heads, rows) + page.paragraph(note)
+    promise = page.paragraph(describe_certainty(calibrations, certainty))
+    return page.table(heads, rows) + page.paragraph(note) + promise

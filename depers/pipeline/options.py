@@ -36,6 +36,7 @@ DETECTOR_CONFIDENCE = 0.15
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
 _NOT_DECISIVE = (
     "input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers", "stop_after_clean",
+    "thresholds_anyway",
 )  # fmt: skip
 
 
@@ -60,6 +61,11 @@ class PassOptions(CheckedOptions):
         "thresholds.json from `depers evaluate`: the least confidence by class; the lowest for all others",
         group=DETECTION,
     )
+    thresholds_anyway: bool = option(
+        False,
+        "take --thresholds that were found with other weights or settings, without their promise",
+        group=DETECTION,
+    )
     max_detections: int = max_detections_option(1000, "; one with more fails, since the rest would be left out")
     imgsz: int = imgsz_option()
     tile: int | None = tile_option()
@@ -81,6 +87,8 @@ class PassOptions(CheckedOptions):
         """Raise UserError for a value that is not allowed."""
         super().__post_init__()
         self.check_sources()
+        if self.thresholds_anyway and self.thresholds is None:
+            raise UserError("--thresholds-anyway is about --thresholds, which are not given")
         storage.check(self.input, "INPUT")
         storage.check(self.out, "OUT")
 
@@ -129,4 +137,4 @@ def find_records(out: str, records: str | None) -> str:
 
 def read_class_thresholds(options: PassOptions) -> dict[str, float]:
     """Return the least confidence by class, where a file says so. Raises UserError."""
-    return read_thresholds(options.thresholds) if options.thresholds else {}
+    return read_thresholds(options.thresholds).by_class if options.thresholds else {}

@@ -20,6 +20,7 @@ from depers.pipeline.clean_watch import CleanWatch
 from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
+from depers.pipeline.threshold_check import check_thresholds
 from depers.pipeline.workers import inspect_weights
 from depers.runtime import changes, claims, inputs, outputs, units
 from depers.runtime.cluster import choose_device
@@ -102,7 +103,8 @@ def _skip_finish(item: Item, boxes: Sequence[Row]) -> Outcome:
 class Summary(NamedTuple):
     """What a pass did: the units that account for every input, those of an earlier run, class names and speed.
 
-    `clean_in_a_row` is how many images in a row a detector found nothing in, at most, among those of this run.
+    `clean_in_a_row` is how many images in a row a detector found nothing in, at most, among those of this run;
+    `notes` are lines about it that people have to see.
     """
 
     job: PassJob
@@ -113,6 +115,7 @@ class Summary(NamedTuple):
     lease: Lease
     stock: "Stock"
     clean_in_a_row: int = 0
+    notes: tuple[str, ...] = ()
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of all inputs, unit by unit. Raise RuntimeError unless every input has exactly one."""
@@ -173,6 +176,7 @@ def run(
         job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, rows)
     class_names, stride, warnings = ray.get(inspection)
     report_lines(warnings)
+    notes = check_thresholds(options, job, checkpoints, class_names)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
         stock = _take_stock(job, all_units)
@@ -196,7 +200,7 @@ def run(
             total = sum(len(unit.entries) for unit in todo)
             results = watch.follow(work) if job.mirrors and job.weights else work
             speed = follow(lease.guard(results), None if any(unit.archive for unit in todo) else total)
-        yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest)
+        yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest, notes)
 
 
 def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:

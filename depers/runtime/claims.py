@@ -60,7 +60,7 @@ def _check(
     Raise UserError where that is another job's, or other files are.
     """
     if storage.exists(note):
-        noted = _read_note(out, note)
+        noted = read_note(out, note)
         for name, value, now in _find_differences(noted, content):
             if name in raisable and isinstance(value, int) and value < now:
                 continue
@@ -100,10 +100,11 @@ def refuse_others(out: str, records: str) -> None:
 
 def read_job(out: str, records: str | None = None) -> dict[str, Any]:
     """Return what `hold` noted about OUT. Raise UserError where that is damaged, or of another version."""
-    return _read_note(out, storage.join(records or units.locate_inside(out), units.JOB))
+    return read_note(out, storage.join(records or units.locate_inside(out), units.JOB))
 
 
-def _read_note(out: str, uri: str) -> dict[str, Any]:
+def read_note(out: str, uri: str) -> dict[str, Any]:
+    """Return what a run noted about OUT at `uri`. Raise UserError where that is damaged, or of another version."""
     try:
         job: dict[str, Any] = json.loads(storage.read_bytes(uri))
     except ValueError as error:  # also for what is no text

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from threshold_files import format_file
 
 import depers
 from depers import storage
@@ -94,7 +95,7 @@ def test_what_a_rerun_does(root: str) -> None:
     texts = {f"labels/{name[:2]}.txt": LABEL for name in [*names, "10.png"]}
     texts |= {f"labels/z.zip/m{number}.txt": LABEL for number in range(2)}
     write(f"{root}/boxes", {"classes.txt": b"car\n"} | texts)
-    thresholds = b'{"version": 1, "thresholds": {"car": 0.5}}'
+    thresholds = format_file({"car": 0.5}).encode()
     write(root, {"thresholds.json": thresholds, "moved.json": thresholds})
     first = Options(f"{root}/in", f"{root}/out", boxes=f"{root}/boxes", thresholds=f"{root}/thresholds.json")
     result = anonymize.run(first)

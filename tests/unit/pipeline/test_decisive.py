@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from threshold_files import format_file
 
 from depers.commands import anonymize, detect, extract
 from depers.errors import UserError
@@ -15,7 +16,7 @@ from depers.training import options as training_options
 
 def write_thresholds(path: Path, confidence: float) -> str:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"version": 1, "thresholds": {"face": confidence}}))
+    path.write_text(format_file({"face": confidence}))
     return str(path)
 
 
