@@ -43,7 +43,7 @@ TARGETS = (0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)
 CERTAINTY = 0.95
 IMAGES = 20_000
 RESAMPLES = 999
-FEW = 30  # draws of the bootstraps, which take a thousand times as long
+FEW = 200  # draws of the bootstraps, which take a thousand times as long
 BOOTSTRAPS = ("percentile-t", "BCa")
 Array = NDArray[np.float64]
 
