@@ -90,7 +90,7 @@ def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.
     return result
 
 
-class _Found(NamedTuple):
+class _ClassLabels(NamedTuple):
     """A class's labels, each with the confidence from which it is found, its image and its group, counted from 0."""
 
     from_confidence: NDArray[np.float32]
@@ -99,15 +99,15 @@ class _Found(NamedTuple):
 
     def bounds_above(self, threshold: float, certainty: float) -> tuple[int, float, int, float]:
         """Return labels found above the threshold, the bound on recall, images without a miss, and that on those."""
-        missed = self.from_confidence <= threshold
+        misses = self.from_confidence <= threshold
         labels = np.bincount(self.groups, minlength=1)
-        bound = lower_bound(np.bincount(self.groups, missed, len(labels)), labels, certainty)
+        bound = lower_bound(np.bincount(self.groups, misses, len(labels)), labels, certainty)
         images, first = np.unique(self.images, return_index=True)
-        not_whole = np.isin(images, self.images[missed])
+        with_misses = np.isin(images, self.images[misses])
         group_of_image = self.groups[first]
         image_counts = np.bincount(group_of_image, minlength=1)
-        whole_bound = lower_bound(np.bincount(group_of_image, not_whole, len(image_counts)), image_counts, certainty)
-        return int((~missed).sum()), bound, int((~not_whole).sum()), whole_bound
+        whole_bound = lower_bound(np.bincount(group_of_image, with_misses, len(image_counts)), image_counts, certainty)
+        return int((~misses).sum()), bound, int((~with_misses).sum()), whole_bound
 
 
 def calibrate(
@@ -166,26 +166,26 @@ def _calibrate_class(
         confidences.append(scores[counted])
         correct.append(right[counted, 0])
     images = np.concatenate(image_ids)
-    found = _Found(np.concatenate(from_confidence), images, group_ids[images])
-    reachable, bound, whole, whole_bound = found.bounds_above(0, certainty)
-    group_sizes = np.unique(found.groups, return_counts=True)[1]
+    class_labels = _ClassLabels(np.concatenate(from_confidence), images, group_ids[images])
+    reachable, bound, whole_count, whole_bound = class_labels.bounds_above(0, certainty)
+    group_sizes = np.unique(class_labels.groups, return_counts=True)[1]
     counts = len(group_sizes), len(np.unique(images)), len(images)
-    refused = Calibration(name, target, *counts, None, "", reachable, bound, whole, whole_bound, None, None)
+    refused = Calibration(name, target, *counts, None, "", reachable, bound, whole_count, whole_bound, None, None)
     if not detectable:
         return refused._replace(reason="these weights do not know the class")
     least = least_clusters(group_sizes, target, certainty)
     if least is None or len(group_sizes) < least:
         kind = "groups" if is_grouped else "images"
-        which = f"{kind} like these with labels of the class" if len(images) else f"{kind} with a label of the class"
+        units = f"{kind} like these with labels of the class" if len(images) else f"{kind} with a label of the class"
         number = f"more than {MOST_CLUSTERS}" if least is None else f"at least {least}"
-        return refused._replace(reason=f"{number} {which} are needed to show it, but there are {len(group_sizes)}")
-    threshold = _choose_threshold(found, target, certainty)
+        return refused._replace(reason=f"{number} {units} are needed to show it, but there are {len(group_sizes)}")
+    threshold = _choose_threshold(class_labels, target, certainty)
     if threshold is None:
         share = f"{reachable} of {len(images)} labels are found with every box at hand"
         return refused._replace(reason=f"{share}, which shows a recall of {bound:.4f} only")
     if threshold <= 0:
         return refused._replace(reason="only boxes of no confidence would reach it")
-    covered, bound, whole, whole_bound = found.bounds_above(threshold, certainty)
+    covered, bound, whole_count, whole_bound = class_labels.bounds_above(threshold, certainty)
     confident, hits = np.concatenate(confidences) > threshold, np.concatenate(correct)
     return Calibration(
         name,
@@ -195,18 +195,18 @@ def _calibrate_class(
         reason="",
         found=covered,
         bound=bound,
-        whole_images=whole,
+        whole_images=whole_count,
         whole_bound=whole_bound,
         precision=float(hits[confident].mean()) if confident.any() else 0.0,
         false_per_image=float((confident & ~hits).sum() / max(labelled_images, 1)),
     )
 
 
-def _choose_threshold(found: _Found, target: float, certainty: float) -> float | None:
+def _choose_threshold(class_labels: _ClassLabels, target: float, certainty: float) -> float | None:
     """Return the highest threshold up to which every one shows the target, rounded down; None where none does."""
-    order = np.argsort(found.from_confidence, kind="stable")
-    rising = found.from_confidence[order]
-    bounds = bound_as_missed(found.groups[order], certainty)[:-1]  # where those before each label are missed
+    order = np.argsort(class_labels.from_confidence, kind="stable")
+    rising = class_labels.from_confidence[order]
+    bounds = bound_as_missed(class_labels.groups[order], certainty)[:-1]  # where those before each label are missed
     candidates = np.flatnonzero(np.diff(rising, prepend=np.float32(0)) > 0)  # of equals the first
     failures = np.flatnonzero(bounds[candidates] < target)
     passing = candidates[: failures[0]] if len(failures) else candidates

@@ -33,15 +33,15 @@ class Sums(NamedTuple):
 
     labels: NDArray[np.float64]
     labels_squared: NDArray[np.float64]
-    missed: NDArray[np.float64]
-    missed_squared: NDArray[np.float64]
-    missed_cubed: NDArray[np.float64]
-    missed_by_labels: NDArray[np.float64]
+    misses: NDArray[np.float64]
+    misses_squared: NDArray[np.float64]
+    misses_cubed: NDArray[np.float64]
+    misses_by_labels: NDArray[np.float64]
 
 
-def sum_clusters(missed: NDArray[np.float64], labels: NDArray[np.float64]) -> Sums:
+def sum_clusters(misses: NDArray[np.float64], labels: NDArray[np.float64]) -> Sums:
     """Return the sums over the last axis of how many labels clusters have, and how many of them are missed."""
-    moments = labels, labels**2, missed, missed**2, missed**3, missed * labels
+    moments = labels, labels**2, misses, misses**2, misses**3, misses * labels
     return Sums(*(np.asarray(moment.sum(-1)) for moment in moments))
 
 
@@ -51,25 +51,25 @@ def bound_recall(sums: Sums, certainty: float) -> NDArray[np.float64]:
 
     labels = np.maximum(sums.labels, 1)
     extra = _extra_labels(sums)
-    rate = (sums.missed + extra) / (labels + extra)  # with the extra cluster, which is missed whole
-    residuals = sums.missed_squared - 2 * rate * sums.missed_by_labels + rate**2 * sums.labels_squared
+    rate = (sums.misses + extra) / (labels + extra)  # with the extra cluster, which is missed whole
+    residuals = sums.misses_squared - 2 * rate * sums.misses_by_labels + rate**2 * sums.labels_squared
     variance = (np.maximum(residuals, 0) + ((1 - rate) * extra) ** 2) / (labels + extra) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = rate * (1 - rate) / variance
         bounds = 1 - beta.ppf(certainty, rate * effective, (1 - rate) * effective)
-    return np.where((sums.labels > 0) & (sums.missed < sums.labels), np.nan_to_num(bounds), 0.0)
+    return np.where((sums.labels > 0) & (sums.misses < sums.labels), np.nan_to_num(bounds), 0.0)
 
 
 def _extra_labels(sums: Sums) -> NDArray[np.float64]:
     """Return how many labels the cluster has that is added, missed whole."""
-    labels, missed, squared = (np.maximum(value, 1) for value in (sums.labels, sums.missed, sums.missed_squared))
-    skewness = sums.missed_cubed / squared - sums.missed_squared / missed
+    labels, misses, squared = (np.maximum(value, 1) for value in (sums.labels, sums.misses, sums.misses_squared))
+    skewness = sums.misses_cubed / squared - sums.misses_squared / misses
     return np.asarray(sums.labels_squared / labels + _SKEWNESS_WEIGHT * np.maximum(skewness, 0))
 
 
-def lower_bound(missed: NDArray[np.int64], labels: NDArray[np.int64], certainty: float) -> float:
+def lower_bound(misses: NDArray[np.int64], labels: NDArray[np.int64], certainty: float) -> float:
     """Return the bound for clusters of so many labels (N,), of which so many are missed (N,)."""
-    return float(bound_recall(sum_clusters(missed.astype(np.float64), labels.astype(np.float64)), certainty))
+    return float(bound_recall(sum_clusters(misses.astype(np.float64), labels.astype(np.float64)), certainty))
 
 
 def bound_as_missed(clusters: NDArray[np.int64], certainty: float) -> NDArray[np.float64]:
@@ -80,10 +80,10 @@ def bound_as_missed(clusters: NDArray[np.int64], certainty: float) -> NDArray[np
     starts = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()[:-1]])
     before[order] = np.arange(len(clusters)) - np.repeat(starts, sizes)
     steps = np.ones_like(before), 2 * before + 1, 3 * before * (before + 1) + 1, sizes[indices].astype(np.float64)
-    missed = [np.concatenate([np.zeros(1), step.cumsum()]) for step in steps]
-    ones = np.ones(len(clusters) + 1)
-    totals = ones * sizes.sum(), ones * np.square(sizes.astype(np.float64)).sum()
-    return bound_recall(Sums(*totals, *missed), certainty)
+    misses = [np.concatenate([np.zeros(1), step.cumsum()]) for step in steps]
+    unit = np.ones(len(clusters) + 1)
+    totals = unit * sizes.sum(), unit * np.square(sizes.astype(np.float64)).sum()
+    return bound_recall(Sums(*totals, *misses), certainty)
 
 
 def least_clusters(labels: NDArray[np.int64], target: float, certainty: float) -> int | None:
@@ -95,8 +95,8 @@ def least_clusters(labels: NDArray[np.int64], target: float, certainty: float) -
 
     def shows(count: int) -> bool:
         scale = count / len(sizes)
-        nothing = np.zeros(())
-        sums = Sums(scale * sizes.sum(), scale * (sizes**2).sum(), nothing, nothing, nothing, nothing)
+        zero = np.zeros(())
+        sums = Sums(scale * sizes.sum(), scale * (sizes**2).sum(), zero, zero, zero, zero)
         return float(bound_recall(sums, certainty)) >= target
 
     low, high = 0, 1
