@@ -139,6 +139,7 @@ class Removal:
         """Say what lies in OUT that depers did not write."""
         inputs = {entry.path for unit in self._summary.units for entry in unit.entries}
         others = self._summary.stock.outputs.keys() - inputs - {entry.path for entry in self._summary.stock.absent}
+        others |= set(self._summary.stock.strangers)
         if others:
             example = f"{len(others)} files that depers did not write, such as {min(others)}"
             report(f"warning: {self._summary.job.out} holds {example}: they stay, and are in no manifest")

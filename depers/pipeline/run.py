@@ -140,6 +140,8 @@ class Stock(NamedTuple):
     """Those of them that are gone, not merely out of reach."""
     outputs: Mapping[str, Entry]
     """What was in OUT, by its paths, where results are mirrored there."""
+    strangers: tuple[str, ...] = ()
+    """What of that lies in the place of inputs that had no result."""
 
 
 @contextmanager
@@ -249,7 +251,7 @@ def _without_deviations(
         storage.delete_files(job.out, deviations.foreign)
     outputs = {path: entry for path, entry in stock.outputs.items() if path not in foreign}
     remainder = Finished(finished_units.names - deviations.units, finished_units.retries - deviations.units)
-    return remainder, stock._replace(outputs=outputs)
+    return remainder, stock._replace(outputs=outputs, strangers=deviations.strangers)
 
 
 def plan_units(job: PassJob, follow_links: bool = False) -> list[Unit]:

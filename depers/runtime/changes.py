@@ -24,89 +24,91 @@ _COLUMNS = ["path", "number", "status", "input_sha256", "output_bytes", "output_
 
 
 class Deviations(NamedTuple):
-    """What records say of OUT, and is not so: the `units` to do again, and the paths of `foreign` files.
+    """What records say of OUT, and is not so.
 
-    A foreign file lies in the place of a result that it is not, or of an image that failed: it may be the original.
+    That is the `units` to do again; the paths of `foreign` files, each in the place of a result that it is not, or of
+    an image that failed, so that it may be the original; and of `strangers`, in the place of what had no result.
     """
 
     units: frozenset[str] = frozenset()
     foreign: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
 
 
 class _Review(NamedTuple):
-    """What stamps say of a unit's results: how many are absent, and which of them need a closer look."""
+    """What stamps say of a unit's results: how many are absent, and which, by input, need a closer look."""
 
     unit: Unit
+    is_retry: bool
     notes: RecordNotes
     absences: int
-    suspects: tuple[Entry, ...]
+    suspects: Mapping[str, Entry]
 
 
 def check_results(
     records: str, all_units: Sequence[Unit], finished_units: Finished, out: str, results: Mapping[str, Entry]
 ) -> Deviations:
-    """Return what of `results`, the files in OUT by their paths, is not what the finished units have written.
+    """Return what of `results`, the files in OUT by their inputs, is not what the finished units have written.
 
     What has the digest of its record, though not the stamp, gets a record with that. Raise OutageError.
     """
-    recorded = [unit for unit in all_units if unit.name in finished_units.names | finished_units.retries]
-
-    def review(unit: Unit) -> _Review:
-        notes = units.read_notes(records, unit.name, unit.name in finished_units.retries)
-        absences, suspects = 0, list[Entry]()
-        for entry in unit.entries:
-            text = parquet_text(entry.path)
-            stamp, result = notes.stamps.get(text), results.get(entry.path)
-            if result is None:
-                absences += stamp is not None
-            elif stamp != result.stamp and (stamp is not None or text not in notes.retries):
-                suspects.append(result)
-        return _Review(unit, notes, absences, tuple(suspects))
-
-    def look_closer(review: _Review) -> list[str]:
-        return _find_foreign(records, review, unit_is_retry(review.unit), out)
-
-    def unit_is_retry(unit: Unit) -> bool:
-        return unit.name in finished_units.retries
-
     with ThreadPoolExecutor(_READERS) as pool:
-        reviews = [review for review in pool.map(review, recorded) if review.absences or review.suspects]
-        suspects = [entry for review in reviews for entry in review.suspects]
-        if suspects:
+        recorded_units = [unit for unit in all_units if unit.name in finished_units.names | finished_units.retries]
+        reviews = [
+            review
+            for review in pool.map(
+                lambda unit: _review(records, unit, unit.name in finished_units.retries, results), recorded_units
+            )
+            if review.absences or review.suspects
+        ]
+        if suspects := [entry for review in reviews for entry in review.suspects.values()]:
             report(f"{out}: {_count(suspects)} changed since written: compares digests")
-        foreign = list(pool.map(look_closer, reviews))
-    lost_names = {
-        review.unit.name
-        for review, paths in zip(reviews, foreign, strict=True)
-        if review.absences or any(parquet_text(path) in review.notes.stamps for path in paths)
-    }
-    return Deviations(frozenset(lost_names), tuple(path for paths in foreign for path in paths))
+        deviations = list(pool.map(lambda review: _look_closer(records, review, out), reviews))
+    return Deviations(
+        frozenset[str]().union(*(each.units for each in deviations)),
+        tuple(path for each in deviations for path in each.foreign),
+        tuple(path for each in deviations for path in each.strangers),
+    )
+
+
+def _review(records: str, unit: Unit, is_retry: bool, results: Mapping[str, Entry]) -> _Review:
+    notes = units.read_notes(records, unit.name, is_retry)
+    absences, suspects = 0, dict[str, Entry]()
+    for entry in unit.entries:
+        text = parquet_text(entry.path)
+        stamp, result = notes.stamps.get(text), results.get(entry.path)
+        if result is None:
+            absences += stamp is not None
+        elif stamp != result.stamp and (stamp is not None or text not in notes.retries):
+            suspects[text] = result
+    return _Review(unit, is_retry, notes, absences, suspects)
 
 
 def _count(entries: Sequence[Entry]) -> str:
     return f"{len(entries)} files, such as {parquet_text(min(entries).path)},"
 
 
-def _find_foreign(records: str, review: _Review, is_retry: bool, out: str) -> list[str]:
-    """Return the paths of a unit's suspects that are not what its record says; note the stamps of all others."""
+def _look_closer(records: str, review: _Review, out: str) -> Deviations:
+    """Return what of a unit's suspects is not what its record says; note the stamps of all others."""
+    name = review.unit.name
+    is_lost = review.absences > 0
     if not review.suspects:
-        return []
-    uri = units.record_uri(records, review.unit.name, is_retry)
-    table = units.read_record(uri)
+        return Deviations(frozenset({name}))
+    table = units.read_record(units.record_uri(records, name, review.is_retry))
     rows = {row["path"]: row for row in table.filter(pc.is_null(table["number"])).select(_COLUMNS).to_pylist()}
-    foreign, stamps = list[str](), dict(review.notes.stamps)
-    for entry in review.suspects:
-        text = parquet_text(entry.path)
+    foreign, strangers, stamps = list[str](), list[str](), dict(review.notes.stamps)
+    for text, entry in review.suspects.items():
         row = rows[text]
         if text not in stamps:
-            foreign += [entry.path] if row["status"] == FileStatus.FAILED else []
+            (foreign if row["status"] == FileStatus.FAILED else strangers).append(entry.path)
         elif entry.size == row["output_bytes"] and has_digest(out, entry, row["output_sha256"]):
             stamps[text] = entry.stamp
         else:
             foreign.append(entry.path)
-    if stamps != review.notes.stamps and not foreign:
-        units.write_record(records, review.unit.name, table, review.notes._replace(stamps=stamps))
-    return foreign
+            is_lost = True
+    if stamps != review.notes.stamps and not is_lost:
+        units.write_record(records, name, table, review.notes._replace(stamps=stamps))
+    return Deviations(frozenset({name} if is_lost else ()), tuple(foreign), tuple(strangers))
 
 
 def has_digest(root: str, entry: Entry, digest: str | None) -> bool:

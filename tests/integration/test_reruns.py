@@ -97,7 +97,7 @@ def test_what_a_rerun_does(root: str) -> None:
     write(f"{root}/boxes", {"classes.txt": b"car\n"} | texts)
     thresholds = format_file({"car": 0.5}).encode()
     write(root, {"thresholds.json": thresholds, "moved.json": thresholds})
-    first = Options(f"{root}/in", f"{root}/out", boxes=f"{root}/boxes", thresholds=f"{root}/thresholds.json")
+    first = Options(f"{root}/in", f"{root}/out", boxes=f"{root}/boxes", thresholds=f"{root}/thresholds.json", workers=1)
     result = anonymize.run(first)
     assert result.files == {"redacted": 12} and result.archives == {"complete": 1} and result.speed.images == 13
     before, rows = read(f"{root}/out"), rows_of(result)
@@ -106,7 +106,7 @@ def test_what_a_rerun_does(root: str) -> None:
     # Nothing changed, and all of it was moved.
     move(f"{root}/boxes", f"{root}/moved-boxes")
     move(f"{root}/in", f"{root}/moved")
-    options = Options(f"{root}/moved", f"{root}/out", boxes=f"{root}/moved-boxes", thresholds=f"{root}/moved.json")
+    options = replace(first, input=f"{root}/moved", boxes=f"{root}/moved-boxes", thresholds=f"{root}/moved.json")
     result = anonymize.run(options)
     assert result.speed.images == 0 and rows_of(result) == rows and read(f"{root}/out") == before
 

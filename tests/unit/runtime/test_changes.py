@@ -57,12 +57,15 @@ def work(root: str) -> list[Unit]:
 
 
 def check(root: str, work: list[Unit]) -> tuple[list[int], list[str]]:
-    """The units that are to be done again, by their places, and the foreign files."""
+    """The units that are to be done again, by their places, and the foreign files, then strangers."""
     results = {entry.path: entry for entry in storage.list_files(f"{root}/out")}
     finished = units.list_finished(f"{root}/records")
     assert len(finished.names) == 2 and len(finished.retries) == 1
     deviations = changes.check_results(f"{root}/records", work, finished, f"{root}/out", results)
-    return [i for i, unit in enumerate(work) if unit.name in deviations.units], sorted(deviations.foreign)
+    return [i for i, unit in enumerate(work) if unit.name in deviations.units], [
+        *sorted(deviations.foreign),
+        *deviations.strangers,
+    ]
 
 
 def test_what_was_written_is_known_by_its_stamp(root: str, work: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,7 @@ def test_what_was_written_is_known_by_its_stamp(root: str, work: list[Unit], mon
         ({"09.jpg": b"detcader", "z.zip": b"original"}, [1, 2], ["09.jpg", "z.zip"]),
         ({"09.jpg": b"redacted"}, [], []),
         ({FAILED: b"the original"}, [], [FAILED]),
-        ({SKIPPED: b"a note", "stranger.txt": b"a note", DENIED: b"of an earlier run"}, [], []),
+        ({SKIPPED: b"a note", "new.txt": b"a note", DENIED: b"of an earlier run"}, [], [SKIPPED]),
     ],
 )
 def test_what_is_not_what_was_written_is_found(
