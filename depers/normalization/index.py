@@ -47,6 +47,7 @@ _STORED_BOX = np.dtype(
     + [(name, "<f8") for name in ("cx", "cy", "w", "h")]
     + [("ignored", "?")]
 )
+_INSERT = "INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS = 16_384  # that are read at once
 
 
@@ -71,6 +72,7 @@ class LabelIndex:
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
+        self._totals: list[tuple[int, int, int]] | None = None  # as long as no box comes or goes
 
     def close(self) -> None:
         """Close the file, which is the caller's to remove with its folder."""
@@ -78,7 +80,15 @@ class LabelIndex:
 
     def add_boxes(self, boxes: Iterable[IndexedBox]) -> None:
         """Add boxes, in any order."""
-        self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", boxes)
+        self._totals = None
+        self._db.executemany(_INSERT, boxes)
+
+    def add_lines(self, image: int, file: int, class_numbers: NDArray[np.int64], boxes: NDArray[np.float64]) -> None:
+        """Add the boxes (N, 4) of a file that has one in each line, with their classes (N,)."""
+        self._totals = None
+        columns = (itertools.repeat(image), itertools.repeat(file), itertools.count(1), class_numbers.tolist())
+        rows = zip(*columns, *boxes.T.tolist(), itertools.repeat(0), strict=False)
+        self._db.executemany(_INSERT, rows)
 
     def add_undecided(self, reading: str, boxes: Iterable[IndexedBox]) -> None:
         """Add boxes that count if this is decided to be the reading of their lines."""
@@ -88,6 +98,7 @@ class LabelIndex:
 
     def decide(self, reading: str) -> int:
         """Add the boxes of this reading to the others, and forget those of another; return their number."""
+        self._totals = None
         columns = "image, file, line, class, cx, cy, w, h, ignored"
         count = self._db.execute(
             f"INSERT INTO boxes SELECT {columns} FROM undecided WHERE reading = ?", (reading,)
@@ -109,10 +120,12 @@ class LabelIndex:
 
     def remove_boxes(self, rows: Iterable[int]) -> None:
         """Remove boxes by the numbers of their rows."""
+        self._totals = None
         self._db.executemany("DELETE FROM boxes WHERE rowid = ?", ((row,) for row in rows))
 
     def count_as_objects(self, file: int) -> None:
         """Make no box of a file one that is ignored."""
+        self._totals = None
         self._db.execute("UPDATE boxes SET ignored = 0 WHERE file = ?", (file,))
 
     def count_dropped(self, prefix: str) -> tuple[int, int, Problem | None]:
@@ -185,10 +198,11 @@ class LabelIndex:
 
     def class_totals(self) -> list[tuple[int, int, int]]:
         """Return (class, boxes, images with it) of every class that occurs."""
-        rows = self._db.execute(
-            "SELECT class, COUNT(*), COUNT(DISTINCT image) FROM boxes WHERE NOT ignored GROUP BY class ORDER BY class"
-        )
-        return list(rows)
+        if self._totals is None:
+            counts = "SELECT class, COUNT(*) AS number FROM boxes WHERE NOT ignored GROUP BY class, image"
+            rows = f"SELECT class, SUM(number), COUNT(*) FROM ({counts}) GROUP BY class ORDER BY class"
+            self._totals = list(self._db.execute(rows))
+        return self._totals
 
     def region_totals(self) -> dict[int, int]:
         """Return the number of objects that are ignored, by class."""

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from depers import storage
 from depers.errors import typed_reason
 from depers.normalization.catalog import Catalog, FileTask
 from depers.normalization.formats.edge_texts import EDGE_FORMATS, read_edge_text
 from depers.normalization.formats.labelme import read_labelme
 from depers.normalization.formats.voc import read_voc
-from depers.normalization.formats.yolo import Shape, YoloLabels, decide_columns, read_yolo
+from depers.normalization.formats.yolo import PlainBoxes, Shape, YoloLabels, decide_columns, read_plain_yolo, read_yolo
 from depers.normalization.index import LabelIndex
 from depers.normalization.listings import ListingResult, add_listing, ignore_unlisted_classes, settle_versions
 from depers.normalization.rules import FileLabels, LabelError, Problem
@@ -34,7 +36,7 @@ class FileResult(NamedTuple):
     """What a label file says, or why it says nothing."""
 
     task: FileTask
-    content: YoloLabels
+    content: YoloLabels | PlainBoxes
     failure: Problem | None
 
 
@@ -49,14 +51,15 @@ def read_files(
     """Read label files of one set, each an image's own. Whatever goes wrong with one skips its image."""
     guard = guard or FileGuard()
 
-    def parse(offset: int, task: FileTask) -> YoloLabels:
+    def parse(offset: int, task: FileTask) -> YoloLabels | PlainBoxes:
         path = task.file.path
         if reason := guard.find_reason(offset):
             raise LabelError(UNREADABLE, reason)
         with guard.watch(offset):
             data = storage.read_bytes(storage.join(uri, path))
             if kind in ("yolo", "competition"):
-                return read_yolo(path, data, names, task.file.class_name, columns)
+                plain = read_plain_yolo(data, names, task.file.class_name, columns)
+                return plain or read_yolo(path, data, names, task.file.class_name, columns)
             if kind in EDGE_FORMATS:
                 return YoloLabels(read_edge_text(kind, path, data), [], {})
             labels = read_voc(path, data) if kind == "voc" else read_labelme(path, data)
@@ -91,7 +94,12 @@ def add_files(
     Return the images that are skipped, as their labels are not understood.
     """
     not_understood = set()
-    for (image, number, _), (labels, undecided, shapes_there), failure in results:
+    for (image, number, _), content, failure in results:
+        if isinstance(content, PlainBoxes):
+            classes = np.array([catalog.add_class(prefix, name) for name in content.names], np.int64)[content.classes]
+            index.add_lines(image, number, classes, content.boxes)
+            continue
+        labels, undecided, shapes_there = content
         index.add_boxes(catalog.index_boxes(prefix, image, number, labels.boxes))
         for shape, boxes in (
             (Shape.POINTS, [pair.points for pair in undecided]),

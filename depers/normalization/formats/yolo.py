@@ -19,6 +19,9 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from depers.datasets.labels import read_number
 from depers.errors import UserError
 from depers.normalization.formats.texts import read_lines
@@ -32,6 +35,7 @@ COLUMNS = (AUTO, "box", "box+points", "polygon", CORNERS)
 _FAR = 4.0  # how many times larger than the box the polygon of the same numbers must be, to be none
 _OVER = 0.1  # how far a box with points may reach over the image's edge, as a share of its size
 _NEAR_EDGE = 0.02  # how far a polygon may reach outside 0…1
+_OF_NUMBERS = b"0123456789.+-eE"
 _PIXELS = 2.0  # from here on a number is no fraction
 
 
@@ -53,6 +57,14 @@ class UndecidedBox(NamedTuple):
 
     points: RawBox
     polygon: RawBox
+
+
+class PlainBoxes(NamedTuple):
+    """The boxes (N, 4) of a file that holds one in each line; `classes` (N,) are places in `names`."""
+
+    names: tuple[str, ...]
+    classes: NDArray[np.int64]
+    boxes: NDArray[np.float64]
 
 
 class YoloLabels(NamedTuple):
@@ -107,6 +119,41 @@ def read_yolo(
     if confidences not in (sorted(confidences), sorted(confidences, reverse=True)):
         shapes[Shape.UNSORTED] = f"{path}: {', '.join(f'{value:g}' for value in confidences[:6])}"
     return YoloLabels(FileLabels(boxes, problems), undecided, shapes)
+
+
+def read_plain_yolo(
+    data: bytes, names: Sequence[str] | None = None, file_class: str = "", columns: str = AUTO
+) -> PlainBoxes | None:
+    """Return what `read_yolo` does, much faster, of a text with five right numbers in each line, one blank between them.
+
+    None for all others, whatever they are.
+    """
+    ends, blanks = data.count(b"\n"), data.translate(None, _OF_NUMBERS)
+    whole_lines, fields = b"    \n" * ends, data.split()
+    is_even = (blanks == whole_lines and len(fields) == 5 * ends) or (
+        blanks == whole_lines + b"    " and len(fields) == 5 * ends + 5
+    )
+    if not is_even or columns not in (AUTO, "box"):
+        return None
+    try:
+        values = np.array([*map(float, fields)]).reshape(-1, 5)
+    except ValueError:
+        return None
+    ids, boxes = values[:, 0], values[:, 1:]
+    if not (np.isfinite(ids).all() and (np.abs(boxes) < _PIXELS).all()):
+        return None
+    different_ids, classes = np.unique(ids, return_inverse=True)
+    ids_of_classes = different_ids.tolist()
+    if file_class:
+        is_right = ids_of_classes in ([], [0])
+        names_of_classes = [file_class] * len(ids_of_classes)
+    else:
+        known_ids = range(2**31 if names is None else len(names))
+        is_right = all(class_id in known_ids for class_id in ids_of_classes)
+        if is_right:
+            names_of_classes = [str(int(i)) if names is None else names[int(i)] for i in ids_of_classes]
+            is_right = all(names_of_classes)
+    return PlainBoxes(tuple(names_of_classes), classes, boxes) if is_right else None
 
 
 def _find_fault(values: Sequence[float], shape: Shape | None, names: Sequence[str] | None, file_class: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from depers.errors import UserError
 from depers.normalization.formats.coco import CocoFile, looks_like_coco
 from depers.normalization.formats.voc import read_voc
-from depers.normalization.formats.yolo import read_yolo
+from depers.normalization.formats.yolo import read_plain_yolo, read_yolo
 from depers.normalization.rules import LabelError, RawBox
 
 
@@ -54,6 +54,33 @@ def test_read_yolo_of_a_files_own_class_and_of_ids_without_names() -> None:
         (3, "class id is not 0", "accepted"),
     ]
     assert [box.class_name for box in read_yolo("x", text).labels.boxes] == ["0", "4"]
+
+
+@given(
+    st.one_of(
+        st.text(alphabet="01.,-e naif_\n\r\tx", max_size=80),
+        st.lists(
+            st.lists(st.sampled_from(["0", "1", "2", "1.5", "-1", "0.25", "1e9", "1e999", "-", ""]), max_size=6)
+        ).map(lambda rows: "\n".join(" ".join(row) for row in rows)),
+        st.lists(st.tuples(*[st.integers(0, 2)] * 2, *[st.floats(0, 1)] * 3)).map(
+            lambda rows: "".join(" ".join(map(str, row)) + "\n" for row in rows)
+        ),
+    ),
+    st.sampled_from([(None, ""), (("a", "b"), ""), (("a", "", "c"), ""), (None, "car")]),
+)
+def test_plain_texts_are_read_as_all_others(text: str, names: tuple[tuple[str, ...] | None, str]) -> None:
+    found, undecided, shapes = read_yolo("it", text.encode(), *names)
+    plain = read_plain_yolo(text.encode(), *names)
+    if plain is not None:
+        rows = zip(plain.classes.tolist(), plain.boxes.tolist(), strict=True)
+        boxes = [RawBox(number, plain.names[place], *box) for number, (place, box) in enumerate(rows, 1)]
+        assert (found.boxes, found.problems, undecided, shapes) == (boxes, [], [], {})
+
+
+def test_what_tools_write_is_plain() -> None:
+    for text in ("", "0 0.5 0.5 0.1 0.1\n", "1 0.5 0.5 0.1 0.1\n0 .5 5e-1 0.1 0.1", "1.0 0.5 0.5 1 1\n"):
+        assert read_plain_yolo(text.encode(), ("a", "b")) is not None, text
+    assert read_plain_yolo(b"0 0.5 0.5 0.1 0.1\n", ("a", "b"), columns="corners") is None
 
 
 @given(st.text(alphabet="01.,-e naif_\n\r\tx", max_size=80))
