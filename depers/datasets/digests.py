@@ -43,16 +43,23 @@ def digest_file(uri: str) -> str:
 def _describe_split(images: str) -> Iterator[str]:
     if not storage.is_dir(images):
         return  # who reads it says so
-    for entry in storage.list_files(images, follow_links=True):
+    for entry in _list_dataset(images):
         yield f"{entry.path} {entry.size}"
     example = storage.join(images, "x.jpg")
     for path in (label_path(example), ignore_regions.ignore_path(example)):
         texts = path.rpartition("/")[0]
-        entries = storage.list_files(texts, follow_links=True) if storage.is_dir(texts) else []
+        entries = _list_dataset(texts)
         with ThreadPoolExecutor(_READERS) as pool:
             tags = pool.map(lambda entry, texts=texts: _content_tag(texts, entry), entries)
             for entry, tag in zip(entries, tags, strict=True):
                 yield f"{entry.path} {tag}"
+
+
+def _list_dataset(folder: str) -> list[Entry]:
+    """Return the files that are read as a part of a dataset."""
+    if not storage.is_dir(folder):
+        return []
+    return [entry for entry in storage.list_files(folder, follow_links=True) if not entry.status]
 
 
 def _content_tag(folder: str, entry: Entry) -> str:
