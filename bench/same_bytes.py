@@ -54,7 +54,7 @@ VERSIONS = {"depers", "version", "layout", "plan", "tables", "extracted_sha256"}
 RUNS = {
     "normalize": "normalize {IN}/scenes {OUT} --val-fraction 0.25",
     "normalize-voc": "normalize {IN}/voc {OUT} --group-by ^street-1-000[23] --add {IN}/coco/",
-    "extract": "extract {OUTS}/normalize {OUT}",
+    "extract": "extract {OUTS}/normalize {OUT} --no-keep-labels",
     "extract-keep": "extract {OUTS}/{DATASET} {OUT} --keep-labels --fill confetti --weights {WEIGHTS}",
     "synthesize-scene": "synthesize {OUTS}/extract {OUT} --count 48",
     "synthesize-exchange": "synthesize {OUTS}/extract-keep {OUT} --count 48 --placement exchange --decoys 0.5",

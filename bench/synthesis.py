@@ -161,7 +161,7 @@ def measure_planning(work: Path, count: int) -> None:
     assets, peak, started = read_assets(opened, options), 0.0, time.monotonic()
     job = renderer.RenderJob(options.out, count, 1, False, len(CLASSES))
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        parts = [(assets, options.recipe(), job, part) for part in range(len(job.parts()))]
+        parts = [(assets, options.recipe(False), job, part) for part in range(len(job.parts()))]
         results = pool.starmap_async(renderer.plan_part, parts, chunksize=1)
         while not results.ready():
             process = psutil.Process()

@@ -82,6 +82,7 @@ class Options(CheckedOptions):
             out=str(out / "training"),
             imgsz=self.imgsz,
             epochs=self.epochs,
+            share=self.synthetic / (self.synthetic + self.scenes) if self.synthetic else None,
             batch_size=8,
             nominal_batch=8,
             optimizer="AdamW",
@@ -223,7 +224,7 @@ def make_report(out: Path, seconds: Mapping[str, float]) -> str:
 
 
 def _synthetic_scenes(out: Path) -> Markup:
-    """Return sheets of backgrounds, their objects removed, and of synthetic images."""
+    """Return sheets of backgrounds and of synthetic images."""
     backgrounds = sprite_bank.read_backgrounds(sprite_bank.open_bank(str(out / "extracted")))
     paths = [out / "extracted" / path for path in backgrounds["path"].drop_null().to_pylist()[:_SHOWN]]
     images = sorted((out / "synthetic" / "images").rglob("*.jpg"))
@@ -233,7 +234,7 @@ def _synthetic_scenes(out: Path) -> Markup:
         for group in (paths, examples)
         if group
     ]
-    captions = "backgrounds: scenes without their objects", "synthetic scenes"
+    captions = "backgrounds", "synthetic scenes: objects exchanged for others of their kind"
     return Markup().join(page.image(sheet, text, 1400) for sheet, text in zip(sheets, captions, strict=False))
 
 

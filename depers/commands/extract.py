@@ -78,9 +78,11 @@ class Options(CheckedOptions):
         0.6, "no background from images of which boxes cover more than this, 0…1", low=0, high=1, group=_BACKGROUNDS
     )
     keep_labels: bool = option(
-        False, "backgrounds keep their objects and labels; sprites go into the free space", group=_BACKGROUNDS
+        True,
+        "backgrounds keep their objects and labels, which can be exchanged for others; otherwise they are removed",
+        group=_BACKGROUNDS,
     )
-    min_size: float = option(10.0, "no sprites from boxes with a shorter side of fewer pixels", above=0, group=_SPRITES)
+    min_size: float = option(6.0, "no sprites from boxes with a shorter side of fewer pixels", above=0, group=_SPRITES)
     margin: float = option(
         0.1, "context around a sprite, a share of its longer side; 4 to 32 pixels", low=0, high=1, group=_SPRITES
     )

@@ -32,6 +32,7 @@ from depers.synthesis.placement import PlacementRules
 from depers.synthesis.report import make_report
 
 _NOT_DECISIVE = ("extracted", "out", "real")
+_BY_BACKGROUND = "by-background"
 
 _OBJECTS, _APPEARANCE, _OUTPUT = "objects", "appearance", "output"
 
@@ -58,10 +59,10 @@ class Options(CheckedOptions):
         group=_OBJECTS,
     )
     placement: str = option(
-        "scene",
-        "scene: where and as large as such things are; exchange: over the background's own, one for another;"
-        " uniform: anywhere",
-        choices=planner.PLACEMENTS,
+        _BY_BACKGROUND,
+        "exchange: over the background's own, one for another; scene: where and as large as such things are; uniform:"
+        " anywhere; by-background: exchange where backgrounds have kept their objects, else scene",
+        choices=(_BY_BACKGROUND, *planner.PLACEMENTS),
         group=_OBJECTS,
     )
     scale_jitter: float = option(0.2, "sizes vary by up to this share", low=0, high=3, group=_OBJECTS)
@@ -111,15 +112,18 @@ class Options(CheckedOptions):
         """Return the options that decide the bytes written; a run is only resumed with the same ones."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
-    def recipe(self) -> planner.Recipe:
-        """Return the options as the planner needs them."""
+    def recipe(self, keeps_labels: bool) -> planner.Recipe:
+        """Return the options as the planner needs them; `keeps_labels`: backgrounds have kept their objects."""
+        placement = self.placement
+        if placement == _BY_BACKGROUND:
+            placement = "exchange" if keeps_labels else "scene"
         return planner.Recipe(
             seed=self.seed,
             variants=self.variants,
             per_background=self.per_background,
             objects=self.objects,
             distractors=self.distractors,
-            placement=self.placement,
+            placement=placement,
             blendings=self.blending,
             effects=self.effects,
             quality=self.quality,
@@ -241,7 +245,7 @@ def _synthesize(
 
     job = renderer.RenderJob(out, options.count, options.variants, options.shards, len(extracted.class_names))
     synthetic = statistics.DatasetStatistics.empty(job.class_count)
-    shared, recipe = ray.put(assets), options.recipe()
+    shared, recipe = ray.put(assets), options.recipe(bool(extracted.options.get("keep_labels")))
     parts = [(shared, recipe, job, number) for number in range(len(job.parts()))]
     with progress.open_bar(sum(job.images(*blocks) for blocks in job.parts()), "planned") as bar:
         for part in lease.guard(run_tasks(renderer.plan_part, parts)):

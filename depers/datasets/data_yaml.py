@@ -23,6 +23,9 @@ from depers.yaml_files import parse_yaml
 
 HINT = "run `depers normalize` first, which makes a dataset of such a set"
 
+SYNTHETIC_SHARE = 0.5
+"""How much of what a training sees is synthetic, where it is not told otherwise: more has been found to harm."""
+
 
 class Dataset(NamedTuple):
     """A dataset: its folder, class names in the order of their ids, and the image folders of its splits, if any.
@@ -35,6 +38,9 @@ class Dataset(NamedTuple):
 
     `machine_labelled`: (prefix, class ids) as `labelled`, which has them too: where a detector made the labels. They
     teach, but nothing is measured by them.
+
+    `additional_share`: how much of what a training sees comes from `additional_train`, if data.yaml says so by its
+    `share`, which YOLOv5 ignores.
     """
 
     root: str
@@ -44,6 +50,7 @@ class Dataset(NamedTuple):
     labelled: tuple[tuple[str, frozenset[int]], ...] = ()
     additional_train: tuple[str, ...] = ()
     machine_labelled: tuple[tuple[str, frozenset[int]], ...] = ()
+    additional_share: float | None = None
 
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
@@ -98,7 +105,10 @@ def read_dataset(dataset: str | Path) -> Dataset:
         if not class_ids <= dict(labelled).get(prefix, frozenset()):
             raise UserError(f"{file}: machine_labelled {prefix!r} must be among the classes that are labelled there")
     additional = tuple(folder for folder in additional_train if folder)
-    return Dataset(root, names, train, val, labelled, additional, machine_labelled)
+    share = content.get("share")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1):
+        raise UserError(f"{file}: share must be a number between 0 and 1, but is {share!r}")
+    return Dataset(root, names, train, val, labelled, additional, machine_labelled, share)
 
 
 def _resolve(folder: str, path: str) -> str:
@@ -224,10 +234,10 @@ def write_joined_yaml(
 ) -> None:
     """Write ROOT/data.yaml, which adds the images in ROOT/images/train, below `prefix`, to those of `real`, if any.
 
-    Training images are the dataset's and these, validation images the dataset's alone. Folders are absolute, as
-    YOLOv5 needs them where they are not below one. What these images are not labelled for, their ignore regions say.
-    Where the images are in tars (`shards`), the file names those, and no folder to train on, since it could not name
-    both.
+    Training images are the dataset's and these, each half of what a training sees; validation images the dataset's.
+    Folders are absolute, as YOLOv5 needs them where they are not below one. What these images are not labelled for,
+    their ignore regions say. Where the images are in tars (`shards`), the file names those, and no folder to train on,
+    since it could not name both.
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
     if real:
@@ -236,6 +246,7 @@ def write_joined_yaml(
             storage.absolute(f"{root}/images/train"),
         ]
         content["val"] = storage.absolute(real.val) if real.val else ""
+        content["share"] = SYNTHETIC_SHARE
     labelled = [*real.labelled] if real else []
     if labelled:
         content["labelled"] = _named([*labelled, (f"{prefix}/", frozenset(range(len(names))))], names)

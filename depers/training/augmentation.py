@@ -126,14 +126,17 @@ def _warp(
         low = np.floor(corners.min(0)).clip(0, out_wh).astype(int)
         high = np.ceil(corners.max(0)).clip(0, out_wh).astype(int)
         if (high > low).all():
+            # Half a pixel beyond its last row and column on, a tile has nothing to interpolate with: without these
+            # the canvas would show as a line to the next tile.
+            pixels = cv2.copyMakeBorder(sample.image, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
             target = image[low[1] : high[1], low[0] : high[0]]
             size = (int(high[0] - low[0]), int(high[1] - low[1]))
             settings = {"dst": target, "flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_TRANSPARENT}
             target_matrix = _translation(-low[0], -low[1]) @ tile_matrix
             if hyp["perspective"]:
-                cv2.warpPerspective(sample.image, target_matrix, size, **settings)  # type: ignore[call-overload]
+                cv2.warpPerspective(pixels, target_matrix, size, **settings)  # type: ignore[call-overload]
             else:
-                cv2.warpAffine(sample.image, target_matrix[:2], size, **settings)  # type: ignore[call-overload]
+                cv2.warpAffine(pixels, target_matrix[:2], size, **settings)  # type: ignore[call-overload]
         labels.append(warp_labels(sample.labels, tile_matrix, zoom, out_wh))
         ignored.append(warp_regions(sample.ignored, tile_matrix, out_wh))
     return LabelledImage(image, np.concatenate(labels), np.concatenate(ignored))

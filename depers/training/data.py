@@ -54,21 +54,23 @@ def read_splits(
     further: Sequence[tuple[str, float]] = (),
     weight: float = 1.0,
     localize: Localize | None = None,
+    share: float | None = None,
 ) -> Splits:
     """Read the class names and the examples of `train` and `val`: all labels, and all images' headers.
 
     `further` are datasets with their weights: they add their training images, for those of the classes that they
-    name. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its own
-    training images, no labels at all, a faulty label file, a file that is no image, an unknown class.
+    name. `share` is how much of DATASET's comes from the further folders of its data.yaml. Raises UserError for what
+    cannot be trained on: a missing or empty split, one that validates on its own training images, no labels at all, a
+    faulty label file, a file that is no image, an unknown class.
     """
     main = read_dataset(dataset)
-    sources = [(main, dataset, weight), *((read_dataset(uri), uri, share) for uri, share in further)]
+    sources = [(main, dataset, weight), *((read_dataset(uri), uri, part_weight) for uri, part_weight in further)]
     if main.train is None or main.val is None:
         split = "train" if main.train is None else "val"
         raise UserError(f"{dataset}: data.yaml must name a folder for {split!r}, but has none")
     train: list[Example] = []
     parts = []
-    for source, uri, share in sources:
+    for source, uri, part_weight in sources:
         for name in source.names:
             if name not in main.names:
                 raise UserError(f"{uri}: its classes must be among {', '.join(main.names)}, but it has {name!r}")
@@ -76,10 +78,19 @@ def read_splits(
         for folder in folders:
             if storage.overlap(folder, main.val):
                 raise UserError(f"{uri}: train and val must be different images, but are {folder} and {main.val}")
-        examples = [example for folder in folders for example in _read_folder(source, folder, main.names, localize)]
+        by_folder = [_read_folder(source, folder, main.names, localize) for folder in folders]
+        examples = [example for folder_examples in by_folder for example in folder_examples]
         _check(uri, "train", folders, examples)
         train += examples
-        parts.append((len(examples), share))
+        first, rest = len(by_folder[0]), len(examples) - len(by_folder[0])
+        additional_share = share if share is not None and uri == dataset else source.additional_share
+        if additional_share is not None and first and rest:
+            parts += [
+                (first, part_weight),
+                (rest, part_weight * additional_share / (1 - additional_share) * first / rest),
+            ]
+        else:
+            parts.append((len(examples), part_weight))
     val = _read_folder(main, main.val, main.names, localize, exact=True)
     _check(dataset, "val", [main.val], val)
     return Splits(main.names, train, val, tuple(parts))

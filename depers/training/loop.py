@@ -212,7 +212,8 @@ def _announce(state: TrainState, messages: list[str], callback: TrainingCallback
         counts = f"{len(state.schedule.ends) * state.options.batch_size} images in all of {len(splits.train)}"
     counts += f", {len(splits.val)} for validation"
     workers = f"{state.group.world_size} worker(s) on {state.device.type}, {str(state.dtype).removeprefix('torch.')}"
-    callback.on_message(f"{counts}; {state.schedule.steps} optimizer steps; {workers}")
+    start = f"from {state.options.weights}" if state.options.weights else "from scratch: with few images --weights help"
+    callback.on_message(f"{counts}; {state.schedule.steps} optimizer steps; {workers}; {start}")
     for message in messages:
         callback.on_message(message)
 
@@ -315,7 +316,10 @@ def validate_epoch(state: TrainState, weights: bytes) -> tuple[dict[str, float],
     figures = metrics.measure(matches, names)
     by_class = {row.name: row.map50_95 for row in figures.classes}
     state.average_precisions = [by_class.get(name, 0.0) for name in names]
-    fitness = validation.compute_fitness(figures.mean)
+    if state.options.best_by == "recall":
+        fitness = validation.measure_coverage(results, state.data.splits.val, len(names), state.options.false_per_image)
+    else:
+        fitness = validation.compute_fitness(figures.mean)
     if fitness == 0:
         state.best_epoch = state.epoch + 1  # patience begins with the first object that is found
     if fitness > state.best_fitness:

@@ -51,6 +51,14 @@ class Options(CheckedOptions):
         group=_IMAGES,
         metavar="DATASET=WEIGHT",
     )
+    share: float | None = option(
+        None,
+        "how much of what training sees of DATASET comes from the further folders of its data.yaml, such as synthetic"
+        " images (default: what data.yaml says, else all images equally often), 0…1",
+        above=0,
+        below=1,
+        group=_IMAGES,
+    )
     model: str | None = option(
         None,
         "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file (default: that of --weights, else yolov5n)",
@@ -143,6 +151,16 @@ class Options(CheckedOptions):
     autoanchor: bool = option(True, "fit anchors to the labels", group=_MODEL)
     validate_every: int = option(
         1, "epochs between validations; the last one is always validated", low=1, group=TRAINING
+    )
+    best_by: str = option(
+        "fitness",
+        "what best.pt is best in: YOLOv5's fitness (mAP), or for anonymizing the recall, the share of labels that are"
+        " covered to 0.9 at --false-per-image",
+        choices=("fitness", "recall"),
+        group=TRAINING,
+    )
+    false_per_image: float = option(
+        1.0, "with --best-by recall: false boxes of each class per image", above=0, high=1000, group=TRAINING
     )
     patience: int = option(
         100, "epochs without improvement after which training stops; 0: never", low=0, group=TRAINING

@@ -13,16 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depers.boxes import letterbox
+from depers.boxes import grow, letterbox
 from depers.datasets.ignore_regions import shares_ignored
 from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
+from depers.evaluation.calibration import covered_from
 from depers.evaluation.metrics import MatchedImage
 from depers.training.augmentation import RGB, letterbox_sample
 from depers.training.batches import attach_labels, collate
 from depers.training.data import Example, find_unlabelled
 from depers.training.loss import Loss
+
+_MARGIN, _COVERAGE = 0.1, 0.9  # the defaults of `anonymize` and `evaluate`
+_ENDLESS_WH = (1 << 20, 1 << 20)  # a canvas that no box is cut at
 
 
 class ValidationResult(NamedTuple):
@@ -117,6 +121,35 @@ def _locate(size_wh: Sequence[int], canvas_wh: tuple[int, int]) -> NDArray[np.fl
     """
     border = np.subtract(canvas_wh, size_wh) / 2
     return np.tile([border, border + size_wh, border % 1], 2).astype(np.float32)
+
+
+def measure_coverage(
+    results: Sequence[ValidationResult], examples: Sequence[Example], class_count: int, false_per_image: float
+) -> float:
+    """Return the mean over the classes of the share of labels that redaction would cover.
+
+    Each class has the least threshold at which there are no more than `false_per_image` boxes of it, in the mean over
+    the images that are labelled for it, that match no label at IoU 0.5. A label is covered where the boxes above that,
+    grown by the default margin, together cover 0.9 of it.
+    """
+    recalls = []
+    matches = [result.match() for result in results]
+    for class_id in range(class_count):
+        covered, false = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+        for result, match in zip(results, matches, strict=True):
+            rows, labels = result.class_ids == class_id, result.label_boxes_xyxy[result.label_ids == class_id]
+            confidences = result.confidences[rows]
+            boxes = grow(result.boxes_xyxy[rows], _MARGIN, _ENDLESS_WH)
+            covered.append(covered_from(labels, boxes, confidences, _COVERAGE))
+            wrong = ~match.correct[:, 0] & ~(match.ignored[:, 0] if match.ignored is not None else False)
+            false.append(result.confidences[rows & wrong])
+        from_confidence, false_confidences = np.concatenate(covered), -np.sort(-np.concatenate(false))
+        if len(from_confidence):
+            images = sum(class_id in examples[result.number].labelled for result in results)
+            allowed = int(false_per_image * images)
+            threshold = false_confidences[allowed] if allowed < len(false_confidences) else 0.0
+            recalls.append(float((from_confidence > threshold).mean()))
+    return float(np.mean(recalls)) if recalls else 0.0
 
 
 def compute_fitness(row: metrics.ClassMetrics) -> float:

@@ -35,7 +35,7 @@ def work(
     state = None
     try:
         try:
-            splits = read_splits(dataset, further, weight, cache.fetch)
+            splits = read_splits(dataset, further, weight, cache.fetch, options.share)
             state = read_state(options.out) if group.rank == 0 else None
         except UserError as error:
             problem = error

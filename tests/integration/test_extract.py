@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from depers import errors as errors
 from depers import storage
 from depers.boxes import to_normalized_xywh
 from depers.commands import extract
-from depers.commands.extract import Options
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.errors import UserError
 from depers.imaging.decoding import decode
 from depers.street_scenes.scenes import Scene, draw_scene
+
+Options = partial(extract.Options, keep_labels=False)
+"""Of what is removed from backgrounds, most tests here."""
 
 CAR, HEAD, FACE, HUMAN, PLATE = range(5)
 SIZE = (480, 270)

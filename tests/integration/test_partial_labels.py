@@ -24,7 +24,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path
         write_dataset(root / f"{name}s", 8, 1, [name], (256, 160), 1000 * number)
     joined, extracted, synthetic = (str(root / name) for name in ("joined", "extracted", "synthetic"))
     normalize.run(normalize.Options(str(root / "humans"), joined, classes=NAMES, add=(str(root / "cars"),)))
-    result = extract.run(extract.Options(joined, extracted, nest=("human=car",), max_coverage=0.9))
+    result = extract.run(extract.Options(joined, extracted, nest=("human=car",), max_coverage=0.9, keep_labels=False))
     assert result.sprites and min(result.backgrounds_by_class.values()) > 0
     assert sum(result.backgrounds_by_class.values()) == result.backgrounds
     synthesize.run(synthesize.Options(extracted, synthetic, count=12, per_background=1))

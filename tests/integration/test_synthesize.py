@@ -125,7 +125,7 @@ def test_images_do_not_depend_on_workers_units_and_interruptions(tmp_path: Path,
     # One process, all blocks in one go, fewer images.
     opened, options = sprite_bank.open_bank(extracted), Options(extracted, second, count=75)
     job = renderer.RenderJob(second, 75, 1, False, len(CLASSES))
-    renderer.plan_part(read_assets(opened, options), options.recipe(), job, 0)
+    renderer.plan_part(read_assets(opened, options), options.recipe(False), job, 0)
     assert renderer.render_blocks(opened, job, 0, 2) == 75
     few = contents(second)
     assert len(few) == 150 and few == {path: expected[path] for path in few}

@@ -251,3 +251,13 @@ def test_other_types_are_a_mistake_of_the_programmer() -> None:
 def test_numbers_that_nobody_means_are_refused(name: str, value: float, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         build(DetectOptions, {"input": "in", "out": "out", "weights": "w.pt", name: value})
+
+
+def test_an_option_that_means_another_thing_elsewhere_has_a_hint() -> None:
+    from depers.training.options import Options as TrainOptions
+
+    hint = "processes that train together are --train-workers, those that prepare images"
+    with pytest.raises(UserError, match=f"unknown option '--workers=4'; {hint}"):
+        parse(TrainOptions, ["dataset", "out", "--workers=4"], "depers train")
+    with pytest.raises(TypeError, match=f"'workers' is no option; {hint}"):
+        build(TrainOptions, {"dataset": "d", "out": "o", "workers": 4})

@@ -117,3 +117,16 @@ def test_the_packages_hyperparameters_work(name: str) -> None:
         [image(9, 9, 20, 20)] * 4,
     )
     assert sample.image.shape == (64, 64, 3)
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_no_line_of_canvas_shows_between_the_tiles_of_a_mosaic(key: int, wild: bool) -> None:
+    """Four bright tiles around a point: along each of their seams, a dark pixel would be the canvas's."""
+    white = LabelledImage(np.full((128, 128, 3), 250, np.uint8), np.zeros((0, 5)), np.zeros((0, 5)))
+    hyp = {**CALM, **({"degrees": 5.0, "scale": 0.3} if wild else {"scale": 0.3}), "mosaic": 1.0}
+    pixels = make_mosaic([white] * 4, 128, random_for(key, Branch.AUGMENTATION), hyp).image[..., 0]
+    dark = pixels < 245
+    # What lies beyond the tiles reaches the edge of the image; a seam is dark with bright pixels on both sides.
+    for rows in (dark, dark.T):
+        seams = rows[:, 2:-2] & ~rows[:, :-4] & ~rows[:, 4:]
+        assert not seams.any()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_sets import write_dataset
 
-from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.data_yaml import read_dataset, write_data_yaml, write_joined_yaml
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.seeds import Branch, random_for
@@ -166,6 +166,23 @@ def test_joined_datasets_are_labelled_for_what_they_name(tmp_path: Path) -> None
     assert [e.labelled for e in splits.train] == [all_ids, frozenset({0}), all_ids, *[frozenset({4, 0})] * 3]
     assert set(splits.train[3].class_ids.tolist()) <= {0, 4}
     assert find_unlabelled(splits.train, 5)[1].tolist() == [False, True, True, True, True]
+
+
+def test_synthetic_images_are_the_share_that_data_yaml_or_the_option_says(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "synthetic", count=5)
+    real = write_dataset(tmp_path / "real", count=3)
+    write_joined_yaml(str(root), CLASSES, read_dataset(real), "")
+    for share, expected in ((None, 0.5), (0.2, 0.2)):
+        parts = read_splits(str(root), share=share).parts
+        counts = [size * weight for size, weight in parts]
+        assert [size for size, _ in parts] == [3, 5] and counts[0] == 3
+        assert counts[1] / sum(counts) == pytest.approx(expected)
+    file = root / "data.yaml"
+    file.write_text(file.read_text().replace("share: 0.5", "share: 1"))
+    with pytest.raises(UserError, match="share must be a number between 0 and 1, but is 1"):
+        read_splits(str(root))
+    file.write_text(file.read_text().replace("share: 1", ""))
+    assert read_splits(str(root)).parts == ((8, 1.0),)
 
 
 def test_joined_datasets_must_agree(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from depers.training import validation
 from depers.training.augmentation import letterbox_sample
 from depers.training.batches import attach_labels, collate
 from depers.training.checkpoints import serialize_weights
-from depers.training.data import read_splits
+from depers.training.data import Example, read_splits
 from depers.training.image_cache import fit_size, read_scaled
 from depers.training.loss import Loss
 
@@ -48,3 +48,20 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
         expected = yolo.load_training_parts().ComputeLoss(model)(levels, torch.from_numpy(batch.targets))[1]
     np.testing.assert_allclose(losses / 3, expected, rtol=1e-3)
     assert len(results) == 3 and (losses > 0).all()
+
+
+def test_coverage_counts_what_redaction_would_cover() -> None:
+    """Of two labels, one is covered by two boxes together; how far down one may look, false boxes decide."""
+    none = np.zeros(0, np.int64)
+    example = Example("", (100, 100), none, np.zeros((0, 4)), frozenset({0, 1}))
+    boxes = np.array([[80, 80, 90, 90], [10, 10, 20, 30], [20, 10, 30, 30], [40, 40, 60, 60]], np.float32)
+    labels = np.array([[10, 10, 30, 30], [40, 40, 60, 60]], np.float32)
+    result = validation.ValidationResult(
+        0, boxes, np.array([0.9, 0.8, 0.7, 0.3], np.float32), np.zeros(4, np.int64), labels, np.zeros(2, np.int64)
+    )
+    recalls = [validation.measure_coverage([result], [example], 2, count) for count in (0.5, 1.0, 2.0, 3.0)]
+    # False are the first, which lies elsewhere, and the third: the second has taken their label already.
+    assert recalls == [0.0, 0.0, 1.0, 1.0]
+    surer = result._replace(confidences=np.array([0.9, 0.8, 0.1, 0.3], np.float32))
+    assert validation.measure_coverage([surer], [example], 2, 1.0) == 0.5
+    assert validation.measure_coverage([], [], 2, 1.0) == 0.0
