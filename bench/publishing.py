@@ -58,7 +58,7 @@ def draw_original(number: int, suffix: str) -> bytes:
 
 def write_inputs(root: Path, number: int) -> None:
     """Write the original as a file and in archives, and the boxes beside them; their times are of long ago."""
-    originals = {f"a.{suffix}": draw_original(number, suffix) for suffix in FORMATS}
+    originals = {f"{suffix}.{suffix}": draw_original(number, suffix) for suffix in FORMATS}
     folder, labels = root / "in", root / "boxes" / "labels"
     folder.mkdir(parents=True)
     for name, data in originals.items():
@@ -132,7 +132,7 @@ def count_evidence(published: bytes, number: int) -> int:
 def count_equal(root: Path, number: int) -> int:
     """Return how many files of a candidate come out as those in OUT, if redacted as the owner did."""
     return sum(
-        depers.redact(draw_original(number, suffix), [BOX], margin=MARGIN) == (root / f"a.{suffix}").read_bytes()
+        depers.redact(draw_original(number, suffix), [BOX], margin=MARGIN) == (root / f"{suffix}.{suffix}").read_bytes()
         for suffix in FORMATS
     )
 
@@ -146,7 +146,7 @@ def measure_rank(scores: Sequence[int], numbers: Sequence[int], truth: int) -> f
 def attack(root: Path, numbers: Sequence[int], truth: int, apply: Callable[..., Iterable[int]] = map) -> float:
     """Attack a folder in both ways; return the smaller share of candidates that could be the truth."""
     attacks = [partial(count_evidence, read_published(root))]
-    if (root / "a.png").exists():
+    if (root / "png.png").exists():
         attacks.append(partial(count_equal, root))
     return min(measure_rank(list(apply(count, numbers)), numbers, truth) for count in attacks)
 

@@ -64,7 +64,7 @@ def test_out_tells_nothing_of_what_a_box_hides(
     shares = {name: publishing.attack(tmp_path / name, NUMBERS, TRUTH) for name in ("out", "out-records")}
     assert shares["out"] >= 0.1 and shares["out-records"] == 1 / len(NUMBERS)
     assert {publishing.count_equal(tmp_path / "out", number) for number in NUMBERS} == {2}
-    long_ago = (tmp_path / "in" / "a.png").stat().st_mtime
+    long_ago = (tmp_path / "in" / "png.png").stat().st_mtime
     assert all(path.stat().st_mtime > long_ago + 1e8 for path in (tmp_path / "out").iterdir())
     published = publishing.read_published(tmp_path / "out")
     assert not any(token in published for token in (b"2001", b"981173106", oct(981_173_106)[2:].encode()))
