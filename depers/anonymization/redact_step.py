@@ -57,7 +57,9 @@ def redact_item(
     )
     if item.status == FileStatus.PASSED_THROUGH:
         if not keep_anyway and (finding := find_image(item.data)):
-            row = row._replace(status=FileStatus.FAILED, reason=f"is kept, but holds {finding}")
+            row = row._replace(
+                status=FileStatus.FAILED, reason=f"is kept, but holds {finding} (--keep-anyway writes it)"
+            )
             return Outcome(row._asdict())
         digest = hashlib.sha256(item.data).hexdigest()
         row = row._replace(input_sha256=digest, output_bytes=item.size, output_sha256=digest)

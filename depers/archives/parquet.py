@@ -221,7 +221,8 @@ class _Accounts:
                 dropped = column.images | _list_others(column)
                 findings = table_columns.find_hidden_images(array, column.name, dropped)
                 self._failures += [
-                    (f"{column.name}[{row + offset}]", f"holds {reason}") for offset, reason in findings.items()
+                    (f"{column.name}[{row + offset}]", f"holds {reason} (--keep-anyway writes it)")
+                    for offset, reason in findings.items()
                 ]
                 array = table_columns.remove_rows(array, list(findings)) if findings else array
             for leaf in table_columns.walk(array, column.name, np.arange(len(array))):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from depers.imaging import sniffing
 from depers.imaging.disguise import pixels
-from depers.imaging.disguise.search import find_image
+from depers.imaging.disguise.search import find_image, find_image_in_bytes
 from depers.imaging.disguise.texts import to_bytes
 from depers.storage.tables import holds_extension
 
@@ -223,7 +223,7 @@ def _search_numbers(leaf: Leaf, findings: dict[int, str]) -> None:
         reason = "a list of numbers that may be pixels" if pixels.are_pixels(numbers, leaf.depth) else ""
         if not reason and len(numbers) >= 32 and (not floats or (numbers == np.round(numbers)).all()):
             clipped = np.clip(numbers, -129, 256).astype(np.int64)
-            kind = find_image(to_bytes(clipped))
+            kind = find_image_in_bytes(to_bytes(clipped))
             reason = f"{kind} in a list of numbers" if kind else ""
         if reason:
             findings.setdefault(int(leaf.rows[start]), reason)

@@ -83,7 +83,7 @@ class Options(pipeline_options.PassOptions):
         metavar="GLOB",
     )
     keep_anyway: bool = option(
-        False, "keep what --keep and --keep-columns name also where images are found in it", group=REDACTION
+        False, "keep what --keep and --keep-columns name also where it holds images, or may", group=REDACTION
     )
     keep_metadata: tuple[str, ...] = option(
         (),

@@ -1,27 +1,25 @@
-"""Bytes written as text, in whatever way: base64 and its kin, hexadecimal digits, escapes, lists of numbers."""
+"""Bytes written as text, in whatever way: base64 and its kin, hexadecimal digits, lists of numbers."""
 
 import base64
 import binascii
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.imaging.disguise import pixels
+from depers.imaging.disguise import escapes, number_lists, values
 
 LEAST_TEXT = 64
 """Characters: with fewer, no image is written in any way."""
 _WINDOW, _OVERLAP = 1 << 20, 1 << 17
 _BLOCK = 16  # a run of twice as many characters holds a whole one, wherever it begins
 _GAP = 48  # characters between two lines of one text: quotes, line ends, indentation
-_LEAST_NUMBERS = 160  # characters
+_LEAST_NUMBERS = 96  # characters
 _VALUE = 4000  # characters of a text that is one word, enough of them to tell what it is
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
-_NUMBERS = b"0123456789abcdefABCDEFxX \t\r\n,;:-[](){}\"'"
+_NUMBERS = b"0123456789abcdefABCDEFxX. \t\r\n,;:+-[](){}\"'"
 _IS_BASE64, _IS_NUMBER = 1, 2
 _KINDS = bytes(_IS_BASE64 * (character in _BASE64) | _IS_NUMBER * (character in _NUMBERS) for character in range(256))
 _STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -31,15 +29,23 @@ _LETTERS = re.compile(rb"^(?:begin(?:-base64)? [0-7]{3,4} \S|=ybegin )", re.MULT
 _DUMP = re.compile(
     rb"ff ?d8 ff|89 ?50 4e ?47|\b(?:ffd8ff[c-f][0-9a-f]|89504e47) [0-9a-f]{8} [0-9a-f]{8} ", re.IGNORECASE
 )
-_DUMP_MARK = re.compile(rb"d8 ?ff|50 ?4e", re.IGNORECASE)
+_DUMP_MARKS = (b"ff d8 ff", b"ffd8 ff", b"89 50 4e", b"8950 4e", b"ffd8ff", b"89504e47 ")
 _HEX = bytes(character in b"0123456789abcdefABCDEF" for character in range(256))
 _BASE32 = bytes(character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" for character in range(256))
-_LONG = b"\1" * 80
-_HEX_PAIR, _NUMBER = re.compile(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{2}(?![0-9a-fA-F])"), re.compile(rb"-?\d+")
-_HEX_LETTERS = re.compile(rb"[a-fA-FxX]+")
-_LEAST_PAIRS, _LEAST_PIXELS = 32, 48 * 48  # of the least faces that are published as text
-_DECIMAL = bytes(set(_NUMBERS) - set(b"abcdefABCDEFxX"))
-_TO_SPACES = bytes(character if character in b"0123456789-" else 32 for character in range(256))
+_LONG = 32
+_HEX_DIGITS = (b"0123456789abcdef", b"0123456789ABCDEF")
+_HEX_CASES = tuple(bytes(character in digits for character in range(256)) for digits in _HEX_DIGITS)
+_TO_BLANKS = bytes(character if character in b"0123456789abcdefABCDEF" else 32 for character in range(256))
+_LEAST_PAIRS, _LEAST_SIDE = 32, 24
+_NO_BYTE = 1000
+_LONG_RUN = 2048  # characters; formats that only their first bytes tell are looked for in those alone
+_DECIMAL = bytes(set(_NUMBERS) - set(b"abcdfABCDFxX"))
+_XBM = re.compile(rb"#\s*define\s+\w*width\s+\d[^{]{0,400}_bits\s*\[\s*\]")
+_XPM = re.compile(rb"/\*\s*XPM\s*\*/")
+_PNM = re.compile(rb"P[123]\s+(?:#[^\n]*\n\s*)*\d{1,5}\s+\d{1,5}(?:\s+[\d\s]){64}")
+_SHAPE = re.compile(rb"<(?:\w+:)?(?:rect|circle|ellipse|polygon|polyline|path|line|use|image|td\s[^>]{0,99}color)\b")
+_COLOR = re.compile(rb"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b")
+_MOST_SHAPES, _MOST_COLORS = 512, 768
 _BASE85_STARTS: tuple[tuple[bytes, Callable[..., bytes]], ...] = tuple(
     (start, decode)
     for decode, starts in (
@@ -48,9 +54,6 @@ _BASE85_STARTS: tuple[tuple[bytes, Callable[..., bytes]], ...] = tuple(
     )
     for start in starts
 )
-_ZERO = re.compile(rb"\\(?:x00|u0000|0)")
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|u00([0-9a-fA-F]{2})|([0-3][0-7]{2})|(.))", re.DOTALL)
-_CHARACTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f", b"0": b"\0", b"v": b"\v"}
 _ESCAPED_SLASH = re.compile(rb"\\+/")  # as many times as there is JSON in JSON
 _SLASH_ENTITIES, _PLUS_ENTITIES = re.compile(rb"&#(?:[xX]0*2[fF]|0*47);"), re.compile(rb"&#(?:[xX]0*2[bB]|0*43);")
 _LATER_ENTITIES = re.compile(rb"&#(?:x0*[aAdD9]|0*(?:9|10|13));")
@@ -58,26 +61,42 @@ _LATER_ENTITIES = re.compile(rb"&#(?:x0*[aAdD9]|0*(?:9|10|13));")
 
 def find_mark(text: bytes) -> str:
     """Return what the text itself says of an image in it; empty where it says nothing."""
-    if b"data:image/" in text and _URI.search(text):
+    lower = text.lower()
+    if b"data:image/" in lower and _URI.search(text):
         return "data URI of an image"
     if b"begin" in text and _LETTERS.search(text):
         return "file written as letters"
-    if _DUMP_MARK.search(text) and _DUMP.search(text):
+    if any(mark in lower for mark in _DUMP_MARKS) and _DUMP.search(lower):
         return "image as a hex dump"
+    if b"_bits" in text and _XBM.search(text):
+        return "bitmap as C (XBM)"
+    if b"XPM" in text and _XPM.search(text):
+        return "bitmap as C (XPM)"
+    if any(mark in text for mark in (b"P1", b"P2", b"P3")) and _PNM.search(text):
+        return "PNM in letters"
+    if b"<" in text and len(_SHAPE.findall(text)) > _MOST_SHAPES:
+        return f"drawing of more than {_MOST_SHAPES} shapes"
+    if b"#" in text and len(_COLOR.findall(text)) > _MOST_COLORS:
+        return f"list of more than {_MOST_COLORS} colors"
     return ""
 
 
 class Writing(NamedTuple):
-    """What a stretch of text may say: the way it is written, its bytes, and whether those may be pixels as they are."""
+    """What a stretch of text may say: the way it is written, and its bytes.
+
+    `is_text`: those have to be text again. `is_refused`: whatever they say, nobody can know that it is no image.
+    """
 
     way: str
     content: bytes
-    are_pixels: bool = False
+    is_text: bool = False
+    is_refused: bool = False
 
 
 def decode(text: bytes) -> Iterator[Writing]:
     """Yield what stretches of the text may be the writing of."""
-    yield from _decode_escapes(text)
+    for way, content in escapes.read_escapes(text):
+        yield Writing(way, content, is_text=True)
     if len(text[:_VALUE].split(None, 1)) == 1:
         for _, decoder in _BASE85_STARTS[::2]:
             if content := _decode_base85(text[:_VALUE], decoder):
@@ -92,6 +111,13 @@ def decode(text: bytes) -> Iterator[Writing]:
     yield from _decode_runs(text)
     if text.count(b"\n") * 2 * _BLOCK > len(text):  # lines so short that they may hold no whole block
         yield from _decode_runs(text.translate(None, b" \t\r\n"))
+    for stretch, has_signs in values.find_groups(text):
+        for content in _decode_base64(stretch.translate(_STANDARD, _NOT_BASE64)):
+            yield Writing("base64 in groups", content)
+        if has_signs:
+            yield Writing("letters that may say anything", b"", is_refused=True)
+    for digits, are_bytes in values.find_digits(text):
+        yield from _decode_hex(digits, are_bytes)
 
 
 def _decode_runs(text: bytes) -> Iterator[Writing]:
@@ -100,8 +126,17 @@ def _decode_runs(text: bytes) -> Iterator[Writing]:
         kinds = np.frombuffer(window.translate(_KINDS).ljust(-len(window) % _BLOCK + len(window), b"\0"), np.uint64)
         for start, end in _find_runs(kinds, _IS_BASE64, LEAST_TEXT, _GAP):
             yield from _decode_letters(window[start:end])
+        short = []
         for start, end in _find_runs(kinds, _IS_NUMBER, _LEAST_NUMBERS, 0):
-            yield from _decode_numbers(window[start:end])
+            run = window[start:end]
+            if len(run.translate(None, _DECIMAL)) * 16 > len(run):
+                yield from _decode_hex_pairs(run)
+            elif end - start < _LONG_RUN:
+                short.append(run)
+            else:
+                yield from _decode_numbers(run)
+        if short:
+            yield from _decode_numbers(b",".join(short))
 
 
 def _remove_line_ends(text: bytes) -> bytes:
@@ -111,8 +146,6 @@ def _remove_line_ends(text: bytes) -> bytes:
         for escape, character in ((b"\\n", b" "), (b"\\r", b" "), (b"\\t", b" "), (b"\\u002", b"\\x2")):
             text = text.replace(escape, character)
         text = re.sub(rb"\\x2([bBfF])", lambda match: b"+" if match[1] in b"bB" else b"/", text)
-    if b".0," in text:  # whole numbers as floating ones
-        text = text.replace(b".0,", b",")
     if b"&#" in text:
         text = _LATER_ENTITIES.sub(b" ", text)
         text = _PLUS_ENTITIES.sub(b"+", _SLASH_ENTITIES.sub(b"/", text))
@@ -120,44 +153,6 @@ def _remove_line_ends(text: bytes) -> bytes:
         for escape, character in ((b"%2B", b"+"), (b"%2b", b"+"), (b"%2F", b"/"), (b"%2f", b"/")):
             text = text.replace(escape, character)
     return text
-
-
-def _decode_escapes(text: bytes) -> Iterator[Writing]:
-    """Yield the text with backslashes, percent or equals signs read as escapes, or its characters as bytes.
-
-    Whatever is binary holds zero bytes.
-    """
-    if b"\\" in text and _ZERO.search(text):
-        with contextlib.suppress(UnicodeDecodeError):  # characters of which each stands for a byte, too
-            text = text if text.isascii() else text.decode("utf-8").encode("latin-1", "replace")
-        yield Writing("escapes", _ESCAPE.sub(_read_escape, text))
-    if b"%" in text and b"%00" in text:
-        yield Writing("percent signs", unquote_to_bytes(text))
-    if b"=" in text and b"=00" in text:
-        yield Writing("quoted-printable", binascii.a2b_qp(text))
-    if b"\0" in text and not text.isascii():
-        with contextlib.suppress(UnicodeDecodeError):
-            yield Writing("text", text.decode("utf-8").encode("latin-1", "replace"))
-    if b"\0" in text[:4096]:
-        for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
-            if _is_wide(text[:4096], encoding):
-                yield Writing(encoding, text.decode(encoding, "ignore").encode("utf-8", "ignore"))
-    if text.count(b"\0") >= LEAST_TEXT:  # base64 in two bytes, behind letters that are not ASCII
-        yield Writing("letters of several bytes", text.translate(None, b"\0"))
-
-
-def _read_escape(match: re.Match[bytes]) -> bytes:
-    if match[3]:
-        return bytes([int(match[3], 8) & 255])
-    if digits := match[1] or match[2]:
-        return bytes.fromhex(digits.decode())
-    return _CHARACTERS.get(match[4], match[4])
-
-
-def _is_wide(head: bytes, encoding: str) -> bool:
-    """Return whether text in this encoding is mostly ASCII."""
-    decoded = head.decode(encoding, "replace")
-    return len(decoded) > 8 and sum(map(str.isascii, decoded)) > 0.7 * len(decoded) > decoded.count("\0") * 2
 
 
 def _find_runs(kinds: NDArray[np.uint64], kind: int, least: int, gap: int) -> list[tuple[int, int]]:
@@ -176,15 +171,14 @@ def _find_runs(kinds: NDArray[np.uint64], kind: int, least: int, gap: int) -> li
         return []
     reach = 2 * _BLOCK + gap  # of each run, up to a block lies before its first whole one, and behind its last
     parts = np.flatnonzero(starts[1:] - ends[:-1] > reach)
-    characters, runs = kinds.view(np.uint8) & kind, []
-    for start, end in zip(
-        starts[np.r_[0, parts + 1]].tolist(), ends[np.r_[parts, len(ends) - 1]].tolist(), strict=True
-    ):
-        before, after = characters[max(0, start - _BLOCK) : start], characters[end : end + _BLOCK]
-        start -= int(np.argmin(before[::-1])) if len(before) and not before.all() else len(before)
-        end += int(np.argmin(after)) if len(after) and not after.all() else len(after)
-        runs.append((start, end))
-    return runs
+    starts, ends = starts[np.r_[0, parts + 1]], ends[np.r_[parts, len(ends) - 1]]
+    characters = np.zeros(len(kinds) * 8 + 2, np.int8)
+    characters[1:-1] = kinds.view(np.uint8) & kind > 0
+    edges = np.flatnonzero(np.diff(characters))
+    starts = np.maximum(edges[::2][np.searchsorted(edges[::2], starts, "right") - 1], starts - _BLOCK)
+    ends = np.minimum(edges[1::2][np.searchsorted(edges[1::2], ends, "left")], ends + _BLOCK)
+    long = ends - starts >= least
+    return list(zip(starts[long].tolist(), ends[long].tolist(), strict=True))
 
 
 def _decode_letters(run: bytes) -> Iterator[Writing]:
@@ -195,52 +189,100 @@ def _decode_letters(run: bytes) -> Iterator[Writing]:
     letters = run.translate(_STANDARD, _NOT_BASE64)
     if len(letters) < LEAST_TEXT:
         return
-    for shift in range(4):
-        part = letters[shift:]
-        yield Writing("base64", binascii.a2b_base64(part[: len(part) // 4 * 4]))
-    for digits in _find_stretches(letters, _HEX):
-        for shift in range(2):
-            part = digits[shift:]
-            yield Writing("hexadecimal digits", bytes.fromhex(part[: len(part) // 2 * 2].decode()))
-    for digits in _find_stretches(letters, _BASE32):
+    hashes, letters = _part_hashes(letters)
+    yield from _decode_hex(hashes)
+    for start, stop in _find_stretches(letters, _HEX):
+        yield from _decode_hex(letters[start:stop])
+    for content in _decode_base64(letters):
+        yield Writing("base64", content)
+    for start, stop in _find_stretches(letters, _BASE32):
+        digits = letters[start:stop]
         for shift in range(8):
             part = digits[shift:]
             yield Writing("base32", base64.b32decode(part[: len(part) // 8 * 8]))
 
 
-def _find_stretches(letters: bytes, table: bytes) -> list[bytes]:
-    """Return the stretches of the characters that a table of 256 marks with 1, not the short ones."""
-    marks, stretches, end = letters.translate(table), [], 0
-    while (start := marks.find(_LONG, end)) >= 0:
-        end = marks.find(b"\0", start)
-        end = len(marks) if end < 0 else end
-        stretches.append(letters[start:end])
-    return stretches
+def _decode_base64(letters: bytes) -> Iterator[bytes]:
+    """Yield what base64 may say, wherever the first group of four begins."""
+    for shift in range(4):
+        part = letters[shift:]
+        if len(part) >= LEAST_TEXT:
+            yield binascii.a2b_base64(part[: len(part) // 4 * 4])
+
+
+def _decode_hex(digits: bytes, are_bytes: bool = False) -> Iterator[Writing]:
+    for shift in range(2):
+        part = digits[shift:]
+        if len(part) < LEAST_TEXT:
+            return
+        yield Writing("hexadecimal digits", bytes.fromhex(part[: len(part) // 2 * 2].decode()), is_refused=are_bytes)
+
+
+def _part_hashes(letters: bytes) -> tuple[bytes, bytes]:
+    """Return the hashes among the letters, and all else: hexadecimal digits of one case, of usual lengths.
+
+    No four bytes that begin an image are so in base64.
+    """
+    array = np.frombuffer(letters, np.uint8)
+    is_hash = np.zeros(len(array), bool)
+    is_letter = np.r_[0, np.cumsum(array >= ord("A"), dtype=np.int32)]
+    for table in _HEX_CASES:
+        marks = np.frombuffer(b"\0" + letters.translate(table) + b"\0", np.int8)
+        edges = np.flatnonzero(np.diff(marks))
+        starts, ends = edges[::2], edges[1::2]
+        lengths = ends - starts
+        shares = (is_letter[ends] - is_letter[starts]) * 8
+        fits = (lengths >= _LONG) & (shares > lengths) & (shares < 7 * lengths)
+        for start, end in zip(starts[fits].tolist(), ends[fits].tolist(), strict=True):
+            is_hash[start:end] = True
+    return array[is_hash].tobytes(), array[~is_hash].tobytes()
+
+
+def _find_stretches(letters: bytes, table: bytes) -> list[tuple[int, int]]:
+    """Return where characters that a table of 256 marks with 1 begin and end, not a few of them."""
+    return list(values.list_runs(letters.translate(table), _LONG))
+
+
+def _decode_hex_pairs(run: bytes) -> Iterator[Writing]:
+    """Yield the bytes that a list of pairs of hexadecimal digits gives."""
+    if len(run.translate(None, _HEX_DIGITS[0] + b"ABCDEF")) < _LEAST_PAIRS - 1:
+        return
+    groups = run.replace(b"0x", b" ").replace(b"0X", b" ").translate(_TO_BLANKS).split()
+    pairs = [group for group in groups if len(group) == 2]
+    if len(pairs) >= _LEAST_PAIRS:
+        yield Writing("hexadecimal digits", bytes.fromhex(b"".join(pairs).decode()))
 
 
 def _decode_numbers(run: bytes) -> Iterator[Writing]:
-    """Yield the bytes that a list of numbers gives, decimal or hexadecimal."""
-    letters = len(run.translate(None, _DECIMAL))
-    if letters * 16 > len(run):
-        pairs = _HEX_PAIR.findall(run.replace(b"0x", b" ").replace(b"0X", b" "))
-        if len(pairs) >= _LEAST_PAIRS:
-            yield Writing("hexadecimal digits", bytes.fromhex(b"".join(pairs).decode()))
+    """Yield the bytes that a list of numbers gives."""
+    if b"]" in run and _are_rows_of_pixels(run):
+        yield Writing("grid of numbers that may be pixels", b"", is_refused=True)
+    numbers = number_lists.read_numbers(run)
+    if not len(numbers):
         return
-    if letters:
-        run = max(_HEX_LETTERS.split(run), key=len)
-    if b"-" in run:
-        run = b" ".join(_NUMBER.findall(run))
-    try:
-        values = np.fromstring(run.translate(_TO_SPACES), np.int64, sep=" ")
-    except (ValueError, OverflowError):
+    integers = np.clip(np.where(numbers == np.round(numbers), numbers, _NO_BYTE), -_NO_BYTE, _NO_BYTE).astype(np.int64)
+    if (integers != _NO_BYTE).mean() < 0.5:
         return
-    for part in (values, values[1::2]) if (values[:64:2] == np.arange(len(values[:64:2]))).all() else (values,):
-        yield Writing("list of numbers", to_bytes(part), len(part) >= _LEAST_PIXELS and pixels.are_pixels(part))
+    for part in (integers, integers[1::2]) if _are_places(integers[:64:2]) else (integers,):
+        yield Writing("list of numbers", to_bytes(part))
 
 
-def to_bytes(values: NDArray[np.int64]) -> bytes:
+def _are_places(numbers: NDArray[np.int64]) -> bool:
+    return bool((numbers == np.arange(len(numbers))).all())
+
+
+def _are_rows_of_pixels(run: bytes) -> bool:
+    """Return whether a list in lists in a list has rows of pixels, each of three or four numbers."""
+    brackets = run.translate(None, b" \t\r\n")
+    rows = brackets.count(b"]],[[") + 1
+    pixels = brackets.count(b"],[") + 1
+    channels = (brackets.count(b",") + 1) / pixels
+    return rows >= _LEAST_SIDE and pixels >= rows * _LEAST_SIDE and 2.9 < channels < 4.1
+
+
+def to_bytes(numbers: NDArray[np.int64]) -> bytes:
     """Return numbers as bytes, those below 0 as the signed ones that they are; what is no byte becomes 0."""
-    return np.where((values < -128) | (values > 255), 0, values).astype(np.int64).view(np.uint8)[::8].tobytes()
+    return np.where((numbers < -128) | (numbers > 255), 0, numbers).astype(np.int64).view(np.uint8)[::8].tobytes()
 
 
 def _decode_base85(text: bytes, decoder: Callable[..., bytes]) -> bytes:
