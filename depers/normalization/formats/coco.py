@@ -9,6 +9,7 @@ several objects, no boxes of one, and are ignored; so is what says `ignore`. Wit
 is taken, polygons or a mask. Ids and numbers may be written as text.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -17,6 +18,7 @@ import ijson
 
 from depers.datasets.labels import read_number
 from depers.errors import UserError, short_reason
+from depers.normalization.formats.json_lists import Piece, find_pieces, read_list
 from depers.normalization.rules import Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
@@ -88,6 +90,7 @@ class CocoFile:
 
     def __init__(self, path: str, open_anew: Callable[[], BinaryIO]) -> None:
         self.path, self._open = path, open_anew
+        self._pieces: dict[str, list[Piece]] | None = None
         self.corner_areas = self.box_areas = 0
         self.categories: dict[object, str] = {}
         for item in self._items("categories"):
@@ -155,19 +158,38 @@ class CocoFile:
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""
         try:
+            for item in self._values(part):
+                if not isinstance(item, dict):
+                    raise UserError(f"{self.path}: {part} must be objects, but one is {str(item)[:80]!r}")
+                yield item
+        except OSError as error:
+            raise UserError(f"{self.path}: not readable ({short_reason(error)})") from None
+
+    def _values(self, part: str) -> Iterator[Any]:
+        """Yield what is in a list: piece by piece, and event by event from where that does not do."""
+        count = 0
+        try:
+            if self._pieces is None:
+                with self._open() as stream:
+                    self._pieces = find_pieces(stream, ("categories", *_LISTS))
+            for items in read_list(self._open, self._pieces[part]):
+                for item in items:
+                    count += 1
+                    yield item
+        except (ValueError, RecursionError):
+            yield from itertools.islice(self._stream(part), count, None)
+
+    def _stream(self, part: str) -> Iterator[Any]:
+        """Yield what is in a list, event by event. Raise UserError where it is no JSON, with its place."""
+        try:
             with self._open() as stream:
                 if stream.read(3) != b"\xef\xbb\xbf":
                     stream.seek(0)
                 counted = _Counted(stream)
-                for item in ijson.items(counted, f"{part}.item", buf_size=_BUFFER, use_float=True):
-                    if not isinstance(item, dict):
-                        raise UserError(f"{self.path}: {part} must be objects, but one is {str(item)[:80]!r}")
-                    yield item
+                yield from ijson.items(counted, f"{part}.item", buf_size=_BUFFER, use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
             place = counted.describe_place()
             raise UserError(f"{self.path}: must be JSON, but {place} it is not ({_short(error)})") from None
-        except OSError as error:
-            raise UserError(f"{self.path}: not readable ({short_reason(error)})") from None
 
 
 class _Counted:

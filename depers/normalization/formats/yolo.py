@@ -124,7 +124,7 @@ def read_yolo(
 def read_plain_yolo(
     data: bytes, names: Sequence[str] | None = None, file_class: str = "", columns: str = AUTO
 ) -> PlainBoxes | None:
-    """Return what `read_yolo` does, much faster, of a text with five right numbers in each line, one blank between them.
+    """Return what `read_yolo` does, much faster, of a text with five right numbers in each line, a blank between them.
 
     None for all others, whatever they are.
     """
