@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from depers import storage
 from depers.commands import detect
 from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, without_machine_labels
+from depers.datasets.seen_images import count_seen, describe_seen
 from depers.datasets.splits import group_names
 from depers.detection.settings import PRECISIONS, parse_weights, read_checkpoints
 from depers.detection.thresholds import Settings, describe_weights
@@ -67,7 +68,7 @@ class Options(CheckedOptions):
     submission: str | None = option(
         None, "write the detections in the competition's format as well, and score them", metavar="FILE"
     )
-    split: str = option("val", "which images", choices=("val", "train"))
+    split: str = option("val", "which images", choices=("val", "train", "calibration"))
     confidence: float = confidence_option(
         0.001, "least confidence of a box; low, for the whole curve of precision over recall"
     )
@@ -184,7 +185,7 @@ class Options(CheckedOptions):
 
 def split_folder(dataset: Dataset, split: str, source: str) -> str:
     """Return the folder of images of a split. Raises UserError where the dataset has no such split."""
-    folder = dataset.val if split == "val" else dataset.train
+    folder = {"train": dataset.train, "val": dataset.val, "calibration": dataset.calibration}[split]
     if folder is None:
         raise UserError(f"{source}: the dataset must name a {split} split, but does not")
     return folder
@@ -226,7 +227,13 @@ def _score(options: Options, dataset: Dataset, folder: str) -> EvaluateResult:
     return EvaluateResult(out=options.out, figures=content, metrics=target, text=text)
 
 
-def _calibrate(options: Options, dataset: Dataset, folder: str, targets: dict[str, float]) -> list[Calibration]:
+def _calibrate(
+    options: Options,
+    dataset: Dataset,
+    folder: str,
+    targets: dict[str, float],
+    seen: Mapping[str, Mapping[str, int] | None],
+) -> list[Calibration]:
     """Detect as anonymization does, and write OUT/thresholds.json."""
     detection = options.redaction(folder)
     result = detect.run(detection, withholds=False)
@@ -262,6 +269,7 @@ def _calibrate(options: Options, dataset: Dataset, folder: str, targets: dict[st
         "group_by": options.group_by,
         "promise": calibration.describe_certainty(calibrations, options.certainty),
     }
+    details["seen_in_training"] = seen
     details["found"] = "covered by the grown boxes of its class together; precision at IoU 0.5"
     text = calibration.format_thresholds(calibrations, settings, details)
     storage.write_bytes(storage.join(options.out, "thresholds.json"), text.encode())
@@ -306,8 +314,11 @@ def _evaluate(options: Options) -> EvaluateResult:
     failed = [(row["path"], row["reason"]) for row in failures]
     figures: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.weights)}
     figures |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
+    seen = count_seen([parse_weights(text).uri for text in options.weights], folder)
+    figures["seen_in_training"] = seen
+    warnings = describe_seen(seen, len(measured))
     figures |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
-    lines = [metrics.format_text()]
+    lines = [*warnings, metrics.format_text()]
     if options.submission:
         detections = submission.from_table(table, dataset.names)
         storage.write_bytes(options.submission, submission.format_submission(detections).encode())
@@ -317,10 +328,12 @@ def _evaluate(options: Options) -> EvaluateResult:
     calibrations: list[Calibration] = []
     thresholds = storage.join(options.out, "thresholds.json") if targets else None
     if targets:
-        calibrations = _calibrate(options, dataset, folder, targets)
+        calibrations = _calibrate(options, dataset, folder, targets, seen)
         lines.append(f"{calibration.format_table(calibrations, options.certainty)}\n{thresholds}")
     results = [judge(sample, metrics.confidence) for sample in measured]
-    page = make_report(metrics, sizes, calibrations, options.certainty, results, failed, folder, dataset.names)
+    page = make_report(
+        metrics, sizes, calibrations, options.certainty, results, failed, folder, dataset.names, warnings
+    )
     content = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
     for name, text in (("metrics.json", content), ("metrics.csv", metrics.format_csv()), ("report.html", page)):
         storage.write_bytes(storage.join(options.out, name), text.encode())

@@ -199,7 +199,8 @@ def _list_folders(options: Options, dataset: Dataset) -> dict[str, str]:
             f"{options.dataset}: must hold what people labelled, but has machine_labelled: label the dataset that it"
             " was made of"
         )
-    folders = {"train": dataset.train} | ({"val": dataset.val} if dataset.val is not None else {})
+    others = {"val": dataset.val, "calibration": dataset.calibration}
+    folders = {"train": dataset.train} | {split: folder for split, folder in others.items() if folder is not None}
     out = storage.absolute(options.out)
     for folder in (dataset.root, *folders.values()):
         if storage.overlap(folder, out):

@@ -54,7 +54,16 @@ LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.writing")
 """What the processes import that do the work where no Ray runs."""
 
 _CHUNK = 32  # images per task
-_DECISIVE = ("classes", "val_fraction", "seed", "group_by", "keep_splits", "unlabelled", "exif_frame")
+_DECISIVE = (
+    "classes",
+    "val_fraction",
+    "calibration_fraction",
+    "seed",
+    "group_by",
+    "keep_splits",
+    "unlabelled",
+    "exif_frame",
+)
 
 _LABELS, _SPLIT = "labels", "split"
 
@@ -96,6 +105,14 @@ class Options(CheckedOptions):
         metavar="PATTERN",
     )
     val_fraction: float = option(0.2, "share of the images in val; 0: all in train", low=0, below=1, group=_SPLIT)
+    calibration_fraction: float = option(
+        0.0,
+        "share of the images in calibration: neither learnt from nor used to choose weights, for"
+        " `evaluate --split calibration --target-recall`",
+        low=0,
+        below=1,
+        group=_SPLIT,
+    )
     seed: int = seed_option("seed of the split", group=_SPLIT)
     group_by: str | None = option(
         None,
@@ -104,7 +121,9 @@ class Options(CheckedOptions):
         group=_SPLIT,
         metavar="REGEX",
     )
-    keep_splits: bool = option(False, "split as RAW's folders train, val or valid do; test is left out", group=_SPLIT)
+    keep_splits: bool = option(
+        False, "split as RAW's folders train, val, valid or calibration do; test is left out", group=_SPLIT
+    )
     unlabelled: str = option(
         AUTO,
         "what an image is that no label file is about; auto: skipped in VOC and COCO, and in YOLO where others have an"
@@ -130,6 +149,9 @@ class Options(CheckedOptions):
                 raise UserError(f"--classes must be names without '/', but got {name!r}")
         if not self.classes:
             raise UserError("--classes must name at least one class")
+        if self.val_fraction + self.calibration_fraction >= 1:
+            shares = f"{self.val_fraction:g} and {self.calibration_fraction:g}"
+            raise UserError(f"--val-fraction and --calibration-fraction must leave images to train, but are {shares}")
         self.sources()
 
     def sources(self) -> list[tuple[str, Mapping[str, str], bool]]:
@@ -295,6 +317,7 @@ def _assign(
         class_ids,
         index,
         val_fraction=options.val_fraction,
+        calibration_fraction=options.calibration_fraction,
         seed=options.seed,
         group_by=options.group_by,
         copies=copies,

@@ -13,9 +13,10 @@ import math
 from dataclasses import dataclass
 
 from depers import storage
+from depers.datasets import seen_images
 from depers.datasets.data_yaml import check_labels, read_dataset
-from depers.errors import UserError
-from depers.runtime import claims
+from depers.errors import UserError, short_reason
+from depers.runtime import claims, progress
 from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
 from depers.training.options import Options, resolve_paths
@@ -61,6 +62,16 @@ def run(options: Options) -> TrainResult:
         return _train(options, out)
 
 
+def _note_images(options: Options) -> None:
+    """Write OUT/seen.parquet, by which `evaluate` knows what taught and chose the weights; it costs no training."""
+    if storage.exists(storage.join(options.out, seen_images.NAME)):
+        return
+    try:
+        seen_images.write_seen(options.out, [uri for uri, _ in options.list_datasets()])
+    except (UserError, OSError) as error:
+        progress.report(f"warning: which images were used could not be noted: {short_reason(error)}")
+
+
 def _train(options: Options, out: str) -> TrainResult:
     """Train on all workers, unless that is done; `out` is OUT as the caller names it."""
     import ray
@@ -76,6 +87,7 @@ def _train(options: Options, out: str) -> TrainResult:
     report = storage.join(options.out, REPORT)
     if read_progress(options.out).finished_epochs != options.epochs or not storage.exists(report):
         fit(options, options.list_datasets(), device == "cuda", threads)
+    _note_images(options)
     rows = read_results(options.out)
     best = max((row for row in rows if not math.isnan(row["fitness"])), key=lambda row: row["fitness"])
     return TrainResult(

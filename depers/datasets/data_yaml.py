@@ -41,6 +41,8 @@ class Dataset(NamedTuple):
 
     `additional_share`: how much of what a training sees comes from `additional_train`, if data.yaml says so by its
     `share`, which YOLOv5 ignores.
+
+    `calibration` are images that neither teach nor choose weights, for thresholds; YOLOv5 ignores the key.
     """
 
     root: str
@@ -51,6 +53,7 @@ class Dataset(NamedTuple):
     additional_train: tuple[str, ...] = ()
     machine_labelled: tuple[tuple[str, frozenset[int]], ...] = ()
     additional_share: float | None = None
+    calibration: str | None = None
 
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
@@ -108,7 +111,8 @@ def read_dataset(dataset: str | Path) -> Dataset:
     share = content.get("share")
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1):
         raise UserError(f"{file}: share must be a number between 0 and 1, but is {share!r}")
-    return Dataset(root, names, train, val, labelled, additional, machine_labelled, share)
+    calibration = _read_split(file, root, content.get("calibration"), "calibration")
+    return Dataset(root, names, train, val, labelled, additional, machine_labelled, share, calibration)
 
 
 def _resolve(folder: str, path: str) -> str:
@@ -207,7 +211,7 @@ def _read_labelled(
 def write_data_yaml(
     root: str | Path,
     names: Sequence[str],
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] = SPLITS[:2],
     labelled: Mapping[str, Sequence[str]] | None = None,
     machine_labelled: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
@@ -217,6 +221,8 @@ def write_data_yaml(
     that are labelled there, `machine_labelled` to those of them that a detector labelled; YOLOv5 ignores both keys.
     """
     folders = {split: f"images/{split}" if split in splits else "" for split in SPLITS}
+    if not folders["calibration"]:
+        del folders["calibration"]  # which YOLOv5 knows nothing of
     content: dict[str, Any] = {**folders, "nc": len(names), "names": list(names)}
     if labelled:
         content["labelled"] = {prefix: list(classes) for prefix, classes in labelled.items()}
@@ -247,6 +253,7 @@ def write_joined_yaml(
         ]
         content["val"] = storage.absolute(real.val) if real.val else ""
         content["share"] = SYNTHETIC_SHARE
+        content |= {"calibration": storage.absolute(real.calibration)} if real.calibration else {}
     labelled = [*real.labelled] if real else []
     if labelled:
         content["labelled"] = _named([*labelled, (f"{prefix}/", frozenset(range(len(names))))], names)
@@ -260,6 +267,7 @@ def write_joined_yaml(
 def write_subset_yaml(root: str, dataset: Dataset) -> None:
     """Write ROOT/data.yaml for a part of a dataset: training images in ROOT/images/train, its own for validation."""
     content: dict[str, Any] = {"train": "images/train", "val": storage.absolute(dataset.val) if dataset.val else ""}
+    content |= {"calibration": storage.absolute(dataset.calibration)} if dataset.calibration else {}
     content |= {"nc": len(dataset.names), "names": list(dataset.names)}
     if dataset.labelled:
         content["labelled"] = _named(dataset.labelled, dataset.names)

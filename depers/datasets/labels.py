@@ -18,7 +18,7 @@ from depers.errors import UserError, short_reason
 
 CLASSES = ("car", "head", "face", "human", "carplate")
 """The classes in the order of their ids."""
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "calibration")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What an image's name in a dataset ends with, in lower case."""
 _IMAGES = re.compile(r"(.*)/(images)/(.*)", re.DOTALL)  # greedy: the last folder of that name

@@ -1,9 +1,9 @@
-"""The split into train and val: whole groups, seeded, each class near its share."""
+"""The split into train, val and calibration: whole groups, seeded, each class near its share."""
 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from depers.errors import UserError
 
@@ -78,6 +78,28 @@ def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequenc
     if not val and val_fraction > 0 and len(members) > 1:
         val.add(min(ranking, key=lambda group: len(members[group])))
     return ["val" if group in val else "train" for group in groups]
+
+
+def split_into(
+    groups: Sequence[str], fractions: Mapping[str, float], seed: int, strata: Sequence[Strata] | None = None
+) -> list[str]:
+    """Return the split of every image: train, or one of those that `fractions` name, each with its share of the images.
+
+    They are split off one after another as `split` does it, each from what those before it leave.
+    """
+    splits = ["train"] * len(groups)
+    rest = list(range(len(groups)))
+    remaining = 1.0
+    for name, fraction in fractions.items():
+        if not fraction:
+            continue
+        part = [strata[index] for index in rest] if strata else None
+        chosen = split([groups[index] for index in rest], fraction / remaining, seed, part)
+        for index, side in zip(rest, chosen, strict=True):
+            splits[index] = name if side == "val" else "train"
+        rest = [index for index in rest if splits[index] == "train"]
+        remaining -= fraction
+    return splits
 
 
 def _rank(group: str, seed: int) -> bytes:

@@ -25,7 +25,7 @@ Twice as much is what lognormal sizes need, whose largest clusters a sample does
 """
 
 
-class Sums(NamedTuple):
+class Moments(NamedTuple):
     """What the bound is computed from, over all clusters: sums of labels n and misses m, their squares and products.
 
     Numbers, or arrays of one shape.
@@ -39,32 +39,34 @@ class Sums(NamedTuple):
     misses_by_labels: NDArray[np.float64]
 
 
-def sum_clusters(misses: NDArray[np.float64], labels: NDArray[np.float64]) -> Sums:
+def sum_clusters(misses: NDArray[np.float64], labels: NDArray[np.float64]) -> Moments:
     """Return the sums over the last axis of how many labels clusters have, and how many of them are missed."""
     moments = labels, labels**2, misses, misses**2, misses**3, misses * labels
-    return Sums(*(np.asarray(moment.sum(-1)) for moment in moments))
+    return Moments(*(np.asarray(moment.sum(-1)) for moment in moments))
 
 
-def bound_recall(sums: Sums, certainty: float) -> NDArray[np.float64]:
+def bound_recall(moments: Moments, certainty: float) -> NDArray[np.float64]:
     """Return the recall that the clusters show with that certainty, at least; 0 where there are no labels."""
     from scipy.stats import beta
 
-    labels = np.maximum(sums.labels, 1)
-    extra = _extra_labels(sums)
-    rate = (sums.misses + extra) / (labels + extra)  # with the extra cluster, which is missed whole
-    residuals = sums.misses_squared - 2 * rate * sums.misses_by_labels + rate**2 * sums.labels_squared
+    labels = np.maximum(moments.labels, 1)
+    extra = _extra_labels(moments)
+    rate = (moments.misses + extra) / (labels + extra)  # with the extra cluster, which is missed whole
+    residuals = moments.misses_squared - 2 * rate * moments.misses_by_labels + rate**2 * moments.labels_squared
     variance = (np.maximum(residuals, 0) + ((1 - rate) * extra) ** 2) / (labels + extra) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = rate * (1 - rate) / variance
         bounds = 1 - beta.ppf(certainty, rate * effective, (1 - rate) * effective)
-    return np.where((sums.labels > 0) & (sums.misses < sums.labels), np.nan_to_num(bounds), 0.0)
+    return np.where((moments.labels > 0) & (moments.misses < moments.labels), np.nan_to_num(bounds), 0.0)
 
 
-def _extra_labels(sums: Sums) -> NDArray[np.float64]:
+def _extra_labels(moments: Moments) -> NDArray[np.float64]:
     """Return how many labels the cluster has that is added, missed whole."""
-    labels, misses, squared = (np.maximum(value, 1) for value in (sums.labels, sums.misses, sums.misses_squared))
-    skewness = sums.misses_cubed / squared - sums.misses_squared / misses
-    return np.asarray(sums.labels_squared / labels + _SKEWNESS_WEIGHT * np.maximum(skewness, 0))
+    labels, misses, squared = (
+        np.maximum(value, 1) for value in (moments.labels, moments.misses, moments.misses_squared)
+    )
+    skewness = moments.misses_cubed / squared - moments.misses_squared / misses
+    return np.asarray(moments.labels_squared / labels + _SKEWNESS_WEIGHT * np.maximum(skewness, 0))
 
 
 def lower_bound(misses: NDArray[np.int64], labels: NDArray[np.int64], certainty: float) -> float:
@@ -83,7 +85,7 @@ def bound_as_missed(clusters: NDArray[np.int64], certainty: float) -> NDArray[np
     misses = [np.concatenate([np.zeros(1), step.cumsum()]) for step in steps]
     unit = np.ones(len(clusters) + 1)
     totals = unit * sizes.sum(), unit * np.square(sizes.astype(np.float64)).sum()
-    return bound_recall(Sums(*totals, *misses), certainty)
+    return bound_recall(Moments(*totals, *misses), certainty)
 
 
 def least_clusters(labels: NDArray[np.int64], target: float, certainty: float) -> int | None:
@@ -96,8 +98,8 @@ def least_clusters(labels: NDArray[np.int64], target: float, certainty: float) -
     def shows(count: int) -> bool:
         scale = count / len(sizes)
         zero = np.zeros(())
-        sums = Sums(scale * sizes.sum(), scale * (sizes**2).sum(), zero, zero, zero, zero)
-        return float(bound_recall(sums, certainty)) >= target
+        moments = Moments(scale * sizes.sum(), scale * (sizes**2).sum(), zero, zero, zero, zero)
+        return float(bound_recall(moments, certainty)) >= target
 
     low, high = 0, 1
     while not shows(high):

@@ -23,13 +23,15 @@ def make_report(
     failed: Sequence[tuple[str, str]],
     folder: str,
     names: Sequence[str],
+    warnings: Sequence[str] = (),
 ) -> str:
-    """Return the HTML page: figures, what could not be measured, and the images with the most misses."""
+    """Return the HTML page: warnings, figures, what could not be measured, and the images with the most misses."""
     header = ("Class", "Images", "Labels", "Precision", "Recall", "mAP@.5", "mAP@.5:.95")
     rows: list[tuple[object, ...]] = [metrics.mean, *metrics.classes]
     rows += [(name, metrics.mean.images, labels, *["not detectable"] * 4) for name, labels in metrics.undetectable]
     mean, confidence = metrics.mean, metrics.confidence
     lead = f"{mean.images} images, {mean.labels} labels: mAP@.5 {mean.map50:.3f}, mAP@.5:.95 {mean.map50_95:.3f}."
+    lead = " ".join([lead, *warnings])
     note = f"Precision and recall at confidence {confidence:.3f}, where F1 is best."
     if metrics.undetectable:
         note += " Classes that these weights do not know are left out of the mean."

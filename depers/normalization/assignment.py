@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from depers import storage
 from depers.datasets.ignore_regions import FOLDER
-from depers.datasets.splits import Strata, group_names, split
+from depers.datasets.splits import Strata, group_names, split_into
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog
 from depers.normalization.index import LabelIndex
@@ -89,11 +89,12 @@ def split_at_random(
     index: LabelIndex,
     *,
     val_fraction: float,
+    calibration_fraction: float,
     seed: int,
     group_by: str | None,
     copies: Mapping[int, int],
 ) -> Assignment:
-    """Split the images that are not `skipped` by the share of val, a seed, and the groups' regular expression.
+    """Split the images that are not `skipped` by the shares of val and calibration, a seed, and the groups' expression.
 
     Distributed evenly are the boxes of every class (`class_ids` are the dataset's, by the catalog's class numbers), the
     images without any, and the sets. `copies` go where the image goes that they are the same as. Raise UserError where
@@ -111,7 +112,8 @@ def split_at_random(
         if class_counts := [(class_ids[c], count) for c, count in counts if c in class_ids]:
             strata[number] = [*class_counts, *of_set[prefixes[number]]]
     splits = [""] * len(names)
-    chosen = split(groups, val_fraction, seed, [strata[number] for number in numbers])
+    fractions = {"val": val_fraction, "calibration": calibration_fraction}
+    chosen = split_into(groups, fractions, seed, [strata[number] for number in numbers])
     for number, name in zip(numbers, chosen, strict=True):
         splits[number] = name
     return Assignment(names, splits)
@@ -142,11 +144,13 @@ def read_split(name: str) -> tuple[str, str]:
     """
     *folders, last = name.split("/")
     for index, folder in enumerate(folders):
-        match = re.fullmatch(r"(train|val|test)(?:ing|id|idation)?[-_]?\d*", folder, re.IGNORECASE)
+        match = re.fullmatch(r"(train|val|test|calibration)(?:ing|id|idation)?[-_]?\d*", folder, re.IGNORECASE)
         if match:
             split_name = match[1].lower()
             return "" if split_name == "test" else split_name, "/".join([*folders[:index], *folders[index + 1 :], last])
-    raise UserError(f"--keep-splits needs folders named train, val, valid or test, but {name!r} lies in none")
+    raise UserError(
+        f"--keep-splits needs folders named train, val, valid, calibration or test, but {name!r} lies in none"
+    )
 
 
 def make_tasks(

@@ -139,7 +139,7 @@ def format_summary(statistics: LabelStatistics, classes: Sequence[str], labelled
     """Return images and boxes, for the screen, and which images are labelled for some classes only."""
     images = "; ".join(
         f"{statistics.images[split]} images in {split} ({statistics.backgrounds[split]} without boxes)"
-        for split in SPLITS
+        for split in list_splits(statistics)
     )
     counts = [sum(statistics.boxes[split, class_id] for split in SPLITS) for class_id in range(len(classes))]
     boxes = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
@@ -151,13 +151,20 @@ def format_summary(statistics: LabelStatistics, classes: Sequence[str], labelled
     return "\n".join(lines)
 
 
+def list_splits(statistics: LabelStatistics) -> list[str]:
+    """Return train and val, and each other split that has images."""
+    return [split for split in SPLITS if split in SPLITS[:2] or statistics.images[split]]
+
+
 def make_class_rows(statistics: LabelStatistics, classes: Sequence[str]) -> list[list[object]]:
-    """Return boxes and images of every class in either split, and val's share of the boxes."""
+    """Return boxes and images of every class in each split, and the other splits' shares of the boxes."""
     rows: list[list[object]] = []
+    splits = list_splits(statistics)
     for class_id, name in enumerate(classes):
-        train, val = (statistics.boxes[split, class_id] for split in SPLITS)
-        images = [statistics.with_class[split, class_id] for split in SPLITS]
-        rows.append([name, train, val, *images, val / (train + val) if train + val else "–"])
+        boxes = [statistics.boxes[split, class_id] for split in splits]
+        images = [statistics.with_class[split, class_id] for split in splits]
+        shares: list[object] = [count / sum(boxes) if sum(boxes) else "–" for count in boxes[1:]]
+        rows.append([name, *boxes, *images, *shares])
     return rows
 
 
@@ -195,15 +202,10 @@ def make_report(
     account: Sequence[Sequence[object]],
 ) -> str:
     """Return the HTML page; `account` are numbers of files of the input, each with kind, status and detail."""
-    lead = ", ".join(f"{statistics.images[split]} images in {split}" for split in SPLITS)
-    header = (
-        "Class",
-        "Boxes in train",
-        "Boxes in val",
-        "Images in train",
-        "Images in val",
-        "Share of boxes in val",
-    )
+    splits = list_splits(statistics)
+    lead = ", ".join(f"{statistics.images[split]} images in {split}" for split in splits)
+    header = ["Class", *(f"Boxes in {split}" for split in splits), *(f"Images in {split}" for split in splits)]
+    header += [f"Share of boxes in {split}" for split in splits[1:]]
     numbers = page.table(header, make_class_rows(statistics, classes))
     if labelled:
         rows = [[prefix or "all", ", ".join(names) or "none"] for prefix, names in labelled.items()]
@@ -222,7 +224,8 @@ def make_report(
 
 
 def _plots(statistics: LabelStatistics, classes: Sequence[str]) -> list[Markup]:
-    counts = {split: [statistics.boxes[split, class_id] for class_id in range(len(classes))] for split in SPLITS}
+    splits = list_splits(statistics)
+    counts = {split: [statistics.boxes[split, class_id] for class_id in range(len(classes))] for split in splits}
     totals = np.sum(list(counts.values()), axis=0)
     most = [int(i) for i in np.argsort(-totals, kind="stable")[:_SERIES] if totals[i]]
     objects = {split: counter for split, counter in statistics.objects.items() if counter}

@@ -52,7 +52,7 @@ _BOX = pa.struct(
 )
 RECORD = tables.schema(
     column("name", pa.string(), "the image's path in its split's folder"),
-    column("split", pa.string(), "`train` or `val`"),
+    column("split", pa.string(), "`train`, `val` or `calibration`"),
     column("status", pa.string(), "`used` or `skipped`: a `SourceStatus`"),
     column("width", pa.int32(), "width of the upright image in pixels; 0 where it is skipped"),
     column("height", pa.int32(), "height of the upright image in pixels; 0 where it is skipped"),

@@ -25,6 +25,7 @@ SMALLER = {
     "--model yolov5s": "--model yolov5n --epochs 1 --imgsz 64 --batch-size 8",
     "--steps 300": "--steps 2 --validations 1 --sizes 8 --seeds 1 --imgsz 64 --batch-size 4 --synthetic 2",
     "--target-recall 0.99": "--target-recall 0.99 --imgsz 64",
+    "--thresholds evaluation/thresholds.json": "--thresholds evaluation/thresholds.json --imgsz 64",
 }
 
 

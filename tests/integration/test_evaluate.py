@@ -13,6 +13,7 @@ from training_sets import write_dataset
 from depers import storage
 from depers.commands import detect, evaluate
 from depers.commands.evaluate import Options
+from depers.datasets import seen_images
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import CLASSES
 from depers.detection import thresholds as detection_thresholds
@@ -96,7 +97,13 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     for name in ("broken", "nothing"):
         (dataset / f"labels/val/{name}.txt").write_text("")
     out, file = f"{s3_bucket}/evaluation", str(tmp_path / "submission.csv")
-    given = Options(str(dataset), out, (weights,), submission=file, target_recall=("0.9",), imgsz=128)
+    best = tmp_path / "run/weights/best.pt"  # of a training on this dataset
+    best.parent.mkdir(parents=True)
+    best.write_bytes(Path(weights.partition(":")[0]).read_bytes())
+    seen_images.write_seen(str(tmp_path / "run"), [str(dataset)])
+    given = Options(
+        str(dataset), out, (f"{best}:person=human,car=car",), submission=file, target_recall=("0.9",), imgsz=128
+    )
     result = evaluate.run(given)
     assert result.partial and [failure.path for failure in result.failures.examples] == ["broken.jpg"]
     figures = json.loads(storage.read_bytes(result.metrics))
@@ -107,6 +114,8 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     assert {name: row["labels"] for name, row in figures["classes"].items()} == {
         name: counts[name] for name in ("car", "human") if counts[name]
     }
+    assert figures["seen_in_training"] == {str(best): {"val": 6}}
+    assert result.text.startswith(f"warning: of 6 images, the training of {best} used 6 in val, which taught or chose")
     assert "not detectable with these weights" in result.text and f"head ({counts['head']})" in result.text
     assert result.summary()[-1] == f"report {out}/report.html" and result.thresholds == f"{out}/thresholds.json"
     page = storage.read_bytes(f"{out}/report.html").decode()

@@ -30,6 +30,8 @@ def test_data_yaml_is_read_as_written(tmp_path: Path, names: tuple[str, ...]) ->
     root = make_dataset(tmp_path / "set", names)
     expected = Dataset(str(root), names, f"{root}/images/train", f"{root}/images/val")
     assert read_dataset(root) == read_dataset(str(root / "data.yaml")) == expected
+    write_data_yaml(root, names, SPLITS)
+    assert read_dataset(root) == expected._replace(calibration=f"{root}/images/calibration")
 
 
 def test_data_yaml_without_a_split(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.datasets.splits import group_names, split
+from depers.datasets.splits import Strata, group_names, split, split_into
 from depers.errors import UserError
 
 names = st.lists(st.text("abc019_. ", min_size=1, max_size=8), min_size=2, max_size=40, unique=True)
@@ -77,3 +77,15 @@ def test_a_class_in_one_group_stays_in_train() -> None:
     strata = [[(0, 1)]] * 9 + [[(1, 5)]]
     for seed in range(10):
         assert split([str(index) for index in range(10)], 0.3, seed, strata)[9] == "train"
+
+
+@pytest.mark.parametrize("fractions", [{"val": 0.2, "calibration": 0.3}, {"val": 0, "calibration": 0.3}, {"val": 0.2}])
+def test_each_split_has_its_share_of_every_class_and_whole_groups(fractions: dict[str, float]) -> None:
+    groups = [f"{number // 3}" for number in range(900)]
+    strata: list[Strata] = [[("car", 1 + number % 3), ("rare", int(number % 30 == 0))] for number in range(900)]
+    splits = split_into(groups, fractions, 0, strata)
+    for name, share in {"train": 1 - sum(fractions.values()), **fractions}.items():
+        assert splits.count(name) == pytest.approx(900 * share, abs=3)
+        rare = sum(number % 30 == 0 and splits[number] == name for number in range(900))
+        assert rare == pytest.approx(30 * share, abs=2)
+    assert all(len({splits[number] for number in range(first, first + 3)}) == 1 for first in range(0, 900, 3))
