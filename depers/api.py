@@ -281,7 +281,7 @@ def _call(verb: str, **values: Any) -> Any:
 def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     """Run a verb with its `Options`, on the Ray that runs, that RAY_ADDRESS names, or a local one for this call alone.
 
-    A verb with `LOCAL_MODULES` needs no local one: processes of this machine do its work, which import these.
+    A verb whose `plan_processes` says so needs no local one: processes of this machine do its work.
 
     Raises UserError, perhaps wrapped by Ray, for what the user can put right.
     """
@@ -291,8 +291,9 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     module = importlib.import_module(f"depers.commands.{verb}")
     if check := getattr(module, "check", None):
         check(options)  # what is wrong with the input costs no waiting
-    if (modules := getattr(module, "LOCAL_MODULES", ())) and not is_named():
-        with local_pool.open_pool(modules):
+    plan = module.plan_processes(options) if hasattr(module, "plan_processes") and not is_named() else None
+    if plan is not None:
+        with local_pool.open_pool(plan):
             local_result: VerbResult = module.run(options)
             return local_result
     has_started = start_ray(debug)

@@ -19,13 +19,14 @@ from depers.detection.settings import parse_weights
 from depers.errors import UserError
 from depers.imaging.metadata import exif
 from depers.options import REDACTION, RUNNING, option
-from depers.pipeline import clean_watch
+from depers.pipeline import clean_watch, local
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
 from depers.redaction.regions import MODES
+from depers.runtime.local_pool import PoolPlan
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import ArchiveStatus, FileStatus
@@ -160,6 +161,11 @@ def _count_text(counts: Mapping[str, int], statuses: Sequence[str]) -> str:
     return ", ".join(
         f"{counts.get(status, 0)} {status}" for status in statuses if counts.get(status) or status in STATUSES[:3]
     )
+
+
+def plan_processes(options: Options) -> PoolPlan | None:
+    """Return the processes that do the work where INPUT is small; None where Ray shall do it."""
+    return local.plan_processes(options)
 
 
 def run(options: Options) -> AnonymizeResult:

@@ -19,12 +19,14 @@ from depers.detection.detections import SCHEMA, DetectionRow, to_array
 from depers.errors import UserError
 from depers.imaging import sniffing
 from depers.options import DETECTION, option
+from depers.pipeline import local
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import find_ambiguous_texts, label_name
 from depers.pipeline.box_tables import Row
 from depers.pipeline.steps import Item, Outcome
 from depers.runtime import outputs
+from depers.runtime.local_pool import PoolPlan
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import FileStatus
@@ -117,6 +119,11 @@ class DetectResult(VerbResult):
         """Return the line that says what was found, and the notes."""
         counts = f"{self.inputs} inputs: {self.boxes} boxes, {self.failures.count} failed"
         return [f"{counts}; {self.speed}; {self.detections}", *self.notes]
+
+
+def plan_processes(options: Options) -> PoolPlan | None:
+    """Return the processes that do the work where INPUT is small; None where Ray shall do it."""
+    return local.plan_processes(options)
 
 
 def run(options: Options, *, withholds: bool = True) -> DetectResult:

@@ -46,12 +46,12 @@ from depers.normalization.writing import ImageTask, make_unit_name, write_proble
 from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
+from depers.runtime.local_pool import PoolPlan
 from depers.runtime.results import Failures, VerbResult
 from depers.runtime.tasks import run_file_tasks
 from depers.storage import tables
 
-LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.writing")
-"""What the processes import that do the work where no Ray runs."""
+_LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.writing")
 
 _CHUNK = 32  # images per task
 _DECISIVE = (
@@ -219,6 +219,11 @@ class NormalizeResult(VerbResult):
         """Return the lines that say what is in the dataset and what was wrong."""
         lines = [*self.text.splitlines(), f"report: {self.report}", f"{self.problem_count} problems: {self.problems}"]
         return lines if self.complete else [*lines, "--strict: the dataset is left without data.yaml"]
+
+
+def plan_processes(options: Options) -> PoolPlan:
+    """Return the processes that do the work where no Ray runs."""
+    return PoolPlan(_LOCAL_MODULES)
 
 
 def run(options: Options) -> NormalizeResult:

@@ -40,7 +40,8 @@ class Objects(NamedTuple):
 def decide(detections: Detections, known_xyxy: Boxes, known_ids: NDArray[np.int64], rules: Rules) -> Objects:
     """Return the objects of the classes in `rules` that are not among the known ones, and which of them are labels.
 
-    `detections` are those of all weights together, `known_xyxy` (M, 4) and `known_ids` (M,) what people labelled. The box of an object is the most certain one; its confidence is that box's.
+    `detections` are those of all weights together, `known_xyxy` (M, 4) and `known_ids` (M,) what people labelled. The
+    box of an object is the most certain one; its confidence is that box's.
     """
     chosen = np.isin(detections.class_ids, list(rules.confidences)) & (
         detections.confidences >= rules.ignore_confidence

@@ -79,7 +79,11 @@ class PassOptions(CheckedOptions):
     device: str = device_option()
     precision: str = precision_option(PRECISIONS)
     topology: str = option(
-        "auto", "auto: fused on CPUs, staged around GPUs", choices=("auto", "fused", "staged"), group=RUNNING
+        "auto",
+        "auto: local where INPUT is small, in processes of this machine, without Ray; else with Ray, fused on CPUs,"
+        " staged around GPUs",
+        choices=("auto", "local", "fused", "staged"),
+        group=RUNNING,
     )
     workers: int | None = workers_option()
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from depers import __version__, storage
 from depers.detection.settings import InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
-from depers.pipeline import ray_data
+from depers.pipeline import local, ray_data
 from depers.pipeline.box_digests import describe_source, name_by_boxes
 from depers.pipeline.box_sources import BoxSource, find_ambiguous_texts
 from depers.pipeline.box_tables import Row, RowsByPath
@@ -22,7 +22,7 @@ from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.threshold_check import check_thresholds
 from depers.pipeline.workers import inspect_weights
-from depers.runtime import changes, claims, inputs, outputs, units
+from depers.runtime import changes, claims, inputs, local_pool, outputs, units
 from depers.runtime.cluster import choose_device
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report, report_lines
@@ -60,7 +60,7 @@ def make_job(
         iou_threshold=options.iou_threshold,
         max_detections=options.max_detections,
         multi_label=multi_label,
-        device=device or choose_device(options.device),
+        device=device or ("cpu" if local_pool.find_pool() is not None else choose_device(options.device)),
         precision=options.precision,
         augment=options.augment,
         withholds=withholds,
@@ -90,10 +90,18 @@ def make_job(
 
 def read_class_names(options: PassOptions) -> list[str]:
     """Return the names of the classes that the weights give. Raise UserError."""
+    job = make_job(options, pa.schema([]), lambda out: _skip_finish)
+    return list(_start_inspection(job, read_checkpoints(job.weights))()[0])
+
+
+def _start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], tuple[list[str], int, list[str]]]:
+    """Begin `inspect_weights`, which imports torch, in another process; return what waits for it."""
+    if local_pool.find_pool() is not None:
+        return local.start_inspection(job, checkpoints)
     import ray
 
-    job = make_job(options, pa.schema([]), lambda out: _skip_finish)
-    return list(ray.get(ray.remote(inspect_weights).remote(job, read_checkpoints(job.weights)))[0])
+    task = ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, checkpoints)
+    return lambda: ray.get(task)
 
 
 def _skip_finish(item: Item, boxes: Sequence[Row]) -> Outcome:
@@ -158,16 +166,12 @@ def run(
     UserError for a wrong INPUT, OUT, weights or classes, and after `stop_after_clean` images in a row in which the
     detector found nothing.
     """
-    import ray
-
     if job.boxes is not None and not job.boxes.labels:
         rows = RowsByPath(job.boxes.uri)
         rows.check_classes(job.classes)
 
     checkpoints = read_checkpoints(job.weights)
-    reference = ray.put(checkpoints)
-    # It imports torch; INPUT is listed meanwhile.
-    inspection = ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, reference)
+    finish_inspection = _start_inspection(job, checkpoints)  # INPUT is listed meanwhile
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
     if job.boxes is not None:
@@ -176,7 +180,7 @@ def run(
         ambiguous = find_ambiguous_texts((entry.path for entry in loose_entries), archives)
         boxes = job.boxes._replace(ambiguous=ambiguous)
         job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, rows)
-    class_names, stride, warnings = ray.get(inspection)
+    class_names, stride, warnings = finish_inspection()
     report_lines(warnings)
     notes = check_thresholds(options, job, checkpoints, class_names)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
@@ -190,15 +194,21 @@ def run(
         for name in finished_chunks.keys() - {unit.name for unit in todo}:
             units.remove_chunks(job.records, name, finished_chunks[name])
         staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
+        is_local = local_pool.find_pool() is not None
         topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
+        topology = "local (processes of this machine, without Ray)" if is_local else topology
         units_before = len(all_units) - len(todo)
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
         speed, watch = Speed(0, 0.0, None), CleanWatch(stop_after_clean)
         if todo:
-            plan = PassRun(
-                job, reference, stride, staged, options.workers, rows, finished_chunks, finished_units.retries
-            )
-            work = ray_data.run(plan, todo)
+            if is_local:
+                work = local.run(job, checkpoints, todo, rows, finished_units.retries, options.workers)
+            else:
+                import ray
+
+                reference, retries = ray.put(checkpoints), finished_units.retries
+                plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, retries)
+                work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
             results = watch.follow(work) if job.mirrors and job.weights else work
             speed = follow(lease.guard(results), None if any(unit.archive for unit in todo) else total)

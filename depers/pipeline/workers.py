@@ -81,7 +81,11 @@ def make_detector(job: PassJob, checkpoints: Sequence[bytes]) -> "DetectorEnsemb
 
 def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> tuple[list[str], int, list[str]]:
     """Return the detector's class names, stride and warnings. Raise UserError as `make_detector`."""
-    detector = make_detector(job, checkpoints)
+    return describe_detector(make_detector(job, checkpoints))
+
+
+def describe_detector(detector: "DetectorEnsemble | None") -> tuple[list[str], int, list[str]]:
+    """Return its class names, stride and warnings; of none, what a job without a detector takes."""
     return (detector.class_names, detector.stride, detector.warnings) if detector else ([], 32, [])
 
 
@@ -289,6 +293,9 @@ def finish_stage(job: PassJob, detected: Sequence[DetectedItem], work: Work, chu
 
 
 def _get(reference: Any) -> Any:
+    """Return the checkpoints: a tuple of them as it is, in a list a reference to Ray's object store."""
+    if isinstance(reference, tuple):
+        return reference
     import ray
 
     return ray.get(reference[0])

@@ -16,16 +16,16 @@ class FileGuard:
         poisonous: Mapping[Position, str] | None = None,
         note: Callable[[Position], None] | None = None,
     ) -> None:
-        self._work, self._poisonous, self._note = work, poisonous or {}, note
+        self._work, self.poisonous, self.note = work, poisonous or {}, note
 
     def find_reason(self, offset: int) -> str:
         """Return why a file is not to be touched; empty where it is."""
-        return self._poisonous.get(Position(offset), "")
+        return self.poisonous.get(Position(offset), "")
 
     @contextmanager
     def watch(self, offset: int) -> Iterator[None]:
         """Count the block's time against the budget of a file, and know where the process has come to if it ends."""
-        if self._note is not None:
-            self._note(Position(offset))
+        if self.note is not None:
+            self.note(Position(offset))
         with time_budget.watch((self._work, offset)):
             yield

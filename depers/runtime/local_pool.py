@@ -34,6 +34,13 @@ _PARENT_SECONDS = 0.5  # between two looks whether the process that started this
 _pool: "Pool | None" = None
 
 
+class PoolPlan(NamedTuple):
+    """What `open_pool` is to open: processes that import these modules, by default one more than there are cores."""
+
+    modules: Sequence[str]
+    size: int | None = None
+
+
 class _PoolCall(NamedTuple):
     """One call as a worker gets it."""
 
@@ -88,12 +95,12 @@ class _TaskError(Exception):
 
 
 class Pool:
-    """The processes, one more than there are cores; one that ends is replaced."""
+    """The processes of a plan; one that ends is replaced."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self._modules = modules
-        self._size = len(os.sched_getaffinity(0)) + 1  # one waits for the disk
-        self._workers = [_PoolProcess(modules) for _ in range(self._size)]
+    def __init__(self, plan: PoolPlan) -> None:
+        self._modules = plan.modules
+        self._size = plan.size or len(os.sched_getaffinity(0)) + 1  # one waits for the disk
+        self._workers = [_PoolProcess(plan.modules) for _ in range(self._size)]
         self._idle = list(self._workers)
         self._lock = threading.Lock()
         self._has_ended = False
@@ -213,10 +220,10 @@ def _unpack(result: tuple[T | None, BaseException | None]) -> T:
 
 
 @contextlib.contextmanager
-def open_pool(modules: Sequence[str]) -> Iterator[None]:
-    """Have `runtime.tasks` use processes of this machine within the block; they import `modules` as they start."""
+def open_pool(plan: PoolPlan) -> Iterator[None]:
+    """Have processes of this machine do the work within the block."""
     global _pool
-    former, _pool = _pool, Pool(modules)
+    former, _pool = _pool, Pool(plan)
     try:
         yield
     finally:

@@ -93,6 +93,14 @@ def is_dir(uri: str) -> bool:
         return s3.has_keys(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
+def iterate_files(root: str, follow_links: bool = False) -> Iterator[Entry]:
+    """Yield the files below `root` as they come, for who needs only the first. Raise OSError as they are listed."""
+    if is_s3(root):
+        yield from (Entry(*fields) for fields in s3.list_keys(root))
+    else:
+        yield from local.list_files(root, follow_links)
+
+
 def list_files(root: str, follow_links: bool = False, out: str | None = None) -> list[Entry]:
     """Return every file below `root`, by path. Raise UserError where `root` is missing, no folder or unreadable.
 

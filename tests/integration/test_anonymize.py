@@ -106,6 +106,15 @@ def test_staged_gives_the_same_images_as_fused(done: Path, folder: Path, weights
     assert tree(tmp_path / "out") == tree(done)
 
 
+def test_without_ray_come_the_same_images_and_manifest(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["anonymize", str(folder), str(out), "--weights", weights, "--imgsz", "320", "--confidence", "0.003"]
+    code, said = run_depers(*command)  # the folder is small
+    assert code == 3 and "local (processes of this machine, without Ray)" in said, said
+    assert tree(out) == tree(done)
+    assert tree(Path(f"{out}-records"))["manifest.parquet"] == tree(Path(f"{done}-records"))["manifest.parquet"]
+
+
 def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["anonymize", str(folder), str(out), "--weights", weights]

@@ -1,0 +1,111 @@
+"""A pass without Ray, in processes of this machine: for inputs so small that starting a cluster would take longest.
+
+The steps, and so the bytes, are those of the fused topology: a `FusedWorker` in each process of the `local_pool`, on
+one core. Archives are left to Ray, which spreads their chunks; in a pass without it they are refused.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from depers import storage
+from depers.archives import registry
+from depers.errors import UserError
+from depers.pipeline.box_tables import RowsByPath
+from depers.pipeline.isolation import work_one_by_one
+from depers.pipeline.options import PassOptions
+from depers.pipeline.steps import PassJob
+from depers.pipeline.workers import FusedWorker, Work, contain, describe_detector
+from depers.resources import MIB
+from depers.runtime import local_pool
+from depers.runtime.file_guard import FileGuard
+from depers.runtime.local_pool import PoolPlan
+from depers.runtime.units import Unit
+
+_MODULES = ("depers.pipeline.local", "depers.detection.detector", "depers.detection.yolo", "depers.redaction.files")
+_MOST_FILES, _MOST_BYTES = 64, 256 * MIB  # of a small input: more is done sooner by a cluster
+_FILES_PER_PROCESS = 8  # below which a further process costs more than it saves
+
+_workers: dict[bytes, FusedWorker] = {}
+"""What this process works with, by the job."""
+
+
+def plan_processes(options: PassOptions) -> PoolPlan | None:
+    """Return the processes of this machine that do a pass soonest; None where a cluster shall do it.
+
+    With `--topology auto` that is where INPUT is small, without archives, and nothing asks for a GPU or for workers.
+    """
+    is_auto = options.topology == "auto" and options.device != "cuda" and options.workers is None
+    if not (is_auto or options.topology == "local"):
+        return None
+    try:
+        entries = list(islice(storage.iterate_files(options.input, options.follow_links), _MOST_FILES + 1))
+    except (OSError, UserError):
+        entries = []  # the job will say what is wrong
+    is_small = len(entries) <= _MOST_FILES and sum(entry.size for entry in entries) <= _MOST_BYTES
+    if is_auto and (not is_small or any(registry.kind_of(entry.path) for entry in entries)):
+        return None
+    cores = options.workers or len(os.sched_getaffinity(0))
+    return PoolPlan(_MODULES, max(1, min(cores, len(entries) // _FILES_PER_PROCESS)))
+
+
+def start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], tuple[list[str], int, list[str]]]:
+    """Have a process load the detector; return what waits for it and gives what `workers.inspect_weights` does."""
+    pool = local_pool.find_pool()
+    assert pool is not None
+    calls = [(job, tuple(checkpoints))]
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(lambda: next(pool.run(_inspect, calls, job.file_seconds, 1)))
+    executor.shutdown(wait=False)
+    return future.result
+
+
+def run(
+    job: PassJob,
+    checkpoints: Sequence[bytes],
+    units: Sequence[Unit],
+    rows: RowsByPath | None,
+    retries: frozenset[str],
+    workers: int | None,
+) -> Generator[list[str], None, None]:
+    """Do the units; yield the statuses of the rows of each as it is done. Raise UserError where one is an archive."""
+    if archive := next((unit for unit in units if unit.archive), None):
+        path = archive.entries[0].path
+        raise UserError(f"{job.input}: holds an archive, {path}, which --topology local cannot do: leave it to auto")
+    pool = local_pool.find_pool()
+    assert pool is not None
+    works = (
+        Work(
+            unit,
+            precomputed={entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {},
+            is_retry=unit.name in retries,
+        )
+        for unit in units
+    )
+    calls = ((job, tuple(checkpoints), work) for work in works)
+    yield from pool.run(_do, calls, job.file_seconds, workers)
+
+
+def _load_worker(job: PassJob, checkpoints: tuple[bytes, ...]) -> FusedWorker:
+    """Return this process's worker for the job, which loads the detector once."""
+    key = pickle.dumps(job)
+    if key not in _workers:
+        _workers.clear()
+        _workers[key] = FusedWorker(job, checkpoints)
+    return _workers[key]
+
+
+def _inspect(
+    job: PassJob, checkpoints: tuple[bytes, ...], guard: FileGuard | None = None
+) -> tuple[list[str], int, list[str]]:
+    return describe_detector(_load_worker(job, checkpoints).detector)
+
+
+def _do(job: PassJob, checkpoints: tuple[bytes, ...], work: Work, guard: FileGuard) -> list[str]:
+    """Do a unit, file by file where its processes have ended too often; return the statuses of its rows."""
+    worker, note = _load_worker(job, checkpoints), guard.note
+    if note is None:
+        return worker.work(work.withhold(guard.poisonous))
+    return contain(job, work, None, lambda: work_one_by_one(worker, work, None, guard.poisonous, note))
