@@ -40,9 +40,9 @@ class ListedImages(NamedTuple):
 
 
 def add_listing(
-    index: LabelIndex, catalog: Catalog, label_set: LabelSet, path: str, tick: Callable[[], object]
+    index: LabelIndex, catalog: Catalog, label_set: LabelSet, path: str, tick: Callable[[int], object]
 ) -> ListingResult:
-    """Put a file into the index, call `tick` for every box, and return what it is about.
+    """Put a file into the index, call `tick` with the boxes of every part, and return what it is about.
 
     Raise UserError where the file is none of the format, or cannot be read.
     """
@@ -58,7 +58,6 @@ def add_listing(
     not_understood = uncertain | repeated
     total = crowd_masks = 0
     for image_id, box, problem, is_crowd_mask in listing.annotations():
-        tick()
         total, crowd_masks = total + 1, crowd_masks + is_crowd_mask
         if problem is not None:
             if image_id in images:
@@ -75,10 +74,13 @@ def add_listing(
             detail = catalog.images[images[image_id]][1].path
             index.add_problems([Problem(problem_path, box.line, REPEATED, ProblemAction.SKIPPED_WITH_IMAGE, detail)])
         elif box is not None:
-            batch.extend(catalog.index_boxes(label_set.prefix, images[image_id], file, [box]))
-        if len(batch) >= _BATCH:
+            class_number = catalog.add_class(label_set.prefix, box.class_name)
+            batch.append(IndexedBox(images[image_id], file, box.line, class_number, *box[2:]))
+        if total % _BATCH == 0:
+            tick(_BATCH)
             index.add_boxes(batch)
             batch.clear()
+    tick(total % _BATCH)
     index.add_boxes(batch)
     if isinstance(listing, CocoFile) and listing.corner_areas > listing.box_areas:
         raise UserError(

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from runs import records, run_and_kill, run_depers
+from runs import records, run_and_kill, run_depers, tree
 
 from depers import storage
-from depers.commands.normalize import Options, open_sets, run
+from depers.commands.normalize import LOCAL_MODULES, Options, open_sets, run
 from depers.datasets.data_yaml import labelled_classes, read_dataset
 from depers.datasets.labels import CLASSES, list_pairs, read_labels
 from depers.errors import UserError
+from depers.runtime.local_pool import open_pool
 
 BOX = "0 0.5 0.5 0.2 0.2\n"
 
@@ -248,6 +249,12 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, ray_local: None) ->
         "labels/train/d.txt": b"",
     }
     assert all(other == first for other in found.values())
+    options = Options(
+        str(tmp_path / "yolo"), str(tmp_path / "without-ray"), class_map=("person=human",), val_fraction=0
+    )
+    with open_pool(LOCAL_MODULES):
+        run(options)
+    assert tree(tmp_path / "without-ray") == tree(tmp_path / "yolo-out")
 
 
 def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_local: None) -> None:
