@@ -22,6 +22,7 @@ from depers.options import (
     seed_option,
     workers_option,
 )
+from depers.training.callbacks import parse_callback
 from depers.yaml_files import parse_yaml
 
 STRIDE = 32
@@ -29,7 +30,7 @@ _HYPERPARAMETERS = ("hyperparameters", "augmentation")
 _MODEL, _IMAGES = "model", "images"
 _NOT_DECISIVE = (
     "dataset", "data", "out", "train_workers", "device", "loaders", "cache", "cache_folder", "cache_limit",
-    "max_failures", "save_every", "compile",
+    "max_failures", "save_every", "callback", "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
@@ -181,6 +182,12 @@ class Options(CheckedOptions):
         resources.default_cache_folder(), "folder of each node for datasets from S3 and decoded images", group=RUNNING
     )
     cache_limit: float = option(100.0, "GiB that datasets from S3 may take there", low=0, group=RUNNING)
+    callback: str | None = option(
+        None,
+        "class that follows the training, for MLflow, Weights & Biases and the like: MODULE:NAME or FILE.py:NAME",
+        group=RUNNING,
+        metavar="MODULE:NAME",
+    )
     save_every: int | None = option(
         None,
         "optimizer steps after which the state to go on from is written, besides the end of every epoch",
@@ -211,6 +218,8 @@ class Options(CheckedOptions):
             raise UserError("--image-weights and --rectangular exclude one another: batches would hold what was drawn")
         if self.start_classes and not self.weights:
             raise UserError("--start-classes needs --weights, whose classes it names")
+        if self.callback:
+            parse_callback(self.callback)
         self.list_datasets()
 
     def decisive(self) -> dict[str, Any]:
@@ -247,6 +256,8 @@ def resolve_paths(options: Options) -> Options:
     """Return the options with absolute paths: Ray Train's workers run in a folder of their own."""
     paths = ("dataset", "out", "cache_folder")
     changes: dict[str, Any] = {name: storage.absolute(getattr(options, name)) for name in paths}
+    if options.callback and parse_callback(options.callback)[0].endswith(".py"):
+        changes["callback"] = storage.absolute(options.callback)
     if options.weights:
         changes["weights"] = storage.absolute(options.weights)
     # These may be a name as well; a file comes second, as where they are read.

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
 import torch
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, describe
 from depers.resources import GIB, format_bytes
 from depers.storage.cache import DatasetCache
-from depers.training.callbacks import TrainingCallback
+from depers.training.callbacks import GuardedCallbacks, TrainingCallback, load_callback
 from depers.training.checkpoints import CheckpointWriter, read_state
 from depers.training.data import read_splits
 from depers.training.loop import train
@@ -28,6 +29,8 @@ def work(
 
     Raise UserError for what the user can put right.
     """
+    if options.callback and group.rank == 0:
+        callback = GuardedCallbacks(callback, load_callback(options.callback))
     (dataset, weight), *further = datasets
     cache = DatasetCache(options.cache_folder, options.cache_limit * GIB)
     writer = CheckpointWriter(options.out, warn=callback.on_message) if group.rank == 0 else None
@@ -40,12 +43,17 @@ def work(
         except UserError as error:
             problem = error
         group.raise_together(problem)
+        callback.on_start(asdict(options))
         checkpoint, state = group.broadcast(state), None
         disk = storage.join(options.cache_folder, "images", name)
         with _explain_memory(options, group):
             train(options, splits, group, checkpoint, writer, callback, disk)
         if writer:
             writer.close()
+        callback.on_end("")
+    except Exception as error:
+        callback.on_end(describe(error))
+        raise
     finally:
         if writer:
             with suppress(UserError):  # the last epoch's state must not be lost with an error
