@@ -5,12 +5,16 @@ from numpy.typing import NDArray
 
 from depers.seeds import Branch, random_for
 
+_MOST_SIZES = 200_000  # that are looked at, evenly picked: more would say the same
+
 
 def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: int = 3) -> list[list[float]]:
     """Return anchors for box sizes (N, 2) in pixels, flat per level: w, h, w, h, w, h, small to large.
 
     k-means on the logarithms of width and height, since the loss compares ratios, from quantiles of the area.
     """
+    if len(sizes) > _MOST_SIZES:
+        sizes = sizes[np.linspace(0, len(sizes) - 1, _MOST_SIZES).astype(int)]
     count = per_level * levels
     points = np.log(np.maximum(sizes, 2.0))
     order = np.argsort(points.sum(1), kind="stable")
@@ -28,5 +32,7 @@ def fit_anchors(sizes: NDArray[np.float64], levels: int, seed: int, per_level: i
 
 def measure_anchor_recall(sizes: NDArray[np.float64], anchors: NDArray[np.float64], max_ratio: float) -> float:
     """Return the share of box sizes (N, 2) whose sides are within a factor `max_ratio` of an anchor's (A, 2)."""
+    if len(sizes) > _MOST_SIZES:
+        sizes = sizes[np.linspace(0, len(sizes) - 1, _MOST_SIZES).astype(int)]
     ratio = sizes[:, None] / np.maximum(anchors[None], 1e-3)
     return float((np.maximum(ratio, 1 / ratio).max(2).min(1) < max_ratio).mean())

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from depers.seeds import Branch, random_for
 from depers.training.augmentation import RGB, LabelledImage, augment, make_mosaic
-from depers.training.data import Example, Splits, find_unlabelled
+from depers.training.data import Splits, find_unlabelled, group_by_labels
+from depers.training.examples import Example
 from depers.training.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
@@ -201,7 +202,7 @@ class Batches:
             for example in splits.train
         ]
         self._unlabelled = find_unlabelled(splits.train, len(splits.names))
-        self._groups = [example.labelled for example in splits.train]
+        self._groups = group_by_labels(splits.train)
         self._parts = share_exactly(splits.parts) if continuous else splits.parts
         self.images_per_pass = sum(count_images(size, weight) for size, weight in self._parts)
         self.per_pass = -(-self.images_per_pass // batch_size)

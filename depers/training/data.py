@@ -1,7 +1,8 @@
 """From labelled datasets to checked examples for training: joined, weighted, labelled for all classes or for some."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -13,28 +14,16 @@ from depers.datasets.data_yaml import Dataset, labelled_classes, read_dataset
 from depers.datasets.ignore_regions import IgnoreFolder
 from depers.datasets.labels import Labels
 from depers.errors import UserError
-from depers.imaging.headers import ImageError, read_header
+from depers.imaging.headers import ImageError, ImageHeader, read_header
+from depers.training.examples import Example, ExampleTable
 
 _READERS = 16  # threads that mostly wait for storage
+_READ_AHEAD = 4096  # examples: each that is read and not yet kept is some objects
+_JPEG = b"\xff\xd8"
+_HEADER_BYTES = 1 << 16
 
 Localize = Callable[[Sequence[str]], Mapping[str, str]]
 """Brings folders to this node where they are on S3; returns for each the local one."""
-
-
-class Example(NamedTuple):
-    """An image, and its labels: `class_ids` int64 (N,); `boxes_xywh` float64 (N, 4), center and size in 0…1.
-
-    `labelled` are the classes that the image has labels for: objects of others may be there without. So may those of
-    a class in its ignore regions, `ignored_ids` int64 (R,) and `ignored_xywh` float64 (R, 4).
-    """
-
-    path: str
-    size_wh: tuple[int, int]
-    class_ids: NDArray[np.int64]
-    boxes_xywh: NDArray[np.float64]
-    labelled: frozenset[int]
-    ignored_ids: NDArray[np.int64] = np.zeros(0, np.int64)
-    ignored_xywh: NDArray[np.float64] = np.zeros((0, 4))
 
 
 class Splits(NamedTuple):
@@ -44,8 +33,8 @@ class Splits(NamedTuple):
     """
 
     names: tuple[str, ...]
-    train: list[Example]
-    val: list[Example]
+    train: Sequence[Example]
+    val: Sequence[Example]
     parts: tuple[tuple[int, float], ...]
 
 
@@ -68,45 +57,63 @@ def read_splits(
     if main.train is None or main.val is None:
         split = "train" if main.train is None else "val"
         raise UserError(f"{dataset}: data.yaml must name a folder for {split!r}, but has none")
-    train: list[Example] = []
-    parts = []
-    for source, uri, part_weight in sources:
-        for name in source.names:
-            if name not in main.names:
-                raise UserError(f"{uri}: its classes must be among {', '.join(main.names)}, but it has {name!r}")
-        folders = [folder for folder in (source.train, *source.additional_train) if folder]
-        for folder in folders:
-            if storage.overlap(folder, main.val):
-                raise UserError(f"{uri}: train and val must be different images, but are {folder} and {main.val}")
-        by_folder = [_read_folder(source, folder, main.names, localize) for folder in folders]
-        examples = [example for folder_examples in by_folder for example in folder_examples]
-        _check(uri, "train", folders, examples)
-        train += examples
-        first, rest = len(by_folder[0]), len(examples) - len(by_folder[0])
-        additional_share = share if share is not None and uri == dataset else source.additional_share
-        if additional_share is not None and first and rest:
-            parts += [
-                (first, part_weight),
-                (rest, part_weight * additional_share / (1 - additional_share) * first / rest),
-            ]
-        else:
-            parts.append((len(examples), part_weight))
-    val = _read_folder(main, main.val, main.names, localize, exact=True)
-    _check(dataset, "val", [main.val], val)
+    parts: list[tuple[int, float]] = []
+
+    def read_all() -> Iterator[Example]:
+        for source, uri, part_weight in sources:
+            for name in source.names:
+                if name not in main.names:
+                    raise UserError(f"{uri}: its classes must be among {', '.join(main.names)}, but it has {name!r}")
+            folders = [folder for folder in (source.train, *source.additional_train) if folder]
+            for folder in folders:
+                if storage.overlap(folder, str(main.val)):
+                    raise UserError(f"{uri}: train and val must be different images, but are {folder} and {main.val}")
+            counts = []
+            for folder in folders:
+                counts.append(Counts())
+                yield from counts[-1].follow(_read_folder(source, folder, main.names, localize))
+            _check(uri, "train", folders, counts)
+            first, rest = counts[0].images, sum(count.images for count in counts[1:])
+            additional_share = share if share is not None and uri == dataset else source.additional_share
+            if additional_share is not None and first and rest:
+                rest_weight = part_weight * additional_share / (1 - additional_share) * first / rest
+                parts.extend([(first, part_weight), (rest, rest_weight)])
+            else:
+                parts.append((first + rest, part_weight))
+
+    train = ExampleTable(read_all())
+    count = Counts()
+    val = ExampleTable(count.follow(_read_folder(main, main.val, main.names, localize, exact=True)))
+    _check(dataset, "val", [main.val], [count])
     return Splits(main.names, train, val, tuple(parts))
 
 
-def _check(uri: str, split: str, folders: Sequence[str], examples: Sequence[Example]) -> None:
-    if not examples:
+class Counts:
+    """How many images have gone by, and whether one of them has a label."""
+
+    def __init__(self) -> None:
+        self.images, self.is_labelled = 0, False
+
+    def follow(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """Yield the examples, and count them."""
+        for example in examples:
+            self.images += 1
+            self.is_labelled |= len(example.class_ids) > 0
+            yield example
+
+
+def _check(uri: str, split: str, folders: Sequence[str], counts: Sequence[Counts]) -> None:
+    images = sum(count.images for count in counts)
+    if not images:
         raise UserError(f"{uri}: {split} must hold images, but {', '.join(folders) or 'data.yaml'} has none")
-    if not any(len(example.class_ids) for example in examples):
-        raise UserError(f"{uri}: {split} must hold labels, but none of its {len(examples)} images has one")
+    if not any(count.is_labelled for count in counts):
+        raise UserError(f"{uri}: {split} must hold labels, but none of its {images} images has one")
 
 
 def _read_folder(
     dataset: Dataset, folder: str, names: Sequence[str], localize: Localize | None, exact: bool = False
-) -> list[Example]:
-    """Read the examples of one folder, with class ids that index `names`; no label file means no objects.
+) -> Iterator[Example]:
+    """Yield the examples of one folder, with class ids that index `names`; no label file means no objects.
 
     An image that is labelled for some classes may have single labels of others, as synthetic ones do, which can be
     trained on, but not (`exact`) be measured with.
@@ -138,24 +145,42 @@ def _read_folder(
         entries = entries._replace(class_ids=ids[entries.class_ids])
         return _read_example(image, entries, labelled, ignored)
 
+    pairs = labels.list_pairs(local_folder)
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, labels.list_pairs(local_folder)))
+        for start in range(0, len(pairs), _READ_AHEAD):
+            yield from pool.map(read, pairs[start : start + _READ_AHEAD])
 
 
 def _read_example(path: str, entries: Labels, labelled: frozenset[int], ignored: Labels) -> Example:
     """Look at an image's header, and join its size with its labels. Raises UserError where it is no image."""
-    try:
-        header = read_header(storage.read_bytes(path))
-    except (ImageError, OSError) as error:
-        raise UserError(f"{path}: must be a readable image, but {error}") from None
+    header = _read_header(path)
     rows = np.unique(np.column_stack(entries), axis=0)  # doubles count once, as in YOLOv5
     class_ids, boxes_xywh = rows[:, 0].astype(np.int64), rows[:, 1:].astype(np.float64)
     return Example(path, header.upright_wh, class_ids, boxes_xywh, labelled, *ignored)
 
 
+def _read_header(path: str) -> ImageHeader:
+    """Return an image's header: of a JPEG by its first bytes, where size and orientation stand there."""
+    try:
+        beginning = storage.read_range(path, 0, _HEADER_BYTES)
+        if beginning.startswith(_JPEG):
+            with suppress(ImageError):
+                return read_header(beginning)
+        return read_header(storage.read_bytes(path))
+    except (ImageError, OSError) as error:
+        raise UserError(f"{path}: must be a readable image, but {error}") from None
+
+
 def find_unlabelled(examples: Sequence[Example], class_count: int) -> NDArray[np.bool_]:
     """Return bool (N, C): the classes that each image has no labels for."""
+    if isinstance(examples, ExampleTable):
+        return ~examples.find_labelled(class_count)
     mask = np.ones((len(examples), class_count), np.bool_)
     for row, example in enumerate(examples):
         mask[row, sorted(example.labelled)] = False
     return mask
+
+
+def group_by_labels(examples: Sequence[Example]) -> Sequence[object]:
+    """Return for each example what is the same where they are labelled for the same classes."""
+    return examples.group() if isinstance(examples, ExampleTable) else [example.labelled for example in examples]

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ def plan_cache(cache: str, size: int, workers: int, free_memory: int, free_disk:
     return CachePlan(kind, f"{needs}{copies}; {free}")
 
 
+@lru_cache(1 << 16)
 def fit_size(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
     """Return an image's size with `imgsz` as its longer side, the other rounded up, as YOLOv5 loads it."""
     return letterbox(size_wh, imgsz, half_stride_pad=True).resized_wh
@@ -148,8 +150,8 @@ def cache_images(
     indices = range(len(paths))
     if plan.kind == "disk":
         indices = indices[group.local_rank :: group.local_world_size]
-    elif plan.kind == "none":  # decoded all the same: a damaged image ends the training before it begins
-        indices = indices[group.rank :: group.world_size]
+    elif plan.kind == "none":
+        indices = indices[:0]  # a damaged one ends the training when it is met: decoding all would take an epoch
     try:
         images.fill(indices, threads)
     except UserError as error:

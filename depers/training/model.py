@@ -11,7 +11,7 @@ from depers import storage
 from depers.detection import yolo
 from depers.errors import UserError
 from depers.training.anchors import fit_anchors, measure_anchor_recall
-from depers.training.data import Example
+from depers.training.examples import Example
 
 if TYPE_CHECKING:
     from depers.training.options import Options

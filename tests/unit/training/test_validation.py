@@ -11,7 +11,8 @@ from depers.training import validation
 from depers.training.augmentation import letterbox_sample
 from depers.training.batches import attach_labels, collate
 from depers.training.checkpoints import serialize_weights
-from depers.training.data import Example, read_splits
+from depers.training.data import read_splits
+from depers.training.examples import Example
 from depers.training.image_cache import fit_size, read_scaled
 from depers.training.loss import Loss
 
