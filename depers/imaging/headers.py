@@ -112,6 +112,8 @@ def read_header(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> ImageHea
         frames = 1
         _refuse_equal_images(image)
         _refuse_scans(data, image.width * image.height)
+    if name == "PNG" and frames > 1 and png.is_sixteen_bit(data):
+        raise ImageError("must have 8 bits per channel, being animated, but has 16")
     pixels = image.width * image.height
     if (max(pixels, FRAME_PIXELS) * frames if frames > 1 else pixels) > max_megapixels * 1e6:
         size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")

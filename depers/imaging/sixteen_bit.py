@@ -53,9 +53,9 @@ def stretch(pixels: NDArray[np.uint16], mode: str) -> NDArray[np.uint8]:
 
 
 def has_sixteen_bit_channels(data: bytes, image: Any) -> bool:
-    """Return whether the frame that `image` stands at has 16 bits per color channel; animations are read as 8 bits."""
+    """Return whether the frame that `image` stands at has 16 bits per color channel."""
     if image.format == "PNG":
-        return png.has_sixteen_bit_channels(data) and not getattr(image, "is_animated", False)
+        return png.has_sixteen_bit_channels(data)
     return image.format == "TIFF" and tiff.has_sixteen_bit_channels(image)
 
 

@@ -90,6 +90,11 @@ def insert(data: bytes, chunks: bytes) -> bytes:
     return data[:_HEADER_END] + chunks + data[_HEADER_END:]
 
 
+def is_sixteen_bit(data: bytes) -> bool:
+    """Return whether the header gives 16 bits per channel."""
+    return data[24:25] == b"\x10"
+
+
 def has_sixteen_bit_channels(data: bytes) -> bool:
     """Return whether the header gives several channels of 16 bits."""
-    return data[24:25] == b"\x10" and data[25] in _CHANNEL_COLOR_TYPES if len(data) > 25 else False
+    return is_sixteen_bit(data) and len(data) > 25 and data[25] in _CHANNEL_COLOR_TYPES

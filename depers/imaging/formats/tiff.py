@@ -8,6 +8,7 @@ SUBFILE_TYPE, BITS_PER_SAMPLE, ORIENTATION, PLANES, ICC_PROFILE = 254, 258, 274,
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 EXIF_IFD, GPS_IFD, INTEROP_IFD, SUB_IFDS = 0x8769, 0x8825, 0xA005, 0x014A
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _NESTED = (EXIF_IFD, GPS_IFD, INTEROP_IFD, SUB_IFDS)
 _MAX_DIRECTORIES = 10_000
 _REDUCED_OR_MASK = 5  # bits of the subfile type
@@ -18,7 +19,10 @@ JPEG, SUBSAMPLING = (6, 7, 34892), 530
 _SENSOR_VALUES = (32803, 34892)  # photometric interpretations of DNG: a color filter array, linear raw values
 _LOSSLESS = frozenset({1, 2, 3, 4, 5, 8, 32766, 32771, 32773, 32809, 32946, 34925, 50000})
 _MOST_NESTED = 64
-_PARENT = -1  # no tag: the one that points to a directory
+_PARENT, _DATA = -1, -2  # no tags: the one that points to a directory, and how many bytes of pixels it has
+_DATA_BYTES = (STRIP_BYTES, TILE_BYTES, 514)  # 514: of a JPEG in one piece
+_HEADER_BYTES = 16
+_MOST_UNKNOWN, _MOST_UNKNOWN_SHARE = 1 << 16, 0.1  # bytes that belong to no directory: gaps, and notes of makers
 
 
 class Tag(NamedTuple):
@@ -70,16 +74,16 @@ def _walk_directories(block: bytes, order: str, big: bool, first: int) -> Iterat
             size = _SIZES.get(kind, 1) * values
             start = place + width - inline if size <= inline else struct.unpack(order + offset_format, raw)[0]
             yield Tag(directory, page, number, kind, values, start, size, home)
-            if number in _NESTED and start + size <= len(block) and values <= _MOST_NESTED and kind in (4, 13, 18, 16):
-                code = "Q" if kind in (16, 18) else "I"
-                queue += [(number, target) for target in struct.unpack_from(f"{order}{values}{code}", block, start)]
+            if number in _NESTED and start + size <= len(block) and values <= _MOST_NESTED and kind in _INTEGERS:
+                targets = struct.unpack_from(f"{order}{values}{_INTEGERS[kind]}", block, start)
+                queue += [(number, target) for target in targets]
         if directory == 0 and (following := struct.unpack_from(order + offset_format, block, at + width * count)[0]):
             queue.append((0, following))
 
 
 def read_numbers(block: bytes, tag: Tag) -> tuple[int, ...]:
     """Return the integer values of an entry; empty where it holds none."""
-    code = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}.get(tag.kind)
+    code = _INTEGERS.get(tag.kind)
     if code is None or tag.start + tag.size > len(block):
         return ()
     return struct.unpack_from(f"{'<' if block[:2] == b'II' else '>'}{tag.values}{code}", block, tag.start)
@@ -99,27 +103,35 @@ def explain_unreachable(block: bytes, pages_wh: Sequence[tuple[int, int]]) -> st
     """Return why a TIFF holds an image that is none of its pages, whose sizes are given; empty where it holds none.
 
     Raw files are laid out so: the first directory has a small copy, and one below it what the sensor saw (TIFF/EP;
-    DNG 1.7, chapter 2). Copies that say that they are reduced, and are, may be left out. Raises ValueError where the
-    structure is damaged.
+    DNG 1.7, chapter 2). Copies that say that they are reduced, and are, may be left out. So is a file of which many
+    bytes belong to no page: its pages may be all that is left of it. Raises ValueError where the structure is damaged.
     """
     if block[8:10] == b"CR":
         return "a raw file (CR2)"
     if block[8:12] in (b"IIII", b"MMMM"):
         return "a raw file (IIQ)"
     images: dict[int, dict[int, int]] = {}
+    accounted = _HEADER_BYTES
     for tag in walk(block):
-        if tag.number == SUB_IFDS and tag.values > _MOST_NESTED:
-            return f"{tag.values} sub-directories"
-        if tag.directory in (0, SUB_IFDS) and (numbers := read_numbers(block, tag)[:1]):
+        if tag.number in _NESTED and (tag.values > _MOST_NESTED or tag.kind not in _INTEGERS):
+            return f"{tag.values} sub-directories (type {tag.kind})"
+        numbers = read_numbers(block, tag)
+        accounted += 20 + tag.size + (sum(numbers) if tag.number in _DATA_BYTES else 0)
+        if numbers:
             entries = images.setdefault(tag.home, {_PARENT: tag.directory})
             entries.setdefault(tag.number, numbers[0])
+            entries[_DATA] = entries.get(_DATA, 0) + (sum(numbers) if tag.number in _DATA_BYTES else 0)
+    if len(block) - accounted > max(_MOST_UNKNOWN, _MOST_UNKNOWN_SHARE * len(block)):
+        return f"{len(block) - accounted} bytes of {len(block)} that no page has"
     largest = max((width * height for width, height in pages_wh), default=0)
     for entries in images.values():
         width, height = entries.get(_WIDTH, 0), entries.get(_HEIGHT, 0)
         if _DNG_VERSION in entries or entries.get(_PHOTOMETRIC) in _SENSOR_VALUES:
             return "a raw file (DNG, or another with values of a sensor)"
         is_copy = is_reduced_or_mask(entries.get(SUBFILE_TYPE, 0))
-        if entries[_PARENT] == SUB_IFDS and _WIDTH in entries and not is_copy:
+        if entries[_PARENT] in (EXIF_IFD, GPS_IFD, INTEROP_IFD) and entries[_DATA]:
+            return "an image in a directory of metadata"
+        if entries[_PARENT] == SUB_IFDS and (_WIDTH in entries or entries[_DATA]) and not is_copy:
             return f"an image of {width}x{height} in a sub-directory"
         if is_copy and width * height > largest:
             return f"a reduced copy of {width}x{height}, larger than its pages"

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
+from depers.imaging.formats import png
 from depers.imaging.headers import ImageError, learn_heif, open_image, read_header
 from depers.imaging.metadata.residue import find_residue
 from depers.redaction.files import redact_file
@@ -104,6 +106,87 @@ def test_a_jpeg_of_several_views_fails(kind: int) -> None:
     second = data.index(b"MPF\0") + 4 + offset + 16
     with pytest.raises(ImageError, match="must hold one image, but holds 2 of one rank"):
         read_header(data[:second] + struct.pack("<I", kind) + data[second + 4 :])
+
+
+NOISE = np.random.default_rng(1).integers(0, 256, (300, 400), np.uint8).tobytes()
+
+
+def point(tag: int, kind: int) -> bytes:
+    """A TIFF of 16x12 whose first directory points to one of 400x300, by a tag of a type."""
+
+    def directory(width: int, height: int, offset: int, pointer: bytes = b"") -> bytes:
+        entries = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, offset)]
+        entries += [(277, 3, 1), (278, 4, height), (279, 4, width * height)]
+        packed = [struct.pack("<HHII", number, code, 1, value) for number, code, value in entries]
+        packed += [struct.pack("<HHI4s", tag, kind, 1, pointer)] if pointer else []
+        return struct.pack("<H", len(packed)) + b"".join(sorted(packed, key=lambda entry: entry[1::-1])) + bytes(4)
+
+    pixels, below = 8 + 126, 8 + 126 + 192
+    end = below + 114 + len(NOISE)
+    pointer = struct.pack("<I", end if kind in (16, 18) else below)
+    data = b"II*\0" + struct.pack("<I", 8) + directory(16, 12, pixels, pointer) + bytes(192)
+    return data + directory(400, 300, below + 114) + NOISE + struct.pack("<Q", below)
+
+
+@pytest.mark.parametrize("kind", [3, 4, 13, 16, 18])
+@pytest.mark.parametrize(("tag", "reason"), [(330, "in a sub-directory"), (34665, "in a directory of metadata")])
+def test_an_image_below_another_is_found_whatever_points_to_it(tag: int, kind: int, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        read_header(point(tag, kind))
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_bytes_that_no_page_has_fail_a_tiff(big: bool) -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, SMALL, photometric="rgb", metadata=None, subfiletype=1, bigtiff=big)
+    assert read_header(buffer.getvalue()).size_wh == (16, 12)
+    with pytest.raises(ImageError, match=r"bytes of .* that no page has"):
+        read_header(buffer.getvalue() + NOISE)
+
+
+def webp_with(chunk: bytes) -> bytes:
+    data = save(SMALL, "WEBP")
+    inner = data[8:] + b"JUNK" + struct.pack("<I", len(chunk)) + chunk + bytes(len(chunk) % 2)
+    return b"RIFF" + struct.pack("<I", len(inner)) + inner
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda image: save(SMALL, "JPEG") + image,
+        lambda image: save(SMALL, "JPEG") + b"\0\0\0\x18ftypmp42" + bytes(16) + image,
+        lambda image: save(SMALL, "PNG") + image,
+        lambda image: save(SMALL, "GIF") + image,
+        lambda image: save(SMALL, "BMP") + image,
+        webp_with,
+    ],
+    ids=["two JPEGs", "film behind", "PNG", "GIF", "BMP", "WebP"],
+)
+def test_what_follows_an_image_goes(add: Callable[[bytes], bytes]) -> None:
+    hidden = save(np.frombuffer(NOISE, np.uint8).reshape(100, 400, 3), "JPEG")
+    result = redact_file(add(hidden), [NO_BOX]).data
+    assert len(result) < 1000 and hidden[-500:-400] not in result
+
+
+def test_thumbnails_of_a_heic_go() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    learn_heif()
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(LARGE)).save(buffer, thumbnails=[32])
+    assert b"thmb" in buffer.getvalue() and b"thmb" not in redact_file(buffer.getvalue(), [NO_BOX]).data
+
+
+def test_an_animated_png_of_16_bits_fails() -> None:
+    row = b"\0" + bytes(range(96))
+    frame = struct.pack(">IIIIHHBB", 16, 12, 0, 0, 1, 10, 0, 0)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, 2, 0, 0, 0)), (b"acTL", struct.pack(">II", 2, 0)),
+        (b"fcTL", struct.pack(">I", 0) + frame), (b"IDAT", zlib.compress(row * 12)),
+        (b"fcTL", struct.pack(">I", 1) + frame), (b"fdAT", struct.pack(">I", 2) + zlib.compress(row * 12)),
+        (b"IEND", b""),
+    ]  # fmt: skip
+    with pytest.raises(ImageError, match="must have 8 bits per channel, being animated, but has 16"):
+        read_header(png.SIGNATURE + b"".join(png.make_chunk(name, content) for name, content in chunks))
 
 
 def test_a_heic_with_an_animation_fails() -> None:
