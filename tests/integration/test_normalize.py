@@ -12,7 +12,7 @@ from PIL import Image
 from runs import records, run_and_kill, run_depers, tree
 
 from depers import storage
-from depers.commands.normalize import LOCAL_MODULES, Options, open_sets, run
+from depers.commands.normalize import Options, open_sets, plan_processes, run
 from depers.datasets.data_yaml import labelled_classes, read_dataset
 from depers.datasets.labels import CLASSES, list_pairs, read_labels
 from depers.errors import UserError
@@ -252,7 +252,7 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, ray_local: None) ->
     options = Options(
         str(tmp_path / "yolo"), str(tmp_path / "without-ray"), class_map=("person=human",), val_fraction=0
     )
-    with open_pool(LOCAL_MODULES):
+    with open_pool(plan_processes(options)):
         run(options)
     assert tree(tmp_path / "without-ray") == tree(tmp_path / "yolo-out")
 
