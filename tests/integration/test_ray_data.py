@@ -21,7 +21,7 @@ from depers.pipeline.steps import Item, Outcome, PassJob
 from depers.runtime import units
 from depers.runtime.crash_ledger import CRASHED
 from depers.runtime.file_guard import FileGuard
-from depers.runtime.local_pool import open_pool
+from depers.runtime.local_pool import PoolPlan, open_pool
 from depers.runtime.tasks import run_file_tasks
 from depers.storage.failures import OutageError
 
@@ -88,7 +88,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     else:
-        with open_pool(()):
+        with open_pool(PoolPlan(())):
             yield
 
 
