@@ -95,6 +95,12 @@ def advise(kind: str, problem: Problem) -> str:
         return ": a confidence must come last; say with --columns box where the sixth number is something else"
     if problem.kind in ("numbers that are no box", "not five fields"):
         return ": say what stands in the lines with --columns box, box+points or polygon"
+    if problem.kind == "detection, not a label":
+        return ": where people have checked them, remove the key `score` (or `confidence`)"
+    if problem.kind == "turned box":
+        return ": export them as polygons"
+    if problem.kind == "not four numbers":
+        return ": where other files hold the boxes, name those with --label-files"
     if problem.kind == "class id without a name":
         return ": the list of names and the labels must belong together"
     return ""

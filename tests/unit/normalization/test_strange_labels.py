@@ -168,7 +168,7 @@ def test_detections_and_turned_boxes_cost_their_image(strange: dict[str, Any], k
     assert set(found) == {"b.jpg", "c.jpg"}
     assert [(problem.line, problem.kind, problem.action) for problem in problems] == [(1, kind, "skipped_with_image")]
     write_files(root, {"x.json": coco(*[strange] * 3)})
-    with pytest.raises(UserError, match=f"3 of 3 are not, such as .*{kind}"):
+    with pytest.raises(UserError, match=rf"3 of 3 are not, such as .*{kind} .*: (where people .* remove|export them)"):
         read_set(root)
 
 
