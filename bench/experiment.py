@@ -71,8 +71,8 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 16, 64])
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--validations", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--validations", type=int, default=5)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--synthesize-with", nargs="*", default=[])
     parser.add_argument("--share", type=float, default=0.5)
@@ -98,7 +98,13 @@ def main() -> int:
             imgsz=arguments.imgsz,
             batch_size=8,
             synthesize_with=tuple(arguments.synthesize_with),
-            train_with=("optimizer=AdamW", "learning_rate=0.001", "warmup_epochs=0.25", "device=cpu"),
+            train_with=(
+                f"start_classes={SETS[name][0]}=person",
+                "optimizer=AdamW",
+                "learning_rate=0.001",
+                "warmup_epochs=0.25",
+                "device=cpu",
+            ),
         )
         with progress.shown_on(sys.stderr):
             results.append(experiment.run(options))

@@ -127,8 +127,9 @@ def train(
         if group.rank == 0:
             callback.on_epoch_end(row)
 
-    # The best weights once more, on all validation images, for the report.
-    results, _ = validate(state, group.broadcast(state.best_checkpoint if group.rank == 0 else b""))
+    results = state.best_results
+    if results is None:  # of weights of an earlier run: once more, for the report
+        results, _ = validate(state, group.broadcast(state.best_checkpoint if group.rank == 0 else b""))
     if writer:
         contents = state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch
         files = {outputs.PROGRESS: outputs.format_progress(outputs.Progress(state.batch, options.epochs))}
@@ -324,6 +325,7 @@ def validate_epoch(state: TrainState, weights: bytes) -> tuple[dict[str, float],
         state.best_epoch = state.epoch + 1  # patience begins with the first object that is found
     if fitness > state.best_fitness:
         state.best_fitness, state.best_epoch, state.best_checkpoint = fitness, state.epoch + 1, weights
+        state.best_results = results
     columns = {name: getattr(figures.mean, name) for name in ("precision", "recall", "map50", "map50_95")}
     columns["fitness"] = fitness
     return columns | {f"val_{name}": loss for name, loss in zip(_LOSSES, losses, strict=True)}, matches

@@ -16,6 +16,7 @@ from depers.training.loss import Loss
 from depers.training.moving_average import MovingAverage
 from depers.training.process_group import ProcessGroup
 from depers.training.schedule import Schedule, make_schedule
+from depers.training.validation import ValidationResult
 
 if TYPE_CHECKING:
     from depers.training.options import Options
@@ -70,6 +71,8 @@ class TrainState:
     best_epoch: int = 0
     best_checkpoint: bytes = b""
     """Weights as in a file; of an earlier run only on rank 0."""
+    best_results: list[ValidationResult] | None = None
+    """What they find in the validation images; None of weights of an earlier run."""
     next_epoch: tuple[list[list[SampleSpec]], Iterator[Batch]] | None = None
     """What the next epoch shows, and its batches, where making them has begun."""
 
