@@ -24,6 +24,7 @@ from depers.storage import Entry
 from depers.storage.paths import UnsafePathError, explain_no_target, locate
 
 _READERS = 16  # threads that mostly wait for storage
+_NOTED = 2000  # files, after which it is noted which are here
 _SPARE = 256 * resources.MIB  # bytes of the disk that are left alone
 
 
@@ -69,14 +70,18 @@ class DatasetCache:
             raise UserError(f"{self._root}: {names} needs {size_text}, but {free_text} are free")
         for uri, entries in folders.items():
             self._replace(uri, absent[uri], entries)
-            record = {"uri": uri, "entries": [list(entry) for entry in entries]}
-            storage.write_bytes(str(self._record(uri)), json.dumps(record).encode())
+            self._note(uri, entries)
             if uri not in self._locks:
                 self._locks[uri] = self._record(uri).with_suffix(".lock").open("a")
                 fcntl.flock(self._locks[uri], fcntl.LOCK_SH)
 
     def _record(self, uri: str) -> Path:
         return self._root / "folders" / f"{hashlib.sha256(uri.encode()).hexdigest()[:32]}.json"
+
+    def _note(self, uri: str, entries: Sequence[Entry]) -> None:
+        """Record what is here of a folder, as far as it is known to be."""
+        record = {"uri": uri, "entries": [list(entry) for entry in entries]}
+        storage.write_bytes(str(self._record(uri)), json.dumps(record).encode())
 
     def _recorded(self, record: Path) -> dict[str, Entry]:
         try:
@@ -99,6 +104,25 @@ class DatasetCache:
             if reason := explain_no_target(folder, entry.path):
                 raise UserError(f"{storage.join(uri, entry.path)}: cannot be brought to this node: {reason}")
         return [entry for entry in entries if not is_present(entry)]
+
+    def _fetch_files(self, uri: str, absent: Sequence[Entry], pool: ThreadPoolExecutor) -> None:
+        """Fetch files, and note which are here also where not all are: the next attempt goes on from there."""
+        replaced_paths = {entry.path for entry in absent}
+        recorded = self._recorded(self._record(uri)).values()
+        present = [entry for entry in recorded if entry.path not in replaced_paths]
+
+        def fetch(entry: Entry) -> None:
+            self._fetch_file(uri, entry)
+            present.append(entry)
+
+        try:
+            for start in range(0, len(absent), _NOTED):
+                list(pool.map(fetch, absent[start : start + _NOTED]))
+                self._note(uri, list(present))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            with suppress(OSError):  # of a full disk, which has its own error
+                self._note(uri, list(present))
 
     def _fetch_file(self, uri: str, entry: Entry) -> None:
         """Fetch one file, whole: its size, and where the tag is an MD5 sum, its content are what S3 says."""
@@ -166,7 +190,7 @@ class DatasetCache:
         neighbors = [path for path, other in self._list_records().items() if storage.overlap(uri, other)]
         try:
             with self._unused(neighbors if is_change else []), ThreadPoolExecutor(_READERS) as pool:
-                list(pool.map(lambda entry: self._fetch_file(uri, entry), absent))
+                self._fetch_files(uri, absent, pool)
                 for path in stale_paths:  # it would be listed as a part of the dataset
                     storage.delete_below(folder, path)
         except BlockingIOError:

@@ -47,6 +47,35 @@ def test_a_dataset_is_brought_once_and_again_where_it_changed(
     assert not Path(places[folders[0]], "2.jpg").exists()
 
 
+def test_bringing_a_dataset_goes_on_where_it_was_interrupted(
+    tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3_bucket}/set/images"
+    for number in range(40):
+        storage.write_bytes(f"{uri}/{number:02}.jpg", b"%d" % number)
+    read, uris = storage.read_bytes, record_reads(monkeypatch)
+    counting_read = storage.read_bytes
+
+    def fail_at_30(path: str) -> bytes:
+        if path.endswith("30.jpg"):
+            raise OSError("the connection is gone")
+        return counting_read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", fail_at_30)
+    cache = DatasetCache(str(tmp_path / "cache"), GIB)
+    with pytest.raises(UserError, match=r"30\.jpg: not readable"):
+        cache.fetch([uri])
+    fetched = {path.name for path in (tmp_path / "cache/data").rglob("*.jpg")}
+    assert len(fetched) >= 10
+    uris.clear()
+    monkeypatch.setattr(storage, "read_bytes", lambda path: uris.append(path) or read(path))
+    place = cache.fetch([uri])[uri]
+    assert not fetched & {name.rsplit("/", 1)[1] for name in uris}
+    assert {path.name: path.read_bytes() for path in Path(place).iterdir()} == {
+        f"{number:02}.jpg": b"%d" % number for number in range(40)
+    }
+
+
 def test_the_cache_makes_room_but_not_from_what_is_in_use(tmp_path: Path, s3_bucket: str) -> None:
     for name in ("a", "b", "c"):
         storage.write_bytes(f"{s3_bucket}/{name}/images/1.jpg", name.encode() * 1000)
