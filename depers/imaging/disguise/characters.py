@@ -16,6 +16,7 @@ _FLAG = re.compile(_FLAG_START + "[\U000e0061-\U000e007a]{3,6}\U000e007f")  # of
 _MOST_DRAWN = 256  # neighboring characters of which drawings are made
 _DRAWINGS = ((0x2580, 0x25FF), (0x2800, 0x28FF), (0x1F7E0, 0x1F7EB), (0x2B1B, 0x2B1C), (0x1FB00, 0x1FBFF))
 _BLOCK, _MOST_DISTINCT, _MOST_DISTINCT_LATIN, _LATIN_END = 1024, 600, 128, 0x250
+_LEAST_FLAT, _MOST_FLAT_SHARE = 128, 0.015  # of the most frequent letter: in every language one occurs more often
 _MOST_HIGH_SHARE, _HIGH_RUN = 0.3, b"\1" * 12  # of bytes beyond ASCII in a text of an old encoding
 _CONTROLS = bytes(character for character in range(32) if character not in _BREAKS) + b"\x7f"
 _HIGH = bytes(character >= 128 for character in range(256))
@@ -85,6 +86,15 @@ def explain_strange(text: str) -> str:
     return "letters of which too many differ" if _has_too_many_letters(wide) else ""
 
 
+def to_plain(text: str) -> str:
+    """Return the text with letters and digits of other scripts and widths as the plain ones that they stand for."""
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", text)
+    digits = {ord(character): str(unicodedata.digit(character)) for character in set(text) if character.isdecimal()}
+    return text.translate(digits)
+
+
 def _is_invisible(code: int) -> bool:
     if code in _JOINERS:
         return False
@@ -93,11 +103,13 @@ def _is_invisible(code: int) -> bool:
 
 
 def _has_too_many_letters(wide: NDArray[Any]) -> bool:
-    """Return whether a thousand letters in a row are of more kinds than any script's are: an alphabet for bytes."""
+    """Return whether a thousand letters in a row are of more kinds than any script's, or each as frequent: bytes."""
     latin = wide[wide < _LATIN_END]
     for letters, most in ((wide, _MOST_DISTINCT), (latin, _MOST_DISTINCT_LATIN)):
         for start in range(0, len(letters) - _BLOCK // 2, _BLOCK // 2):
             part = letters[start : start + _BLOCK]
-            if len(part) >= _BLOCK // 2 and len(np.unique(part)) > most * len(part) / _BLOCK:
+            kinds, counts = np.unique(part, return_counts=True)
+            is_flat = len(kinds) >= _LEAST_FLAT and counts.max() <= _MOST_FLAT_SHARE * len(part)
+            if len(part) >= _BLOCK // 2 and (is_flat or len(kinds) > most * len(part) / _BLOCK):
                 return True
     return False

@@ -22,9 +22,12 @@ _FAR = (37, 101)  # numbers that are apart far enough to have nothing to do with
 _MOST_DIFFERENCE = 0.65  # of the usual one; it is 0.74 in random order, and 0.65 at a correlation of a half
 _LEAST_BYTES, _LEAST_DISTINCT = 1024, 200
 _CELL = 512
+_DOTS, _FEW = 8, 8  # numbers that make a shade, and their kinds
+_LEAST_LIKENESS = 0.85  # of two channels
 _SEPARATOR, _DIGIT, _DOT, _SIGN, _EXPONENT, _WORD = range(6)
 
-_ONE_DOT, _ONE_EXPONENT, _WRONG = 1 << 32, 1 << 40, 1 << 42  # of a number, beside the count of its digits
+_ONE_DOT, _ONE_EXPONENT, _ONE_LETTER = 1 << 24, 1 << 36, 1 << 48  # of a token, beside the count of its digits
+_MOST_UNIT = 3  # letters behind a number
 
 
 def _classify(character: int) -> int:
@@ -37,12 +40,14 @@ def _classify(character: int) -> int:
 
 
 _KINDS = bytes(_classify(character) for character in range(256))
-_WEIGHTS = np.array([0, 1, _ONE_DOT, 0, _ONE_EXPONENT, _WRONG])
+_WEIGHTS = np.array([0, 1, _ONE_DOT, 0, _ONE_EXPONENT, _ONE_LETTER])
 _TO_NUMBERS = bytes(character if 0 < _KINDS[character] < _WORD else 32 for character in range(256))
 
 
 def read_numbers(text: bytes) -> NDArray[np.float64]:
-    """Return the numbers in a text in their order, whatever is between them; those within words are none."""
+    """Return the numbers in a text in their order, whatever is between them; those within words are none, units are."""
+    for prefix in (b"0x", b"0o", b"0b"):
+        text = text.replace(prefix, b"  ") if prefix in text else text
     kinds = np.frombuffer(b"\0" + text.translate(_KINDS) + b"\0\0", np.uint8)
     before, current, after = kinds[:-3], kinds[1:-2], kinds[2:-1]
     is_exponent = (current == _EXPONENT) & ((before == _DIGIT) | (before == _DOT))
@@ -53,11 +58,15 @@ def read_numbers(text: bytes) -> NDArray[np.float64]:
     if not len(starts):
         return np.empty(0)
     weights = _WEIGHTS[current]
-    weights[(current == _EXPONENT) & ~is_exponent] = _WRONG
+    stray = (current == _EXPONENT) & ~is_exponent
+    weights[stray] = _ONE_LETTER
     sums = np.add.reduceat(weights, starts)
-    is_number = (sums < 2 * _ONE_EXPONENT) & (sums % _ONE_EXPONENT < 2 * _ONE_DOT) & (sums % _ONE_DOT > 0)
+    dots = sums // _ONE_DOT % (_ONE_EXPONENT // _ONE_DOT)
+    is_number = (sums % _ONE_DOT > 0) & (sums // _ONE_EXPONENT % (_ONE_LETTER // _ONE_EXPONENT) < 2)
+    is_number &= (sums // _ONE_LETTER <= _MOST_UNIT) & (current[starts] < _EXPONENT)  # 12px
     lengths = np.diff(np.r_[starts, len(current)])
     keep = np.repeat(is_number, lengths) & ~blank[starts[0] :]
+    keep &= ~stray[starts[0] :] & ~(np.repeat(dots > 1, lengths) & (current[starts[0] :] == _DOT))  # 192.168.0.1
     letters = np.frombuffer(text.translate(_TO_NUMBERS), np.uint8)[starts[0] :]
     numbers = np.where(keep, letters, 32).astype(np.uint8).tobytes()
     if not numbers.strip():
@@ -89,7 +98,15 @@ def are_pixels(numbers: NDArray[Any]) -> bool:
     with np.errstate(all="ignore"):
         values = np.nan_to_num(np.asarray(numbers, np.float64), nan=0, posinf=0, neginf=0)
         values = np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
-        return _fill_bytes(values) or _are_smooth(values)
+        return _fill_bytes(values) or _are_smooth(values) or _are_dots(values)
+
+
+def _are_dots(values: NDArray[Any]) -> bool:
+    """Return whether numbers of few kinds are light and shade in some measure, as dots of a print are."""
+    if len(values) < _DOTS * LEAST_NUMBERS or len(np.unique(values[: 1 << 16])) > _FEW:
+        return False
+    shades = values[: len(values) // _DOTS * _DOTS].reshape(-1, _DOTS).mean(1, dtype=np.float32)
+    return _are_smooth(shades)
 
 
 def _are_smooth(values: NDArray[Any]) -> bool:
@@ -203,7 +220,10 @@ def _are_channels(windows: NDArray[np.float32]) -> NDArray[np.bool_]:
     channels = (~is_regular).sum(1)
     spreads = np.sqrt(variances)
     widest = np.where(is_regular, 0, spreads).max(1)
-    narrowest = np.where(is_regular, np.inf, spreads).min(1)
+    narrowest = np.where(is_regular, widest[:, None], spreads).min(1)
     is_one_scale = (channels == 1) | ((channels != 2) & (widest <= _MOST_SPREAD * narrowest))
+    sums, squares = np.where(is_regular[:, :, None], 0, deviations).sum(1), np.where(is_regular, 0, variances).sum(1)
+    products = ((sums**2).mean(1) - squares) / 2  # of two channels: their covariance
+    is_one_scale |= (channels == 2) & (products >= _LEAST_LIKENESS * widest * narrowest)
     result: NDArray[np.bool_] = (is_regular | is_smooth).all(1) & (channels > 0) & is_one_scale
     return result

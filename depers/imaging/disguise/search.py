@@ -53,7 +53,7 @@ def _find(data: bytes, layer: int, is_text: bool = False) -> Finding:
             return "bytes of a kind that cannot be looked into"
         if reason := characters.explain_strange(text):
             return reason
-        data = text.encode("utf-8", "surrogatepass")
+        data = characters.to_plain(text).encode("utf-8", "surrogatepass")
     elif number_lists.are_raw_pixels(data):
         return "bytes that may be pixels"
     if layer == _MOST_LAYERS or not may_be_text:
@@ -70,7 +70,7 @@ def _find_in_text(text: bytes, layer: int, is_text: bool) -> Finding:
     for start in range(0, max(1, len(text) - _OVERLAP), _WINDOW - _OVERLAP):
         if number_lists.are_pixels(number_lists.read_numbers(text[start : start + _WINDOW])):
             return "numbers that may be pixels"
-    return values.find_long_value(text) if is_text else ""
+    return (values.find_drawing(text) or values.find_long_value(text)) if is_text else ""
 
 
 def _name(kind: str) -> str:

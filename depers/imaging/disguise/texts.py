@@ -45,6 +45,7 @@ _XPM = re.compile(rb"/\*\s*XPM\s*\*/")
 _PNM = re.compile(rb"P[123]\s+(?:#[^\n]*\n\s*)*\d{1,5}\s+\d{1,5}(?:\s+[\d\s]){64}")
 _SHAPE = re.compile(rb"<(?:\w+:)?(?:rect|circle|ellipse|polygon|polyline|path|line|use|image|td\s[^>]{0,99}color)\b")
 _COLOR = re.compile(rb"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b")
+_LONG_PATH = re.compile(rb"\sd=[\"'][^\"']{8192}")
 _MOST_SHAPES, _MOST_COLORS = 512, 768
 _BASE85_STARTS: tuple[tuple[bytes, Callable[..., bytes]], ...] = tuple(
     (start, decode)
@@ -76,6 +77,8 @@ def find_mark(text: bytes) -> str:
         return "PNM in letters"
     if b"<" in text and len(_SHAPE.findall(text)) > _MOST_SHAPES:
         return f"drawing of more than {_MOST_SHAPES} shapes"
+    if b"<path" in text and _LONG_PATH.search(text):
+        return "drawing of a long path"
     if b"#" in text and len(_COLOR.findall(text)) > _MOST_COLORS:
         return f"list of more than {_MOST_COLORS} colors"
     return ""

@@ -7,9 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from depers.imaging.disguise import number_lists
+
 _LONG = 1024  # letters of one value; a key has hundreds, and a link, too
 _LETTERS = bytes(chr(character).isalnum() or chr(character) in "+/_=%~-" for character in [*range(128), *bytes(128)])
 _SIGNS = bytes(32 < character < 127 and chr(character) not in "\"'\\" for character in range(256))
+_TO_WORDS = bytes(32 if chr(character) in "\"',;|[](){}<>/=" else character for character in range(256))
+_DRAWING_KINDS = bytes(chr(character) in "@%#*+=~^&$!?`:" for character in range(256))
+_LEAST_SIGNS, _LEAST_SIGNS_SHARE = 1024, 0.3  # of which a neighbor is one, too
+_SAMPLE_WORDS, _MOST_WORDS = 4096, 64
 _ONES = np.uint64(0x0101010101010101)
 _LEAST_RATIO = 0.1  # to which a long value shrinks that says anything: what repeats itself does not
 _NUMBERS = b"0123456789.,+-eE:;[](){} "
@@ -30,6 +36,7 @@ _HEX_SHARES = (0.45, 0.85)  # of digits among hexadecimal digits
 _LEAST_LINES = 12
 _LINES = re.compile(rb"(?:^[^\s]{40,}\r?\n){%d,}" % _LEAST_LINES, re.MULTILINE)
 _MOST_ALIKE = 0.04  # of the characters of two lines above one another
+_MOST_ABOVE, _LEAST_BESIDE = 0.6, 0.12  # of drawings: paths have more alike above one another, and fewer beside
 _OTHER_PUNCTUATION = b"!#$&*@^?<>;()`~|"
 _LEAST_PUNCTUATION = 0.05
 _MASK = re.compile(rb"\"[0-\[\]-o]*(?:\\\\[0-\[\]-o]*)*\"")
@@ -38,6 +45,21 @@ _NUMBER_MASK = re.compile(rb"\"counts\"\s*:\s*\[([\d,\s]*)\]")
 _SIZE = re.compile(rb"\"size\"\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]")
 _SIZE_REACH, _MOST_PIXELS, _MOST_EDGES = 80, 100_000_000, 0.1
 _LEAST_GROUPS, _SHORT_SHARE = 512, 0.9  # of groups of one or two bytes in hexadecimal digits
+
+
+def find_drawing(text: bytes) -> str:
+    """Return that letters or words of a text stand for pixels: they are like their neighbors; empty where not."""
+    signs = np.frombuffer(text.translate(_DRAWING_KINDS, b" \t\r\n"), np.uint8)
+    if (signs[1:] & signs[:-1]).sum() > max(_LEAST_SIGNS, _LEAST_SIGNS_SHARE * len(signs)):
+        return "a drawing of signs"
+    words = text.translate(_TO_WORDS).split(None, _SAMPLE_WORDS)[:_SAMPLE_WORDS]
+    if len(words) < number_lists.LEAST_NUMBERS or len(set(words)) > _MOST_WORDS:
+        return ""
+    words = text.translate(_TO_WORDS).split()
+    places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    if len(places) > _MOST_WORDS:
+        return ""
+    return "a drawing of words" if number_lists.are_pixels(np.array([places[word] for word in words])) else ""
 
 
 def find_long_value(text: bytes) -> str:
@@ -87,14 +109,17 @@ def _is_list_of_numbers(value: bytes) -> bool:
 
 
 def _are_wrapped(lines: bytes) -> bool:
-    """Return whether lines are of one length and no two alike: paths, numbers and hashes have parts in common."""
+    """Return whether lines are of one length and no two alike, as paths and hashes are, or as alike as a drawing's."""
     parts = lines.split()
     length = len(parts[0])
     rows = [part for part in parts if len(part) == length]
     if len(rows) < 0.9 * len(parts):
         return False
     letters = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), length)
-    return bool((letters[1:] == letters[:-1]).mean() < _MOST_ALIKE)
+    above = (letters[1:] == letters[:-1]).mean()
+    beside = (letters[:, 1:] == letters[:, :-1]).mean()
+    is_drawing = above < _MOST_ABOVE and beside > _LEAST_BESIDE and not _is_list_of_numbers(lines)
+    return bool(above < _MOST_ALIKE or is_drawing)
 
 
 def read_mask(text: bytes) -> list[int]:
@@ -165,6 +190,8 @@ def find_digits(text: bytes) -> Iterator[tuple[bytes, bool]]:
 
     Hashes are longer groups.
     """
+    for prefix in (b"0x", b"0X", b"\\x"):
+        text = text.replace(prefix, b"  ") if prefix in text else text
     count = len(text) // _CELL + 1
     kinds = np.frombuffer(text.translate(_HEX_KINDS).ljust(count * _CELL, b"\0"), np.uint8).reshape(count, _CELL)
     digits, letters, strangers = ((kinds == kind).sum(1) for kind in (1, 2, 4))
@@ -173,8 +200,6 @@ def find_digits(text: bytes) -> Iterator[tuple[bytes, bool]]:
     marks &= (digits >= _HEX_SHARES[0] * total) & (digits <= _HEX_SHARES[1] * total)
     for start, end in _find_cells(marks):
         stretch = text[start * _CELL : end * _CELL]
-        for prefix in (b"0x", b"0X", b"\\x"):
-            stretch = stretch.replace(prefix, b" ")
         groups = stretch.translate(_TO_BLANKS).split()
         short = sum(len(group) in (2, 4) for group in groups)
         yield b"".join(groups), short >= max(_LEAST_GROUPS, _SHORT_SHARE * len(groups))

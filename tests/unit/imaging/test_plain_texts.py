@@ -39,6 +39,7 @@ def draw_photograph(width: int = 64, height: int = 64) -> NDArray[np.uint8]:
 
 RGB = draw_photograph()
 GRAY = RGB[..., 1]
+LARGE = draw_photograph(160, 160)[..., 1]
 SCALED = RGB / 255
 NORMAL = (SCALED - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
 JPEG = io.BytesIO()
@@ -90,6 +91,17 @@ NUMBERS: dict[str, bytes] = {
     "XBM": b"#define a_width 64\n#define a_height 64\nstatic unsigned char a_bits[] = {" + b"0x3f, " * 512 + b"};",
     "noise of bytes": json.dumps(list(random.Random(0).randbytes(4000))).encode(),
     "noise of pixels": json.dumps(np.random.default_rng(0).random((30, 30, 3)).tolist()).encode(),
+    "addresses": "\n".join(".".join(map(str, RAW[at : at + 4])) for at in range(0, len(RAW), 4)).encode(),
+    "units": ", ".join(f"{v}px" for v in LARGE.ravel().tolist()).encode(),
+    "hexadecimal numbers": json.dumps([f"0x{r:02x}{g:02x}{b:02x}" for r, g, b in PIXELS.tolist()]).encode(),
+    "octal numbers": ",".join(oct(v) for v in LARGE.ravel().tolist()).encode(),
+    "digits of another script": " ".join(
+        str(v).translate({48 + n: 0x660 + n for n in range(10)}) for v in LARGE.ravel().tolist()
+    ).encode(),
+    "two channels": json.dumps(RGB[..., :2].ravel().tolist()).encode(),
+    "hsl()": ",".join(f"hsl({v},50%,{v * 100 // 255}%)" for v in LARGE.ravel().tolist()).encode(),
+    "dots": json.dumps(np.asarray(Image.fromarray(LARGE).convert("1")).astype(int).tolist()).encode(),
+    "a path": "<svg><path d='{}'/></svg>".format(" ".join(f"M{x} {y}h1" for x, y in PLACES.tolist())).encode(),
     "big numbers": json.dumps((GRAY.astype(int) * 257 + 9_000_000).ravel().tolist()).encode(),
 }  # fmt: skip
 LETTERS: dict[str, bytes] = {
@@ -117,6 +129,10 @@ LETTERS: dict[str, bytes] = {
     ).encode(),
     "braille": "\n".join("".join(chr(0x2800 + v) for v in row) for row in GRAY.tolist()).encode(),
     "blocks": "\n".join("".join(" ░▒▓█"[v // 52] for v in row) for row in GRAY.tolist()).encode(),
+    "art of signs": "\n".join("".join("@%#*+=-:. "[v // 26] for v in row) for row in LARGE.tolist()).encode(),
+    "art of letters": "\n".join("".join("$@B8WM#oahkbdpqwmZO0"[v // 13] for v in row) for row in LARGE).encode(),
+    "art of words": " ".join(["black", "dark", "gray", "light", "white"][v // 52] for v in LARGE.ravel()).encode(),
+    "letters of another script": "".join(chr(0xAC00 + 40 * v) for v in zlib.compress(RAW)).encode(),
     "nothing to see": "".join("a" + "\u200b\u200c"[v & 1] * 3 for v in RAW[:2000]).encode(),
     "selectors": ("a" + "".join(chr(0xFE00 + v % 16) for v in RAW[:4000])).encode(),
     "private letters": "".join(chr(0xE000 + v) for v in RAW[:2000]).encode(),
@@ -298,7 +314,8 @@ def test_pixels_are_told_by_their_neighbors(size: int, order: str) -> None:
         (b'{"a": [1,-2.5, 3e-4], "b": .5}', [1, -2.5, 3e-4, 0.5]),
         (b"1.5E+2 -7e-05 +3", [150, -7e-5, 3]),
         (b"2024-05-20 10:11", [2024, 5, 20, 10, 11]),
-        (b"x1 1x 1.2.3 #12 12e 1e5e6 - . e", []),
+        (b"x1 1word #12 1e5e6 - . e", []),
+        (b"12px 0.5em 192.168.0.1 0o17", [12, 0.5, 192, 168, 0, 1, 17]),
         (b"(1)(2)<3>4", [1, 2, 3, 4]),
         (b"", []),
     ],
