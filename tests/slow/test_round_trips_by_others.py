@@ -68,8 +68,7 @@ def test_yolo_to_coco_to_voc_by_supervision(tmp_path: Path) -> None:
     for number, images in enumerate(datasets):
         expected = expect(images)
         for kind in ("yolo", "coco", "voc"):
-            found, _ = read_set(
-                tmp_path / "raw" / str(number) / kind, classes=NAMES, columns="box", size_wh=(WIDE, HIGH)
-            )
+            root = tmp_path / "raw" / str(number) / kind
+            found, _ = read_set(root, classes=NAMES, columns="box", unlabelled="background", size_wh=(WIDE, HIGH))
             assert {name: rounded(boxes) for name, boxes in found.items()} == expected, (number, kind)
         shutil.rmtree(tmp_path / "raw" / str(number))
