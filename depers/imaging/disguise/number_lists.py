@@ -28,6 +28,7 @@ _SEPARATOR, _DIGIT, _DOT, _SIGN, _EXPONENT, _WORD = range(6)
 
 _ONE_DOT, _ONE_EXPONENT, _ONE_LETTER = 1 << 24, 1 << 36, 1 << 48  # of a token, beside the count of its digits
 _MOST_UNIT = 3  # letters behind a number
+_LONGEST = 48  # characters of a number
 
 
 def _classify(character: int) -> int:
@@ -53,22 +54,29 @@ def read_numbers(text: bytes) -> NDArray[np.float64]:
     is_exponent = (current == _EXPONENT) & ((before == _DIGIT) | (before == _DOT))
     is_exponent &= (after == _DIGIT) | ((after == _SIGN) & (kinds[3:] == _DIGIT))
     parts_words = (current == _SIGN) & (before != _SEPARATOR) & ~np.r_[False, is_exponent[:-1]]  # 2024-05-20
-    blank = (current == _SEPARATOR) | parts_words
-    starts = np.flatnonzero(~blank & np.r_[True, blank[:-1]])
+    shown = np.r_[False, (current != _SEPARATOR) & ~parts_words, False]
+    edges = np.flatnonzero(shown[1:] != shown[:-1])
+    starts, lengths = edges[::2], edges[1::2] - edges[::2]
+    may_be_numbers = (current[starts] < _EXPONENT) & (lengths <= _LONGEST) if len(starts) else np.zeros(0, bool)
+    starts, lengths = starts[may_be_numbers], lengths[may_be_numbers]
     if not len(starts):
         return np.empty(0)
+    firsts = np.cumsum(lengths) - lengths
+    places = np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
+    current, is_exponent = current[places], is_exponent[places]
     weights = _WEIGHTS[current]
     stray = (current == _EXPONENT) & ~is_exponent
     weights[stray] = _ONE_LETTER
-    sums = np.add.reduceat(weights, starts)
+    sums = np.add.reduceat(weights, firsts)
     dots = sums // _ONE_DOT % (_ONE_EXPONENT // _ONE_DOT)
     is_number = (sums % _ONE_DOT > 0) & (sums // _ONE_EXPONENT % (_ONE_LETTER // _ONE_EXPONENT) < 2)
-    is_number &= (sums // _ONE_LETTER <= _MOST_UNIT) & (current[starts] < _EXPONENT)  # 12px
-    lengths = np.diff(np.r_[starts, len(current)])
-    keep = np.repeat(is_number, lengths) & ~blank[starts[0] :]
-    keep &= ~stray[starts[0] :] & ~(np.repeat(dots > 1, lengths) & (current[starts[0] :] == _DOT))  # 192.168.0.1
-    letters = np.frombuffer(text.translate(_TO_NUMBERS), np.uint8)[starts[0] :]
-    numbers = np.where(keep, letters, 32).astype(np.uint8).tobytes()
+    is_number &= sums // _ONE_LETTER <= _MOST_UNIT  # 12px
+    is_shown = np.repeat(is_number, lengths) & ~stray
+    is_shown &= ~(np.repeat(dots > 1, lengths) & (current == _DOT))  # 192.168.0.1
+    letters = np.frombuffer(text.translate(_TO_NUMBERS), np.uint8)[places]
+    spaced = np.full(len(places) + len(starts), 32, np.uint8)
+    spaced[np.arange(len(places)) + np.repeat(np.arange(len(starts)), lengths)] = np.where(is_shown, letters, 32)
+    numbers = spaced.tobytes()
     if not numbers.strip():
         return np.empty(0)
     with warnings.catch_warnings():

@@ -129,17 +129,16 @@ def _decode_runs(text: bytes) -> Iterator[Writing]:
         kinds = np.frombuffer(window.translate(_KINDS).ljust(-len(window) % _BLOCK + len(window), b"\0"), np.uint64)
         for start, end in _find_runs(kinds, _IS_BASE64, LEAST_TEXT, _GAP):
             yield from _decode_letters(window[start:end])
-        short = []
+        short: tuple[list[bytes], list[bytes]] = ([], [])
         for start, end in _find_runs(kinds, _IS_NUMBER, _LEAST_NUMBERS, 0):
             run = window[start:end]
-            if len(run.translate(None, _DECIMAL)) * 16 > len(run):
-                yield from _decode_hex_pairs(run)
-            elif end - start < _LONG_RUN:
-                short.append(run)
+            is_hex = len(run.translate(None, _DECIMAL)) * 16 > len(run)
+            if end - start < _LONG_RUN:
+                short[is_hex].append(run)
             else:
-                yield from _decode_numbers(run)
-        if short:
-            yield from _decode_numbers(b",".join(short))
+                yield from _decode_hex_pairs(run) if is_hex else _decode_numbers(run)
+        yield from _decode_numbers(b",".join(short[0]))
+        yield from _decode_hex_pairs(b",".join(short[1]))
 
 
 def _remove_line_ends(text: bytes) -> bytes:
@@ -227,7 +226,7 @@ def _part_hashes(letters: bytes) -> tuple[bytes, bytes]:
     No four bytes that begin an image are so in base64.
     """
     array = np.frombuffer(letters, np.uint8)
-    is_hash = np.zeros(len(array), bool)
+    changes = np.zeros(len(array) + 1, np.int8)
     is_letter = np.r_[0, np.cumsum(array >= ord("A"), dtype=np.int32)]
     for table in _HEX_CASES:
         marks = np.frombuffer(b"\0" + letters.translate(table) + b"\0", np.int8)
@@ -236,8 +235,9 @@ def _part_hashes(letters: bytes) -> tuple[bytes, bytes]:
         lengths = ends - starts
         shares = (is_letter[ends] - is_letter[starts]) * 8
         fits = (lengths >= _LONG) & (shares > lengths) & (shares < 7 * lengths)
-        for start, end in zip(starts[fits].tolist(), ends[fits].tolist(), strict=True):
-            is_hash[start:end] = True
+        changes[starts[fits]] += 1
+        changes[ends[fits]] -= 1
+    is_hash = np.cumsum(changes[:-1], dtype=np.int8) > 0
     return array[is_hash].tobytes(), array[~is_hash].tobytes()
 
 
