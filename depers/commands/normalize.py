@@ -11,7 +11,7 @@ counts, distributions and labelled images, which are also on OUT/sheet.jpg.
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from depers.normalization.reading import SkippedImages, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.suspicions import refuse_mostly_dropped
+from depers.normalization.twins import KINDS, describe_twins, find_twins
 from depers.normalization.unlisted import UNLABELLED
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
@@ -51,7 +52,7 @@ from depers.runtime.results import Failures, VerbResult
 from depers.runtime.tasks import run_file_tasks
 from depers.storage import tables
 
-_LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.writing")
+_LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.twins", "depers.normalization.writing")
 
 _CHUNK = 32  # images per task
 _DECISIVE = (
@@ -60,6 +61,7 @@ _DECISIVE = (
     "calibration_fraction",
     "seed",
     "group_by",
+    "twins",
     "keep_splits",
     "unlabelled",
     "exif_frame",
@@ -120,6 +122,13 @@ class Options(CheckedOptions):
         pattern=True,
         group=_SPLIT,
         metavar="REGEX",
+    )
+    twins: str = option(
+        "near",
+        "images that share a split, each a row among the problems: identical ones, and near twins (compressed again,"
+        " resized, cropped a little, mirrored, a moment later); or identical ones only, or none, without a look",
+        choices=KINDS,
+        group=_SPLIT,
     )
     keep_splits: bool = option(
         False, "split as RAW's folders train, val, valid or calibration do; test is left out", group=_SPLIT
@@ -239,9 +248,12 @@ def run(options: Options) -> NormalizeResult:
         unused = skipped.not_understood | skipped.unlabelled
         copies = find_copies(catalog, unused)
         index.add_problems(describe_copies(catalog, copies))
-        assignment = _assign(options, catalog, index, unused, meanings.class_ids, copies)
         decisive = {name: value for name, value in asdict(options).items() if name in _DECISIVE}
         with claims.hold(out, decisive) as lease:
+            image_twins = find_twins(catalog, unused, options.twins, Path(folder), lease.guard)
+            pairs = [*copies.items(), *image_twins.pairs]
+            assignment = _assign(options, catalog, index, unused, meanings.class_ids, pairs)
+            index.add_problems(describe_twins(catalog, image_twins, copies, assignment.splits))
             refuse_leftovers(out, assignment)
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
 
@@ -312,7 +324,7 @@ def _assign(
     index: LabelIndex,
     skipped: set[int],
     class_ids: Mapping[int, int],
-    copies: Mapping[int, int],
+    copies: Iterable[tuple[int, int]],
 ) -> Assignment:
     if options.keep_splits:
         return split_by_folders(catalog, skipped)

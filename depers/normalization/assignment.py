@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def describe_copies(catalog: Catalog, copies: Mapping[int, int]) -> Iterator[Pro
         yield Problem(path, 0, "image of another set", ProblemAction.ACCEPTED, f"the same as {first_path}")
 
 
-def _join_groups(groups: Sequence[str], numbers: Sequence[int], copies: Mapping[int, int]) -> list[str]:
+def _join_groups(groups: Sequence[str], numbers: Sequence[int], copies: Iterable[tuple[int, int]]) -> list[str]:
     """Return the groups of images by number, of which those that have the same image are one."""
     group_of = dict(zip(numbers, groups, strict=True))
     leaders: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _join_groups(groups: Sequence[str], numbers: Sequence[int], copies: Mapping[
             group = above
         return group
 
-    for number, first in copies.items():
+    for number, first in copies:
         one, another = sorted((find_leader(group_of[number]), find_leader(group_of[first])))
         if one != another:
             leaders[another] = one
@@ -92,13 +92,13 @@ def split_at_random(
     calibration_fraction: float,
     seed: int,
     group_by: str | None,
-    copies: Mapping[int, int],
+    copies: Iterable[tuple[int, int]],
 ) -> Assignment:
     """Split the images that are not `skipped` by the shares of val and calibration, a seed, and the groups' expression.
 
     Distributed evenly are the boxes of every class (`class_ids` are the dataset's, by the catalog's class numbers), the
-    images without any, and the sets. `copies` go where the image goes that they are the same as. Raise UserError where
-    the expression finds nothing in an image's name.
+    images without any, and the sets. `copies` are pairs of images, such as twins, that go to one split.
+    Raise UserError where the expression finds nothing in an image's name.
     """
     numbers = [number for number in range(len(catalog.images)) if number not in skipped]
     names = [label_set.prefix + image.name for label_set, image in catalog.images]

@@ -189,7 +189,15 @@ def test_an_image_of_two_sets_goes_one_way_and_is_on_record(tmp_path: Path, inde
     )
     for seed in range(5):
         assignment = split_at_random(
-            catalog, {5}, {}, index, val_fraction=0.3, calibration_fraction=0, seed=seed, group_by=None, copies=copies
+            catalog,
+            {5},
+            {},
+            index,
+            val_fraction=0.3,
+            calibration_fraction=0,
+            seed=seed,
+            group_by=None,
+            copies=copies.items(),
         )
         assert all(assignment.splits[number] == assignment.splits[first] for number, first in copies.items())
         assert {"train", "val"} <= set(assignment.splits)
