@@ -212,6 +212,7 @@ def run(
             total = sum(len(unit.entries) for unit in todo)
             results = watch.follow(work) if job.mirrors and job.weights else work
             speed = follow(lease.guard(results), None if any(unit.archive for unit in todo) else total)
+            units.remove_superseded(job.records)
         yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest, notes)
 
 

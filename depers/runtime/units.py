@@ -183,6 +183,18 @@ def list_finished(records: str) -> Finished:
     return Finished(finished, retries - finished)
 
 
+def remove_superseded(records: str) -> None:
+    """Remove records of failures that were storage's where the unit was done after all.
+
+    Work that was lost with its node is repeated as if it was never done, and does not know what it has recorded.
+    """
+    names = _names(records, "units")
+    done_names = {name for name in names if not name.endswith(_RETRY)}
+    for name in names:
+        if name.endswith(_RETRY) and name.removesuffix(_RETRY) in done_names:
+            storage.delete(storage.join(records, "units", f"{name}.parquet"))
+
+
 def _names(records: str, folder: str) -> list[str]:
     uri = storage.join(records, folder)
     if not storage.is_dir(uri):

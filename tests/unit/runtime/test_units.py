@@ -89,6 +89,18 @@ def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     assert units.read_retry(out, unit.name) is None and len(list((tmp_path / "units").iterdir())) == 1
 
 
+def test_a_record_of_failures_goes_where_the_unit_was_done_after_all(tmp_path: Path) -> None:
+    records, table = str(tmp_path), pa.table({"path": ["a.jpg"]}, SCHEMA)
+    for name, retries in (("a", {"a.jpg": 0}), ("a", {}), ("b", {"a.jpg": 0}), ("c", {})):  # a was done twice
+        units.write_record(records, name, table, RecordNotes(retries))
+    assert units.list_finished(records) == ({"a", "c"}, {"b"}) and (tmp_path / "units/a.retry.parquet").exists()
+    units.remove_superseded(records)
+    assert units.list_finished(records) == ({"a", "c"}, {"b"})
+    assert sorted(path.name for path in (tmp_path / "units").iterdir()) == [
+        "a.parquet", "b.retry.parquet", "c.parquet",
+    ]  # fmt: skip
+
+
 def test_archives_are_units_of_their_own_and_have_a_row(tmp_path: Path) -> None:
     out, schema = str(tmp_path), pa.schema([("path", pa.string()), ("number", pa.int64())])
     cut = units.cut(
