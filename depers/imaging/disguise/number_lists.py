@@ -22,7 +22,7 @@ _FAR = (37, 101)  # numbers that are apart far enough to have nothing to do with
 _MOST_DIFFERENCE = 0.65  # of the usual one; it is 0.74 in random order, and 0.65 at a correlation of a half
 _LEAST_BYTES, _LEAST_DISTINCT = 1024, 200
 _CELL = 512
-_DOTS, _FEW = 8, 8  # numbers that make a shade, and their kinds
+_DOTS = 8  # numbers that make a shade
 _LEAST_LIKENESS = 0.85  # of two channels
 _SEPARATOR, _DIGIT, _DOT, _SIGN, _EXPONENT, _WORD = range(6)
 
@@ -53,8 +53,8 @@ def read_numbers(text: bytes) -> NDArray[np.float64]:
     before, current, after = kinds[:-3], kinds[1:-2], kinds[2:-1]
     is_exponent = (current == _EXPONENT) & ((before == _DIGIT) | (before == _DOT))
     is_exponent &= (after == _DIGIT) | ((after == _SIGN) & (kinds[3:] == _DIGIT))
-    parts_words = (current == _SIGN) & (before != _SEPARATOR) & ~np.r_[False, is_exponent[:-1]]  # 2024-05-20
-    shown = np.r_[False, (current != _SEPARATOR) & ~parts_words, False]
+    is_dash = (current == _SIGN) & ((before == _DIGIT) | (before == _DOT)) & ~np.r_[False, is_exponent[:-1]]  # 2024-05
+    shown = np.r_[False, (current != _SEPARATOR) & ~is_dash, False]
     edges = np.flatnonzero(shown[1:] != shown[:-1])
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
     may_be_numbers = (current[starts] < _EXPONENT) & (lengths <= _LONGEST) if len(starts) else np.zeros(0, bool)
@@ -95,23 +95,24 @@ def _is_float(number: bytes) -> bool:
     return True
 
 
-def are_pixels(numbers: NDArray[Any]) -> bool:
+def are_pixels(numbers: NDArray[Any], most_kinds: int = 2) -> bool:
     """Return whether numbers, or some of them in a row, are those of an image, or bytes of whatever kind.
 
     Pixels follow one another by rows or columns, with their channels beside or behind one another, of any scale, with
-    their places or other regular numbers between them. Thresholds are of photographs of 28 pixels and more.
+    their places or other regular numbers between them. With at most `most_kinds` different ones, their means are looked
+    at, too. Thresholds are of photographs of 28 pixels and more.
     """
     if len(numbers) < LEAST_NUMBERS:
         return False
     with np.errstate(all="ignore"):
         values = np.nan_to_num(np.asarray(numbers, np.float64), nan=0, posinf=0, neginf=0)
         values = np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
-        return _fill_bytes(values) or _are_smooth(values) or _are_dots(values)
+        return _fill_bytes(values) or _are_smooth(values) or _are_dots(values, most_kinds)
 
 
-def _are_dots(values: NDArray[Any]) -> bool:
+def _are_dots(values: NDArray[Any], most_kinds: int) -> bool:
     """Return whether numbers of few kinds are light and shade in some measure, as dots of a print are."""
-    if len(values) < _DOTS * LEAST_NUMBERS or len(np.unique(values[: 1 << 16])) > _FEW:
+    if len(values) < _DOTS * LEAST_NUMBERS or len(np.unique(values[: 1 << 16])) > most_kinds:
         return False
     shades = values[: len(values) // _DOTS * _DOTS].reshape(-1, _DOTS).mean(1, dtype=np.float32)
     return _are_smooth(shades)

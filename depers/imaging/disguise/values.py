@@ -15,7 +15,7 @@ _SIGNS = bytes(32 < character < 127 and chr(character) not in "\"'\\" for charac
 _TO_WORDS = bytes(32 if chr(character) in "\"',;|[](){}<>/=" else character for character in range(256))
 _DRAWING_KINDS = bytes(chr(character) in "@%#*+=~^&$!?`:" for character in range(256))
 _LEAST_SIGNS, _LEAST_SIGNS_SHARE = 1024, 0.3  # of which a neighbor is one, too
-_SAMPLE_WORDS, _MOST_WORDS = 4096, 64
+_SAMPLE_WORDS, _MOST_WORDS, _FEW_WORDS = 4096, 64, 8
 _ONES = np.uint64(0x0101010101010101)
 _LEAST_RATIO = 0.1  # to which a long value shrinks that says anything: what repeats itself does not
 _NUMBERS = b"0123456789.,+-eE:;[](){} "
@@ -59,7 +59,9 @@ def find_drawing(text: bytes) -> str:
     places = {word: place for place, word in enumerate(dict.fromkeys(words))}
     if len(places) > _MOST_WORDS:
         return ""
-    return "a drawing of words" if number_lists.are_pixels(np.array([places[word] for word in words])) else ""
+    return (
+        "a drawing of words" if number_lists.are_pixels(np.array([places[word] for word in words]), _FEW_WORDS) else ""
+    )
 
 
 def find_long_value(text: bytes) -> str:
