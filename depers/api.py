@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from depers.commands.detect import DetectResult
     from depers.commands.evaluate import EvaluateResult
     from depers.commands.experiment import ExperimentResult
+    from depers.commands.export import ExportResult
     from depers.commands.extract import ExtractResult
     from depers.commands.label import LabelResult
     from depers.commands.normalize import NormalizeResult
@@ -239,6 +240,12 @@ def detect(input: PathLike, out: PathLike, **options: Any) -> "DetectResult":
 def evaluate(dataset: PathLike, out: PathLike, **options: Any) -> "EvaluateResult":
     """Measure detectors on a dataset. Raises UserError."""
     result: EvaluateResult = _call("evaluate", dataset=dataset, out=out, **options)
+    return result
+
+
+def export(weights: PathLike, images: PathLike, out: PathLike, **options: Any) -> "ExportResult":
+    """Write a detector as a TorchScript program, compared with its weights on `images`. Raises UserError."""
+    result: ExportResult = _call("export", weights=weights, images=images, out=out, **options)
     return result
 
 

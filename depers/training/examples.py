@@ -25,7 +25,7 @@ class Example(NamedTuple):
     ignored_xywh: NDArray[np.float64] = np.zeros((0, 4))
 
 
-class _Boxes:
+class _BoxColumns:
     """The boxes of all examples, one after another, with their classes, and where each example's begin."""
 
     def __init__(self, starts: "array[int]", class_ids: "array[int]", boxes: "array[float]") -> None:
@@ -67,7 +67,7 @@ class ExampleTable(Sequence[Example]):
         """Of the images, text (N,)."""
         self.sizes_wh = np.frombuffer(sizes, np.int32).reshape(-1, 2)
         """Widths and heights of the images, int32 (N, 2)."""
-        self.labels, self.ignored = (_Boxes(*column) for column in columns)
+        self.labels, self.ignored = (_BoxColumns(*column) for column in columns)
         self._codes = np.frombuffer(codes, np.int32)
         self._kinds = list(kinds)
 
