@@ -41,7 +41,7 @@ from depers.normalization.reading import SkippedImages, read_labels
 from depers.normalization.rules import EXIF_FRAMES, Problem
 from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_set, parse_added, parse_class_map
 from depers.normalization.suspicions import refuse_mostly_dropped
-from depers.normalization.twins import KINDS, describe_twins, find_twins
+from depers.normalization.twins import KINDS, count_shared, describe_twins, find_twins
 from depers.normalization.unlisted import UNLABELLED
 from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
@@ -254,6 +254,7 @@ def run(options: Options) -> NormalizeResult:
             pairs = [*copies.items(), *image_twins.pairs]
             assignment = _assign(options, catalog, index, unused, meanings.class_ids, pairs)
             index.add_problems(describe_twins(catalog, image_twins, copies, assignment.splits))
+            shared = count_shared(image_twins, copies, assignment.splits)
             refuse_leftovers(out, assignment)
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
 
@@ -263,7 +264,7 @@ def run(options: Options) -> NormalizeResult:
             _set_aside(out, options, parts)
             statistics = _write(out, options, parts(), assignment.total, index, lease)
             units.remove_former(units.locate_inside(out))
-            return _finish(options, catalog, assignment, skipped, meanings, index, statistics)
+            return _finish(options, catalog, assignment, skipped, meanings, index, statistics, shared)
 
 
 def _finish(
@@ -274,8 +275,12 @@ def _finish(
     meanings: ClassMeanings,
     index: LabelIndex,
     statistics: report.LabelStatistics,
+    shared: int,
 ) -> NormalizeResult:
-    """Write problems, report, and last data.yaml; return what there is. Raises UserError where there is nothing."""
+    """Write problems, report, and last data.yaml; return what there is. Raises UserError where there is nothing.
+
+    `shared` is how many of the problems are about twins that share a split, to which `--strict` does not object.
+    """
     out, kinds = storage.absolute(options.out), index.problem_kinds()
     with storage.translated_write_errors(out):
         problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
@@ -290,7 +295,7 @@ def _finish(
         )
         account.check_sum(sums, catalog.sets, statistics.images.total())
         _write_report(out, options.classes, statistics, meanings.labelled, kinds, sums)
-    complete = not (options.strict and problem_count)
+    complete = not (options.strict and problem_count > shared)
     if complete:
         write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], meanings.labelled)
     test_images = len(catalog.images) - assignment.total - len(skipped.not_understood | skipped.unlabelled)
@@ -308,7 +313,7 @@ def _finish(
         problems=problems,
         files=storage.join(options.out, "files.parquet"),
         problem_count=problem_count,
-        images={split: statistics.images[split] for split in SPLITS},
+        images={split: statistics.images[split] for split in report.list_splits(statistics)},
         boxes={
             name: sum(statistics.boxes[split, class_id] for split in SPLITS)
             for class_id, name in enumerate(options.classes)

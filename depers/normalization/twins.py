@@ -133,6 +133,12 @@ def describe_twins(
             yield Problem(path, 0, kind, ProblemAction.ACCEPTED, detail)
 
 
+def count_shared(twins: Twins, known: Mapping[int, int], splits: Sequence[str]) -> int:
+    """Return how many problems `describe_twins` yields about twins that share a split: nothing is wrong with these."""
+    pairs = [*twins.identical.items(), *twins.near.items()]
+    return sum(splits[number] == splits[other] for number, other in pairs if number not in known)
+
+
 def find_near_twins(thumbnails: NDArray[np.uint8], places: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
     """Return by index into `places`, for each image that has near twins, the lowest index of one and of its group.
 
