@@ -80,11 +80,11 @@ json.dump(times, open(opt.project + "/times.json", "w"))
 WITHOUT_RAY = """
 import json, os, sys, time
 from depers.training.callbacks import TrainingCallback
-from depers.training.checkpoints import CheckpointWriter
-from depers.training.data import read_splits
+from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.process_group import ProcessGroup
+from depers.training.processes.process_group import ProcessGroup
 options = Options(**json.loads(sys.argv[1]))
 device = "cuda:0" if options.device == "cuda" else "cpu"
 windows = {}

@@ -365,7 +365,7 @@ def _train_all(options: Options, cells: Sequence[Cell]) -> Iterator[TrainingResu
     """
     import ray
 
-    from depers.training.experiment_arm import read_record, train_arm
+    from depers.training.processes.experiment_arm import read_record, train_arm
 
     calls = []
     device = choose_device(options.training(cells[0], REAL).device)
@@ -398,7 +398,7 @@ def _remove_state(options: Options, result: TrainingResult) -> None:
 
 def _read_validations(options: Options, results: Sequence[TrainingResult]) -> dict[Key, list[Any]]:
     """Return the matched detections of all trainings, by validation."""
-    from depers.training.experiment_arm import locate_matches
+    from depers.training.processes.experiment_arm import locate_matches
 
     def read(uri: str) -> Any:
         return read_matches(storage.read_bytes(uri))

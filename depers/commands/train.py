@@ -20,7 +20,7 @@ from depers.runtime import claims, progress
 from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
 from depers.training.options import Options, resolve_paths
-from depers.training.outputs import BEST, REPORT, read_progress, read_results
+from depers.training.processes.outputs import BEST, REPORT, read_progress, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def _train(options: Options, out: str) -> TrainResult:
     """Train on all workers, unless that is done; `out` is OUT as the caller names it."""
     import ray
 
-    from depers.training.ray_train import fit
+    from depers.training.processes.ray_train import fit
 
     device = choose_device(options.device, options.train_workers)
     cpus = int(ray.cluster_resources().get("CPU", 0))

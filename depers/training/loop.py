@@ -25,15 +25,16 @@ from depers.errors import UserError
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
 from depers.seeds import Branch, random_for
-from depers.training import checkpoints, outputs, report, resumption, validation
-from depers.training.batches import Batch, Batches, SampleSpec
+from depers.training import report, validation
 from depers.training.callbacks import TrainingCallback
-from depers.training.checkpoints import CheckpointWriter
-from depers.training.data import Splits
-from depers.training.image_cache import cache_images, fit_size
-from depers.training.loader import Loader, choose_workers
+from depers.training.images.batches import Batch, Batches, SampleSpec
+from depers.training.images.data import Splits
+from depers.training.images.image_cache import cache_images, fit_size
+from depers.training.images.loader import Loader, choose_workers
 from depers.training.model import build_model, measure_boxes, weigh_images
-from depers.training.process_group import ProcessGroup, synchronize_batch_norm
+from depers.training.processes import checkpoints, outputs, resumption
+from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.processes.process_group import ProcessGroup, synchronize_batch_norm
 from depers.training.schedule import Schedule
 from depers.training.state import TrainData, TrainState, build
 from depers.training.validation import ValidationResult

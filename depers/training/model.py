@@ -11,7 +11,7 @@ from depers import storage
 from depers.detection import yolo
 from depers.errors import UserError
 from depers.training.anchors import fit_anchors, measure_anchor_recall
-from depers.training.examples import Example
+from depers.training.images.examples import Example
 
 if TYPE_CHECKING:
     from depers.training.options import Options
@@ -109,8 +109,8 @@ def match_classes(texts: Sequence[str], names: Sequence[str], source_names: Mapp
         if name not in names:
             raise UserError(f"--start-classes {pair}: must name a class of the dataset ({', '.join(names)}) first")
         if source_name not in source_ids:
-            known = ", ".join(source_ids)
-            raise UserError(f"--start-classes {pair}: must name a class of the weights ({known:.300}) after the =")
+            listing = ", ".join(source_ids)
+            raise UserError(f"--start-classes {pair}: must name a class of the weights ({listing:.300}) after the =")
         if (class_id := names.index(name)) in class_ids:
             raise UserError(f"--start-classes must name each class once, but names {name} twice")
         class_ids[class_id] = source_ids[source_name]

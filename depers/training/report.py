@@ -16,9 +16,9 @@ from depers.datasets.ignore_regions import shares_ignored
 from depers.evaluation import metrics
 from depers.evaluation.metrics import MatchedImage
 from depers.reports import drawing, page, plots
-from depers.training.augmentation import RGB, letterbox_sample
-from depers.training.batches import Batch, attach_labels
-from depers.training.data import Splits
+from depers.training.images.augmentation import RGB, letterbox_sample
+from depers.training.images.batches import Batch, attach_labels
+from depers.training.images.data import Splits
 from depers.training.validation import ValidationResult
 
 EVENTS = "tensorboard/events.out.tfevents.training"

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from depers.detection import yolo
-from depers.training.batches import Batch, Batches, SampleSpec
-from depers.training.data import Splits
-from depers.training.image_cache import ScaledImages
-from depers.training.loader import Loader
+from depers.training.images.batches import Batch, Batches, SampleSpec
+from depers.training.images.data import Splits
+from depers.training.images.image_cache import ScaledImages
+from depers.training.images.loader import Loader
 from depers.training.loss import Loss
 from depers.training.moving_average import MovingAverage
-from depers.training.process_group import ProcessGroup
+from depers.training.processes.process_group import ProcessGroup
 from depers.training.schedule import Schedule, make_schedule
 from depers.training.validation import ValidationResult
 

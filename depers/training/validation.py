@@ -20,10 +20,10 @@ from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.evaluation.calibration import covered_from
 from depers.evaluation.metrics import MatchedImage
-from depers.training.augmentation import RGB, letterbox_sample
-from depers.training.batches import attach_labels, collate
-from depers.training.data import find_unlabelled
-from depers.training.examples import Example
+from depers.training.images.augmentation import RGB, letterbox_sample
+from depers.training.images.batches import attach_labels, collate
+from depers.training.images.data import find_unlabelled
+from depers.training.images.examples import Example
 from depers.training.loss import Loss
 
 _MARGIN, _COVERAGE = 0.1, 0.9  # the defaults of `anonymize` and `evaluate`

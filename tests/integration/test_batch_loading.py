@@ -6,10 +6,10 @@ import numpy as np
 from training_sets import write_dataset
 
 from depers.detection.yolo import read_hyperparameters
-from depers.training.batches import Batches
-from depers.training.data import read_splits
-from depers.training.image_cache import ScaledImages, fit_size
-from depers.training.loader import Loader
+from depers.training.images.batches import Batches
+from depers.training.images.data import read_splits
+from depers.training.images.image_cache import ScaledImages, fit_size
+from depers.training.images.loader import Loader
 
 
 def test_threads_and_processes_make_the_same(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import torch
 from training_sets import write_dataset
 
 from depers.detection import yolo
-from depers.training.batches import Batches, SampleSpec
-from depers.training.checkpoints import CheckpointWriter, read_state
-from depers.training.data import read_splits
+from depers.training.images.batches import Batches, SampleSpec
+from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.loss import Loss
 from depers.training.options import Options
-from depers.training.process_group import ProcessGroup, synchronize_batch_norm
+from depers.training.processes.checkpoints import CheckpointWriter, read_state
+from depers.training.processes.process_group import ProcessGroup, synchronize_batch_norm
 
 NAMES = ["car", "head", "face"]
 SPLIT = 3  # of eight images, the first worker has three

@@ -9,9 +9,9 @@ from training_sets import write_dataset
 from depers.commands import extract, normalize, synthesize
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import label_path
-from depers.training.batches import Batches
-from depers.training.data import Splits, read_splits
-from depers.training.image_cache import fit_size, read_scaled
+from depers.training.images.batches import Batches
+from depers.training.images.data import Splits, read_splits
+from depers.training.images.image_cache import fit_size, read_scaled
 
 NAMES = ("human", "car")
 

@@ -25,7 +25,7 @@ from depers.datasets.labels import CLASSES, list_pairs, read_labels
 from depers.errors import UserError
 from depers.runtime import progress, units
 from depers.synthesis import plan_table, renderer
-from depers.training.data import read_splits
+from depers.training.images.data import read_splits
 
 
 def make_bank(root: str, **changed: Any) -> str:

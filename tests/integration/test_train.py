@@ -15,10 +15,10 @@ from depers.datasets.labels import CLASSES
 from depers.detection import yolo
 from depers.errors import UserError
 from depers.runtime import progress
-from depers.training.data import read_splits
+from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options, resolve_paths
-from depers.training.process_group import ProcessGroup
+from depers.training.processes.process_group import ProcessGroup
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.imaging.decoding import decode
 from depers.training import validation
-from depers.training.checkpoints import serialize_weights
-from depers.training.data import read_splits
-from depers.training.image_cache import fit_size, read_scaled
+from depers.training.images.data import read_splits
+from depers.training.images.image_cache import fit_size, read_scaled
+from depers.training.processes.checkpoints import serialize_weights
 
 IMGSZ = 320
 

@@ -22,14 +22,15 @@ from depers import storage
 from depers.commands.train import run
 from depers.detection import yolo
 from depers.runtime import progress
-from depers.training import checkpoints, outputs, report
+from depers.training import report
 from depers.training.callbacks import TrainingCallback
-from depers.training.checkpoints import CheckpointWriter, read_state
-from depers.training.data import read_splits
+from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.outputs import read_progress, read_results
-from depers.training.process_group import ProcessGroup
+from depers.training.processes import checkpoints, outputs
+from depers.training.processes.checkpoints import CheckpointWriter, read_state
+from depers.training.processes.outputs import read_progress, read_results
+from depers.training.processes.process_group import ProcessGroup
 
 EPOCHS = 5
 COLUMNS = ("box", "obj", "cls", "val_box", "val_obj", "val_cls")

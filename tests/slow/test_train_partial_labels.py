@@ -10,12 +10,12 @@ from training_sets import write_dataset
 
 from depers.commands.demo import HYPERPARAMETERS
 from depers.training import validation
-from depers.training.checkpoints import CheckpointWriter
-from depers.training.data import Splits, read_splits
-from depers.training.image_cache import fit_size, read_scaled
+from depers.training.images.data import Splits, read_splits
+from depers.training.images.image_cache import fit_size, read_scaled
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.process_group import ProcessGroup
+from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.processes.process_group import ProcessGroup
 
 NAMES = ["human", "car"]
 SIZE = (256, 160)

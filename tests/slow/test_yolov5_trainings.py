@@ -14,10 +14,10 @@ from training_sets import write_dataset
 from depers import storage
 from depers.datasets.labels import CLASSES
 from depers.detection import yolo
-from depers.training.data import read_splits
+from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.process_group import ProcessGroup
+from depers.training.processes.process_group import ProcessGroup
 
 pytestmark = pytest.mark.slow
 

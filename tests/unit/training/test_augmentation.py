@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from depers.detection.yolo import read_hyperparameters
 from depers.seeds import Branch, random_for
-from depers.training.augmentation import LabelledImage, augment, letterbox_sample, make_mosaic
+from depers.training.images.augmentation import LabelledImage, augment, letterbox_sample, make_mosaic
 
 CALM = read_hyperparameters("no-augmentation")
 PLAIN = CALM | {"scale": 0.3, "translate": 0.1, "fliplr": 0.5, "flipud": 0.5}

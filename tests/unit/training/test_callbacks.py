@@ -6,7 +6,7 @@ import pytest
 
 from depers.errors import UserError
 from depers.training.callbacks import GuardedCallbacks, TrainingCallback, format_epoch, load_callback
-from depers.training.ray_train import EpochProgress, ProgressActor
+from depers.training.processes.ray_train import EpochProgress, ProgressActor
 
 ROW = {
     "epoch": 3.0, "box": 0.1, "obj": 0.02, "cls": 0.03, "precision": 0.5, "recall": 0.4, "map50": 0.1,
@@ -72,7 +72,10 @@ def test_a_follower_of_the_users_may_fail(tmp_path: Path) -> None:
     [
         ("follow", "--callback must be MODULE:NAME or FILE.py:NAME, but got 'follow'"),
         ("nowhere.to.be_found:Follow", "cannot be made .ModuleNotFoundError"),
-        ("pathlib:Path", "must be a class of depers.training.callbacks.TrainingCallback, but makes a PosixPath"),
+        (
+            "pathlib:Path",
+            "must be a class of depers.training.callbacks.TrainingCallback, but makes a PosixPath",
+        ),
     ],
 )
 def test_followers_that_are_none_are_refused(text: str, message: str) -> None:

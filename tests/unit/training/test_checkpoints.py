@@ -11,8 +11,8 @@ import torch
 
 from depers import storage
 from depers.errors import UserError
-from depers.training import checkpoints
-from depers.training.checkpoints import CheckpointWriter, copy_to_cpu, read_state, serialize_state
+from depers.training.processes import checkpoints
+from depers.training.processes.checkpoints import CheckpointWriter, copy_to_cpu, read_state, serialize_state
 
 
 class Storage:

@@ -14,10 +14,10 @@ from depers.datasets.labels import CLASSES
 from depers.errors import UserError
 from depers.seeds import Branch, random_for
 from depers.training.anchors import fit_anchors, measure_anchor_recall
-from depers.training.batches import Batches, choose_partners, order_pass, plan_batches, round_up, share_exactly
-from depers.training.data import Splits, find_unlabelled, read_splits
-from depers.training.examples import Example
-from depers.training.image_cache import fit_size
+from depers.training.images.batches import Batches, choose_partners, order_pass, plan_batches, round_up, share_exactly
+from depers.training.images.data import Splits, find_unlabelled, read_splits
+from depers.training.images.examples import Example
+from depers.training.images.image_cache import fit_size
 from depers.training.schedule import make_schedule
 
 

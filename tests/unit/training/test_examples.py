@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from depers.training.data import find_unlabelled, group_by_labels
-from depers.training.examples import Example, ExampleTable
+from depers.training.images.data import find_unlabelled, group_by_labels
+from depers.training.images.examples import Example, ExampleTable
 
 
 def make_examples(count: int) -> list[Example]:

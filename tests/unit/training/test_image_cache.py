@@ -7,7 +7,7 @@ from training_sets import write_dataset
 
 from depers.errors import UserError
 from depers.resources import GIB
-from depers.training.image_cache import ScaledImages, allocate, plan_cache, read_scaled
+from depers.training.images.image_cache import ScaledImages, allocate, plan_cache, read_scaled
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from depers.training.loader import choose_workers
-from depers.training.process_group import ProcessGroup
+from depers.training.images.loader import choose_workers
+from depers.training.processes.process_group import ProcessGroup
 
 
 @pytest.mark.parametrize(

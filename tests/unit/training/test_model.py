@@ -10,7 +10,7 @@ import yaml
 
 from depers.detection import yolo
 from depers.errors import UserError
-from depers.training.examples import Example
+from depers.training.images.examples import Example
 from depers.training.model import build_model, weigh_images
 from depers.training.options import Options
 

@@ -8,9 +8,10 @@ from training_sets import write_dataset
 
 from depers.detection.yolo import read_hyperparameters
 from depers.evaluation.metrics import measure
-from depers.training import image_cache, report
-from depers.training.batches import Batches
-from depers.training.data import read_splits
+from depers.training import report
+from depers.training.images import image_cache
+from depers.training.images.batches import Batches
+from depers.training.images.data import read_splits
 from depers.training.report import compute_curves, count_confusion, format_csv, format_events
 from depers.training.validation import ValidationResult, choose_canvases, compute_fitness
 

@@ -8,13 +8,13 @@ from training_sets import write_dataset
 
 from depers.detection import yolo
 from depers.training import validation
-from depers.training.augmentation import letterbox_sample
-from depers.training.batches import attach_labels, collate
-from depers.training.checkpoints import serialize_weights
-from depers.training.data import read_splits
-from depers.training.examples import Example
-from depers.training.image_cache import fit_size, read_scaled
+from depers.training.images.augmentation import letterbox_sample
+from depers.training.images.batches import attach_labels, collate
+from depers.training.images.data import read_splits
+from depers.training.images.examples import Example
+from depers.training.images.image_cache import fit_size, read_scaled
 from depers.training.loss import Loss
+from depers.training.processes.checkpoints import serialize_weights
 
 
 def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:

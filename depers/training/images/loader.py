@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from depers import resources
-from depers.training.augmentation import LabelledImage
-from depers.training.batches import Batch, Batches, SampleSpec
-from depers.training.process_group import ProcessGroup
+from depers.training.images.augmentation import LabelledImage
+from depers.training.images.batches import Batch, Batches, SampleSpec
+from depers.training.processes.process_group import ProcessGroup
 
 _AHEAD = 2  # batches, of all threads or of each process
 _SHARE = 0.8  # of the shared memory that is free

@@ -23,7 +23,7 @@ from depers import storage
 from depers.detection import yolo
 from depers.detection.checkpoint_files import CheckpointError, CheckpointFile
 from depers.errors import UserError, one_line
-from depers.training.outputs import STATE
+from depers.training.processes.outputs import STATE
 
 _PAUSES = (0.5, 30.0)  # seconds between attempts, first and longest
 
@@ -42,7 +42,7 @@ class CheckpointWriter:
         self._root, self._patience, self._warn = root, patience, warn
         self._pending: dict[str, Content] = {}
         self._optional: set[str] = set()
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._deadline: float | None = None  # when to give up, once closed
         self._failures: dict[str, str] = {}
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
@@ -54,19 +54,19 @@ class CheckpointWriter:
         Where one of the `optional` ones, which are written last, cannot be made, a warning says so and the training
         goes on. Raise UserError where one of the other files of an earlier call could not be made.
         """
-        with self._changed:
+        with self._condition:
             self._raise_failure()
             for name, content in {**files, **(optional or {})}.items():
                 self._pending.pop(name, None)  # the newest goes to the end
                 self._pending[name] = content
             self._optional |= set(optional or ())
-            self._changed.notify()
+            self._condition.notify()
 
     def close(self) -> None:
         """Wait until all is written. Raise UserError where that fails for longer than the patience."""
-        with self._changed:
+        with self._condition:
             self._deadline = time.monotonic() + self._patience
-            self._changed.notify()
+            self._condition.notify()
         self._thread.join()
         self._raise_failure()
 
@@ -76,11 +76,11 @@ class CheckpointWriter:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
+            with self._condition:
                 while not self._pending:
                     if self._deadline is not None:
                         return
-                    self._changed.wait()
+                    self._condition.wait()
                 name, content = self._choose()
             try:
                 data = content if isinstance(content, bytes) else content()
@@ -98,7 +98,7 @@ class CheckpointWriter:
     def _skip(self, name: str, content: Content, error: Exception) -> None:
         """Leave out a file that cannot be made: say so, and where it is needed, have the next call raise it."""
         message = f"{storage.join(self._root, name)}: cannot be made ({type(error).__name__}: {one_line(error)})"
-        with self._changed:
+        with self._condition:
             if self._pending.get(name) is content:
                 del self._pending[name]
             if name not in self._optional:
@@ -114,7 +114,7 @@ class CheckpointWriter:
                 failure = None
             except Exception as error:  # storage fails in as many ways as there are layers below it
                 failure = error
-            with self._changed:
+            with self._condition:
                 is_overtaken = self._pending.get(name) is not content
                 if failure is None or is_overtaken:
                     if not is_overtaken:
@@ -130,7 +130,7 @@ class CheckpointWriter:
                         self._failures[name] = message
                     return False
                 self._warn(f"{uri}: cannot be written ({one_line(failure)}); trying again in {pause:.1f} s")
-                self._changed.wait(pause)
+                self._condition.wait(pause)
             pause = min(2 * pause, _PAUSES[1])
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.seeds import Branch, random_for
-from depers.training.augmentation import RGB, LabelledImage, augment, make_mosaic
-from depers.training.data import Splits, find_unlabelled, group_by_labels
-from depers.training.examples import Example
-from depers.training.image_cache import fit_size
+from depers.training.images.augmentation import RGB, LabelledImage, augment, make_mosaic
+from depers.training.images.data import Splits, find_unlabelled, group_by_labels
+from depers.training.images.examples import Example
+from depers.training.images.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
 _MOST_PASSES_IN_ONE = 1000
@@ -71,7 +71,7 @@ def order_pass(
     A dataset goes through its images in random order, one round after the other, whatever falls into a pass. With
     `image_weights` (N,), images are drawn by them instead, with replacement, each dataset's share still exact.
     """
-    chosen, first = [], 0
+    choices, first = [], 0
     for part, (size, weight) in enumerate(parts):
         count = count_images(size, weight)
         if image_weights is not None:
@@ -85,10 +85,10 @@ def order_pass(
             )
             start = pass_number * count - rounds[0] * size
             indices = stream[start : start + count]
-        chosen.append(indices + first)
+        choices.append(indices + first)
         first += size
     rng = random_for(seed, Branch.IMAGE_ORDER, len(parts), pass_number)
-    return np.asarray(rng.permutation(np.concatenate(chosen)), np.int64)
+    return np.asarray(rng.permutation(np.concatenate(choices)), np.int64)
 
 
 def choose_partners(
@@ -240,7 +240,7 @@ class Batches:
             first, end = (-(-edge // self._batch_size) * self._batch_size for edge in (first, end))
         numbers = np.arange(first, end)
         passes, rows = np.divmod(numbers, self.images_per_pass)
-        self._passes = {number: drawn for number, drawn in self._passes.items() if number >= passes[0]}
+        self._passes = {number: images for number, images in self._passes.items() if number >= passes[0]}
         order = np.concatenate(
             [self._draw(number, image_weights)[rows[passes == number], 0] for number in np.unique(passes).tolist()]
         )

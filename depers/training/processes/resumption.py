@@ -6,8 +6,9 @@ from typing import Any
 
 from depers import storage
 from depers.errors import UserError
-from depers.training import checkpoints, outputs, report
-from depers.training.checkpoints import CheckpointWriter
+from depers.training import report
+from depers.training.processes import checkpoints, outputs
+from depers.training.processes.checkpoints import CheckpointWriter
 from depers.training.state import TrainState
 
 

@@ -11,11 +11,11 @@ from depers.errors import UserError, describe
 from depers.resources import GIB, format_bytes
 from depers.storage.cache import DatasetCache
 from depers.training.callbacks import GuardedCallbacks, TrainingCallback, load_callback
-from depers.training.checkpoints import CheckpointWriter, read_state
-from depers.training.data import read_splits
+from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options
-from depers.training.process_group import ProcessGroup
+from depers.training.processes.checkpoints import CheckpointWriter, read_state
+from depers.training.processes.process_group import ProcessGroup
 
 
 def work(

@@ -15,7 +15,7 @@ from depers import storage
 from depers.errors import as_user_error, describe
 from depers.runtime import progress
 from depers.training.callbacks import TrainingCallback, format_epoch
-from depers.training.outputs import read_progress
+from depers.training.processes.outputs import read_progress
 
 if TYPE_CHECKING:
     from depers.training.options import Options
@@ -83,7 +83,7 @@ class ProgressPrinter:
 
     def __init__(self, actor: Any, epochs: int) -> None:
         self._actor, self._epochs = actor, epochs
-        self._done = threading.Event()
+        self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._bar: Any = None
 
@@ -94,14 +94,14 @@ class ProgressPrinter:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
+        self._end.set()
         self._thread.join()
         self._show()
         if self._bar:
             self._bar.close()
 
     def _follow(self) -> None:
-        while not self._done.wait(_POLL_S):
+        while not self._end.wait(_POLL_S):
             self._show()
 
     def _show(self) -> None:
@@ -196,8 +196,8 @@ def _train_as_worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from depers.training.options import Options
-    from depers.training.process_group import ProcessGroup
-    from depers.training.worker import work
+    from depers.training.processes.process_group import ProcessGroup
+    from depers.training.processes.worker import work
 
     context = ray_train.get_context()
     group = ProcessGroup(

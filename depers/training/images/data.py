@@ -15,7 +15,7 @@ from depers.datasets.ignore_regions import IgnoreFolder
 from depers.datasets.labels import Labels
 from depers.errors import UserError
 from depers.imaging.headers import ImageError, ImageHeader, read_header
-from depers.training.examples import Example, ExampleTable
+from depers.training.images.examples import Example, ExampleTable
 
 _READERS = 16  # threads that mostly wait for storage
 _READ_AHEAD = 4096  # examples: each that is read and not yet kept is some objects

@@ -20,8 +20,8 @@ from depers.boxes import letterbox
 from depers.errors import UserError
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError
-from depers.training.augmentation import RGB
-from depers.training.process_group import ProcessGroup
+from depers.training.images.augmentation import RGB
+from depers.training.processes.process_group import ProcessGroup
 
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.8  # of what is free; the rest is for the training itself, and for other processes
 

@@ -71,8 +71,8 @@ def make_mosaic(
         second = _lay_out(mixed, imgsz, rng, hyp)
         share = rng.beta(32.0, 32.0)
         image = cv2.addWeighted(sample.image, share, second.image, 1 - share, 0)
-        joined = (np.concatenate(boxes) for boxes in zip(sample[1:], second[1:], strict=True))
-        sample = LabelledImage(np.asarray(image, np.uint8), *joined)
+        boxes_of_both = (np.concatenate(boxes) for boxes in zip(sample[1:], second[1:], strict=True))
+        sample = LabelledImage(np.asarray(image, np.uint8), *boxes_of_both)
     return _recolor_and_mirror(sample, rng, hyp)
 
 

@@ -11,9 +11,9 @@ from depers.evaluation.experiment_statistics import TrainingResult, format_match
 from depers.evaluation.metrics import MatchedImage
 from depers.training.callbacks import TrainingCallback
 from depers.training.options import Options
-from depers.training.outputs import read_results
-from depers.training.process_group import ProcessGroup
-from depers.training.worker import work
+from depers.training.processes.outputs import read_results
+from depers.training.processes.process_group import ProcessGroup
+from depers.training.processes.worker import work
 
 
 class ValidationKeeper(TrainingCallback):
