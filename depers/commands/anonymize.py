@@ -6,7 +6,7 @@ Each archive has a row of its own: `complete`, `incomplete`, or `failed`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from depers import storage
@@ -14,6 +14,7 @@ from depers.anonymization.manifest import MANIFEST, SCHEMA, STATUSES
 from depers.anonymization.redact_step import redact_item
 from depers.anonymization.removal import Removal
 from depers.anonymization.report import ManifestStatistics, make_report
+from depers.anonymization.single_file import deliver, find_single_file, hold_alone
 from depers.datasets.labels import CLASSES
 from depers.detection.settings import parse_weights
 from depers.errors import UserError
@@ -33,11 +34,12 @@ from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage import tables
 
 _KNOWN_BOXES = "known boxes"
+_MOST_CLASSES = 8  # that a line tells one by one
 
 
 @dataclass(frozen=True)
 class Options(pipeline_options.PassOptions):
-    """Mirror INPUT to OUT with every box of the given classes made unrecognizable, and all metadata removed."""
+    """Mirror INPUT, a folder or one file, to OUT with every box made unrecognizable, and all metadata removed."""
 
     records: str | None = records_option()
     keep_removed: bool = option(
@@ -129,13 +131,20 @@ class Options(pipeline_options.PassOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AnonymizeResult(VerbResult):
-    """What became of the inputs: how many files (members of archives among them) and archives by status."""
+    """What became of the inputs: how many files (members of archives among them) and archives by status.
+
+    One file has neither `manifest` nor `report`.
+    """
 
     out: str
-    manifest: str
-    report: str
+    manifest: str | None
+    report: str | None
     files: Mapping[str, int]
     archives: Mapping[str, int]
+    boxes: Mapping[str, int]
+    """How many were redacted, by class."""
+    targets: Sequence[str] | None
+    """The classes that detectors looked for; None where boxes came from elsewhere."""
     speed: Speed
     clean_in_a_row: int
     """How many images in a row the detector found nothing in, at most, among those of this run."""
@@ -148,12 +157,20 @@ class AnonymizeResult(VerbResult):
         if self.archives:
             outcome += f"; {sum(self.archives.values())} archives: {_count_text(self.archives, tuple(ArchiveStatus))}"
         inputs = sum(count for status, count in self.files.items() if status != FileStatus.REMOVED)
-        lines = [
-            f"{inputs} inputs: {outcome}; {self.speed}; manifest {self.manifest}; report {self.report}",
-            *self.notes,
-        ]
+        places = f"manifest {self.manifest}; report {self.report}" if self.manifest else self.out
+        lines = [f"{inputs} inputs: {outcome}; {self.speed}; {places}", *self._describe_classes(), *self.notes]
         warns = self.clean_in_a_row >= clean_watch.WARN_AFTER
         return [*lines, f"warning: {clean_watch.describe(self.clean_in_a_row)}"] if warns else lines
+
+    def _describe_classes(self) -> list[str]:
+        """Return the line that says what was looked for, how much of it was redacted, and what was not looked for."""
+        if self.targets is None:
+            return []
+        names = sorted(self.targets, key=lambda name: -self.boxes.get(name, 0))  # stable: in the weights' order
+        counts = ", ".join(f"{name} ({self.boxes.get(name, 0)} redacted)" for name in names[:_MOST_CLASSES])
+        counts += f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
+        others = [name for name in CLASSES if name not in self.targets]
+        return [f"looked for: {counts}" + (f"; not looked for: {', '.join(others)}" if others else "")]
 
 
 def _count_text(counts: Mapping[str, int], statuses: Sequence[str]) -> str:
@@ -169,7 +186,20 @@ def plan_processes(options: Options) -> PoolPlan | None:
 
 
 def run(options: Options) -> AnonymizeResult:
-    """Anonymize INPUT to OUT. Raises UserError for wrong options, weights or folders."""
+    """Anonymize INPUT, a folder or one file, to OUT. Raises UserError for wrong options, weights or folders."""
+    if (file := find_single_file(options.input, options.out)) is None:
+        return _run(options)
+    if options.records is not None:
+        raise UserError(f"--records is for folders, but INPUT is a file, {options.input}, of which none are kept")
+    with hold_alone(file) as (folder, out):
+        result = _run(replace(options, input=folder, out=out, follow_links=True))
+        has_result = deliver(file, out)
+    if not has_result and not result.failures.count:
+        raise UserError(f"{options.input}: must be an image, or an archive of images, but is neither")
+    return replace(result, out=file.target, manifest=None, report=None, failures=replace(result.failures, table=""))
+
+
+def _run(options: Options) -> AnonymizeResult:
     redact = partial(
         redact_item,
         mode=options.mode,
@@ -214,6 +244,8 @@ def _gather(job: PassJob, summary: pipeline.Summary, removal: Removal) -> Anonym
         report=report,
         files=dict(statistics.files),
         archives=dict(statistics.archives),
+        boxes=dict(statistics.classes),
+        targets=summary.class_names if job.weights else None,
         speed=summary.speed,
         clean_in_a_row=summary.clean_in_a_row,
         notes=summary.notes,

@@ -40,6 +40,8 @@ def plan_processes(options: PassOptions) -> PoolPlan | None:
     is_auto = options.topology == "auto" and options.device != "cuda" and options.workers is None
     if not (is_auto or options.topology == "local"):
         return None
+    if registry.kind_of(options.input) and storage.is_file(options.input):
+        return None
     try:
         entries = list(islice(storage.iterate_files(options.input, options.follow_links), _MOST_FILES + 1))
     except (OSError, UserError):

@@ -87,6 +87,15 @@ def exists(uri: str) -> bool:
         return s3.size_of(uri) is not None or s3.has_keys(uri) if is_s3(uri) else Path(uri).exists()
 
 
+def is_file(uri: str) -> bool:
+    """Return whether a file (on S3: an object of this key, and none below it) is there.
+
+    Raise UserError where S3 gives no answer.
+    """
+    with translated_errors(uri):
+        return not s3.has_keys(uri) and s3.size_of(uri) is not None if is_s3(uri) else Path(uri).is_file()
+
+
 def is_dir(uri: str) -> bool:
     """Return whether a folder (on S3: a key below the prefix) is there. Raise UserError where S3 gives no answer."""
     with translated_errors(uri):

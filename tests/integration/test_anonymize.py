@@ -115,6 +115,23 @@ def test_without_ray_come_the_same_images_and_manifest(done: Path, folder: Path,
     assert tree(Path(f"{out}-records"))["manifest.parquet"] == tree(Path(f"{done}-records"))["manifest.parquet"]
 
 
+def test_one_file_is_redacted_as_in_its_folder(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
+    [name] = [name for name in NAMES if name == "plain.jpg"]
+    for out, target in (("safe.jpg", "safe.jpg"), ("safe/", f"safe/{name}")):
+        result = anonymize.run(options(folder / "0" / name, f"{tmp_path}/{out}", weights))
+        assert result.out == str(tmp_path / target) and not result.partial
+        assert Path(result.out).read_bytes() == (done / "0" / name).read_bytes()
+        assert "looked for" in "\n".join(result.summary()) and result.manifest is None
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "safe",
+        f"safe/{name}",
+        "safe.jpg",
+    ]
+    (tmp_path / "broken.jpg").write_bytes((folder / "0" / name).read_bytes()[:1000])
+    result = anonymize.run(options(tmp_path / "broken.jpg", tmp_path / "none.jpg", weights))
+    assert result.partial and not (tmp_path / "none.jpg").exists()
+
+
 def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["anonymize", str(folder), str(out), "--weights", weights]
@@ -133,7 +150,10 @@ def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: s
     [
         ({"input": "missing"}, "no such folder"),
         ({"input": "empty"}, "must hold at least one file"),
-        ({"input": "file.jpg"}, "must be a folder"),
+        ({"input": "file.jpg", "out": "file.png"}, "must end in .jpg as INPUT does"),
+        ({"input": "file.jpg", "out": "file.jpg"}, "must be another file than INPUT"),
+        ({"input": "file.jpg", "out": "safe.jpg", "records": "records"}, "--records is for folders"),
+        ({"input": "text.pt", "out": "safe.pt"}, "must be an image, or an archive of images, but is neither"),
         ({"out": "input"}, "OUT must lie outside INPUT"),
         ({"out": "input/out"}, "OUT must lie outside INPUT"),
         ({"out": "."}, "OUT must lie outside INPUT"),
@@ -157,7 +177,7 @@ def test_wrong_input_is_one_clear_line(
     (tmp_path / "text.pt").write_text("no weights")
     shutil.copy(weights, tmp_path / "any.pt")
     values: dict[str, object] = {"input": "input", "out": "out", "weights": ("any.pt",)} | change
-    here = {name: f"{tmp_path}/{values[name]}" for name in ("input", "out")}
+    here = {name: f"{tmp_path}/{values[name]}" for name in ("input", "out", "records") if name in values}
     all_weights = tuple(f"{tmp_path}/{one}" for one in values["weights"])  # type: ignore[attr-defined]
     classes = values.get("classes", ())
     before = tree(tmp_path)
