@@ -27,6 +27,7 @@ from depers.errors import UserError
 from depers.evaluation import calibration, submission
 from depers.evaluation.calibration import Calibration
 from depers.evaluation.competition_score import format_score, score_as_dict, score_file
+from depers.evaluation.conditions import measure_slices, slice_by_brightness, slice_by_group
 from depers.evaluation.metrics import measure
 from depers.evaluation.metrics_by_size import measure_sizes
 from depers.evaluation.report import make_report
@@ -117,10 +118,9 @@ class Options(CheckedOptions):
     )
     group_by: str | None = option(
         None,
-        "with --target-recall: regular expression that finds in each image's name what it was taken with or when, such"
-        " as a camera: the bound holds for groups, not for images (its first bracket, if any)",
+        "regular expression that finds in each image's name what it was taken with or when, such as a camera (its first"
+        " bracket, if any): figures by group, and with --target-recall the bound holds for groups, not for images",
         pattern=True,
-        group=_THRESHOLDS,
         metavar="REGEX",
     )
     batch_size: int = batch_size_option()
@@ -331,8 +331,23 @@ def _evaluate(options: Options) -> EvaluateResult:
         calibrations = _calibrate(options, dataset, folder, targets, seen)
         lines.append(f"{calibration.format_table(calibrations, options.certainty)}\n{thresholds}")
     results = [judge(sample, metrics.confidence) for sample in measured]
+    slices = slice_by_brightness(measured, folder)
+    if options.group_by:
+        slices += slice_by_group(group_names([sample.path for sample in measured], options.group_by))
+    slice_rows = measure_slices(slices, results, dataset.names, detectable)
+    figures["conditions"] = [row._asdict() for row in slice_rows]
     page = make_report(
-        metrics, sizes, calibrations, options.certainty, results, failed, folder, dataset.names, warnings
+        metrics,
+        sizes,
+        calibrations,
+        options.certainty,
+        results,
+        failed,
+        folder,
+        dataset.names,
+        warnings,
+        slices,
+        slice_rows,
     )
     content = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
     for name, text in (("metrics.json", content), ("metrics.csv", metrics.format_csv()), ("report.html", page)):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from depers.evaluation.calibration import Calibration, describe_certainty
+from depers.evaluation.conditions import Slice, SliceRow, select_slices
 from depers.evaluation.metrics import Metrics
 from depers.evaluation.metrics_by_size import SizeRow
 from depers.evaluation.samples import ImageResult, make_figure, select_worst
@@ -12,6 +13,8 @@ from depers.reports import page
 from depers.storage.tables import parquet_text
 
 _IMAGES_IN_REPORT = 24
+_SLICES = 100
+_SHEETS, _IMAGES_IN_SHEET = 3, 8  # slices of a condition that have a sheet of images, and how many
 
 
 def make_report(
@@ -24,6 +27,8 @@ def make_report(
     folder: str,
     names: Sequence[str],
     warnings: Sequence[str] = (),
+    slices: Sequence[Slice] = (),
+    slice_rows: Sequence[SliceRow] = (),
 ) -> str:
     """Return the HTML page: warnings, figures, what could not be measured, and the images with the most misses."""
     header = ("Class", "Images", "Labels", "Precision", "Recall", "mAP@.5", "mAP@.5:.95")
@@ -40,6 +45,10 @@ def make_report(
         heads = ("Size", "Class", "Labels", "Recall", "mAP@.5", "mAP@.5:.95")
         note = f"The side is that of a square as large as the box; recall at confidence {confidence:.3f}."
         sections.append(("By size", page.table(heads, sizes) + page.paragraph(note)))
+    if slice_rows:
+        header = ("Condition", "", "Images", "Labels", "Recall", "mAP@.5", "mAP@.5:.95")
+        note = f"Of each condition the lowest recall first; at confidence {confidence:.3f}."
+        sections.append(("By condition", page.table(header, slice_rows[:_SLICES]) + page.paragraph(note)))
     if calibrations:
         sections.append(("Thresholds for a target recall", _calibration_table(calibrations, certainty)))
     if failed:
@@ -52,6 +61,12 @@ def make_report(
         legend = page.paragraph("Red: missed. Orange: found but not labelled. Green: found. IoU at least 0.5.")
         figures = [make_figure(result, folder, names) for result in worst_results]
         sections.append(("Images with the most misses", legend + page.gallery(figures)))
+    for title, indices in select_slices(slice_rows, slices, _SHEETS).items():
+        chosen = [results[index] for index in indices]
+        chosen = [result for result in chosen if parquet_text(result.sample.path) not in failed_paths]
+        if worst_of_slice := select_worst(chosen, _IMAGES_IN_SHEET):
+            figures = [make_figure(result, folder, names, max_side=400) for result in worst_of_slice]
+            sections.append((f"Most misses by {title}", page.gallery(figures)))
     return page.render("Evaluation", lead, sections)
 
 

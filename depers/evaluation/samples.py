@@ -154,11 +154,11 @@ def draw_result(image: NDArray[np.uint8], result: ImageResult, names: Sequence[s
     return drawing.draw_boxes(image, np.concatenate(boxes), texts, colors)
 
 
-def make_figure(result: ImageResult, folder: str, names: Sequence[str]) -> Markup:
-    """Return the image with its result as HTML, what was missed below it."""
+def make_figure(result: ImageResult, folder: str, names: Sequence[str], max_side: int = 800) -> Markup:
+    """Return the image with its result as HTML, its longer side at most `max_side` pixels, what was missed below it."""
     sample = result.sample
     image = decode(storage.read_bytes(storage.join(folder, sample.path)), float("inf")).rgb()
     counts = Counter(names[class_id] for class_id in sample.label_ids[result.missed].tolist())
     missed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     caption = f"{sample.path}: {int(result.missed.sum())} of {len(result.missed)} missed ({missed})"
-    return page.image(draw_result(image, result, names), caption, max_side=800)
+    return page.image(draw_result(image, result, names), caption, max_side=max_side)

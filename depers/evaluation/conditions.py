@@ -1,0 +1,90 @@
+"""Figures by condition: by group of images (a camera, a day) and by brightness, where a mean hides what fails."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from depers import storage
+from depers.evaluation.metrics import measure
+from depers.evaluation.samples import ImageResult, Sample
+from depers.imaging.headers import ImageError
+from depers.imaging.likeness import read_likeness
+
+_READERS = 16  # threads that wait for storage, or decode
+_BRIGHTNESS = (("dark (mean gray below 64)", 64.0), ("dim (64 to 128)", 128.0), ("bright (from 128)", np.inf))
+
+
+class Slice(NamedTuple):
+    """Some of the images: what is measured in them, `name` one value of `condition`; their indices among all."""
+
+    condition: str
+    name: str
+    indices: tuple[int, ...]
+
+
+class SliceRow(NamedTuple):
+    """One line of the table: recall at the confidence given and IoU 0.5, mAP over the classes with labels there."""
+
+    condition: str
+    name: str
+    images: int
+    labels: int
+    recall: float
+    map50: float
+    map50_95: float
+
+
+def slice_by_brightness(samples: Sequence[Sample], folder: str) -> list[Slice]:
+    """Return the images of a split's folder by their mean gray, from 0 to 255, without those that cannot be decoded."""
+
+    def read(sample: Sample) -> float:
+        try:
+            return float(read_likeness(storage.read_bytes(storage.join(folder, sample.path))).thumbnail.mean())
+        except (ImageError, OSError):
+            return np.nan  # it counts as failed already
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        means = np.fromiter(pool.map(read, samples), np.float64, len(samples))
+    low, slices = 0.0, []
+    for name, high in _BRIGHTNESS:
+        slices.append(Slice("brightness", name, tuple(np.flatnonzero((means >= low) & (means < high)).tolist())))
+        low = high
+    return [part for part in slices if part.indices]
+
+
+def slice_by_group(groups: Sequence[str]) -> list[Slice]:
+    """Return the images by their groups, `groups` having that of each."""
+    indices: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        indices.setdefault(group, []).append(index)
+    return [Slice("group", group, tuple(indices[group])) for group in sorted(indices)]
+
+
+def measure_slices(
+    slices: Sequence[Slice], results: Sequence[ImageResult], names: Sequence[str], detectable: Sequence[bool]
+) -> list[SliceRow]:
+    """Return the table, of each condition the slices with the lowest recall first; of all labels that can be found."""
+    known = np.asarray(detectable, np.bool_)
+    rows = []
+    for part in slices:
+        chosen = [results[index] for index in part.indices]
+        labels = sum(int(known[result.sample.label_ids].sum()) for result in chosen)
+        missed = sum(int((result.missed & known[result.sample.label_ids]).sum()) for result in chosen)
+        if labels:
+            mean = measure([result.sample.match() for result in chosen], names, detectable).mean
+            figures = (labels - missed) / labels, mean.map50, mean.map50_95
+            rows.append(SliceRow(part.condition, part.name, len(chosen), labels, *figures))
+    return sorted(rows, key=lambda row: (row.condition, row.recall, row.name))
+
+
+def select_slices(rows: Sequence[SliceRow], slices: Sequence[Slice], count: int) -> Mapping[str, tuple[int, ...]]:
+    """Return the images of the slices with the lowest recall of each condition, `count` at most, by what they are."""
+    indices = {(part.condition, part.name): part.indices for part in slices}
+    chosen: dict[str, tuple[int, ...]] = {}
+    for condition in dict.fromkeys(row.condition for row in rows):
+        for row in [row for row in rows if row.condition == condition][:count]:
+            title = f"{condition} {row.name}: {row.recall:.3f} of {row.labels} labels found"
+            chosen[title] = indices[condition, row.name]
+    return chosen
