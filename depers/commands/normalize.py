@@ -259,7 +259,8 @@ def run(options: Options) -> NormalizeResult:
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
 
             def parts() -> Iterator[list[ImageTask]]:
-                return _cut(make_tasks(catalog, assignment, meanings.class_ids, len(options.classes), index))
+                class_count, shapes = len(options.classes), image_twins.shapes
+                return _cut(make_tasks(catalog, assignment, meanings.class_ids, class_count, index, shapes))
 
             _set_aside(out, options, parts)
             statistics = _write(out, options, parts(), assignment.total, index, lease)

@@ -66,25 +66,25 @@ def measure_slices(
     slices: Sequence[Slice], results: Sequence[ImageResult], names: Sequence[str], detectable: Sequence[bool]
 ) -> list[SliceRow]:
     """Return the table, of each condition the slices with the lowest recall first; of all labels that can be found."""
-    known = np.asarray(detectable, np.bool_)
+    is_detectable = np.asarray(detectable, np.bool_)
     rows = []
     for part in slices:
-        chosen = [results[index] for index in part.indices]
-        labels = sum(int(known[result.sample.label_ids].sum()) for result in chosen)
-        missed = sum(int((result.missed & known[result.sample.label_ids]).sum()) for result in chosen)
+        slice_results = [results[index] for index in part.indices]
+        labels = sum(int(is_detectable[result.sample.label_ids].sum()) for result in slice_results)
+        misses = sum(int((result.missed & is_detectable[result.sample.label_ids]).sum()) for result in slice_results)
         if labels:
-            mean = measure([result.sample.match() for result in chosen], names, detectable).mean
-            figures = (labels - missed) / labels, mean.map50, mean.map50_95
-            rows.append(SliceRow(part.condition, part.name, len(chosen), labels, *figures))
+            mean = measure([result.sample.match() for result in slice_results], names, detectable).mean
+            figures = (labels - misses) / labels, mean.map50, mean.map50_95
+            rows.append(SliceRow(part.condition, part.name, len(slice_results), labels, *figures))
     return sorted(rows, key=lambda row: (row.condition, row.recall, row.name))
 
 
 def select_slices(rows: Sequence[SliceRow], slices: Sequence[Slice], count: int) -> Mapping[str, tuple[int, ...]]:
     """Return the images of the slices with the lowest recall of each condition, `count` at most, by what they are."""
     indices = {(part.condition, part.name): part.indices for part in slices}
-    chosen: dict[str, tuple[int, ...]] = {}
+    sheets: dict[str, tuple[int, ...]] = {}
     for condition in dict.fromkeys(row.condition for row in rows):
         for row in [row for row in rows if row.condition == condition][:count]:
             title = f"{condition} {row.name}: {row.recall:.3f} of {row.labels} labels found"
-            chosen[title] = indices[condition, row.name]
-    return chosen
+            sheets[title] = indices[condition, row.name]
+    return sheets

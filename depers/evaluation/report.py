@@ -62,9 +62,9 @@ def make_report(
         figures = [make_figure(result, folder, names) for result in worst_results]
         sections.append(("Images with the most misses", legend + page.gallery(figures)))
     for title, indices in select_slices(slice_rows, slices, _SHEETS).items():
-        chosen = [results[index] for index in indices]
-        chosen = [result for result in chosen if parquet_text(result.sample.path) not in failed_paths]
-        if worst_of_slice := select_worst(chosen, _IMAGES_IN_SHEET):
+        slice_results = [results[index] for index in indices]
+        slice_results = [result for result in slice_results if parquet_text(result.sample.path) not in failed_paths]
+        if worst_of_slice := select_worst(slice_results, _IMAGES_IN_SHEET):
             figures = [make_figure(result, folder, names, max_side=400) for result in worst_of_slice]
             sections.append((f"Most misses by {title}", page.gallery(figures)))
     return page.render("Evaluation", lead, sections)

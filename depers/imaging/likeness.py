@@ -1,4 +1,4 @@
-"""What an image looks like at a glance: a digest of its pixels and a small gray picture, to find it again by."""
+"""What an image looks like at a glance: a digest of its pixels and a small gray thumbnail, to find it again by."""
 
 import hashlib
 from typing import NamedTuple
@@ -9,37 +9,44 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers.imaging.decoding import decode
-from depers.imaging.headers import read_header
+from depers.imaging.headers import ImageHeader, read_header
 
 SIDE = 32
 _LEAST = 64  # pixels: JPEGs are decoded at the smallest fraction of their size that has as many
 
 
 class Likeness(NamedTuple):
-    """`digest` is of the upright pixels in gray, of a JPEG of a fraction of them; `thumbnail` uint8 (SIDE, SIDE)."""
+    """`digest` is of the upright pixels in gray, of a JPEG of a fraction of them; `thumbnail` uint8 (SIDE, SIDE).
+
+    `size_wh` is the upright size, `orientation` EXIF's number: both say that the image can be decoded whole.
+    """
 
     digest: int
     thumbnail: NDArray[np.uint8]
+    size_wh: tuple[int, int]
+    orientation: int
 
 
 def read_likeness(data: bytes) -> Likeness:
     """Return what an image looks like. Raise ImageError for what cannot be decoded."""
-    gray = _read_gray(data)
+    header = read_header(data)
+    gray, size_wh = _read_gray(data, header)
     text = repr(gray.shape).encode()
     digest = int.from_bytes(hashlib.blake2b(text + gray.tobytes(), digest_size=8).digest(), "big")
-    return Likeness(digest, cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8))
+    thumbnail = cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return Likeness(digest, thumbnail, size_wh, header.orientation)
 
 
-def _read_gray(data: bytes) -> NDArray[np.uint8]:
-    """Return the upright image in gray, uint8 (H, W)."""
-    header = read_header(data)
+def _read_gray(data: bytes, header: ImageHeader) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return the upright image in gray, uint8 (H, W), of a JPEG a fraction of it, and its full size."""
     if header.format == "JPEG" and header.mode in ("L", "RGB"):
         try:
             gray = simplejpeg.decode_jpeg(data, "GRAY", min_height=_LEAST, min_width=_LEAST, strict=True)
-            return np.ascontiguousarray(_turn_upright(gray[..., 0], header.orientation))
+            return np.ascontiguousarray(_turn_upright(gray[..., 0], header.orientation)), header.upright_wh
         except ValueError:
             pass  # what `decode` accepts counts
-    return np.ascontiguousarray(cv2.cvtColor(decode(data, header=header).rgb(), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    image = decode(data, header=header)
+    return np.ascontiguousarray(cv2.cvtColor(image.rgb(), cv2.COLOR_RGB2GRAY), dtype=np.uint8), image.size_wh
 
 
 def _turn_upright(gray: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -154,11 +154,16 @@ def read_split(name: str) -> tuple[str, str]:
 
 
 def make_tasks(
-    catalog: Catalog, assignment: Assignment, class_ids: Mapping[int, int], class_count: int, index: LabelIndex
+    catalog: Catalog,
+    assignment: Assignment,
+    class_ids: Mapping[int, int],
+    class_count: int,
+    index: LabelIndex,
+    shapes: NDArray[np.void],
 ) -> Iterator[ImageTask]:
     """Yield the images with a split, in order, each with its boxes of the dataset's classes.
 
-    A region of every class is one of each.
+    A region of every class is one of each. `shapes` are those of all images, as `twins.SHAPE` has them.
     """
     ids = np.full(len(catalog.classes) + 1, -1, np.int64)
     ids[list(class_ids.keys())] = list(class_ids.values())
@@ -174,9 +179,10 @@ def make_tasks(
         source, path = storage.join(label_set.uri, image.path), label_set.prefix + image.path
         entry = label_set.entries[image.path]
         stamp = f"{entry.size} {entry.etag}"
-        yield ImageTask(
-            source, path, assignment.names[number], assignment.splits[number], stamp, declared_wh, label_boxes
-        )
+        width, height, orientation = shapes[number].tolist()
+        shape = ((width, height), orientation) if orientation else None
+        name, split_name = assignment.names[number], assignment.splits[number]
+        yield ImageTask(source, path, name, split_name, stamp, declared_wh, shape, label_boxes)
 
 
 def _to_label_boxes(
@@ -214,7 +220,7 @@ class _OrderedReader:
 def refuse_leftovers(out: str, assignment: Assignment) -> None:
     """Raise UserError for files that another run left: they would be in both splits, or labels in neither."""
     pairs = zip(assignment.names, assignment.splits, strict=True)
-    tasks = (ImageTask("", "", name, split_name, "", None, NO_BOXES) for name, split_name in pairs if split_name)
+    tasks = (ImageTask("", "", name, split_name, "", None, None, NO_BOXES) for name, split_name in pairs if split_name)
     expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri, task.ignore_uri)}
     for folder in ("images", "labels", FOLDER):
         root = storage.join(out, folder)

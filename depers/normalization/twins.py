@@ -1,7 +1,7 @@
 """Images that are the same, or nearly: in both splits, they make every figure too good.
 
-Identical images have the same pixels. Near twins are found by small pictures, as copies that were compressed again,
-resized, cropped by up to about 5 % on a side or mirrored, and as pictures of one scene a moment later: their low
+Identical images have the same pixels. Near twins are found by thumbnails, as copies that were compressed again,
+resized, cropped by up to about 5 % on a side or mirrored, and as images of one scene a moment later: their low
 frequencies (the discrete cosine transform of a thumbnail, as perceptual hashes take it) correlate nearly perfectly,
 perhaps after one of them was cropped or mirrored. Only pairs whose signs agree in one of some random selections of
 frequencies are compared (locality-sensitive hashing, Charikar 2002), so that a million images are no million squared.
@@ -36,22 +36,26 @@ _PAIRS = ((0, 0), (1, 1), (2, 2), (3, 3), (2, 3), (3, 2), (4, 4), (0, 2), (0, 3)
 """Crops of rows and of columns: what is in between correlates well enough with one of these."""
 _TABLES, _MOST_BITS = 16, 20
 _BUCKET = 16  # images of one bucket that others are compared with: they join the group
-_FLAT = 3.0  # gray levels: a picture that varies less shows nothing to be known by
+_FLAT = 3.0  # gray levels: an image that varies less shows nothing to be known by
 _CHUNK = 1024
 
 
+SHAPE = np.dtype([("width", "<i4"), ("height", "<i4"), ("orientation", "<i4")])
+"""Of an image: its upright size in pixels and EXIF's number, which is 0 where it was not looked at, or not decoded."""
 Guard = Callable[[Iterator[Any]], Iterator[Any]]
 
 
 class Twins(NamedTuple):
     """By the number of each image that has a twin, that of one; of identical ones, `near` has the first at most.
 
-    `pairs` hold each group together.
+    `pairs` hold each group together. `shapes` is of every image `SHAPE`, as far as it was looked at: what was decoded
+    once need not be decoded again.
     """
 
     identical: dict[int, int]
     near: dict[int, int]
     pairs: list[tuple[int, int]]
+    shapes: NDArray[np.void]
 
 
 def find_twins(catalog: Catalog, skipped: set[int], kind: str, folder: Path, guard: Guard) -> Twins:
@@ -61,11 +65,11 @@ def find_twins(catalog: Catalog, skipped: set[int], kind: str, folder: Path, gua
 
     What cannot be read or decoded has none: who writes it says so.
     """
+    shapes = np.zeros(len(catalog.images), SHAPE)
     numbers = np.array([number for number in range(len(catalog.images)) if number not in skipped], np.int64)
     if kind == "none" or not len(numbers):
-        return Twins({}, {}, [])
+        return Twins({}, {}, [], shapes)
     digests = np.zeros(len(numbers), np.uint64)
-    is_readable = np.zeros(len(numbers), np.bool_)
     thumbnails = np.memmap(folder / "thumbnails", np.uint8, "w+", shape=(len(numbers), SIDE, SIDE))
 
     def calls() -> Iterator[tuple[int, list[str]]]:
@@ -74,69 +78,71 @@ def find_twins(catalog: Catalog, skipped: set[int], kind: str, folder: Path, gua
             yield start, [storage.join(label_set.uri, image.path) for label_set, image in images]
 
     with open_bar(len(numbers), "twins") as bar:
-        for start, readable, part_digests, part in guard(run_file_tasks(look_at, calls())):
+        for start, part_shapes, part_digests, part in guard(run_file_tasks(look_at, calls())):
             rows = slice(start, start + len(part))
-            is_readable[rows], digests[rows], thumbnails[rows] = readable, part_digests, part
+            shapes[numbers[rows]], digests[rows], thumbnails[rows] = part_shapes, part_digests, part
             bar.update(len(part))
-    places = np.flatnonzero(is_readable)
+    places = np.flatnonzero(shapes["orientation"][numbers])
     _, first, of_image = np.unique(digests[places], return_index=True, return_inverse=True)
     firsts = places[first[of_image]]
     identical: dict[int, int] = {}
-    for number, other in zip(numbers[places].tolist(), numbers[firsts].tolist(), strict=True):
-        if number != other:
-            identical[number] = other
-            identical.setdefault(other, number)
+    for number, first_number in zip(numbers[places].tolist(), numbers[firsts].tolist(), strict=True):
+        if number != first_number:
+            identical[number] = first_number
+            identical.setdefault(first_number, number)
     if kind == "identical":
-        return Twins(identical, {}, [*identical.items()])
+        return Twins(identical, {}, [*identical.items()], shapes)
     distinct = np.unique(firsts)
     twins = find_near_twins(thumbnails, distinct)
-    links = np.array([(image, *others) for image, others in twins.items()], np.int64).reshape(-1, 3)
+    links = np.array([(image, *pair) for image, pair in twins.items()], np.int64).reshape(-1, 3)
     links = numbers[distinct[links]]
     near = dict(links[:, :2].tolist())
-    return Twins(identical, near, [*identical.items(), *(tuple(pair) for pair in links[:, [0, 2]].tolist())])
+    pairs = [*identical.items(), *((image, leader) for image, _, leader in links.tolist())]
+    return Twins(identical, near, pairs, shapes)
 
 
 def look_at(
     start: int, uris: Sequence[str], guard: FileGuard | None = None
-) -> tuple[int, NDArray[np.bool_], NDArray[np.uint64], NDArray[np.uint8]]:
-    """Return `start`, and of each image whether it can be decoded, the digest of its pixels, and its thumbnail."""
+) -> tuple[int, NDArray[np.void], NDArray[np.uint64], NDArray[np.uint8]]:
+    """Return `start`, and of each image its `SHAPE`, the digest of its pixels, and its thumbnail."""
     guard = guard or FileGuard()
-    readable, digests = np.zeros(len(uris), np.bool_), np.zeros(len(uris), np.uint64)
+    shapes, digests = np.zeros(len(uris), SHAPE), np.zeros(len(uris), np.uint64)
     thumbnails = np.zeros((len(uris), SIDE, SIDE), np.uint8)
     for offset, uri in enumerate(uris):
         if guard.find_reason(offset):
             continue
         with guard.watch(offset):
             try:
-                digests[offset], thumbnails[offset] = read_likeness(storage.read_bytes(uri))
+                likeness = read_likeness(storage.read_bytes(uri))
             except Exception:  # whatever it is, who writes the image meets it, too, and says so
                 continue
-        readable[offset] = True
-    return start, readable, digests, thumbnails
+        digests[offset], thumbnails[offset] = likeness.digest, likeness.thumbnail
+        shapes[offset] = (*likeness.size_wh, likeness.orientation)
+    return start, shapes, digests, thumbnails
 
 
 def describe_twins(
-    catalog: Catalog, twins: Twins, known: Mapping[int, int], splits: Sequence[str]
+    catalog: Catalog, twins: Twins, copies: Mapping[int, int], splits: Sequence[str]
 ) -> Iterator[Problem]:
-    """Yield a problem for each image that is another one, or nearly; those that are `known` to be copies have theirs.
+    """Yield a problem for each image that is another one, or nearly; `copies` have theirs already.
 
     Where a twin is in another split than its image, which only given splits can bring about, the problem says so.
     """
     for kind, pairs in (("identical image", twins.identical), ("near twin", twins.near)):
-        for number, other in sorted(pairs.items()):
-            if number in known:
+        for number, twin in sorted(pairs.items()):
+            if number in copies:
                 continue
-            path, other_path = (catalog.images[n][0].prefix + catalog.images[n][1].path for n in (number, other))
-            detail = f"the same {'pixels' if kind == 'identical image' else 'scene'} as {other_path}"
-            if splits[number] and splits[other] and splits[number] != splits[other]:
-                detail += f", but in {splits[number]}, not in {splits[other]}: figures are too good"
+            path, twin_path = (catalog.images[n][0].prefix + catalog.images[n][1].path for n in (number, twin))
+            detail = f"the same {'pixels' if kind == 'identical image' else 'scene'} as {twin_path}"
+            if splits[number] and splits[twin] and splits[number] != splits[twin]:
+                detail += f", but in {splits[number]}, not in {splits[twin]}: figures are too good"
             yield Problem(path, 0, kind, ProblemAction.ACCEPTED, detail)
 
 
-def count_shared(twins: Twins, known: Mapping[int, int], splits: Sequence[str]) -> int:
+def count_shared(twins: Twins, copies: Mapping[int, int], splits: Sequence[str]) -> int:
     """Return how many problems `describe_twins` yields about twins that share a split: nothing is wrong with these."""
     pairs = [*twins.identical.items(), *twins.near.items()]
-    return sum(splits[number] == splits[other] for number, other in pairs if number not in known)
+    return sum(splits[number] == splits[twin] for number, twin in pairs if number not in copies)
 
 
 def find_near_twins(thumbnails: NDArray[np.uint8], places: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
@@ -160,10 +166,10 @@ def find_near_twins(thumbnails: NDArray[np.uint8], places: NDArray[np.int64]) ->
             coefficients = _transform(rows, crop_rows, crop_columns)
             for mirrored in (coefficients, coefficients * _MIRROR):
                 variant = _to_features(mirrored)
-                images, others = _find_candidates(variant, tables, selections)
-                alike = np.einsum("ij,ij->i", variant[images], features[others]) > _CORRELATION
-                alike &= images + start != others
-                edges.append(np.stack([images[alike] + start, others[alike]]))
+                images, candidates = _find_candidates(variant, tables, selections)
+                is_twin = np.einsum("ij,ij->i", variant[images], features[candidates]) > _CORRELATION
+                is_twin &= images + start != candidates
+                edges.append(np.stack([images[is_twin] + start, candidates[is_twin]]))
     pairs = np.concatenate(edges, axis=1)
     pairs = np.unique(np.concatenate([pairs, pairs[::-1]], axis=1), axis=1)  # by image, then by the other
     matrix = coo_matrix((np.ones(pairs.shape[1], np.bool_), (pairs[0], pairs[1])), shape=(len(places), len(places)))

@@ -66,7 +66,8 @@ RECORD = tables.schema(
 class ImageTask(NamedTuple):
     """One image: where it is, how problems call it, its name and split in the dataset, and its raw boxes.
 
-    `stamp` changes with the image; `declared_wh` is as in `FileLabels`.
+    `stamp` changes with the image; `declared_wh` is as in `FileLabels`. `shape` is what `examine` gives, where the
+    image was decoded before.
     """
 
     source: str
@@ -75,6 +76,7 @@ class ImageTask(NamedTuple):
     split: str
     stamp: str
     declared_wh: tuple[int, int] | None
+    shape: tuple[tuple[int, int], int] | None
     boxes: LabelBoxes
 
     @property
@@ -95,7 +97,7 @@ class ImageTask(NamedTuple):
 
 def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
     """Return a hash of all that decides what is written."""
-    text = repr((_VERSION, exif_frame, [(*task[:-1], task.boxes.paths, len(task.boxes.rows)) for task in tasks]))
+    text = repr((_VERSION, exif_frame, [(*task[:-2], task.boxes.paths, len(task.boxes.rows)) for task in tasks]))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for task in tasks:
         digest.update(task.boxes.rows.tobytes())
@@ -146,7 +148,7 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
     """Write an image and its labels, or skip them; return its row of the record."""
     try:
         data = storage.read_bytes(task.source)
-        size_wh, orientation = examine(data)  # training would stop at an image that is not whole
+        size_wh, orientation = task.shape or examine(data)  # training would stop at an image that is not whole
         frame = find_frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
     except LabelError as error:
         return _skip(out, task, [Problem(task.path, 0, error.kind, ProblemAction.SKIPPED, error.detail)])

@@ -18,6 +18,7 @@ from depers.normalization.reading import read_labels
 from depers.normalization.rules import Problem, find_frame, mend
 from depers.normalization.sources import AUTO, open_set, parse_class_map
 from depers.normalization.suspicions import refuse_mostly_dropped
+from depers.normalization.twins import SHAPE
 from depers.statuses import ProblemAction
 
 Boxes = list[tuple[str, float, float, float, float]]
@@ -75,7 +76,8 @@ def read_set(
         names = [image.name for _, image in catalog.images]
         assignment = Assignment(names, ["" if number in unused else "train" for number in range(len(names))])
         found: dict[str, Boxes] = {}
-        for task in make_tasks(catalog, assignment, meanings.class_ids, len(classes), index):
+        shapes = np.zeros(len(names), SHAPE)
+        for task in make_tasks(catalog, assignment, meanings.class_ids, len(classes), index, shapes):
             frame = find_frame(task.path, task.declared_wh, size_wh, 1)
             index.add_problems(frame.problems)
             mended = mend(task.boxes, frame.size_wh)

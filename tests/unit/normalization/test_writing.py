@@ -43,7 +43,7 @@ def test_examine_agrees_with_decode(data: Path, folder: Path) -> None:
 
 def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
     box = LabelBox("a.txt", 1, 0, 0.5, 0.5, 0.1, 0.1)
-    task = ImageTask("in/a.jpg", "a.jpg", "a.jpg", "train", "9 1", None, LabelBoxes.of([box]))
+    task = ImageTask("in/a.jpg", "a.jpg", "a.jpg", "train", "9 1", None, None, LabelBoxes.of([box]))
     changed = [
         task._replace(split="val"),
         task._replace(stamp="9 2"),
@@ -61,7 +61,7 @@ def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
 
 def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
     image = next((data / "samples").glob("*.jpg"))
-    task = ImageTask(str(image), "a.jpg", "a.jpg", "train", "", None, NO_BOXES)
+    task = ImageTask(str(image), "a.jpg", "a.jpg", "train", "", None, None, NO_BOXES)
     (tmp_path / "labels").write_text("a file where a folder must be")
     with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \((Not a directory|File exists)\)$"):
         write_unit(str(tmp_path), "unit", "auto", [task])
@@ -69,7 +69,7 @@ def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) 
 
 
 def test_a_unit_with_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
-    task = ImageTask(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, NO_BOXES)
+    task = ImageTask(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, None, NO_BOXES)
     record = tmp_path / "out" / "_depers" / "units" / "unit.parquet"
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
     assert (row["status"], row["problems"][0]["kind"]) == ("skipped", "unreadable image")
@@ -84,7 +84,7 @@ def test_a_unit_with_an_image_that_could_not_be_read_is_tried_again(tmp_path: Pa
 def test_what_one_image_causes_is_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raw.png").write_bytes(PNG)
     names = ["a.png", "x" * 300 + ".png", "fault.png", "slow.png", "denied.png"]
-    tasks = [ImageTask(str(tmp_path / "raw.png"), name, name, "train", "", None, NO_BOXES) for name in names]
+    tasks = [ImageTask(str(tmp_path / "raw.png"), name, name, "train", "", None, None, NO_BOXES) for name in names]
     tasks[4] = tasks[4]._replace(source="s3://bucket/\udce4.png")
     (tmp_path / "out/images/train").mkdir(parents=True)
     (tmp_path / "out/images/train/denied.png").write_bytes(b"of an earlier run")
