@@ -122,11 +122,7 @@ def test_one_file_is_redacted_as_in_its_folder(done: Path, folder: Path, weights
         assert result.out == str(tmp_path / target) and not result.partial
         assert Path(result.out).read_bytes() == (done / "0" / name).read_bytes()
         assert "looked for" in "\n".join(result.summary()) and result.manifest is None
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
-        "safe",
-        f"safe/{name}",
-        "safe.jpg",
-    ]
+    assert set(tree(tmp_path)) == {"safe.jpg", f"safe/{name}"}
     (tmp_path / "broken.jpg").write_bytes((folder / "0" / name).read_bytes()[:1000])
     result = anonymize.run(options(tmp_path / "broken.jpg", tmp_path / "none.jpg", weights))
     assert result.partial and not (tmp_path / "none.jpg").exists()
