@@ -12,8 +12,6 @@ import pytest
 hypothesis.settings.register_profile("depers", deadline=None)
 hypothesis.settings.load_profile("depers")
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as verbs set it: trainings here share the cores with other tests
-
 ROOT = Path(__file__).resolve().parent.parent
 
 

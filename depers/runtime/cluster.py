@@ -26,9 +26,6 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
         )
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each 0-GPU task warns
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    # Threads of one training wait for one another at every layer: spinning, they take the cores from the very
-    # threads that they wait for wherever anything else runs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # verbs report progress themselves
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else every actor pool warns about its arguments

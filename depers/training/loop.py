@@ -239,6 +239,8 @@ def train_epoch(
     plan, batches = state.next_epoch or begin_epoch(state, state.epoch)
     state.next_epoch = None
     state.model.train()
+    if state.chooser:
+        state.chooser.resume()
     torch.backends.cudnn.benchmark = not (options.multi_scale or options.deterministic)  # tries each shape once
     for number, batch in enumerate(batches, state.batch):
         _set_rates(state.optimizer, state.schedule, number)
@@ -259,6 +261,8 @@ def train_epoch(
             state.scaler.scale(loss * group.world_size).backward()
         state.losses += parts
         state.batch = number + 1
+        if state.chooser:
+            state.chooser.count_batch()
         if is_step:
             _step(state)
             step_count += 1
@@ -269,6 +273,8 @@ def train_epoch(
             callback.on_batch_end(state.epoch + 1, state.batch - first, end - first, means)
     means = (group.sum(state.losses.clone()) / (end - first)).tolist()
     torch.backends.cudnn.benchmark = False
+    if state.chooser:
+        state.chooser.pause()
     return means, sum(map(len, plan)) / (time.perf_counter() - start)
 
 

@@ -16,6 +16,7 @@ from depers.training.loss import Loss
 from depers.training.moving_average import MovingAverage
 from depers.training.processes.process_group import ProcessGroup
 from depers.training.schedule import Schedule, make_schedule
+from depers.training.threads import ThreadChooser
 from depers.training.validation import ValidationResult
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class TrainState:
     """Per class, of the last epoch; 0 before the first."""
     losses: Tensor
     """Sums of the losses (3,) over the batches of the epoch that runs."""
+    chooser: ThreadChooser | None
+    """On a CPU; not where the bits count, since other threads add up in another order."""
     batch: int = 0
     """Batches that are done, from the first."""
     epoch: int = 0
@@ -104,6 +107,7 @@ def build(
     optimizer = parts.smart_optimizer(model, options.optimizer, hyp["lr0"], hyp["momentum"], decay)
     for parameters in optimizer.param_groups:
         parameters["fused"] = True  # one pass over all parameters: a third of the time of a step for each
+    is_free = device.type == "cpu" and not options.deterministic
     return TrainState(
         options=options,
         group=group,
@@ -120,4 +124,5 @@ def build(
         val_loss=Loss(model, names),
         average_precisions=[0.0] * len(names),
         losses=torch.zeros(3, device=device),
+        chooser=ThreadChooser(group.threads or torch.get_num_threads()) if is_free else None,
     )
