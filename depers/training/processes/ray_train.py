@@ -140,8 +140,8 @@ def fit(options: "Options", datasets: Sequence[tuple[str, float]], use_gpu: bool
                 _fit_once(options, datasets, use_gpu, cpus_per_worker, actor)
                 break
             except Exception as error:
-                if as_user_error(error):
-                    raise
+                if (cause := as_user_error(error)) is not None:
+                    raise cause from None
                 failures = failures + 1 if read_progress(options.out) == progress_before else 1
                 if 0 <= options.max_failures < failures:
                     raise
