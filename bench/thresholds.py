@@ -43,7 +43,7 @@ TARGETS = (0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)
 CERTAINTY = 0.95
 IMAGES = 20_000
 RESAMPLES = 499
-FEW = 100  # draws of the bootstraps, which take a thousand times as long
+FEW = 60  # draws of the bootstraps, which take a thousand times as long
 BOOTSTRAPS = ("percentile-t", "BCa")
 Array = NDArray[np.float64]
 
@@ -107,7 +107,7 @@ def whole(misses: Array, sizes: Array, target: float) -> NDArray[np.bool_]:
 
 def betting(misses: Array, sizes: Array, target: float) -> NDArray[np.bool_]:
     loss = (misses - (1 - target) * sizes) / (target * sizes.max(1, keepdims=True))  # at most 1
-    bets = np.geomspace(1e-3, 0.99999, 40)
+    bets = np.geomspace(1e-3, 0.99999, 20)
     wealth = np.stack([np.log1p(-bet * loss).sum(1) for bet in bets])
     return np.asarray(np.log(np.exp(wealth - wealth.max(0)).mean(0)) + wealth.max(0) >= -np.log(1 - CERTAINTY))
 
@@ -185,7 +185,7 @@ def detect_population(name: str, class_name: str, images: list[Path], class_ids:
         if lines:
             (folder / f"images/val/{number}{image.suffix}").write_bytes(image.read_bytes())
             (folder / f"labels/val/{number}.txt").write_text("".join(lines))
-    write_data_yaml(folder, [class_name])
+    write_data_yaml(folder, [class_name], ["val"])
     weights = Path(os.environ.get("DEPERS_DATA", "../shared/data")) / "weights/yolov5n_five_classes_start.pt"
     command = [
         sys.executable,
@@ -231,6 +231,12 @@ def measure(population: Population, images: int, draws: int) -> None:
     print(f"| {label} | {min(effects):.1f} to {max(effects):.1f} | " + " | ".join(cells) + " |", flush=True)
 
 
+def measure_sizes(population: Population, draws: int) -> None:
+    """Measure with samples of few and of many images."""
+    for images in (100, 400):
+        measure(population, images, draws)
+
+
 def main() -> None:
     """Run the comparison and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -240,7 +246,7 @@ def main() -> None:
     print("Draws in which the promise is kept, the least over the targets; draws in which a threshold is found for 0.9")
     print("where the recall is 0.95. Bootstraps: of 100 images, and fewer draws.\n")
     print("| population | design effect | " + " | ".join(BOUNDS) + " |\n" + "|---" * (len(BOUNDS) + 2) + "|")
-    populations = [
+    for population in (
         simulate("constant", 1, 0),
         simulate("constant", 5, 0),
         simulate("constant", 5, 0.25),
@@ -251,14 +257,12 @@ def main() -> None:
         simulate("lognormal", 4, 0.2),
         simulate("lognormal", 5, 0.5),
         simulate("lognormal", 5, 0.3, crowds=0.5),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.real:
-            for index, description in enumerate(find_people()):
-                populations.append(detect_population(*description, Path(folder, str(index))))
-        for population in populations:
-            for images in (100, 400):
-                measure(population, images, arguments.draws)
+    ):
+        measure_sizes(population, arguments.draws)
+    if arguments.real:
+        for description in find_people():
+            with tempfile.TemporaryDirectory() as folder:
+                measure_sizes(detect_population(*description, Path(folder)), arguments.draws)
 
 
 if __name__ == "__main__":
