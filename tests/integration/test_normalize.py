@@ -127,7 +127,7 @@ def test_run(tmp_path: Path, ray_local: None) -> None:
         ("labels/street_1.x_face.txt", 2, "duplicate", "dropped"),
         ("labels/sub/street 2_head..txt", 0, "not a text", "skipped_with_image"),
     ]
-    assert result.images == {"train": 32, "val": 10, "calibration": 0}
+    assert result.images == {"train": 32, "val": 10}
     assert result.boxes == {"car": 1, "head": 0, "face": 1, "human": 0, "carplate": 2}
     text = "\n".join(result.summary())
     assert "32 images in train" in text and "10 images in val" in text
