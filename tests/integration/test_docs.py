@@ -22,7 +22,7 @@ NEEDS_AWS = "<!-- needs AWS -->\n"
 BY_OTHER_TESTS = ("make demo", "make test")  # test_demo, and this run itself
 SMALLER = {
     "--count 10000": "--count 16",
-    "--weights yolov5s.pt": "--weights yolov5n.pt --epochs 1 --imgsz 64 --batch-size 8",
+    "synthetic/ run/ --weights yolov5s.pt": "synthetic/ run/ --weights yolov5n.pt --epochs 1 --imgsz 64 --batch-size 8",
     "--steps 300 --seeds 12": "--steps 2 --validations 1 --sizes 8 --seeds 1 --imgsz 64 --batch-size 4 --synthetic 2",
     "--target-recall 0.99": "--target-recall 0.99 --imgsz 64",
     "--thresholds evaluation/thresholds.json": "--thresholds evaluation/thresholds.json --imgsz 64",

@@ -141,7 +141,7 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
         make_options(root, tmp_path / f"out{workers}", train_workers=workers, **values) for workers in (1, 2)
     )
     writer = CheckpointWriter(single.out)
-    train(single, read_splits(single.dataset), ProcessGroup(), None, writer, disk=disk)
+    train(single, read_splits(single.dataset), ProcessGroup(threads=1), None, writer, disk=disk)
     writer.close()
     torch.multiprocessing.spawn(work, (find_free_port(), double, disk), nprocs=2)
     first, second = read_state(single.out), read_state(double.out)
