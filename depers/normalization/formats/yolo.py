@@ -37,6 +37,7 @@ _OVER = 0.1  # how far a box with points may reach over the image's edge, as a s
 _NEAR_EDGE = 0.02  # how far a polygon may reach outside 0…1
 _OF_NUMBERS = b"0123456789.+-eE"
 _PIXELS = 2.0  # from here on a number is no fraction
+_MOST_IDS = 2**31  # of classes without names
 
 
 class Shape(StrEnum):
@@ -148,12 +149,17 @@ def read_plain_yolo(
         is_right = ids_of_classes in ([], [0])
         names_of_classes = [file_class] * len(ids_of_classes)
     else:
-        known_ids = range(2**31 if names is None else len(names))
-        is_right = all(class_id in known_ids for class_id in ids_of_classes)
+        id_count = _MOST_IDS if names is None else len(names)
+        is_right = all(_is_id(class_id, id_count) for class_id in ids_of_classes)
         if is_right:
             names_of_classes = [str(int(i)) if names is None else names[int(i)] for i in ids_of_classes]
             is_right = all(names_of_classes)
     return PlainBoxes(tuple(names_of_classes), classes, boxes) if is_right else None
+
+
+def _is_id(value: float, count: int) -> bool:
+    """Say whether a number is a whole one below `count`; a float is looked for in a range one by one."""
+    return 0 <= value < count and float(value).is_integer()
 
 
 def _find_fault(values: Sequence[float], shape: Shape | None, names: Sequence[str] | None, file_class: str) -> str:
@@ -163,9 +169,8 @@ def _find_fault(values: Sequence[float], shape: Shape | None, names: Sequence[st
     if any(map(math.isnan, values)):
         return "not a finite number"
     class_id = values[0]
-    if not file_class and not (
-        class_id in range(2**31) if names is None else class_id in range(len(names)) and names[int(class_id)]
-    ):
+    is_known = _is_id(class_id, _MOST_IDS if names is None else len(names))
+    if not file_class and not (is_known and (names is None or names[int(class_id)])):
         return "class id without a name"
     if shape is None:
         return "numbers that are no box"

@@ -14,6 +14,7 @@ PLACES = {
     "SCALE": (2, 5),
     "EXTRACTION": (3,),
     "EXPERIMENT": (6,),
+    "EXPERIMENT_RESAMPLES": (7,),
     "BACKGROUND_ORDER": (10,),
     "SPRITE_POOL": (11,),
     "SYNTHETIC_IMAGE": (12,),

@@ -77,6 +77,13 @@ def test_plain_texts_are_read_as_all_others(text: str, names: tuple[tuple[str, .
         assert (found.boxes, found.problems, undecided, shapes) == (boxes, [], [], {})
 
 
+@pytest.mark.parametrize("field", ["1.5", "2147483648", "-1", "1e308"])
+def test_an_id_that_is_none_is_seen_at_once(field: str) -> None:
+    """It was looked for among all numbers below 2³¹, one by one, a minute for each line."""
+    found = read_yolo("it", f"{field} 0.5 0.5 0.1 0.1\n".encode() * 1000).labels
+    assert not found.boxes and {problem.kind for problem in found.problems} == {"class id without a name"}
+
+
 def test_what_tools_write_is_plain() -> None:
     for text in ("", "0 0.5 0.5 0.1 0.1\n", "1 0.5 0.5 0.1 0.1\n0 .5 5e-1 0.1 0.1", "1.0 0.5 0.5 1 1\n"):
         assert read_plain_yolo(text.encode(), ("a", "b")) is not None, text

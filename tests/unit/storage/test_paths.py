@@ -71,13 +71,23 @@ def write_in_parts(root: str, path: str) -> None:
         file.write(b"hostile")
 
 
+def passes_link(root: str, path: str) -> bool:
+    """Whether a part of the path is a link: what the program or its user names is resolved as the system does."""
+    parts = path.split("/")
+    with suppress(OSError, ValueError):
+        return any(Path(root, *parts[: count + 1]).is_symlink() for count in range(len(parts)))
+    return False
+
+
 WAYS: list[Callable[[str, str], object]] = [
     lambda root, path: storage.write_below(root, path, b"hostile"),
     write_in_parts,
     storage.delete_below,
     storage.remove_empty_folders,
-    lambda root, path: storage.write_bytes(storage.join(root, path), b"hostile") if "link" not in path else None,
-    lambda root, path: storage.delete(storage.join(root, path)) if "link" not in path else None,
+    lambda root, path: (
+        storage.write_bytes(storage.join(root, path), b"hostile") if not passes_link(root, path) else None
+    ),
+    lambda root, path: storage.delete(storage.join(root, path)) if not passes_link(root, path) else None,
 ]
 
 
