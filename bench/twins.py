@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from depers.imaging.likeness import read_likeness
-from depers.normalization.twins import find_near_twins
+from depers.imaging.near_twins import find_near_twins
 
 
 def crop(left: float, top: float, right: float, bottom: float) -> Callable[[Image.Image], Image.Image]:

@@ -27,7 +27,13 @@ from depers.errors import UserError
 from depers.evaluation import calibration, submission
 from depers.evaluation.calibration import Calibration
 from depers.evaluation.competition_score import format_score, score_as_dict, score_file
-from depers.evaluation.conditions import measure_slices, slice_by_brightness, slice_by_group
+from depers.evaluation.conditions import (
+    join_twins,
+    measure_slices,
+    read_likenesses,
+    slice_by_brightness,
+    slice_by_group,
+)
 from depers.evaluation.metrics import measure
 from depers.evaluation.metrics_by_size import measure_sizes
 from depers.evaluation.report import make_report
@@ -233,8 +239,9 @@ def _calibrate(
     folder: str,
     targets: dict[str, float],
     seen: Mapping[str, Mapping[str, int] | None],
+    groups: Mapping[str, str],
 ) -> list[Calibration]:
-    """Detect as anonymization does, and write OUT/thresholds.json."""
+    """Detect as anonymization does, and write OUT/thresholds.json; `groups` has that of each image, by its path."""
     detection = options.redaction(folder)
     result = detect.run(detection, withholds=False)
     progress.report_lines(result.summary())
@@ -249,7 +256,7 @@ def _calibrate(
         margin=options.margin,
         coverage=options.coverage,
         certainty=options.certainty,
-        groups=group_names([sample.path for sample in samples], options.group_by) if options.group_by else None,
+        groups=[groups[sample.path] for sample in samples],
     )
     weights = [parse_weights(text) for text in options.weights]
     settings = Settings(
@@ -325,15 +332,17 @@ def _evaluate(options: Options) -> EvaluateResult:
         score = score_file(detections, options.submission, folder, dataset)
         figures["competition"] = score_as_dict(score, dataset.names)
         lines.append(f"{format_score(score, dataset.names)}\n{options.submission}")
+    likenesses, paths = read_likenesses(measured, folder), [sample.path for sample in measured]
+    groups = dict(zip(paths, join_twins(group_names(paths, options.group_by), likenesses), strict=True))
     calibrations: list[Calibration] = []
     thresholds = storage.join(options.out, "thresholds.json") if targets else None
     if targets:
-        calibrations = _calibrate(options, dataset, folder, targets, seen)
+        calibrations = _calibrate(options, dataset, folder, targets, seen, groups)
         lines.append(f"{calibration.format_table(calibrations, options.certainty)}\n{thresholds}")
     results = [judge(sample, metrics.confidence) for sample in measured]
-    slices = slice_by_brightness(measured, folder)
+    slices = slice_by_brightness(likenesses)
     if options.group_by:
-        slices += slice_by_group(group_names([sample.path for sample in measured], options.group_by))
+        slices += slice_by_group(group_names(paths, options.group_by))
     slice_rows = measure_slices(slices, results, dataset.names, detectable)
     figures["conditions"] = [row._asdict() for row in slice_rows]
     page = make_report(

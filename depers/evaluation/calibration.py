@@ -127,9 +127,10 @@ def calibrate(
     """
     group_names = [sample.path for sample in samples] if groups is None else groups
     ids = np.unique(np.array(group_names, np.str_), return_inverse=True)[1] if samples else np.zeros(0, np.int64)
+    is_grouped = len(set(group_names)) < len(samples)
     return [
         _calibrate_class(
-            samples, ids, groups is not None, names.index(name), name, target, name in detectable, margin, coverage,
+            samples, ids, is_grouped, names.index(name), name, target, name in detectable, margin, coverage,
             certainty,
         )
         for name, target in targets.items()

@@ -10,7 +10,8 @@ from depers import storage
 from depers.evaluation.metrics import measure
 from depers.evaluation.samples import ImageResult, Sample
 from depers.imaging.headers import ImageError
-from depers.imaging.likeness import read_likeness
+from depers.imaging.likeness import SIDE, Likeness, read_likeness
+from depers.imaging.near_twins import find_near_twins
 
 _READERS = 16  # threads that wait for storage, or decode
 _BRIGHTNESS = (("dark (mean gray below 64)", 64.0), ("dim (64 to 128)", 128.0), ("bright (from 128)", np.inf))
@@ -36,17 +37,44 @@ class SliceRow(NamedTuple):
     map50_95: float
 
 
-def slice_by_brightness(samples: Sequence[Sample], folder: str) -> list[Slice]:
-    """Return the images of a split's folder by their mean gray, from 0 to 255, without those that cannot be decoded."""
+def read_likenesses(samples: Sequence[Sample], folder: str) -> list[Likeness | None]:
+    """Return what the images of a split's folder look like; None for those that cannot be decoded."""
 
-    def read(sample: Sample) -> float:
+    def read(sample: Sample) -> Likeness | None:
         try:
-            return float(read_likeness(storage.read_bytes(storage.join(folder, sample.path))).thumbnail.mean())
+            return read_likeness(storage.read_bytes(storage.join(folder, sample.path)))
         except (ImageError, OSError):
-            return np.nan  # it counts as failed already
+            return None  # it counts as failed already
 
     with ThreadPoolExecutor(_READERS) as pool:
-        means = np.fromiter(pool.map(read, samples), np.float64, len(samples))
+        return list(pool.map(read, samples))
+
+
+def join_twins(groups: Sequence[str], likenesses: Sequence[Likeness | None]) -> list[str]:
+    """Return the groups of images, those that hold twins of one another as one: a burst is one draw, not many."""
+    places = np.array([index for index, likeness in enumerate(likenesses) if likeness is not None], np.int64)
+    leaders = {group: group for group in groups}
+
+    def find_leader(group: str) -> str:
+        while leaders[group] != group:
+            group = leaders[group]
+        return group
+
+    digests: dict[int, int] = {}
+    pairs = [(index, digests.setdefault(likenesses[index].digest, index)) for index in places.tolist()]
+    thumbnails = [np.zeros((SIDE, SIDE), np.uint8) if each is None else each.thumbnail for each in likenesses]
+    if len(places):
+        twins = find_near_twins(np.stack(thumbnails), places)
+        pairs += [(int(places[image]), int(places[first])) for image, (_, first) in twins.items()]
+    for number, other in pairs:
+        one, another = sorted((find_leader(groups[number]), find_leader(groups[other])))
+        leaders[another] = one
+    return [find_leader(group) for group in groups]
+
+
+def slice_by_brightness(likenesses: Sequence[Likeness | None]) -> list[Slice]:
+    """Return the images by their mean gray, from 0 to 255, without those that cannot be decoded."""
+    means = np.array([np.nan if each is None else each.thumbnail.mean() for each in likenesses])
     low, slices = 0.0, []
     for name, high in _BRIGHTNESS:
         slices.append(Slice("brightness", name, tuple(np.flatnonzero((means >= low) & (means < high)).tolist())))

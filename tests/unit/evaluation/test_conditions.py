@@ -6,8 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
-from depers.evaluation.conditions import measure_slices, select_slices, slice_by_brightness, slice_by_group
+from depers.evaluation.conditions import (
+    join_twins,
+    measure_slices,
+    read_likenesses,
+    select_slices,
+    slice_by_brightness,
+    slice_by_group,
+)
 from depers.evaluation.samples import Sample, judge
+from depers.imaging.likeness import read_likeness
 
 BOX = [10.0, 10.0, 50.0, 50.0]
 
@@ -35,7 +43,8 @@ def test_by_brightness_and_group_the_worst_come_first(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c/1.png").write_bytes(b"no image")
     samples.append(sample("c/1.png", found=False))
-    slices = slice_by_brightness(samples, str(tmp_path))
+    likenesses = read_likenesses(samples, str(tmp_path))
+    slices = slice_by_brightness(likenesses)
     assert [(part.name.split()[0], part.indices) for part in slices] == [
         ("dark", (0, 2)), ("dim", (1,)), ("bright", (3,)),
     ]  # fmt: skip
@@ -49,3 +58,14 @@ def test_by_brightness_and_group_the_worst_come_first(tmp_path: Path) -> None:
     sheets = select_slices(rows, slices, 1)
     assert list(sheets.values()) == [(0, 2), (4,)]
     assert next(iter(sheets)) == "brightness dark (mean gray below 64): 0.000 of 2 labels found"
+
+
+def test_twins_are_one_draw() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [cv2.resize(rng.integers(0, 255, (9, 12, 3), np.uint8), (240, 180)) for _ in range(4)]
+    copy = cv2.imencode(".jpg", scenes[0][9:], [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+    files = [cv2.imencode(".png", scene)[1].tobytes() for scene in scenes]
+    likenesses = [read_likeness(data) for data in (*files, copy, files[1])]
+    paths = ["0", "1", "2", "3", "copy of 0", "copy of 1"]
+    assert join_twins(paths, likenesses) == ["0", "1", "2", "3", "0", "1"]
+    assert join_twins(["a", "a", "b", "b", "c", "d"], [*likenesses[:5], None]) == ["a", "a", "b", "b", "a", "d"]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depers.imaging.likeness import read_likeness
-from depers.normalization.twins import find_near_twins, look_at
+from depers.imaging.near_twins import find_near_twins
+from depers.normalization.twins import look_at
 
 IMAGES = 120
 
