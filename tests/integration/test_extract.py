@@ -290,7 +290,7 @@ def test_what_storage_failed_is_tried_again(tmp_path: Path) -> None:
 def test_coverage_size_and_marks_are_counted(tmp_path: Path) -> None:
     root = one(tmp_path / "dataset", labelled((CAR, (0, 0, 200, 70)), (HUMAN, (50, 10, 59, 60))))
     one(root, labelled((CAR, (10, 10, 60, 60)), (CAR, (10, 10, 60, 60)), (FACE, (90, 10, 99, 30))), "b.png")
-    assert not extract.run(Options(str(root), str(tmp_path / "out"))).partial
+    assert not extract.run(Options(str(root), str(tmp_path / "out"), min_size=10)).partial
     extracted, backgrounds, sprites = read(tmp_path / "out")
     assert [row["status"] for row in backgrounds] == ["skipped", "used"]
     assert backgrounds[0]["reason"] == "labelled boxes cover more than 60%"
@@ -391,7 +391,7 @@ def test_one_image_without_anything(tmp_path: Path) -> None:
     assert not result.partial
     extracted, [row], sprites = read(tmp_path / "out")
     assert row["status"] == "used" and row["objects"] == 0 and sprites == [] and extracted.parts == ()
-    assert "no sprites: the images have no boxes of at least 10 px" in result.summary()[0]
+    assert "no sprites: the images have no boxes of at least 6 px" in result.summary()[0]
     assert "1 backgrounds" in (tmp_path / "out/report.html").read_text()
 
 
