@@ -123,7 +123,8 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     thresholds = json.loads(storage.read_bytes(f"{out}/thresholds.json"))
     assert thresholds["thresholds"] == dict.fromkeys(CLASSES)  # a handful of labels shows nothing
     assert thresholds["details"]["images"] == 5  # the broken one is withheld anyway
-    assert "images" in (reason := thresholds["details"]["classes"]["car"]["reason"]) and "are needed" in reason
+    reason = thresholds["details"]["classes"]["car"]["reason"]
+    assert "groups" in reason and "are needed" in reason  # drawn scenes are so alike that some are twins
     found_with = detection_thresholds.read_thresholds(f"{out}/thresholds.json")
     assert found_with.by_class == {} and found_with.settings.classes == ("car", "human")
     assert "1 images failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
