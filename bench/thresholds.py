@@ -16,7 +16,7 @@ depers         `depers/evaluation/recall_bounds.py`
 
 Simulated populations: 20 000 images; sizes constant, geometric or lognormal; a share of the labels takes its confidence
 from its image, so that pairs are correlated; with `crowds`, the larger an image, the lower its confidences. `--real`
-adds the people of 98 COCO photographs and the heads of 90 photographs of SCUT-HEAD, as a YOLOv5n finds them.
+adds the people of 95 COCO photographs and the heads of 90 photographs of SCUT-HEAD, as a YOLOv5n finds them.
 """
 
 import argparse
