@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from depers import storage
 from depers.commands import detect
+from depers.datasets.class_values import read_class_shares
 from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, without_machine_labels
 from depers.datasets.seen_images import count_seen, describe_seen
 from depers.datasets.splits import group_names
@@ -30,7 +31,6 @@ from depers.evaluation.competition_score import format_score, score_as_dict, sco
 from depers.evaluation.conditions import (
     join_twins,
     measure_slices,
-    read_likenesses,
     slice_by_brightness,
     slice_by_group,
 )
@@ -54,6 +54,7 @@ from depers.options import (
     workers_option,
 )
 from depers.pipeline import run as pipeline
+from depers.pipeline.likenesses import read_likenesses
 from depers.runtime import lease, progress, units
 from depers.runtime.results import VerbResult
 from depers.statuses import FileStatus
@@ -301,7 +302,7 @@ def _evaluate(options: Options) -> EvaluateResult:
     folder = split_folder(dataset, options.split, options.dataset)
     if options.score is not None:
         return _score(options, dataset, folder)
-    targets = calibration.parse_targets(options.target_recall, dataset.names)
+    targets = read_class_shares(options.target_recall, dataset.names, "--target-recall")
     weights_classes = pipeline.read_class_names(options.detection(folder))
     detectable = [name in weights_classes for name in dataset.names]
     classes = tuple(name for name in dataset.names if name in weights_classes)
@@ -332,7 +333,8 @@ def _evaluate(options: Options) -> EvaluateResult:
         score = score_file(detections, options.submission, folder, dataset)
         figures["competition"] = score_as_dict(score, dataset.names)
         lines.append(f"{format_score(score, dataset.names)}\n{options.submission}")
-    likenesses, paths = read_likenesses(measured, folder), [sample.path for sample in measured]
+    paths = [sample.path for sample in measured]
+    likenesses = read_likenesses([storage.join(folder, path) for path in paths])
     groups = dict(zip(paths, join_twins(group_names(paths, options.group_by), likenesses), strict=True))
     calibrations: list[Calibration] = []
     thresholds = storage.join(options.out, "thresholds.json") if targets else None

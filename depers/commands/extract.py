@@ -209,9 +209,7 @@ def _extract(
 
     records = units.locate_inside(job.out)
     all_units = units.cut(images)
-    units.set_aside(records, {unit.name for unit in all_units})
-    finished_names = units.list_finished(records).names
-    todo = [unit for unit in all_units if unit.name not in finished_names]
+    todo = units.take_up(records, all_units)
     unfinished = sum(len(unit.entries) for unit in todo)
     progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")
     sprite_bank.withdraw(job.out)

@@ -7,12 +7,11 @@ OUT/images, labels, ignore      as DATASET's; boxes that are neither certain nor
 OUT/machine_labels.parquet      a row per image: what was found, how certainly, by how many of the weights
 OUT/report.html                 counts by class, and a sample of images to look at
 
-Validation images get no labels from a detector: what it says measures nothing. There, regions as large as the image say
-that the classes are not labelled.
+Only training images get labels from a detector: what it says measures nothing. In the others, regions as large as the
+image say that the classes are not labelled.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +23,10 @@ import pyarrow.compute as pc
 
 from depers import __version__, storage
 from depers.commands import detect
+from depers.datasets.class_values import read_class_shares
 from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, write_data_yaml
-from depers.datasets.labels import read_number
+from depers.datasets.ignore_regions import locate_folder
+from depers.datasets.labels import label_path
 from depers.detection.detections import Detections, to_array
 from depers.detection.settings import PRECISIONS, parse_weights, read_checkpoints
 from depers.errors import UserError
@@ -161,21 +162,10 @@ class LabelResult(VerbResult):
 
 
 def parse_confidences(texts: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
-    """Return the least confidence of a label by class: `0.4` stands for all, `face=0.5` for one.
-
-    Raise UserError for what is no number between 0 and 1, no class that is to be labelled, or leaves one out.
-    """
-    confidences: dict[str, float] = {}
-    for text in sorted(texts, key=lambda text: "=" in text):  # those for one class come last
-        name, equals, value = text.rpartition("=")
-        confidence = read_number(value)
-        if not 0 < confidence < 1:
-            raise UserError(f"--confidence must be a number between 0 and 1, or CLASS=NUMBER, but got {text!r}")
-        if equals and name not in classes:
-            raise UserError(f"--confidence {text}: the class must be one of {', '.join(classes)}, but is {name!r}")
-        confidences |= {name: confidence} if equals else dict.fromkeys(classes, confidence)
-    if unset_names := [name for name in classes if name not in confidences]:
-        raise UserError(f"--confidence must be given for {', '.join(unset_names)} too, such as 0.4 for all")
+    """Return the least confidence of a label by class. Raise UserError as `read_class_shares`, and for one without."""
+    confidences = read_class_shares(texts, classes, "--confidence")
+    if names := [name for name in classes if name not in confidences]:
+        raise UserError(f"--confidence must be given for {', '.join(names)} too, such as 0.4 for all")
     return confidences
 
 
@@ -208,7 +198,7 @@ def _list_folders(options: Options, dataset: Dataset) -> dict[str, str]:
     return {split: storage.absolute(folder) for split, folder in folders.items()}
 
 
-def _make_rules(options: Options, dataset: Dataset) -> tuple[Rules, list[tuple[str, ...]]]:
+def _make_rules(options: Options, dataset: Dataset, train: str) -> tuple[Rules, list[tuple[str, ...]]]:
     """Return when a box is a label, and for each of the weights the classes that it is asked for. Raise UserError."""
     known_names = [
         set(pipeline.read_class_names(options.detection("images", number))) for number in range(len(options.weights))
@@ -224,8 +214,14 @@ def _make_rules(options: Options, dataset: Dataset) -> tuple[Rules, list[tuple[s
     if not targets:
         names = ", ".join(sorted(set().union(*known_names)))
         raise UserError(f"--weights must know a class of the dataset ({', '.join(dataset.names)}), but know {names}")
-    if all(set(targets) <= {dataset.names[class_id] for class_id in class_ids} for _, class_ids in dataset.labelled):
-        progress.report("every image is labelled for these classes, as far as data.yaml says")
+    is_labelled = all(
+        {dataset.names[class_id] for class_id in class_ids}.issuperset(targets) for _, class_ids in dataset.labelled
+    )
+    if is_labelled and not storage.is_dir(locate_folder(train)):  # no region says that an image is not labelled
+        raise UserError(
+            f"{options.dataset}: must hold images that are not labelled for {', '.join(targets)}, but people have"
+            " labelled all: there is nothing to add"
+        )
     confidences = parse_confidences(options.confidence, targets)
     ids = {name: dataset.names.index(name) for name in targets}
     agreements = {
@@ -241,7 +237,7 @@ def run(options: Options) -> LabelResult:
     """Write the dataset with the added labels. Raises UserError for a wrong dataset, options or weights."""
     dataset, out = read_dataset(options.dataset), storage.absolute(options.out)
     folders = _list_folders(options, dataset)
-    rules, class_lists = _make_rules(options, dataset)
+    rules, class_lists = _make_rules(options, dataset, folders["train"])
     entries = [
         entry._replace(path=f"{split}/{entry.path}")
         for split, folder in folders.items()
@@ -309,20 +305,17 @@ def _label(
     options: Options, job: LabellingJob, entries: Sequence[Entry], findings: Sequence[_Findings], lease: Lease
 ) -> LabelResult:
     """Do the units that are not done yet, and finish."""
-    records = units.locate_inside(job.out)
     all_units = units.cut(entries)
-    units.set_aside(records, {unit.name for unit in all_units})
-    finished_names = units.list_finished(records).names
-    open_units = [unit for unit in all_units if unit.name not in finished_names]
+    open_units = units.take_up(units.locate_inside(job.out), all_units)
     unfinished = sum(len(unit.entries) for unit in open_units)
 
     def calls() -> Iterator[tuple[LabellingJob, Unit, dict[str, Any]]]:
         for unit in open_units:
             paths = (entry.path for entry in unit.entries)
             rows = {
-                path: {"reason": "validation images are measured with"}
-                if path.startswith("val/")
-                else _merge(path.partition("/")[2], findings)
+                path: _merge(path.partition("/")[2], findings)
+                if path.startswith("train/")
+                else {"reason": "it is measured with"}
                 for path in paths
             }
             yield job, unit, rows
@@ -343,12 +336,11 @@ def _gather(out: str, all_units: Sequence[Unit]) -> pa.Table:
 
 def _remove_stale(out: str, places: set[str]) -> None:
     """Remove images and texts of images that are in the dataset no more, and the records that speak of them."""
-    stems = {re.sub(r"\.[^./]*$", "", place) for place in places}
-    for folder in ("images", "labels", "ignore"):
+    texts = {label_path(f"images/{place}").removeprefix("labels/") for place in places}
+    for folder, expected_paths in (("images", places), ("labels", texts), ("ignore", texts)):
         root = storage.join(out, folder)
         paths = [entry.path for entry in storage.list_files(root)] if storage.is_dir(root) else []
-        stale = [path for path in paths if re.sub(r"\.[^./]*$", "", path) not in stems]
-        storage.delete_files(out, [f"{folder}/{path}" for path in stale])
+        storage.delete_files(out, [f"{folder}/{path}" for path in paths if path not in expected_paths])
     units.remove_former(units.locate_inside(out))
 
 
@@ -358,10 +350,8 @@ def _finish(options: Options, job: LabellingJob, table: pa.Table, counter: Failu
     targets = frozenset(job.rules.confidences)
     labelled = dataset.labelled or (("", frozenset(range(len(dataset.names)))),)
     machine_names = {prefix: _names(targets - class_ids, dataset.names) for prefix, class_ids in labelled}
-    if not dataset.labelled and any(table["classes"].to_pylist()):
-        machine_names = {
-            "": _names(targets, dataset.names)
-        }  # images of their own say that they are not labelled for these
+    if not dataset.labelled and any(table["classes"].to_pylist()):  # single images said that they are not labelled
+        machine_names = {"": _names(targets, dataset.names)}
     boxes = table["boxes"].combine_chunks().flatten()
     counts = Counter(zip(boxes.field("class").to_pylist(), boxes.field("use").to_pylist(), strict=True))
     names = _names(targets, dataset.names)

@@ -22,9 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.boxes import Boxes, areas_added, clip, grow
-from depers.datasets.labels import read_number
 from depers.detection.thresholds import VERSION, Settings
-from depers.errors import UserError
 from depers.evaluation.metrics import IOU_THRESHOLDS, find_ignored, match
 from depers.evaluation.recall_bounds import MOST_CLUSTERS, bound_as_missed, least_clusters, lower_bound
 from depers.evaluation.samples import Sample
@@ -55,23 +53,6 @@ class Calibration(NamedTuple):
     whole_bound: float
     precision: float | None
     false_per_image: float | None
-
-
-def parse_targets(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Return the target recall of each class that has one: `0.99` stands for all, `face=0.995` for one.
-
-    Raise UserError for what is no number between 0 and 1, or no class of `names`.
-    """
-    targets: dict[str, float] = {}
-    for text in sorted(texts, key=lambda text: "=" in text):  # those for one class come last
-        name, equals, value = text.rpartition("=")
-        target = read_number(value)
-        if not 0 < target < 1:
-            raise UserError(f"--target-recall must be a number between 0 and 1, or CLASS=NUMBER, but got {text!r}")
-        if equals and name not in names:
-            raise UserError(f"--target-recall {text}: the class must be one of {', '.join(names)}, but is {name!r}")
-        targets |= {name: target} if equals else dict.fromkeys(names, target)
-    return targets
 
 
 def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.float32], share: float) -> NDArray[Any]:

@@ -1,16 +1,13 @@
 """Figures by condition: by group of images (a camera, a day) and by brightness, where a mean hides what fails."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from depers import storage
 from depers.evaluation.metrics import measure
-from depers.evaluation.samples import ImageResult, Sample
-from depers.imaging.headers import ImageError
-from depers.imaging.likeness import SIDE, Likeness, read_likeness
+from depers.evaluation.samples import ImageResult
+from depers.imaging.likeness import SIDE, Likeness
 from depers.imaging.near_twins import find_near_twins
 
 _READERS = 16  # threads that wait for storage, or decode
@@ -35,19 +32,6 @@ class SliceRow(NamedTuple):
     recall: float
     map50: float
     map50_95: float
-
-
-def read_likenesses(samples: Sequence[Sample], folder: str) -> list[Likeness | None]:
-    """Return what the images of a split's folder look like; None for those that cannot be decoded."""
-
-    def read(sample: Sample) -> Likeness | None:
-        try:
-            return read_likeness(storage.read_bytes(storage.join(folder, sample.path)))
-        except (ImageError, OSError):
-            return None  # it counts as failed already
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, samples))
 
 
 def join_twins(groups: Sequence[str], likenesses: Sequence[Likeness | None]) -> list[str]:

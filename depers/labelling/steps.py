@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -128,19 +129,22 @@ def label_unit(
     def write(offset: int) -> tuple[dict[str, Any], bool]:
         entry = unit.entries[offset]
         if reason := guard.find_reason(offset):
-            return _fail(entry.path, reason), False
+            return _fail(job, entry.path, reason), False
         with guard.watch(offset):
             try:
-                return _label(job, entry.path, rows.get(entry.path, {"reason": "was not looked at"})), False
+                row = _label(job, entry.path, rows.get(entry.path, {"reason": "was not looked at"}))
+                return row, row["status"] == SourceStatus.FAILED  # the detection may find it readable the next time
             except UserError as error:
-                return _fail(entry.path, str(error)), False
+                return _fail(job, entry.path, str(error)), False
             except OSError as error:
-                return _fail(entry.path, explain(error)), not is_of_name(error)
+                retry = not is_of_name(error)
+                return _fail(job, entry.path, explain(error), retry), retry
             except Exception as error:
                 raise_outage(error)
-                return _fail(entry.path, typed_reason(error)), False
+                return _fail(job, entry.path, typed_reason(error)), False
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    # Where a file ends its process, only one may be at work: it would be taken for its neighbor.
+    with ThreadPoolExecutor(1 if guard.note else _THREADS) as pool:
         results = list(pool.map(write, range(len(unit.entries))))
     retries = {entry.path: 0.0 for entry, (_, retry) in zip(unit.entries, results, strict=True) if retry}
     table = pa.Table.from_pylist([row for row, _ in results], schema=RECORD)
@@ -154,14 +158,19 @@ def label_unit(
 
 
 def _label(job: LabellingJob, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Write an image, its labels and its ignore regions; return its row of the record."""
+    """Write an image, its labels and its ignore regions; return its row of the record.
+
+    Where it was to be labelled, and detectors could not look at it, it is not written.
+    """
     split, _, path = place.partition("/")
     image = storage.join(job.folders[split], path)
     data = storage.read_bytes(image)
     text, class_count = _read_text(label_path(image)), len(job.dataset.names)
     ignored = drop_doubles(parse_yolo(_read_text(ignore_path(image)), class_count, ignore_path(image)))
     parse_yolo(text, class_count, label_path(image))
-    reason = row.get("reason", "")
+    reason, has_targets = row.get("reason", ""), bool(find_targets(job, path, ignored))
+    if reason and split == "train" and has_targets:
+        return _fail(job, place, reason)
     texts = make_texts(job, path, text, ignored, None if reason else row["detections"], row.get("size_wh", (1, 1)))
     target = f"images/{place}"
     storage.write_below(job.out, label_path(target), texts.labels.encode())
@@ -171,13 +180,12 @@ def _label(job: LabellingJob, place: str, row: Mapping[str, Any]) -> dict[str, A
         storage.delete_below(job.out, ignore_path(target))
     storage.write_below(job.out, target, data)
     names = job.dataset.names
-    is_failed = bool(reason) and split == "train" and bool(find_targets(job, path, ignored))
-    status = SourceStatus.FAILED if is_failed else SourceStatus.USED if texts.class_ids else SourceStatus.SKIPPED
+    status = SourceStatus.USED if texts.class_ids else SourceStatus.SKIPPED
     return {
         "path": parquet_text(place),
         "split": split,
         "status": status,
-        "reason": reason if is_failed else None if texts.class_ids else "nothing was to be labelled",
+        "reason": None if texts.class_ids else reason if has_targets else "nothing was to be labelled",
         "classes": [names[class_id] for class_id in sorted(texts.class_ids)],
         "boxes": _describe(texts.objects, names) if texts.objects else [],
     }
@@ -196,7 +204,12 @@ def _describe(objects: Objects, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _fail(place: str, reason: str) -> dict[str, Any]:
+def _fail(job: LabellingJob, place: str, reason: str, retry: bool = False) -> dict[str, Any]:
+    """Return the row of an image that failed; what an earlier run wrote of it goes, unless its storage failed."""
+    target = f"images/{place}"
+    for path in () if retry else (target, label_path(target), ignore_path(target)):
+        with suppress(OSError):  # a name that storage refuses is not there
+            storage.delete_below(job.out, path)
     split = place.partition("/")[0]
     row = {"path": parquet_text(place), "split": split, "status": SourceStatus.FAILED, "reason": reason}
     return row | {"classes": [], "boxes": []}
@@ -205,7 +218,7 @@ def _fail(place: str, reason: str) -> dict[str, Any]:
 def _read_text(uri: str) -> str:
     """Return a text, empty where there is none. Raise UserError for other bytes than UTF-8, OSError otherwise."""
     try:
-        return storage.read_bytes(uri).decode("utf-8-sig")
+        return storage.read_bytes(uri).decode("utf-8")
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:

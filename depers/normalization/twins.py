@@ -8,21 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.imaging.likeness import SIDE, read_likeness
+from depers.imaging.likeness import SIDE
 from depers.imaging.near_twins import find_near_twins
 from depers.normalization.catalog import Catalog
 from depers.normalization.rules import Problem
-from depers.runtime.file_guard import FileGuard
+from depers.pipeline.likenesses import SHAPE, look_at
 from depers.runtime.progress import open_bar
-from depers.runtime.tasks import run_file_tasks
 from depers.statuses import ProblemAction
 
 KINDS = ("near", "identical", "none")
-_IMAGES = 64  # per task
-
-
-SHAPE = np.dtype([("width", "<i4"), ("height", "<i4"), ("orientation", "<i4")])
-"""Of an image: its upright size in pixels and EXIF's number, which is 0 where it was not looked at, or not decoded."""
 Guard = Callable[[Iterator[Any]], Iterator[Any]]
 
 
@@ -53,13 +47,10 @@ def find_twins(catalog: Catalog, skipped: set[int], kind: str, folder: Path, gua
     digests = np.zeros(len(numbers), np.uint64)
     thumbnails = np.memmap(folder / "thumbnails", np.uint8, "w+", shape=(len(numbers), SIDE, SIDE))
 
-    def calls() -> Iterator[tuple[int, list[str]]]:
-        for start in range(0, len(numbers), _IMAGES):
-            images = [catalog.images[number] for number in numbers[start : start + _IMAGES].tolist()]
-            yield start, [storage.join(label_set.uri, image.path) for label_set, image in images]
-
+    images = [catalog.images[number] for number in numbers.tolist()]
+    uris = [storage.join(label_set.uri, image.path) for label_set, image in images]
     with open_bar(len(numbers), "twins") as bar:
-        for start, part_shapes, part_digests, part in guard(run_file_tasks(look_at, calls())):
+        for start, part_shapes, part_digests, part in guard(look_at(uris)):
             rows = slice(start, start + len(part))
             shapes[numbers[rows]], digests[rows], thumbnails[rows] = part_shapes, part_digests, part
             bar.update(len(part))
@@ -80,26 +71,6 @@ def find_twins(catalog: Catalog, skipped: set[int], kind: str, folder: Path, gua
     near = dict(links[:, :2].tolist())
     pairs = [*identical.items(), *((image, leader) for image, _, leader in links.tolist())]
     return Twins(identical, near, pairs, shapes)
-
-
-def look_at(
-    start: int, uris: Sequence[str], guard: FileGuard | None = None
-) -> tuple[int, NDArray[np.void], NDArray[np.uint64], NDArray[np.uint8]]:
-    """Return `start`, and of each image its `SHAPE`, the digest of its pixels, and its thumbnail."""
-    guard = guard or FileGuard()
-    shapes, digests = np.zeros(len(uris), SHAPE), np.zeros(len(uris), np.uint64)
-    thumbnails = np.zeros((len(uris), SIDE, SIDE), np.uint8)
-    for offset, uri in enumerate(uris):
-        if guard.find_reason(offset):
-            continue
-        with guard.watch(offset):
-            try:
-                likeness = read_likeness(storage.read_bytes(uri))
-            except Exception:  # whatever it is, who writes the image meets it, too, and says so
-                continue
-        digests[offset], thumbnails[offset] = likeness.digest, likeness.thumbnail
-        shapes[offset] = (*likeness.size_wh, likeness.orientation)
-    return start, shapes, digests, thumbnails
 
 
 def describe_twins(

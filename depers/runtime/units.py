@@ -218,6 +218,13 @@ def set_aside(records: str, names: Collection[str]) -> None:
         list(pool.map(move, stale_names))
 
 
+def take_up(records: str, all_units: Sequence[Unit]) -> list[Unit]:
+    """Return the units that are not done yet, and set aside the records of units that are not among all."""
+    set_aside(records, {unit.name for unit in all_units})
+    finished_names = list_finished(records).names
+    return [unit for unit in all_units if unit.name not in finished_names]
+
+
 def read_former(records: str) -> Iterator[pa.Table]:
     """Yield the records that were set aside."""
     names = sorted(_names(records, _FORMER))

@@ -11,8 +11,10 @@ from depers.datasets.data_yaml import (
     check_labels,
     labelled_classes,
     read_dataset,
+    without_machine_labels,
     write_data_yaml,
     write_joined_yaml,
+    write_subset_yaml,
 )
 from depers.datasets.labels import CLASSES, SPLITS, list_pairs, read_labels
 from depers.errors import UserError
@@ -214,3 +216,26 @@ def test_an_image_without_a_label_file_is_no_background(text: str, tmp_path: Pat
 )
 def test_a_path_is_seen_from_its_folder_and_stays_in_its_bucket(folder: str, path: str, expected: str) -> None:
     assert data_yaml._resolve(folder, path) == expected
+
+
+def test_what_a_detector_labelled_teaches_and_does_not_measure(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    labelled = {"heads/": ["a", "b"], "": ["a"]}
+    write_data_yaml(tmp_path, ("a", "b"), labelled=labelled, machine_labelled={"heads/": ["b"]})
+    dataset = read_dataset(tmp_path)
+    assert labelled_classes(dataset, "heads/x.jpg") == {0, 1}
+    assert labelled_classes(without_machine_labels(dataset), "heads/x.jpg") == {0}
+    assert labelled_classes(without_machine_labels(dataset), "x.jpg") == {0}
+    write_joined_yaml(str(tmp_path / "joined"), dataset.names, dataset, "synthetic")
+    (tmp_path / "joined/images/train").mkdir(parents=True)
+    assert read_dataset(tmp_path / "joined").machine_labelled == dataset.machine_labelled
+    write_subset_yaml(str(tmp_path / "joined"), dataset)
+    assert read_dataset(tmp_path / "joined").machine_labelled == dataset.machine_labelled
+
+
+def test_what_a_detector_labelled_must_be_labelled(tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    write_data_yaml(tmp_path, ("a", "b"), ("train",), labelled={"heads/": ["a"]}, machine_labelled={"heads/": ["b"]})
+    with pytest.raises(UserError, match="machine_labelled 'heads/' must be among the classes that are labelled there"):
+        read_dataset(tmp_path)

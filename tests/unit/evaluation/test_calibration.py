@@ -17,7 +17,6 @@ from depers.evaluation.calibration import (
     covered_from,
     format_table,
     format_thresholds,
-    parse_targets,
 )
 from depers.evaluation.recall_bounds import lower_bound
 from depers.evaluation.samples import Sample
@@ -239,30 +238,3 @@ def test_an_image_with_one_miss_is_not_whole() -> None:
     found = calibrated([two] * 5 + [one_image(0.9)] * 95)
     assert (found.found, found.labels, found.whole_images, found.images) == (100, 105, 95, 100)
     assert found.whole_bound == pytest.approx(lower_bound(np.repeat([1, 0], [5, 95]), np.ones(100, np.int64), 0.95))
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        ((), {}),
-        (("0.99",), {"face": 0.99, "car": 0.99}),
-        (("car=0.9", "0.99"), {"face": 0.99, "car": 0.9}),
-        (("face=0.5",), {"face": 0.5}),
-    ],
-)
-def test_targets(texts: tuple[str, ...], expected: dict[str, float]) -> None:
-    assert parse_targets(texts, ["face", "car"]) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1", "must be a number between 0 and 1, or CLASS=NUMBER, but got '1'"),
-        ("nan", "must be a number between 0 and 1"),
-        ("car=high", "must be a number between 0 and 1"),
-        ("lorry=0.9", "lorry=0.9: the class must be one of face, car, but is 'lorry'"),
-    ],
-)
-def test_wrong_targets_are_refused(text: str, message: str) -> None:
-    with pytest.raises(UserError, match=f"--target-recall {message}"):
-        parse_targets([text], ["face", "car"])

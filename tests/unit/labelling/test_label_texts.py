@@ -50,23 +50,10 @@ def test_where_nothing_was_looked_for_nothing_is_background() -> None:
     assert texts == ("1 0.9 0.9 0.1 0.1\n", f"2 {WHOLE}", frozenset(), None)
 
 
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [(["0.4"], {"head": 0.4, "human": 0.4}), (["head=0.6", "0.4"], {"head": 0.6, "human": 0.4}),
-     (["head=0.6", "human=0.3"], {"head": 0.6, "human": 0.3})],
-)  # fmt: skip
-def test_confidences_are_for_all_or_for_one(texts: list[str], expected: dict[str, float]) -> None:
-    assert parse_confidences(texts, ("head", "human")) == expected
-
-
-@pytest.mark.parametrize(
-    ("texts", "reason"),
-    [(["1.5"], "between 0 and 1"), (["x"], "between 0 and 1"), (["tree=0.5"], "one of head, human"),
-     (["head=0.5"], "for human too")],
-)  # fmt: skip
-def test_other_confidences_are_refused(texts: list[str], reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        parse_confidences(texts, ("head", "human"))
+def test_each_class_needs_a_confidence() -> None:
+    assert parse_confidences(["head=0.6", "0.4"], ("head", "human")) == {"head": 0.6, "human": 0.4}
+    with pytest.raises(UserError, match="for human too"):
+        parse_confidences(["head=0.5"], ("head", "human"))
 
 
 def test_no_more_weights_can_agree_than_there_are() -> None:

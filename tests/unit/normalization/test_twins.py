@@ -12,7 +12,7 @@ from PIL import Image
 
 from depers.imaging.likeness import read_likeness
 from depers.imaging.near_twins import find_near_twins
-from depers.normalization.twins import look_at
+from depers.pipeline.likenesses import look_at_some
 
 IMAGES = 120
 
@@ -104,6 +104,6 @@ def test_the_same_pixels_have_one_digest_in_any_file(tmp_path: Path) -> None:
     for name, data in (("a.png", png), ("broken.jpg", b"no image"), ("b.bmp", bmp)):
         (tmp_path / name).write_bytes(data)
         uris.append(str(tmp_path / name))
-    start, shapes, digests, _ = look_at(64, [*uris, str(tmp_path / "missing.jpg")])
+    start, shapes, digests, _ = look_at_some(64, [*uris, str(tmp_path / "missing.jpg")])
     assert shapes.tolist() == [(320, 240, 1), (0, 0, 0), (320, 240, 1), (0, 0, 0)]
     assert start == 64 and digests[0] == digests[2]
