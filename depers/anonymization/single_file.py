@@ -7,11 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from depers import storage
 from depers.errors import UserError
+
+_FORMATS = {".jpeg": ".jpg", ".jpe": ".jpg", ".tiff": ".tif"}
+"""Suffixes that mean the same."""
 
 
 class SingleFile(NamedTuple):
@@ -37,9 +40,10 @@ def find_single_file(source: str, out: str) -> SingleFile | None:
     source, target = storage.absolute(source), storage.absolute(out)
     if out.endswith("/") or storage.is_dir(target):
         target = storage.join(target, source.rpartition("/")[2])
-    suffixes = [uri.rpartition("/")[2].rpartition(".")[2].lower() for uri in (source, target)]
-    if suffixes[0] != suffixes[1]:
-        raise UserError(f"{out}: must end in .{suffixes[0]} as INPUT does, whose format stays, or be a folder (…/)")
+    suffixes = [PurePosixPath(uri).suffix.lower() for uri in (source, target)]
+    if _FORMATS.get(suffixes[0], suffixes[0]) != _FORMATS.get(suffixes[1], suffixes[1]):
+        expectation = f"end in {suffixes[0]} as INPUT does" if suffixes[0] else "have no suffix, as INPUT"
+        raise UserError(f"{out}: must {expectation}, whose format stays, or be a folder (…/)")
     if storage.real_place(source) == storage.real_place(target):
         raise UserError(f"{out}: must be another file than INPUT, which is not touched")
     return SingleFile(source, target)

@@ -27,6 +27,7 @@ from depers.pipeline.box_sources import BoxSource, find_box_source, find_previou
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
 from depers.redaction.regions import MODES
+from depers.runtime.cluster import count_nodes
 from depers.runtime.local_pool import PoolPlan
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
@@ -148,6 +149,8 @@ class AnonymizeResult(VerbResult):
     speed: Speed
     clean_in_a_row: int
     """How many images in a row the detector found nothing in, at most, among those of this run."""
+    is_written: bool = True
+    """Whether OUT is the result; not where INPUT is one file, and failed."""
     notes: Sequence[str] = ()
     """What has to be seen about this run, such as thresholds of another detector."""
 
@@ -157,7 +160,8 @@ class AnonymizeResult(VerbResult):
         if self.archives:
             outcome += f"; {sum(self.archives.values())} archives: {_count_text(self.archives, tuple(ArchiveStatus))}"
         inputs = sum(count for status, count in self.files.items() if status != FileStatus.REMOVED)
-        places = f"manifest {self.manifest}; report {self.report}" if self.manifest else self.out
+        place = self.out if self.is_written else f"nothing is written to {self.out}"
+        places = f"manifest {self.manifest}; report {self.report}" if self.manifest else place
         lines = [f"{inputs} inputs: {outcome}; {self.speed}; {places}", *self._describe_classes(), *self.notes]
         warns = self.clean_in_a_row >= clean_watch.WARN_AFTER
         return [*lines, f"warning: {clean_watch.describe(self.clean_in_a_row)}"] if warns else lines
@@ -191,12 +195,15 @@ def run(options: Options) -> AnonymizeResult:
         return _run(options)
     if options.records is not None:
         raise UserError(f"--records is for folders, but INPUT is a file, {options.input}, of which none are kept")
+    if (nodes := count_nodes()) > 1:  # which would look for it on disks of their own
+        raise UserError(f"{options.input}: must be a folder on a cluster of {nodes} nodes, but is a file")
     with hold_alone(file) as (folder, out):
         result = _run(replace(options, input=folder, out=out, follow_links=True))
         has_result = deliver(file, out)
     if not has_result and not result.failures.count:
         raise UserError(f"{options.input}: must be an image, or an archive of images, but is neither")
-    return replace(result, out=file.target, manifest=None, report=None, failures=replace(result.failures, table=""))
+    failures = replace(result.failures, table="")
+    return replace(result, out=file.target, manifest=None, report=None, failures=failures, is_written=has_result)
 
 
 def _run(options: Options) -> AnonymizeResult:

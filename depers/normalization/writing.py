@@ -123,7 +123,8 @@ def write_unit(
 
     waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
     has_regions = storage.is_dir(storage.join(out, FOLDER))  # of an earlier run, perhaps, when an image still had some
-    with ThreadPoolExecutor(_THREADS if waits else 1) as pool:
+    # Where a file ends its process, only one may be at work: it would be taken for its neighbor.
+    with ThreadPoolExecutor(_THREADS if waits and not guard.note else 1) as pool:
         rows = list(pool.map(write, itertools.count(), tasks))
     table = _make_record(rows)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):

@@ -59,6 +59,13 @@ def is_named() -> bool:
     return bool(os.environ.get("RAY_ADDRESS")) or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
 
 
+def count_nodes() -> int:
+    """Return how many nodes the work may run on: one where no Ray runs."""
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        return 1
+    return sum(node["Alive"] for node in sys.modules["ray"].nodes())
+
+
 @contextmanager
 def _quiet_start(debug: bool) -> Iterator[None]:
     """Hold back what Ray writes to stderr in the block, and show it at its end, without the note on its log level.

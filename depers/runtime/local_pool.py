@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import logging
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
+from depers.errors import typed_reason
 from depers.runtime import time_budget
 from depers.runtime.crash_ledger import Attempt, CrashLedger, Position, refuse_losses
 from depers.runtime.file_guard import FileGuard
@@ -255,8 +257,17 @@ def _work(connection: Connection) -> None:
         try:
             message = "result", call.function(*call.arguments, guard)
         except Exception as error:
-            message = "error", error
+            message = "error", _as_sendable(error)
         connection.send(message)
+
+
+def _as_sendable(error: Exception) -> Exception:
+    """Return an exception that can be read where it is sent to: some can be pickled, and not be made again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(typed_reason(error))
+    return error
 
 
 def _end_with(parent: int) -> None:

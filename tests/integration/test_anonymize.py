@@ -117,15 +117,16 @@ def test_without_ray_come_the_same_images_and_manifest(done: Path, folder: Path,
 
 def test_one_file_is_redacted_as_in_its_folder(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:
     [name] = [name for name in NAMES if name == "plain.jpg"]
-    for out, target in (("safe.jpg", "safe.jpg"), ("safe/", f"safe/{name}")):
+    for out, target in (("safe.JPEG", "safe.JPEG"), ("safe/", f"safe/{name}")):
         result = anonymize.run(options(folder / "0" / name, f"{tmp_path}/{out}", weights))
         assert result.out == str(tmp_path / target) and not result.partial
         assert Path(result.out).read_bytes() == (done / "0" / name).read_bytes()
         assert "looked for" in "\n".join(result.summary()) and result.manifest is None
-    assert set(tree(tmp_path)) == {"safe.jpg", f"safe/{name}"}
+    assert set(tree(tmp_path)) == {"safe.JPEG", f"safe/{name}"}
     (tmp_path / "broken.jpg").write_bytes((folder / "0" / name).read_bytes()[:1000])
     result = anonymize.run(options(tmp_path / "broken.jpg", tmp_path / "none.jpg", weights))
     assert result.partial and not (tmp_path / "none.jpg").exists()
+    assert "nothing is written to" in result.summary()[0]
 
 
 def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: str, tmp_path: Path) -> None:

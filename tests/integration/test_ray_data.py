@@ -14,7 +14,7 @@ from ray import cloudpickle
 from depers.detection.detections import SCHEMA
 from depers.detection.settings import InferenceSettings
 from depers.errors import as_user_error
-from depers.pipeline import ray_data, run
+from depers.pipeline import local, ray_data, run
 from depers.pipeline.box_tables import Row
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
@@ -26,26 +26,44 @@ from depers.runtime.tasks import run_file_tasks
 from depers.storage.failures import OutageError
 
 
-@pytest.mark.parametrize("staged", [False, True])
-def test_a_poisonous_file_costs_one_row(ray_local: None, tmp_path: Path, staged: bool) -> None:
+def finish(item: Item, boxes: Sequence[Row]) -> Outcome:
+    """Record a file as failed; poisonous ones end the process, slow ones never end."""
+    if item.path.startswith("poisonous") and "ends the process" not in item.reason:
+        os._exit(1)
+    while item.path.startswith("slow") and "took longer" not in item.reason:
+        pass
+    sides = {"width": 0, "height": 0, "boxes": []}
+    return Outcome({"path": item.path, "status": "failed", "reason": item.reason} | sides, None)
+
+
+@pytest.fixture(params=["fused", "staged", "local"])
+def topology(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How a pass runs, with what it runs on."""
+    name: str = request.param
+    if name == "local":
+        with open_pool(PoolPlan(("depers.pipeline.local",), 1)):
+            yield name
+    else:
+        request.getfixturevalue("ray_local")
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes do not find this module
+        yield name
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_a_poisonous_file_costs_one_row(topology: str, tmp_path: Path) -> None:
     for name in ("a", "poisonous", "e", "f", "slow"):
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
-
-    def finish(item: Item, boxes: Sequence[Row]) -> Outcome:
-        if item.path.startswith("poisonous") and "ends the process" not in item.reason:
-            os._exit(1)
-        while item.path.startswith("slow") and "took longer" not in item.reason:
-            pass
-        sides = {"width": 0, "height": 0, "boxes": []}
-        return Outcome({"path": item.path, "status": "failed", "reason": item.reason} | sides, None)
 
     settings = InferenceSettings(imgsz=64)
     job = PassJob(
         str(tmp_path / "in"), str(tmp_path / "out"), (), (), settings, 8, 80, False, SCHEMA, finish, file_seconds=1
     )
     everything = run.plan_units(job)
-    assert list(ray_data.run(PassRun(job, ray.put([]), 32, staged, 1), everything))
+    if topology == "local":
+        assert list(local.run(job, (), everything, None, frozenset(), 1))
+    else:
+        assert list(ray_data.run(PassRun(job, ray.put([]), 32, topology == "staged", 1), everything))
     rows = [row for table in units.read_records(job.records, everything, SCHEMA) for row in table.to_pylist()]
     reasons = {row["path"]: row["reason"] for row in rows}
     assert len(reasons) == 5
@@ -77,6 +95,22 @@ def work(names: Sequence[str], guard: FileGuard) -> list[str]:
 
 def fail(guard: FileGuard) -> None:
     raise OutageError(errno.EPERM, "the credentials have expired", "s3://b/a.jpg")
+
+
+class OddError(Exception):
+    """One that can be pickled and not be made again."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+
+
+def fail_oddly(guard: FileGuard) -> None:
+    raise OddError(7, "out of paper")
+
+
+def test_an_error_that_cannot_be_sent_is_told_all_the_same() -> None:
+    with open_pool(PoolPlan((), 1)), pytest.raises(RuntimeError, match=r"OddError.*out of paper \(7\)"):
+        list(run_file_tasks(fail_oddly, [()]))
 
 
 @pytest.fixture(params=["ray", "local"])
