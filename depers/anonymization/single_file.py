@@ -33,9 +33,11 @@ def find_single_file(source: str, out: str) -> SingleFile | None:
     """Return the file that INPUT is, and where it goes; None where INPUT is a folder, or is not there.
 
     An OUT that ends in `/` or is a folder gets the file under its own name. Raise UserError for an OUT of another
-    suffix, since the format stays, and for the file itself.
+    suffix, since the format stays, for the file itself, and where nothing is there that is called as a file is.
     """
     if not storage.is_file(source):
+        if PurePosixPath(source).suffix and not storage.is_dir(source):
+            raise UserError(f"{source}: no such file or folder")
         return None
     source, target = storage.absolute(source), storage.absolute(out)
     if out.endswith("/") or storage.is_dir(target):

@@ -64,7 +64,7 @@ class Speed(NamedTuple):
         """Return the rate as text, without one the seconds."""
         if not self.images:
             return "all done before"
-        return f"{self.rate:.1f} images/s" if self.rate else f"in {self.seconds:.1f} s, start included"
+        return f"{self.rate:.1f} images/s" if self.rate else f"in {self.seconds:.1f} s"
 
 
 class Stopwatch:

@@ -146,6 +146,7 @@ def test_killed_in_the_middle_and_run_again(done: Path, folder: Path, weights: s
     ("change", "message"),
     [
         ({"input": "missing"}, "no such folder"),
+        ({"input": "missing.jpg"}, "no such file or folder"),
         ({"input": "empty"}, "must hold at least one file"),
         ({"input": "file.jpg", "out": "file.png"}, "must end in .jpg as INPUT does"),
         ({"input": "file.jpg", "out": "file.jpg"}, "must be another file than INPUT"),
