@@ -30,8 +30,8 @@ from PIL import Image
 from depers.imaging.decoding import decode_frames
 from depers.imaging.headers import ImageError, learn_heif
 from depers.imaging.metadata.residue import find_residue
+from depers.redaction.colors import MODES
 from depers.redaction.files import redact_file
-from depers.redaction.regions import MODES
 
 SUFFIXES = {
     ".jpg",

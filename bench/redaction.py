@@ -22,6 +22,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers.imaging.formats import jpeg_segments, turbojpeg
+from depers.redaction.colors import MODES
 from depers.redaction.files import redact_file
 from depers.street_scenes import scenes
 
@@ -98,7 +99,7 @@ def main() -> None:
     boxes = BOXES * np.array(size_wh * 2, np.float32) / np.array(SIZE_WH * 2, np.float32)
     ways: dict[str, Callable[[], object]] = {
         f"depers {mode}": lambda mode=mode: redact_file(data, [boxes], mode=mode)  # type: ignore[misc]
-        for mode in ("pixelate", "blur", "fill")
+        for mode in MODES
     }
     ways |= {
         "depers, no boxes": lambda: redact_file(data, [boxes[:0]]),
@@ -113,7 +114,7 @@ def main() -> None:
     for name, values in times.items():
         middle = statistics.median(values)
         print(f"{name:<20}{middle:>8.1f} ms CPU   {middle / peer:.2f} × OpenCV decode + blur + encode")
-    for mode in ("pixelate", "blur", "fill"):
+    for mode in MODES:
         result = redact_file(data, [boxes], mode=mode)
         count = count_changes_outside(data, result.data, boxes)
         print(f"{mode}: {result.method}, {count} coefficients changed outside the touched MCUs")

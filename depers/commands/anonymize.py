@@ -26,7 +26,7 @@ from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
-from depers.redaction.regions import MODES
+from depers.redaction.colors import MODES
 from depers.runtime.cluster import count_nodes
 from depers.runtime.local_pool import PoolPlan
 from depers.runtime.progress import Speed
@@ -48,7 +48,7 @@ class Options(pipeline_options.PassOptions):
     )
     mode: str = option(
         "pixelate",
-        "what becomes of a box: 6 cells across at most, the same blurred, or gray",
+        "what becomes of a box: 6 cells across at most, the same blurred, gray, or a smooth surface between what is around",
         choices=MODES,
         group=REDACTION,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.boxes import Boxes, grow
+from depers.imaging.membrane import interpolate
 
 FILLS = ("smooth", "confetti", "mean")
 CELL = 4
@@ -25,7 +26,6 @@ Rects = NDArray[np.int64]
 _REACH = 4  # px beyond a block that a decoder's interpolation of chroma (2) and the noise measure (1) look at
 _NEARBY = 9  # cells, within which the plainest place gives the grain
 _STRONGEST = 2.0  # gray levels; stronger grain is texture, which noise does not resemble
-_SWEEPS = 4  # of relaxation on every level of the pyramid
 _TILE = 512  # px, side of the noise tiles
 _SQUARES = (6, 24)  # px, sides of the confetti
 _LAYERS = (1.0, 0.4, 0.2)  # of confetti: the share of their squares that is drawn; the first leaves nothing
@@ -117,38 +117,6 @@ def _grain_strength(gray: NDArray[np.uint8], is_known: NDArray[np.bool_]) -> NDA
     strays = cv2.convertScaleAbs(cv2.absdiff(gray, cv2.blur(gray, (3, 3))), alpha=16)  # means are whole numbers
     strength = np.where(is_known, _means(strays) / 16, np.float32(16))
     return np.asarray(cv2.erode(strength, np.ones((_NEARBY, _NEARBY), np.uint8)))
-
-
-def interpolate(values: NDArray[np.float32], is_known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return `values` (H, W, 4) where `is_known` (H, W), else a smooth surface between; mid gray if nothing is known.
-
-    Push-pull over a pyramid (Gortler et al. 1996, "The Lumigraph", section 3.4), relaxed on every level toward the
-    membrane in which each value is the mean of those around it (Laplace's equation).
-    """
-    if not is_known.any():
-        return np.full_like(values, 127.5)
-    return _pull(np.where(is_known[..., None], values, np.float32(0)), is_known.astype(np.float32))
-
-
-def _pull(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the surface through `values` (H, W, 4), which are 0 where `weights` (H, W) are; elsewhere those are 1."""
-    if weights.all():
-        return values
-    height, width = weights.shape
-    bottom, right = height % 2, width % 2
-    if bottom or right:
-        values = cv2.copyMakeBorder(values, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-        weights = cv2.copyMakeBorder(weights, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-    half = values.shape[1] // 2, values.shape[0] // 2
-    sums, shares = (cv2.resize(array, half, interpolation=cv2.INTER_AREA) for array in (values, weights))
-    coarse = _pull(sums / np.maximum(shares, 0.25)[..., None], (shares > 0).astype(np.float32))
-    surface = cv2.resize(coarse, weights.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    anchored = weights.astype(np.uint8)
-    cv2.copyTo(values, anchored, surface)
-    for _ in range(_SWEEPS):
-        surface = cv2.blur(surface, (3, 3))
-        cv2.copyTo(values, anchored, surface)
-    return np.asarray(surface[:height, :width])
 
 
 @lru_cache(maxsize=1)

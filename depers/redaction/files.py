@@ -1,6 +1,6 @@
 """Boxes + the bytes of an image → the bytes of a redacted image of the same format, without metadata."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,20 +14,20 @@ from depers.imaging.formats import jpeg_segments, png
 from depers.imaging.headers import MAX_MEGAPIXELS, ImageError, ImageHeader, open_image, read_header
 from depers.imaging.metadata import exif, panorama
 from depers.redaction import animation, lossless_jpeg
+from depers.redaction.colors import MODES, color, plan_mosaics, take_samples
+from depers.redaction.paint import Paint
 from depers.redaction.regions import (
-    MODES,
-    Paint,
+    Rectangle,
     Region,
     check_painted,
-    color_cells,
-    find_cell_edges,
     find_regions,
     grow_bounds,
     mark_free,
     stack_parts,
 )
 
-_RING = 8  # pixels around a region that give it its colors
+_RING = 8  # pixels around a box that give it its colors
+_LEAST_CELL = 4  # pixels, of what is inpainted
 _BAND = 256  # rows painted at a time, which bounds the memory of a blur
 
 
@@ -154,8 +154,9 @@ def redact_pixels(
 ) -> Pixels:
     """Return a copy of `pixels` (H, W) or (H, W, C), uint8 or uint16, of whose boxes nothing is left.
 
-    Boxes that overlap are one region. `pixelate` replaces it by at most 6 cells across in the colors around it,
-    `blur` by the same interpolated smoothly, `fill` by mid gray. `pixels` may be indices into a `palette` (N, 3 or 4).
+    `pixelate` replaces each box by at most 6 cells across in the colors around it, `blur` by the same interpolated
+    smoothly, `fill` by mid gray, `inpaint` boxes that overlap, as one, by a smooth surface between what is around them.
+    `pixels` may be indices into a `palette` (N, 3 or 4).
     """
     redacted = pixels.copy()
     size_wh = (pixels.shape[1], pixels.shape[0])
@@ -163,13 +164,10 @@ def redact_pixels(
     parts = stack_parts(regions)
     span = _measure_span(pixels, parts) if regions else 0
     for region in regions:
-        paint = _paint(pixels, parts, region, mode, span, palette, pixel_mode)
-        region_x0, region_y0 = region.bounds[:2]
-        for x0, y0, x1, y1 in region.parts:
+        for (x0, y0, x1, y1), paint in _paint(pixels, parts, region, mode, span, palette, pixel_mode):
             for top in range(y0, y1, _BAND):
                 bottom = min(y1, top + _BAND)
-                band = paint.rows(top - region_y0, bottom - region_y0)[:, x0 - region_x0 : x1 - region_x0]
-                redacted[top:bottom, x0:x1] = _to_pixels(band, pixels, palette)
+                redacted[top:bottom, x0:x1] = _to_pixels(paint.block(x0, top, x1, bottom), pixels, palette)
     return redacted
 
 
@@ -196,30 +194,35 @@ def _paint(
     span: float,
     palette: NDArray[np.uint8] | None,
     pixel_mode: str,
-) -> Paint:
-    """Return the paint for one region of an image, its colors taken from the pixels around it."""
+) -> Iterator[tuple[Rectangle, Paint]]:
+    """Yield the boxes of a region and their paint, its colors taken from the pixels around."""
     x0, y0, x1, y1 = window = grow_bounds(region.bounds, (pixels.shape[1], pixels.shape[0]), _RING)
     patch = pixels[y0:y1, x0:x1]
     patch = patch[:, :, None] if patch.ndim == 2 else patch
     span, top = (255.0, 255.0) if palette is not None else (float(span), float(np.iinfo(pixels.dtype).max))
     channels = patch.shape[2] if palette is None else palette.shape[1]
     opacity = channels in (2, 4) and pixel_mode != "CMYK"
-    edges = find_cell_edges(region.bounds)
+    mosaics = plan_mosaics(region, mode, _LEAST_CELL)
     if mode == "fill":
-        values = np.full((len(edges[1]) - 1, len(edges[0]) - 1, channels), (span + 1) / 2)
+        gray = np.full(channels, (span + 1) / 2)
         if opacity or pixel_mode == "CMYK":
-            values[:, :, -1] = top if opacity else 0
-        return Paint(values, edges, region.bounds, mode, span, ())
-    free = mark_free(parts, window, region.bounds)
-    inner = (region.bounds[0] - x0, region.bounds[1] - y0, region.bounds[2] - x0, region.bounds[3] - y0)
+            gray[-1] = top if opacity else 0
+        for mosaic in mosaics:
+            yield mosaic.bounds, Paint(np.tile(gray, mosaic.shape + (1,)), mosaic, mosaic.bounds, mode, span, ())
+        return
+    free = mark_free(parts, window)
     if opacity:
-        visible = free & ((patch if palette is None else palette[patch[:, :, 0]])[:, :, -1] > 0)
+        visible = free & (patch[:, :, -1] > 0 if palette is None else (palette[:, -1] > 0)[patch[:, :, 0]])
         free = visible if visible.any() else free
-    values = color_cells(patch, free, inner, edges, span / 2, palette)
-    if opacity and values[:, :, -1].any():
-        values[:, :, -1] = top  # an interpolated opacity would look like an outline
+    samples = take_samples(patch, free, (x0, y0), mosaics, (_RING, _RING), palette)
     noisy = range(channels - 1) if opacity else range(channels)
-    return Paint(values, edges, region.bounds, mode, span, noisy)
+    for mosaic in mosaics:
+        values = color(mosaic, samples, mode, span / 2)
+        if opacity and values[:, :, -1].any():
+            values[:, :, -1] = top  # an interpolated opacity would look like an outline
+        paint = Paint(values, mosaic, mosaic.bounds, mode, span, noisy)
+        for part in mosaic.parts:
+            yield part, paint
 
 
 def _to_pixels(band: NDArray[np.float32], pixels: Pixels, palette: NDArray[np.uint8] | None) -> Pixels:

@@ -6,7 +6,7 @@ their DC coefficients, so nothing needs to be decoded.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +16,16 @@ from depers.imaging.formats.jpeg_segments import FrameHeader
 from depers.imaging.formats.turbojpeg import Coefficients
 from depers.imaging.headers import ImageHeader, turn_boxes_back
 from depers.imaging.metadata import exif
-from depers.redaction.regions import (
-    Paint,
-    Rectangle,
-    Region,
-    color_cells,
-    find_cell_edges,
-    find_regions,
-    grow_bounds,
-    mark_free,
-    stack_parts,
-)
+from depers.redaction.colors import Mosaic, Samples, color, plan_mosaics, take_samples
+from depers.redaction.paint import SMOOTH, Paint
+from depers.redaction.regions import Rectangle, Region, find_regions, grow_bounds, mark_free, stack_parts
 
 _SPAN = 255.0
 _HUFFMAN = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive"}
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ZIGZAG = np.array(sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8))))
 _BAND = 16  # rows of blocks painted at a time
-_RING = 1  # MCUs around a region that give it its colors
+_RING = 1  # MCUs around a box that give it its colors
 
 
 class NotLosslessError(Exception):
@@ -84,15 +76,14 @@ def _edit(components: list[Coefficients], touched_regions: list[Region], frame: 
         table = np.array(frame.tables[frame.table_of[index]], np.float64)
         planes.setdefault(scale, []).append(_CoefficientPlane(component.blocks, component.height, table, index == 0))
     for region in touched_regions:
-        x0, y0, x1, y1 = window = grow_bounds(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
-        free, cells = mark_free(parts, window, region.bounds), find_cell_edges(region.bounds)
-        for (h, v), group in planes.items():
-            rows, columns = slice(y0 * v, min(y1 * v, group[0].height)), slice(x0 * h, x1 * h)
-            means = np.concatenate([plane.blocks[rows, columns, :1] * (plane.table[0] / 8) for plane in group], axis=2)
-            free_blocks = free.repeat(v, axis=0).repeat(h, axis=1)[: means.shape[0], : means.shape[1]]
-            noisy = [channel for channel, plane in enumerate(group) if plane.luma]
-            paint = _paint(region, window, cells, means, free_blocks, (h, v), mode, noisy)
-            _write(group, region, paint, (h, v), mode)
+        window = grow_bounds(region.bounds, (mcus_wh[0], mcus_wh[1]), _RING)
+        free, mosaics = mark_free(parts, window), plan_mosaics(region, mode, 1)
+        for scale, group in planes.items():
+            scaled = [mosaic.scale(*scale) for mosaic in mosaics]
+            samples = None if mode == "fill" else _take_samples(group, free, window, scaled, scale)
+            for mosaic in scaled:
+                values = color(mosaic, samples, mode, 0.0) if samples else np.zeros((*mosaic.shape, len(group)))
+                _write(group, mosaic, values, mode)
 
 
 class _CoefficientPlane(NamedTuple):
@@ -107,48 +98,43 @@ class _CoefficientPlane(NamedTuple):
     luma: bool
 
 
-def _paint(
-    region: Region,
-    window: Rectangle,
-    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
-    means: NDArray[Any],
+def _take_samples(
+    group: Sequence[_CoefficientPlane],
     free: NDArray[np.bool_],
+    window: Rectangle,
+    mosaics: Sequence[Mosaic],
     scale: tuple[int, int],
-    mode: str,
-    noisy: Sequence[int],
-) -> Paint:
-    """Return the paint of a region in components of one size, about 0; in pixels for a blur, else in blocks."""
-    (h, v), (x0, y0, x1, y1), (across, down) = scale, region.bounds, cells
-    if mode == "fill":
-        values = np.zeros((len(down) - 1, len(across) - 1, means.shape[2]))
-    else:
-        inner = ((x0 - window[0]) * h, (y0 - window[1]) * v, (x1 - window[0]) * h, (y1 - window[1]) * v)
-        values = color_cells(means, free, inner, (across * h, down * v), 0.0)
-    size = 8 if mode == "blur" else 1
-    edges = (across * h * size, down * v * size)
-    return Paint(values, edges, region.bounds, mode, _SPAN, () if mode == "fill" else noisy)
+) -> Samples:
+    """Return samples of the blocks around the mosaics; the window and which of its units are `free` are in MCUs."""
+    (h, v), (x0, y0, x1, y1) = scale, window
+    rows, columns = slice(y0 * v, min(y1 * v, group[0].height)), slice(x0 * h, x1 * h)
+    means = np.concatenate([plane.blocks[rows, columns, :1] * (plane.table[0] / 8) for plane in group], axis=2)
+    free_blocks = free.repeat(v, axis=0).repeat(h, axis=1)[: means.shape[0], : means.shape[1]]
+    return take_samples(means, free_blocks, (x0 * h, y0 * v), mosaics, (_RING * h, _RING * v))
 
 
-def _write(group: Sequence[_CoefficientPlane], region: Region, paint: Paint, scale: tuple[int, int], mode: str) -> None:
-    """Paint the blocks of the region's parts, the rows past the image's height included."""
-    (h, v), (region_x0, region_y0) = scale, region.bounds[:2]
-    for x0, y0, x1, y1 in region.parts:
-        first, last = y0 * v, min(y1 * v, len(group[0].blocks))
-        columns = slice((x0 - region_x0) * h, min((x1 - region_x0) * h, group[0].blocks.shape[1] - region_x0 * h))
-        band = _BAND if mode == "blur" else max(last - first, 1)
-        for top in range(first, last, band):
-            bottom, size = min(top + band, last), 8 if mode == "blur" else 1
-            painted = paint.rows((top - region_y0 * v) * size, (bottom - region_y0 * v) * size)
+def _write(group: Sequence[_CoefficientPlane], mosaic: Mosaic, values: NDArray[np.float64], mode: str) -> None:
+    """Paint the blocks of the mosaic' parts, the rows past the image's height included.
+
+    Paint is in pixels where it is smooth, else in blocks, about 0.
+    """
+    size = 8 if mode in SMOOTH else 1
+    noisy = [] if mode == "fill" else [channel for channel, plane in enumerate(group) if plane.luma]
+    paint = Paint(values, mosaic.scale(size, size), mosaic.bounds, mode, _SPAN, noisy)
+    high, wide = group[0].blocks.shape[:2]
+    for x0, y0, x1, y1 in mosaic.parts:
+        right, last = min(x1, wide), min(y1, high)
+        for top in range(y0, last, _BAND if mode in SMOOTH else max(last - y0, 1)):
+            bottom = min(top + _BAND, last) if mode in SMOOTH else last
+            painted = paint.block(x0 * size, top * size, right * size, bottom * size)
             for channel, (blocks, _, table, _) in enumerate(group):
-                part = blocks[top:bottom, x0 * h : x1 * h]
-                if mode == "blur":
-                    part[:] = _quantized(painted[:, :, channel], table)[:, columns]
+                part = blocks[top:bottom, x0:right]
+                if mode in SMOOTH:
+                    part[:] = _quantized(painted[:, :, channel], table)
                 else:
                     part[:] = 0
                     step = table[0]
-                    part[:, :, 0] = np.clip(
-                        np.round(painted[:, columns, channel] * (8 / step)), -1024 // step, 1023 // step
-                    )
+                    part[:, :, 0] = np.clip(np.round(painted[:, :, channel] * (8 / step)), -1024 // step, 1023 // step)
 
 
 def _quantized(pixels: NDArray[np.float32], zigzag_table: NDArray[np.float64]) -> NDArray[np.int16]:

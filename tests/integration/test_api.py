@@ -125,7 +125,7 @@ def test_redaction_of_frames(scene: Image.Image) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "smear"}, "--mode must be one of pixelate, blur, fill, but got 'smear'"),
+        ({"mode": "smear"}, "--mode must be one of pixelate, blur, fill, inpaint, but got 'smear'"),
         ({"margin": -1}, "--margin must be between 0 and 2, but got -1"),
         ({"keep_metadata": "owner"}, "--keep-metadata must be one of date, camera, gps, panorama, but got 'owner'"),
         ({"boxes": [[1, 2, 3]]}, r"boxes must be an array \(N, 4\), but its shape is \(1, 3\)"),

@@ -15,8 +15,8 @@ from PIL import Image
 from depers.imaging.formats import jpeg_segments
 from depers.imaging.headers import ImageError
 from depers.imaging.metadata.residue import find_residue
+from depers.redaction.colors import MODES
 from depers.redaction.files import redact_file
-from depers.redaction.regions import MODES
 
 ALLOWED = {"ExifTool", "System", "File", "Composite", "JFIF", "ICC-header", "ICC_Profile", "PNG", "RIFF", "GIF"}
 ALLOWED |= {"QuickTime", "Meta", "Adobe", "SourceFile", "PNG-pHYs"}

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depers.extraction.inpainting import CELL, FILLS, fill_rects, interpolate, rects_to_fill
+from depers.extraction.inpainting import CELL, FILLS, fill_rects, rects_to_fill
+from depers.imaging.membrane import interpolate
 from depers.street_scenes.scenes import draw_scene
 
 FULL = 0.0, 0.0, 1e4, 1e4

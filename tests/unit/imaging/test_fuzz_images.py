@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from depers.redaction.regions import MODES
+from depers.redaction.colors import MODES
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_an_offset_goes_and_a_flat_image_stays() -> None:
     assert (sixteen_bit.stretch(flat, "I;16") == 40_000 >> 8).all()
 
 
-@pytest.mark.parametrize("mode", ["pixelate", "blur", "fill"])
+@pytest.mark.parametrize("mode", ["pixelate", "blur", "fill", "inpaint"])
 def test_paint_keeps_to_the_bits_of_the_image_and_the_rest_as_it_is(mode: str) -> None:
     pixels = (SCENE.astype(np.uint16) * 4).astype(np.uint16)  # 10 bits
     box = np.array([[100, 50, 160, 120]], np.float32)

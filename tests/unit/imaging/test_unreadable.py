@@ -11,8 +11,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from depers.imaging.decoding import decode, decode_frames
+from depers.redaction.colors import MODES
 from depers.redaction.files import redact_file
-from depers.redaction.regions import MODES
 
 RGB = NDArray[np.uint8]
 BOX = np.array([[96, 64, 288, 128]], np.float32)

@@ -13,8 +13,8 @@ from depers.imaging.formats import png, turbojpeg
 from depers.imaging.headers import ImageError, learn_heif, read_header, turn_boxes_back, turn_upright
 from depers.imaging.metadata.residue import find_residue
 from depers.redaction import files
+from depers.redaction.colors import MODES
 from depers.redaction.files import redact_file
-from depers.redaction.regions import MODES
 
 BOX = (60, 40, 130, 100)
 SIZE_WH = (200, 150)

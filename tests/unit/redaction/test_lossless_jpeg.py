@@ -13,8 +13,8 @@ from PIL import Image
 from depers.imaging.decoding import decode_frames
 from depers.imaging.formats import jpeg_segments, turbojpeg
 from depers.imaging.headers import ImageError
+from depers.redaction.colors import MODES
 from depers.redaction.files import redact_file
-from depers.redaction.regions import MODES
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from depers.imaging.decoding import DecodedImage, decode
 from depers.imaging.encoding import encode
+from depers.redaction.colors import CELLS_ACROSS, MODES
 from depers.redaction.files import redact_pixels
-from depers.redaction.regions import CELLS_ACROSS, MODES
 
 
 def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
