@@ -48,7 +48,7 @@ class Options(pipeline_options.PassOptions):
     )
     mode: str = option(
         "pixelate",
-        "what becomes of a box: 6 cells across at most, the same blurred, gray, or a smooth surface between what is around",
+        "what becomes of a box: 6 cells across at most, the same blurred, gray, or a smooth surface from all around",
         choices=MODES,
         group=REDACTION,
     )
