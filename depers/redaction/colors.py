@@ -43,10 +43,9 @@ class Mosaic(NamedTuple):
 
     def scale(self, horizontal: int, vertical: int) -> "Mosaic":
         """Return the mosaic in smaller units, of which one of its own holds `horizontal` × `vertical`."""
-        factors = (horizontal, vertical) * 2
         bounds, *parts = (
-            (rectangle[0] * factors[0], rectangle[1] * factors[1], rectangle[2] * factors[2], rectangle[3] * factors[3])
-            for rectangle in (self.bounds, *self.parts)
+            (x0 * horizontal, y0 * vertical, x1 * horizontal, y1 * vertical)
+            for x0, y0, x1, y1 in (self.bounds, *self.parts)
         )
         return Mosaic(bounds, self.across * horizontal, self.down * vertical, tuple(parts))
 
@@ -85,7 +84,7 @@ def find_cell_edges(bounds: Rectangle) -> tuple[CellEdges, CellEdges]:
     side = max(lengths) / CELLS_ACROSS
     counts = [max(1, min(CELLS_ACROSS, round(length / side), length)) for length in lengths]
     across, down = (
-        low + np.linspace(0, length, count + 1).round().astype(np.int64)
+        low + (np.arange(count + 1) * (2 * length) + count) // (2 * count)
         for low, length, count in zip(bounds[:2], lengths, counts, strict=True)
     )
     return across, down
@@ -133,8 +132,9 @@ def _sample_sides(
     wide, high = len(across) + 1, len(down) + 1
     beside = np.searchsorted(across, columns, side="right")  # the cell above or below which it lies
     level = np.searchsorted(down, rows, side="right")
-    sides = [rows < y0 - top, rows >= y1 - top, columns < x0 - left]
-    stretch = np.select(sides, [beside, wide + beside, 2 * wide + level], 2 * wide + high + level)
+    level += np.where(columns < x0 - left, 2 * wide, 2 * wide + high)
+    beside += np.where(rows < y0 - top, 0, wide)
+    stretch = np.where((rows < y0 - top) | (rows >= y1 - top), beside, level)
     colors = patch[near][rows, columns] if palette is None else palette[patch[near][rows, columns, 0]]
     sizes = np.bincount(stretch, minlength=2 * (wide + high))
     sums = [np.bincount(stretch, measure, len(sizes)) for measure in (columns + 0.5, rows + 0.5, *colors.T)]

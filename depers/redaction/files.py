@@ -208,7 +208,7 @@ def _paint(
         if opacity or pixel_mode == "CMYK":
             gray[-1] = top if opacity else 0
         for mosaic in mosaics:
-            yield mosaic.bounds, Paint(np.tile(gray, mosaic.shape + (1,)), mosaic, mosaic.bounds, mode, span, ())
+            yield mosaic.bounds, Paint(np.tile(gray, mosaic.shape + (1,)), mosaic, mode, span, ())
         return
     free = mark_free(parts, window)
     if opacity:
@@ -220,7 +220,7 @@ def _paint(
         values = color(mosaic, samples, mode, span / 2)
         if opacity and values[:, :, -1].any():
             values[:, :, -1] = top  # an interpolated opacity would look like an outline
-        paint = Paint(values, mosaic, mosaic.bounds, mode, span, noisy)
+        paint = Paint(values, mosaic, mode, span, noisy)
         for part in mosaic.parts:
             yield part, paint
 

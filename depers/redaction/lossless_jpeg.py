@@ -120,7 +120,7 @@ def _write(group: Sequence[_CoefficientPlane], mosaic: Mosaic, values: NDArray[n
     """
     size = 8 if mode in SMOOTH else 1
     noisy = [] if mode == "fill" else [channel for channel, plane in enumerate(group) if plane.luma]
-    paint = Paint(values, mosaic.scale(size, size), mosaic.bounds, mode, _SPAN, noisy)
+    paint = Paint(values, mosaic, mode, _SPAN, noisy, size)
     high, wide = group[0].blocks.shape[:2]
     for x0, y0, x1, y1 in mosaic.parts:
         right, last = min(x1, wide), min(y1, high)

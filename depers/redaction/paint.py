@@ -29,26 +29,26 @@ class Paint:
         self,
         values: NDArray[np.float64],
         mosaic: Mosaic,
-        place: Rectangle,
         mode: str,
         span: float,
         noisy: Sequence[int],
+        scale: int = 1,
     ) -> None:
         """Take the colors `values` (rows, columns, C) of a mosaic' cells.
 
-        `span` is the range of values; the first `noisy` channels get noise, which depends on the `place` alone, so
-        that a rerun gives the same bytes.
+        `span` is the range of values; the first `noisy` channels get noise, which depends on its place alone, so that
+        a rerun gives the same bytes. A unit of the mosaic is `scale` units of paint.
         """
-        self.across, self.down, self.mode, self.span = mosaic.across, mosaic.down, mode, span
+        self.across, self.down, self.mode, self.span = mosaic.across * scale, mosaic.down * scale, mode, span
         self.values = values.astype(np.float32)
         self.noisy = list(noisy)
         if not noisy:
             return
         if mode != "inpaint":
-            noise = _generator(place, 0).standard_normal(values.shape[:2]) * NOISE * span
+            noise = _generator(mosaic.bounds, 0).standard_normal(values.shape[:2]) * NOISE * span
             self.values[:, :, self.noisy] += noise[:, :, None].astype(np.float32)
         if mode in SMOOTH:
-            self._shift_xy = _generator(place, 1).integers(0, _TILE, 2).tolist()
+            self._shift_xy = _generator(mosaic.bounds, 1).integers(0, _TILE, 2).tolist()
 
     def block(self, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.float32]:
         """Return a block of the painted mosaic, float32 (y1 - y0, x1 - x0, C)."""
@@ -83,8 +83,15 @@ def _interpolation(edges: CellEdges, positions: NDArray[np.int64]) -> tuple[slic
     first, last = np.searchsorted(centers, (positions[0] + 0.5, positions[-1] + 0.5))
     near = slice(max(0, int(first) - 1), int(last) + 1)
     centers = centers[near]
-    weights = [np.interp(positions + 0.5, centers, unit) for unit in np.eye(len(centers))]
-    return near, np.stack(weights, axis=1).astype(np.float32)
+    weights = np.zeros((len(positions), len(centers)), np.float32)
+    if len(centers) == 1:
+        weights[:] = 1
+        return near, weights
+    before = (np.searchsorted(centers, positions + 0.5) - 1).clip(0, len(centers) - 2)
+    shares = ((positions + 0.5 - centers[before]) / (centers[before + 1] - centers[before])).clip(0, 1)
+    numbers = np.arange(len(positions))
+    weights[numbers, before], weights[numbers, before + 1] = 1 - shares, shares
+    return near, weights
 
 
 @lru_cache(maxsize=1)
