@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from depers.imaging.decoding import DecodedImage, decode
 from depers.imaging.encoding import encode
 from depers.redaction.colors import CELLS_ACROSS, MODES
-from depers.redaction.files import redact_pixels
+from depers.redaction.files import redact_file, redact_pixels
 
 
 def noise(shape: tuple[int, ...], dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
@@ -60,3 +60,18 @@ def test_a_planted_pattern_leaves_no_trace(mode: str) -> None:
         assert abs((box_pixels.mean(axis=2) * pattern).mean()) < 0.02 * (pattern**2).mean(), kind
         assert checker[64, 96:224].tobytes() not in data
         assert pixels[64, 96:224].tobytes() not in data
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_each_box_of_a_crowd_has_cells_of_its_own_size(kind: str) -> None:
+    """Along a row of boxes that touch, no cell is wider than a sixth of its box, nor is one in a box inside another."""
+    x, y = np.meshgrid(np.arange(640), np.arange(480))
+    pixels = np.stack([x % 251, y % 241, (x + y) % 239], axis=2).astype(np.uint8)
+    boxes = [(left, 192, left + 48, 240) for left in range(48, 576, 48)] + [(240, 48, 432, 432), (304, 96, 352, 144)]
+    image = DecodedImage(pixels, "RGB", kind, None, {0: [1] * 64, 1: [1] * 64} if kind == "JPEG" else None, "444")
+    data = encode(image, pixels)
+    redacted = decode(redact_file(data, [np.array(boxes, np.float32)]).data).pixels
+    for x0, y0, x1, _ in [*boxes[:11], boxes[12]]:
+        row = redacted[y0 + 4, x0:x1].astype(int)
+        edges = np.flatnonzero((np.diff(row, axis=0) != 0).any(axis=1)) + 1
+        assert edges.tolist() == list(range(8, 48, 8))
