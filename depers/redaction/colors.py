@@ -126,7 +126,8 @@ def _sample_sides(
         slice(top - origin_xy[1], y1 + ring_wh[1] - origin_xy[1]),
         slice(left - origin_xy[0], x1 + ring_wh[0] - origin_xy[0]),
     )
-    rows, columns = np.nonzero(free[near])
+    free_near = free[near]
+    rows, columns = np.divmod(np.flatnonzero(free_near), free_near.shape[1])
     across = mosaic.across[(mosaic.across > x0) & (mosaic.across < x1)] - left
     down = mosaic.down[(mosaic.down > y0) & (mosaic.down < y1)] - top
     wide, high = len(across) + 1, len(down) + 1
