@@ -55,7 +55,7 @@ class Detector:
     """One or more YOLOv5 models that look at single images, in this process, without Ray."""
 
     def __init__(self, *weights: PathLike, device: str = "auto", **options: Any) -> None:
-        """Load the weights, each PATH_OR_URI[:model_class=class,…].
+        """Load the weights, each PATH_OR_URI[:model_class=class,…]; without any, the detector that is part of depers.
 
         `options` are those of `depers detect` that say how to look: classes, confidence, iou_threshold, thresholds,
         thresholds_anyway, max_detections, imgsz, tile, augment, multi_label, half_stride_pad, precision,

@@ -94,30 +94,33 @@ def option(
     ceiling: float | None = None,
     group: str | None = None,
     metavar: str | None = None,
+    commas: bool = False,
 ) -> Any:
     """Return a dataclass field that is `--kebab-case` on the command line.
 
     `default` may be `REQUIRED` (such fields must precede those with a default). What a value may be is checked by
     `CheckedOptions`: one of `choices`, at least `low` and at most `high`, `above` and `below` exclusive bounds, a
     positive multiple of `multiple_of`, a regular expression (`pattern`); several values `distinct`; and not more than
-    a generous `ceiling`. `group` is the section of `--help`.
+    a generous `ceiling`. `group` is the section of `--help`. With `commas`, the command line takes several values in
+    one, `a,b`; Python takes a sequence, whose values may hold commas.
     """
     limits = Limits(low, high, above, below, multiple_of, tuple(choices), pattern, distinct, ceiling)
     metadata = {"positional": False, "help": help, "limits": limits, "group": group, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"commas": commas})
 
 
 # Options that several verbs have, with the same words.
 
 
-def classes_option() -> Any:
+def classes_option(default: str = "all that the weights give") -> Any:
     """Return the option of the classes to look for."""
-    return option((), "only these classes (default: all that the weights give)", group=DETECTION, metavar="CLASS")
+    return option((), f"only these classes, or all (default: {default})", group=DETECTION, metavar="CLASS", commas=True)
 
 
 def weights_option(purpose: str = "repeat to combine detectors") -> Any:
     """Return the option of the detectors; `purpose` says what they are for."""
-    return option((), f"YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…]; {purpose}", group=DETECTION, metavar="W")
+    text = "YOLOv5 checkpoint, PATH_OR_URI[:model_class=class,…], or default, the one that is part of depers"
+    return option((), f"{text}; {purpose}", group=DETECTION, metavar="W")
 
 
 def confidence_option(default: float | None, help: str) -> Any:
@@ -354,7 +357,7 @@ def _add(parser: "argparse._ActionsContainer", field: "dataclasses.Field[Any]", 
         parser.add_argument(
             name,
             action=_Append if repeatable else "store",
-            type=_reader(name, value_type),
+            type=_split if field.metadata["commas"] else _reader(name, value_type),
             metavar=field.metadata["metavar"] or {int: "N", float: "X"}.get(value_type, field.name.upper()),
             **settings,
         )
@@ -366,7 +369,7 @@ def _notes(field: "dataclasses.Field[Any]", repeatable: bool) -> Iterator[str]:
     if choices:
         yield f"one of {_listed(choices)}"
     if repeatable:
-        yield "repeatable"
+        yield "repeatable, also a,b" if field.metadata["commas"] else "repeatable"
     if default is REQUIRED:
         yield "required"
     elif default not in (None, ()):
@@ -374,11 +377,17 @@ def _notes(field: "dataclasses.Field[Any]", repeatable: bool) -> Iterator[str]:
 
 
 class _Append(argparse.Action):
-    """Appends; unlike argparse's own, what the user gives replaces the default instead of following it."""
+    """Appends one value or a list; unlike argparse's own, what the user gives replaces the default."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
         items = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*(items if isinstance(items, list) else []), values])
+        before = items if isinstance(items, list) else []
+        setattr(namespace, self.dest, [*before, *(values if isinstance(values, list) else [values])])
+
+
+def _split(text: str) -> list[str]:
+    """Return the values of an option that takes several with commas."""
+    return [part.strip() for part in text.split(",")]
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:

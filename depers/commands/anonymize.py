@@ -16,10 +16,11 @@ from depers.anonymization.removal import Removal
 from depers.anonymization.report import ManifestStatistics, make_report
 from depers.anonymization.single_file import deliver, find_single_file, hold_alone
 from depers.datasets.labels import CLASSES
+from depers.detection import shipped
 from depers.detection.settings import parse_weights
 from depers.errors import UserError
 from depers.imaging.metadata import exif
-from depers.options import REDACTION, RUNNING, option
+from depers.options import REDACTION, RUNNING, classes_option, option
 from depers.pipeline import clean_watch, local
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
@@ -42,6 +43,9 @@ _MOST_CLASSES = 8  # that a line tells one by one
 class Options(pipeline_options.PassOptions):
     """Mirror INPUT, a folder or one file, to OUT with every box made unrecognizable, and all metadata removed."""
 
+    classes: tuple[str, ...] = classes_option(
+        f"all that --weights give; without --weights what identifies: {', '.join(shipped.CLASSES)}"
+    )
     records: str | None = records_option()
     keep_removed: bool = option(
         False, "results whose inputs are no longer in INPUT stay in OUT (default: they are removed)", group=REDACTION
@@ -107,23 +111,45 @@ class Options(pipeline_options.PassOptions):
                     raise UserError(f"--weights {text}: a class must be one of {', '.join(CLASSES)}, but got {name!r}")
 
     def check_sources(self) -> None:
-        """Raise UserError unless exactly one thing says where boxes are."""
+        """Raise UserError where more than one thing says where boxes are."""
         sources = [bool(self.weights), self.boxes is not None, self.previous_detections is not None]
-        if not any(sources):
-            raise UserError("one of --weights, --boxes and --previous-detections must be given")
         if sum(sources) > 1:
             raise UserError(
                 "--weights, --boxes and --previous-detections exclude each other, but more than one is given"
             )
-        if not self.weights and (self.tile or self.augment):
-            raise UserError("--tile and --augment say how a detector looks, but there is none without --weights")
-        if not self.weights and self.stop_after_clean:
-            raise UserError("--stop-after-clean is about what a detector finds, but there is none without --weights")
+        if self.boxes is not None and (self.confidence is not None or self.thresholds is not None):
+            raise UserError("--confidence and --thresholds choose among a detector's boxes, but --boxes are all taken")
+        place = "--boxes" if self.boxes is not None else "--previous-detections"
+        if not self.detectors and (self.tile or self.augment):
+            raise UserError(f"--tile and --augment say how a detector looks, but there is none with {place}")
+        if not self.detectors and self.stop_after_clean:
+            raise UserError(f"--stop-after-clean is about what a detector finds, but there is none with {place}")
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Return the weights in use: those given, or the default where boxes come from nowhere else."""
+        return () if self.boxes is not None or self.previous_detections is not None else super().detectors
+
+    @property
+    def is_default(self) -> bool:
+        """Return whether the detector is the one that is part of depers, as it is."""
+        return self.detectors == (shipped.NAME,)
+
+    @property
+    def chosen_classes(self) -> tuple[str, ...]:
+        """Return the names of the classes to look for; none where all that the weights give are meant."""
+        return shipped.CLASSES if self.is_default and not self.classes else super().chosen_classes
+
+    @property
+    def chosen_thresholds(self) -> str | None:
+        """Return where the thresholds in use are: those given, or those of the default detector."""
+        is_open = self.thresholds is None and self.confidence is None
+        return shipped.THRESHOLDS if self.is_default and is_open else self.thresholds
 
     def source(self, thresholds: Mapping[str, float]) -> BoxSource | None:
         """Return where boxes come from, if not from a detector. Raises UserError."""
         if self.boxes is not None:
-            return find_box_source(storage.check(self.boxes, "--boxes"), self.classes)
+            return find_box_source(storage.check(self.boxes, "--boxes"), self.chosen_classes)
         if self.previous_detections is not None:
             uri = storage.check(self.previous_detections, "--previous-detections")
             return find_previous_source(uri, self.confidence, thresholds)

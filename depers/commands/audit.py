@@ -90,8 +90,10 @@ class Options(CheckedOptions):
 class _Reading(pipeline_options.PassOptions):
     """A pass that may do without a detector."""
 
-    def check_sources(self) -> None:
-        """Accept that there are none: digests and metadata can be checked alone."""
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Return the weights given, if any: digests and metadata can be checked alone."""
+        return self.weights
 
 
 def _missing(rows: WrittenRows, counts: Counter[str], inputs: set[str] | None) -> Iterator[Row]:

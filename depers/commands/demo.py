@@ -1,8 +1,9 @@
 """`depers demo`: the whole mission on drawn street scenes, from raw labels to anonymized images and a report.
 
 Draws scenes in the competition's raw layout, normalizes them, cuts them into backgrounds and sprites, makes synthetic
-scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those, and
-shows all of it in OUT/report.html. Every step but the first is a verb's own `run`.
+scenes of those, trains YOLOv5n from scratch on both, evaluates it on scenes that it has not seen, anonymizes those with
+it and with the detector that is part of depers, and shows all of it in OUT/report.html. Every step but the first is a
+verb's own `run`.
 """
 
 import json
@@ -46,6 +47,8 @@ HYPERPARAMETERS = {
 _SEED_KNOWN, _SEED_UNSEEN = 1, 3
 _CHUNK = 20  # scenes per drawing task
 _SHOWN = 12
+_CAPTIONS = ("after", "after, by the default detector")
+_DEFAULT = "anonymized-by-default"  # trained on photographs, not on drawn scenes
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ def _steps(out: Path, options: Options) -> dict[str, Callable[[], Iterable[VerbR
     anonymization = anonymize.Options(
         input=str(out / "unseen" / "images"), out=str(out / "anonymized"), weights=weights, imgsz=options.finding_imgsz
     )
+    default_anonymization = anonymize.Options(
+        input=str(out / "unseen" / "images"), out=str(out / _DEFAULT), classes=("all",)
+    )
     return {
         "draw street scenes": lambda: _draw(out, options),
         "normalize the labels": lambda: map(normalize.run, normalizations),
@@ -166,6 +172,7 @@ def _steps(out: Path, options: Options) -> dict[str, Callable[[], Iterable[VerbR
         "train YOLOv5n from scratch": lambda: [train.run(options.training())],
         "evaluate on unseen scenes": lambda: [evaluate.run(evaluation)],
         "anonymize the unseen scenes": lambda: [anonymize.run(anonymization)],
+        "anonymize them with the default detector": lambda: [anonymize.run(default_anonymization)],
     }
 
 
@@ -190,10 +197,10 @@ def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     images = []
     for row in examples:
         original = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
-        redacted = decode((out / "anonymized" / row["path"]).read_bytes()).rgb()
-        images.append((row["path"], original, redacted))
+        results = [out / folder / row["path"] for folder in ("anonymized", _DEFAULT)]
+        images.append((row["path"], original, *(decode(path.read_bytes()).rgb() for path in results)))
     if images:
-        sides = [side for _, *pair in images[:2] for side in pair]
+        sides = [side for _, original, redacted, _ in images[:2] for side in (original, redacted)]
         sheet = drawing.contact_sheet(sides, ["before", "after"] * (len(sides) // 2), columns=2, cell_wh=(640, 400))
         _write_jpeg(out / "before-after.jpg", sheet)
     figures = json.loads((out / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
@@ -209,12 +216,15 @@ def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     table = page.table(["class", "labels", "precision", "recall", "mAP@.5", "mAP@.5:.95"], lines)
     times = page.table(["step", "seconds"], [[title, round(time, 1)] for title, time in seconds.items()])
     pairs = Markup().join(
-        page.gallery([page.image(original, f"{name}, before"), page.image(redacted, "after")])
-        for name, original, redacted in images
+        page.gallery(
+            [page.image(image, text) for image, text in zip(shown, (f"{name}, before", *_CAPTIONS), strict=True)]
+        )
+        for name, *shown in images
     )
     lead = (
         "Drawn street scenes, more scenes made of those, a YOLOv5n detector trained on both from scratch on this"
-        " machine, and scenes that it has never seen, anonymized with it."
+        " machine, and scenes that it has never seen, anonymized with it, and with the detector that is part of depers,"
+        " which has seen photographs alone."
     )
     sections = [("Before and after", pairs), ("Evaluation on unseen scenes", table)]
     if (out / "synthetic" / "data.yaml").exists():

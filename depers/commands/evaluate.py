@@ -22,6 +22,7 @@ from depers.datasets.class_values import read_class_shares
 from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, without_machine_labels
 from depers.datasets.seen_images import count_seen, describe_seen
 from depers.datasets.splits import group_names
+from depers.detection import shipped
 from depers.detection.settings import PRECISIONS, parse_weights, read_checkpoints
 from depers.detection.thresholds import Settings, describe_weights
 from depers.errors import UserError
@@ -138,14 +139,17 @@ class Options(CheckedOptions):
     def __post_init__(self) -> None:
         """Raise UserError for a value that is not allowed."""
         super().__post_init__()
-        if not self.weights and self.score is None:
-            raise UserError("--weights must be given at least once, or --score FILE")
         if self.score is not None and (self.weights or self.submission or self.target_recall):
             raise UserError("--score reads detections from a file: it must not go with --weights or what needs them")
-        if self.weights:
+        if self.score is None:
             self.detection(self.dataset)
         storage.check(self.dataset, "DATASET")
         storage.check(self.out, "OUT")
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Return the weights that are measured: those given, or that of the detector that is part of depers."""
+        return self.weights or (shipped.NAME,)
 
     def detection(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
         """Return the options of the detection in `folder` that is measured, as `yolov5 val` detects."""
@@ -259,7 +263,7 @@ def _calibrate(
         certainty=options.certainty,
         groups=[groups[sample.path] for sample in samples],
     )
-    weights = [parse_weights(text) for text in options.weights]
+    weights = [parse_weights(text) for text in options.detectors]
     settings = Settings(
         weights=describe_weights(weights, read_checkpoints(weights)),
         classes=tuple(sorted(result.class_names)),
@@ -271,7 +275,7 @@ def _calibrate(
         margin=options.margin,
     )
     details: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
-    details |= {"weights": list(options.weights), "coverage": options.coverage, "certainty": options.certainty}
+    details |= {"weights": list(options.detectors), "coverage": options.coverage, "certainty": options.certainty}
     details |= {"certainty_together": calibration.certainty_together(calibrations, options.certainty)}
     details |= {
         "group_by": options.group_by,
@@ -320,9 +324,9 @@ def _evaluate(options: Options) -> EvaluateResult:
     sizes = measure_sizes(measured, dataset.names, detectable, metrics.confidence)
     failures = table.filter(pc.equal(table["status"], FileStatus.FAILED)).select(["path", "reason"]).to_pylist()
     failed = [(row["path"], row["reason"]) for row in failures]
-    figures: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.weights)}
+    figures: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.detectors)}
     figures |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
-    seen = count_seen([parse_weights(text).uri for text in options.weights], folder)
+    seen = count_seen([parse_weights(text).uri for text in options.detectors], folder)
     figures["seen_in_training"] = seen
     warnings = describe_seen(seen, len(measured))
     figures |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from depers import storage
+from depers.detection import shipped
 from depers.errors import UserError, short_reason
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -24,17 +25,24 @@ class Weights(NamedTuple):
 
 
 def parse_weights(text: str) -> Weights:
-    """Return the value of `PATH_OR_URI[:model_class=class,…]`. Raise UserError for a malformed class map."""
+    """Return the value of `PATH_OR_URI[:model_class=class,…]`; `default` is the detector that is part of depers.
+
+    Raise UserError for a malformed class map.
+    """
     uri, separator, tail = text.rpartition(":")
     if not separator or "=" not in tail or "/" in tail:
-        return Weights(text, {})
+        return Weights(_find_weights(text), {})
     class_map = {}
     for pair in tail.split(","):
         match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]+?)\s*", pair)
         if not match:
             raise UserError(f"--weights {text}: a class map must be model_class=class,…, but got {pair!r}")
         class_map[match[1]] = match[2]
-    return Weights(uri, class_map)
+    return Weights(_find_weights(uri), class_map)
+
+
+def _find_weights(uri: str) -> str:
+    return shipped.WEIGHTS if uri == shipped.NAME else uri
 
 
 @dataclass(frozen=True)

@@ -199,16 +199,19 @@ def fuse(model: nn.Module) -> nn.Module:
     return model.fuse()  # type: ignore[operator, no-any-return]
 
 
-def save(model: nn.Module, path: Path, epoch: int = -1) -> None:
-    """Write an ordinary YOLOv5 checkpoint (float16, as the package's own `strip_optimizer` leaves it), whole."""
+def save(model: nn.Module, path: Path, epoch: int = -1, notes: Mapping[str, str] | None = None) -> None:
+    """Write an ordinary YOLOv5 checkpoint (float16, as the package's own `strip_optimizer` leaves it), whole.
+
+    `notes` are texts about it that lie beside the model.
+    """
     half = deepcopy(model).half().eval()
     for name in ("hyp", "_hooks"):
         if name in vars(half):
             delattr(half, name)
     for parameter in half.parameters():
         parameter.requires_grad = False
-    checkpoint = {"epoch": epoch, "best_fitness": None, "model": half, "ema": None, "updates": None}
-    checkpoint |= {"optimizer": None, "opt": None, "date": None}
+    checkpoint: dict[str, Any] = {"epoch": epoch, "best_fitness": None, "model": half, "ema": None, "updates": None}
+    checkpoint |= {"optimizer": None, "opt": None, "date": None, **(notes or {})}
     part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(checkpoint, part)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from depers import storage
+from depers.detection import shipped
 from depers.detection.settings import PRECISIONS, parse_weights
 from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
@@ -33,6 +34,7 @@ from depers.runtime.time_budget import FILE_SECONDS
 
 DETECTOR_CONFIDENCE = 0.15
 """The least confidence of a detector's box where no option says it."""
+_ALL = "all"  # what `--classes` calls all classes that the weights give
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
 _NOT_DECISIVE = (
     "input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers", "stop_after_clean",
@@ -97,9 +99,22 @@ class PassOptions(CheckedOptions):
         storage.check(self.out, "OUT")
 
     def check_sources(self) -> None:
-        """Raise UserError where nothing says what to look for."""
-        if not self.weights:
-            raise UserError("--weights must be given at least once")
+        """Raise UserError where what is given says in two ways where boxes come from."""
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Return the weights in use: those given, or that of the detector that is part of depers."""
+        return self.weights or (shipped.NAME,)
+
+    @property
+    def chosen_classes(self) -> tuple[str, ...]:
+        """Return the names of the classes to look for; none where all that the weights give are meant."""
+        return () if _ALL in self.classes else self.classes
+
+    @property
+    def chosen_thresholds(self) -> str | None:
+        """Return where the thresholds in use are, if there are any."""
+        return self.thresholds
 
     @property
     def detector_confidence(self) -> float:
@@ -113,9 +128,9 @@ class PassOptions(CheckedOptions):
         read (`run`), as are the boxes.
         """
         values = {name: value for name, value in asdict(self).items() if name not in (*_NOT_DECISIVE, *_PATHS)}
-        class_maps = [parse_weights(text).class_map for text in self.weights]
-        values |= {"class_maps": class_maps, "thresholds": read_class_thresholds(self)}
-        return values | ({"confidence": self.detector_confidence} if self.weights else {})
+        class_maps = [parse_weights(text).class_map for text in self.detectors]
+        values |= {"class_maps": class_maps, "classes": self.chosen_classes, "thresholds": read_class_thresholds(self)}
+        return values | ({"confidence": self.detector_confidence} if self.detectors else {})
 
 
 def records_option() -> Any:
@@ -141,4 +156,4 @@ def find_records(out: str, records: str | None) -> str:
 
 def read_class_thresholds(options: PassOptions) -> dict[str, float]:
     """Return the least confidence by class, where a file says so. Raises UserError."""
-    return read_thresholds(options.thresholds).by_class if options.thresholds else {}
+    return read_thresholds(options.chosen_thresholds).by_class if options.chosen_thresholds else {}

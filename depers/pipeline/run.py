@@ -68,8 +68,8 @@ def make_job(
     return PassJob(
         input=storage.absolute(options.input),
         out=out,
-        weights=tuple(parse_weights(text) for text in options.weights),
-        classes=options.classes,
+        weights=tuple(parse_weights(text) for text in options.detectors),
+        classes=options.chosen_classes,
         settings=settings,
         batch_size=options.batch_size,
         max_megapixels=options.max_megapixels,

@@ -16,14 +16,14 @@ _NOTED = ("class_maps", "classes", "imgsz", "tile", "augment", "precision", "iou
 def check_thresholds(
     options: PassOptions, job: PassJob, checkpoints: Sequence[bytes], class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return what a summary says about `--thresholds` that were taken though they were found with other settings.
+    """Return what a summary says about thresholds that were taken though they were found with other settings.
 
-    `class_names` are those that the detector looks for. Raise UserError for such thresholds without
-    `--thresholds-anyway`.
+    `class_names` are those that the detector looks for. Raise UserError for such `--thresholds` without
+    `--thresholds-anyway`. Those of the default detector are taken: whoever sets another size did not choose them.
     """
-    if options.thresholds is None or (job.boxes is not None and not job.boxes.checked):
+    if options.chosen_thresholds is None or (job.boxes is not None and not job.boxes.checked):
         return ()  # what --boxes names is taken as it is
-    thresholds = read_thresholds(options.thresholds)
+    thresholds = read_thresholds(options.chosen_thresholds)
     margin = getattr(options, "margin", None)
     if job.boxes is not None:
         differences = _compare_earlier(thresholds, job.boxes.uri, margin)
@@ -38,11 +38,17 @@ def check_thresholds(
             iou_threshold=options.iou_threshold,
             margin=margin,
         )
+        if options.thresholds is None and set(class_names) < set(thresholds.settings.classes or ()):
+            # A box counts for the best of the classes looked for: of each, fewer classes leave no fewer boxes.
+            settings = settings._replace(classes=thresholds.settings.classes)
         differences = find_differences(thresholds, settings)
         flags = {"--half-stride-pad": job.half_stride_pad, "--multi-label": job.settings.multi_label}
         differences += [f"no {flag}, now with it" for flag, is_given in flags.items() if is_given]
     if not differences:
         return ()
+    if options.thresholds is None:
+        text = f"the thresholds of the default detector were found with {'; '.join(differences)}"
+        return (f"warning: {text}; what they promise does not hold",)
     text = f"{options.thresholds}: was found with {'; '.join(differences)}"
     if not options.thresholds_anyway:
         hint = "find them again with `depers evaluate`, or add --thresholds-anyway, without their promise"

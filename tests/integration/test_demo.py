@@ -32,10 +32,11 @@ def test_demo_runs_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     stream = io.StringIO()
     with progress.shown_on(stream):
         result = run(Options(tmp_path.name, scenes=18, synthetic=6, unseen=4, imgsz=96, epochs=1))
-    assert not result.partial and len(result.results) == len(result.seconds) == 7
+    assert not result.partial and len(result.results) == len(result.seconds) == 8
     assert result.summary()[-1] == result.report == f"{tmp_path.name}/report.html"
-    assert [f"[{number}/7]" in stream.getvalue() for number in range(1, 8)] == [True] * 7
-    assert len(list((tmp_path / "anonymized").glob("*.jpg"))) == 4
+    assert [f"[{number}/8]" in stream.getvalue() for number in range(1, 9)] == [True] * 8
+    for folder in ("anonymized", "anonymized-by-default"):
+        assert len(list((tmp_path / folder).glob("*.jpg"))) == 4
     page = (tmp_path / "report.html").read_text()
     for word in ("Evaluation on unseen scenes", "mAP@.5", "images", "train YOLOv5n from scratch", "synthetic scenes"):
         assert word in page

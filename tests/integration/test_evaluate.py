@@ -174,7 +174,6 @@ def test_classes_that_an_image_is_not_labelled_for_do_not_count(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weights": ()}, "--weights must be given at least once, or --score FILE"),
         ({"score": "a.csv"}, "--score reads detections from a file: it must not go with --weights"),
         ({"weights": (), "score": "a.csv", "target_recall": ("0.9",)}, "--score reads detections"),
         ({"coverage": 1.0}, "--coverage must be above 0 and below 1, but got 1"),

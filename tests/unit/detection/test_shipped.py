@@ -1,0 +1,110 @@
+"""The detector that is part of depers: its files belong together, and options name it."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from depers.commands import anonymize, detect, evaluate
+from depers.datasets.labels import CLASSES
+from depers.detection import detector, shipped
+from depers.detection.settings import InferenceSettings, Weights, parse_weights, read_checkpoints
+from depers.detection.thresholds import Settings, describe_weights, find_differences, read_thresholds
+from depers.options import parse
+from depers.pipeline.run import make_job
+from depers.pipeline.threshold_check import check_thresholds
+
+
+def test_the_thresholds_are_those_of_the_weights_as_anonymize_uses_them() -> None:
+    thresholds = read_thresholds(shipped.THRESHOLDS)
+    weights = parse_weights(shipped.NAME)
+    options = anonymize.Options("in", "out")
+    now = Settings(
+        weights=describe_weights([weights], read_checkpoints([weights])),
+        classes=tuple(sorted(CLASSES)),
+        imgsz=options.imgsz,
+        tile=options.tile,
+        augment=options.augment,
+        precision=options.precision,
+        iou_threshold=options.iou_threshold,
+        margin=options.margin,
+    )
+    assert find_differences(thresholds, now) == []
+    assert set(thresholds.by_class) == set(CLASSES)
+    data = Path(shipped.WEIGHTS).read_bytes()
+    assert len(data) <= 16e6
+    assert thresholds.settings.weights == ((hashlib.sha256(data).hexdigest(), {}),)
+
+
+def test_its_model_knows_all_classes() -> None:
+    ensemble = detector.DetectorEnsemble(
+        [Weights(shipped.WEIGHTS, {})], [Path(shipped.WEIGHTS).read_bytes()], (), InferenceSettings()
+    )
+    assert set(ensemble.class_names) == set(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("default", Weights(shipped.WEIGHTS, {})),
+        ("default:human=person", Weights(shipped.WEIGHTS, {"human": "person"})),
+        ("./default", Weights("./default", {})),
+        ("default.pt", Weights("default.pt", {})),
+    ],
+)
+def test_weights_named_default(text: str, weights: Weights) -> None:
+    assert parse_weights(text) == weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "classes", "thresholds"),
+    [
+        ([], ("face", "head", "carplate"), shipped.THRESHOLDS),
+        (["--weights", "default"], ("face", "head", "carplate"), shipped.THRESHOLDS),
+        (["--classes", "all"], (), shipped.THRESHOLDS),
+        (["--classes", "face, carplate"], ("face", "carplate"), shipped.THRESHOLDS),
+        (["--classes", "face", "--classes", "human"], ("face", "human"), shipped.THRESHOLDS),
+        (["--confidence", "0.3"], ("face", "head", "carplate"), None),
+        (["--thresholds", "t.json"], ("face", "head", "carplate"), "t.json"),
+        (["--weights", "w.pt"], (), None),
+        (["--weights", "default:car=car"], (), None),
+        (["--weights", "default", "--weights", "w.pt"], (), None),
+        (["--boxes", "b"], (), None),
+        (["--previous-detections", "b", "--classes", "face"], ("face",), None),
+    ],
+)
+def test_what_anonymize_looks_for(arguments: list[str], classes: tuple[str, ...], thresholds: str | None) -> None:
+    options = parse(anonymize.Options, ["in", "out", *arguments], "depers anonymize")
+    assert (options.chosen_classes, options.chosen_thresholds) == (classes, thresholds)
+    assert bool(options.detectors) == ("--boxes" not in arguments and "--previous-detections" not in arguments)
+
+
+def test_other_verbs_look_for_all_that_it_knows() -> None:
+    assert detect.Options("in", "out").detectors == evaluate.Options("data", "out").detectors == ("default",)
+    assert detect.Options("in", "out").chosen_classes == ()
+    assert detect.Options("in", "out").chosen_thresholds is None
+
+
+def test_a_name_may_hold_commas_in_python() -> None:
+    assert detect.Options("in", "out", classes=("car, truck",)).chosen_classes == ("car, truck",)
+
+
+def test_another_size_is_told_and_fewer_classes_are_not() -> None:
+    options = anonymize.Options("in", "out", topology="local", device="cpu")
+    for changes, names, expected in (
+        ({}, shipped.CLASSES, ()),
+        ({"classes": ("face",)}, ("face",), ()),
+        ({}, CLASSES, ()),
+        (
+            {"imgsz": 1280},
+            shipped.CLASSES,
+            (
+                "warning: the thresholds of the default detector were found with --imgsz 640, now 1280;"
+                " what they promise does not hold",
+            ),
+        ),
+    ):
+        changed = replace(options, **changes)
+        job = make_job(changed, anonymize.SCHEMA, lambda out: print, device="cpu")
+        assert check_thresholds(changed, job, read_checkpoints(job.weights), names) == expected
