@@ -29,6 +29,7 @@ from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, write
 from depers.datasets.digests import digest_dataset
 from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
+from depers.detection.settings import find_weights
 from depers.errors import UserError
 from depers.evaluation.experiment_report import format_csv, format_table, make_report
 from depers.evaluation.experiment_statistics import (
@@ -124,7 +125,7 @@ class Options(CheckedOptions):
     )
     model: str = option("yolov5n", "yolov5n … yolov5x, yolov5n6 … yolov5x6, or a model YAML file", group=TRAINING)
     weights: str | None = option(
-        None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch", group=TRAINING
+        None, "YOLOv5 checkpoint to start from, a path or URI, or default; otherwise from scratch", group=TRAINING
     )
     imgsz: int = imgsz_option(group=TRAINING)
     batch_size: int = batch_size_option(16, "images per step", group=TRAINING)
@@ -335,7 +336,7 @@ def run(options: Options) -> ExperimentResult:
 
 def _absolute(options: Options) -> Options:
     """Return the options with absolute paths: workers run in folders of their own, and cells name one another."""
-    paths = {"dataset": options.dataset, "out": options.out, "weights": options.weights}
+    paths = {"dataset": options.dataset, "out": options.out, "weights": find_weights(options.weights or "")}
     changes = {name: storage.absolute(path) for name, path in paths.items() if path}
     return replace(options, **changes)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 class Options(CheckedOptions):
     """Write a detector as a TorchScript program to OUT, if it finds in images what the weights find."""
 
-    weights: str = argument("YOLOv5 checkpoint, a path or URI")
+    weights: str = argument("YOLOv5 checkpoint, a path or URI, or default")
     images: str = argument("folder or s3:// URI of images to compare on; the first of them are taken")
     out: str = argument("file to write, a path or s3:// URI; YOLOv5 wants its name to end in .torchscript")
     compared: int = option(16, "how many images to compare on", low=1, ceiling=10_000, metavar="N")
@@ -61,9 +61,9 @@ def plan_processes(options: Options) -> PoolPlan:
 def run(options: Options) -> ExportResult:
     """Export, compare, and write what is the same. Raises UserError, and writes nothing, where it is not."""
     from depers.detection import export
-    from depers.detection.settings import Weights, read_checkpoints
+    from depers.detection.settings import Weights, find_weights, read_checkpoints
 
-    [checkpoint] = read_checkpoints([Weights(options.weights, {})])
+    [checkpoint] = read_checkpoints([Weights(find_weights(options.weights), {})])
     images = _read_images(options)
     exported = export.export_torchscript(options.weights, checkpoint, options.imgsz)
     if options.imgsz % exported.stride:

@@ -31,17 +31,18 @@ def parse_weights(text: str) -> Weights:
     """
     uri, separator, tail = text.rpartition(":")
     if not separator or "=" not in tail or "/" in tail:
-        return Weights(_find_weights(text), {})
+        return Weights(find_weights(text), {})
     class_map = {}
     for pair in tail.split(","):
         match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([^=]+?)\s*", pair)
         if not match:
             raise UserError(f"--weights {text}: a class map must be model_class=class,…, but got {pair!r}")
         class_map[match[1]] = match[2]
-    return Weights(_find_weights(uri), class_map)
+    return Weights(find_weights(uri), class_map)
 
 
-def _find_weights(uri: str) -> str:
+def find_weights(uri: str) -> str:
+    """Return where weights are: `default` is the detector that is part of depers."""
     return shipped.WEIGHTS if uri == shipped.NAME else uri
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from depers import resources, storage
 from depers.datasets import labels
 from depers.datasets.digests import digest_dataset, digest_file
+from depers.detection.settings import find_weights
 from depers.errors import UserError
 from depers.options import (
     RUNNING,
@@ -66,7 +67,7 @@ class Options(CheckedOptions):
         group=_MODEL,
     )
     weights: str | None = option(
-        None, "YOLOv5 checkpoint to start from, a path or URI; otherwise from scratch", group=_MODEL
+        None, "YOLOv5 checkpoint to start from, a path or URI, or default; otherwise from scratch", group=_MODEL
     )
     start_classes: tuple[str, ...] = option(
         (),
@@ -235,7 +236,7 @@ class Options(CheckedOptions):
         files = {name: values[name] for name in ("model", *_HYPERPARAMETERS) if values[name]}
         files = {name: path for name, path in files.items() if Path(path).is_file()}
         contents = {name: parse_yaml(path, storage.read_bytes(path)) for name, path in files.items()}
-        return values | contents | ({"weights": digest_file(self.weights)} if self.weights else {})
+        return values | contents | ({"weights": digest_file(find_weights(self.weights))} if self.weights else {})
 
     def list_datasets(self) -> list[tuple[str, float]]:
         """Return all datasets with their weights, DATASET first. Raises UserError for a faulty --data."""
@@ -259,7 +260,7 @@ def resolve_paths(options: Options) -> Options:
     if options.callback and parse_callback(options.callback)[0].endswith(".py"):
         changes["callback"] = storage.absolute(options.callback)
     if options.weights:
-        changes["weights"] = storage.absolute(options.weights)
+        changes["weights"] = storage.absolute(find_weights(options.weights))
     # These may be a name as well; a file comes second, as where they are read.
     files = {name: value for name in ("model", *_HYPERPARAMETERS) if (value := getattr(options, name))}
     changes |= {name: storage.absolute(value) for name, value in files.items() if Path(value).is_file()}

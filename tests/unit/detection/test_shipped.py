@@ -14,6 +14,7 @@ from depers.detection.thresholds import Settings, describe_weights, find_differe
 from depers.options import parse
 from depers.pipeline.run import make_job
 from depers.pipeline.threshold_check import check_thresholds
+from depers.training import options as training_options
 
 
 def test_the_thresholds_are_those_of_the_weights_as_anonymize_uses_them() -> None:
@@ -84,6 +85,12 @@ def test_other_verbs_look_for_all_that_it_knows() -> None:
     assert detect.Options("in", "out").detectors == evaluate.Options("data", "out").detectors == ("default",)
     assert detect.Options("in", "out").chosen_classes == ()
     assert detect.Options("in", "out").chosen_thresholds is None
+
+
+def test_training_starts_from_it() -> None:
+    options = training_options.Options("data", "out", weights="default")
+    assert training_options.resolve_paths(options).weights == shipped.WEIGHTS
+    assert options.describe()["weights"] == hashlib.sha256(Path(shipped.WEIGHTS).read_bytes()).hexdigest()
 
 
 def test_a_name_may_hold_commas_in_python() -> None:
