@@ -117,8 +117,6 @@ class Options(pipeline_options.PassOptions):
             raise UserError(
                 "--weights, --boxes and --previous-detections exclude each other, but more than one is given"
             )
-        if self.boxes is not None and (self.confidence is not None or self.thresholds is not None):
-            raise UserError("--confidence and --thresholds choose among a detector's boxes, but --boxes are all taken")
         place = "--boxes" if self.boxes is not None else "--previous-detections"
         if not self.detectors and (self.tile or self.augment):
             raise UserError(f"--tile and --augment say how a detector looks, but there is none with {place}")

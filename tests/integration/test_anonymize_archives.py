@@ -265,8 +265,6 @@ def test_an_audit_finds_what_was_done_to_the_output(done: Path, folder: Path, we
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"weights": (), "boxes": "b", "confidence": 0.5}, "but --boxes are all taken"),
-        ({"weights": (), "boxes": "b", "thresholds": "t.json"}, "but --boxes are all taken"),
         ({"boxes": "b"}, "exclude each other"),
         ({"weights": (), "boxes": "b", "tile": 640}, "there is none with --boxes"),
         ({"tile": 3}, "--tile must be at least 64, but got 3"),
