@@ -50,7 +50,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for path in sorted((folder / "raw" / "images").iterdir())[:6]:
         shutil.copy(path, folder / "photos")
-    shutil.copy(path, folder / "street.jpg")
+    for name in ("street.jpg", "photo.jpg"):
+        shutil.copy(path, folder / name)
     for name, sources in (("coco", ("person", "car", "dog")), ("plates", ("0",))):
         for kind in ("images", "labels"):
             (folder / name / kind).mkdir(parents=True)
