@@ -198,9 +198,10 @@ def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     for row in examples:
         original = decode((out / "unseen" / "images" / row["path"]).read_bytes()).rgb()
         results = [out / folder / row["path"] for folder in ("anonymized", _DEFAULT)]
-        images.append((row["path"], original, *(decode(path.read_bytes()).rgb() for path in results)))
+        shown = [decode(path.read_bytes()).rgb() for path in results if path.exists()]  # absent where it failed
+        images.append((row["path"], original, *shown))
     if images:
-        sides = [side for _, original, redacted, _ in images[:2] for side in (original, redacted)]
+        sides = [side for _, original, redacted, *_ in images[:2] for side in (original, redacted)]
         sheet = drawing.contact_sheet(sides, ["before", "after"] * (len(sides) // 2), columns=2, cell_wh=(640, 400))
         _write_jpeg(out / "before-after.jpg", sheet)
     figures = json.loads((out / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
@@ -217,7 +218,7 @@ def make_report(out: Path, seconds: Mapping[str, float]) -> str:
     times = page.table(["step", "seconds"], [[title, round(time, 1)] for title, time in seconds.items()])
     pairs = Markup().join(
         page.gallery(
-            [page.image(image, text) for image, text in zip(shown, (f"{name}, before", *_CAPTIONS), strict=True)]
+            [page.image(image, text) for image, text in zip(shown, (f"{name}, before", *_CAPTIONS), strict=False)]
         )
         for name, *shown in images
     )

@@ -10,7 +10,6 @@ from depers.evaluation.samples import ImageResult
 from depers.imaging.likeness import SIDE, Likeness
 from depers.imaging.near_twins import find_near_twins
 
-_READERS = 16  # threads that wait for storage, or decode
 _BRIGHTNESS = (("dark (mean gray below 64)", 64.0), ("dim (64 to 128)", 128.0), ("bright (from 128)", np.inf))
 
 

@@ -145,7 +145,7 @@ def _sample_sides(
 
 
 def color(mosaic: Mosaic, samples: Samples, mode: str, middle: float) -> NDArray[np.float64]:
-    """Return the colors of a mosaic' cells, float64 (rows, columns, C): `middle` where there are no samples."""
+    """Return the colors of a mosaic's cells, float64 (rows, columns, C): `middle` where there are no samples."""
     if not len(samples.sizes):
         return np.full((*mosaic.shape, samples.colors.shape[1]), middle, np.float64)
     return _color_surface(mosaic, samples) if mode == "inpaint" else _color_cells(mosaic, samples)

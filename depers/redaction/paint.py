@@ -34,7 +34,7 @@ class Paint:
         noisy: Sequence[int],
         scale: int = 1,
     ) -> None:
-        """Take the colors `values` (rows, columns, C) of a mosaic' cells.
+        """Take the colors `values` (rows, columns, C) of a mosaic's cells.
 
         `span` is the range of values; the first `noisy` channels get noise, which depends on its place alone, so that
         a rerun gives the same bytes. A unit of the mosaic is `scale` units of paint.
