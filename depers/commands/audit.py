@@ -18,6 +18,7 @@ from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
 from depers.anonymization.manifest import MANIFEST, WrittenRows
 from depers.archives import registry
+from depers.detection import shipped
 from depers.errors import UserError
 from depers.options import (
     CheckedOptions,
@@ -54,7 +55,9 @@ class Options(CheckedOptions):
     records: str | None = records_option()
     input: str | None = option(None, "the INPUT of that run, to check that every file of it has its row")
     weights: tuple[str, ...] = weights_option("the detector that looks at the results again; may be repeated")
-    classes: tuple[str, ...] = classes_option()
+    classes: tuple[str, ...] = classes_option(
+        f"all that the weights give; with --weights default what identifies: {', '.join(shipped.CLASSES)}"
+    )
     confidence: float = confidence_option(0.25, "least confidence of what counts as found again")
     imgsz: int = imgsz_option()
     tile: int | None = tile_option()
@@ -75,7 +78,7 @@ class Options(CheckedOptions):
             input=self.out,
             out=storage.join(find_records(self.out, self.records), "audit"),
             weights=self.weights,
-            classes=self.classes,
+            classes=self.classes or (shipped.CLASSES if self.weights == (shipped.NAME,) else ()),
             confidence=self.confidence,
             imgsz=self.imgsz,
             tile=self.tile,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from depers.commands import anonymize, detect, evaluate
+from depers.commands import anonymize, audit, detect, evaluate
 from depers.datasets.labels import CLASSES
 from depers.detection import detector, shipped
 from depers.detection.settings import InferenceSettings, Weights, parse_weights, read_checkpoints
@@ -72,6 +72,13 @@ def test_other_verbs_look_for_all_that_it_knows() -> None:
     assert detect.Options("in", "out").detectors == evaluate.Options("data", "out").detectors == ("default",)
     assert detect.Options("in", "out").chosen_classes == ()
     assert detect.Options("in", "out").chosen_thresholds is None
+
+
+def test_an_audit_looks_for_what_anonymize_redacts() -> None:
+    assert audit.Options("out", weights=("default",)).reading().chosen_classes == shipped.CLASSES
+    assert audit.Options("out", weights=("default",), classes=("all",)).reading().chosen_classes == ()
+    assert audit.Options("out", weights=("w.pt",)).reading().chosen_classes == ()
+    assert audit.Options("out").reading().detectors == ()
 
 
 def test_training_starts_from_it() -> None:
