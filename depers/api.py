@@ -244,7 +244,7 @@ def evaluate(dataset: PathLike, out: PathLike, **options: Any) -> "EvaluateResul
 
 
 def export(weights: PathLike, images: PathLike, out: PathLike, **options: Any) -> "ExportResult":
-    """Write a detector as a TorchScript program, compared with its weights on `images`. Raises UserError."""
+    """Write a detector as a TorchScript or ONNX program, compared with its weights on `images`. Raises UserError."""
     result: ExportResult = _call("export", weights=weights, images=images, out=out, **options)
     return result
 

@@ -22,7 +22,7 @@ VERBS = {
     "train": "train a YOLOv5 detector on a dataset",
     "detect": "write the boxes that a detector finds in images",
     "evaluate": "measure a detector on a dataset: precision, recall, mAP, report",
-    "export": "write a detector as a TorchScript program, compared with its weights on images",
+    "export": "write a detector as a TorchScript or ONNX program, compared with its weights on images",
     "experiment": "measure whether synthetic images help: equal steps, same validation, several seeds",
     "anonymize": "mirror a folder of images with faces, people and plates made unrecognizable",
     "audit": "check what anonymize wrote: digests, metadata, and what a detector still finds",

@@ -1,6 +1,6 @@
-"""`depers export`: a detector as a TorchScript program, compared with its weights on images.
+"""`depers export`: a detector as a TorchScript or ONNX program, compared with its weights on images.
 
-OUT      the program, and in it config.txt: shape, stride and class names, as YOLOv5's own exports have them
+OUT      the program, and in it shape, stride and class names, as YOLOv5's own exports have them
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,17 @@ from depers.runtime.results import VerbResult
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_KINDS = ("torchscript", "onnx")  # of programs, each also what the name of its file ends with
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Options(CheckedOptions):
-    """Write a detector as a TorchScript program to OUT, if it finds in images what the weights find."""
+    """Write a detector as a TorchScript or ONNX program to OUT, if it finds in images what the weights find."""
 
     weights: str = argument("YOLOv5 checkpoint, a path or URI, or default")
     images: str = argument("folder or s3:// URI of images to compare on; the first of them are taken")
-    out: str = argument("file to write, a path or s3:// URI; YOLOv5 wants its name to end in .torchscript")
+    out: str = argument("file to write, a path or s3:// URI; it ends in .torchscript or .onnx, as what it is to be")
     compared: int = option(16, "how many images to compare on", low=1, ceiling=10_000, metavar="N")
     imgsz: int = imgsz_option()
 
@@ -36,6 +37,13 @@ class Options(CheckedOptions):
         super().__post_init__()
         for uri, name in ((self.weights, "WEIGHTS"), (self.out, "OUT"), (self.images, "IMAGES")):
             storage.check(uri, name)
+        if self.kind not in _KINDS:
+            raise UserError(f"OUT must end in {' or '.join(f'.{kind}' for kind in _KINDS)}, but is {self.out!r}")
+
+    @property
+    def kind(self) -> str:
+        """The kind of program, by the name of its file."""
+        return self.out.rpartition(".")[2].lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +73,10 @@ def run(options: Options) -> ExportResult:
 
     [checkpoint] = read_checkpoints([Weights(find_weights(options.weights), {})])
     images = _read_images(options)
-    exported = export.export_torchscript(options.weights, checkpoint, options.imgsz)
+    exported = export.export_model(options.weights, checkpoint, options.imgsz, options.kind)
     if options.imgsz % exported.stride:
         raise UserError(f"--imgsz must be a multiple of {exported.stride} for this model, but got {options.imgsz}")
-    deviation = export.compare(options.weights, checkpoint, exported.data, images)
+    deviation = export.compare(options.weights, checkpoint, exported.data, images, options.kind)
     if not deviation.is_small:
         differences = f"boxes differ by {deviation.pixels:.3f} pixels and confidences by {deviation.confidence:.4f}"
         raise UserError(f"{options.weights}: the program must find what the weights find, but {differences}")

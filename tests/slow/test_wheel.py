@@ -1,4 +1,4 @@
-"""`pip install .` into an empty environment, without the lock: one photograph is anonymized, and nothing wants libGL."""
+"""`pip install .` into an empty environment, without the lock: a photograph is anonymized, and nothing wants libGL."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def test_pip_alone_installs_what_works_without_a_screen(tmp_path: Path) -> None:
     run("git", "clone", "--quiet", ROOT, source)
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     run(tmp_path / "venv/bin/pip", "install", "--quiet", source)
-    # yolov5 asks for opencv-python, which unpacks into the same folder: the build that pip unpacks last is the one used.
+    # yolov5 asks for opencv-python, which unpacks into the same folder: the build that pip unpacks last is used.
     libraries = list((tmp_path / "venv").glob("lib/python3*/site-packages/cv2/cv2*.so"))
     assert libraries
     for library in libraries:

@@ -38,6 +38,29 @@ def test_a_program_finds_what_the_weights_find(tmp_path: Path, untrained: Callab
     assert predictions.shape == (1, 3 * (64 + 16 + 4), 7)
 
 
+def test_an_onnx_program_finds_it_too_and_says_what_it_is(tmp_path: Path, untrained: Callable[..., str]) -> None:
+    onnx = pytest.importorskip("onnx")
+    weights, images, out = untrained("car", "head"), write_images(tmp_path / "images"), tmp_path / "car.onnx"
+    result = verb.run(Options(weights, str(images), str(out), imgsz=64))
+    assert result.pixels <= export.MOST_PIXELS and result.confidence <= export.MOST_CONFIDENCE
+    program = onnx.load(str(out))
+    assert {entry.key: entry.value for entry in program.metadata_props} == {
+        "stride": "32",
+        "names": "{0: 'car', 1: 'head'}",
+    }
+    assert [value.name for value in (*program.graph.input, *program.graph.output)] == ["images", "output0"]
+    other = untrained("car", "head", "face")
+    data = export.export_model(other, Path(other).read_bytes(), 64, "onnx").data
+    network = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
+    network.setInput(np.zeros((1, 3, 64, 64), np.float32))
+    assert network.forward().shape == (1, 3 * (64 + 16 + 4), 8)
+
+
+def test_a_file_name_says_which_program(untrained: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match=r"OUT must end in \.torchscript or \.onnx, but is 'best\.pb'"):
+        Options("any.pt", "images", "best.pb")
+
+
 def test_a_program_that_finds_other_things_is_not_written(
     tmp_path: Path, untrained: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +77,7 @@ def test_a_program_that_finds_other_things_is_not_written(
 def test_the_comparison_sees_other_weights(untrained: Callable[..., str]) -> None:
     first = Path(untrained("car")).read_bytes()
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    program = export.export_torchscript("first.pt", first, 64).data
+    program = export.export_model("first.pt", first, 64, "torchscript").data
     assert export.compare("first.pt", first, program, [image]).is_small
     model = torch.jit.load(io.BytesIO(program))  # type: ignore[no-untyped-call]
     with torch.no_grad():
