@@ -90,6 +90,13 @@ class Options(CheckedOptions):
     agreement: int = option(
         1, "how many of the weights must find a box; of those that know the class, at most all", low=1, group=_LABELS
     )
+    within: tuple[str, ...] = option(
+        (),
+        "only boxes of CLASS with their center in a box of CONTEXT count, others are background; CONTEXT is a class"
+        " that the weights give, of the dataset or not: --weights W:car=vehicle,bus=vehicle --within carplate=vehicle",
+        group=_LABELS,
+        metavar="CLASS=CONTEXT",
+    )
     iou_threshold: float = option(
         0.5, "boxes of one class that overlap by this are one object, 0…1", above=0, below=1, group=_LABELS
     )
@@ -198,8 +205,27 @@ def _list_folders(options: Options, dataset: Dataset) -> dict[str, str]:
     return {split: storage.absolute(folder) for split, folder in folders.items()}
 
 
-def _make_rules(options: Options, dataset: Dataset, train: str) -> tuple[Rules, list[tuple[str, ...]]]:
-    """Return when a box is a label, and for each of the weights the classes that it is asked for. Raise UserError."""
+def parse_contexts(texts: Sequence[str], targets: Sequence[str], known_names: Sequence[str]) -> dict[str, str]:
+    """Return by class, one of `targets`, the class in which it lies, one of `known_names`. Raise UserError."""
+    contexts = {}
+    for text in texts:
+        name, equals, context = text.partition("=")
+        if not equals or name not in targets or context not in known_names or name == context or name in contexts:
+            raise UserError(
+                f"--within must be CLASS=CONTEXT, once for a class that is labelled ({', '.join(targets)}), with"
+                f" another that the weights give ({', '.join(known_names)}), but got {text!r}"
+            )
+        contexts[name] = context
+    return contexts
+
+
+def name_classes(dataset: Dataset, contexts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of class ids: the dataset's, and after them contexts that are none of its classes."""
+    return tuple(dict.fromkeys([*dataset.names, *contexts.values()]))
+
+
+def _make_rules(options: Options, dataset: Dataset, train: str) -> tuple[Rules, tuple[str, ...], list[tuple[str, ...]]]:
+    """Return when a box is a label, names by class id, and what each of the weights is asked for. Raise UserError."""
     known_names = [
         set(pipeline.read_class_names(options.detection("images", number))) for number in range(len(options.weights))
     ]
@@ -227,17 +253,24 @@ def _make_rules(options: Options, dataset: Dataset, train: str) -> tuple[Rules, 
     agreements = {
         ids[name]: min(options.agreement, sum(name in names for names in known_names)) for name in targets
     }  # a detector that does not know a class does not vote on it
+    contexts = parse_contexts(options.within, targets, sorted(set().union(*known_names)))
+    class_names = name_classes(dataset, contexts)
     rules = Rules(
-        {ids[name]: confidences[name] for name in targets}, agreements, options.ignore_confidence, options.iou_threshold
+        {ids[name]: confidences[name] for name in targets},
+        agreements,
+        options.ignore_confidence,
+        options.iou_threshold,
+        {ids[name]: class_names.index(context) for name, context in contexts.items()},
     )
-    return rules, [tuple(name for name in targets if name in names) for names in known_names]
+    wanted_names = dict.fromkeys([*targets, *contexts.values()])
+    return rules, class_names, [tuple(name for name in wanted_names if name in known) for known in known_names]
 
 
 def run(options: Options) -> LabelResult:
     """Write the dataset with the added labels. Raises UserError for a wrong dataset, options or weights."""
     dataset, out = read_dataset(options.dataset), storage.absolute(options.out)
     folders = _list_folders(options, dataset)
-    rules, class_lists = _make_rules(options, dataset, folders["train"])
+    rules, names, class_lists = _make_rules(options, dataset, folders["train"])
     entries = [
         entry._replace(path=f"{split}/{entry.path}")
         for split, folder in folders.items()
@@ -259,7 +292,7 @@ def run(options: Options) -> LabelResult:
             if classes:
                 result = detect.run(options.detection(folders["train"], number, classes), withholds=False)
                 progress.report_lines(result.summary())
-                findings.append(_Findings(result.detections, number, dataset.names))
+                findings.append(_Findings(result.detections, number, names))
         return _label(options, job, entries, findings, lease)
 
 

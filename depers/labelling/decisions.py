@@ -1,6 +1,7 @@
 """Decide what detectors teach about one image: pure functions on boxes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,15 @@ class Rules(NamedTuple):
     """When a box is a label, by class id: at least this confidence, found by at least this many of the weights.
 
     What is less certain than that, but at least `ignore_confidence`, is an ignore region. Boxes of one class that
-    overlap by `iou_threshold` or more are one object.
+    overlap by `iou_threshold` or more are one object. Of a class in `contexts`, only boxes count whose center lies in a
+    box of the context's class, labelled or found with at least `ignore_confidence`: any other is background.
     """
 
     confidences: Mapping[int, float]
     agreements: Mapping[int, int]
     ignore_confidence: float
     iou_threshold: float = 0.5
+    contexts: Mapping[int, int] = MappingProxyType({})
 
 
 class Objects(NamedTuple):
@@ -43,9 +46,12 @@ def decide(detections: Detections, known_xyxy: Boxes, known_ids: NDArray[np.int6
     `detections` are those of all weights together, `known_xyxy` (M, 4) and `known_ids` (M,) what people labelled. The
     box of an object is the most certain one; its confidence is that box's.
     """
-    chosen = np.isin(detections.class_ids, list(rules.confidences)) & (
-        detections.confidences >= rules.ignore_confidence
-    )
+    detections = detections.select(detections.confidences >= rules.ignore_confidence)
+    chosen = np.isin(detections.class_ids, list(rules.confidences))
+    for class_id, context_id in rules.contexts.items():
+        is_context, is_known_context = detections.class_ids == context_id, known_ids == context_id
+        context_xyxy = np.concatenate([detections.boxes_xyxy[is_context], known_xyxy[is_known_context]])
+        chosen &= (detections.class_ids != class_id) | _have_center_in(detections.boxes_xyxy, context_xyxy)
     detections = detections.select(np.flatnonzero(chosen))
     detections = detections.select(np.argsort(-detections.confidences, kind="stable"))
     is_same_class = detections.class_ids[:, None] == detections.class_ids[None]
@@ -72,3 +78,10 @@ def decide(detections: Detections, known_xyxy: Boxes, known_ids: NDArray[np.int6
     agreement = np.array([rules.agreements[class_id] for class_id in ids], np.int64)
     is_label = (objects.confidences >= least) & (counts >= agreement)
     return Objects(objects.boxes_xyxy, objects.class_ids, objects.confidences, counts, is_label)
+
+
+def _have_center_in(boxes_xyxy: Boxes, context_xyxy: Boxes) -> NDArray[np.bool_]:
+    """Return bool (N,): whether the center of each box lies in one of the context's boxes."""
+    centers = (boxes_xyxy[:, None, :2] + boxes_xyxy[:, None, 2:]) / 2
+    is_inside = (centers >= context_xyxy[:, :2]) & (centers <= context_xyxy[:, 2:])
+    return np.asarray(is_inside.all(axis=2).any(axis=1), np.bool_)

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers.boxes import intersection_over_union
+from depers.commands.label import parse_contexts
 from depers.detection.detections import Detections
+from depers.errors import UserError
 from depers.labelling.decisions import Objects, Rules, decide
 
 HUMAN, CAR = 3, 0
@@ -53,6 +55,41 @@ def test_a_label_needs_confidence_and_agreement(rows: list, expected: list) -> N
             objects.boxes_xyxy.astype(int).tolist(), objects.votes.tolist(), objects.is_label.tolist(), strict=True
         )
     ] == expected
+
+
+VEHICLE, PLATE = 5, 4
+WITHIN = Rules({PLATE: 0.4}, {PLATE: 1}, 0.1, contexts={PLATE: VEHICLE})
+ON_BOX, BESIDE_BOX = (20, 40, 40, 54), (45, 10, 61, 20)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(ON_BOX, 0.9, PLATE, 0)], []),  # no vehicle anywhere: a sign, and background
+        ([(ON_BOX, 0.9, PLATE, 0), (BOX, 0.1, VEHICLE, 1)], [True]),
+        ([(ON_BOX, 0.2, PLATE, 0), (BOX, 0.9, VEHICLE, 1)], [False]),
+        ([(ON_BOX, 0.9, PLATE, 0), (BOX, 0.09, VEHICLE, 1)], []),
+        ([(BESIDE_BOX, 0.9, PLATE, 0), (BOX, 0.9, VEHICLE, 1)], []),  # its center lies outside
+        ([(ON_BOX, 0.9, PLATE, 0), (BOX, 0.9, CAR, 1)], []),  # another class is no context
+    ],
+)
+def test_a_box_counts_within_its_context(rows: list, expected: list) -> None:
+    objects = decide(detect(*rows), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), WITHIN)
+    assert objects.is_label.tolist() == expected and set(objects.class_ids.tolist()) <= {PLATE}
+
+
+def test_a_context_may_be_what_people_labelled() -> None:
+    rules = Rules({1: 0.4}, {1: 1}, 0.1, contexts={1: HUMAN})
+    known = np.array([BOX], np.float32), np.array([HUMAN], np.int64)
+    assert len(decide(detect((ON_BOX, 0.9, 1, 0)), *known, rules).class_ids) == 1
+    assert len(decide(detect((FAR, 0.9, 1, 0)), *known, rules).class_ids) == 0
+
+
+@pytest.mark.parametrize("text", ["head", "head=", "face=human", "head=truck", "head=head"])
+def test_a_wrong_context_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--within must be CLASS=CONTEXT, once for a class that is labelled \(head\)"):
+        parse_contexts([text], ["head"], ["head", "human"])
+    assert parse_contexts(["head=human"], ["head"], ["head", "human"]) == {"head": "human"}
 
 
 def test_what_people_labelled_is_not_found_again() -> None:
