@@ -83,5 +83,5 @@ def decide(detections: Detections, known_xyxy: Boxes, known_ids: NDArray[np.int6
 def _have_center_in(boxes_xyxy: Boxes, context_xyxy: Boxes) -> NDArray[np.bool_]:
     """Return bool (N,): whether the center of each box lies in one of the context's boxes."""
     centers = (boxes_xyxy[:, None, :2] + boxes_xyxy[:, None, 2:]) / 2
-    is_inside = (centers >= context_xyxy[:, :2]) & (centers <= context_xyxy[:, 2:])
-    return np.asarray(is_inside.all(axis=2).any(axis=1), np.bool_)
+    is_inside = np.all((centers >= context_xyxy[:, :2]) & (centers <= context_xyxy[:, 2:]), axis=2)
+    return np.asarray(np.any(is_inside, axis=1), np.bool_)
