@@ -294,6 +294,7 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     """
     from depers.runtime import local_pool
     from depers.runtime.cluster import is_named, start_ray
+    from depers.runtime.telemetry.observed_run import observe_run
 
     module = importlib.import_module(f"depers.commands.{verb}")
     if check := getattr(module, "check", None):
@@ -301,14 +302,14 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     plan = module.plan_processes(options) if hasattr(module, "plan_processes") and not is_named() else None
     if plan is not None:
         with local_pool.open_pool(plan):
-            local_result: VerbResult = module.run(options)
+            local_result: VerbResult = observe_run(verb, lambda: module.run(options))
             return local_result
     has_started = start_ray(debug)
     try:
         with warnings.catch_warnings():
             if not debug:
                 warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
-            result: VerbResult = module.run(options)
+            result: VerbResult = observe_run(verb, lambda: module.run(options))
             return result
     finally:
         if has_started:

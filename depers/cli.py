@@ -4,14 +4,17 @@ Verbs are imported by name when called for, so that `depers --help` costs neithe
 """
 
 import importlib
+import itertools
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 
 from depers import __version__, api
 from depers.errors import UserError, as_user_error, describe, one_line
-from depers.options import parse
+from depers.observation.logs import JsonFormatter
+from depers.options import parse_command
 from depers.runtime import progress
 
 VERBS = {
@@ -40,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     prog, debug = "depers", "--debug" in argv
+    is_json = "--progress=json" in argv or any(pair == ("--progress", "json") for pair in itertools.pairwise(argv))
+    fail = partial(_fail, is_json)
     try:
         if argv[:1] == ["--debug"]:
             argv.pop(0)
@@ -53,16 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in VERBS:
             raise UserError(f"VERB must be one of {', '.join(VERBS)}, but got {verb!r}")
         prog = f"depers {verb}"
-        return _run(verb, argv[1:], prog, debug)
+        return _run(verb, argv[1:], prog)
     except KeyboardInterrupt:
-        return _fail(prog, "interrupted; the same command takes up the work again", INTERRUPTED)
+        return fail(prog, "interrupted; the same command takes up the work again", INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exception(error)
         if (cause := as_user_error(error)) is not None:
-            return _fail(prog, f"error: {one_line(cause)}", WRONG_USE)
+            return fail(prog, f"error: {one_line(cause)}", WRONG_USE)
         hint = "" if debug else " (--debug shows the traceback)"
-        return _fail(prog, f"unexpected error: {describe(error)}{hint}", FAILED)
+        return fail(prog, f"unexpected error: {describe(error)}{hint}", FAILED)
 
 
 def usage() -> str:
@@ -76,22 +81,34 @@ def usage() -> str:
     )
 
 
-def _run(verb: str, argv: Sequence[str], prog: str, debug: bool) -> int:
+def _run(verb: str, argv: Sequence[str], prog: str) -> int:
     """Parse before Ray starts, so that a wrong option costs no waiting; run the verb, print its result."""
-    options = parse(importlib.import_module(f"depers.commands.{verb}").Options, argv, prog)
+    options, settings = parse_command(importlib.import_module(f"depers.commands.{verb}").Options, argv, prog)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # to stderr
-    log.setLevel(logging.DEBUG if debug else logging.INFO)
-    with progress.shown_on(sys.stderr):
-        result = api.run_verb(verb, options, debug)
-    for line in result.failures.lines():
-        print(line, file=sys.stderr)
+    log.setLevel(logging.DEBUG if settings.debug else logging.INFO)
+    if settings.progress == progress.JSON:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
+    with progress.shown_on(sys.stderr, settings.progress):
+        result = api.run_verb(verb, options, settings.debug)
+        code = SOME_ITEMS_FAILED if result.partial else FINE
+        if progress.is_json():
+            for failure in result.failures.examples:
+                progress.report_event("failure", **failure._asdict())
+            usage = result.usage.as_fields(settings.core_hour_price)
+            progress.report_event("end", code=code, failures=result.failures.count, summary=result.summary(), **usage)
+        else:
+            for line in result.failures.lines():
+                print(line, file=sys.stderr)
+            progress.report_lines(result.usage.lines(settings.core_hour_price))
     for line in result.summary():
         print(line)
-    return SOME_ITEMS_FAILED if result.partial else FINE
+    return code
 
 
-def _fail(prog: str, message: str, code: int) -> int:
-    print(f"{prog}: {message}", file=sys.stderr)
+def _fail(is_json: bool, prog: str, message: str, code: int) -> int:
+    line = progress.format_event("error", code=code, text=f"{prog}: {message}") if is_json else f"{prog}: {message}"
+    print(line, file=sys.stderr)
     return code
 
 

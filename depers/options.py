@@ -25,6 +25,13 @@ _LARGEST = 10**300  # of whole numbers that are made fractions
 REQUIRED: Any = dataclasses.MISSING
 """The default of an option that must be given."""
 
+PROGRESS_STYLES = ("auto", "json", "none")
+"""How progress is shown: as lines and bars, as JSON, or not at all."""
+CURRENCY = "USD"
+CORE_HOUR_PRICE = 0.05
+"""The default price of a core-hour, in `CURRENCY`: about what a virtual CPU costs by the hour in public clouds."""
+_SETTING = "setting of the command: "  # before its name where argparse keeps it: no option of a verb is called so
+
 DETECTION, REDACTION, TRAINING, SYNTHESIS, RUNNING = "detection", "redaction", "training", "synthesis", "running"
 """Sections of `--help` that several verbs have."""
 
@@ -224,11 +231,24 @@ def build(options_type: type[T], values: Mapping[str, Any]) -> T:
     return options_type(**{name: _plain(value, *_value_type(hints[name])) for name, value in values.items()})
 
 
+class CommandSettings(NamedTuple):
+    """What every verb takes on the command line besides its options: it says what is shown, and changes no result."""
+
+    debug: bool = False
+    progress: str = "auto"
+    core_hour_price: float = CORE_HOUR_PRICE
+
+
 def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
-    """Return the options that `argv` (without the program's name) gives.
+    """Return the options that `argv` (without the program's name) gives, as `parse_command` does."""
+    return parse_command(options_type, argv, prog)[0]
+
+
+def parse_command(options_type: type[T], argv: Sequence[str], prog: str) -> tuple[T, CommandSettings]:
+    """Return the options that `argv` (without the program's name) gives, and what is to be shown.
 
     Raises UserError for everything wrong, including what the dataclass refuses, and SystemExit(0) after `--help` and
-    `--version`. `--debug` is accepted everywhere and left to the caller.
+    `--version`.
     """
     parser = make_parser(options_type, prog)
     namespace, unknown = parser.parse_known_args(argv)
@@ -236,8 +256,10 @@ def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
         name = unknown[0].partition("=")[0].removeprefix("--").replace("-", "_")
         raise UserError(_describe_unknown(unknown[0], parser, _find_hint(options_type, name)))
     values = vars(namespace)
-    del values["debug"]
-    return build(options_type, values)
+    settings = CommandSettings(**{name: values.pop(_SETTING + name) for name in CommandSettings._fields})
+    if not (math.isfinite(settings.core_hour_price) and settings.core_hour_price >= 0):
+        raise UserError(f"--core-hour-price must be at least 0, but got {settings.core_hour_price:g}")
+    return build(options_type, values), settings
 
 
 def make_parser(options_type: type[Any], prog: str) -> argparse.ArgumentParser:
@@ -256,7 +278,26 @@ def make_parser(options_type: type[Any], prog: str) -> argparse.ArgumentParser:
     groups = {title: parser.add_argument_group(title) for title in titles}
     for field in fields:
         _add(groups.get(field.metadata.get("group"), parser), field, hints[field.name])
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    settings = parser.add_argument_group("what is shown")
+    settings.add_argument(
+        "--debug", dest=f"{_SETTING}debug", action="store_true", help="show the traceback of an unexpected error"
+    )
+    settings.add_argument(
+        "--progress",
+        dest=f"{_SETTING}progress",
+        type=_progress_reader,
+        default=PROGRESS_STYLES[0],
+        metavar="STYLE",
+        help=f"how it is shown on stderr (one of {_listed(PROGRESS_STYLES)}; json: an object per line)",
+    )
+    settings.add_argument(
+        "--core-hour-price",
+        dest=f"{_SETTING}core_hour_price",
+        type=_reader("--core-hour-price", float),
+        default=CORE_HOUR_PRICE,
+        metavar="X",
+        help=f"{CURRENCY} per hour of a core, to say what a million images cost (default: {CORE_HOUR_PRICE:g})",
+    )
     parser.add_argument("--version", action="version", version=f"depers {__version__}")
     return parser
 
@@ -416,6 +457,12 @@ def _reader(name: str, value_type: type) -> Callable[[str], Any]:
             raise UserError(f"{name} must be {_kind(value_type)}, but got {text!r}") from None
 
     return read
+
+
+def _progress_reader(text: str) -> str:
+    if text not in PROGRESS_STYLES:
+        raise UserError(f"--progress must be one of {_listed(PROGRESS_STYLES)}, but got {text!r}")
+    return text
 
 
 def _kind(value_type: type) -> str:

@@ -18,6 +18,7 @@ from depers.datasets.labels import label_path
 from depers.errors import typed_reason
 from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, background_path, take_apart
 from depers.extraction.verification import load_detector, verify_backgrounds
+from depers.observation.rows import count_rows
 from depers.runtime import units
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.units import RecordNotes, Unit
@@ -111,6 +112,7 @@ def _record(job: ExtractionJob, unit: Unit, images: Sequence[DecomposedImage]) -
     retries = {entry.path: 0.0 for entry, image in zip(unit.entries, images, strict=True) if image.retry}
     rows = [image.row | {"content_sha256": _digest(image)} for image in images]
     table = pa.Table.from_pylist(rows, RECORD)
+    count_rows(table)
     units.write_record(
         units.locate_inside(job.out), unit.name, table, RecordNotes(retries), was_retry=True, out=job.out
     )

@@ -20,6 +20,7 @@ from depers.datasets.labels import Labels, drop_doubles, format_yolo, label_path
 from depers.detection.detections import Detections
 from depers.errors import UserError, typed_reason
 from depers.labelling.decisions import Objects, Rules, decide
+from depers.observation.rows import count_rows
 from depers.runtime import units
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.units import RecordNotes, Unit
@@ -148,6 +149,7 @@ def label_unit(
         results = list(pool.map(write, range(len(unit.entries))))
     retries = {entry.path: 0.0 for entry, (_, retry) in zip(unit.entries, results, strict=True) if retry}
     table = pa.Table.from_pylist([row for row, _ in results], schema=RECORD)
+    count_rows(table)
     try:
         units.write_record(
             units.locate_inside(job.out), unit.name, table, RecordNotes(retries), was_retry=True, out=job.out

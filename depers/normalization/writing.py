@@ -19,6 +19,7 @@ from depers.errors import UserError, typed_reason
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError, read_header
 from depers.normalization.rules import LabelBoxes, LabelError, Problem, find_frame, mend
+from depers.observation.rows import count_rows
 from depers.runtime import units
 from depers.runtime.file_guard import FileGuard
 from depers.statuses import ProblemAction, SourceStatus
@@ -127,6 +128,7 @@ def write_unit(
     with ThreadPoolExecutor(_THREADS if waits and not guard.note else 1) as pool:
         rows = list(pool.map(write, itertools.count(), tasks))
     table = _make_record(rows)
+    count_rows(table)
     if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
         with storage.translated_write_errors(out):
             units.write_record(units.locate_inside(out), name, table, out=out)

@@ -18,6 +18,9 @@ from depers.archives import registry
 from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
 from depers.errors import typed_reason
 from depers.imaging.headers import ImageError
+from depers.observation.meter import count
+from depers.observation.metrics import BYTES
+from depers.observation.rows import count_rows
 from depers.pipeline.box_sources import label_name
 from depers.pipeline.box_tables import Row
 from depers.pipeline.outcomes import fail, to_table
@@ -88,6 +91,7 @@ def write_chunk(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outco
     record = to_table(job, file_rows)
     if is_lost:
         record = record.replace_schema_metadata((record.schema.metadata or {}) | {_LOST: b""})
+    count_rows(record)
     pq.write_table(record, buffer)
     table = buffer.getvalue()
     storage.write_bytes(units.chunk_uri(job.records, unit.name, chunk.number), _LENGTH.pack(len(table)) + table + data)
@@ -256,6 +260,7 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
             output = _DigestingFile(file)
             offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
             _refuse_shared_texts(job, path, chunk_tables)  # known only now; what is written so far never appears
+        count(BYTES, "written", output.size)
         output_fields = {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
         stamp = storage.read_stamp(job.out, path)
     else:

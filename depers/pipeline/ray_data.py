@@ -8,6 +8,7 @@ would so be tried for ever: the ledger of crashes (`runtime/crash_ledger.py`) kn
 """
 
 import gc
+import io
 import logging
 import os
 import pickle
@@ -21,6 +22,10 @@ import pyarrow as pa
 
 from depers.archives.base import ArchiveEnd, Chunk
 from depers.errors import UserError
+from depers.observation.collector import collect
+from depers.observation.context import RunContext, current_context
+from depers.observation.meter import Measurement, Stage, count, stage
+from depers.observation.metrics import BYTES, RETRIES
 from depers.pipeline.archive_steps import ChunkHeading, assemble, discard, read_chunks
 from depers.pipeline.box_tables import Row, RowsByPath
 from depers.pipeline.isolation import run_isolated
@@ -37,6 +42,7 @@ from depers.pipeline.workers import (
 from depers.resources import MIB
 from depers.runtime import time_budget
 from depers.runtime.crash_ledger import Attempt, CrashLedger, LedgerClient, Position
+from depers.runtime.telemetry.observed_work import observe
 from depers.runtime.units import Unit
 from depers.statuses import ArchiveStatus
 
@@ -67,22 +73,32 @@ class PassRun(NamedTuple):
     """The units of which storage failed some files in an earlier run."""
 
 
-_SCHEMA = pa.schema([(name, pa.large_binary()) for name in ("work", "chunk", "end")] + [("chunks", pa.int64())])
+_SCHEMA = pa.schema(
+    [(name, pa.large_binary()) for name in ("work", "chunk", "end", "measured")] + [("chunks", pa.int64())]
+)
 """What travels between the stages: pickled `Work` with the `Chunk` that it is about, or the `ArchiveEnd`, and how many
-`chunks` of the archive were sent on before it."""
+`chunks` of the archive were sent on before it; and the pickled `Measurement`s of the stages, one after another."""
 
 
 def _pack(work: Work, chunk: Chunk | None = None, end: ArchiveEnd | None = None, chunks: int = 0) -> Row:
     """Return a row of `_SCHEMA`."""
     chunk_bytes, end_bytes = (b"" if value is None else pickle.dumps(value, protocol=5) for value in (chunk, end))
-    return {"work": pickle.dumps(work, protocol=5), "chunk": chunk_bytes, "end": end_bytes, "chunks": chunks}
+    return {
+        "work": pickle.dumps(work, protocol=5),
+        "chunk": chunk_bytes,
+        "end": end_bytes,
+        "chunks": chunks,
+        "measured": b"",
+    }
 
 
 def _unpack(row: Row) -> tuple[Work, Chunk | None]:
     return pickle.loads(row["work"]), pickle.loads(row["chunk"]) if row["chunk"] else None
 
 
-def _open(table: pa.Table, *, job: PassJob, ledger: Any, finished_chunks: Mapping[str, set[int]]) -> Iterator[pa.Table]:
+def _open(
+    table: pa.Table, *, job: PassJob, ledger: Any, finished_chunks: Mapping[str, set[int]], context: RunContext
+) -> Iterator[pa.Table]:
     """Yield a unit of loose files as it is; an archive as its chunks that are not finished, then its end."""
     work: Work = pickle.loads(table["work"][0].as_py())
     if work.unit.archive is None:
@@ -90,8 +106,13 @@ def _open(table: pa.Table, *, job: PassJob, ledger: Any, finished_chunks: Mappin
         return
     client, key = LedgerClient(ledger, job.file_seconds), ("open", work.unit.name)
     with client.attempt(*key) as attempt:
-        for row in _open_archive(job, work, finished_chunks, attempt, partial(client.note, *key)):
-            yield pa.Table.from_pylist([row], _SCHEMA)
+        rows = _open_archive(job, work, finished_chunks, attempt, partial(client.note, *key))
+        while True:
+            with observe(context, "open", work.unit.name) as measurement:
+                row = next(rows, None)
+            if row is None:
+                return
+            yield pa.Table.from_pylist([row | {"measured": pickle.dumps(measurement, protocol=5)}], _SCHEMA)
 
 
 def _open_archive(
@@ -110,7 +131,7 @@ def _open_archive(
     note(following)
     contents = read_chunks(job, unit, frozenset(finished_chunks.get(unit.name, ())))
     while True:
-        with time_budget.watch((unit.name, following.offset)):
+        with time_budget.watch((unit.name, following.offset)), stage(Stage.OPEN):
             content = next(contents, None)
         if content is None:
             return
@@ -120,6 +141,7 @@ def _open_archive(
         if isinstance(content, ArchiveEnd):
             yield _pack(work, end=content, chunks=count)
             continue
+        count(BYTES, "read", sum(len(member.data or b"") for member in content.members))
         path = unit.entries[0].path
         rows = work.precomputed.get(path, {})
         chunk_rows: dict[int | None, Row] = {number: rows[number] for number in heading.files if number in rows}
@@ -137,19 +159,35 @@ def _open_archive(
 
 def _report(work: Work, statuses: Sequence[str]) -> Row:
     """Return what the driver hears of work that is done: the statuses of its rows."""
-    return {"unit": work.unit.name, "statuses": list(statuses), "end": b"", "chunks": 0}
+    return {"unit": work.unit.name, "statuses": list(statuses), "end": b"", "chunks": 0, "measured": b""}
 
 
 def _report_end(row: Row) -> Row:
     """Return what the driver hears of an archive that was read to its end."""
-    return _report(pickle.loads(row["work"]), []) | {"end": row["end"], "chunks": row["chunks"]}
+    return _report(pickle.loads(row["work"]), []) | {name: row[name] for name in ("end", "chunks", "measured")}
+
+
+def _observe_call(context: RunContext, step: str, row: Row, call: Callable[[Work, Chunk | None], Row]) -> Row:
+    """Return the row that a stage makes of another, with what all stages have measured so far."""
+    work, chunk = _unpack(row)
+    name = work.unit.name if work.number is None else f"{work.unit.name}/{work.number}"
+    with observe(context, step, name) as measurement:
+        result = call(work, chunk)
+    return result | {"measured": row["measured"] + pickle.dumps(measurement, protocol=5)}
+
+
+def _collect_measurements(data: bytes) -> None:
+    """Add up what lies pickled in a row."""
+    stream = io.BytesIO(data)
+    while stream.tell() < len(data):
+        collect(pickle.load(stream))
 
 
 class _Fused:
     """All steps, in an actor."""
 
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int) -> None:
-        self.ledger = LedgerClient(ledger, job.file_seconds)
+    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int, context: RunContext) -> None:
+        self.ledger, self.context = LedgerClient(ledger, job.file_seconds), context
         self.worker = _start_worker(self.ledger, size, lambda: FusedWorker(job, checkpoints))
         self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
         gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
@@ -157,7 +195,9 @@ class _Fused:
     def __call__(self, row: Row) -> Row:
         if row["end"]:
             return _report_end(row)
-        work, chunk = _unpack(row)
+        return _observe_call(self.context, "work", row, self._work)
+
+    def _work(self, work: Work, chunk: Chunk | None) -> Row:
         with self.ledger.attempt("work", work.key) as attempt:
             if attempt.isolated:
                 return _report(work, self.run_isolated(work, chunk))
@@ -172,13 +212,16 @@ class _CpuStages:
     checkpoints: Any
     ledger: Any
     stride: int
+    context: RunContext
 
     def prepare(self, row: Row) -> Row:
         """Add the pickled `items` for the detector; none, but the `statuses`, where the work was isolated."""
         row = row | {"items": b"", "statuses": []}
         if row["end"]:
             return row
-        work, chunk = _unpack(row)
+        return _observe_call(self.context, "prepare", row, partial(self._prepare, row))
+
+    def _prepare(self, row: Row, work: Work, chunk: Chunk | None) -> Row:
         with self._attempt("prepare", work) as attempt:
             if attempt.isolated:
                 return row | {"statuses": run_isolated(self.job, self.checkpoints, self.ledger, work, chunk)}
@@ -198,7 +241,9 @@ class _CpuStages:
         """Finish and record the detected `items`."""
         if row["end"]:
             return _report_end(row)
-        work, chunk = _unpack(row)
+        return _observe_call(self.context, "finish", row, partial(self._finish, row))
+
+    def _finish(self, row: Row, work: Work, chunk: Chunk | None) -> Row:
         if not row["items"]:
             return _report(work, row["statuses"])
         with self._attempt("finish", work) as attempt:
@@ -214,15 +259,17 @@ class _CpuStages:
 class _Detect:
     """The step in between, in an actor with a GPU."""
 
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int) -> None:
-        self.job, self.ledger = job, LedgerClient(ledger, job.file_seconds)
+    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int, context: RunContext) -> None:
+        self.job, self.ledger, self.context = job, LedgerClient(ledger, job.file_seconds), context
         self.stage = _start_worker(self.ledger, size, lambda: DetectStage(job, checkpoints))
         self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
 
     def __call__(self, row: Row) -> Row:
         if not row["items"]:
             return row
-        work, chunk = _unpack(row)
+        return _observe_call(self.context, "detect", row, partial(self._detect, row))
+
+    def _detect(self, row: Row, work: Work, chunk: Chunk | None) -> Row:
         with self.ledger.attempt("detect", work.key) as attempt:
             if attempt.isolated:
                 return row | {"items": b"", "statuses": self.run_isolated(work, chunk)}
@@ -264,6 +311,7 @@ def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]
         archives = {unit.name: _OpenArchive(unit) for unit in todo if unit.archive}
         assemblies = _Assemblies(plan.job)
         for row in _dataset(plan, todo).iter_rows():
+            _collect_measurements(row["measured"])
             if archive := archives.get(row["unit"]):
                 if row["end"]:
                     archive.end, archive.chunks = pickle.loads(row["end"]), row["chunks"]
@@ -277,6 +325,15 @@ def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]
         yield from assemblies.take_completed(wait=True)
 
 
+def _assemble(
+    context: RunContext, function: Callable[..., ArchiveStatus], job: PassJob, unit: Unit, *arguments: Any
+) -> tuple[ArchiveStatus, Measurement]:
+    """Return what `assemble` or `discard` does of an archive, with what was measured."""
+    with observe(context, "assemble", unit.name) as measurement, stage(Stage.ASSEMBLE):
+        status = function(job, unit, *arguments)
+    return status, measurement
+
+
 class _Assemblies:
     """Archives that are being put together, each in a task."""
 
@@ -288,12 +345,12 @@ class _Assemblies:
         """Start a task; what has ended too many of them is given up instead, and says so."""
         import ray
 
-        options = {"num_cpus": _LIGHT, "max_retries": 0}
+        options, context = {"num_cpus": _LIGHT, "max_retries": 0}, current_context()
         if losses < _MOST_ASSEMBLIES:
-            task = ray.remote(assemble).options(**options).remote(self._job, unit, end)
+            task = ray.remote(_assemble).options(**options).remote(context, assemble, self._job, unit, end)
         else:
             reason = f"cannot be put together: {losses} processes ended over it"
-            task = ray.remote(discard).options(**options).remote(self._job, unit, end, reason)
+            task = ray.remote(_assemble).options(**options).remote(context, discard, self._job, unit, end, reason)
         self._running[task] = unit, end, losses
 
     def take_completed(self, wait: bool) -> Iterator[list[str]]:
@@ -306,14 +363,16 @@ class _Assemblies:
                 return
             unit, end, losses = self._running.pop(completed[0])
             try:
-                status: ArchiveStatus = ray.get(completed[0])
+                status, measurement = ray.get(completed[0])
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError:  # the process or its node is gone
                 if losses > _MOST_ASSEMBLIES:
                     raise
+                count(RETRIES, "process")
                 self.start(unit, end, losses + 1)
             else:
+                collect(measurement)
                 yield [status]
 
 
@@ -346,6 +405,7 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     import ray
     import ray.data
 
+    context = current_context()
     job, checkpoints = plan.job, [plan.checkpoints]  # in a list: Ray would fetch a bare reference for every call
     ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     items = []
@@ -357,7 +417,7 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(
             _open,
-            fn_kwargs={"job": job, "ledger": ledger, "finished_chunks": plan.finished_chunks},
+            fn_kwargs={"job": job, "ledger": ledger, "finished_chunks": plan.finished_chunks, "context": context},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=min(_READERS, len(items))),
@@ -370,17 +430,17 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
         size = plan.workers or (cores if any(unit.archive for unit in todo) else min(cores, len(todo)))
         return dataset.map(
             _Fused,
-            fn_constructor_args=(job, checkpoints, ledger, size),
+            fn_constructor_args=(job, checkpoints, ledger, size, context),
             compute=_actor_pool(size, plan.workers or None),
             num_cpus=_CORE,
         )
-    stages = _CpuStages(job, checkpoints, ledger, plan.stride)
+    stages = _CpuStages(job, checkpoints, ledger, plan.stride, context)
     size = plan.workers or max(1, int(cluster.get("GPU", 0)) if gpus else 1)
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
     prepared = dataset.map(stages.prepare, num_cpus=1)
     detected = prepared.map(
         _Detect,
-        fn_constructor_args=(job, checkpoints, ledger, size),
+        fn_constructor_args=(job, checkpoints, ledger, size, context),
         compute=_actor_pool(size, plan.workers or None),
         **resources,
     )

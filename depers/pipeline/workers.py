@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from depers import resources
 from depers.archives.base import Chunk
 from depers.errors import typed_reason
+from depers.observation.meter import Stage, stage
+from depers.observation.rows import count_rows
 from depers.pipeline import archive_steps
 from depers.pipeline.box_tables import Row
 from depers.pipeline.outcomes import account, fail, finish, to_table, write
@@ -120,7 +122,11 @@ def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Seq
 
     Raise OutageError where it cannot be written: without records nothing is done.
     """
-    outcomes = account(job, _list_items(work, chunk), outcomes)
+    with stage(Stage.RECORD):
+        return _record(job, work, chunk, account(job, _list_items(work, chunk), outcomes))
+
+
+def _record(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Sequence[Outcome]) -> list[str]:
     try:
         if chunk is not None:
             rows = archive_steps.write_chunk(job, work.unit, chunk, outcomes, work.layout)
@@ -131,6 +137,7 @@ def record_outcomes(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Seq
             overdue = [offset for offset, reason in work.poisonous.items() if reason != CRASHED]
             retries |= {work.unit.entries[offset].path: job.file_seconds for offset in overdue}
             table = to_table(job, rows)
+            count_rows(table)
             stamps = {entry.path: outcome.stamp for entry, outcome in entries if outcome.stamp is not None}
             notes = RecordNotes(retries, stamps)
             units.write_record(job.records, work.unit.name, table, notes, work.is_retry, out=job.out)
@@ -193,7 +200,7 @@ def fail_work(job: PassJob, work: Work, chunk: Chunk | None, reason: str) -> lis
 
 def finish_and_write(job: PassJob, work: Work, offset: int, is_loose: bool, detected: DetectedItem) -> Outcome:
     """Return the outcome of a file; that of a loose one is written to its place first."""
-    with work.watch(offset):
+    with work.watch(offset), stage(Stage.FINISH):
         outcome = finish(job, *detected)
     return write(job, detected.item, outcome) if is_loose else outcome
 
@@ -229,7 +236,8 @@ class FusedWorker:
                 prepared = [
                     prepare_watched(self.job, work, self.stride, i, item) for i, item in enumerate(batch, first)
                 ]
-                detected = detect(self.job, prepared, self.detector, partial(work.watch_from, first))
+                with stage(Stage.DETECT):
+                    detected = detect(self.job, prepared, self.detector, partial(work.watch_from, first))
             outcomes += [future.result() for future in futures]  # the batch before: it was finished meanwhile
             futures = [
                 self.pool.submit(self._finish, work, i, chunk is None, each) for i, each in enumerate(detected, first)
@@ -248,7 +256,7 @@ class FusedWorker:
 
 def prepare_watched(job: PassJob, work: Work, stride: int, offset: int, item: Item) -> Item:
     """Return what `prepare` does, its time counted against the file's budget."""
-    with work.watch(offset):
+    with work.watch(offset), stage(Stage.PREPARE):
         return prepare(job, item, stride)
 
 
@@ -272,7 +280,8 @@ class DetectStage:
         size, detected = self.job.batch_size, list[DetectedItem]()
         for first in range(0, len(items), size):
             batch = items[first : first + size]
-            detected += detect(self.job, batch, self.detector, partial(work.watch_from, first))
+            with stage(Stage.DETECT):
+                detected += detect(self.job, batch, self.detector, partial(work.watch_from, first))
         return detected
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
+from depers.observation.meter import Stage, stage
 from depers.runtime import time_budget
 from depers.runtime.crash_ledger import Position
 
@@ -27,5 +28,5 @@ class FileGuard:
         """Count the block's time against the budget of a file, and know where the process has come to if it ends."""
         if self.note is not None:
             self.note(Position(offset))
-        with time_budget.watch((self._work, offset)):
+        with stage(Stage.COMPUTE), time_budget.watch((self._work, offset)):
             yield

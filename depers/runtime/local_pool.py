@@ -22,6 +22,9 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
 from depers.errors import typed_reason
+from depers.observation.collector import collect
+from depers.observation.meter import count, take
+from depers.observation.metrics import RETRIES
 from depers.runtime import time_budget
 from depers.runtime.crash_ledger import Attempt, CrashLedger, Position, refuse_losses
 from depers.runtime.file_guard import FileGuard
@@ -187,12 +190,14 @@ class Pool:
     ) -> T:
         """Return the result of a call, which is begun anew where its process ends."""
 
-        def hear(kind: str, position: Position) -> None:
+        def hear(kind: str, value: Any) -> None:
             with self._lock:
-                if kind == "note":
-                    ledger.note(_STAGE, number, position)
+                if kind == "measurement":
+                    collect(value)
+                elif kind == "note":
+                    ledger.note(_STAGE, number, value)
                 else:
-                    ledger.give_up(number, position, time_budget.describe_overrun(file_seconds), [(_STAGE, number)])
+                    ledger.give_up(number, value, time_budget.describe_overrun(file_seconds), [(_STAGE, number)])
 
         while True:
             with self._lock:
@@ -204,6 +209,7 @@ class Pool:
                 result: T = worker.do(call, hear)
             except (EOFError, OSError):  # the process is gone, and the ledger knows where it was
                 self._replace(worker)
+                count(RETRIES, "process")
                 continue
             except BaseException:
                 self._idle.append(worker)
@@ -258,6 +264,7 @@ def _work(connection: Connection) -> None:
             message = "result", call.function(*call.arguments, guard)
         except Exception as error:
             message = "error", _as_sendable(error)
+        connection.send(("measurement", take()))
         connection.send(message)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from depers.observation.usage import Usage
 from depers.statuses import ArchiveStatus, FileStatus
 
 _MOST_EXAMPLES = 10  # failures that are told one by one
@@ -67,6 +68,8 @@ class VerbResult(ABC):
     """What the results of all verbs have."""
 
     failures: Failures = field(default_factory=Failures)
+    usage: Usage = field(default_factory=Usage)
+    """Time by stage, cores, and what a million images cost."""
 
     @property
     def partial(self) -> bool:

@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from depers.observation.collector import collect
+from depers.observation.context import RunContext, current_context
+from depers.observation.meter import Stage, count, stage
+from depers.observation.metrics import RETRIES
 from depers.runtime import local_pool, time_budget
 from depers.runtime.crash_ledger import CrashLedger, LedgerClient, refuse_losses
 from depers.runtime.file_guard import FileGuard
+from depers.runtime.telemetry.observed_work import call_observed
+from depers.runtime.units import Unit
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -36,10 +42,29 @@ def run_tasks(
     import ray
 
     gpus = {"num_gpus": num_gpus} if num_gpus else {}
-    remote = ray.remote(num_cpus=num_cpus, **gpus)(function)
-    for task, _ in _in_flight(lambda call: remote.remote(*call), calls, limit):
-        result: T = ray.get(task)
+    remote, context = ray.remote(num_cpus=num_cpus, **gpus)(_run_observed), current_context()
+    for task, _ in _in_flight(lambda call: remote.remote(context, function, *call), calls, limit):
+        result, measurement = ray.get(task)
+        collect(measurement)
         yield result
+
+
+def _run_observed(context: RunContext, function: Callable[..., T], *arguments: Any) -> Any:
+    def run() -> T:
+        with stage(Stage.COMPUTE):
+            return function(*arguments)
+
+    return call_observed(context, _name_step(function), _name_unit(arguments), run)
+
+
+def _name_step(function: Callable[..., Any]) -> str:
+    """Return what metrics and log lines call a task."""
+    return getattr(function, "__name__", "task").strip("_")
+
+
+def _name_unit(arguments: Sequence[Any]) -> str:
+    """Return what log lines call what a task works on; nothing where it is none of the units of a listing."""
+    return next((argument.name for argument in arguments if isinstance(argument, Unit)), "")
 
 
 def run_file_tasks(
@@ -63,32 +88,41 @@ def run_file_tasks(
     import ray
 
     ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    remote = ray.remote(max_retries=0, num_gpus=num_gpus)(_run_guarded)
+    remote, context = ray.remote(max_retries=0, num_gpus=num_gpus)(_run_guarded), current_context()
 
     def start(numbered: tuple[int, tuple[Any, ...]]) -> Any:
-        return remote.remote(function, ledger, file_seconds, *numbered)
+        return remote.remote(context, function, ledger, file_seconds, *numbered)
 
     for task, call in _in_flight(start, enumerate(calls), limit):
         while True:
             try:
-                result: T = ray.get(task)
+                result, measurement = ray.get(task)
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError:  # the process is gone, and the ledger knows where it was
+                count(RETRIES, "process")
                 task = start(call)
             else:
+                collect(measurement)
                 yield result
                 break
 
 
 def _run_guarded(
-    function: Callable[..., T], ledger: Any, file_seconds: float, number: int, arguments: Sequence[Any]
-) -> T:
+    context: RunContext,
+    function: Callable[..., T],
+    ledger: Any,
+    file_seconds: float,
+    number: int,
+    arguments: Sequence[Any],
+) -> Any:
     client = LedgerClient(ledger, file_seconds)
     with client.attempt("task", number) as attempt:
         refuse_losses(attempt)
         note = partial(client.note, "task", number) if attempt.isolated else None
-        return function(*_fetch(arguments), FileGuard(number, attempt.poisonous, note))
+        guard = FileGuard(number, attempt.poisonous, note)
+        values = _fetch(arguments)
+        return call_observed(context, _name_step(function), _name_unit(values), lambda: function(*values, guard))
 
 
 def _fetch(arguments: Sequence[Any]) -> list[Any]:

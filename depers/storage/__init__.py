@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from depers.errors import UserError, short_reason
+from depers.observation.meter import reading, writing
 from depers.resources import MIB
 from depers.storage import failures, local, s3, s3_files
 from depers.storage.paths import Entry as Entry
@@ -150,16 +151,19 @@ def translated_write_errors(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: cannot be written ({short_reason(error)})") from None
 
 
+@reading
 def read_bytes(uri: str) -> bytes:
     """Return the whole content of a regular file or an object; raise OSError."""
     return s3.read(uri) if is_s3(uri) else local.read(uri)
 
 
+@reading
 def read_range(uri: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on; raise OSError."""
     return s3.read(uri, None, start, start + size) if is_s3(uri) else local.read_range(uri, start, size)
 
 
+@reading
 def read_entry(
     root: str, entry: Entry, head: int = 0, is_needed: Callable[[bytes], bool] = lambda head: True, hint: bool = False
 ) -> bytes:
@@ -193,6 +197,7 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
     return local.open_listed(uri, entry.size, entry.etag)
 
 
+@writing
 def write_bytes(uri: str, data: bytes) -> None:
     """Write whole or not at all, also where the power fails: one upload, or a neighbor that is renamed into place.
 
@@ -204,6 +209,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         failures.persist(lambda: local.write(uri, data))
 
 
+@writing
 def write_below(root: str, path: str, data: bytes) -> str:
     """Write whole or not at all what data name: `root/path`. Raise OSError, UnsafePathError where that is no place.
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from depers.errors import UserError, one_line, short_reason
+from depers.observation.meter import count
+from depers.observation.metrics import RETRIES
 
 T = TypeVar("T")
 
@@ -167,6 +169,7 @@ def interpret(uri: str, code: str, status: int, message: str) -> Answer:
 
 def pause(attempt: int) -> None:
     """Wait after an attempt that failed, the first of which is 1: longer each time, and not all workers at once."""
+    count(RETRIES, "storage")
     time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1))
 
 

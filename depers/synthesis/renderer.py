@@ -25,6 +25,8 @@ from depers.errors import UserError, short_reason
 from depers.imaging import decoding, ycbcr
 from depers.imaging.headers import ImageError, read_header
 from depers.imaging.ycbcr import Planes
+from depers.observation.meter import count
+from depers.observation.metrics import FILES
 from depers.reports import drawing
 from depers.resources import MIB
 from depers.runtime import units
@@ -188,6 +190,7 @@ def render_blocks(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last
         write(job, first, _render_images(bank, job, first, last, rows))
         record = pa.Table.from_pylist(rows, schema=RECORD)
         units.write_record(units.locate_inside(job.out), unit_name(first), record, out=job.out)
+    count(FILES, "rendered", len(rows))
     return len(rows)
 
 

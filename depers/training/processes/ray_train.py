@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from depers import storage
 from depers.errors import as_user_error, describe
 from depers.runtime import progress
+from depers.runtime.telemetry import ray_metrics
 from depers.training.callbacks import TrainingCallback, format_epoch
 from depers.training.processes.outputs import read_progress
 
@@ -113,6 +114,8 @@ class ProgressPrinter:
                 if self._bar:
                     self._bar.clear()
                 progress.report(message)
+            if epoch:
+                ray_metrics.note_waiting(self._epochs - epoch.epoch + 1)
             if epoch and self._bar:
                 names = ("box", "obj", "cls")
                 losses = "".join(

@@ -1,6 +1,7 @@
 """Tests of progress: nothing is shown unasked, and no rate is told that says nothing."""
 
 import io
+import json
 
 import pytest
 
@@ -49,3 +50,25 @@ def test_nothing_is_shown_unless_asked(capsys: pytest.CaptureFixture[str]) -> No
     assert stream.getvalue().startswith("a line\n") and "3/3" in stream.getvalue()
     assert "clean=2, failed=1" in stream.getvalue() and stream.getvalue().count("a line") == 1
     assert capsys.readouterr() == ("", "")
+
+
+def test_json_is_one_object_per_line() -> None:
+    stream = io.StringIO()
+    with progress.shown_on(stream, "json"):
+        progress.report("a line: ä")
+        speed = progress.follow([["clean", "failed"], ["clean"]], 3)
+        progress.report_event("end", code=0)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert speed.images == 3 and events[0]["text"] == "a line: ä"
+    assert {event["event"] for event in events} == {"message", "progress", "end"}
+    last = [event for event in events if event["event"] == "progress"][-1]
+    assert (last["done"], last["total"], last["unit"], last["detail"]) == (3, 3, "image", "clean=2, failed=1")
+    assert all({"time", "job", "verb"} <= event.keys() for event in events)
+
+
+def test_none_shows_nothing() -> None:
+    stream = io.StringIO()
+    with progress.shown_on(stream, "none"):
+        progress.report("a line")
+        progress.follow([["clean"]], 1)
+    assert stream.getvalue() == ""
