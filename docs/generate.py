@@ -41,8 +41,8 @@ def reference() -> str:
     parts = [
         "# Reference\n\nGenerated from the code by `make docs`. An option is `--kebab-case` on the command line and a"
         " keyword argument\n`snake_case` in Python; repeatable options are tuples there.\n"
-        "\nOn the command line every verb also takes `--debug` (the traceback of an unexpected error), `--progress auto|json|none`"
-        " and\n`--core-hour-price X`: [operations.md](operations.md#watching-a-run).\n"
+        "\nOn the command line every verb also takes `--debug` (the traceback of an unexpected error), `--progress"
+        " auto|json|none` and\n`--core-hour-price X`: [operations.md](operations.md#watching-a-run).\n"
     ]
     for verb, summary in cli.VERBS.items():
         options_type = importlib.import_module(f"depers.commands.{verb}").Options

@@ -123,7 +123,7 @@ def _open_archive(
     note: Callable[[Position], None],
 ) -> Iterator[Row]:
     """Yield the rows of `_SCHEMA` for an archive; where reading on ends the process, its end comes before that."""
-    unit, count, following = work.unit, 0, Position(0)
+    unit, chunk_count, following = work.unit, 0, Position(0)
     if following in attempt.poisonous:
         yield _pack(work, end=ArchiveEnd(0, 0, f"cannot be read: it {attempt.poisonous[following]}", b""))
         return
@@ -139,20 +139,20 @@ def _open_archive(
             heading = content
             continue
         if isinstance(content, ArchiveEnd):
-            yield _pack(work, end=content, chunks=count)
+            yield _pack(work, end=content, chunks=chunk_count)
             continue
         count(BYTES, "read", sum(len(member.data or b"") for member in content.members))
         path = unit.entries[0].path
         rows = work.precomputed.get(path, {})
         chunk_rows: dict[int | None, Row] = {number: rows[number] for number in heading.files if number in rows}
         precomputed = {path: chunk_rows} if chunk_rows else {}
-        count += 1
+        chunk_count += 1
         yield _pack(Work(unit, heading.number, heading.layout, precomputed), content)
         following = Position(content.number + 1)
         if following in attempt.poisonous:
             members = content.members[-1].number + 1
             reason = f"cannot be read on: it {attempt.poisonous[following]}"
-            yield _pack(work, end=ArchiveEnd(following.offset, members, reason, heading.layout), chunks=count)
+            yield _pack(work, end=ArchiveEnd(following.offset, members, reason, heading.layout), chunks=chunk_count)
             return
         note(following)
 
