@@ -147,7 +147,7 @@ def run(options: Options, *, withholds: bool = True) -> DetectResult:
         withholds=withholds,
     )
     pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input})
-    with pipeline.run(job, options) as summary:
+    with pipeline.run(job, options, marks=ambiguous) as summary:
         return _gather(job.out, summary, is_yolo)
 
 

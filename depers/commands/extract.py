@@ -40,7 +40,7 @@ from depers.options import (
     weights_option,
     workers_option,
 )
-from depers.runtime import claims, outputs, progress, units
+from depers.runtime import claims, outputs, progress, takeover, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
@@ -209,12 +209,13 @@ def _extract(
 
     records = units.locate_inside(job.out)
     all_units = units.cut(images)
-    todo = units.take_up(records, all_units)
-    unfinished = sum(len(unit.entries) for unit in todo)
+    parts = {unit.name: part_path(unit) for unit in all_units}
+    todo = takeover.split_all(records, units.take_up(records, all_units))
+    unfinished = sum(len(unit.entries) for unit, _ in todo)
     progress.report(f"{len(images)} training images, {len(images) - unfinished} done before")
     sprite_bank.withdraw(job.out)
     reference = ray.put(list(checkpoints))
-    calls = ((job, unit, reference) for unit in todo)
+    calls = ((job, unit, reference, parts[unit.name], sources) for unit, sources in todo)
     gpus = verification.gpu_share(job.verification and job.verification.inference)
     results = run_file_tasks(extract_unit, calls, limit=options.workers, num_gpus=gpus)
     speed = progress.follow(lease.guard(results), unfinished)
@@ -227,11 +228,11 @@ def _extract(
 
 def _remove_stale(out: str, names: Set[str]) -> None:
     """Remove backgrounds and sprites of images that are in the dataset no more, and the records that speak of them."""
+    units.remove_former(units.locate_inside(out))  # first: what they tell of is gone soon
     for folder in ("backgrounds", "sprites"):
         root = storage.join(out, folder)
         paths = [f"{folder}/{entry.path}" for entry in storage.list_files(root)] if storage.is_dir(root) else []
         storage.delete_files(out, [path for path in paths if parquet_text(path) not in names])
-    units.remove_former(units.locate_inside(out))
 
 
 def _finish(

@@ -47,10 +47,11 @@ from depers.options import (
     workers_option,
 )
 from depers.pipeline import run as pipeline
-from depers.runtime import claims, outputs, progress, units
+from depers.runtime import claims, outputs, progress, takeover, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
+from depers.runtime.takeover import Source
 from depers.runtime.tasks import run_file_tasks
 from depers.runtime.units import Unit
 from depers.statuses import FileStatus
@@ -339,11 +340,12 @@ def _label(
 ) -> LabelResult:
     """Do the units that are not done yet, and finish."""
     all_units = units.cut(entries)
-    open_units = units.take_up(units.locate_inside(job.out), all_units)
-    unfinished = sum(len(unit.entries) for unit in open_units)
+    records = units.locate_inside(job.out)
+    open_units = takeover.split_all(records, units.take_up(records, all_units))
+    unfinished = sum(len(unit.entries) for unit, _ in open_units)
 
-    def calls() -> Iterator[tuple[LabellingJob, Unit, dict[str, Any]]]:
-        for unit in open_units:
+    def calls() -> Iterator[tuple[LabellingJob, Unit, dict[str, Any], tuple[Source, ...]]]:
+        for unit, sources in open_units:
             paths = (entry.path for entry in unit.entries)
             rows = {
                 path: _merge(path.partition("/")[2], findings)
@@ -351,7 +353,7 @@ def _label(
                 else {"reason": "it is measured with"}
                 for path in paths
             }
-            yield job, unit, rows
+            yield job, unit, rows, sources
 
     speed = progress.follow(lease.guard(run_file_tasks(label_unit, calls(), limit=options.workers)), unfinished)
     _remove_stale(job.out, {entry.path for entry in entries})

@@ -9,7 +9,6 @@ counts, distributions and labelled images, which are also on OUT/sheet.jpg.
 """
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -54,7 +53,7 @@ from depers.storage import tables
 
 _LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.twins", "depers.normalization.writing")
 
-_CHUNK = 32  # images per task
+_CHUNK = 32  # images per task, on average; a power of two
 _DECISIVE = (
     "classes",
     "val_fraction",
@@ -348,8 +347,14 @@ def _assign(
 
 
 def _cut(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
-    """Yield the images of one unit after another."""
-    while part := list(itertools.islice(tasks, _CHUNK)):
+    """Yield the images of one unit after another; where one ends follows from its names, as in `units.cut`."""
+    part: list[ImageTask] = []
+    for task in tasks:
+        part.append(task)
+        if units.ends_unit(task.name, len(part), _CHUNK):
+            yield part
+            part = []
+    if part:
         yield part
 
 

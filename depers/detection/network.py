@@ -137,9 +137,12 @@ class _Level:
         images, rows, sums = [], [], logits.sum(dim=(1, 2, 3))
         for anchor, anchor_wh in enumerate(self.anchors_wh):
             image, y, x = likely[..., anchor].nonzero(as_tuple=True)
-            raw = functional.linear(pixels[image, y, x], self.weight[anchor], self.bias[anchor])
-            sums = sums.index_add(0, image, raw.sum(dim=1))
-            raw = raw.sigmoid()
+            # In float64, which rounds away in what order libraries add, and where their vectors end: that depends on
+            # how many boxes all images of a batch have, and an image's boxes must not depend on its neighbors.
+            features_64 = pixels[image, y, x].double()
+            raw_64 = functional.linear(features_64, self.weight[anchor].double(), self.bias[anchor].double())
+            sums = sums.index_add(0, image, raw_64.sum(dim=1).float())
+            raw = raw_64.sigmoid().float()
             center = (raw[:, :2] * 2 - 0.5 + torch.stack((x, y), dim=1)) * self.stride
             size = (raw[:, 2:4] * 2) ** 2 * anchor_wh
             images.append(image)

@@ -4,12 +4,13 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from depers import storage
 from depers.datasets import sprite_bank
@@ -19,8 +20,9 @@ from depers.errors import typed_reason
 from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, background_path, take_apart
 from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.observation.rows import count_rows
-from depers.runtime import units
+from depers.runtime import takeover, units
 from depers.runtime.file_guard import FileGuard
+from depers.runtime.takeover import Source
 from depers.runtime.units import RecordNotes, Unit
 from depers.storage import Entry, tables
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
@@ -32,16 +34,27 @@ _BATCH = 8  # images per inference
 
 def part_path(unit: Unit) -> str:
     """Return where the sprites of a unit go below OUT, by its images' paths alone: the same for folders and S3."""
-    text = "\n".join(parquet_text(entry.path) for entry in unit.entries)
+    return _part_path(parquet_text(entry.path) for entry in unit.entries)
+
+
+def _part_path(paths: Iterable[str]) -> str:
+    text = "\n".join(sorted(paths))
     return f"sprites/{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
 
 
 def extract_unit(
-    job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes] = (), guard: FileGuard | None = None
+    job: ExtractionJob,
+    unit: Unit,
+    checkpoints: Sequence[bytes] = (),
+    part: str | None = None,
+    sources: Sequence[Source] = (),
+    guard: FileGuard | None = None,
 ) -> list[str]:
     """Extract a unit's images and record it; return the status of each. `checkpoints`: those of `job.verification`.
 
-    Whatever goes wrong with an image is its failure. Raise OutageError where storage as a whole fails.
+    `part` is where the sprites go (default: `part_path`), with those of the unit's other images, of which records
+    that were set aside tell, the `sources`. Whatever goes wrong with an image is its failure. Raise OutageError where
+    storage as a whole fails.
     """
     cv2.setNumThreads(1)  # one task per core
     try:
@@ -52,7 +65,7 @@ def extract_unit(
         images = [_fail(job, entry.path, reason) for entry in unit.entries]
     images = [_accountable(job, entry.path, image) for entry, image in zip(unit.entries, images, strict=True)]
     try:
-        _record(job, unit, images)
+        _record(job, unit, images, part or part_path(unit), sources)
     except OSError as error:
         raise as_outage(error, job.out) from error
     return [image.row["status"] for image in images]
@@ -102,20 +115,38 @@ def _accountable(job: ExtractionJob, path: str, image: DecomposedImage) -> Decom
     return image
 
 
-def _record(job: ExtractionJob, unit: Unit, images: Sequence[DecomposedImage]) -> None:
+def _record(
+    job: ExtractionJob, unit: Unit, images: Sequence[DecomposedImage], part: str, sources: Sequence[Source]
+) -> None:
     """Write the sprites of a unit, then its record. Raise OSError."""
-    part, sprites = storage.join(job.out, part_path(unit)), [sprite for image in images for sprite in image.sprites]
-    if sprites:
-        tables.write_table(part, pa.Table.from_pylist(sprites, sprite_bank.SPRITES))
+    records, uri = units.locate_inside(job.out), storage.join(job.out, part)
+    sprites = pa.Table.from_pylist([sprite for image in images for sprite in image.sprites], sprite_bank.SPRITES)
+    if sources:
+        former_sprites = [_read_sprites(job.out, records, source) for source in sources]
+        sprites = pa.concat_tables([sprites, *former_sprites]).sort_by("source")
+    if len(sprites):
+        tables.write_table(uri, sprites)
     else:
-        storage.delete(part)  # an earlier version of these images may have had some
-    retries = {entry.path: 0.0 for entry, image in zip(unit.entries, images, strict=True) if image.retry}
+        storage.delete(uri)  # an earlier version of these images may have had some
+    pairs = zip(unit.entries, images, strict=True)
+    retries = {parquet_text(entry.path): 0.0 for entry, image in pairs if image.retry}
     rows = [image.row | {"content_sha256": _digest(image)} for image in images]
+    identities = {path: identity for path, identity in unit.identify().items() if path not in retries}
+    notes = RecordNotes(retries, identities=identities).as_texts()
     table = pa.Table.from_pylist(rows, RECORD)
     count_rows(table)
-    units.write_record(
-        units.locate_inside(job.out), unit.name, table, RecordNotes(retries), was_retry=True, out=job.out
-    )
+    table, notes = takeover.complete(records, table, notes, sources)
+    units.write_record(records, unit.name, table, notes, was_retry=True, out=job.out)
+
+
+def _read_sprites(out: str, records: str, source: Source) -> pa.Table:
+    """Return the sprites of the images of a record that was set aside which are as they were. Raise OSError."""
+    record = units.read_record(units.former_uri(records, source.name))
+    rows, _ = takeover.select(record, source)
+    if not pc.any(pc.greater(pc.list_value_length(rows["sprites"]), 0)).as_py():
+        return sprite_bank.SPRITES.empty_table()
+    sprites = tables.read_table(storage.join(out, _part_path(record["path"].to_pylist())))
+    return sprites.filter(pc.is_in(sprites["source"], pa.array(source.keys, pa.string()))).cast(sprite_bank.SPRITES)
 
 
 def _digest(image: DecomposedImage) -> str:

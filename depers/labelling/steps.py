@@ -21,8 +21,9 @@ from depers.detection.detections import Detections
 from depers.errors import UserError, typed_reason
 from depers.labelling.decisions import Objects, Rules, decide
 from depers.observation.rows import count_rows
-from depers.runtime import units
+from depers.runtime import takeover, units
 from depers.runtime.file_guard import FileGuard
+from depers.runtime.takeover import Source
 from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import SourceStatus
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
@@ -117,13 +118,17 @@ def make_texts(
 
 
 def label_unit(
-    job: LabellingJob, unit: Unit, rows: Mapping[str, Mapping[str, Any]], guard: FileGuard | None = None
+    job: LabellingJob,
+    unit: Unit,
+    rows: Mapping[str, Mapping[str, Any]],
+    sources: Sequence[Source] = (),
+    guard: FileGuard | None = None,
 ) -> list[str]:
     """Write a unit's images with their labels and record it; return the status of each.
 
     `rows` has what detectors found, by the path of an entry: `reason` why an image could not be looked at, else
-    `size_wh` and `detections`. Whatever goes wrong with an image is its failure. Raise OutageError where storage as a
-    whole fails.
+    `size_wh` and `detections`. `sources` are records that were set aside, and have the rows of its other images.
+    Whatever goes wrong with an image is its failure. Raise OutageError where storage as a whole fails.
     """
     guard = guard or FileGuard()
 
@@ -147,13 +152,14 @@ def label_unit(
     # Where a file ends its process, only one may be at work: it would be taken for its neighbor.
     with ThreadPoolExecutor(1 if guard.note else _THREADS) as pool:
         results = list(pool.map(write, range(len(unit.entries))))
-    retries = {entry.path: 0.0 for entry, (_, retry) in zip(unit.entries, results, strict=True) if retry}
-    table = pa.Table.from_pylist([row for row, _ in results], schema=RECORD)
+    pairs = zip(unit.entries, results, strict=True)
+    retries = {parquet_text(entry.path): 0.0 for entry, (_, retry) in pairs if retry}
+    identities = {path: identity for path, identity in unit.identify().items() if path not in retries}
+    table, records = pa.Table.from_pylist([row for row, _ in results], schema=RECORD), units.locate_inside(job.out)
     count_rows(table)
     try:
-        units.write_record(
-            units.locate_inside(job.out), unit.name, table, RecordNotes(retries), was_retry=True, out=job.out
-        )
+        table, notes = takeover.complete(records, table, RecordNotes(retries, identities=identities), sources)
+        units.write_record(records, unit.name, table, notes, was_retry=True, out=job.out)
     except OSError as error:
         raise as_outage(error, job.out) from error
     return [row["status"] for row, _ in results]

@@ -1,7 +1,6 @@
 """What boxes from elsewhere say, as a part of the names of units: edited boxes redo the units that they are about."""
 
 import bisect
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -9,7 +8,8 @@ from typing import Any
 
 from depers import storage
 from depers.pipeline.box_sources import BoxSource, check_class_lists, label_name
-from depers.pipeline.box_tables import RowsByPath
+from depers.pipeline.box_tables import PrecomputedRows, RowsByPath
+from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.storage import Entry
 
@@ -28,13 +28,11 @@ def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath
     them is another list of classes.
     """
     if rows is not None:
-        contents: Sequence[Any] = [rows.digest([entry.path for entry in unit.entries]) for unit in all_units]
-    else:
-        texts = {entry.path: entry for entry in _list_texts(source.labels)}
-        paths = sorted(texts)
-        check_class_lists(source, paths)
-        contents = [[_find_texts(unit, texts, paths), _find_ambiguous(unit, source)] for unit in all_units]
-    return [_rename(unit, content) for unit, content in zip(all_units, contents, strict=True)]
+        return [units.rename(unit, rows.digest([entry.path for entry in unit.entries])) for unit in all_units]
+    texts = {entry.path: entry for entry in _list_texts(source.labels)}
+    paths = sorted(texts)
+    check_class_lists(source, paths)
+    return [_rename(unit, source, texts, paths) for unit in all_units]
 
 
 def _list_texts(folder: str) -> list[Entry]:
@@ -59,6 +57,20 @@ def _find_ambiguous(unit: Unit, source: BoxSource) -> list[str]:
     return sorted(names & source.ambiguous)
 
 
-def _rename(unit: Unit, content: Any) -> Unit:
-    text = json.dumps([unit.name, content])
-    return unit._replace(name=hashlib.sha256(text.encode()).hexdigest()[:32])
+def _rename(unit: Unit, source: BoxSource, texts: dict[str, Entry], paths: Sequence[str]) -> Unit:
+    found, ambiguous = _find_texts(unit, texts, paths), _find_ambiguous(unit, source)
+    if unit.archive:
+        return units.rename(unit, [found, ambiguous])
+    contents = [
+        json.dumps([text, [name for name in (label_name(entry.path), entry.path) if name in source.ambiguous]])
+        for entry, text in zip(unit.entries, found, strict=True)
+    ]
+    return units.rename(unit, [found, ambiguous], contents)
+
+
+def identify(unit: Unit, rows: PrecomputedRows) -> dict[str, str]:
+    """Return a hash of all that decides what becomes of each file, by path: also of the `rows` of a table about it."""
+    if not rows:
+        return unit.identify()
+    contents = tuple(repr(rows[entry.path]) if rows.get(entry.path) else "" for entry in unit.entries)
+    return unit._replace(contents=contents).identify()

@@ -16,6 +16,8 @@ from depers.storage import tables
 from depers.storage.tables import holds_extension, parquet_text
 
 Row = dict[str, Any]
+PrecomputedRows = dict[str, dict[int | None, Row]]
+"""Rows of an earlier table, by path and number."""
 _REQUIRED = ("path", "boxes")
 _TYPES = {
     "path": pa.string(),

@@ -6,7 +6,7 @@ one core. Archives are left to Ray, which spreads their chunks; in a pass withou
 
 import os
 import pickle
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -22,6 +22,7 @@ from depers.resources import MIB
 from depers.runtime import local_pool
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.local_pool import PoolPlan
+from depers.runtime.takeover import Source
 from depers.runtime.units import Unit
 
 _MODULES = ("depers.pipeline.local", "depers.detection.detector", "depers.detection.yolo", "depers.redaction.files")
@@ -71,6 +72,7 @@ def run(
     rows: RowsByPath | None,
     retries: frozenset[str],
     workers: int | None,
+    sources: Mapping[str, tuple[Source, ...]],
 ) -> Generator[list[str], None, None]:
     """Do the units; yield the statuses of the rows of each as it is done. Raise UserError where one is an archive."""
     if archive := next((unit for unit in units if unit.archive), None):
@@ -83,6 +85,7 @@ def run(
             unit,
             precomputed={entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {},
             is_retry=unit.name in retries,
+            sources=sources.get(unit.name, ()),
         )
         for unit in units
     )

@@ -42,6 +42,7 @@ from depers.pipeline.workers import (
 from depers.resources import MIB
 from depers.runtime import time_budget
 from depers.runtime.crash_ledger import Attempt, CrashLedger, LedgerClient, Position
+from depers.runtime.takeover import Source
 from depers.runtime.telemetry.observed_work import observe
 from depers.runtime.units import Unit
 from depers.statuses import ArchiveStatus
@@ -71,6 +72,8 @@ class PassRun(NamedTuple):
     finished_chunks: Mapping[str, set[int]] = {}
     retries: frozenset[str] = frozenset()
     """The units of which storage failed some files in an earlier run."""
+    sources: Mapping[str, tuple[Source, ...]] = {}
+    """Where the rows of those files of units are that are not to be done again, by the units' names."""
 
 
 _SCHEMA = pa.schema(
@@ -412,7 +415,8 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     for unit in todo:
         rows = plan.precomputed
         precomputed = {entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {}
-        items.append(_pack(Work(unit, precomputed=precomputed, is_retry=unit.name in plan.retries)))
+        sources = plan.sources.get(unit.name, ())
+        items.append(_pack(Work(unit, precomputed=precomputed, is_retry=unit.name in plan.retries, sources=sources)))
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from depers import __version__, storage
 from depers.detection.settings import InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
 from depers.pipeline import local, ray_data
-from depers.pipeline.box_digests import describe_source, name_by_boxes
+from depers.pipeline.box_digests import describe_source, identify, name_by_boxes
 from depers.pipeline.box_sources import BoxSource, find_ambiguous_texts
 from depers.pipeline.box_tables import Row, RowsByPath
 from depers.pipeline.clean_watch import CleanWatch
@@ -22,10 +22,11 @@ from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.threshold_check import check_thresholds
 from depers.pipeline.workers import inspect_weights
-from depers.runtime import changes, claims, inputs, local_pool, outputs, units
+from depers.runtime import changes, claims, inputs, local_pool, outputs, takeover, units
 from depers.runtime.cluster import choose_device
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report, report_lines
+from depers.runtime.takeover import FormerRows, Source
 from depers.runtime.units import Finished, Unit
 from depers.storage import Entry
 from depers.storage.tables import parquet_text
@@ -150,6 +151,8 @@ class Stock(NamedTuple):
     """What was in OUT, by its paths, where results are mirrored there."""
     strangers: tuple[str, ...] = ()
     """What of that lies in the place of inputs that had no result."""
+    former_rows: FormerRows = FormerRows({})
+    """What records of other units say of inputs as they are."""
 
 
 @contextmanager
@@ -159,12 +162,14 @@ def run(
     entries: Sequence[Entry] | None = None,
     rows: RowsByPath | None = None,
     stop_after_clean: int | None = None,
+    marks: Collection[str] = (),
 ) -> Iterator[Summary]:
     """Run the job on the Ray cluster, resuming what OUT already holds; OUT is this run's alone until the block ends.
 
-    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them. Raise
-    UserError for a wrong INPUT, OUT, weights or classes, and after `stop_after_clean` images in a row in which the
-    detector found nothing.
+    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them; those
+    whose paths are `marks` become something else than they would by themselves, such as namesakes. Raise UserError for
+    a wrong INPUT, OUT, weights or classes, and after `stop_after_clean` images in a row in which the detector found
+    nothing.
     """
     if job.boxes is not None and not job.boxes.labels:
         rows = RowsByPath(job.boxes.uri)
@@ -180,18 +185,21 @@ def run(
         ambiguous = find_ambiguous_texts((entry.path for entry in loose_entries), archives)
         boxes = job.boxes._replace(ambiguous=ambiguous)
         job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, rows)
+    if marks:
+        all_units = [_mark(unit, marks) for unit in all_units]
     class_names, stride, warnings = finish_inspection()
     report_lines(warnings)
     notes = check_thresholds(options, job, checkpoints, class_names)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
-        stock = _take_stock(job, all_units)
+        stock = _take_stock(job, all_units, rows)
         finished_units, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         if job.mirrors:
             finished_units, stock = _without_deviations(job, all_units, finished_units, stock, lease)
-        todo = [unit for unit in all_units if unit.name not in finished_units.names]
+        open_units = [unit for unit in all_units if unit.name not in finished_units.names]
+        todo, sources = _take_over(job, open_units, finished_units, stock)
         # Chunks of an archive that was finished, or has changed since, are of no use.
-        for name in finished_chunks.keys() - {unit.name for unit in todo}:
+        for name in finished_chunks.keys() - {unit.name for unit in open_units}:
             units.remove_chunks(job.records, name, finished_chunks[name])
         staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
         is_local = local_pool.find_pool() is not None
@@ -202,12 +210,12 @@ def run(
         speed, watch = Speed(0, 0.0, None), CleanWatch(stop_after_clean)
         if todo:
             if is_local:
-                work = local.run(job, checkpoints, todo, rows, finished_units.retries, options.workers)
+                work = local.run(job, checkpoints, todo, rows, finished_units.retries, options.workers, sources)
             else:
                 import ray
 
                 reference, retries = ray.put(checkpoints), finished_units.retries
-                plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, retries)
+                plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, retries, sources)
                 work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
             results = watch.follow(work) if job.mirrors and job.weights else work
@@ -216,7 +224,13 @@ def run(
         yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest, notes)
 
 
-def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
+def _mark(unit: Unit, marks: Collection[str]) -> Unit:
+    """Return a unit of which files that are marked are others than without it."""
+    contents = ["marked" if entry.path in marks else "" for entry in unit.entries]
+    return units.rename(unit, contents, contents) if any(contents) else unit
+
+
+def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None) -> Stock:
     """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
 
     Raise UserError where INPUT is another one than theirs.
@@ -231,6 +245,7 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
     for name, numbers in units.find_chunks(job.records).items() if changed_names else ():
         if name in changed_names:
             units.remove_chunks(job.records, name, numbers)
+    former_rows = _find_former_rows(job, all_units, changed_names, rows)
     paths = {entry.path for entry in entries}
     # What a link that leads nowhere led to is not gone: a disk may be missing.
     shields = tuple(f"{entry.path}/" for entry in entries if entry.size < 0)
@@ -244,7 +259,42 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit]) -> Stock:
         obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & results.keys())
         storage.delete_files(job.out, obstacles)
         results = {path: entry for path, entry in results.items() if path not in obstacles}
-    return Stock(absent, departed, results)
+    return Stock(absent, departed, results, former_rows=former_rows)
+
+
+def _find_former_rows(
+    job: PassJob, all_units: Sequence[Unit], changed_names: Set[str], rows: RowsByPath | None
+) -> FormerRows:
+    """Return what may be taken over from records that were set aside, and have them forget the rest."""
+    if not units.list_former(job.records):
+        return FormerRows({})
+    finished_units, identities = units.list_finished(job.records), dict[str, str]()
+    for unit in all_units:
+        if unit.name not in finished_units.names | finished_units.retries | changed_names and not unit.archive:
+            identities |= identify(unit, {entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {})
+    return takeover.find_former_rows(job.records, identities)
+
+
+def _take_over(
+    job: PassJob, open_units: Sequence[Unit], finished_units: Finished, stock: Stock
+) -> tuple[list[Unit], dict[str, tuple[Source, ...]]]:
+    """Return what is left to do, unit by unit, and by their names where the rows of their other files are.
+
+    Record the units of which nothing is left. A row is taken over where its result is in OUT as it was written.
+    """
+
+    def holds(entry: Entry, stamp: str | None) -> bool:
+        result = stock.outputs.get(entry.path)
+        return not job.mirrors or (result is None if stamp is None else result is not None and result.stamp == stamp)
+
+    todo, sources = list[Unit](), dict[str, tuple[Source, ...]]()
+    for unit in open_units:
+        remainder, places = (unit, ()) if unit.name in finished_units.retries else stock.former_rows.split(unit, holds)
+        sources |= {unit.name: places} if places else {}
+        todo += [remainder] if remainder.entries else []
+    remaining_names = {unit.name for unit in todo}
+    takeover.record_taken_over(job.records, [item for item in sources.items() if item[0] not in remaining_names])
+    return todo, sources
 
 
 def _without_deviations(

@@ -17,11 +17,13 @@ from depers.errors import typed_reason
 from depers.observation.meter import Stage, stage
 from depers.observation.rows import count_rows
 from depers.pipeline import archive_steps
-from depers.pipeline.box_tables import Row
+from depers.pipeline.box_digests import identify
+from depers.pipeline.box_tables import PrecomputedRows, Row
 from depers.pipeline.outcomes import account, fail, finish, to_table, write
 from depers.pipeline.steps import DetectedItem, Item, Outcome, PassJob, detect, prepare, read, unpack
-from depers.runtime import time_budget, units
+from depers.runtime import takeover, time_budget, units
 from depers.runtime.crash_ledger import CRASHED, Position
+from depers.runtime.takeover import Source
 from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import FileStatus
 from depers.storage.failures import as_outage, raise_outage
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from depers.detection.detector import DetectorEnsemble
 
 _THREADS = 8  # per worker, for what waits for storage
-PrecomputedRows = dict[str, dict[int | None, Row]]
-"""Rows of an earlier table, by path and number."""
 _NO_ROWS: PrecomputedRows = {}
 
 
@@ -49,6 +49,8 @@ class Work(NamedTuple):
     poisonous: Mapping[int, str] = {}
     is_retry: bool = False
     """Whether an earlier run recorded it with failures that were storage's."""
+    sources: tuple[Source, ...] = ()
+    """Where the rows of the other files of the unit are, which the record takes over."""
 
     @property
     def key(self) -> tuple[str, int | None]:
@@ -139,7 +141,11 @@ def _record(job: PassJob, work: Work, chunk: Chunk | None, outcomes: Sequence[Ou
             table = to_table(job, rows)
             count_rows(table)
             stamps = {entry.path: outcome.stamp for entry, outcome in entries if outcome.stamp is not None}
-            notes = RecordNotes(retries, stamps)
+            identities = identify(work.unit, work.precomputed)
+            for path in retries:
+                del identities[parquet_text(path)]
+            notes = RecordNotes(retries, stamps, identities)
+            table, notes = takeover.complete(job.records, table, notes.as_texts(), work.sources)
             units.write_record(job.records, work.unit.name, table, notes, work.is_retry, out=job.out)
     except OSError as error:
         raise as_outage(error, job.records) from error

@@ -8,10 +8,11 @@ OUT, in `OUT-records/` (`locate_beside`), and nothing of them in what is publish
 
 import hashlib
 import json
+import zlib
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,29 +31,40 @@ _NOTES = b"depers.notes"  # in a record's metadata
 _FORMER = "former"  # the folder of records that were set aside
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * MIB
+_SMALLEST, _LARGEST = 8, 256  # files of a unit, on average
+_MIX = 0x9E3779B1  # makes the high bits of a product depend on all bits of a number
 _READERS = 32  # records that are read ahead
 
 
 class Unit(NamedTuple):
     """A sorted slice of loose files, or one archive, named by a hash of its paths, sizes and tags.
 
-    Where more decides what becomes of it, such as boxes from elsewhere, the name is a hash of that, too.
+    Where more decides what becomes of its files, such as boxes from elsewhere, the name is a hash of that, too, and
+    `contents` has it, a text per file.
     """
 
     name: str
     entries: tuple[Entry, ...]
+    contents: tuple[str, ...] = ()
 
     @property
     def archive(self) -> str | None:
         """The kind of archive that it is, if it is one."""
         return _kind_of(self.entries[0])
 
+    def identify(self) -> dict[str, str]:
+        """Return a hash of all that decides what becomes of each file, by its path as it is in tables."""
+        contents = self.contents or ("",) * len(self.entries)
+        pairs = zip(self.entries, contents, strict=True)
+        return {parquet_text(entry.path): _hash([*_describe(entry), content])[:16] for entry, content in pairs}
+
 
 def cut(entries: Sequence[Entry]) -> list[Unit]:
-    """Return the listing in units in the order of their first paths: each archive one, loose files 8 to 256 at a time.
+    """Return the listing in units in the order of their first paths: each archive one, loose files some at a time.
 
     Units are small where there are few files, so that every core has work, and larger where there are millions, so
-    that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has.
+    that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has. Where one ends follows from
+    the paths of its files, so that one file more or less changes that unit alone, and not all that come after it.
     """
     loose: list[Entry] = []
     units = []
@@ -61,20 +73,38 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
             loose.append(entry)
         else:
             units.append(Unit(_name((entry,)), (entry,)))
-    size = max(8, min(32, len(loose) // 64), min(256, len(loose) // 10_000))
-    size = -(-size // 8) * 8  # whole batches, where those are of the default size
+    size = choose_size(len(loose))
     batch: list[Entry] = []
     total = 0
     for entry in loose:
-        if batch and (len(batch) == size or total + entry.size > _UNIT_BYTES):
+        if batch and total + entry.size > _UNIT_BYTES:
             units.append(Unit(_name(batch), tuple(batch)))
             batch, total = [], 0
         batch.append(entry)
         total += entry.size
+        if ends_unit(entry.path, len(batch), size):
+            units.append(Unit(_name(batch), tuple(batch)))
+            batch, total = [], 0
     if batch:
         units.append(Unit(_name(batch), tuple(batch)))
     units.sort(key=lambda unit: unit.entries[0].path)
     return units
+
+
+def choose_size(count: int) -> int:
+    """Return how many of so many files a unit has on average: a power of two, which seldom changes as they grow."""
+    most = max(_SMALLEST, min(32, count // 64), min(_LARGEST, count // 10_000))
+    return 1 << (most.bit_length() - 1)
+
+
+def ends_unit(path: str, length: int, size: int) -> bool:
+    """Return whether a unit that has `length` files ends with the one at `path`: from half of `size` to twice as many.
+
+    Between these a hash of the path says so, for one in `size / 2`.
+    """
+    if length < size // 2:
+        return False
+    return length >= 2 * size or (zlib.crc32(path.encode("utf-8", "surrogatepass")) * _MIX >> 16) % (size // 2) == 0
 
 
 def _kind_of(entry: Entry) -> str | None:
@@ -89,9 +119,22 @@ def count_inputs(units: Sequence[Unit]) -> str:
     return f"{files} files" + (f" and {archives} archives" if archives else "")
 
 
+def _describe(entry: Entry) -> list[str | int]:
+    """Return what tells a file from any other version of it."""
+    return [*entry[:3], entry.status, entry.reason]
+
+
 def _name(entries: Sequence[Entry]) -> str:
-    text = json.dumps([[*entry[:3], entry.status, entry.reason] for entry in entries], ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return _hash([_describe(entry) for entry in entries])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()[:32]
+
+
+def rename(unit: Unit, content: Any, contents: Sequence[str] = ()) -> Unit:
+    """Return a unit whose name is also a hash of `content`, and which has `contents`, a text per file."""
+    return unit._replace(name=_hash([unit.name, content]), contents=tuple(contents))
 
 
 def locate_inside(out: str) -> str:
@@ -113,11 +156,24 @@ class RecordNotes(NamedTuple):
     """What a record notes about its files, by their paths as they are in it.
 
     `retries` are those that may be tried again, each with the budget of time that was too little for it, 0 where
-    storage failed it; `stamps` are those of the results that were written to OUT.
+    storage failed it; `stamps` are those of the results that were written to OUT; `identities` say which version of a
+    file the rows are about, where they hold for it in any unit (`takeover`).
     """
 
     retries: Mapping[str, float] = {}
     stamps: Mapping[str, str] = {}
+    identities: Mapping[str, str] = {}
+
+    def as_texts(self) -> "RecordNotes":
+        """Return the notes, by the paths as they are in tables."""
+        return self._map(lambda values: {parquet_text(path): value for path, value in values.items()})
+
+    def restrict(self, paths: Collection[str]) -> "RecordNotes":
+        """Return what is noted of these paths."""
+        return self._map(lambda values: {path: value for path, value in values.items() if path in paths})
+
+    def _map(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> "RecordNotes":
+        return RecordNotes(change(self.retries), change(self.stamps), change(self.identities))
 
 
 def write_record(
@@ -144,8 +200,7 @@ def write_record(
 
 def add_notes(table: pa.Table, notes: RecordNotes) -> pa.Table:
     """Return a record with what it notes."""
-    texts = [{parquet_text(path): value for path, value in values.items()} for values in notes]
-    metadata = {_NOTES: json.dumps(dict(zip(RecordNotes._fields, texts, strict=True))).encode()}
+    metadata = {_NOTES: json.dumps(notes.as_texts()._asdict()).encode()}
     return table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
 
 
@@ -210,7 +265,7 @@ def set_aside(records: str, names: Collection[str]) -> None:
 
     def move(name: str) -> None:
         uri = storage.join(records, "units", f"{name}.parquet")
-        storage.write_bytes(storage.join(records, _FORMER, f"{name}.parquet"), storage.read_bytes(uri))
+        storage.write_bytes(former_uri(records, name), storage.read_bytes(uri))
         storage.delete(uri)
 
     stale_names = [name for name in _names(records, "units") if name.removesuffix(_RETRY) not in names]
@@ -225,20 +280,30 @@ def take_up(records: str, all_units: Sequence[Unit]) -> list[Unit]:
     return [unit for unit in all_units if unit.name not in finished_names]
 
 
+def list_former(records: str) -> list[str]:
+    """Return the names of the records that were set aside."""
+    return sorted(_names(records, _FORMER))
+
+
+def former_uri(records: str, name: str) -> str:
+    """Return where the record of this name lies that was set aside."""
+    return storage.join(records, _FORMER, f"{name}.parquet")
+
+
 def read_former(records: str) -> Iterator[pa.Table]:
     """Yield the records that were set aside."""
-    names = sorted(_names(records, _FORMER))
+    names = list_former(records)
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(names), _READERS):
-            uris = [storage.join(records, _FORMER, f"{name}.parquet") for name in names[start : start + _READERS]]
+            uris = [former_uri(records, name) for name in names[start : start + _READERS]]
             yield from pool.map(tables.read_table, uris)
 
 
 def remove_former(records: str) -> None:
     """Remove the records that were set aside: they speak of inputs that are gone."""
-    names = _names(records, _FORMER)
+    names = list_former(records)
     with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda name: storage.delete(storage.join(records, _FORMER, f"{name}.parquet")), names))
+        list(pool.map(lambda name: storage.delete(former_uri(records, name)), names))
     storage.remove_empty_folders(records, _FORMER)
 
 

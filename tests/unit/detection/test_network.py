@@ -148,3 +148,18 @@ def test_real_weights_stay_far_below_the_tolerance(data: Path, name: str, precis
     reference = compute_reference(yolo.load(name, content), name)
     network = make(content, precision=precision)._networks[0]
     assert network.measure_deviation(reference) < TOLERANCES[network.arithmetic] / 3
+
+
+def test_an_image_has_the_same_boxes_whatever_it_is_looked_at_with(checkpoint: bytes) -> None:
+    random = np.random.default_rng(1)
+    images = [random.integers(0, 255, (320, 320, 3), np.uint8) for _ in range(9)]
+    detector = make(checkpoint, precision="bfloat16", imgsz=320, confidence=0.01)
+    alone = [detector([image])[0] for image in images]
+    assert sum(len(detections.confidences) for detections in alone) > 50
+    for size in (2, 3, 5, 8, 9):
+        order = list(random.permutation(len(images)))
+        for start in range(0, len(images), size):
+            numbers = order[start : start + size]
+            for number, together in zip(numbers, detector([images[number] for number in numbers]), strict=True):
+                for column, expected in zip(together, alone[number], strict=True):
+                    np.testing.assert_array_equal(column, expected)

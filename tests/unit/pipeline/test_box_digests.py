@@ -54,7 +54,8 @@ def test_an_edited_row_redoes_its_unit_alone(tmp_path: Path, changes: dict[str, 
             write_table(tmp_path / "edited.parquet", **changes),
         )
     ]
-    assert len(all_units) == 4 and len({unit.name for unit in names[0]} | {unit.name for unit in all_units}) == 8
+    assert len(all_units) > 3
+    assert len({unit.name for unit in names[0]} | {unit.name for unit in all_units}) == 2 * len(all_units)
     assert names[0] == names[1] and count_changes(names[0], names[2]) == 1
 
 

@@ -27,10 +27,31 @@ def test_units_hold_every_input_once_whatever_the_order(entries: list[Entry], ra
     assert len({unit.name for unit in cut}) == len(cut)
 
 
-@pytest.mark.parametrize(("count", "largest"), [(0, 0), (1, 1), (20, 8), (640, 16), (10_000, 32), (400_000, 40)])
-def test_unit_sizes(count: int, largest: int) -> None:
-    cut = units.cut([Entry(f"{number:07}.jpg", 1, "") for number in range(count)])
-    assert max((len(unit.entries) for unit in cut), default=0) == largest
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [(0, 8), (20, 8), (1023, 8), (1024, 16), (10_000, 32), (400_000, 32), (640_000, 64), (10**7, 256), (10**9, 256)],
+)
+def test_size_classes_are_powers_of_two(count: int, size: int) -> None:
+    assert units.choose_size(count) == size
+
+
+@pytest.mark.parametrize("name", ["{:07}.jpg", "2024/{:05}/IMG_{:09}.jpg", "{:x}/ä.png"])
+def test_unit_sizes(name: str) -> None:
+    cut = units.cut([Entry(name.format(number, number), 1, "") for number in range(10_000)])
+    lengths = [len(unit.entries) for unit in cut[:-1]]
+    assert min(lengths) >= 16 and max(lengths) <= 64 and 26 < sum(lengths) / len(lengths) < 38
+
+
+@given(st.integers(0, 2000), st.sampled_from(["added", "removed", "changed"]))
+def test_one_file_more_or_less_moves_no_other_unit(place: int, change: str) -> None:
+    entries = [Entry(f"{number:05}.jpg", 1, "") for number in range(2000)]
+    changed = list(entries)
+    if change == "added":
+        changed.append(Entry(f"{place:05}a.jpg", 1, ""))
+    elif place < 2000:
+        changed[place : place + 1] = [Entry(entries[place].path, 2, "")] if change == "changed" else []
+    names = {unit.name for unit in units.cut(entries)}
+    assert sum(unit.name not in names for unit in units.cut(changed)) <= 6
 
 
 def test_units_of_large_files_are_small() -> None:
@@ -83,7 +104,7 @@ def test_what_storage_failed_is_done_again(tmp_path: Path) -> None:
     assert units.list_finished(out) == (set(), {unit.name})
     record = units.read_retry(out, unit.name)
     assert record is not None and record.equals(table)
-    assert units.parse_notes(record) == ({"a.jpg": 0}, {"b\\xe9.jpg": "stamp"})
+    assert units.parse_notes(record) == ({"a.jpg": 0}, {"b\\xe9.jpg": "stamp"}, {})
     units.write_record(out, unit.name, table, was_retry=True)
     assert units.list_finished(out) == ({unit.name}, set())
     assert units.read_retry(out, unit.name) is None and len(list((tmp_path / "units").iterdir())) == 1
