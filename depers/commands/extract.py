@@ -44,7 +44,7 @@ from depers.runtime import claims, outputs, progress, takeover, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
-from depers.runtime.tasks import run_file_tasks
+from depers.runtime.tasks import choose_share, run_file_tasks
 from depers.runtime.units import Unit
 from depers.statuses import SourceStatus
 from depers.storage import Entry, tables
@@ -217,7 +217,8 @@ def _extract(
     reference = ray.put(list(checkpoints))
     calls = ((job, unit, reference, parts[unit.name], sources) for unit, sources in todo)
     gpus = verification.gpu_share(job.verification and job.verification.inference)
-    results = run_file_tasks(extract_unit, calls, limit=options.workers, num_gpus=gpus)
+    share = choose_share(job.images, job.out)
+    results = run_file_tasks(extract_unit, calls, limit=options.workers, num_cpus=share, num_gpus=gpus)
     speed = progress.follow(lease.guard(results), unfinished)
     table = pa.concat_tables(units.read_records(records, all_units, RECORD)).sort_by("path")
     if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):

@@ -52,7 +52,7 @@ from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.runtime.takeover import Source
-from depers.runtime.tasks import run_file_tasks
+from depers.runtime.tasks import choose_share, run_file_tasks
 from depers.runtime.units import Unit
 from depers.statuses import FileStatus
 from depers.storage import Entry, tables
@@ -355,7 +355,10 @@ def _label(
             }
             yield job, unit, rows, sources
 
-    speed = progress.follow(lease.guard(run_file_tasks(label_unit, calls(), limit=options.workers)), unfinished)
+    share = choose_share(job.out, *job.folders.values())
+    speed = progress.follow(
+        lease.guard(run_file_tasks(label_unit, calls(), limit=options.workers, num_cpus=share)), unfinished
+    )
     _remove_stale(job.out, {entry.path for entry in entries})
     counter, table = FailureCounter(storage.join(job.out, "machine_labels.parquet")), _gather(job.out, all_units)
     counter.add(table)

@@ -9,6 +9,7 @@ counts, distributions and labelled images, which are also on OUT/sheet.jpg.
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -48,7 +49,7 @@ from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.local_pool import PoolPlan
 from depers.runtime.results import Failures, VerbResult
-from depers.runtime.tasks import run_file_tasks
+from depers.runtime.tasks import choose_share, run_file_tasks
 from depers.storage import tables
 
 _LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.twins", "depers.normalization.writing")
@@ -231,7 +232,8 @@ class NormalizeResult(VerbResult):
 
 def plan_processes(options: Options) -> PoolPlan:
     """Return the processes that do the work where no Ray runs."""
-    return PoolPlan(_LOCAL_MODULES)
+    waits = choose_share(options.raw, options.out) < 1
+    return PoolPlan(_LOCAL_MODULES, 3 * len(os.sched_getaffinity(0)) if waits else None)
 
 
 def run(options: Options) -> NormalizeResult:
@@ -389,7 +391,7 @@ def _write(
             index.add_problems(Problem(**problem) for problem in problems)
             bar.update(len(record))
 
-        for record in lease.guard(run_file_tasks(write_unit, calls())):
+        for record in lease.guard(run_file_tasks(write_unit, calls(), num_cpus=choose_share(out, options.raw))):
             count(record)
     return statistics
 

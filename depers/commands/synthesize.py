@@ -24,7 +24,7 @@ from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.runtime.results import VerbResult
-from depers.runtime.tasks import run_tasks
+from depers.runtime.tasks import choose_share, run_tasks
 from depers.statuses import SourceStatus
 from depers.synthesis import plan_table, planner, renderer, statistics
 from depers.synthesis.assets import Assets, make_assets
@@ -256,7 +256,7 @@ def _synthesize(
     calls = ((extracted, job, *blocks) for blocks in todo)
     stopwatch = progress.Stopwatch()
     with progress.open_bar(sum(job.images(*blocks) for blocks in todo), "rendered") as bar:
-        for count in lease.guard(run_tasks(renderer.render_blocks, calls)):
+        for count in lease.guard(run_tasks(renderer.render_blocks, calls, num_cpus=choose_share(extracted.root, out))):
             bar.update(count)
             stopwatch.add(count)
 

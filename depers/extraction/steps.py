@@ -26,6 +26,7 @@ from depers.runtime.takeover import Source
 from depers.runtime.units import RecordNotes, Unit
 from depers.storage import Entry, tables
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
+from depers.storage.overlapped import count_threads
 from depers.storage.tables import parquet_text
 
 _THREADS = 4  # per task, for what waits for storage
@@ -75,7 +76,7 @@ def _extract(job: ExtractionJob, unit: Unit, checkpoints: Sequence[bytes], guard
     """Take the images apart and write their backgrounds; return what became of each."""
     detector = load_detector(job.verification, tuple(checkpoints)) if job.verification else None
     images: list[DecomposedImage] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(count_threads(_THREADS, job.images, job.out)) as pool:
         reads = [pool.submit(_read, job, entry) for entry in unit.entries]
         writes = []
         for first in range(0, len(reads), _BATCH):

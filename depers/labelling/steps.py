@@ -27,6 +27,7 @@ from depers.runtime.takeover import Source
 from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import SourceStatus
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
+from depers.storage.overlapped import count_threads
 from depers.storage.tables import column, parquet_text, schema
 
 _THREADS = 4  # per task, for what waits for storage
@@ -150,7 +151,7 @@ def label_unit(
                 return _fail(job, entry.path, typed_reason(error)), False
 
     # Where a file ends its process, only one may be at work: it would be taken for its neighbor.
-    with ThreadPoolExecutor(1 if guard.note else _THREADS) as pool:
+    with ThreadPoolExecutor(1 if guard.note else count_threads(_THREADS, job.out, *job.folders.values())) as pool:
         results = list(pool.map(write, range(len(unit.entries))))
     pairs = zip(unit.entries, results, strict=True)
     retries = {parquet_text(entry.path): 0.0 for entry, (_, retry) in pairs if retry}

@@ -25,12 +25,12 @@ from depers.runtime.file_guard import FileGuard
 from depers.statuses import ProblemAction, SourceStatus
 from depers.storage import tables
 from depers.storage.failures import explain, is_of_name
+from depers.storage.overlapped import count_threads
 from depers.storage.tables import column, parquet_text
 
 _VERSION = "6"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _NO_LABELS = Labels.of([], [])
-_THREADS = 8  # where storage is waited for
 _ROWS = 65_536  # problems that are written at once
 
 PROBLEMS = tables.schema(
@@ -122,10 +122,10 @@ def write_unit(
         with guard.watch(offset):
             return _write_image(out, exif_frame, task, has_regions)
 
-    waits = storage.is_s3(out) or any(storage.is_s3(task.source) for task in tasks)
+    threads = count_threads(1, out, *(task.source for task in tasks))
     has_regions = storage.is_dir(storage.join(out, FOLDER))  # of an earlier run, perhaps, when an image still had some
     # Where a file ends its process, only one may be at work: it would be taken for its neighbor.
-    with ThreadPoolExecutor(_THREADS if waits and not guard.note else 1) as pool:
+    with ThreadPoolExecutor(1 if guard.note else threads) as pool:
         rows = list(pool.map(write, itertools.count(), tasks))
     table = _make_record(rows)
     count_rows(table)

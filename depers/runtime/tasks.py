@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from depers import storage
 from depers.observation.collector import collect
 from depers.observation.context import RunContext, current_context
 from depers.observation.meter import Stage, count, stage
@@ -23,6 +24,14 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 _PER_CPU = 4  # tasks in flight: enough to keep all cores busy
+
+
+def choose_share(*uris: str) -> float:
+    """Return how many cores a task takes that reads and writes at these places: of S3 it waits for half of the time.
+
+    At the ends of a unit there is nothing else to do: what it needs comes first, and its record last.
+    """
+    return 0.5 if any(storage.is_s3(uri) for uri in uris) else 1
 
 
 def run_tasks(
@@ -74,6 +83,7 @@ def run_file_tasks(
     *,
     file_seconds: float = time_budget.FILE_SECONDS,
     limit: int | None = None,
+    num_cpus: float = 1,
     num_gpus: float = 0,
 ) -> Iterator[T]:
     """Run a function that works on files as `run_tasks` does, with one more argument: the task's `FileGuard`.
@@ -88,7 +98,7 @@ def run_file_tasks(
     import ray
 
     ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    remote, context = ray.remote(max_retries=0, num_gpus=num_gpus)(_run_guarded), current_context()
+    remote, context = ray.remote(max_retries=0, num_cpus=num_cpus, num_gpus=num_gpus)(_run_guarded), current_context()
 
     def start(numbered: tuple[int, tuple[Any, ...]]) -> Any:
         return remote.remote(context, function, ledger, file_seconds, *numbered)

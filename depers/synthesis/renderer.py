@@ -7,6 +7,7 @@ image has ignore regions; or OUT/shards/NNNNNN.tar
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from depers.reports import drawing
 from depers.resources import MIB
 from depers.runtime import units
 from depers.storage import tables
+from depers.storage.overlapped import OverlappedWriter
 from depers.synthesis import compositing, plan_table, planner, statistics
 from depers.synthesis.assets import Assets
 from depers.synthesis.statistics import DatasetStatistics
@@ -48,6 +50,9 @@ _SHEET_IMAGES = 24
 _DECODED_BYTES = 128 * MIB  # of sprites, however large those are
 _READ_PARTS = 8  # what a block chooses from
 _DECODED_BACKGROUNDS = 3  # images come in the order of their backgrounds
+_READ_BACKGROUNDS = 32  # as files, which wait to be decoded
+_ROWS_AHEAD = 8  # whose files are read before their turn
+_READERS = 16  # threads that mostly wait for storage
 
 
 class RenderJob(NamedTuple):
@@ -104,10 +109,24 @@ class Renderer:
 
     def __init__(self, bank: sprite_bank.SpriteBank) -> None:
         self._bank = bank
+        self._pool = ThreadPoolExecutor(_READERS)
         self._background = lru_cache(_DECODED_BACKGROUNDS)(self._decode_background)
-        self._part = lru_cache(_READ_PARTS)(self._read_part)
+        self._file = lru_cache(_READ_BACKGROUNDS)(self._begin_file)
+        self._part = lru_cache(_READ_PARTS)(self._begin_part)
         self._sprites: dict[tuple[str, int], Planes] = {}
         self._cached_bytes = 0
+
+    def announce(self, row: dict[str, Any]) -> None:
+        """Begin to read what a row will need, so that nobody waits for it when its turn comes."""
+        self._file(row["background"])
+        for entry in row["objects"]:
+            (self._part if entry["sprite"] else self._file)(entry["image"])
+
+    def _begin_file(self, path: str) -> Future[bytes]:
+        return self._pool.submit(storage.read_bytes, storage.join(self._bank.root, path))
+
+    def _begin_part(self, part: str) -> Future[dict[str, Any]]:
+        return self._pool.submit(self._read_part, part)
 
     def __call__(self, row: dict[str, Any]) -> bytes:
         """Return the JPEG of a row; raise UserError where an image of the extraction is missing or damaged."""
@@ -119,7 +138,7 @@ class Renderer:
     def _decode_background(self, path: str) -> Planes:
         uri = storage.join(self._bank.root, path)
         try:
-            data = storage.read_bytes(uri)
+            data = self._file(path).result()
             header = read_header(data, float("inf"))
             if header.orientation == 1 and (image := ycbcr.decode(data)):
                 return image
@@ -127,6 +146,7 @@ class Renderer:
         except (FileNotFoundError, ImageError) as error:
             raise UserError(f"{uri}: the background cannot be read ({error}): extract again") from None
         except OSError as error:
+            self._file.cache_clear()  # another attempt reads again
             raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
 
     def _sprite(self, entry: dict[str, Any]) -> Planes:
@@ -147,8 +167,11 @@ class Renderer:
 
     def _decode_sprite(self, part: str, sprite: str) -> Planes:
         try:
-            data = self._part(part)[sprite].as_py()
+            data = self._part(part).result()[sprite].as_py()
             return ycbcr.decode(data) or ycbcr.from_rgb(simplejpeg.decode_jpeg(data, "RGB"))
+        except UserError:
+            self._part.cache_clear()  # another attempt reads again
+            raise
         except (KeyError, ValueError) as error:
             uri = storage.join(self._bank.root, part)
             raise UserError(f"{uri}: sprite {sprite} cannot be read ({error}): extract again") from None
@@ -205,7 +228,10 @@ def _render_images(
     """Yield name, JPEG, label text and ignore regions of each image; add to the record's `rows`."""
     render = _renderer_of(bank, job)
     for block in range(first, last):
-        for row in read_block(job.out, block):
+        block_rows = read_block(job.out, block)
+        for index, row in enumerate(block_rows):
+            for later_row in block_rows[index : index + _ROWS_AHEAD]:
+                render.announce(later_row)
             name, data = plan_table.file_name(row["index"], row["variant"], job.variants), render(row)
             sprite_count = sum(entry["sprite"] is not None for entry in row["objects"])
             rows.append(
@@ -215,11 +241,12 @@ def _render_images(
 
 
 def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
-    for name, data, text, ignored in images:
-        if ignored:
-            storage.write_below(job.out, f"{FOLDER}/train/{name}.txt", ignored)
-        storage.write_below(job.out, f"labels/train/{name}.txt", text)
-        storage.write_below(job.out, f"images/train/{name}.jpg", data)
+    with OverlappedWriter(job.out) as writer:
+        for name, data, text, ignored in images:
+            if ignored:
+                writer.write(f"{FOLDER}/train/{name}.txt", ignored)
+            writer.write(f"labels/train/{name}.txt", text)
+            writer.write(f"images/train/{name}.jpg", data)
 
 
 def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
