@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from depers import storage
 from depers.commands import detect
 from depers.datasets.class_values import read_class_shares
-from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, without_machine_labels
+from depers.datasets.data_yaml import Dataset, check_labels, find_split_folder, read_dataset, without_machine_labels
 from depers.datasets.seen_images import count_seen, describe_seen
 from depers.datasets.splits import group_names
 from depers.detection import shipped
@@ -194,18 +194,10 @@ class Options(CheckedOptions):
         )
 
 
-def split_folder(dataset: Dataset, split: str, source: str) -> str:
-    """Return the folder of images of a split. Raises UserError where the dataset has no such split."""
-    folder = {"train": dataset.train, "val": dataset.val, "calibration": dataset.calibration}[split]
-    if folder is None:
-        raise UserError(f"{source}: the dataset must name a {split} split, but does not")
-    return folder
-
-
 def check(options: Options) -> None:
     """Raise UserError for a dataset that cannot be measured with, as far as its folders say, before Ray starts."""
     dataset = read_dataset(options.dataset)
-    check_labels(options.dataset, split_folder(dataset, options.split, options.dataset))
+    check_labels(options.dataset, find_split_folder(dataset, options.split, options.dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +295,7 @@ def run(options: Options) -> EvaluateResult:
 def _evaluate(options: Options) -> EvaluateResult:
     check(options)
     dataset = without_machine_labels(read_dataset(options.dataset))
-    folder = split_folder(dataset, options.split, options.dataset)
+    folder = find_split_folder(dataset, options.split, options.dataset)
     if options.score is not None:
         return _score(options, dataset, folder)
     targets = read_class_shares(options.target_recall, dataset.names, "--target-recall")

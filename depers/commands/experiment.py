@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from depers import __version__, storage
 from depers.commands import extract, synthesize
-from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, write_subset_yaml
+from depers.datasets.data_yaml import Dataset, check_labels, find_split_folder, read_dataset, write_subset_yaml
 from depers.datasets.digests import digest_dataset
 from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
@@ -303,15 +303,12 @@ def run(options: Options) -> ExperimentResult:
     check(options)
     out, options = options.out, _absolute(options)  # the result names OUT as the caller does
     dataset = read_dataset(options.dataset)
-    for name, folder in (("train", dataset.train), ("val", dataset.val)):
-        if folder is None:
-            raise UserError(f"{options.dataset}: the dataset must name a {name} split, but does not")
-    assert dataset.train is not None and dataset.val is not None
-    if storage.overlap(dataset.train, dataset.val):
-        raise UserError(f"{options.dataset}: train and val must be different images, but are {dataset.train} and val")
+    train, val = (find_split_folder(dataset, split, options.dataset) for split in ("train", "val"))
+    if storage.overlap(train, val):
+        raise UserError(f"{options.dataset}: train and val must be different images, but are {train} and val")
     if storage.overlap(dataset.root, options.out):
         raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {options.out}")
-    images = [entry.path for entry in list_images(dataset.train)]
+    images = [entry.path for entry in list_images(train)]
     cells = plan_cells(options, len(images))
     declaration = {"sizes": sorted({cell.size for cell in cells}), "seeds": options.seeds}
     declaration |= {"contrast": CONTRAST, "rule": RULE, "depers": __version__}

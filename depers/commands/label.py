@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from depers import __version__, storage
 from depers.commands import detect
 from depers.datasets.class_values import read_class_shares
-from depers.datasets.data_yaml import Dataset, check_labels, read_dataset, write_data_yaml
+from depers.datasets.data_yaml import Dataset, check_labels, find_split_folder, read_dataset, write_data_yaml
 from depers.datasets.ignore_regions import locate_folder
 from depers.datasets.labels import label_path
 from depers.detection.detections import Detections, to_array
@@ -186,9 +186,8 @@ def check(options: Options) -> None:
 
 def _list_folders(options: Options, dataset: Dataset) -> dict[str, str]:
     """Return the folders of images by split. Raise UserError for a dataset that was made of others."""
-    if dataset.train is None:
-        raise UserError(f"{options.dataset}: the dataset must name a train split, but does not")
-    if dataset.additional_train:
+    train = find_split_folder(dataset, "train", options.dataset)
+    if dataset.additional_train or dataset.shards:
         raise UserError(
             f"{options.dataset}: train must be one folder, but is several: label the dataset that it was made of"
         )
@@ -198,7 +197,7 @@ def _list_folders(options: Options, dataset: Dataset) -> dict[str, str]:
             " was made of"
         )
     others = {"val": dataset.val, "calibration": dataset.calibration}
-    folders = {"train": dataset.train} | {split: folder for split, folder in others.items() if folder is not None}
+    folders = {"train": train} | {split: folder for split, folder in others.items() if folder is not None}
     out = storage.absolute(options.out)
     for folder in (dataset.root, *folders.values()):
         if storage.overlap(folder, out):

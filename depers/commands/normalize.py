@@ -21,6 +21,7 @@ import simplejpeg
 
 from depers import storage
 from depers.datasets.data_yaml import write_data_yaml
+from depers.datasets.image_index import IndexWriter
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
 from depers.normalization import account, report
@@ -383,10 +384,11 @@ def _write(
             else:
                 yield out, name, options.exif_frame, part
 
-    with progress.open_bar(total, "images") as bar:
+    with progress.open_bar(total, "images") as bar, IndexWriter(out) as dataset_index:
 
         def count(record: pa.Table) -> None:
             statistics.add(record)
+            dataset_index.add(record)
             problems = record["problems"].combine_chunks().flatten().to_pylist()
             index.add_problems(Problem(**problem) for problem in problems)
             bar.update(len(record))

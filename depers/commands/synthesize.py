@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
+from depers.datasets.image_index import IndexWriter
 from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
 from depers.runtime import claims, progress, units
@@ -193,7 +194,7 @@ def find_real(options: Options, extracted: sprite_bank.SpriteBank, out: str) -> 
         raise UserError(f"--real {uri}: its classes must be {names}, but are {', '.join(dataset.names)}")
     if storage.is_s3(out) and not storage.is_s3(dataset.root):
         raise UserError(f"--real {uri}: must be on S3 like OUT, since one data.yaml names both (--real none: no other)")
-    for folder in (dataset.train, dataset.val, *dataset.additional_train):
+    for folder in (dataset.train, dataset.val, *dataset.additional_train, *(tars.folder for tars in dataset.shards)):
         if folder and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside the dataset's images, but got {out} and {folder}")
     return dataset
@@ -265,6 +266,10 @@ def _synthesize(
     source = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     report = storage.join(out, "report.html")
     storage.write_bytes(report, make_report(options, extracted, source, synthetic, images).encode())
+    with IndexWriter(out) as index:
+        for blocks in lease.guard(job.units()):
+            record = units.record_uri(units.locate_inside(out), renderer.unit_name(blocks[0]))
+            index.add(units.read_record(record))
     write_joined_yaml(out, extracted.class_names, real, plan_table.FOLDER, renderer.shard_names(job))
     return SynthesizeResult(
         out=out,

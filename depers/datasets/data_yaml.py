@@ -10,15 +10,17 @@ ROOT is a folder or an `s3://` URI.
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from posixpath import splitext
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
 import yaml
 
 from depers import storage
 from depers.datasets.ignore_regions import locate_folder
-from depers.datasets.labels import IMAGE_SUFFIXES, SPLITS
+from depers.datasets.labels import SPLITS, find_images
+from depers.datasets.shards import Shards, parse_shards
 from depers.errors import UserError, one_line
+from depers.storage import file_table
 from depers.yaml_files import parse_yaml
 
 HINT = "run `depers normalize` first, which makes a dataset of such a set"
@@ -43,6 +45,9 @@ class Dataset(NamedTuple):
     `share`, which YOLOv5 ignores.
 
     `calibration` are images that neither teach nor choose weights, for thresholds; YOLOv5 ignores the key.
+
+    `shards` are tars with more images to train on, which YOLOv5 cannot read. data.yaml then leaves its `train` empty,
+    so that YOLOv5 does not train on a part of the images, and names the folders in `train_beside_shards`.
     """
 
     root: str
@@ -54,6 +59,7 @@ class Dataset(NamedTuple):
     machine_labelled: tuple[tuple[str, frozenset[int]], ...] = ()
     additional_share: float | None = None
     calibration: str | None = None
+    shards: tuple[Shards, ...] = ()
 
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
@@ -95,9 +101,11 @@ def read_dataset(dataset: str | Path) -> Dataset:
     if path is not None and not isinstance(path, str):
         raise UserError(f"{file}: path must be the path of a folder, but is {path!r}")
     root = _resolve(file.rpartition("/")[0] if "/" in file else ".", path or "")
-    value = content.get("train")
+    shards = _read_shards(file, root, content)
+    key = "train_beside_shards" if shards else "train"
+    value = content.get(key)
     values = value if isinstance(value, list) and value else [value]
-    train, *additional_train = (_read_split(file, root, value, "train") for value in values)
+    train, *additional_train = (_read_split(file, root, value, key) for value in values)
     val = content.get("val")
     if isinstance(val, list) and len(val) == 1:
         val = val[0]
@@ -112,7 +120,30 @@ def read_dataset(dataset: str | Path) -> Dataset:
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1):
         raise UserError(f"{file}: share must be a number between 0 and 1, but is {share!r}")
     calibration = _read_split(file, root, content.get("calibration"), "calibration")
-    return Dataset(root, names, train, val, labelled, additional, machine_labelled, share, calibration)
+    return Dataset(root, names, train, val, labelled, additional, machine_labelled, share, calibration, shards)
+
+
+def _read_shards(file: str, root: str, content: Mapping[str, Any]) -> tuple[Shards, ...]:
+    value = content.get("shards")
+    values = value if isinstance(value, list) else [value] if value else []
+    for pattern in values:
+        if not isinstance(pattern, str):
+            raise UserError(f"{file}: shards must be like shards/{{000000..000012}}.tar, but is {pattern!r}")
+    if values and content.get("train"):
+        hint = "folders beside tars are named by train_beside_shards"
+        raise UserError(f"{file}: train must be empty where there are shards, but is {content['train']!r}: {hint}")
+    return tuple(parse_shards(_resolve(root, pattern), file) for pattern in values)
+
+
+def find_split_folder(dataset: Dataset, split: str, source: str) -> str:
+    """Return the folder of images of a split, of several the first. Raise UserError where there is none."""
+    folder = {"train": dataset.train, "val": dataset.val, "calibration": dataset.calibration}[split]
+    if folder is not None:
+        return folder
+    if split == "train" and dataset.shards:
+        tars = f"they are in tars ({dataset.shards[0].pattern}), which only `depers train` reads"
+        raise UserError(f"{source}: the dataset must have its training images in a folder, but {tars}")
+    raise UserError(f"{source}: the dataset must name a {split} split, but does not")
 
 
 def _resolve(folder: str, path: str) -> str:
@@ -150,7 +181,8 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        expectation = "the path of a folder or a list of them" if split == "train" else "the path of one folder"
+        is_list = split.startswith("train")
+        expectation = "the path of a folder or a list of them" if is_list else "the path of one folder"
         raise UserError(f"{file}: {split} must be {expectation}, but is {value!r}")
     folder = _resolve(root, value)
     if value.lower().endswith(".txt"):
@@ -179,15 +211,16 @@ def check_labels(source: str, *folders: str | None) -> None:
             ) from None
         if not storage.is_dir(labels):
             raise UserError(f"{source}: the labels of {folder} must be in {labels}, but nothing is there: {HINT}")
-        texts = {entry.path for entry in storage.list_files(labels, follow_links=True)}
-        paths = [entry.path for entry in storage.list_files(folder, follow_links=True)]
-        expected = {path: f"{splitext(path)[0]}.txt" for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
-        if bare := [image for image, text in expected.items() if text not in texts]:
-            strangers = sorted(texts.difference(expected.values()))
-            example = f", while {strangers[0]} has no image" if strangers else ""
+        texts, files = (file_table.tabulate_files(uri)["path"] for uri in (labels, folder))
+        images = files.filter(find_images(files))
+        expected = pc.replace_substring_regex(images, r"([^/])\.[^./]*$", r"\1.txt")  # as `label_path`
+        bare = images.filter(pc.invert(pc.is_in(expected, value_set=texts.combine_chunks())))
+        if len(bare):
+            strangers = texts.filter(pc.invert(pc.is_in(texts, value_set=expected.combine_chunks())))
+            example = f", while {file_table.decode(strangers[0].as_py())} has no image" if len(strangers) else ""
             raise UserError(
                 f"{source}: every image must have a label file, an empty one where it shows nothing, but {len(bare)} of"
-                f" {len(expected)} in {folder} have none, such as {bare[0]}{example}: {HINT}"
+                f" {len(images)} in {folder} have none, such as {file_table.decode(bare[0].as_py())}{example}: {HINT}"
             )
 
 
@@ -242,15 +275,15 @@ def write_joined_yaml(
 
     Training images are the dataset's and these, each half of what a training sees; validation images the dataset's.
     Folders are absolute, as YOLOv5 needs them where they are not below one. What these images are not labelled for,
-    their ignore regions say. Where the images are in tars (`shards`), the file names those, and no folder to train on,
-    since it could not name both.
+    their ignore regions say. Where the images are in tars (`shards`), the file names those, and folders beside them by
+    a key of its own: YOLOv5 would train on the folders alone.
     """
     content: dict[str, Any] = {"train": "images/train", "val": "", "nc": len(names), "names": list(names)}
+    all_shards = [shards] if shards else []
     if real:
-        content["train"] = [
-            *(storage.absolute(f) for f in (real.train, *real.additional_train) if f),
-            storage.absolute(f"{root}/images/train"),
-        ]
+        folders = [storage.absolute(folder) for folder in (real.train, *real.additional_train) if folder]
+        content["train"] = folders if shards else [*folders, storage.absolute(f"{root}/images/train")]
+        all_shards = [*(storage.absolute(tars.pattern) for tars in real.shards), *all_shards]
         content["val"] = storage.absolute(real.val) if real.val else ""
         content["share"] = SYNTHETIC_SHARE
         content |= {"calibration": storage.absolute(real.calibration)} if real.calibration else {}
@@ -259,8 +292,10 @@ def write_joined_yaml(
         content["labelled"] = _named([*labelled, (f"{prefix}/", frozenset(range(len(names))))], names)
     if real and real.machine_labelled:
         content["machine_labelled"] = _named(real.machine_labelled, names)
-    if shards:
-        content |= {"train": "", "shards": shards}
+    if all_shards:
+        folders = content["train"] if real else []
+        beside = {"train_beside_shards": folders} if folders else {}
+        content |= {"train": "", "shards": all_shards[0] if len(all_shards) == 1 else all_shards} | beside
     _write(root, content)
 
 

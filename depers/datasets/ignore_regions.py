@@ -43,9 +43,14 @@ def locate_folder(images: str, folder: str = FOLDER) -> str:
 
 def split_off_unlabelled(ignored: Labels, labelled: frozenset[int]) -> tuple[Labels, frozenset[int]]:
     """Return the regions that are a part of the image, and those of the `labelled` classes without one that is all."""
-    is_whole = (ignored.boxes_xywh[:, 2:] >= _WHOLE).all(axis=1)
+    is_whole = find_whole(ignored.boxes_xywh)
     rest = Labels(ignored.class_ids[~is_whole], ignored.boxes_xywh[~is_whole])
     return rest, labelled.difference(ignored.class_ids[is_whole].tolist())
+
+
+def find_whole(boxes_xywh: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which regions (N, 4) are the whole image, bool (N,)."""
+    return np.asarray((boxes_xywh[:, 2:] >= _WHOLE).all(axis=1))
 
 
 def shares_ignored(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import storage
@@ -24,6 +26,12 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _IMAGES = re.compile(r"(.*)/(images)/(.*)", re.DOTALL)  # greedy: the last folder of that name
 _CAPITAL_IMAGES = re.compile(_IMAGES.pattern, re.IGNORECASE | re.DOTALL)
 _EDGE = 1e-3  # how far a box may reach over the image's edge: annotation tools round
+
+
+def find_images(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return which paths end as those of images do, whatever the case."""
+    suffixes = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+    return pc.match_substring_regex(paths, rf"\.({suffixes})$", ignore_case=True)
 
 
 class Labels(NamedTuple):
@@ -75,6 +83,12 @@ def drop_doubles(labels: Labels) -> Labels:
     _, first_rows = np.unique(rows, axis=0, return_index=True)
     first_rows = np.sort(first_rows)
     return Labels(labels.class_ids[first_rows], labels.boxes_xywh[first_rows])
+
+
+def sort_labels(labels: Labels) -> Labels:
+    """Return the labels by class and box, each once: what a training sees does not depend on the order of lines."""
+    rows = np.unique(np.column_stack(labels), axis=0)
+    return Labels(rows[:, 0].astype(np.int64), rows[:, 1:].astype(np.float64))
 
 
 def read_number(field: str) -> float:
@@ -136,11 +150,18 @@ def list_pairs(folder: str) -> list[tuple[str, str]]:
 def read_labels(uri: str, class_count: int) -> Labels:
     """Return the labels in a file, none where there is no file; raise UserError as `parse_yolo` does."""
     try:
-        text = storage.read_bytes(uri).decode("utf-8")
+        data = storage.read_bytes(uri)
     except FileNotFoundError:
         return Labels.of([], [])
-    except UnicodeDecodeError:
-        raise UserError(f"{uri}: must be YOLO text, but holds other bytes than UTF-8") from None
     except OSError as error:
         raise UserError(f"{uri}: not readable ({short_reason(error)})") from None
-    return parse_yolo(text, class_count, uri)
+    return decode_labels(data, class_count, uri)
+
+
+def decode_labels(data: bytes, class_count: int, source: str) -> Labels:
+    """Return the labels that a file's content says; raise UserError as `parse_yolo` does."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{source}: must be YOLO text, but holds other bytes than UTF-8") from None
+    return parse_yolo(text, class_count, source)

@@ -4,20 +4,23 @@ Beside its weights, a training leaves a table of the images that it learnt from 
 measuring compares with it, wherever the images lie now and whatever they are called.
 """
 
-import hashlib
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import storage
+from depers.datasets import image_index
 from depers.datasets.data_yaml import read_dataset
-from depers.datasets.labels import IMAGE_SUFFIXES
+from depers.datasets.labels import find_images
+from depers.datasets.shards import Member, Shards, list_shards, read_members
 from depers.errors import UserError
-from depers.storage import Entry, tables
+from depers.storage import Entry, file_table, tables
 from depers.storage.tables import column
 
 NAME = "seen.parquet"
@@ -27,39 +30,72 @@ SCHEMA = tables.schema(
 )
 """OUT/seen.parquet of a training: a row for every image."""
 _READERS = 16  # threads that mostly wait for storage
-_TAIL = 4096  # bytes: with its size, the end of an image file tells it from others as well as all of it
 _WEIGHTS = ("weights/best.pt", "weights/last.pt")
 
 
 def digest_folder(folder: str) -> NDArray[np.uint64]:
     """Return the digests of the images in a folder (N,), in the order of their paths. Raise UserError."""
+    images = file_table.tabulate_files(folder)
+    images = images.filter(pc.and_(pc.is_null(images["reason"]), find_images(images["path"])))
+    place = image_index.find_place(folder)
+    known = image_index.find_digests(*place, images) if place else pa.nulls(len(images), pa.uint64())
+    digests = np.asarray(pc.fill_null(known, 0).to_numpy(), np.uint64).copy()
+    unknown = pc.is_null(known)
+    files = images.filter(unknown)
 
-    def digest(entry: Entry) -> int:
-        uri = storage.join(folder, entry.path)
-        tail = storage.read_range(uri, max(0, entry.size - _TAIL), _TAIL)
-        return int.from_bytes(hashlib.sha256(b"%d %b" % (entry.size, tail)).digest()[:8], "big")
+    def digest(row: tuple[bytes, int]) -> int:
+        path, size = row
+        uri = storage.join(folder, file_table.decode(path))
+        start = max(0, size - image_index.TAIL_BYTES)
+        return image_index.digest_image(size, storage.read_range(uri, start, image_index.TAIL_BYTES))
 
-    entries = [entry for entry in storage.list_files(folder, follow_links=True) if not entry.status]
-    images = [entry for entry in entries if entry.path.lower().endswith(IMAGE_SUFFIXES)]
+    rows = zip(files["path"].to_pylist(), files["size"].to_pylist(), strict=True)
     with storage.translated_errors(folder), ThreadPoolExecutor(_READERS) as pool:
-        return np.fromiter(pool.map(digest, images), np.uint64, len(images))
+        digests[unknown.to_numpy(zero_copy_only=False)] = np.fromiter(pool.map(digest, rows), np.uint64, len(files))
+    return digests
+
+
+def digest_shards(tars: Shards) -> NDArray[np.uint64]:
+    """Return the digests of the images in tars (N,), in no order. Raise UserError."""
+    root, name = posixpath.split(tars.folder)
+    entries = list_shards(tars)
+    index = image_index.read_index(root or ".", "train", image_index.TAR_COLUMNS)
+    rows = image_index.find_unchanged_tars(index.rows, file_table.tabulate(entries), name)
+    known = set(pc.unique(rows["file"]).to_pylist())
+
+    def digest(entry: Entry) -> list[int]:
+        uri = storage.join(tars.folder, entry.path)
+        with storage.translated_errors(uri), storage.open_entry(tars.folder, entry) as file:
+            members = list(read_members(uri, file))
+            return [_digest_member(file, member) for member in members]
+
+    unknown = [entry for entry in entries if f"{name}/{entry.path}" not in known]
+    with ThreadPoolExecutor(_READERS) as pool:
+        others = [digest for digests in pool.map(digest, unknown) for digest in digests]
+    return np.concatenate([rows["digest"].to_numpy(), np.array(others, np.uint64)])
+
+
+def _digest_member(file: BinaryIO, member: Member) -> int:
+    tail = min(member.byte_count, image_index.TAIL_BYTES)
+    file.seek(member.offset + member.byte_count - tail)
+    return image_index.digest_image(member.byte_count, file.read(tail))
 
 
 def write_seen(out: str, datasets: Sequence[str]) -> None:
     """Write OUT/seen.parquet for a training on those datasets, the first of which has the images for validation."""
-    folders = dict(_list_folders(datasets))
-    digests = {folder: digest_folder(folder) for folder in folders}
-    splits = np.repeat(list(folders.values()), [len(values) for values in digests.values()])
-    columns = {"split": splits, "digest": np.concatenate(list(digests.values()))}
+    places: dict[str | Shards, str] = dict(_list_places(datasets))
+    digests = [digest_shards(place) if isinstance(place, Shards) else digest_folder(place) for place in places]
+    splits = np.repeat(list(places.values()), [len(values) for values in digests])
+    columns = {"split": splits, "digest": np.concatenate(digests)}
     tables.write_table(storage.join(out, NAME), pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
-def _list_folders(datasets: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _list_places(datasets: Sequence[str]) -> Iterator[tuple[str | Shards, str]]:
     for number, uri in enumerate(datasets):
         dataset = read_dataset(uri)
-        for folder in (dataset.train, *dataset.additional_train):
-            if folder is not None:
-                yield folder, "train"
+        for place in (dataset.train, *dataset.additional_train, *dataset.shards):
+            if place is not None:
+                yield place, "train"
         if number == 0 and dataset.val is not None:
             yield dataset.val, "val"
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from depers import storage
-from depers.datasets.data_yaml import Dataset
+from depers.datasets.data_yaml import Dataset, find_split_folder
 from depers.datasets.ignore_regions import FOLDER, locate_folder
 from depers.datasets.labels import IMAGE_SUFFIXES
 from depers.datasets.splits import group_names
@@ -20,15 +20,15 @@ def find_training_folder(dataset: Dataset, out: str, source: str) -> str:
     Val is not looked into: what it holds makes no difference. Nor are folders that were added to the training images:
     those may be synthetic, and what is cut from them would be pasted for the second time.
     """
-    if dataset.train is None:
-        raise UserError(f"{source}: the dataset must name a train split, but does not")
-    if dataset.val is not None and storage.overlap(dataset.train, dataset.val):
-        folders = f"but train is {dataset.train} and val {dataset.val}"
+    train = find_split_folder(dataset, "train", source)
+    if dataset.val is not None and storage.overlap(train, dataset.val):
+        folders = f"but train is {train} and val {dataset.val}"
         raise UserError(f"{source}: val must lie outside train, {folders}: what is cut from val must not be trained on")
-    for folder in (dataset.root, dataset.train, dataset.val, *dataset.additional_train):
+    shards = (tars.folder for tars in dataset.shards)
+    for folder in (dataset.root, train, dataset.val, *dataset.additional_train, *shards):
         if folder is not None and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {out} and {folder}")
-    return dataset.train
+    return train
 
 
 def list_images(folder: str) -> list[Entry]:

@@ -13,7 +13,9 @@ import pyarrow as pa
 import simplejpeg
 
 from depers import storage
+from depers.datasets import image_index
 from depers.datasets.ignore_regions import FOLDER, ignore_path
+from depers.datasets.image_index import WrittenFile
 from depers.datasets.labels import Labels, format_yolo
 from depers.errors import UserError, typed_reason
 from depers.imaging import decoding
@@ -28,7 +30,7 @@ from depers.storage.failures import explain, is_of_name
 from depers.storage.overlapped import count_threads
 from depers.storage.tables import column, parquet_text
 
-_VERSION = "6"  # of what is written for the same labels
+_VERSION = "7"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _NO_LABELS = Labels.of([], [])
 _ROWS = 65_536  # problems that are written at once
@@ -60,6 +62,7 @@ RECORD = tables.schema(
     column("boxes", pa.list_(_BOX), "the labels that were written"),
     column("ignored", pa.int32(), "number of ignore regions that were written"),
     column("problems", pa.list_(pa.struct(list(PROBLEMS))), "what was wrong, as rows of problems.parquet"),
+    image_index.RECORD_COLUMN,
 )
 """OUT/_depers/units/*.parquet: a row for every image of a unit, from which a resumed run counts."""
 
@@ -166,18 +169,25 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
     if any(problem.action == ProblemAction.SKIPPED_WITH_IMAGE for problem in problems):
         return _skip(out, task, [*frame.problems, *problems])
     try:
+        regions_file = None
         if len(ignored.class_ids):
-            storage.write_below(out, task.ignore_uri, format_yolo(ignored).encode())
+            regions_file = _write_file(out, task.ignore_uri, format_yolo(ignored).encode())
         elif has_regions:
             storage.delete_below(out, task.ignore_uri)
-        storage.write_below(out, task.labels_uri, format_yolo(labels).encode())
-        storage.write_below(out, task.image_uri, data)
+        labels_file = _write_file(out, task.labels_uri, format_yolo(labels).encode())
+        image_file = _write_file(out, task.image_uri, data)
     except Exception as error:
         reason = f"cannot be written ({explain(error)})"
         if not is_of_name(error):
             raise UserError(f"{out}: {reason}") from None
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
-    return _row(task, SourceStatus.USED, size_wh, labels, frame.problems + problems, len(ignored.class_ids))
+    row = _row(task, SourceStatus.USED, size_wh, labels, frame.problems + problems, len(ignored.class_ids))
+    indexed = image_index.describe(task.split, task.name, size_wh, image_file, labels_file, regions_file)
+    return row | {"indexed": indexed}
+
+
+def _write_file(out: str, path: str, data: bytes) -> WrittenFile:
+    return WrittenFile(path, data, storage.write_below(out, path, data))
 
 
 def _skip(out: str, task: ImageTask, problems: list[Problem]) -> dict[str, Any]:
@@ -230,4 +240,5 @@ def _row(
             problem._replace(path=parquet_text(problem.path), detail=parquet_text(problem.detail))._asdict()
             for problem in problems
         ],
+        "indexed": None,
     }

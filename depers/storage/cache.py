@@ -18,9 +18,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
+
 from depers import resources, storage
 from depers.errors import UserError
-from depers.storage import Entry
+from depers.storage import Entry, file_table
 from depers.storage.paths import UnsafePathError, explain_no_target, locate
 
 _READERS = 16  # threads that mostly wait for storage
@@ -34,6 +36,7 @@ class DatasetCache:
     def __init__(self, folder: str, limit: float) -> None:
         self._root, self._limit = Path(folder), limit
         self._locks: dict[str, IO[Any]] = {}
+        self._listings: dict[str, pa.Table] = {}
 
     def fetch(self, uris: Sequence[str]) -> dict[str, str]:
         """Return where the folders are on this node, those on S3 fetched. Raise UserError where they do not fit."""
@@ -42,8 +45,14 @@ class DatasetCache:
         if remote:
             (self._root / "folders").mkdir(parents=True, exist_ok=True)
             with _locked(self._root / "folders" / ".lock"):
-                self._fetch_all({uri: _list_dataset(uri) for uri in remote})
+                listings = {uri: _list_dataset(uri) for uri in remote}
+                self._fetch_all(listings)
+                self._listings |= {uri: file_table.tabulate(entries) for uri, entries in listings.items()}
         return folders
+
+    def get_listing(self, uri: str) -> pa.Table:
+        """Return the listing of a folder on S3 that `fetch` brought, as it was then."""
+        return self._listings[uri]
 
     def close(self) -> None:
         """Let go of the folders: another process may clear them away to make room."""

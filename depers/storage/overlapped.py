@@ -31,15 +31,18 @@ class OverlappedWriter:
     def __enter__(self) -> "OverlappedWriter":
         return self
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write what data name, `root/path`, now or soon. Raise as `storage.write_below`."""
+    def write(self, path: str, data: bytes) -> "Future[str]":
+        """Write what data name, `root/path`, now or soon; return its stamp then. Raise as `storage.write_below`."""
         if self._pool is None:
-            storage.write_below(self._root, path, data)
-            return
+            stamp: Future[str] = Future()
+            stamp.set_result(storage.write_below(self._root, path, data))
+            return stamp
         while self._pending and (self._bytes + len(data) > _MOST_BYTES or self._pending[0][0].done()):
             self._await_first()
-        self._pending.append((self._pool.submit(storage.write_below, self._root, path, data), len(data)))
+        future = self._pool.submit(storage.write_below, self._root, path, data)
+        self._pending.append((future, len(data)))
         self._bytes += len(data)
+        return future
 
     def _await_first(self) -> None:
         future, size = self._pending.popleft()

@@ -7,6 +7,7 @@ image has ignore regions; or OUT/shards/NNNNNN.tar
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from depers import storage
 from depers.boxes import EDGES, to_normalized_xywh
-from depers.datasets import sprite_bank
+from depers.datasets import image_index, sprite_bank
 from depers.datasets.ignore_regions import FOLDER
+from depers.datasets.image_index import WrittenFile
 from depers.datasets.labels import Labels, format_yolo
+from depers.datasets.shards import IGNORE_SUFFIX
 from depers.errors import UserError, short_reason
 from depers.imaging import decoding, ycbcr
 from depers.imaging.headers import ImageError, read_header
@@ -42,10 +45,12 @@ RECORD = tables.schema(
     tables.column("objects", pa.int32(), "number of sprites in it"),
     tables.column("labels", pa.int32(), "number of its labels"),
     tables.column("bytes", pa.int64(), "size of the JPEG"),
+    image_index.RECORD_COLUMN,
 )
 """A unit's record: a row per image."""
 SHARD_BLOCKS = 16
 """Blocks in a tar: about a thousand images."""
+_SPLIT = "train"
 _SHEET_IMAGES = 24
 _DECODED_BYTES = 128 * MIB  # of sprites, however large those are
 _READ_PARTS = 8  # what a block chooses from
@@ -201,16 +206,26 @@ def _renderer_of(bank: sprite_bank.SpriteBank, job: RenderJob) -> Renderer:
     return _renderers[0][2]
 
 
+class RenderedImage(NamedTuple):
+    """An image and its texts, as they are written: `name` is its path in its split's folder, without suffix."""
+
+    name: str
+    size_wh: tuple[int, int]
+    data: bytes
+    labels: bytes
+    ignored: bytes
+    counts: dict[str, Any]
+
+
 def render_blocks(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int) -> int:
     """Write the images of blocks `first` to `last` (not included) and, last, their record; return their number.
 
     Raise UserError where storage fails.
     """
     cv2.setNumThreads(1)  # one task per core
-    rows: list[dict[str, Any]] = []
     write = _write_shard if job.shards else _write_files
     with storage.translated_write_errors(job.out):
-        write(job, first, _render_images(bank, job, first, last, rows))
+        rows = write(job, first, _render_images(bank, job, first, last))
         record = pa.Table.from_pylist(rows, schema=RECORD)
         units.write_record(units.locate_inside(job.out), unit_name(first), record, out=job.out)
     count(FILES, "rendered", len(rows))
@@ -222,10 +237,7 @@ def unit_name(first: int) -> str:
     return f"{first:08d}"
 
 
-def _render_images(
-    bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int, rows: list[dict[str, Any]]
-) -> Iterator[tuple[str, bytes, bytes, bytes]]:
-    """Yield name, JPEG, label text and ignore regions of each image; add to the record's `rows`."""
+def _render_images(bank: sprite_bank.SpriteBank, job: RenderJob, first: int, last: int) -> Iterator[RenderedImage]:
     render = _renderer_of(bank, job)
     for block in range(first, last):
         block_rows = read_block(job.out, block)
@@ -234,31 +246,55 @@ def _render_images(
                 render.announce(later_row)
             name, data = plan_table.file_name(row["index"], row["variant"], job.variants), render(row)
             sprite_count = sum(entry["sprite"] is not None for entry in row["objects"])
-            rows.append(
-                {"path": f"{name}.jpg", "objects": sprite_count, "labels": len(row["labels"]), "bytes": len(data)}
-            )
-            yield name, data, format_labels(row), format_labels(row, "ignored")
+            counts = {"objects": sprite_count, "labels": len(row["labels"]), "bytes": len(data)}
+            texts = format_labels(row), format_labels(row, "ignored")
+            yield RenderedImage(name, (row["width"], row["height"]), data, *texts, counts)
 
 
-def _write_files(job: RenderJob, _: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
+def _write_files(job: RenderJob, _: int, images: Iterator[RenderedImage]) -> list[dict[str, Any]]:
+    """Write images and texts; return the rows of their record."""
+    rows, stamps = list[dict[str, Any]](), list[dict[str, Future[str]]]()
     with OverlappedWriter(job.out) as writer:
-        for name, data, text, ignored in images:
-            if ignored:
-                writer.write(f"{FOLDER}/train/{name}.txt", ignored)
-            writer.write(f"labels/train/{name}.txt", text)
-            writer.write(f"images/train/{name}.jpg", data)
+        for name, size_wh, data, text, ignored, counts in images:
+            contents = {"ignore": ignored} if ignored else {}
+            contents |= {"labels": text, "file": data}
+            paths = {"ignore": f"{FOLDER}/{_SPLIT}/{name}.txt", "labels": f"labels/{_SPLIT}/{name}.txt"}
+            paths |= {"file": f"images/{_SPLIT}/{name}.jpg"}
+            stamps.append({kind: writer.write(paths[kind], content) for kind, content in contents.items()})
+            files = {kind: WrittenFile(paths[kind], content, "") for kind, content in contents.items()}
+            indexed = image_index.describe(
+                _SPLIT, f"{name}.jpg", size_wh, files["file"], files["labels"], files.get("ignore")
+            )
+            rows.append({"path": f"{name}.jpg", **counts, "indexed": indexed})
+    for row, futures in zip(rows, stamps, strict=True):  # on S3 they are known when all is there
+        row["indexed"] |= {f"{kind}_stamp": future.result() for kind, future in futures.items()}
+    return rows
 
 
-def _write_shard(job: RenderJob, first: int, images: Iterator[tuple[str, bytes, bytes, bytes]]) -> None:
-    """Write one tar, whole: NAME.jpg, NAME.txt, perhaps NAME.ignore.txt one after the other, as WebDataset wants it."""
-    buffer = io.BytesIO()
+def _write_shard(job: RenderJob, first: int, images: Iterator[RenderedImage]) -> list[dict[str, Any]]:
+    """Write one tar, whole, as `datasets.shards` has it; return the rows of the record of its images."""
+    buffer, rows = io.BytesIO(), list[dict[str, Any]]()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data, text, ignored in images:
-            for suffix, content in (("jpg", data), ("txt", text), *[("ignore.txt", ignored)] * bool(ignored)):
-                info = tarfile.TarInfo(f"{name.rpartition('/')[2]}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    storage.write_bytes(storage.join(job.out, "shards", f"{first // SHARD_BLOCKS:06d}.tar"), buffer.getvalue())
+        for name, size_wh, data, text, ignored, counts in images:
+            offset = _add_member(tar, f"{name}.jpg", data)
+            _add_member(tar, f"{name}.txt", text)
+            if ignored:
+                _add_member(tar, f"{name}{IGNORE_SUFFIX}", ignored)
+            indexed = image_index.describe_member(_SPLIT, f"{name}.jpg", size_wh, data, text, ignored, offset)
+            rows.append({"path": f"{name}.jpg", **counts, "indexed": indexed})
+    path, content = f"shards/{first // SHARD_BLOCKS:06d}.tar", buffer.getvalue()
+    written = WrittenFile(path, content, storage.write_below(job.out, path, content))
+    image_index.add_tar([row["indexed"] for row in rows], written)
+    return rows
+
+
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Add a file to a tar; return where its content begins."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+    blocks = -(-len(content) // tarfile.BLOCKSIZE)
+    return tar.offset - blocks * tarfile.BLOCKSIZE
 
 
 def shard_names(job: RenderJob) -> str | None:

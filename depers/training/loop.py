@@ -27,8 +27,9 @@ from depers.evaluation.metrics import MatchedImage
 from depers.seeds import Branch, random_for
 from depers.training import report, validation
 from depers.training.callbacks import TrainingCallback
-from depers.training.images.batches import Batch, Batches, SampleSpec
+from depers.training.images.batches import Batch, Batches
 from depers.training.images.data import Splits
+from depers.training.images.examples import map_sizes
 from depers.training.images.image_cache import cache_images, fit_size
 from depers.training.images.loader import Loader, choose_workers
 from depers.training.model import build_model, measure_boxes, weigh_images
@@ -77,7 +78,7 @@ def train(
 
     # The model, the same on every worker; then the images, all of which are decoded once before the first epoch.
     messages: list[str] = []
-    sizes_wh = [fit_size(example.size_wh, options.imgsz) for example in splits.train]
+    sizes_wh = map_sizes(splits.train, partial(fit_size, imgsz=options.imgsz))
     model = build_model(options, splits.names, measure_boxes(splits.train, sizes_wh), hyp, messages)
     data = prepare_data(options, splits, group, hyp, max(int(model.stride.max()), 32), disk, messages)
     state = build(options, group, data, model, dtype, hyp)
@@ -162,10 +163,9 @@ def prepare_data(
     """
     images = []
     for name, examples in (("train", splits.train), ("val", splits.val)):
-        sizes_wh = [fit_size(example.size_wh, options.imgsz) for example in examples]
-        paths, file = [example.path for example in examples], f"{disk}-{name}.rgb"
+        sizes_wh = map_sizes(examples, partial(fit_size, imgsz=options.imgsz))
         threads = options.loaders or max(group.threads, 4)
-        split_images, message = cache_images(paths, sizes_wh, options.cache, group, file, threads)
+        split_images, message = cache_images(examples, sizes_wh, options.cache, group, f"{disk}-{name}.rgb", threads)
         images.append(split_images)
         messages.append(f"{name} {message}")
     batches = Batches(
@@ -220,12 +220,17 @@ def _announce(state: TrainState, messages: list[str], callback: TrainingCallback
         callback.on_message(message)
 
 
-def begin_epoch(state: TrainState, epoch: int) -> tuple[list[list[SampleSpec]], Iterator[Batch]]:
-    """Return what is left of an epoch, batch by batch of all workers, and this worker's part of it, as it is made."""
+def begin_epoch(state: TrainState, epoch: int) -> tuple[int, Iterator[Batch]]:
+    """Return how many images are left of an epoch, and this worker's part of them, batch by batch, as it is made.
+
+    Batches are planned when they are to be made: a plan of millions of images is not there as a whole.
+    """
+    batches = state.data.batches
     image_weights = _weigh_images(state.options, state.data.splits, state.average_precisions)
     numbers = range(max(state.batch, state.schedule.starts[epoch]), state.schedule.starts[epoch + 1])
-    plan = [state.data.batches.plan(number, image_weights) for number in numbers]
-    return plan, state.data.loader.load([list(state.group.share(specs)) for specs in plan])
+    image_count = sum(batches.count(number, image_weights) for number in numbers)
+    plan = (list(state.group.share(batches.plan(number, image_weights))) for number in numbers)
+    return image_count, state.data.loader.load(plan)
 
 
 def train_epoch(
@@ -236,7 +241,7 @@ def train_epoch(
     start = time.perf_counter()
     first, end = state.schedule.starts[state.epoch : state.epoch + 2]
     step_count = int(state.schedule.ends[: state.batch].sum())
-    plan, batches = state.next_epoch or begin_epoch(state, state.epoch)
+    image_count, batches = state.next_epoch or begin_epoch(state, state.epoch)
     state.next_epoch = None
     state.model.train()
     if state.chooser:
@@ -275,7 +280,7 @@ def train_epoch(
     torch.backends.cudnn.benchmark = False
     if state.chooser:
         state.chooser.pause()
-    return means, sum(map(len, plan)) / (time.perf_counter() - start)
+    return means, image_count / (time.perf_counter() - start)
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, batch: int) -> None:

@@ -11,11 +11,12 @@ from depers import storage
 from depers.detection import yolo
 from depers.errors import UserError
 from depers.training.anchors import fit_anchors, measure_anchor_recall
-from depers.training.images.examples import Example
+from depers.training.images.examples import Example, ExampleTable
 
 if TYPE_CHECKING:
     from depers.training.options import Options
 
+_WEIGHED = 65_536  # images at a time
 _GOOD_RECALL = 0.98  # of anchors, above which those of the weights stay, as YOLOv5
 
 
@@ -164,6 +165,10 @@ def _set_anchors(model: Any, box_sizes: NDArray[np.float64], max_ratio: float, s
 
 def measure_boxes(examples: Sequence[Example], sizes_wh: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
     """Return widths and heights (N, 2) of all labels, in pixels of images scaled to `sizes_wh`."""
+    if isinstance(examples, ExampleTable):
+        _, boxes_xywh = examples.labels.flatten()
+        sizes = np.repeat(np.array(sizes_wh), examples.labels.count(), axis=0)
+        return np.asarray(boxes_xywh[:, 2:].astype(np.float64) * sizes)
     return np.concatenate([example.boxes_xywh[:, 2:] * size for example, size in zip(examples, sizes_wh, strict=True)])
 
 
@@ -171,7 +176,16 @@ def weigh_images(
     examples: Sequence[Example], class_count: int, average_precisions: Sequence[float]
 ) -> NDArray[np.float64]:
     """Return YOLOv5's image weights (N,): more for images of rare classes, and of those that are found badly."""
-    counts = np.array([np.bincount(example.class_ids, minlength=class_count) for example in examples])
-    rarity = 1 / np.maximum(counts.sum(0), 1)
+    table = examples if isinstance(examples, ExampleTable) else ExampleTable.of(examples)
+    totals = np.bincount(table.labels.flatten()[0], minlength=class_count)
+    rarity = 1 / np.maximum(totals, 1)
     class_weights = rarity / rarity.sum() * (1 - np.asarray(average_precisions)) ** 2
-    return np.asarray((counts * class_weights).sum(1), np.float64)
+    weights = np.empty(len(table))
+    numbers = table.labels.count()
+    for start in range(0, len(table), _WEIGHED):  # a count for each class and image is more than the labels themselves
+        stop = min(start + _WEIGHED, len(table))
+        rows = np.repeat(np.arange(stop - start), numbers[start:stop])
+        cells = rows * class_count + table.labels.flatten(start, stop)[0]
+        counts = np.bincount(cells, minlength=(stop - start) * class_count).reshape(-1, class_count)
+        weights[start:stop] = (counts * class_weights).sum(1)
+    return weights

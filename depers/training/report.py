@@ -190,7 +190,7 @@ def _draw_results(
         boxes, ids, confidences = result.boxes_xyxy[mask], result.class_ids[mask], result.confidences[mask]
         labels = _draw(sample.image, result.label_boxes_xyxy, result.label_ids.tolist(), names)
         predictions = _draw(sample.image, boxes, ids.tolist(), names, confidences.tolist())
-        name = os.path.basename(example.path)  # noqa: PTH119
+        name = os.path.basename(example.member or example.path)  # noqa: PTH119
         drawings += [page.image(labels, f"{name}: labels"), page.image(predictions, f"{name}: predictions")]
     return drawings
 

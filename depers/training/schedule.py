@@ -75,6 +75,14 @@ def make_schedule(
     warmup = min(warmup, int(epochs * per_epoch / 2))
     starts, ends, batches_since_step, step_count = [0], bytearray(), 0, 0
     for epoch in range(epochs):
+        if steps is None and not batches_since_step and len(ends) >= warmup:  # from here on all epochs are alike
+            numbers = np.arange(1, batches_per_pass + 1)
+            pattern = ((numbers % accumulate == 0) | (numbers == batches_per_pass)).tobytes()
+            starts += range(
+                starts[-1] + batches_per_pass, starts[-1] + (epochs - epoch) * batches_per_pass + 1, batches_per_pass
+            )
+            ends += pattern * (epochs - epoch)
+            break
         due_steps = None if steps is None else steps * (epoch + 1) // epochs
         while True:
             number = len(ends)

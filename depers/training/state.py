@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from depers.detection import yolo
-from depers.training.images.batches import Batch, Batches, SampleSpec
+from depers.training.images.batches import Batch, Batches
 from depers.training.images.data import Splits
 from depers.training.images.image_cache import ScaledImages
 from depers.training.images.loader import Loader
@@ -76,8 +76,8 @@ class TrainState:
     """Weights as in a file; of an earlier run only on rank 0."""
     best_results: list[ValidationResult] | None = None
     """What they find in the validation images; None of weights of an earlier run."""
-    next_epoch: tuple[list[list[SampleSpec]], Iterator[Batch]] | None = None
-    """What the next epoch shows, and its batches, where making them has begun."""
+    next_epoch: tuple[int, Iterator[Batch]] | None = None
+    """How many images the next epoch shows, and its batches, where making them has begun."""
 
 
 def build(

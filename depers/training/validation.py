@@ -23,7 +23,7 @@ from depers.evaluation.metrics import MatchedImage
 from depers.training.images.augmentation import RGB, letterbox_sample
 from depers.training.images.batches import attach_labels, collate
 from depers.training.images.data import find_unlabelled
-from depers.training.images.examples import Example
+from depers.training.images.examples import Example, map_sizes
 from depers.training.loss import Loss
 
 _MARGIN, _COVERAGE = 0.1, 0.9  # the defaults of `anonymize` and `evaluate`
@@ -54,7 +54,7 @@ class ValidationResult(NamedTuple):
 
 def choose_canvases(examples: Sequence[Example], imgsz: int, stride: int) -> list[tuple[int, int]]:
     """Return the canvases (width, height) of `yolov5 val`: rectangular, with half a stride of border."""
-    return [letterbox(example.size_wh, imgsz, stride, half_stride_pad=True).canvas_wh for example in examples]
+    return map_sizes(examples, lambda size_wh: letterbox(size_wh, imgsz, stride, half_stride_pad=True).canvas_wh)
 
 
 def predict(

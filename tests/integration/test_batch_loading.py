@@ -15,7 +15,7 @@ from depers.training.images.loader import Loader
 def test_threads_and_processes_make_the_same(tmp_path: Path) -> None:
     splits = read_splits(str(write_dataset(tmp_path / "data")))
     sizes_wh = [fit_size(example.size_wh, 96) for example in splits.train]
-    images = ScaledImages([example.path for example in splits.train], sizes_wh, "ram")
+    images = ScaledImages(splits.train, sizes_wh, "ram")
     images.fill(range(len(sizes_wh)), 2)
     values = {"imgsz": 96, "stride": 32, "batch_size": 4, "seed": 0, "rectangular": False}
     batches = Batches(splits, images, read_hyperparameters(), **values)  # type: ignore[arg-type]

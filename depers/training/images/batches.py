@@ -4,7 +4,6 @@ Everything random is a function of (seed, what, number), so a resumed run, a run
 workers see the same images.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from depers.seeds import Branch, random_for
 from depers.training.images.augmentation import RGB, LabelledImage, augment, make_mosaic
 from depers.training.images.data import Splits, find_unlabelled, group_by_labels
-from depers.training.images.examples import Example
+from depers.training.images.examples import Example, Size, map_sizes
 from depers.training.images.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
@@ -40,7 +39,7 @@ class SampleSpec(NamedTuple):
     pass_number: int
     row: int
     indices: list[int]
-    canvas_wh: tuple[int, int]
+    canvas_wh: Size
 
 
 def count_images(size: int, weight: float) -> int:
@@ -92,18 +91,17 @@ def order_pass(
 
 
 def choose_partners(
-    order: NDArray[np.int64], groups: Sequence[object], count: int, seed: int, pass_number: int
+    order: NDArray[np.int64], groups: NDArray[np.int32], count: int, seed: int, pass_number: int
 ) -> NDArray[np.int64]:
     """Return for each image of a pass the `count` images that share its mosaics, int64 (N, count).
 
-    They are permutations of the pass itself, so every image comes up equally often; and of images of the same
-    group only: a mosaic's labels are complete for the same classes everywhere.
+    They are permutations of the pass itself, so every image comes up equally often; and of images of the same group
+    only, by the numbers `groups`: a mosaic's labels are complete for the same classes everywhere.
     """
     partners = np.empty((len(order), count), np.int64)
-    rows: dict[object, list[int]] = defaultdict(list)
-    for row, index in enumerate(order.tolist()):
-        rows[groups[index]].append(row)
-    for group, (_, members) in enumerate(sorted(rows.items(), key=lambda item: item[1][0])):
+    _, first_rows, group_of = np.unique(groups[order], return_index=True, return_inverse=True)
+    for group, place in enumerate(np.argsort(first_rows).tolist()):  # by the row that each begins with
+        members = np.flatnonzero(group_of == place)
         for column in range(count):
             rng = random_for(seed, Branch.MOSAIC_PARTNERS, pass_number, group, column)
             partners[members, column] = order[rng.permutation(members)]
@@ -111,27 +109,30 @@ def choose_partners(
 
 
 def plan_batches(
-    order: Sequence[int],
-    canvases_wh: Sequence[tuple[int, int]],
+    order: NDArray[np.int64],
+    canvases_wh: NDArray[np.int64],
     batch_size: int,
     rng: np.random.Generator | None = None,
-) -> list[tuple[tuple[int, int], list[int]]]:
+) -> list[tuple[Size, NDArray[np.int64]]]:
     """Return batches of images of like shape: the canvas that fits all of them, and their rows in `order`.
 
-    There are as many batches as the number of images needs, whatever their shapes; all are full but one. Images of
-    equal shape stay in their order; batches are shuffled if there is an `rng`.
+    `canvases_wh` int64 (images, 2). There are as many batches as the number of images needs, whatever their shapes; all
+    are full but one. Images of equal shape stay in their order; batches are shuffled if there is an `rng`.
     """
-    shapes = [canvases_wh[index] for index in order]
-    rows = sorted(range(len(order)), key=lambda row: (shapes[row][0] / shapes[row][1], shapes[row]))
+    widths, heights = canvases_wh[order].T
+    rows = np.lexsort((heights, widths, widths / heights))
+    starts = np.arange(0, len(rows), batch_size)
+    sizes = np.column_stack([np.maximum.reduceat(sides[rows], starts) for sides in (widths, heights)])
+    sequence = rng.permutation(len(starts)) if rng else np.arange(len(starts))
+    shapes: dict[Size, Size] = {}  # so that equal ones are one object
     batches = []
-    for start in range(0, len(rows), batch_size):
-        members = rows[start : start + batch_size]
-        width, height = (max(shapes[row][axis] for row in members) for axis in range(2))
-        batches.append(((width, height), members))
-    return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
+    for start, (width, height) in zip(starts[sequence].tolist(), sizes[sequence].tolist(), strict=True):
+        canvas = shapes.setdefault((width, height), (width, height))
+        batches.append((canvas, rows[start : start + batch_size]))
+    return batches
 
 
-def round_up(size_wh: tuple[int, int], stride: int) -> tuple[int, int]:
+def round_up(size_wh: Size, stride: int) -> Size:
     """Return the size with both sides rounded up to multiples of the stride."""
     width, height = (-(-side // stride) * stride for side in size_wh)
     return width, height
@@ -197,10 +198,10 @@ class Batches:
         """
         self._splits, self._images, self._hyp = splits, images, hyp
         self._batch_size, self._seed, self._rectangular = batch_size, seed, rectangular
-        self._canvases = [
-            round_up(fit_size(example.size_wh, imgsz), stride) if rectangular else (imgsz, imgsz)
-            for example in splits.train
-        ]
+        canvases = [(imgsz, imgsz)] * len(splits.train)
+        if rectangular:
+            canvases = map_sizes(splits.train, lambda size_wh: round_up(fit_size(size_wh, imgsz), stride))
+        self._canvases_wh = np.array(canvases, np.int64)
         self._unlabelled = find_unlabelled(splits.train, len(splits.names))
         self._groups = group_by_labels(splits.train)
         self._parts = share_exactly(splits.parts) if continuous else splits.parts
@@ -210,11 +211,24 @@ class Batches:
         # Images of whole passes that are planned together, in which at least one batch begins.
         self._window = self.images_per_pass * (-(-batch_size // self.images_per_pass) if continuous else 1)
         self._planned_window = -1
-        self._plan: list[tuple[tuple[int, int], list[int]]] = []
+        self._plan: list[tuple[Size, NDArray[np.int64]]] = []
         self._passes: dict[int, NDArray[np.int64]] = {}
 
     def plan(self, number: int, image_weights: NDArray[np.float64] | None = None) -> list[SampleSpec]:
         """Return what batch `number` of the training is made of. `image_weights` count from where a pass begins."""
+        canvas, images = self._find(number, image_weights)
+        passes, rows = np.divmod(images, self.images_per_pass)
+        return [
+            SampleSpec(pass_number, row, self._draw(pass_number, image_weights)[row].tolist(), canvas)
+            for pass_number, row in zip(passes.tolist(), rows.tolist(), strict=True)
+        ]
+
+    def count(self, number: int, image_weights: NDArray[np.float64] | None = None) -> int:
+        """Return how many images batch `number` has; weights as for `plan`."""
+        return self._batch_size if self._continuous else len(self._find(number, image_weights)[1])
+
+    def _find(self, number: int, image_weights: NDArray[np.float64] | None) -> tuple[Size, NDArray[np.int64]]:
+        """Return the canvas of batch `number`, and its images by number, over all passes."""
         if self._continuous:
             window = number * self._batch_size // self._window
             first = -(-window * self._window // self._batch_size)
@@ -224,16 +238,11 @@ class Batches:
         if window != self._planned_window:
             self._plan = self._plan_window(window, image_weights)
             self._planned_window = window
-        canvas, images = self._plan[number - first]
-        specs = []
-        for image in images:
-            pass_number, row = divmod(image, self.images_per_pass)
-            specs.append(SampleSpec(pass_number, row, self._draw(pass_number, image_weights)[row].tolist(), canvas))
-        return specs
+        return self._plan[number - first]
 
     def _plan_window(
         self, window: int, image_weights: NDArray[np.float64] | None
-    ) -> list[tuple[tuple[int, int], list[int]]]:
+    ) -> list[tuple[Size, NDArray[np.int64]]]:
         """Return the batches that begin in a window: their canvases, and their images by number, over all passes."""
         first, end = window * self._window, (window + 1) * self._window
         if self._continuous:
@@ -245,8 +254,8 @@ class Batches:
             [self._draw(number, image_weights)[rows[passes == number], 0] for number in np.unique(passes).tolist()]
         )
         rng = random_for(self._seed, Branch.BATCH_ORDER, window)
-        batches = plan_batches(order.tolist(), self._canvases, self._batch_size, rng)
-        return [(canvas, numbers[members].tolist()) for canvas, members in batches]
+        batches = plan_batches(order, self._canvases_wh, self._batch_size, rng)
+        return [(canvas, first + members) for canvas, members in batches]
 
     def _draw(self, pass_number: int, image_weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
         """Return the images of a pass and their partners, a row each, int64 (N, 8); drawn once."""

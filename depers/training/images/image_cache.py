@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from depers import resources, storage
+from depers import resources
 from depers.boxes import letterbox
 from depers.errors import UserError
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError
 from depers.training.images.augmentation import RGB
+from depers.training.images.examples import Example, Size
 from depers.training.processes.process_group import ProcessGroup
 
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.8  # of what is free; the rest is for the training itself, and for other processes
@@ -52,31 +53,32 @@ def plan_cache(cache: str, size: int, workers: int, free_memory: int, free_disk:
 
 
 @lru_cache(1 << 16)
-def fit_size(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
+def fit_size(size_wh: Size, imgsz: int) -> Size:
     """Return an image's size with `imgsz` as its longer side, the other rounded up, as YOLOv5 loads it."""
     return letterbox(size_wh, imgsz, half_stride_pad=True).resized_wh
 
 
-def read_scaled(path: str, size_wh: tuple[int, int]) -> RGB:
+def read_scaled(example: Example, size_wh: Size) -> RGB:
     """Read an image, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
     try:
-        image = decoding.decode(storage.read_bytes(path)).rgb()
+        image = decoding.decode(example.read()).rgb()
     except (ImageError, OSError) as error:
-        raise UserError(f"{path}: must be an image that can be decoded, but {error}") from None
+        raise UserError(f"{example.name}: must be an image that can be decoded, but {error}") from None
     return decoding.resize_rgb(image, size_wh)
 
 
 class ScaledImages:
-    """The images at `paths`, uint8 RGB scaled to `sizes_wh`, by index; safe to call from several threads."""
+    """The images of examples, uint8 RGB scaled to `sizes_wh`, by index; safe to call from several threads."""
 
-    def __init__(self, paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]], kind: str, file: str = "") -> None:
+    def __init__(self, examples: Sequence[Example], sizes_wh: Sequence[Size], kind: str, file: str = "") -> None:
         """Take the `kind` of cache, and for `disk` the `file` that `allocate` has made.
 
         Once all workers of the node have the file mapped, it may be unlinked.
         """
-        self._paths, self._sizes_wh, self._kind = paths, sizes_wh, kind
+        self._examples, self._sizes_wh, self._kind = examples, sizes_wh, kind
         self._memory: dict[int, RGB] = {}
-        self._offsets = np.concatenate([[0], np.cumsum([3 * width * height for width, height in sizes_wh])])
+        areas = (width * height for width, height in (sizes_wh if kind == "disk" else ()))
+        self._offsets = 3 * np.cumsum([0, *areas])
         self._map: Any = np.memmap(file, np.uint8, "r+") if kind == "disk" else None
 
     def fill(self, indices: Sequence[int], threads: int) -> None:
@@ -86,11 +88,15 @@ class ScaledImages:
                 pass
 
     def _fill(self, index: int) -> None:
-        image = read_scaled(self._paths[index], self._sizes_wh[index])
+        image = read_scaled(self._examples[index], self._sizes_wh[index])
         if self._kind == "ram":
             self._memory[index] = image
         elif self._kind == "disk":
-            self._map[self._offsets[index] : self._offsets[index + 1]] = image.ravel()
+            self._map[self._locate(index)] = image.ravel()
+
+    def _locate(self, index: int) -> slice:
+        """Return where in the file on disk an image is."""
+        return slice(*self._offsets[index : index + 2].tolist())
 
     def __call__(self, index: int) -> RGB:
         """Return image `index`; from a file on disk only after `fill`. Raises UserError if it cannot be decoded."""
@@ -98,9 +104,9 @@ class ScaledImages:
             return self._memory[index]
         width, height = self._sizes_wh[index]
         if self._map is not None:
-            pixels = self._map[self._offsets[index] : self._offsets[index + 1]]
+            pixels = self._map[self._locate(index)]
             return np.asarray(pixels).reshape(height, width, 3)
-        image = read_scaled(self._paths[index], self._sizes_wh[index])
+        image = read_scaled(self._examples[index], self._sizes_wh[index])
         if self._kind == "ram":
             self._memory[index] = image
         return image
@@ -121,8 +127,8 @@ def allocate(file: str, size: int) -> None:
 
 
 def cache_images(
-    paths: Sequence[str],
-    sizes_wh: Sequence[tuple[int, int]],
+    examples: Sequence[Example],
+    sizes_wh: Sequence[Size],
     cache: str,
     group: ProcessGroup,
     file: str,
@@ -143,11 +149,11 @@ def cache_images(
     except UserError as error:
         problem = error
     group.raise_together(problem)
-    images = ScaledImages(paths, sizes_wh, plan.kind, file)
+    images = ScaledImages(examples, sizes_wh, plan.kind, file)
     group.gather(None)  # every worker of the node has the file
     if plan.kind == "disk" and group.local_rank == 0:
         Path(file).unlink()  # it lasts as long as a worker has it
-    indices = range(len(paths))
+    indices = range(len(examples))
     if plan.kind == "disk":
         indices = indices[group.local_rank :: group.local_world_size]
     elif plan.kind == "none":

@@ -5,8 +5,9 @@ share the images in memory with it, since they are its forks. The batches are th
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ class Loader:
                 worker_init_fn=_use_one_thread,
             )
 
-    def load(self, plan: Sequence[Sequence[SampleSpec]]) -> Iterator[Batch]:
+    def load(self, plan: Iterable[Sequence[SampleSpec]]) -> Iterator[Batch]:
         """Return the batches of a plan, in its order: of arrays by threads, of tensors by processes.
 
-        Processes begin at once, threads with the first batch that is asked for.
+        The plan is asked for a batch when that is to be made, by this thread. Processes begin at once, threads with the
+        first batch that is asked for.
         """
         if self._data_loader is None:
             return self._load_by_threads(plan)
@@ -57,10 +59,10 @@ class Loader:
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             return iter(self._data_loader)
 
-    def _load_by_threads(self, plan: Sequence[Sequence[SampleSpec]]) -> Iterator[Batch]:
+    def _load_by_threads(self, plan: Iterable[Sequence[SampleSpec]]) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._num_workers) as pool:
             pending: list[tuple[Sequence[SampleSpec], list[Future[LabelledImage]]]] = []
-            for specs in [*plan, *[()] * _AHEAD]:
+            for specs in chain(plan, repeat((), _AHEAD)):
                 pending.append((specs, [pool.submit(self._batches.make_sample, spec) for spec in specs]))
                 if len(pending) > _AHEAD:
                     next_specs, futures = pending.pop(0)
@@ -91,13 +93,10 @@ def _use_one_thread(_: int) -> None:
 class _PlanSampler(Sampler[Sequence[SampleSpec]]):
     """The plan of the coming epoch, batch by batch."""
 
-    plan: Sequence[Sequence[SampleSpec]] = ()
+    plan: Iterable[Sequence[SampleSpec]] = ()
 
     def __iter__(self) -> Iterator[Sequence[SampleSpec]]:
         return iter(self.plan)
-
-    def __len__(self) -> int:
-        return len(self.plan)
 
 
 class _PlannedBatches(Dataset[Batch]):

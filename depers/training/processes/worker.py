@@ -12,6 +12,7 @@ from depers.resources import GIB, format_bytes
 from depers.storage.cache import DatasetCache
 from depers.training.callbacks import GuardedCallbacks, TrainingCallback, load_callback
 from depers.training.images.data import read_splits
+from depers.training.images.sharing import remove_shared, share_splits
 from depers.training.loop import train
 from depers.training.options import Options
 from depers.training.processes.checkpoints import CheckpointWriter, read_state
@@ -34,20 +35,27 @@ def work(
     (dataset, weight), *further = datasets
     cache = DatasetCache(options.cache_folder, options.cache_limit * GIB)
     writer = CheckpointWriter(options.out, warn=callback.on_message) if group.rank == 0 else None
+    shared = storage.join(options.cache_folder, "images", name)
     problem: UserError | None = None
     state = None
     try:
         try:
-            splits = read_splits(dataset, further, weight, cache.fetch, options.share)
+            splits = share_splits(
+                lambda: read_splits(dataset, further, weight, cache, options.share), group, f"{shared}-examples"
+            )
             state = read_state(options.out) if group.rank == 0 else None
         except UserError as error:
             problem = error
-        group.raise_together(problem)
+        try:
+            group.raise_together(problem)
+        finally:
+            remove_shared(group, f"{shared}-examples")
         callback.on_start(asdict(options))
+        for note in splits.notes if group.rank == 0 else ():
+            callback.on_message(note)
         checkpoint, state = group.broadcast(state), None
-        disk = storage.join(options.cache_folder, "images", name)
         with _explain_memory(options, group):
-            train(options, splits, group, checkpoint, writer, callback, disk)
+            train(options, splits, group, checkpoint, writer, callback, shared)
         if writer:
             writer.close()
         callback.on_end("")

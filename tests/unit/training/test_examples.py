@@ -20,7 +20,7 @@ def make_examples(count: int) -> list[Example]:
 
 def test_examples_come_out_as_they_went_in() -> None:
     examples = make_examples(40)
-    table = ExampleTable(iter(examples))
+    table = ExampleTable.of(iter(examples))
     assert len(table) == 40 and table[-1].path == examples[-1].path and len(table[3:9]) == 6
     for first, second in zip(table, examples, strict=True):
         assert first[:2] == second[:2] and first.labelled == second.labelled
@@ -32,4 +32,4 @@ def test_examples_come_out_as_they_went_in() -> None:
     assert len({(group, example.labelled) for group, example in zip(groups, examples, strict=True)}) == 2
     with pytest.raises(IndexError):
         table[40]
-    assert len(ExampleTable([])) == 0 and find_unlabelled(ExampleTable([]), 2).shape == (0, 2)
+    assert len(ExampleTable.of([])) == 0 and find_unlabelled(ExampleTable.of([]), 2).shape == (0, 2)

@@ -7,6 +7,7 @@ from training_sets import write_dataset
 
 from depers.errors import UserError
 from depers.resources import GIB
+from depers.training.images.data import read_splits
 from depers.training.images.image_cache import ScaledImages, allocate, plan_cache, read_scaled
 
 
@@ -34,11 +35,11 @@ def test_images_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["ram", "disk", "none"])
 def test_images_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str) -> None:
     root = write_dataset(tmp_path / "data")
-    paths = sorted(str(path) for path in (root / "images" / "train").iterdir())
+    examples = read_splits(str(root)).train
     sizes = [(96, 60 if index % 2 else 96) for index in range(6)]
     file = str(tmp_path / "images.rgb")
     allocate(file, sum(3 * w * h for w, h in sizes))
-    first, second = (ScaledImages(paths, sizes, kind, file) for _ in range(2))
+    first, second = (ScaledImages(examples, sizes, kind, file) for _ in range(2))
     Path(file).unlink()
     first.fill([0, 2, 4], 2)
     second.fill([1, 3, 5], 2)
@@ -46,7 +47,7 @@ def test_images_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str) -
         for images in (first, second):
             image = images(index)
             assert image.shape == (sizes[index][1], sizes[index][0], 3)
-            assert (image == read_scaled(paths[index], sizes[index])).all()
+            assert (image == read_scaled(examples[index], sizes[index])).all()
 
 
 def test_a_full_disk_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

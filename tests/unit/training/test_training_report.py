@@ -94,9 +94,7 @@ def test_the_page_shows_all_of_it(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data")
     data = read_splits(str(root))
     images = {
-        name: image_cache.ScaledImages(
-            [e.path for e in split], [image_cache.fit_size(e.size_wh, 96) for e in split], "none"
-        )
+        name: image_cache.ScaledImages(split, [image_cache.fit_size(e.size_wh, 96) for e in split], "none")
         for name, split in (("train", data.train), ("val", data.val))
     }
     batches = Batches(

@@ -25,7 +25,7 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
     model = yolo.load("last.pt", checkpoint)
     model.hyp = yolo.read_hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
     canvases = validation.choose_canvases(splits.val, 96, 32)
-    images = [read_scaled(example.path, fit_size(example.size_wh, 96)) for example in splits.val]
+    images = [read_scaled(example, fit_size(example.size_wh, 96)) for example in splits.val]
     results, losses = validation.predict(
         checkpoint,
         range(3),
