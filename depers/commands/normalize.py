@@ -21,7 +21,7 @@ import simplejpeg
 
 from depers import storage
 from depers.datasets.data_yaml import write_data_yaml
-from depers.datasets.image_index import IndexWriter
+from depers.datasets.image_index import write_index
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
 from depers.normalization import account, report
@@ -372,29 +372,31 @@ def _write(
     out: str, options: Options, parts: Iterator[list[ImageTask]], total: int, index: LabelIndex, lease: Lease
 ) -> report.LabelStatistics:
     """Write all units but those that an earlier run has recorded; their problems go into the index."""
-    statistics = report.LabelStatistics(len(options.classes))
+    statistics, names = report.LabelStatistics(len(options.classes)), list[str]()
     records = units.locate_inside(out)
     finished_names = units.list_finished(records).names
 
     def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
         for part in parts:
             name = make_unit_name(part, options.exif_frame)
+            names.append(name)
             if name in finished_names:
                 count(tables.read_table(units.record_uri(records, name)))
             else:
                 yield out, name, options.exif_frame, part
 
-    with progress.open_bar(total, "images") as bar, IndexWriter(out) as dataset_index:
+    with progress.open_bar(total, "images") as bar:
 
         def count(record: pa.Table) -> None:
             statistics.add(record)
-            dataset_index.add(record)
             problems = record["problems"].combine_chunks().flatten().to_pylist()
             index.add_problems(Problem(**problem) for problem in problems)
             bar.update(len(record))
 
         for record in lease.guard(run_file_tasks(write_unit, calls(), num_cpus=choose_share(out, options.raw))):
             count(record)
+    with storage.translated_write_errors(out):
+        write_index(out, lease.guard(units.iterate_records(records, names)))
     return statistics
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from depers import __version__, storage
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
-from depers.datasets.image_index import IndexWriter
+from depers.datasets.image_index import write_index
 from depers.errors import UserError
 from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
 from depers.runtime import claims, progress, units
@@ -266,10 +266,8 @@ def _synthesize(
     source = statistics.count_images(sprite_bank.read_backgrounds(extracted), job.class_count)
     report = storage.join(out, "report.html")
     storage.write_bytes(report, make_report(options, extracted, source, synthetic, images).encode())
-    with IndexWriter(out) as index:
-        for blocks in lease.guard(job.units()):
-            record = units.record_uri(units.locate_inside(out), renderer.unit_name(blocks[0]))
-            index.add(units.read_record(record))
+    names = (renderer.unit_name(first) for first, _ in job.units())
+    write_index(out, lease.guard(units.iterate_records(units.locate_inside(out), names)))
     write_joined_yaml(out, extracted.class_names, real, plan_table.FOLDER, renderer.shard_names(job))
     return SynthesizeResult(
         out=out,

@@ -8,8 +8,7 @@ disk last saw it change, or by the tag that S3 gives to its content. All else is
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from depers import storage
 from depers.datasets.labels import Labels, drop_doubles, parse_yolo, sort_labels
 from depers.errors import one_line
 from depers.storage import file_table, tables
-from depers.storage.tables import TableWriter, column, parquet_text
+from depers.storage.tables import column, parquet_text
 
 NAME = "index.parquet"
 TAIL_BYTES = 4096
@@ -57,7 +56,7 @@ SCHEMA = tables.schema(
     column("ignored_ids", pa.list_(pa.int32()), "class of each ignore region, in the order of the text, each once"),
     column("ignored_boxes", pa.list_(pa.float32()), "four numbers for each"),
 )
-"""DATASET/index.parquet: a row for every image, in no order."""
+"""DATASET/index.parquet: a row for every image."""
 RECORD_COLUMN = column("indexed", pa.struct(list(SCHEMA)), "the image's row of index.parquet; null where it is skipped")
 """A column of the records of units, from which the index is put together."""
 _TEXTS = ("labels", "ignore")
@@ -142,24 +141,13 @@ def _parse(text: bytes, source: str) -> Labels:
 _ANY_CLASS = 1 << 30
 
 
-class IndexWriter(AbstractContextManager["IndexWriter"]):
-    """Writes ROOT/index.parquet within its block, from the records of units; it appears whole at the end."""
-
-    def __init__(self, root: str) -> None:
-        self._writer = TableWriter(storage.join(root, NAME), SCHEMA)
-
-    def __enter__(self) -> "IndexWriter":
-        self._writer.__enter__()
-        return self
-
-    def add(self, record: pa.Table) -> None:
-        """Add the images of a unit."""
-        if RECORD_COLUMN.name in record.schema.names:  # an earlier version recorded none: those are read file by file
-            rows = record[RECORD_COLUMN.name].drop_null().combine_chunks()
-            self._writer.write(pa.Table.from_struct_array(rows))
-
-    def __exit__(self, *error: Any) -> None:
-        self._writer.__exit__(*error)
+def write_index(root: str, records: Iterable[pa.Table]) -> None:
+    """Write ROOT/index.parquet, whole, from the records of units, which are asked for one by one."""
+    with tables.TableWriter(storage.join(root, NAME), SCHEMA) as writer:
+        for record in records:
+            if RECORD_COLUMN.name in record.schema.names:  # an earlier version recorded none: those are read one by one
+                rows = record[RECORD_COLUMN.name].drop_null().combine_chunks()
+                writer.write(pa.Table.from_struct_array(rows))
 
 
 class FolderIndex(NamedTuple):

@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -297,6 +298,21 @@ def read_former(records: str) -> Iterator[pa.Table]:
         for start in range(0, len(names), _READERS):
             uris = [former_uri(records, name) for name in names[start : start + _READERS]]
             yield from pool.map(tables.read_table, uris)
+
+
+def iterate_records(records: str, names: Iterable[str]) -> Iterator[pa.Table]:
+    """Yield the records of units by their names, in that order; none of a unit that has none. Raise UserError."""
+
+    def read(name: str) -> pa.Table | None:
+        try:
+            return read_record(record_uri(records, name))
+        except FileNotFoundError:
+            return None
+
+    remaining = iter(names)
+    with ThreadPoolExecutor(_READERS) as pool:
+        while part := list(islice(remaining, _READERS)):
+            yield from (record for record in pool.map(read, part) if record is not None)
 
 
 def remove_former(records: str) -> None:

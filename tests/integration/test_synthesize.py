@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+import yaml
 
 from depers import storage
 from depers.commands.synthesize import Options, read_assets, run
@@ -151,16 +152,27 @@ def test_shards_hold_what_folders_hold(tmp_path: Path, extracted: str) -> None:
     folders, shards = str(tmp_path / "folders"), str(tmp_path / "shards")
     assert not run(Options(extracted, folders, count=70, variants=2)).partial
     assert not run(Options(extracted, shards, count=70, variants=2, shards=True)).partial
-    files = {Path(path).name: data for path, data in contents(folders).items()}
-    assert len(files) == 280 and "000000003-1.jpg" in files
+    files = {path.partition("/train/")[2]: data for path, data in contents(folders).items()}
+    assert len(files) == 280 and "synthetic/000000/000000003-1.jpg" in files
     assert list(contents(shards, "shards")) == ["shards/000000.tar"]
     with tarfile.open(fileobj=io.BytesIO(contents(shards, "shards")["shards/000000.tar"])) as tar:
         members = tar.getmembers()
         assert {m.name: tar.extractfile(m).read() for m in members} == files  # type: ignore[union-attr]
-    names = [member.name for member in members]
+    names = [member.name.removeprefix("synthetic/000000/") for member in members]
     assert names[:4] == ["000000000-0.jpg", "000000000-0.txt", "000000000-1.jpg", "000000000-1.txt"]
-    assert read_dataset(shards).train is None
-    assert "shards/{000000..000000}.tar" in Path(shards, "data.yaml").read_text()
+    # YOLOv5 finds no folder; a training sees what it sees of folders, as their indices say.
+    content = yaml.safe_load(Path(shards, "data.yaml").read_text())
+    real = str(Path(extracted).parent / "real" / "images")
+    assert (content["train"], content["shards"]) == ("", "shards/{000000..000000}.tar")
+    assert content["train_beside_shards"] == [f"{real}/train"] and content["val"] == f"{real}/val"
+    trainings = [read_splits(out) for out in (folders, shards)]
+    assert trainings[0].parts == trainings[1].parts and not (trainings[0].notes or trainings[1].notes)
+    for one, other in zip(trainings[0].train, trainings[1].train, strict=True):
+        assert (one.size_wh, one.labelled, one.read()) == (other.size_wh, other.labelled, other.read())
+        assert all((a == b).all() for a, b in zip(one[2:4], other[2:4], strict=True))
+    (Path(folders) / "index.parquet").unlink()
+    for one, other in zip(trainings[0].train, read_splits(folders).train, strict=True):
+        assert one[:2] == other[:2] and all((a == b).all() for a, b in zip(one[2:4], other[2:4], strict=True))
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from depers.datasets import image_index
-from depers.datasets.image_index import IndexWriter, WrittenFile
+from depers.datasets.image_index import WrittenFile
 from depers.imaging.headers import read_header
 from depers.storage import local
 
@@ -34,8 +34,8 @@ def write_index(root: Path) -> None:
 
 def write_rows(root: Path, rows: list[dict[str, object]]) -> None:
     """Write an index of the records of one unit."""
-    with IndexWriter(str(root)) as writer:
-        writer.add(pa.Table.from_pylist(rows, schema=pa.schema([image_index.RECORD_COLUMN])))
+    record = pa.Table.from_pylist(rows, schema=pa.schema([image_index.RECORD_COLUMN]))
+    image_index.write_index(str(root), [record])
 
 
 def write_tars(source: Path, out: Path, size: int) -> None:
