@@ -93,9 +93,9 @@ def _tag_contents(folder: str, files: pa.Table, sums: pa.Array) -> Iterator[str]
     table = files.append_column("sum", sums)
 
     def tag(row: tuple[str, int, str, str | None]) -> str:
-        path, size, etag, known = row
-        if known:
-            return f"{path} {known}"
+        path, size, etag, content_sum = row
+        if content_sum:
+            return f"{path} {content_sum}"
         if re.fullmatch(r"[0-9a-f]{32}", etag):  # of what S3 got at once
             return f"{path} {etag}"
         uri = storage.join(folder, path)
@@ -105,7 +105,7 @@ def _tag_contents(folder: str, files: pa.Table, sums: pa.Array) -> Iterator[str]
     rows = _iterate(table, "size", "etag", "sum")
     with ThreadPoolExecutor(_READERS) as pool:
         while part := list(islice(rows, _CHUNK)):
-            yield from map(tag, part) if all(known for *_, known in part) else pool.map(tag, part)
+            yield from map(tag, part) if all(content_sum for *_, content_sum in part) else pool.map(tag, part)
 
 
 def _sum_content(uri: str, size: int) -> str:

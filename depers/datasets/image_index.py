@@ -262,8 +262,8 @@ def _describing(prefix: str) -> list[str]:
 
 def _find_values(rows: pa.Table, prefix: str, numbers: NDArray[np.int64], files: pa.Table, name: str) -> pa.Array:
     """Return a value for each of the files that is the one that row `numbers` speaks of, else null."""
-    same = _is_same(rows, prefix, numbers, files, np.arange(len(files)))
-    return rows[name].combine_chunks().take(pa.array(np.where(same, numbers, 0), mask=~same))
+    is_valid = _is_same(rows, prefix, numbers, files, np.arange(len(files)))
+    return rows[name].combine_chunks().take(pa.array(np.where(is_valid, numbers, 0), mask=~is_valid))
 
 
 def _find(values: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -277,19 +277,18 @@ def _is_same(
     rows: pa.Table, prefix: str, numbers: NDArray[np.int64], files: pa.Table, places: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return where the file that row `numbers` speaks of is the one at `places` in a listing, or there is neither."""
-    known = numbers >= 0
-    if not known.any():
-        return known
-    noted = rows.select(_describing(prefix))
-    size, md5, stamp = noted.take(pa.array(np.maximum(numbers, 0))).columns
-    same = pc.is_null(size).to_numpy()
-    is_listed = places >= 0
-    if is_listed.any():
-        listed = files.take(pa.array(np.maximum(places, 0)))
-        same_content = pc.or_(_equal(listed["stamp"], stamp), _equal(listed["etag"], md5))
-        is_equal = pc.and_(pc.and_(_equal(listed["size"], size), same_content), pc.is_null(listed["reason"]))
-        same = np.where(is_listed, is_equal.to_numpy(), same)
-    return np.asarray(known & same)
+    has_row, has_file = numbers >= 0, places >= 0
+    if not has_row.any():
+        return has_row
+    columns = rows.select(_describing(prefix)).take(pa.array(np.maximum(numbers, 0)))
+    size, md5, stamp = columns.columns
+    is_equal = pc.is_null(size).to_numpy()
+    if has_file.any():
+        entries = files.take(pa.array(np.maximum(places, 0)))
+        is_content = pc.or_(_equal(entries["stamp"], stamp), _equal(entries["etag"], md5))
+        is_file = pc.and_(pc.and_(_equal(entries["size"], size), is_content), pc.is_null(entries["reason"]))
+        is_equal = np.where(has_file, is_file.to_numpy(), is_equal)
+    return np.asarray(has_row & is_equal)
 
 
 def _equal(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -18,7 +18,7 @@ from depers import storage
 from depers.datasets import image_index
 from depers.datasets.data_yaml import read_dataset
 from depers.datasets.labels import find_images
-from depers.datasets.shards import Member, Shards, list_shards, read_members
+from depers.datasets.shards import Shards, TarImage, list_shards, read_members
 from depers.errors import UserError
 from depers.storage import Entry, file_table, tables
 from depers.storage.tables import column
@@ -38,9 +38,9 @@ def digest_folder(folder: str) -> NDArray[np.uint64]:
     images = file_table.tabulate_files(folder)
     images = images.filter(pc.and_(pc.is_null(images["reason"]), find_images(images["path"])))
     place = image_index.find_place(folder)
-    known = image_index.find_digests(*place, images) if place else pa.nulls(len(images), pa.uint64())
-    digests = np.asarray(pc.fill_null(known, 0).to_numpy(), np.uint64).copy()
-    unknown = pc.is_null(known)
+    indexed = image_index.find_digests(*place, images) if place else pa.nulls(len(images), pa.uint64())
+    digests = np.asarray(pc.fill_null(indexed, 0).to_numpy(), np.uint64).copy()
+    unknown = pc.is_null(indexed)
     files = images.filter(unknown)
 
     def digest(row: tuple[bytes, int]) -> int:
@@ -61,7 +61,7 @@ def digest_shards(tars: Shards) -> NDArray[np.uint64]:
     entries = list_shards(tars)
     index = image_index.read_index(root or ".", "train", image_index.TAR_COLUMNS)
     rows = image_index.find_unchanged_tars(index.rows, file_table.tabulate(entries), name)
-    known = set(pc.unique(rows["file"]).to_pylist())
+    indexed_files = set(pc.unique(rows["file"]).to_pylist())
 
     def digest(entry: Entry) -> list[int]:
         uri = storage.join(tars.folder, entry.path)
@@ -69,13 +69,13 @@ def digest_shards(tars: Shards) -> NDArray[np.uint64]:
             members = list(read_members(uri, file))
             return [_digest_member(file, member) for member in members]
 
-    unknown = [entry for entry in entries if f"{name}/{entry.path}" not in known]
+    unknown = [entry for entry in entries if f"{name}/{entry.path}" not in indexed_files]
     with ThreadPoolExecutor(_READERS) as pool:
-        others = [digest for digests in pool.map(digest, unknown) for digest in digests]
-    return np.concatenate([rows["digest"].to_numpy(), np.array(others, np.uint64)])
+        digests = [digest for tar_digests in pool.map(digest, unknown) for digest in tar_digests]
+    return np.concatenate([rows["digest"].to_numpy(), np.array(digests, np.uint64)])
 
 
-def _digest_member(file: BinaryIO, member: Member) -> int:
+def _digest_member(file: BinaryIO, member: TarImage) -> int:
     tail = min(member.byte_count, image_index.TAIL_BYTES)
     file.seek(member.offset + member.byte_count - tail)
     return image_index.digest_image(member.byte_count, file.read(tail))

@@ -33,7 +33,7 @@ class Shards(NamedTuple):
     pattern: str
 
 
-class Member(NamedTuple):
+class TarImage(NamedTuple):
     """An image in a tar: its name, where its bytes lie, and the texts beside it, empty where there is none."""
 
     name: str
@@ -72,7 +72,7 @@ def check_shards(shards: Shards, names: Sequence[str]) -> None:
         )
 
 
-def read_members(tar: str, file: BinaryIO) -> Iterator[Member]:
+def read_members(tar: str, file: BinaryIO) -> Iterator[TarImage]:
     """Yield the images in the open file of a tar. Raise UserError where it is damaged, or an image has no labels."""
     images: dict[str, tarfile.TarInfo] = {}
     texts: dict[str, bytes] = {}
@@ -91,4 +91,4 @@ def read_members(tar: str, file: BinaryIO) -> Iterator[Member]:
         if text not in texts:
             raise UserError(f"{tar}: {name}: must have its labels beside it, in {text}, but there is no such member")
         ignored = texts.get(f"{splitext(name)[0]}{IGNORE_SUFFIX}", b"")
-        yield Member(name, info.offset_data, info.size, texts[text], ignored)
+        yield TarImage(name, info.offset_data, info.size, texts[text], ignored)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from depers.seeds import Branch, random_for
 from depers.training.images.augmentation import RGB, LabelledImage, augment, make_mosaic
 from depers.training.images.data import Splits, find_unlabelled, group_by_labels
-from depers.training.images.examples import Example, Size, map_sizes
+from depers.training.images.examples import Example, SizeWH, map_sizes
 from depers.training.images.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
@@ -39,7 +39,7 @@ class SampleSpec(NamedTuple):
     pass_number: int
     row: int
     indices: list[int]
-    canvas_wh: Size
+    canvas_wh: SizeWH
 
 
 def count_images(size: int, weight: float) -> int:
@@ -113,7 +113,7 @@ def plan_batches(
     canvases_wh: NDArray[np.int64],
     batch_size: int,
     rng: np.random.Generator | None = None,
-) -> list[tuple[Size, NDArray[np.int64]]]:
+) -> list[tuple[SizeWH, NDArray[np.int64]]]:
     """Return batches of images of like shape: the canvas that fits all of them, and their rows in `order`.
 
     `canvases_wh` int64 (images, 2). There are as many batches as the number of images needs, whatever their shapes; all
@@ -124,7 +124,7 @@ def plan_batches(
     starts = np.arange(0, len(rows), batch_size)
     sizes = np.column_stack([np.maximum.reduceat(sides[rows], starts) for sides in (widths, heights)])
     sequence = rng.permutation(len(starts)) if rng else np.arange(len(starts))
-    shapes: dict[Size, Size] = {}  # so that equal ones are one object
+    shapes: dict[SizeWH, SizeWH] = {}  # so that equal ones are one object
     batches = []
     for start, (width, height) in zip(starts[sequence].tolist(), sizes[sequence].tolist(), strict=True):
         canvas = shapes.setdefault((width, height), (width, height))
@@ -132,7 +132,7 @@ def plan_batches(
     return batches
 
 
-def round_up(size_wh: Size, stride: int) -> Size:
+def round_up(size_wh: SizeWH, stride: int) -> SizeWH:
     """Return the size with both sides rounded up to multiples of the stride."""
     width, height = (-(-side // stride) * stride for side in size_wh)
     return width, height
@@ -211,7 +211,7 @@ class Batches:
         # Images of whole passes that are planned together, in which at least one batch begins.
         self._window = self.images_per_pass * (-(-batch_size // self.images_per_pass) if continuous else 1)
         self._planned_window = -1
-        self._plan: list[tuple[Size, NDArray[np.int64]]] = []
+        self._plan: list[tuple[SizeWH, NDArray[np.int64]]] = []
         self._passes: dict[int, NDArray[np.int64]] = {}
 
     def plan(self, number: int, image_weights: NDArray[np.float64] | None = None) -> list[SampleSpec]:
@@ -227,7 +227,7 @@ class Batches:
         """Return how many images batch `number` has; weights as for `plan`."""
         return self._batch_size if self._continuous else len(self._find(number, image_weights)[1])
 
-    def _find(self, number: int, image_weights: NDArray[np.float64] | None) -> tuple[Size, NDArray[np.int64]]:
+    def _find(self, number: int, image_weights: NDArray[np.float64] | None) -> tuple[SizeWH, NDArray[np.int64]]:
         """Return the canvas of batch `number`, and its images by number, over all passes."""
         if self._continuous:
             window = number * self._batch_size // self._window
@@ -242,7 +242,7 @@ class Batches:
 
     def _plan_window(
         self, window: int, image_weights: NDArray[np.float64] | None
-    ) -> list[tuple[Size, NDArray[np.int64]]]:
+    ) -> list[tuple[SizeWH, NDArray[np.int64]]]:
         """Return the batches that begin in a window: their canvases, and their images by number, over all passes."""
         first, end = window * self._window, (window + 1) * self._window
         if self._continuous:

@@ -12,7 +12,7 @@ from depers import storage
 from depers.datasets.data_yaml import read_dataset
 from depers.errors import UserError
 from depers.storage.cache import DatasetCache
-from depers.training.images.examples import SCHEMA, Example, ExampleTable, Kinds
+from depers.training.images.examples import SCHEMA, Example, ExampleTable, LabelKinds
 from depers.training.images.reader import ExampleReader
 
 
@@ -100,5 +100,5 @@ def group_by_labels(examples: Sequence[Example]) -> NDArray[np.int32]:
     """Return a number for each example, int32 (N,), the same where they are labelled for the same classes."""
     if isinstance(examples, ExampleTable):
         return examples.group()
-    kinds = Kinds()
+    kinds = LabelKinds()
     return np.array([kinds.number(example.labelled) for example in examples], np.int32)

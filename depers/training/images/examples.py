@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from depers import storage
 
-Size = tuple[int, int]
+SizeWH = tuple[int, int]
 """Width and height."""
 
 
@@ -25,7 +25,7 @@ class Example(NamedTuple):
     """
 
     path: str
-    size_wh: Size
+    size_wh: SizeWH
     class_ids: NDArray[np.int64]
     boxes_xywh: NDArray[np.float64]
     labelled: frozenset[int]
@@ -56,7 +56,7 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
-        pa.field("kind", pa.int32()),  # which of `Kinds`
+        pa.field("kind", pa.int32()),  # which of `LabelKinds`
         pa.field("class_ids", pa.large_list(pa.int32())),
         pa.field("boxes", pa.large_list(pa.float32())),  # texts have six decimals, as many as it keeps of less than 1
         pa.field("ignored_ids", pa.large_list(pa.int32())),
@@ -66,7 +66,7 @@ SCHEMA = pa.schema(
 """The columns of examples, a row each."""
 
 
-class Kinds:
+class LabelKinds:
     """The sets of classes that images are labelled for, each with a number."""
 
     def __init__(self, kinds: Iterable[frozenset[int]] = ()) -> None:
@@ -133,7 +133,7 @@ class ExampleTable(Sequence[Example]):
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "ExampleTable":
         """Return a table of examples, which are taken one by one; none of them is kept."""
-        kinds = Kinds()
+        kinds = LabelKinds()
         return cls(tabulate(examples, kinds), kinds)
 
     def __len__(self) -> int:
@@ -166,14 +166,14 @@ class ExampleTable(Sequence[Example]):
 
     def find_labelled(self, class_count: int) -> NDArray[np.bool_]:
         """Return bool (N, C): the classes that each image has labels for."""
-        return np.asarray(Kinds(self.kinds).tabulate(class_count)[self._kind_numbers])
+        return np.asarray(LabelKinds(self.kinds).tabulate(class_count)[self._kind_numbers])
 
     def group(self) -> NDArray[np.int32]:
         """Return a number for each example, int32 (N,), the same where they are labelled for the same classes."""
         return np.asarray(self._kind_numbers)
 
 
-def map_sizes(examples: Sequence[Example], function: Callable[[Size], Size]) -> list[Size]:
+def map_sizes(examples: Sequence[Example], function: Callable[[SizeWH], SizeWH]) -> list[SizeWH]:
     """Return what the function makes of the size of each image, each of its results an object once."""
     if not isinstance(examples, ExampleTable):
         return [function(example.size_wh) for example in examples]
@@ -187,10 +187,10 @@ def _join_chunks(column: pa.ChunkedArray) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def tabulate(examples: Iterable[Example], kinds: Kinds) -> pa.Table:
+def tabulate(examples: Iterable[Example], kinds: LabelKinds) -> pa.Table:
     """Return examples as rows of `SCHEMA`; none of them is kept."""
     tables = [SCHEMA.empty_table()]
-    rows = _Rows(kinds)
+    rows = _ExampleRows(kinds)
     for example in examples:
         rows.add(example)
         if len(rows) == _CHUNK:
@@ -198,10 +198,10 @@ def tabulate(examples: Iterable[Example], kinds: Kinds) -> pa.Table:
     return pa.concat_tables([*tables, rows.take()]).combine_chunks()
 
 
-class _Rows:
+class _ExampleRows:
     """Rows of `SCHEMA` in the making."""
 
-    def __init__(self, kinds: Kinds) -> None:
+    def __init__(self, kinds: LabelKinds) -> None:
         self._kinds = kinds
         self._clear()
 

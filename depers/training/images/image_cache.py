@@ -21,7 +21,7 @@ from depers.errors import UserError
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError
 from depers.training.images.augmentation import RGB
-from depers.training.images.examples import Example, Size
+from depers.training.images.examples import Example, SizeWH
 from depers.training.processes.process_group import ProcessGroup
 
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.8  # of what is free; the rest is for the training itself, and for other processes
@@ -53,12 +53,12 @@ def plan_cache(cache: str, size: int, workers: int, free_memory: int, free_disk:
 
 
 @lru_cache(1 << 16)
-def fit_size(size_wh: Size, imgsz: int) -> Size:
+def fit_size(size_wh: SizeWH, imgsz: int) -> SizeWH:
     """Return an image's size with `imgsz` as its longer side, the other rounded up, as YOLOv5 loads it."""
     return letterbox(size_wh, imgsz, half_stride_pad=True).resized_wh
 
 
-def read_scaled(example: Example, size_wh: Size) -> RGB:
+def read_scaled(example: Example, size_wh: SizeWH) -> RGB:
     """Read an image, uint8 RGB, scaled to `size_wh`. Raises UserError where it cannot be decoded."""
     try:
         image = decoding.decode(example.read()).rgb()
@@ -70,7 +70,7 @@ def read_scaled(example: Example, size_wh: Size) -> RGB:
 class ScaledImages:
     """The images of examples, uint8 RGB scaled to `sizes_wh`, by index; safe to call from several threads."""
 
-    def __init__(self, examples: Sequence[Example], sizes_wh: Sequence[Size], kind: str, file: str = "") -> None:
+    def __init__(self, examples: Sequence[Example], sizes_wh: Sequence[SizeWH], kind: str, file: str = "") -> None:
         """Take the `kind` of cache, and for `disk` the `file` that `allocate` has made.
 
         Once all workers of the node have the file mapped, it may be unlinked.
@@ -128,7 +128,7 @@ def allocate(file: str, size: int) -> None:
 
 def cache_images(
     examples: Sequence[Example],
-    sizes_wh: Sequence[Size],
+    sizes_wh: Sequence[SizeWH],
     cache: str,
     group: ProcessGroup,
     file: str,

@@ -14,7 +14,7 @@ from depers.datasets import ignore_regions
 from depers.datasets.data_yaml import Dataset, labelled_classes
 from depers.datasets.labels import Labels, sort_labels
 from depers.errors import UserError
-from depers.training.images.examples import SCHEMA, Example, Kinds
+from depers.training.images.examples import SCHEMA, Example, LabelKinds
 
 
 class Labelling(NamedTuple):
@@ -59,7 +59,7 @@ class Labelling(NamedTuple):
         )
 
     def make_rows(
-        self, rows: pa.Table, files: pa.Array, members: pa.Array, kinds: Kinds
+        self, rows: pa.Table, files: pa.Array, members: pa.Array, kinds: LabelKinds
     ) -> tuple[pa.Table, NDArray[np.bool_]]:
         """Return rows of an index as rows of `examples.SCHEMA`, and which of them are to be refused, bool (N,).
 
@@ -68,17 +68,17 @@ class Labelling(NamedTuple):
         ids, class_count = self.class_ids, len(self.dataset.names)
         numbers = self._number_kinds(rows["path"], kinds)
         labels, regions = (
-            _Boxes.of(rows, *names) for names in (("class_ids", "boxes"), ("ignored_ids", "ignored_boxes"))
+            _ImageBoxes.of(rows, *names) for names in (("class_ids", "boxes"), ("ignored_ids", "ignored_boxes"))
         )
-        refused = np.zeros(len(rows), np.bool_)
+        is_refused = np.zeros(len(rows), np.bool_)
         for boxes in (labels, regions):
-            refused[boxes.rows[boxes.ids >= class_count]] = True
+            is_refused[boxes.rows[boxes.ids >= class_count]] = True
         labels, regions = (
             boxes._replace(ids=ids[np.minimum(boxes.ids, class_count - 1)]) for boxes in (labels, regions)
         )
         if self.exact:
             is_labelled = kinds.tabulate(len(self.names))
-            refused[labels.rows[~is_labelled[numbers[labels.rows], labels.ids]]] = True
+            is_refused[labels.rows[~is_labelled[numbers[labels.rows], labels.ids]]] = True
         else:
             regions, numbers = _split_off_unlabelled(regions, numbers, kinds, len(self.names))
         if (np.diff(ids) < 0).any():
@@ -89,9 +89,9 @@ class Labelling(NamedTuple):
         columns |= dict(zip(("class_ids", "boxes"), labels.to_lists(len(rows)), strict=True))
         columns |= dict(zip(("ignored_ids", "ignored_boxes"), regions.to_lists(len(rows)), strict=True))
         table = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], names=SCHEMA.names)
-        return table.cast(SCHEMA), refused
+        return table.cast(SCHEMA), is_refused
 
-    def _number_kinds(self, paths: pa.ChunkedArray, kinds: Kinds) -> NDArray[np.int32]:
+    def _number_kinds(self, paths: pa.ChunkedArray, kinds: LabelKinds) -> NDArray[np.int32]:
         """Return for each path the number of the classes that it is labelled for, int32 (N,), as `labelled_classes`."""
         ids = self.class_ids
         numbers = np.full(len(paths), kinds.number(frozenset(ids.tolist())), np.int32)
@@ -101,7 +101,7 @@ class Labelling(NamedTuple):
         return numbers
 
 
-class _Boxes(NamedTuple):
+class _ImageBoxes(NamedTuple):
     """Boxes of many images: the row of each one's image, ascending, `ids` int64 (M,), `boxes_xywh` float32 (M, 4)."""
 
     rows: NDArray[np.int64]
@@ -109,13 +109,13 @@ class _Boxes(NamedTuple):
     boxes_xywh: NDArray[np.float32]
 
     @classmethod
-    def of(cls, table: pa.Table, ids: str, boxes: str) -> "_Boxes":
+    def of(cls, table: pa.Table, ids: str, boxes: str) -> "_ImageBoxes":
         counts = pc.list_value_length(table[ids]).to_numpy()
         flat_ids, flat_boxes = (pc.list_flatten(table[name]).to_numpy() for name in (ids, boxes))
         return cls(np.repeat(np.arange(len(table)), counts), flat_ids.astype(np.int64), flat_boxes.reshape(-1, 4))
 
-    def take(self, places: NDArray[np.generic]) -> "_Boxes":
-        return _Boxes(*(column[places] for column in self))
+    def take(self, places: NDArray[np.generic]) -> "_ImageBoxes":
+        return _ImageBoxes(*(column[places] for column in self))
 
     def to_lists(self, count: int) -> tuple[pa.Array, pa.Array]:
         starts = np.concatenate([[0], np.cumsum(np.bincount(self.rows, minlength=count))]).astype(np.int64)
@@ -127,8 +127,8 @@ class _Boxes(NamedTuple):
 
 
 def _split_off_unlabelled(
-    regions: _Boxes, numbers: NDArray[np.int32], kinds: Kinds, class_count: int
-) -> tuple[_Boxes, NDArray[np.int32]]:
+    regions: _ImageBoxes, numbers: NDArray[np.int32], kinds: LabelKinds, class_count: int
+) -> tuple[_ImageBoxes, NDArray[np.int32]]:
     """Return the regions that are a part of their image, and the numbers of what images are labelled for then.
 
     As `ignore_regions.split_off_unlabelled` does it for one image.
@@ -143,9 +143,9 @@ def _split_off_unlabelled(
         [np.packbits(is_missing, axis=1), numbers[images].astype("<i4").view(np.uint8).reshape(-1, 4)]
     )
     _, firsts, kind_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    known = list(kinds)
+    base_kinds = list(kinds)
     new_numbers = [
-        kinds.number(known[numbers[images[first]]].difference(np.flatnonzero(is_missing[first]).tolist()))
+        kinds.number(base_kinds[numbers[images[first]]].difference(np.flatnonzero(is_missing[first]).tolist()))
         for first in firsts.tolist()
     ]
     numbers = numbers.copy()

@@ -22,12 +22,12 @@ from depers.datasets import ignore_regions, image_index, labels, shards
 from depers.datasets.data_yaml import Dataset
 from depers.datasets.ignore_regions import IgnoreFolder
 from depers.datasets.labels import Labels
-from depers.datasets.shards import Member, Shards
+from depers.datasets.shards import Shards, TarImage
 from depers.errors import UserError
 from depers.imaging.headers import ImageError, read_header
 from depers.storage import file_table
 from depers.storage.cache import DatasetCache
-from depers.training.images.examples import Example, Kinds, Size, tabulate
+from depers.training.images.examples import Example, LabelKinds, SizeWH, tabulate
 from depers.training.images.labelling import Labelling
 
 _READERS = 16  # threads that mostly wait for storage
@@ -56,7 +56,7 @@ class ExampleReader:
     def __init__(self, names: tuple[str, ...], cache: DatasetCache | None) -> None:
         """Take what brings datasets from S3 to this node, if anything does."""
         self._names, self._cache = names, cache
-        self.kinds = Kinds()
+        self.kinds = LabelKinds()
         self.notes: list[str] = []
 
     def read_folder(self, dataset: Dataset, folder: str, exact: bool = False) -> pa.Table:
@@ -72,10 +72,10 @@ class ExampleReader:
         known_rows = _take(rows, numbers[is_known])
         files = file_table.join_paths(listing.folder, paths.filter(pa.array(is_known)))
         members = pa.repeat(pa.scalar(b"", pa.large_binary()), len(files))
-        table, refused = labelling.make_rows(known_rows, files, members, self.kinds)
-        if refused.any():  # reading says what is wrong, and where
-            is_known[np.flatnonzero(is_known)[refused]] = False
-            table = table.filter(pa.array(~refused))
+        table, is_refused = labelling.make_rows(known_rows, files, members, self.kinds)
+        if is_refused.any():  # reading says what is wrong, and where
+            is_known[np.flatnonzero(is_known)[is_refused]] = False
+            table = table.filter(pa.array(~is_refused))
         unknown = paths.filter(pa.array(~is_known))
         if index.problem or (len(rows) and len(unknown)):
             reason = index.problem or "others were edited, added or copied after the index of their dataset was written"
@@ -137,11 +137,11 @@ class ExampleReader:
             posixpath.dirname(place) or ".", rows["file"].cast(pa.large_binary()).combine_chunks()
         )
         members = rows["path"].cast(pa.large_binary()).combine_chunks()
-        table, refused = labelling.make_rows(rows, files, members, self.kinds)
-        if refused.any():  # reading says what is wrong, and where
-            table, rows = (image_index.drop_files(columns, ~refused) for columns in (table, rows))
-        known = set(pc.unique(rows["file"]).to_pylist())
-        unknown = [tar for file, tar in names.items() if file not in known]
+        table, is_refused = labelling.make_rows(rows, files, members, self.kinds)
+        if is_refused.any():  # reading says what is wrong, and where
+            table, rows = (image_index.drop_files(columns, ~is_refused) for columns in (table, rows))
+        indexed_files = set(pc.unique(rows["file"]).to_pylist())
+        unknown = [tar for file, tar in names.items() if file not in indexed_files]
         if unknown:
             reason = index.problem or "they were copied or edited after the index of their dataset was written"
             self.notes.append(f"{tars.folder}: {len(unknown)} of {len(names)} tars were read image by image: {reason}")
@@ -151,7 +151,7 @@ class ExampleReader:
     def _read_tars(self, labelling: Labelling, folder: str, names: list[str]) -> pa.Table:
         class_count = len(labelling.dataset.names)
 
-        def read(pair: tuple[str, Member]) -> Example:
+        def read(pair: tuple[str, TarImage]) -> Example:
             tar, member = pair
             stem = f"{tar}: {member.name.rpartition('.')[0]}"
             entries = labels.decode_labels(member.labels, class_count, f"{stem}.txt")
@@ -160,7 +160,7 @@ class ExampleReader:
             ignored = labels.drop_doubles(ignored)
             return labelling.make_example(member.name, f"{stem}.txt", entries, ignored, _measure(image))
 
-        def list_pairs() -> Iterator[tuple[str, Member]]:
+        def list_pairs() -> Iterator[tuple[str, TarImage]]:
             for name in names:
                 tar = storage.join(folder, name)
                 with storage.translated_errors(tar), Path(tar).open("rb") as file:
@@ -189,13 +189,13 @@ def _take(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.Table:
     return rows.take(pa.array(numbers)).combine_chunks()
 
 
-def _merge(known: pa.Table, others: pa.Table, is_known: NDArray[np.bool_]) -> pa.Table:
-    """Return rows of two tables in one order, in which the known ones have the places `is_known`, bool (N,)."""
-    if not len(others):
-        return known
-    places = np.empty(len(is_known), np.int64)
-    places[is_known], places[~is_known] = np.arange(len(known)), len(known) + np.arange(len(others))
-    return pa.concat_tables([known, others]).take(pa.array(places))
+def _merge(first: pa.Table, second: pa.Table, is_first: NDArray[np.bool_]) -> pa.Table:
+    """Return rows of two tables in one order, in which those of the first have the places `is_first`, bool (N,)."""
+    if not len(second):
+        return first
+    places = np.empty(len(is_first), np.int64)
+    places[is_first], places[~is_first] = np.arange(len(first)), len(first) + np.arange(len(second))
+    return pa.concat_tables([first, second]).take(pa.array(places))
 
 
 def _measure(image: Example) -> Example:
@@ -203,7 +203,7 @@ def _measure(image: Example) -> Example:
     return image._replace(size_wh=_read_size(image))
 
 
-def _read_size(image: Example) -> Size:
+def _read_size(image: Example) -> SizeWH:
     """Return the upright size of an image: of a JPEG by its first bytes, where size and orientation stand there."""
     try:
         beginning = image.read(_HEADER_BYTES)
