@@ -25,6 +25,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from comparison_inputs import make_inputs
 
+from depers.datasets import image_index
+
 RENAMES = {
     "a picture": "an image",
     "picture": "image",
@@ -168,7 +170,7 @@ def list_outputs(root: Path) -> dict[str, Path]:
         prefix + name_output(path, folder): path
         for prefix, folder in folders.items()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != image_index.NAME  # which says when files were written
     }
 
 
@@ -186,6 +188,7 @@ def describe(path: Path) -> list[str]:
         content = json.loads(text, object_pairs_hook=without_versions, parse_int=float)
         return json.dumps(content, indent=1, sort_keys=True).splitlines()
     table = pq.read_table(path)
+    table = table.select([name for name in table.schema.names if name != image_index.RECORD_COLUMN.name])
     lines = [rename(f"{field.name}: {field.type}") for field in table.schema if field.name not in VERSIONS]
     for number, row in enumerate(table.to_pylist()):
         lines += [rename(f"{number} {name}: {value!r}") for name, value in row.items() if name not in VERSIONS]

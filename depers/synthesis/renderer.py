@@ -7,7 +7,6 @@ image has ignore regions; or OUT/shards/NNNNNN.tar
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple

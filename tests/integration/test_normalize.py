@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from runs import records, run_and_kill, run_depers, tree
+from runs import records, run_and_kill, run_depers
 
 from depers import storage
 from depers.commands.normalize import Options, open_sets, plan_processes, run
@@ -225,8 +225,8 @@ def write_set(root: str, kind: str) -> str:
 
 
 def contents(root: str, but: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """Every file below a folder, but for the job's own records."""
-    entries = [entry.path for entry in storage.list_files(root) if not entry.path.startswith("_depers/")]
+    """Every file below a folder, but for the job's own records, and the index, which says when files were written."""
+    entries = [entry.path for entry in storage.list_files(root) if not entry.path.startswith(("_depers/", "index."))]
     return {path: storage.read_bytes(storage.join(root, path)) for path in entries if path not in but}
 
 
@@ -253,7 +253,7 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, ray_local: None) ->
     options = Options(raw, out, class_map=("person=human",), val_fraction=0, columns="box")
     with open_pool(plan_processes(options)):
         run(options)
-    assert tree(tmp_path / "without-ray") == tree(tmp_path / "yolo-out")
+    assert contents(out) == contents(str(tmp_path / "yolo-out"))
 
 
 def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_local: None) -> None:
