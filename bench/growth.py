@@ -69,10 +69,10 @@ def main() -> None:
     for name, (listing, changes) in listings.items():
         with tempfile.TemporaryDirectory(prefix="depers-growth-") as records:
             run(records, entries)
-            started = time.monotonic()
-            redone = run(records, sorted(listing))
-            seconds = time.monotonic() - started
-        print(f"{name}: {changes} of {count} files changed, {redone} done again, in {seconds:.1f} s", flush=True)
+            start = time.monotonic()
+            count_again = run(records, sorted(listing))
+            seconds = time.monotonic() - start
+        print(f"{name}: {changes} of {count} files changed, {count_again} done again, in {seconds:.1f} s", flush=True)
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

@@ -299,17 +299,18 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     module = importlib.import_module(f"depers.commands.{verb}")
     if check := getattr(module, "check", None):
         check(options)  # what is wrong with the input costs no waiting
+    work = module.forecast if getattr(options, "dry_run", False) else module.run
     plan = module.plan_processes(options) if hasattr(module, "plan_processes") and not is_named() else None
     if plan is not None:
         with local_pool.open_pool(plan):
-            local_result: VerbResult = observe_run(verb, lambda: module.run(options))
+            local_result: VerbResult = observe_run(verb, lambda: work(options))
             return local_result
     has_started = start_ray(debug)
     try:
         with warnings.catch_warnings():
             if not debug:
                 warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
-            result: VerbResult = observe_run(verb, lambda: module.run(options))
+            result: VerbResult = observe_run(verb, lambda: work(options))
             return result
     finally:
         if has_started:

@@ -33,6 +33,7 @@ CORE_HOUR_PRICE = 0.05
 _SETTING = "setting of the command: "  # before its name where argparse keeps it: no option of a verb is called so
 
 DETECTION, REDACTION, TRAINING, SYNTHESIS, RUNNING = "detection", "redaction", "training", "synthesis", "running"
+SELECTION = "which inputs"
 """Sections of `--help` that several verbs have."""
 
 

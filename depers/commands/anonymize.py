@@ -25,6 +25,8 @@ from depers.pipeline import clean_watch, local
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import BoxSource, find_box_source, find_previous_source
+from depers.pipeline.forecast import Forecast
+from depers.pipeline.forecast import forecast as make_forecast
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
 from depers.redaction.colors import MODES
@@ -230,7 +232,12 @@ def run(options: Options) -> AnonymizeResult:
     return replace(result, out=file.target, manifest=None, report=None, failures=failures, is_written=has_result)
 
 
-def _run(options: Options) -> AnonymizeResult:
+def forecast(options: Options) -> Forecast:
+    """Say what `run` would be about, and how long it would take: nothing is written. Raises UserError as it does."""
+    return make_forecast(_make_job(options), options)
+
+
+def _make_job(options: Options) -> PassJob:
     redact = partial(
         redact_item,
         mode=options.mode,
@@ -252,6 +259,11 @@ def _run(options: Options) -> AnonymizeResult:
         records=find_records(options.out, options.records),
     )
     pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input, "records": job.records_beside})
+    return job
+
+
+def _run(options: Options) -> AnonymizeResult:
+    job = _make_job(options)
     with pipeline.run(job, options, stop_after_clean=options.stop_after_clean) as summary:
         return _gather(job, summary, Removal(summary, options.keep_removed))
 

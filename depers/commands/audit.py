@@ -39,9 +39,11 @@ from depers.pipeline.box_tables import Row
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
 from depers.runtime import claims, lease
+from depers.runtime.inputs import read_selection
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import AuditStatus
 from depers.storage import Entry, tables
+from depers.storage.selection import list_selected
 from depers.storage.tables import parquet_text
 
 _MEGAPIXELS = 10_000.0  # whatever was written may be read
@@ -177,7 +179,9 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
     noted = claims.read_job(reading.input, records)
     keep_anyway, inputs = bool(noted.get("keep_anyway", False)), None
     if options.input is not None:
-        listing = storage.list_files(options.input, bool(noted.get("follow_links")), reading.input)
+        selection = read_selection(records)
+        places = (storage.absolute(reading.input), records)
+        listing = list_selected(storage.absolute(options.input), bool(noted.get("follow_links")), places, selection)
         inputs = {parquet_text(entry.path) for entry in listing}
     check = partial(check_item, keep_metadata=tuple(noted.get("keep_metadata", ())), keep_anyway=keep_anyway)
     job = pipeline.make_job(

@@ -24,6 +24,8 @@ from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
 from depers.pipeline.box_sources import find_ambiguous_texts, label_name
 from depers.pipeline.box_tables import Row
+from depers.pipeline.forecast import Forecast
+from depers.pipeline.forecast import forecast as make_forecast
 from depers.pipeline.steps import Item, Outcome
 from depers.runtime import outputs
 from depers.runtime.local_pool import PoolPlan
@@ -31,6 +33,7 @@ from depers.runtime.progress import Speed
 from depers.runtime.results import FailureCounter, VerbResult
 from depers.statuses import FileStatus
 from depers.storage import Entry, tables
+from depers.storage.selection import list_selected
 from depers.storage.tables import parquet_text
 
 _SHARED = "shares its YOLO text, {}, with another image: which of them it is about, nothing would say"
@@ -135,7 +138,13 @@ def run(options: Options, *, withholds: bool = True) -> DetectResult:
     names, ambiguous = list[str](), frozenset[str]()
     if is_yolo:
         ambiguous = check_texts(
-            storage.absolute(options.out), storage.list_files(options.input, options.follow_links, options.out)
+            storage.absolute(options.out),
+            list_selected(
+                storage.absolute(options.input),
+                options.follow_links,
+                [storage.absolute(options.out)],
+                options.selection,
+            ),
         )
         names = pipeline.read_class_names(options)
     job = pipeline.make_job(
@@ -149,6 +158,19 @@ def run(options: Options, *, withholds: bool = True) -> DetectResult:
     pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input})
     with pipeline.run(job, options, marks=ambiguous) as summary:
         return _gather(job.out, summary, is_yolo)
+
+
+def forecast(options: Options) -> Forecast:
+    """Say what `run` would be about, and how long it would take: nothing is written. Raises UserError as it does."""
+    job = pipeline.make_job(
+        options,
+        SCHEMA,
+        lambda out: write_boxes,
+        multi_label=options.multi_label,
+        half_stride_pad=options.half_stride_pad,
+    )
+    pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input})
+    return make_forecast(job, options)
 
 
 def _remove_labels(out: str, detections: str, summary: pipeline.Summary) -> None:

@@ -58,14 +58,14 @@ def _find_ambiguous(unit: Unit, source: BoxSource) -> list[str]:
 
 
 def _rename(unit: Unit, source: BoxSource, texts: dict[str, Entry], paths: Sequence[str]) -> Unit:
-    found, ambiguous = _find_texts(unit, texts, paths), _find_ambiguous(unit, source)
+    unit_texts, ambiguous = _find_texts(unit, texts, paths), _find_ambiguous(unit, source)
     if unit.archive:
-        return units.rename(unit, [found, ambiguous])
+        return units.rename(unit, [unit_texts, ambiguous])
     contents = [
         json.dumps([text, [name for name in (label_name(entry.path), entry.path) if name in source.ambiguous]])
-        for entry, text in zip(unit.entries, found, strict=True)
+        for entry, text in zip(unit.entries, unit_texts, strict=True)
     ]
-    return units.rename(unit, [found, ambiguous], contents)
+    return units.rename(unit, [unit_texts, ambiguous], contents)
 
 
 def identify(unit: Unit, rows: PrecomputedRows) -> dict[str, str]:

@@ -38,6 +38,8 @@ def plan_processes(options: PassOptions) -> PoolPlan | None:
 
     With `--topology auto` that is where INPUT is small, without archives, and nothing asks for a GPU or for workers.
     """
+    if options.dry_run:
+        return plan_one()
     is_auto = options.topology == "auto" and options.device != "cuda" and options.workers is None
     if not (is_auto or options.topology == "local"):
         return None
@@ -52,6 +54,11 @@ def plan_processes(options: PassOptions) -> PoolPlan | None:
         return None
     cores = options.workers or len(os.sched_getaffinity(0))
     return PoolPlan(_MODULES, max(1, min(cores, len(entries) // _FILES_PER_PROCESS)))
+
+
+def plan_one() -> PoolPlan:
+    """Return one process, for a sample."""
+    return PoolPlan(_MODULES, 1)
 
 
 def start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], tuple[list[str], int, list[str]]]:
@@ -93,7 +100,7 @@ def run(
     yield from pool.run(_do, calls, job.file_seconds, workers)
 
 
-def _load_worker(job: PassJob, checkpoints: tuple[bytes, ...]) -> FusedWorker:
+def load_worker(job: PassJob, checkpoints: tuple[bytes, ...]) -> FusedWorker:
     """Return this process's worker for the job, which loads the detector once."""
     key = pickle.dumps(job)
     if key not in _workers:
@@ -105,12 +112,12 @@ def _load_worker(job: PassJob, checkpoints: tuple[bytes, ...]) -> FusedWorker:
 def _inspect(
     job: PassJob, checkpoints: tuple[bytes, ...], guard: FileGuard | None = None
 ) -> tuple[list[str], int, list[str]]:
-    return describe_detector(_load_worker(job, checkpoints).detector)
+    return describe_detector(load_worker(job, checkpoints).detector)
 
 
 def _do(job: PassJob, checkpoints: tuple[bytes, ...], work: Work, guard: FileGuard) -> list[str]:
     """Do a unit, file by file where its processes have ended too often; return the statuses of its rows."""
-    worker, note = _load_worker(job, checkpoints), guard.note
+    worker, note = load_worker(job, checkpoints), guard.note
     if note is None:
         return worker.work(work.withhold(guard.poisonous))
     return contain(job, work, None, lambda: work_one_by_one(worker, work, None, guard.poisonous, note))

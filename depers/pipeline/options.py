@@ -12,6 +12,7 @@ from depers.imaging.headers import MAX_MEGAPIXELS
 from depers.options import (
     DETECTION,
     RUNNING,
+    SELECTION,
     CheckedOptions,
     argument,
     batch_size_option,
@@ -31,6 +32,7 @@ from depers.options import (
 )
 from depers.runtime import units
 from depers.runtime.time_budget import FILE_SECONDS
+from depers.storage.selection import Selection
 
 DETECTOR_CONFIDENCE = 0.15
 """The least confidence of a detector's box where no option says it."""
@@ -38,7 +40,7 @@ _ALL = "all"  # what `--classes` calls all classes that the weights give
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
 _NOT_DECISIVE = (
     "input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers", "stop_after_clean",
-    "thresholds_anyway",
+    "thresholds_anyway", "include", "exclude", "limit", "dry_run",
 )  # fmt: skip
 
 
@@ -78,6 +80,25 @@ class PassOptions(CheckedOptions):
     max_megapixels: float = max_megapixels_option(MAX_MEGAPIXELS)
     file_seconds: float = file_seconds_option(FILE_SECONDS)
     follow_links: bool = follow_links_option()
+    include: tuple[str, ...] = option(
+        (),
+        "only inputs of which the path or the name matches a pattern (default: all)",
+        group=SELECTION,
+        metavar="GLOB",
+    )
+    exclude: tuple[str, ...] = option(
+        (), "no inputs of which the path or the name matches a pattern", group=SELECTION, metavar="GLOB"
+    )
+    limit: int | None = option(
+        None,
+        "only so many inputs, an archive is one: a fair sample, the same in every run, and part of a larger one",
+        low=1,
+        ceiling=10**12,
+        group=SELECTION,
+    )
+    dry_run: bool = option(
+        False, "write nothing: say what INPUT holds, and how long it would take, from a measured sample", group=RUNNING
+    )
     device: str = device_option()
     precision: str = precision_option(PRECISIONS)
     topology: str = option(
@@ -100,6 +121,11 @@ class PassOptions(CheckedOptions):
 
     def check_sources(self) -> None:
         """Raise UserError where what is given says in two ways where boxes come from."""
+
+    @property
+    def selection(self) -> Selection:
+        """Return which files of INPUT are inputs."""
+        return Selection(self.include, self.exclude, self.limit)
 
     @property
     def detectors(self) -> tuple[str, ...]:

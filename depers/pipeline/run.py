@@ -29,6 +29,7 @@ from depers.runtime.progress import Speed, follow, report, report_lines
 from depers.runtime.takeover import FormerRows, Source
 from depers.runtime.units import Finished, Unit
 from depers.storage import Entry
+from depers.storage.selection import Selection, is_bucket, list_selected
 from depers.storage.tables import parquet_text
 
 
@@ -136,7 +137,8 @@ class Summary(NamedTuple):
             forgotten = set(self.stock.departed) - set(retained)
             entries = [entry for unit in self.units for entry in unit.entries]
             remembered = [entry for entry in self.stock.absent if entry not in forgotten]
-            inputs.write_inputs(self.job.records, storage.real_place(self.job.input), [*entries, *remembered])
+            place, selection = storage.real_place(self.job.input), self.stock.selection
+            inputs.write_inputs(self.job.records, place, [*entries, *remembered], selection)
         units.remove_former(self.job.records)
 
 
@@ -153,6 +155,8 @@ class Stock(NamedTuple):
     """What of that lies in the place of inputs that had no result."""
     former_rows: FormerRows = FormerRows({})
     """What records of other units say of inputs as they are."""
+    selection: Selection = Selection()
+    """Which files of INPUT are inputs."""
 
 
 @contextmanager
@@ -178,7 +182,7 @@ def run(
     checkpoints = read_checkpoints(job.weights)
     finish_inspection = _start_inspection(job, checkpoints)  # INPUT is listed meanwhile
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
-    all_units = plan_units(job, options.follow_links) if entries is None else units.cut(entries)
+    all_units = plan_units(job, options.follow_links, options.selection) if entries is None else units.cut(entries)
     if job.boxes is not None:
         loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
         archives = {str(PurePosixPath(unit.entries[0].path)) for unit in all_units if unit.archive}
@@ -192,7 +196,7 @@ def run(
     notes = check_thresholds(options, job, checkpoints, class_names)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
-        stock = _take_stock(job, all_units, rows)
+        stock = _take_stock(job, all_units, rows, options.selection)
         finished_units, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         if job.mirrors:
             finished_units, stock = _without_deviations(job, all_units, finished_units, stock, lease)
@@ -230,7 +234,7 @@ def _mark(unit: Unit, marks: Collection[str]) -> Unit:
     return units.rename(unit, contents, contents) if any(contents) else unit
 
 
-def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None) -> Stock:
+def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None, selection: Selection) -> Stock:
     """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
 
     Raise UserError where INPUT is another one than theirs.
@@ -238,6 +242,7 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None
     place, known = storage.real_place(job.input), inputs.read_inputs(job.records)
     entries = [entry for unit in all_units for entry in unit.entries]
     inputs.refuse_another(job.out, place, entries, known)
+    inputs.refuse_narrower(job.out, selection, known)
     finished_units = units.list_finished(job.records)
     changed_names = changes.find_changed_inputs(job.records, all_units, finished_units, job.input, known.entries)
     # Before the inputs are noted: a run that is killed in between must find them changed again.
@@ -252,14 +257,14 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None
     to_input_name = outputs.make_namer(paths, outputs.find_fold(job.out) if job.mirrors else None)
     absent = tuple(entry for entry in known.entries if to_input_name(entry.path) not in paths)
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
-    inputs.write_inputs(job.records, place, [*entries, *absent])
+    inputs.write_inputs(job.records, place, [*entries, *absent], selection)
     listing = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
     results = {to_input_name(entry.path): entry for entry in listing if not entry.status}
     if not storage.is_s3(job.out):
         obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & results.keys())
         storage.delete_files(job.out, obstacles)
         results = {path: entry for path, entry in results.items() if path not in obstacles}
-    return Stock(absent, departed, results, former_rows=former_rows)
+    return Stock(absent, departed, results, former_rows=former_rows, selection=selection)
 
 
 def _find_former_rows(
@@ -315,19 +320,29 @@ def _without_deviations(
     return remainder, stock._replace(outputs=outputs, strangers=deviations.strangers)
 
 
-def plan_units(job: PassJob, follow_links: bool = False) -> list[Unit]:
-    """Return the units of everything in INPUT. Raise UserError where there is nothing, or what only OUT may hold."""
-    entries = outputs.check_inputs(job.input, storage.list_files(job.input, follow_links, job.out))
+def plan_units(job: PassJob, follow_links: bool = False, selection: Selection | None = None) -> list[Unit]:
+    """Return the units of what is selected in INPUT. Raise UserError for none, and for what only OUT may hold."""
+    entries = outputs.check_inputs(
+        job.input, list_selected(job.input, follow_links, (job.out, job.records_beside), selection)
+    )
     if not entries:
-        raise UserError(f"{job.input}: must hold at least one file, but is empty")
+        problem = "but is empty" if selection in (None, Selection()) else "but --include and --exclude leave out all"
+        raise UserError(f"{job.input}: must hold at least one file, {problem}")
     if any(entry.path.partition("/")[0].casefold() == units.FOLDER for entry in entries):
         raise UserError(f"{job.input}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
     return units.cut(outputs.check_outputs(job.out, entries) if job.mirrors else entries)
 
 
 def refuse_overlap(places: Mapping[str, str | None]) -> None:
-    """Raise UserError where two of these (INPUT, OUT, records beside it) lie in each other, links resolved."""
+    """Raise UserError where two of these (INPUT, OUT, records beside it) lie in each other, links resolved.
+
+    In INPUT that is a whole bucket others may lie, which are then no inputs.
+    """
     for (first, uri), (second, other_uri) in itertools.combinations(places.items(), 2):
-        if uri and other_uri and storage.overlap(uri, other_uri):
+        is_around = any(
+            name == "INPUT" and is_bucket(str(place)) and str(inner).rstrip("/") != str(place).rstrip("/")
+            for name, place, inner in ((first, uri, other_uri), (second, other_uri, uri))
+        )
+        if uri and other_uri and storage.overlap(uri, other_uri) and not is_around:
             names = f"{first} must lie outside {second} and {second} outside {first}"
             raise UserError(f"{names}, but got {other_uri} and {uri}")

@@ -4,7 +4,8 @@ It is written before the work begins, with what earlier runs that were not finis
 lie in OUT is known; and again at the end, with what INPUT holds alone.
 """
 
-from collections.abc import Iterable, Sequence, Set
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from depers import storage
 from depers.errors import UserError
 from depers.storage import Entry, tables
+from depers.storage.selection import Selection
 from depers.storage.tables import column, schema
 
 SCHEMA = schema(
@@ -22,13 +24,15 @@ SCHEMA = schema(
 )
 _NAME = "inputs.parquet"
 _PLACE = b"depers.input"
+_SELECTION = b"depers.selection"
 
 
 class KnownInputs(NamedTuple):
-    """Where INPUT was, and what it held."""
+    """Where INPUT was, what it held, and which of it were inputs."""
 
     place: str = ""
     entries: tuple[Entry, ...] = ()
+    selection: Selection = Selection()
 
 
 def read_inputs(records: str) -> KnownInputs:
@@ -39,20 +43,37 @@ def read_inputs(records: str) -> KnownInputs:
     with storage.translated_errors(uri):
         table = tables.read_table(uri)
     columns = (table[name].to_pylist() for name in SCHEMA.names)
-    place = (table.schema.metadata or {}).get(_PLACE, b"").decode("utf-8", "surrogateescape")
+    metadata = table.schema.metadata or {}
+    place = metadata.get(_PLACE, b"").decode("utf-8", "surrogateescape")
     entries = (
         Entry(_decode(path), size, tag, change_time=time) for path, size, tag, time in zip(*columns, strict=True)
     )
-    return KnownInputs(place, tuple(entries))
+    return KnownInputs(place, tuple(entries), _parse_selection(metadata))
 
 
-def write_inputs(records: str, place: str, entries: Iterable[Entry]) -> None:
+def read_selection(records: str) -> Selection:
+    """Return which files of INPUT were inputs of the last run."""
+    uri = storage.join(records, _NAME)
+    if not storage.exists(uri):
+        return Selection()
+    with storage.translated_errors(uri):
+        return _parse_selection(tables.read_table(uri, []).schema.metadata or {})
+
+
+def _parse_selection(metadata: Mapping[bytes, bytes]) -> Selection:
+    include, exclude, limit = json.loads(metadata.get(_SELECTION, b"[[], [], null]"))
+    return Selection(tuple(include), tuple(exclude), limit)
+
+
+def write_inputs(records: str, place: str, entries: Iterable[Entry], selection: Selection) -> None:
     """Write the inputs of this run."""
     rows = [
         {"path": _encode(entry.path), "size": entry.size, "tag": entry.etag, "change_time": entry.change_time}
         for entry in sorted(set(entries))
     ]
-    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_PLACE: _encode(place)}))
+    table = pa.Table.from_pylist(
+        rows, SCHEMA.with_metadata({_PLACE: _encode(place), _SELECTION: json.dumps(selection)})
+    )
     with storage.translated_write_errors(records):
         tables.write_table(storage.join(records, _NAME), table)
 
@@ -76,6 +97,15 @@ def refuse_another(out: str, place: str, entries: Sequence[Entry], known: KnownI
     if 2 * unchanged < total:
         share = f"of its {total} inputs {unchanged} are there unchanged"
         raise UserError(f"{out}: holds a run of {known.place}, but INPUT is now {place} ({share}): {hint}")
+
+
+def refuse_narrower(out: str, selection: Selection, known: KnownInputs) -> None:
+    """Raise UserError where patterns leave out inputs of earlier runs: their results would be removed."""
+    if lost_paths := [entry.path for entry in known.entries if not selection.admits(entry.path)]:
+        problem = (
+            f"--include and --exclude leave out {len(lost_paths)} inputs of the earlier run, such as {lost_paths[0]!r}"
+        )
+        raise UserError(f"{out}: {problem}, whose results would be removed: widen them, or choose another OUT")
 
 
 def find_obstacles(paths: Set[str], departed: Set[str]) -> list[str]:

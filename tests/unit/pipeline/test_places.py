@@ -23,6 +23,11 @@ from depers.pipeline.run import refuse_overlap
         ({"OUT": "out", "INPUT": "link-to-out", "records": "x"}, "OUT must lie outside INPUT and INPUT outside OUT"),
         ({"OUT": "s3://b/out", "INPUT": "s3://b/in", "records": "s3://b/out-records"}, ""),
         ({"OUT": "s3://b/out", "INPUT": "s3://b/in", "records": "s3://b/out/x"}, "OUT must lie outside records"),
+        ({"OUT": "s3://b/out", "INPUT": "s3://b", "records": "s3://b/out-records"}, ""),
+        ({"OUT": "s3://b/out", "INPUT": "s3://b", "records": "s3://b/out/x"}, "OUT must lie outside records"),
+        ({"OUT": "s3://b", "INPUT": "s3://b", "records": "s3://c"}, "OUT must lie outside INPUT"),
+        ({"OUT": "s3://b/a/out", "INPUT": "s3://b/a", "records": "s3://c"}, "OUT must lie outside INPUT"),
+        ({"OUT": "s3://b", "INPUT": "s3://b/a", "records": "s3://c"}, "OUT must lie outside INPUT"),
         ({"OUT": "s3://b", "INPUT": "in", "records": "s3://b/x"}, "OUT must lie outside records"),
     ],
 )

@@ -10,6 +10,7 @@ from depers.errors import UserError
 from depers.runtime import inputs
 from depers.runtime.inputs import KnownInputs
 from depers.storage import Entry
+from depers.storage.selection import Selection
 
 NAMES = st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogateescape"))
 ENTRIES = [Entry(f"{number}.jpg", number, f"tag{number}") for number in range(10)]
@@ -20,7 +21,7 @@ def test_inputs_come_back_whatever_their_names(
     tmp_path_factory: pytest.TempPathFactory, entries: list[Entry], place: str
 ) -> None:
     records = str(tmp_path_factory.mktemp("records"))
-    inputs.write_inputs(records, place, [*entries, *entries])
+    inputs.write_inputs(records, place, [*entries, *entries], Selection())
     assert inputs.read_inputs(records) == KnownInputs(place, tuple(sorted(entries)))
 
 
@@ -68,3 +69,16 @@ def test_another_input_is_refused(place: str, entries: list[Entry], message: str
 )
 def test_what_stands_in_the_way(paths: set[str], departed: set[str], obstacles: list[str]) -> None:
     assert inputs.find_obstacles(paths, departed) == obstacles
+
+
+def test_patterns_may_let_in_more_and_not_less(tmp_path: Path) -> None:
+    records, selection = str(tmp_path), Selection(("*1*", "*2*"), ("x",), 5)
+    inputs.write_inputs(records, "/in", ENTRIES[1:3], selection)
+    assert inputs.read_selection(records) == inputs.read_inputs(records).selection == selection
+    assert inputs.read_selection(f"{records}/none") == Selection()
+    known = inputs.read_inputs(records)
+    for wider in (Selection(), selection, Selection(exclude=("3.jpg",)), Selection(limit=1)):
+        inputs.refuse_narrower("OUT", wider, known)
+    for narrower in (Selection(("*1*",)), Selection(exclude=("2.jpg",))):
+        with pytest.raises(UserError, match=r"leave out 1 inputs of the earlier run, such as '2.jpg', whose results"):
+            inputs.refuse_narrower("OUT", narrower, known)

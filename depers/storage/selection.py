@@ -1,0 +1,65 @@
+"""Which files of a folder are inputs: patterns that let in and keep out, and a sample of a number of them."""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from depers import storage
+from depers.storage.paths import Entry, is_s3
+
+
+class Selection(NamedTuple):
+    """What is selected of a listing: what matches one of `include`, if there are any, and none of `exclude`.
+
+    A pattern is one of the shell (`*` also stands for `/`), of a path below the folder or of its last part. Of all that
+    is selected so, `limit` is how many are taken: those whose paths have the smallest hashes, which is a fair sample,
+    and holds a smaller one.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def admits(self, path: str) -> bool:
+        """Return whether the patterns let a path in."""
+        return (not self.include or _matches(path, self.include)) and not _matches(path, self.exclude)
+
+    def apply(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return the entries that are selected, in their order."""
+        candidates = (
+            [entry for entry in entries if self.admits(entry.path)] if self.include or self.exclude else entries
+        )
+        if self.limit is None:
+            return list(candidates)
+        return sorted(heapq.nsmallest(self.limit, candidates, key=lambda entry: _draw(entry.path)))
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    name = path.rpartition("/")[2]
+    return any(fnmatchcase(path, pattern) or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _draw(path: str) -> bytes:
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=16, person=b"depers-limit").digest()
+
+
+def is_bucket(uri: str) -> bool:
+    """Return whether `uri` is a whole bucket."""
+    return is_s3(uri) and "/" not in uri[5:].rstrip("/")
+
+
+def list_selected(
+    root: str, follow_links: bool, apart: Sequence[str | None], selection: Selection | None = None
+) -> list[Entry]:
+    """Return the files below `root` that are selected, without those in the places of the job itself that are `apart`.
+
+    The first of these is OUT. Raise UserError as `storage.list_files`.
+    """
+    entries = storage.list_files(root, follow_links, apart[0])
+    places = [place.rstrip("/") for place in apart if place is not None]
+    prefixes = tuple(f"{place[len(root) + 1 :]}/" for place in places if is_s3(root) and place.startswith(f"{root}/"))
+    if prefixes:
+        entries = [entry for entry in entries if not entry.path.startswith(prefixes)]
+    return entries if selection is None else selection.apply(entries)
