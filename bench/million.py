@@ -126,7 +126,7 @@ class Callback(TrainingCallback):
 def measure(data: Path, out: Path, workers: int) -> dict[str, float]:
     """Train until the first step; return seconds and MiB."""
     note = out.with_suffix(".json")
-    argv = [sys.executable, "-m", "depers", "train", str(data), str(out), "--model", "yolov5n", "--imgsz", "64"]
+    argv = [sys.executable, "-m", "depers.cli", "train", str(data), str(out), "--model", "yolov5n", "--imgsz", "64"]
     argv += ["--epochs", "1", "--batch-size", "16", "--train-workers", str(workers), "--cache", "none"]
     argv += ["--cache-folder", str(out.with_suffix(".cache")), "--callback", f"{Path(__file__).resolve()}:Callback"]
     start = time.time()

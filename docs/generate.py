@@ -28,6 +28,7 @@ SCHEMAS = {
     "detections": "depers.detection.detections:SCHEMA",
     "problems": "depers.normalization.writing:PROBLEMS",
     "files": "depers.normalization.account:FILES",
+    "index": "depers.datasets.image_index:SCHEMA",
     "seen": "depers.datasets.seen_images:SCHEMA",
     "machine_labels": "depers.labelling.steps:RECORD",
     "backgrounds": "depers.datasets.sprite_bank:BACKGROUNDS",

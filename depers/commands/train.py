@@ -19,6 +19,7 @@ from depers.errors import UserError, short_reason
 from depers.runtime import claims, progress
 from depers.runtime.cluster import choose_device
 from depers.runtime.results import VerbResult
+from depers.storage import file_table
 from depers.training.options import Options, resolve_paths
 from depers.training.processes.outputs import BEST, REPORT, read_progress, read_results
 
@@ -55,10 +56,12 @@ def run(options: Options) -> TrainResult:
     """Train on the Ray cluster. Raises UserError before the first epoch for what is wrong."""
     out, options = options.out, resolve_paths(options)  # the result names OUT as the caller does
     storage.check(options.out, "OUT")
-    check(options)
+    with file_table.list_once():
+        check(options)
+        decisive = options.decisive()
     note = storage.join(options.out, "options.json")
     raisable = () if options.steps else ("epochs",)  # with --steps, epochs are what validation parts them into
-    with claims.hold(options.out, options.decisive(), note=note, empty=False, raisable=raisable):
+    with claims.hold(options.out, decisive, note=note, empty=False, raisable=raisable):
         return _train(options, out)
 
 

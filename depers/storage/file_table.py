@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from typing import Any
 
@@ -26,8 +28,30 @@ SCHEMA = pa.schema(
 """A row for each `Entry`, in order of path; `reason` only of what is no file to read."""
 
 
+_listings: ContextVar[dict[str, pa.Table] | None] = ContextVar("listings", default=None)
+
+
+@contextmanager
+def list_once() -> Iterator[None]:
+    """Have each folder listed once within the block, however often it is asked for: a million files take a while."""
+    token = _listings.set({})
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
 def tabulate_files(root: str) -> pa.Table:
     """Return every file below `root`, links followed, as columns. Raise UserError as `list_files` does."""
+    listings = _listings.get()
+    if listings is None:
+        return _list(root)
+    if root not in listings:
+        listings[root] = _list(root)
+    return listings[root]
+
+
+def _list(root: str) -> pa.Table:
     with translated_errors(root):
         table = tabulate(iterate_files(root, follow_links=True))
     if not len(table) and not is_dir(root):
