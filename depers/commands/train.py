@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from depers import storage
 from depers.datasets import seen_images
 from depers.datasets.data_yaml import check_labels, read_dataset
+from depers.datasets.shards import list_shards
 from depers.errors import UserError, short_reason
 from depers.runtime import claims, progress
 from depers.runtime.cluster import choose_device
@@ -48,6 +49,8 @@ def check(options: Options) -> None:
     """Raise UserError for datasets that cannot be trained on, as far as their folders say, before Ray starts."""
     for uri, _ in options.list_datasets():
         dataset = read_dataset(uri)
+        for tars in dataset.shards:
+            list_shards(tars)
         is_first = uri == options.dataset
         check_labels(uri, dataset.train, *dataset.additional_train, dataset.val if is_first else None)
 

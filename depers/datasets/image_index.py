@@ -60,6 +60,11 @@ SCHEMA = tables.schema(
 RECORD_COLUMN = column("indexed", pa.struct(list(SCHEMA)), "the image's row of index.parquet; null where it is skipped")
 """A column of the records of units, from which the index is put together."""
 _TEXTS = ("labels", "ignore")
+_NEVER_NULL = (
+    *("split", "path", "file", "file_bytes", "offset", "bytes", "digest", "width", "height"),
+    *("class_ids", "boxes", "ignored_ids", "ignored_boxes"),
+)
+_MOST_OF_IMAGE = np.float32(1.001)  # as texts may say
 _SPLIT_FOLDER = re.compile(r"(.+)/images/([^/]+)", re.DOTALL)
 
 
@@ -186,21 +191,25 @@ def read_index(root: str, split: str, columns: Sequence[str] | None = None) -> F
 
 
 def _check(table: pa.Table) -> None:
-    """Raise ValueError where rows say what no image can have."""
-    for name in ("split", "path", "file", "file_bytes", "offset", "bytes", "digest", "width", "height"):
+    """Raise ValueError where rows say what no image or label can have."""
+    for name in _NEVER_NULL:
         if table[name].null_count:
             raise ValueError(f"{name} must not be null")
-    for ids, boxes in (("class_ids", "boxes"), ("ignored_ids", "ignored_boxes")):
-        if table[ids].null_count or table[boxes].null_count:
-            raise ValueError(f"{ids} and {boxes} must not be null")
-        counts = (pc.list_value_length(table[name]).to_numpy() for name in (ids, boxes))
-        if not np.array_equal(next(counts) * 4, next(counts)):
-            raise ValueError(f"{boxes} must be four numbers for each of {ids}")
-        values = pc.list_flatten(table[ids]), pc.list_flatten(table[boxes])
-        if values[0].null_count or values[1].null_count or (pc.min(values[0]).as_py() or 0) < 0:
-            raise ValueError(f"{ids} must be whole numbers from 0 on")
-    if len(table) and min(pc.min(table[name]).as_py() for name in ("width", "height")) < 1:
+    sizes = {name: table[name].to_numpy() for name in ("width", "height", "offset", "bytes", "file_bytes")}
+    if (np.minimum(sizes["width"], sizes["height"]) < 1).any():
         raise ValueError("width and height must be at least 1")
+    if ((sizes["offset"] < 0) | (sizes["bytes"] < 0) | (sizes["offset"] + sizes["bytes"] > sizes["file_bytes"])).any():
+        raise ValueError("images must lie in their files")
+    for ids, boxes in (("class_ids", "boxes"), ("ignored_ids", "ignored_boxes")):
+        id_counts, box_counts = (pc.list_value_length(table[name]).to_numpy() for name in (ids, boxes))
+        if not np.array_equal(id_counts * 4, box_counts):
+            raise ValueError(f"{boxes} must be four numbers for each of {ids}")
+        values = [pc.list_flatten(table[name]) for name in (ids, boxes)]
+        numbers = values[1].to_numpy().reshape(-1, 4)
+        if values[0].null_count or (pc.min(values[0]).as_py() or 0) < 0:
+            raise ValueError(f"{ids} must be whole numbers from 0 on")
+        if not ((numbers >= 0) & (numbers <= _MOST_OF_IMAGE)).all() or not (numbers[:, 2:] > 0).all():
+            raise ValueError(f"{boxes} must be numbers in 0…1, width and height more than 0")
 
 
 def find_unchanged(rows: pa.Table, images: pa.Table, texts: Mapping[str, pa.Table]) -> NDArray[np.int64]:

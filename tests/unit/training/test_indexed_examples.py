@@ -4,10 +4,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from indexed_sets import write_index, write_tars
 
+from depers import storage
 from depers.datasets import image_index
 from depers.datasets.digests import digest_dataset
 from depers.datasets.seen_images import write_seen
@@ -24,6 +28,8 @@ from depers.storage.cache import DatasetCache
 from depers.training.images.data import Splits, read_splits
 from depers.training.images.examples import Example
 from depers.training.images.image_cache import read_scaled
+from depers.training.images.sharing import remove_shared, share_splits
+from depers.training.processes.process_group import ProcessGroup
 
 _CLASSES = ("car", "head", "face", "plate")
 
@@ -234,6 +240,69 @@ def test_labels_of_unknown_classes_are_refused_by_name(dataset: Path) -> None:
     (dataset / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [car]\n")
     with pytest.raises(UserError, match=r"labels/train/.*txt, line \d: the class id must be a whole number 0…0"):
         read_splits(str(dataset))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", 0, "width and height must be at least 1"),
+        ("class_ids", [-1], "class_ids must be whole numbers from 0 on"),
+        ("class_ids", [1, 2], "boxes must be four numbers for each of class_ids"),
+        ("boxes", [0.5, float("nan"), 0.5, 0.5], "boxes must be numbers in 0…1"),
+        ("boxes", [0.5, 0.5, 0.0, 0.5], "boxes must be numbers in 0…1"),
+        ("bytes", -1, "images must lie in their files"),
+        ("digest", None, "digest must not be null"),
+    ],
+)
+def test_an_index_that_says_what_cannot_be_is_not_taken(dataset: Path, name: str, value: object, message: str) -> None:
+    rows = pq.read_table(dataset / image_index.NAME)
+    rows = pa.Table.from_pylist(
+        [row | ({"class_ids": [1], "boxes": [0.5] * 4} | {name: value}) for row in rows.to_pylist()], rows.schema
+    )
+    pq.write_table(rows, dataset / image_index.NAME)
+    splits = read_splits(str(dataset))
+    assert message in splits.notes[0] and all(example.size_wh[0] < 1000 for example in splits.train)
+
+
+def test_an_index_counts_on_s3(dataset: Path, tmp_path: Path, s3_bucket: str) -> None:
+    """Where files were uploaded at once, their tags are the sums that it notes."""
+    for path in dataset.rglob("*.*"):
+        if path.is_file():
+            storage.write_bytes(f"{s3_bucket}/data/{path.relative_to(dataset)}", path.read_bytes())
+    uri = f"{s3_bucket}/data"
+    assert digest_dataset(uri) == digest_dataset(str(dataset))
+    storage.write_bytes(f"{uri}/labels/train/z1.txt", b"1 0.5 0.5 0.25 0.25\n")
+    with closing(DatasetCache(str(tmp_path / "cache"), 1 << 30)) as cache:
+        splits = read_splits(uri, cache=cache)
+        taken = {example.path.rpartition("/")[2]: example.size_wh[0] >= 1000 for example in splits.train}
+        assert [name for name, is_taken in taken.items() if name[0] == "z" and not is_taken] == ["z1.jpg"]
+        assert all(example.path.startswith(f"{tmp_path}/cache/") for example in splits.train)
+        assert read_scaled(splits.train[0], (8, 8)).shape == (8, 8, 3)
+
+
+def test_workers_of_a_node_read_once(dataset: Path, tmp_path: Path) -> None:
+    groups = [ProcessGroup(local_rank=rank, local_world_size=3) for rank in range(3)]
+    readings = []
+
+    def read() -> Splits:
+        readings.append(read_splits(str(dataset)))
+        return readings[-1]
+
+    def share(group: ProcessGroup) -> Splits:
+        return share_splits(read, group, str(tmp_path / "cache" / "x"))
+
+    with ThreadPoolExecutor(3) as pool:
+        splits = list(pool.map(share, groups[::-1]))
+        assert len(readings) == 1 and all(values_of(part) == values_of(readings[0]) for part in splits)
+        remove_shared(groups[0], str(tmp_path / "cache" / "x"))
+        assert not list((tmp_path / "cache").iterdir())
+        assert values_of(splits[0]) == values_of(readings[0])  # what is mapped lasts
+        shutil.rmtree(dataset / "labels")
+        (dataset / "data.yaml").write_text("train: images/none\nval: images/val\nnames: [car]\n")
+        futures = [pool.submit(share, group) for group in groups]
+        for future in futures:
+            with pytest.raises(UserError, match="train must be a folder of images"):
+                future.result()
 
 
 @pytest.mark.parametrize("is_copied", [False, True])
