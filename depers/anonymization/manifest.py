@@ -7,7 +7,7 @@ import pyarrow as pa
 from depers import __version__, storage
 from depers.archives import registry
 from depers.detection.detections import BOX, VERSION
-from depers.pipeline.box_tables import Row, RowsByPath
+from depers.pipeline.box_tables import BoxTable, Row, RowsByPath
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage.tables import column, schema
 
@@ -79,12 +79,13 @@ class ManifestRow(NamedTuple):
     version: str = __version__
 
 
+def open_manifest(uri: str) -> BoxTable:
+    """Open the manifest. Raise UserError for what is none, or one of another version."""
+    return BoxTable(uri, b"depers.manifest")
+
+
 class WrittenRows(RowsByPath):
     """The manifest's rows of what was written; those of an archive by their place in the new one."""
-
-    def __init__(self, uri: str) -> None:
-        """Read the manifest. Raise UserError for what is none, or one of another version."""
-        super().__init__(uri, b"depers.manifest")
 
     def of(self, path: str) -> dict[int | None, Row]:
         """Return the rows of one output."""

@@ -4,19 +4,20 @@ Every row must have its object with the recorded digest, and every object its ro
 bytes after its end; and with weights, a detector looks at the redacted images again.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from depers import storage
 from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import SCHEMA, check_archive, check_item
-from depers.anonymization.manifest import MANIFEST, WrittenRows
+from depers.anonymization.completeness import find_missing
+from depers.anonymization.manifest import MANIFEST, WrittenRows, open_manifest
 from depers.archives import registry
 from depers.detection import shipped
 from depers.errors import UserError
@@ -35,7 +36,7 @@ from depers.options import (
 )
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline
-from depers.pipeline.box_tables import Row
+from depers.pipeline.box_tables import BoxTable
 from depers.pipeline.options import find_records, records_option
 from depers.pipeline.steps import PassJob
 from depers.runtime import claims, lease
@@ -101,30 +102,6 @@ class _Reading(pipeline_options.PassOptions):
         return self.weights
 
 
-def _missing(rows: WrittenRows, counts: Counter[str], inputs: set[str] | None) -> Iterator[Row]:
-    """Yield findings about what the manifest has and OUT has not; and what INPUT has and it has not, or the reverse.
-
-    `counts` is how many files or members of OUT lie at each path, `inputs` the files of INPUT, if that is given.
-    """
-
-    def make_finding(path: str, reason: str, member: Row | None = None) -> Row:
-        finding: Row = {"path": path, "status": AuditStatus.WRONG, "reason": reason, "boxes": []}
-        return finding | {"member": member["member"], "number": member["number"]} if member else finding
-
-    for path in rows:
-        members = rows.of(path)
-        for number in range(counts[path], len(members)):
-            yield make_finding(path, "is missing from OUT", members.get(number))
-        if not counts[path] and not members and rows.archive_row(path) and path not in counts:
-            yield make_finding(path, "is missing from OUT")
-    if inputs is not None:
-        manifest_paths = set(rows)
-        for path in sorted(inputs - manifest_paths):
-            yield make_finding(path, "is in INPUT, but has no row in the manifest")
-        for path in sorted(path for path in manifest_paths - inputs if not rows.is_kept(path)):
-            yield make_finding(path, "has a row in the manifest, but is not in INPUT")
-
-
 def _clear(folder: str) -> None:
     if storage.is_dir(folder):
         with ThreadPoolExecutor(16) as pool:
@@ -169,10 +146,10 @@ def run(options: Options) -> AuditResult:
         requirement = "must be what a finished `depers anonymize` wrote"
         raise UserError(f"{out}: {requirement}, but there is no {manifest}: {hint}")
     with lease.hold(records, out, is_writer=False):  # nobody writes what is looked at
-        return _audit(options, records, WrittenRows(manifest))
+        return _audit(options, records, open_manifest(manifest))
 
 
-def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
+def _audit(options: Options, records: str, table: BoxTable) -> AuditResult:
     reading = options.reading()
     _clear(reading.out)  # an earlier audit says nothing about what is there now
     entries = storage.list_files(reading.input)
@@ -182,7 +159,8 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
         selection = read_selection(records)
         places = (storage.absolute(reading.input), records)
         listing = list_selected(storage.absolute(options.input), bool(noted.get("follow_links")), places, selection)
-        inputs = {parquet_text(entry.path) for entry in listing}
+        inputs = pa.array((parquet_text(entry.path) for entry in listing), pa.large_string())
+        del listing
     check = partial(check_item, keep_metadata=tuple(noted.get("keep_metadata", ())), keep_anyway=keep_anyway)
     job = pipeline.make_job(
         reading,
@@ -195,13 +173,14 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
     findings = storage.join(job.out, "findings.parquet")
     statistics, counter = FindingStatistics(), FailureCounter(findings, (AuditStatus.WRONG,))
     with tables.TableWriter(findings, SCHEMA) as writer:
-        for table in _findings(job, reading, entries, rows, inputs):
-            writer.write(table)
-            statistics.add(table)
-            counter.add(table)
+        for part in _findings(job, reading, entries, table, inputs):
+            writer.write(part)
+            statistics.add(part)
+            counter.add(part)
+    findings_with_boxes = statistics.first_rows_with_boxes
+    rows = _read_rows(table, {row["path"] for row in findings_with_boxes})
     manifest_rows = {
-        (row["path"], row["number"]): rows.of(row["path"]).get(row["number"])
-        for row in statistics.first_rows_with_boxes
+        (row["path"], row["number"]): rows.of(row["path"]).get(row["number"]) for row in findings_with_boxes
     }
     redactions = {key: row for key, row in manifest_rows.items() if row is not None}
     report = storage.join(job.out, "report.html")
@@ -210,24 +189,48 @@ def _audit(options: Options, records: str, rows: WrittenRows) -> AuditResult:
     return AuditResult(failures=counter.failures(), findings=findings, report=report, checked=statistics.total)
 
 
+def _read_rows(table: BoxTable, paths: Collection[str]) -> WrittenRows:
+    """Return the rows of the manifest about a few files."""
+    names = pa.array(sorted(paths), pa.string())
+    parts = [part.filter(pc.is_in(part["path"], names)) for part in (table.read() if paths else ())]
+    return WrittenRows(pa.concat_tables(parts) if parts else pa.table({"path": pa.array([], pa.string())}))
+
+
+def _read_archive_rows(table: BoxTable, paths: Sequence[str]) -> WrittenRows:
+    """Return the rows of the manifest about archives themselves, without those about their members."""
+    names, columns = pa.array(paths, pa.string()), ("path", "number", "status", "output_sha256")
+    parts = [
+        part.filter(pc.and_(pc.is_null(part["number"]), pc.is_in(part["path"], names)))
+        for part in (table.read(columns) if paths else ())
+    ]
+    return WrittenRows(pa.concat_tables(parts) if parts else pa.table({"path": pa.array([], pa.string())}))
+
+
 def _findings(
-    job: PassJob, reading: _Reading, entries: Sequence[Entry], rows: WrittenRows, inputs: set[str] | None
+    job: PassJob, reading: _Reading, entries: Sequence[Entry], table: BoxTable, inputs: pa.Array | None
 ) -> Iterator[pa.Table]:
     """Yield tables of findings: about what is in OUT, then about what is not."""
     import ray
 
     check = ray.remote(check_archive).options(num_cpus=0.05)
-    manifest_rows = {entry: rows.archive_row(entry.path) for entry in entries if registry.kind_of(entry.path)}
-    checks = {
-        entry.path: check.remote(job.input, entry, row["output_sha256"] if row else None)
-        for entry, row in manifest_rows.items()
-    }
-    counts = Counter[str]()
+    archives = [entry for entry in entries if registry.kind_of(entry.path)]
+    archive_rows = _read_archive_rows(table, [parquet_text(entry.path) for entry in archives])
+    checks = {}
+    for entry in archives:
+        row = archive_rows.archive_row(entry.path)
+        checks[entry.path] = check.remote(job.input, entry, row["output_sha256"] if row else None)
+    del archive_rows
+    member_counts = {parquet_text(entry.path): 0 for entry in archives}
     with ExitStack() as stack:
-        summary = stack.enter_context(pipeline.run(job, reading, entries, rows)) if entries else None
-        for table in summary.tables() if summary else ():
-            for path, number in zip(table["path"].to_pylist(), table["number"].to_pylist(), strict=True):
-                counts[path] += number is not None or path not in checks
-            problems = {path: ray.get(checks[path]) for path in set(table["path"].to_pylist()) & checks.keys()}
-            yield _with_archives(table, problems)
-    yield pa.Table.from_pylist(list(_missing(rows, counts, inputs)), schema=SCHEMA)
+        run = pipeline.run(job, reading, entries, table, WrittenRows) if entries else None
+        summary = stack.enter_context(run) if run else None
+        for part in summary.tables() if summary else ():
+            members = part.filter(pc.is_valid(part["number"]))
+            for pair in pc.value_counts(members["path"]).to_pylist():
+                member_counts[pair["values"]] += pair["counts"]
+            problems = {path: ray.get(checks[path]) for path in set(part["path"].to_pylist()) & checks.keys()}
+            yield _with_archives(part, problems)
+    out_paths = (parquet_text(entry.path) for entry in entries)
+    input_paths = None if inputs is None else (path.as_py() for path in inputs)
+    for findings in find_missing(table, out_paths, member_counts, input_paths):
+        yield pa.Table.from_pylist(findings, schema=SCHEMA)

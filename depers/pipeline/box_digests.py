@@ -8,7 +8,7 @@ from typing import Any
 
 from depers import storage
 from depers.pipeline.box_sources import BoxSource, check_class_lists, label_name
-from depers.pipeline.box_tables import PrecomputedRows, RowsByPath
+from depers.pipeline.box_tables import PrecomputedRows
 from depers.runtime import units
 from depers.runtime.units import Unit
 from depers.storage import Entry
@@ -21,14 +21,14 @@ def describe_source(source: BoxSource | None) -> dict[str, Any] | None:
     return {name: value for name, value in source._asdict().items() if name not in ("uri", "labels", "ambiguous")}
 
 
-def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, rows: RowsByPath | None) -> list[Unit]:
+def name_by_boxes(all_units: Sequence[Unit], source: BoxSource, digests: Sequence[str] | None) -> list[Unit]:
     """Return the units, their names also a hash of what the source says about their files.
 
-    `rows` are those of a table. Texts are known by their sizes and tags, as images are. Raise UserError where among
-    them is another list of classes.
+    `digests` are those of a table's rows about each unit. Texts are known by their sizes and tags, as images are. Raise
+    UserError where among them is another list of classes.
     """
-    if rows is not None:
-        return [units.rename(unit, rows.digest([entry.path for entry in unit.entries])) for unit in all_units]
+    if digests is not None:
+        return [units.rename(unit, digest) for unit, digest in zip(all_units, digests, strict=True)]
     texts = {entry.path: entry for entry in _list_texts(source.labels)}
     paths = sorted(texts)
     check_class_lists(source, paths)

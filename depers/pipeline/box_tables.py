@@ -1,12 +1,12 @@
-"""Tables of boxes, of which every row is about one image: read whole and checked by the driver, before work begins."""
+"""Tables of boxes, of which every row is about one image: read part by part, and checked before work begins."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from depers.boxes import EDGES
 from depers.detection.detections import VERSION
@@ -36,18 +36,83 @@ _TYPES = {
 }
 _VERSION_KEYS = (b"depers.detections", b"depers.manifest")
 _STATUSES = {*FileStatus, *ArchiveStatus}
+_BATCH_ROWS = 65_536
 DOUBLED = "doubled"
 """The key of a row that is not the only one about its image."""
 
 
-class RowsByPath:
-    """The rows of a table by path and number; read once, by the driver, which sends each unit its own."""
+class BoxTable:
+    """A Parquet file of boxes: checked when it is opened, and never held as a whole, since it may have any size."""
 
     def __init__(self, uri: str, version_key: bytes | None = None) -> None:
-        """Read the table; with a `version_key`, only one whose metadata have that. Raise UserError for another."""
-        self.uri, table = uri, _read_table(uri, version_key)
-        if "status" in table.schema.names:  # rows about what is gone would hide those about what is there
-            table = table.filter(pc.not_equal(pc.fill_null(table["status"], ""), FileStatus.REMOVED))
+        """Check the table; with a `version_key`, only one whose metadata have that will do. Raise UserError."""
+        self.uri = uri
+        with self._open() as file:
+            schema = file.schema_arrow
+            self.row_count, self.data_bytes = file.metadata.num_rows, _count_bytes(file.metadata)
+        _check_columns(uri, schema)
+        _check_version(uri, schema, version_key)
+        self._names = [name for name in (*_TYPES, "boxes") if name in schema.names]
+        self._types = {name: schema.field(name).type for name in self._names}
+        for _ in self.read(list(_TYPES)):
+            pass  # all values but those of boxes: what is wrong with them costs no waiting
+
+    def read(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield all rows, some ten thousand at a time, of all columns that are used or of these, as far as they exist.
+
+        Rows about what was removed are left out: they would hide those about what is there. Raise UserError for a value
+        that a column cannot hold.
+        """
+        names = [name for name in self._names if columns is None or name in columns]
+        to_read = [*names, *(["status"] if "status" in self._names and "status" not in names else [])]
+        with self._open() as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=to_read):
+                table = pa.Table.from_batches([batch])
+                rows = pa.table({name: self._convert(table, name) for name in to_read})
+                if "status" in to_read:
+                    rows = rows.filter(pc.not_equal(pc.fill_null(rows["status"], ""), FileStatus.REMOVED))
+                yield rows.select(names)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise UserError for a class that no box of the table has: a misspelt one would leave all as they are."""
+        names = set[str]().union(*(list_classes(table) for table in self.read(["boxes"]))) if classes else set()
+        for name in classes:
+            if name not in names:
+                known_names = ", ".join(sorted(names)) or "none"
+                raise UserError(f"--classes must be among those of {self.uri} ({known_names}), but got {name!r}")
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        """Open the file. Raise UserError where it is none."""
+        try:
+            with tables.open_table(self.uri) as file:
+                yield file
+        except FileNotFoundError:
+            raise UserError(f"{self.uri}: no such table of boxes") from None
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{self.uri}: must be a Parquet table of boxes ({one_line(error)})") from None
+
+    def _convert(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+        if name == "boxes":
+            return table[name]
+        column = _cast(self.uri, table, name)
+        if name == "path" and column.null_count:
+            raise UserError(f"{self.uri}: every row must have a path, but {column.null_count} have none")
+        if name == "status":
+            _check_statuses(self.uri, column)
+        return column
+
+
+def _count_bytes(metadata: Any) -> int:
+    """Return the size of all columns of a Parquet file, not compressed."""
+    return sum(int(metadata.row_group(number).total_byte_size) for number in range(metadata.num_row_groups))
+
+
+class RowsByPath:
+    """The rows about some inputs, such as those of a unit, by path and number."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Take rows as `BoxTable` gives them; their order counts where several are about one image."""
         self._table = table.sort_by("path").combine_chunks()
         paths = pc.run_end_encode(self._table["path"].combine_chunks()) if len(table) else None
         self._spans: dict[str, tuple[int, int]] = {}
@@ -59,15 +124,6 @@ class RowsByPath:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
-
-    def digest(self, paths: Sequence[str]) -> str:
-        """Return a hash of the rows of some inputs, which does not depend on the others."""
-        spans = [self._spans.get(parquet_text(path), (0, 0)) for path in paths]
-        rows = self._table.take(np.concatenate([np.arange(*span) for span in spans])).combine_chunks()
-        digest = hashlib.sha256(repr([stop - start for start, stop in spans]).encode())
-        for batch in rows.to_batches():
-            digest.update(batch.serialize())
-        return digest.hexdigest()
 
     def of(self, path: str) -> dict[int | None, Row]:
         """Return the rows of one input by their numbers in it; of a loose file by None.
@@ -81,14 +137,6 @@ class RowsByPath:
             rows[number] = row | {DOUBLED: True} if number in rows else row
         return rows
 
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Raise UserError for a class that no box of the table has: a misspelt one would leave all as they are."""
-        names = list_classes(self._table)
-        for name in classes:
-            if name not in names:
-                known_names = ", ".join(sorted(names)) or "none"
-                raise UserError(f"--classes must be among those of {self.uri} ({known_names}), but got {name!r}")
-
 
 def list_classes(table: pa.Table) -> set[str]:
     """Return the classes of the boxes of a table."""
@@ -98,26 +146,14 @@ def list_classes(table: pa.Table) -> set[str]:
     return {str(name) for name in pc.unique(pc.struct_field(boxes, "class")).to_pylist() if name}
 
 
-def _read_table(uri: str, version_key: bytes | None) -> pa.Table:
-    """Return the columns of a table of boxes that are used. Raise UserError for what is none, or of another version."""
-    try:
-        table = tables.read_table(uri)
-    except FileNotFoundError:
-        raise UserError(f"{uri}: no such table of boxes") from None
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{uri}: must be a Parquet table of boxes ({one_line(error)})") from None
-    names = table.schema.names
+def _check_columns(uri: str, schema: pa.Schema) -> None:
+    """Raise UserError where columns that are needed are absent, double, or no boxes."""
+    names = schema.names
     if absent := [name for name in _REQUIRED if name not in names]:
         raise UserError(f"{uri}: must have the columns path and boxes, but has no {absent[0]}")
     if doubles := [name for name in (*_TYPES, "boxes") if names.count(name) > 1]:
         raise UserError(f"{uri}: must have one column {doubles[0]}, but has {names.count(doubles[0])}")
-    _check_version(uri, table, version_key)
-    columns = {name: _cast(uri, table, name) for name in _TYPES if name in names}
-    if columns["path"].null_count:
-        raise UserError(f"{uri}: every row must have a path, but {columns['path'].null_count} have none")
-    _check_boxes(uri, table.schema.field("boxes").type)
-    _check_statuses(uri, columns.get("status"))
-    return pa.table(columns | {"boxes": table["boxes"]})
+    _check_boxes(uri, schema.field("boxes").type)
 
 
 def _cast(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -157,12 +193,12 @@ def _check_boxes(uri: str, type: pa.DataType) -> None:
             raise UserError(f"{uri}: {name} of a box must be text, but is {kind}")
 
 
-def _check_version(uri: str, table: pa.Table, version_key: bytes | None) -> None:
+def _check_version(uri: str, schema: pa.Schema, version_key: bytes | None) -> None:
     """Raise UserError for a table that another version of depers has written.
 
     Tables of boxes may also be made elsewhere, and programs that edit them lose the version: only their words count.
     """
-    metadata = table.schema.metadata or {}
+    metadata = schema.metadata or {}
     versions = {metadata[key].decode(errors="replace") for key in _VERSION_KEYS if key in metadata}
     if version_key is not None:
         versions = {metadata.get(version_key, b"none").decode(errors="replace")}
@@ -171,9 +207,9 @@ def _check_version(uri: str, table: pa.Table, version_key: bytes | None) -> None
         raise UserError(f"{text}: write it anew with this depers")
 
 
-def _check_statuses(uri: str, statuses: pa.ChunkedArray | None) -> None:
+def _check_statuses(uri: str, statuses: pa.ChunkedArray) -> None:
     """Raise UserError for a word that is none of this version's."""
-    for status in pc.unique(statuses).to_pylist() if statuses is not None else ():
+    for status in pc.unique(statuses).to_pylist():
         if status is not None and status not in _STATUSES:
             words = ", ".join(sorted(_STATUSES))
             raise UserError(f"{uri}: status must be one of {words}, but is {status!r}: write it anew with this depers")

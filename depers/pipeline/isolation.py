@@ -70,6 +70,7 @@ def _work_isolated(job: PassJob, checkpoints: Any, ledger: Any, work: Work, chun
     with client.attempt(*key) as attempt:
         if attempt.losses > MOST_LOSSES:
             return fail_work(job, work, chunk, f"{attempt.losses} processes that worked on it or its neighbors ended")
+        work = work.load_rows()
         worker = FusedWorker(job._replace(settings=replace(job.settings, device="cpu")), checkpoints)
 
         def run() -> list[str]:

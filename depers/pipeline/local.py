@@ -13,9 +13,9 @@ from itertools import islice
 from depers import storage
 from depers.archives import registry
 from depers.errors import UserError
-from depers.pipeline.box_tables import RowsByPath
 from depers.pipeline.isolation import work_one_by_one
 from depers.pipeline.options import PassOptions
+from depers.pipeline.row_join import RowPlace
 from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import FusedWorker, Work, contain, describe_detector
 from depers.resources import MIB
@@ -76,7 +76,7 @@ def run(
     job: PassJob,
     checkpoints: Sequence[bytes],
     units: Sequence[Unit],
-    rows: RowsByPath | None,
+    places: Mapping[str, RowPlace],
     retries: frozenset[str],
     workers: int | None,
     sources: Mapping[str, tuple[Source, ...]],
@@ -90,9 +90,9 @@ def run(
     works = (
         Work(
             unit,
-            precomputed={entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {},
             is_retry=unit.name in retries,
             sources=sources.get(unit.name, ()),
+            place=places.get(unit.name),
         )
         for unit in units
     )
@@ -117,7 +117,7 @@ def _inspect(
 
 def _do(job: PassJob, checkpoints: tuple[bytes, ...], work: Work, guard: FileGuard) -> list[str]:
     """Do a unit, file by file where its processes have ended too often; return the statuses of its rows."""
-    worker, note = load_worker(job, checkpoints), guard.note
+    worker, note, work = load_worker(job, checkpoints), guard.note, work.load_rows()
     if note is None:
         return worker.work(work.withhold(guard.poisonous))
     return contain(job, work, None, lambda: work_one_by_one(worker, work, None, guard.poisonous, note))

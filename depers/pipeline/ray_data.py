@@ -27,8 +27,9 @@ from depers.observation.context import RunContext, current_context
 from depers.observation.meter import Measurement, Stage, count, stage
 from depers.observation.metrics import BYTES, RETRIES
 from depers.pipeline.archive_steps import ChunkHeading, assemble, discard, read_chunks
-from depers.pipeline.box_tables import Row, RowsByPath
+from depers.pipeline.box_tables import Row
 from depers.pipeline.isolation import run_isolated
+from depers.pipeline.row_join import RowPlace
 from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import (
     DetectStage,
@@ -68,7 +69,8 @@ class PassRun(NamedTuple):
     stride: int
     staged: bool
     workers: int | None
-    precomputed: RowsByPath | None = None
+    places: Mapping[str, RowPlace] = {}
+    """Where rows of an earlier table are, by the names of the units that they are about."""
     finished_chunks: Mapping[str, set[int]] = {}
     retries: frozenset[str] = frozenset()
     """The units of which storage failed some files in an earlier run."""
@@ -107,6 +109,7 @@ def _open(
     if work.unit.archive is None:
         yield table
         return
+    work = work.load_rows()
     client, key = LedgerClient(ledger, job.file_seconds), ("open", work.unit.name)
     with client.attempt(*key) as attempt:
         rows = _open_archive(job, work, finished_chunks, attempt, partial(client.note, *key))
@@ -204,7 +207,7 @@ class _Fused:
         with self.ledger.attempt("work", work.key) as attempt:
             if attempt.isolated:
                 return _report(work, self.run_isolated(work, chunk))
-            return _report(work, self.worker.work(work.withhold(attempt.poisonous), chunk))
+            return _report(work, self.worker.work(work.load_rows().withhold(attempt.poisonous), chunk))
 
 
 @dataclass(frozen=True)
@@ -231,9 +234,9 @@ class _CpuStages:
             items: list[bytes] = []
 
             def run() -> list[str]:
-                if (statuses := retry_failures(self.job, work)) is not None:
+                if (statuses := retry_failures(self.job, work.load_rows())) is not None:
                     return statuses
-                prepared = prepare_stage(self.job, self.stride, work.withhold(attempt.poisonous), chunk)
+                prepared = prepare_stage(self.job, self.stride, work.load_rows().withhold(attempt.poisonous), chunk)
                 items.append(pickle.dumps(prepared, protocol=5))
                 return []
 
@@ -413,10 +416,8 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     items = []
     for unit in todo:
-        rows = plan.precomputed
-        precomputed = {entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {}
-        sources = plan.sources.get(unit.name, ())
-        items.append(_pack(Work(unit, precomputed=precomputed, is_retry=unit.name in plan.retries, sources=sources)))
+        is_retry, sources = unit.name in plan.retries, plan.sources.get(unit.name, ())
+        items.append(_pack(Work(unit, is_retry=is_retry, sources=sources, place=plan.places.get(unit.name))))
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(

@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ from depers.errors import UserError
 from depers.pipeline import local, ray_data
 from depers.pipeline.box_digests import describe_source, identify, name_by_boxes
 from depers.pipeline.box_sources import BoxSource, find_ambiguous_texts
-from depers.pipeline.box_tables import Row, RowsByPath
+from depers.pipeline.box_tables import BoxTable, Row, RowsByPath
 from depers.pipeline.clean_watch import CleanWatch
 from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
+from depers.pipeline.row_join import RowJoin, RowPlace, RowReader, remove_rows
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.threshold_check import check_thresholds
 from depers.pipeline.workers import inspect_weights
@@ -164,31 +166,48 @@ def run(
     job: PassJob,
     options: PassOptions,
     entries: Sequence[Entry] | None = None,
-    rows: RowsByPath | None = None,
+    table: BoxTable | None = None,
+    rows_type: type[RowsByPath] = RowsByPath,
     stop_after_clean: int | None = None,
     marks: Collection[str] = (),
 ) -> Iterator[Summary]:
     """Run the job on the Ray cluster, resuming what OUT already holds; OUT is this run's alone until the block ends.
 
-    `entries` are the files to look at (default: all in INPUT), `rows` what earlier tables say about them; those
-    whose paths are `marks` become something else than they would by themselves, such as namesakes. Raise UserError for
-    a wrong INPUT, OUT, weights or classes, and after `stop_after_clean` images in a row in which the detector found
-    nothing.
+    `entries` are the files to look at (default: all in INPUT), `table` what an earlier run says about them, of which
+    `rows_type` makes the rows of a file; those whose paths are `marks` become something else than they would by
+    themselves, such as namesakes. Raise UserError for a wrong INPUT, OUT, weights or classes, and after
+    `stop_after_clean` images in a row in which the detector found nothing.
     """
     if job.boxes is not None and not job.boxes.labels:
-        rows = RowsByPath(job.boxes.uri)
-        rows.check_classes(job.classes)
+        table = BoxTable(job.boxes.uri)
+        table.check_classes(job.classes)
+    with ExitStack() as stack:
+        yield from _run(job, options, entries, table, rows_type, stop_after_clean, marks, stack)
 
+
+def _run(
+    job: PassJob,
+    options: PassOptions,
+    entries: Sequence[Entry] | None,
+    table: BoxTable | None,
+    rows_type: type[RowsByPath],
+    stop_after_clean: int | None,
+    marks: Collection[str],
+    stack: ExitStack,
+) -> Iterator[Summary]:
+    """Run the job, and yield once; the `stack` holds what lies on the disk until the rows of the table are spread."""
     checkpoints = read_checkpoints(job.weights)
     finish_inspection = _start_inspection(job, checkpoints)  # INPUT is listed meanwhile
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
     all_units = plan_units(job, options.follow_links, options.selection) if entries is None else units.cut(entries)
+    join = None if table is None else stack.enter_context(RowJoin(table, all_units))
     if job.boxes is not None:
         loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
         archives = {str(PurePosixPath(unit.entries[0].path)) for unit in all_units if unit.archive}
         ambiguous = find_ambiguous_texts((entry.path for entry in loose_entries), archives)
         boxes = job.boxes._replace(ambiguous=ambiguous)
-        job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, rows)
+        row_digests = None if join is None else join.compute_digests()
+        job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, row_digests)
     if marks:
         all_units = [_mark(unit, marks) for unit in all_units]
     class_names, stride, warnings = finish_inspection()
@@ -196,7 +215,8 @@ def run(
     notes = check_thresholds(options, job, checkpoints, class_names)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
-        stock = _take_stock(job, all_units, rows, options.selection)
+        read_rows = None if join is None else partial(join.read, rows_type=rows_type)
+        stock = _take_stock(job, all_units, read_rows, options.selection)
         finished_units, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         if job.mirrors:
             finished_units, stock = _without_deviations(job, all_units, finished_units, stock, lease)
@@ -212,19 +232,29 @@ def run(
         units_before = len(all_units) - len(todo)
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
         speed, watch = Speed(0, 0.0, None), CleanWatch(stop_after_clean)
+        remove_rows(job.records)
         if todo:
+            places: Mapping[str, RowPlace] = {}
+            if join is not None:
+                names = {unit.name for unit in todo}
+                indices = [index for index, unit in enumerate(all_units) if unit.name in names]
+                row_places = join.write(job.records, indices, rows_type)
+                places = {all_units[index].name: place for index, place in row_places.items()}
+                stack.close()
             if is_local:
-                work = local.run(job, checkpoints, todo, rows, finished_units.retries, options.workers, sources)
+                work = local.run(job, checkpoints, todo, places, finished_units.retries, options.workers, sources)
             else:
                 import ray
 
                 reference, retries = ray.put(checkpoints), finished_units.retries
-                plan = PassRun(job, reference, stride, staged, options.workers, rows, finished_chunks, retries, sources)
+                settings = (staged, options.workers, places, finished_chunks, retries, sources)
+                plan = PassRun(job, reference, stride, *settings)
                 work = ray_data.run(plan, todo)
             total = sum(len(unit.entries) for unit in todo)
             results = watch.follow(work) if job.mirrors and job.weights else work
             speed = follow(lease.guard(results), None if any(unit.archive for unit in todo) else total)
             units.remove_superseded(job.records)
+            remove_rows(job.records)
         yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest, notes)
 
 
@@ -234,7 +264,7 @@ def _mark(unit: Unit, marks: Collection[str]) -> Unit:
     return units.rename(unit, contents, contents) if any(contents) else unit
 
 
-def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None, selection: Selection) -> Stock:
+def _take_stock(job: PassJob, all_units: Sequence[Unit], read_rows: RowReader | None, selection: Selection) -> Stock:
     """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
 
     Raise UserError where INPUT is another one than theirs.
@@ -250,7 +280,7 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None
     for name, numbers in units.find_chunks(job.records).items() if changed_names else ():
         if name in changed_names:
             units.remove_chunks(job.records, name, numbers)
-    former_rows = _find_former_rows(job, all_units, changed_names, rows)
+    former_rows = _find_former_rows(job, all_units, changed_names, read_rows)
     paths = {entry.path for entry in entries}
     # What a link that leads nowhere led to is not gone: a disk may be missing.
     shields = tuple(f"{entry.path}/" for entry in entries if entry.size < 0)
@@ -268,15 +298,16 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit], rows: RowsByPath | None
 
 
 def _find_former_rows(
-    job: PassJob, all_units: Sequence[Unit], changed_names: Set[str], rows: RowsByPath | None
+    job: PassJob, all_units: Sequence[Unit], changed_names: Set[str], read_rows: RowReader | None
 ) -> FormerRows:
     """Return what may be taken over from records that were set aside, and have them forget the rest."""
     if not units.list_former(job.records):
         return FormerRows({})
     finished_units, identities = units.list_finished(job.records), dict[str, str]()
-    for unit in all_units:
-        if unit.name not in finished_units.names | finished_units.retries | changed_names and not unit.archive:
-            identities |= identify(unit, {entry.path: rows.of(entry.path) for entry in unit.entries} if rows else {})
+    closed_names = finished_units.names | finished_units.retries | changed_names
+    indices = [i for i, unit in enumerate(all_units) if unit.name not in closed_names and not unit.archive]
+    for index, rows in read_rows(indices) if read_rows else zip(indices, itertools.repeat({})):
+        identities |= identify(all_units[index], rows)
     return takeover.find_former_rows(job.records, identities)
 
 

@@ -20,6 +20,7 @@ from depers.pipeline import archive_steps
 from depers.pipeline.box_digests import identify
 from depers.pipeline.box_tables import PrecomputedRows, Row
 from depers.pipeline.outcomes import account, fail, finish, to_table, write
+from depers.pipeline.row_join import RowPlace
 from depers.pipeline.steps import DetectedItem, Item, Outcome, PassJob, detect, prepare, read, unpack
 from depers.runtime import takeover, time_budget, units
 from depers.runtime.crash_ledger import CRASHED, Position
@@ -51,11 +52,17 @@ class Work(NamedTuple):
     """Whether an earlier run recorded it with failures that were storage's."""
     sources: tuple[Source, ...] = ()
     """Where the rows of the other files of the unit are, which the record takes over."""
+    place: RowPlace | None = None
+    """Where `precomputed` are before they are loaded."""
 
     @property
     def key(self) -> tuple[str, int | None]:
         """Its name in the ledger of crashes."""
         return self.unit.name, self.number
+
+    def load_rows(self) -> "Work":
+        """Return the work with the rows of an earlier table about its files. Raise OutageError."""
+        return self if self.place is None else self._replace(precomputed=self.place.read(self.unit), place=None)
 
     def withhold(self, poisonous: Mapping[Position, str]) -> "Work":
         """Return the work with the files that the ledger knows to be poisonous."""

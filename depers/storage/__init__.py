@@ -197,6 +197,15 @@ def open_entry(root: str, entry: Entry) -> BinaryIO:
     return local.open_listed(uri, entry.size, entry.etag)
 
 
+def open_reader(uri: str) -> BinaryIO:
+    """Open a regular file or an object for reading and seeking. Raise OSError."""
+    if not is_s3(uri):
+        return local.open_regular(uri)
+    if (size := s3.size_of(uri)) is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object", uri)
+    return cast(BinaryIO, io.BufferedReader(s3_files.ObjectReader(uri, size, s3.read_etag(uri)), MIB))
+
+
 @writing
 def write_bytes(uri: str, data: bytes) -> None:
     """Write whole or not at all, also where the power fails: one upload, or a neighbor that is renamed into place.

@@ -98,7 +98,7 @@ def read_stamp(path: str) -> str:
     return _change_of(os.stat(path))  # noqa: PTH116
 
 
-def _open(path: str) -> BinaryIO:
+def open_regular(path: str) -> BinaryIO:
     """Open a regular file for reading; raise OSError, also for what would be waited for, or has no end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -109,13 +109,13 @@ def _open(path: str) -> BinaryIO:
 
 def read(path: str) -> bytes:
     """Return the whole content; raise OSError."""
-    with _open(path) as file:
+    with open_regular(path) as file:
         return file.read()
 
 
 def open_listed(path: str, size: int, tag: str) -> BinaryIO:
     """Open a listed file for reading; raise OSError, also where it is no longer the one that was listed."""
-    file = _open(path)
+    file = open_regular(path)
     if _identity(os.fstat(file.fileno())) != (size, tag):
         file.close()
         raise OSError("changed since it was listed")
@@ -124,7 +124,7 @@ def open_listed(path: str, size: int, tag: str) -> BinaryIO:
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on; raise OSError."""
-    with _open(path) as file:
+    with open_regular(path) as file:
         file.seek(start)
         return file.read(size)
 

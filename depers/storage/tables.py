@@ -1,13 +1,15 @@
 """Tables: Parquet files, and the schemas that say what their columns hold."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depers.storage import open_writer, read_bytes, write_bytes
+from depers.resources import MIB
+from depers.storage import open_reader, open_writer, read_bytes, write_bytes
 
 _DESCRIPTION = b"description"
 
@@ -96,6 +98,13 @@ def holds_extension(kind: pa.DataType) -> bool:
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a Parquet file as a table, all of it or these columns; raise OSError or pyarrow's error."""
     return pq.read_table(io.BytesIO(read_bytes(uri)), columns=None if columns is None else list(columns))
+
+
+@contextmanager
+def open_table(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of any size to be read part by part; raise OSError or pyarrow's error, also while it is."""
+    with open_reader(uri) as source, pq.ParquetFile(source, buffer_size=MIB) as file:
+        yield file
 
 
 def write_table(uri: str, table: pa.Table) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from depers.anonymization import audit_step
 from depers.anonymization.audit_report import FindingStatistics, make_report
 from depers.anonymization.audit_step import FindingRow, check_item, measure_coverage
-from depers.anonymization.manifest import SCHEMA, ManifestRow, WrittenRows
+from depers.anonymization.manifest import SCHEMA, ManifestRow, WrittenRows, open_manifest
 from depers.detection import detections
 from depers.detection.detections import DetectionRow
 from depers.errors import UserError
@@ -100,7 +100,7 @@ def test_the_rows_of_an_archive_are_those_of_the_new_one(tmp_path: Path) -> None
     rows += [{"path": "a.tar", "status": "complete", "output_sha256": "x"}, {"path": "b.tar", "status": "failed"}]
     rows += [{"path": "c.jpg", "status": "clean"}, {"path": "d.jpg", "status": "failed"}]
     tables.write_table(str(tmp_path / "m.parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
-    written = WrittenRows(str(tmp_path / "m.parquet"))
+    written = WrittenRows(pa.concat_tables(open_manifest(str(tmp_path / "m.parquet")).read()))
     assert {place: one["member"] for place, one in written.of("a.tar").items()} == {0: "1", 1: "3", 2: "4"}
     assert list(written.of("c.jpg")) == [None] and written.of("d.jpg") == {} and written.of("e.jpg") == {}
     assert (written.archive_row("a.tar") or {})["output_sha256"] == "x" and written.archive_row("b.tar") is None
@@ -127,7 +127,7 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
         table = pa.Table.from_pylist([], schema=SCHEMA.with_metadata(metadata))
         tables.write_table(str(tmp_path / "m.parquet"), table)
         with pytest.raises(UserError, match=r"must be a table of version 2, but its version is (none|1)"):
-            WrittenRows(str(tmp_path / "m.parquet"))
+            open_manifest(str(tmp_path / "m.parquet"))
 
 
 def test_rows_have_the_columns_of_their_tables() -> None:

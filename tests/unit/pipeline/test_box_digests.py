@@ -11,7 +11,8 @@ import pytest
 from depers.detection.detections import SCHEMA
 from depers.pipeline.box_digests import describe_source, name_by_boxes
 from depers.pipeline.box_sources import BoxSource
-from depers.pipeline.box_tables import RowsByPath
+from depers.pipeline.box_tables import BoxTable
+from depers.pipeline.row_join import RowJoin
 from depers.runtime import units
 from depers.storage import Entry
 from depers.storage.tables import to_parquet
@@ -27,6 +28,11 @@ def write_table(file: Path, **changes: Any) -> str:
     rows[3] |= changes
     file.write_bytes(to_parquet(pa.Table.from_pylist(rows, SCHEMA)))
     return str(file)
+
+
+def digest_rows(uri: str, all_units: list[units.Unit]) -> list[str]:
+    with RowJoin(BoxTable(uri), all_units) as join:
+        return join.compute_digests()
 
 
 def count_changes(before: list[units.Unit], after: list[units.Unit]) -> int:
@@ -47,7 +53,7 @@ def count_changes(before: list[units.Unit], after: list[units.Unit]) -> int:
 def test_an_edited_row_redoes_its_unit_alone(tmp_path: Path, changes: dict[str, Any]) -> None:
     all_units = units.cut(ENTRIES)
     names = [
-        name_by_boxes(all_units, BoxSource(uri), RowsByPath(uri))
+        name_by_boxes(all_units, BoxSource(uri), digest_rows(uri, all_units))
         for uri in (
             write_table(tmp_path / "a.parquet"),
             write_table(tmp_path / "moved.parquet"),
@@ -64,7 +70,7 @@ def test_the_order_of_rows_makes_no_difference(tmp_path: Path) -> None:
     table = pq.read_table(io.BytesIO(Path(uri).read_bytes()))
     (tmp_path / "b.parquet").write_bytes(to_parquet(table.sort_by([("path", "descending")])))
     first, second = (
-        name_by_boxes(units.cut(ENTRIES[:24]), BoxSource(name), RowsByPath(name))
+        name_by_boxes(units.cut(ENTRIES[:24]), BoxSource(name), digest_rows(name, units.cut(ENTRIES[:24])))
         for name in (uri, f"{tmp_path}/b.parquet")
     )
     assert first == second

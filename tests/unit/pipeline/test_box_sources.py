@@ -21,7 +21,7 @@ from depers.pipeline.box_sources import (
     find_previous_source,
     read_boxes,
 )
-from depers.pipeline.box_tables import DOUBLED, Row, RowsByPath
+from depers.pipeline.box_tables import DOUBLED, BoxTable, Row, RowsByPath
 
 BOX: dict[str, Any] = {"class": "car", "confidence": 0.5, "x_min": 1.0, "y_min": 2.0, "x_max": 11.0, "y_max": 22.0}
 
@@ -31,10 +31,14 @@ def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) ->
     return str(path)
 
 
+def read_rows(uri: str) -> RowsByPath:
+    return RowsByPath(pa.concat_tables(BoxTable(uri).read()))
+
+
 def test_rows_are_found_by_path_and_number(tmp_path: Path) -> None:
     rows = [{"path": "b.tar", "number": number, "boxes": []} for number in (1, 0)]
     rows += [{"path": "b.tar", "status": "complete"}, {"path": "a.jpg", "boxes": [BOX]}, {"path": "ü.jpg", "boxes": []}]
-    found = RowsByPath(write(tmp_path / "d.parquet", rows))
+    found = read_rows(write(tmp_path / "d.parquet", rows))
     assert (
         set(found.of("b.tar")) == {0, 1, None}
         and found.of("c.jpg") == {}
@@ -248,12 +252,12 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must hold a manifest or detections"):
         find_previous_source(str(tmp_path), 0.1, {})
     with pytest.raises(UserError, match="no such table"):
-        RowsByPath(str(tmp_path / "none.parquet"))
+        BoxTable(str(tmp_path / "none.parquet"))
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(UserError, match="must be a Parquet table of boxes"):
-        RowsByPath(str(tmp_path / "text.parquet"))
+        BoxTable(str(tmp_path / "text.parquet"))
     with pytest.raises(UserError, match="has no boxes"):
-        RowsByPath(write(tmp_path / "x.parquet", [{"path": "a"}], pa.schema([("path", pa.string())])))
+        read_rows(write(tmp_path / "x.parquet", [{"path": "a"}], pa.schema([("path", pa.string())])))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +277,7 @@ def test_tables_of_another_version_are_refused(
     rows = [{"path": "a.jpg", "status": status, "boxes": [BOX]}]
     table = write(tmp_path / "d.parquet", rows, SCHEMA.with_metadata(metadata))
     if not message:
-        assert list(RowsByPath(table)) == ["a.jpg"]
+        assert list(read_rows(table)) == ["a.jpg"]
         return
     with pytest.raises(UserError, match=message):
-        RowsByPath(table)
+        read_rows(table)

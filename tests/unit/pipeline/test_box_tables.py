@@ -8,14 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from depers.errors import UserError
-from depers.pipeline.box_tables import DOUBLED, RowsByPath
+from depers.pipeline.box_tables import DOUBLED, BoxTable, RowsByPath
 
 EDGES = {"x_min": 1, "y_min": 2, "x_max": 11, "y_max": 22}
 
 
 def read(folder: Path, columns: dict[str, Any]) -> RowsByPath:
+    return RowsByPath(pa.concat_tables(open_table(folder, columns).read()))
+
+
+def open_table(folder: Path, columns: dict[str, Any]) -> BoxTable:
     pq.write_table(pa.table(columns), folder / "boxes.parquet")
-    return RowsByPath(str(folder / "boxes.parquet"))
+    return BoxTable(str(folder / "boxes.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -66,11 +70,11 @@ def test_tables_that_are_none(tmp_path: Path, columns: dict[str, Any], message: 
 
 def test_classes_that_no_box_has_are_refused(tmp_path: Path) -> None:
     boxes = [[EDGES | {"class": "car"}, EDGES | {"class": "license plate"}], []]
-    rows = read(tmp_path, {"path": ["a", "b"], "boxes": boxes})
+    rows = open_table(tmp_path, {"path": ["a", "b"], "boxes": boxes})
     rows.check_classes(["license plate"])
     with pytest.raises(UserError, match=r"--classes must be among .* \(car, license plate\), but got 'plate'"):
         rows.check_classes(["car", "plate"])
-    none = read(tmp_path, {"path": ["a"], "boxes": pa.array([[]])})
+    none = open_table(tmp_path, {"path": ["a"], "boxes": pa.array([[]])})
     with pytest.raises(UserError, match=r"\(none\), but got 'car'"):
         none.check_classes(["car"])
 
