@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from depers.commands.export import ExportResult
     from depers.commands.extract import ExtractResult
     from depers.commands.label import LabelResult
+    from depers.commands.mission import MissionResult
     from depers.commands.normalize import NormalizeResult
     from depers.commands.synthesize import SynthesizeResult
     from depers.commands.train import TrainResult
@@ -264,6 +265,12 @@ def audit(out: PathLike, **options: Any) -> "AuditResult":
 def experiment(dataset: PathLike, out: PathLike, **options: Any) -> "ExperimentResult":
     """Measure whether synthetic images help. Raises UserError."""
     result: ExperimentResult = _call("experiment", dataset=dataset, out=out, **options)
+    return result
+
+
+def mission(file: PathLike, **options: Any) -> "MissionResult":
+    """Run the steps of a YAML file, from raw labels to an audited archive. Raises UserError."""
+    result: MissionResult = _call("mission", file=file, **options)
     return result
 
 

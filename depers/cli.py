@@ -29,6 +29,7 @@ VERBS = {
     "experiment": "measure whether synthetic images help: equal steps, same validation, several seeds",
     "anonymize": "mirror a folder of images with faces, people and plates made unrecognizable",
     "audit": "check what anonymize wrote: digests, metadata, and what a detector still finds",
+    "mission": "the whole way, from raw labels to an audited archive, as one YAML file of the verbs' options",
     "demo": "the whole mission on drawn street scenes, ending in report.html",
 }
 FINE, FAILED, WRONG_USE, SOME_ITEMS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130

@@ -10,8 +10,11 @@ _MOST_BYTES = 4_000_000  # ten thousand classes have a quarter of a megabyte
 _MOST_VALUES = 1_000_000
 
 
-def parse_yaml(source: str, data: bytes) -> Any:
-    """Return what a YAML file holds; `source` is its name for messages. Raise UserError."""
+def parse_yaml(source: str, data: bytes, unique_keys: bool = False) -> Any:
+    """Return what a YAML file holds; `source` is its name for messages. Raise UserError.
+
+    With `unique_keys` a mapping that has a key twice is refused; without, the last one counts, as in all of YAML.
+    """
     if len(data) > _MOST_BYTES:
         raise UserError(f"{source}: must be YAML of at most {_MOST_BYTES} bytes, but has {len(data)}")
     try:
@@ -21,6 +24,8 @@ def parse_yaml(source: str, data: bytes) -> Any:
             raise UserError(
                 f"{source}: must be YAML of at most {_MOST_VALUES} values, but its aliases make more of them"
             )
+        if unique_keys and (key := _find_double_key(node)) is not None:
+            raise UserError(f"{source}: a key must be given once, but {shorten(key)} is twice in one mapping")
         return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise UserError(f"{source}: must be YAML, but is nested too deeply") from None
@@ -34,6 +39,18 @@ def shorten(value: Any) -> str:
         return repr(value[:60])
     is_number = isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**18)
     return str(value) if value is None or is_number else type(value).__name__
+
+
+def _find_double_key(node: yaml.Node | None) -> str | None:
+    """Return a key that a mapping has twice, here or further in; None where there is none."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        doubles = [key for key in keys if keys.count(key) > 1]
+        inner = (_find_double_key(value) for _, value in node.value)
+        return str(doubles[0]) if doubles else next((key for key in inner if key is not None), None)
+    if isinstance(node, yaml.SequenceNode):
+        return next((key for value in node.value if (key := _find_double_key(value)) is not None), None)
+    return None
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
