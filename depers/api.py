@@ -299,7 +299,7 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
 
     Raises UserError, perhaps wrapped by Ray, for what the user can put right.
     """
-    from depers.runtime import local_pool
+    from depers.runtime import capacity, local_pool, places
     from depers.runtime.cluster import is_named, start_ray
     from depers.runtime.telemetry.observed_run import observe_run
 
@@ -314,9 +314,11 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
             return local_result
     has_started = start_ray(debug)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), capacity.announced_wait():
             if not debug:
                 warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
+            places.warn_of_variables()
+            places.check_places(options)
             result: VerbResult = observe_run(verb, lambda: work(options))
             return result
     finally:

@@ -33,6 +33,7 @@ SCHEMA = schema(
     column("frames", pa.int32(), "how many the result has"),
     column("format", pa.string(), "of the result, such as JPEG"),
     column("boxes", pa.list_(BOX), "as detected, before the margin"),
+    column("arithmetic", pa.string(), "what the detector that looked at it computed in; null where none did"),
     column("mode", pa.string(), "what became of the boxes: --mode"),
     column("method", pa.string(), "how the file was redacted, such as lossless"),
     column("margin", pa.float32(), "what was added to the boxes on each side, a share of their size"),

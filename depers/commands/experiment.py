@@ -55,8 +55,7 @@ from depers.options import (
     option,
     parse,
 )
-from depers.runtime import claims, progress
-from depers.runtime.cluster import choose_device
+from depers.runtime import capacity, claims, progress
 from depers.runtime.results import VerbResult
 from depers.runtime.tasks import run_tasks
 from depers.seeds import Branch, random_for
@@ -361,12 +360,10 @@ def _train_all(options: Options, cells: Sequence[Cell]) -> Iterator[TrainingResu
     Each runs alone in a process, as many at a time as there are cores (or GPUs): small trainings gain little from
     several cores, and lose much where these are not theirs alone.
     """
-    import ray
-
     from depers.training.processes.experiment_arm import read_record, train_arm
 
     calls = []
-    device = choose_device(options.training(cells[0], REAL).device)
+    device = capacity.choose_device(options.training(cells[0], REAL).device)
     for cell in cells:
         for arm in ARMS:
             record = _locate_record(options, cell, arm)
@@ -378,11 +375,12 @@ def _train_all(options: Options, cells: Sequence[Cell]) -> Iterator[TrainingResu
             calls.append((training, cell.size, arm, synthetic, record, device))
     if not calls:
         return
-    gpus = int(device == "cuda")
-    slots = int(ray.cluster_resources().get("GPU", 0)) if gpus else len(calls)
-    threads = max(1, min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]) // slots)
+    gpus, nodes = int(device == "cuda"), capacity.measure()
+    least_cpus = min((kind.cpus for kind in nodes.kinds if kind.cpus), default=1)
+    threads = nodes.cpus_per_gpu() if gpus else max(1, least_cpus // len(calls))
     work = ((*call, threads) for call in calls)
-    for result in run_tasks(train_arm, work, num_cpus=threads, num_gpus=gpus):
+    # Two at the same training would write each other's state.
+    for result in run_tasks(train_arm, work, num_cpus=threads, num_gpus=gpus, repeatable=False):
         _remove_state(options, result)
         yield result
 

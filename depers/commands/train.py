@@ -18,7 +18,7 @@ from depers.datasets.data_yaml import check_labels, read_dataset
 from depers.datasets.shards import list_shards
 from depers.errors import UserError, short_reason
 from depers.runtime import claims, progress
-from depers.runtime.cluster import choose_device
+from depers.runtime.capacity import choose_device
 from depers.runtime.results import VerbResult
 from depers.storage import file_table
 from depers.training.options import Options, resolve_paths
@@ -80,19 +80,12 @@ def _note_images(options: Options) -> None:
 
 def _train(options: Options, out: str) -> TrainResult:
     """Train on all workers, unless that is done; `out` is OUT as the caller names it."""
-    import ray
-
     from depers.training.processes.ray_train import fit
 
-    device = choose_device(options.device, options.train_workers)
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if options.train_workers > cpus:
-        raise UserError(f"--train-workers must be at most the cluster's {cpus} CPUs, but got {options.train_workers}")
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    threads = max(1, min(cpus // options.train_workers, largest))
     report = storage.join(options.out, REPORT)
     if read_progress(options.out).finished_epochs != options.epochs or not storage.exists(report):
-        fit(options, options.list_datasets(), device == "cuda", threads)
+        device = choose_device(options.device, options.least_train_workers or options.train_workers)
+        fit(options, options.list_datasets(), device == "cuda")
     _note_images(options)
     rows = read_results(options.out)
     best = max((row for row in rows if not math.isnan(row["fitness"])), key=lambda row: row["fitness"])

@@ -63,6 +63,7 @@ SCHEMA = schema(
     column("height", pa.int32(), "of the upright image, in pixels"),
     column("boxes", pa.list_(BOX), "what was detected"),
     column("input_sha256", pa.string(), "digest of the file that was looked at"),
+    column("arithmetic", pa.string(), "what the detector that looked at it computed in; null where none did"),
 ).with_metadata({"depers.detections": str(VERSION)})
 """One row per file, and per member of an archive."""
 

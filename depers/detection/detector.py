@@ -30,13 +30,17 @@ def cpu_has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
-def list_arithmetics(device: torch.device, precision: str) -> list[torch.dtype]:
-    """Return the arithmetics for a device and a `--precision`, the one to be used first, then what it falls back to."""
-    if device.type != "cpu":
-        return [torch.float16, torch.float32]
-    if precision == "auto":
-        return [torch.bfloat16, torch.float32] if cpu_has_bfloat16() else [torch.float32]
-    return [torch.bfloat16 if precision == "bfloat16" else torch.float32]
+def list_arithmetics(device: torch.device, precision: str, chosen: str = "") -> list[torch.dtype]:
+    """Return the arithmetics for a device and a `--precision`, the one to be used first, then what it falls back to.
+
+    `chosen` is the one that a job has chosen for all of its workers, if it has.
+    """
+    fast = torch.bfloat16 if device.type == "cpu" else torch.float16
+    if precision == "float32" or chosen == "float32":
+        return [torch.float32]
+    if precision == "auto" and device.type == "cpu":
+        return [fast, torch.float32] if chosen or cpu_has_bfloat16() else [torch.float32]
+    return [fast] if device.type == "cpu" else [fast, torch.float32]
 
 
 class DetectorEnsemble:
@@ -63,7 +67,7 @@ class DetectorEnsemble:
         self.model_names = [source.name for source in weights]
         self.settings = settings
         device = torch.device(settings.device)
-        arithmetics = list_arithmetics(device, settings.precision)
+        arithmetics = list_arithmetics(device, settings.precision, settings.arithmetic)
         ids = {name: index for index, name in enumerate(self.class_names)}
         self._networks = [
             make_network(
@@ -81,6 +85,7 @@ class DetectorEnsemble:
             for source, network in zip(weights, self._networks, strict=True)
             if network.arithmetic != arithmetics[0]
         ]
+        self.arithmetic = "+".join(sorted({name_arithmetic(network.arithmetic) for network in self._networks}))
         self.stride = max(network.stride for network in self._networks)
         if settings.imgsz % self.stride:
             raise UserError(f"--imgsz must be a multiple of {self.stride}, but got {settings.imgsz}")

@@ -50,9 +50,10 @@ def find_weights(uri: str) -> str:
 class InferenceSettings:
     """How to predict: longer side `imgsz` in pixels, thresholds, and the arithmetic (`auto`, `float32`, `bfloat16`).
 
-    `augment` looks at every image three times, at scales 1, 0.83 (mirrored) and 0.67, as YOLOv5's `--augment`. Where an
-    image has more than `max_detections`, `withholds` makes that an error; otherwise the least certain are left out, as
-    figures have it.
+    `arithmetic` is the one that a job has chosen for all of its workers, whose nodes may differ; where it is empty,
+    each chooses by itself. `augment` looks at every image three times, at scales 1, 0.83 (mirrored) and 0.67, as
+    YOLOv5's `--augment`. Where an image has more than `max_detections`, `withholds` makes that an error; otherwise the
+    least certain are left out, as figures have it.
     """
 
     imgsz: int = 640
@@ -62,6 +63,7 @@ class InferenceSettings:
     multi_label: bool = False
     device: str = "cpu"
     precision: str = "auto"
+    arithmetic: str = ""
     augment: bool = False
     withholds: bool = False
 

@@ -12,7 +12,7 @@ from depers.detection.settings import InferenceSettings, parse_weights
 from depers.detection.tiling import View
 from depers.errors import UserError
 from depers.extraction.take_apart import DecomposedImage, VerificationSettings
-from depers.runtime.cluster import choose_device
+from depers.runtime import capacity
 from depers.runtime.tasks import run_tasks
 from depers.statuses import SourceStatus
 
@@ -73,7 +73,7 @@ def prepare(
     """
     import ray
 
-    inference = replace(inference, device=choose_device(inference.device))
+    inference = replace(inference, device=capacity.choose_device(inference.device))
     checkpoints = settings.read_checkpoints([parse_weights(text) for text in weights])
     calls = [(weights, inference, ray.put(checkpoints))]
     model_classes, stride = next(run_tasks(_inspect, calls, num_gpus=gpu_share(inference)))
@@ -94,10 +94,7 @@ def _inspect(
 
 
 def gpu_share(inference: InferenceSettings | None) -> float:
-    """Return the GPUs that a task for one core needs: where it detects on GPUs, an equal part of them; else 0."""
-    import ray
-
+    """Return the GPUs that a task for one core needs: where it detects on GPUs, an equal part of a node's; else 0."""
     if inference is None or inference.device != "cuda":
         return 0
-    cores, gpus = (ray.cluster_resources().get(kind, 1) for kind in ("CPU", "GPU"))
-    return float(min(1.0, gpus / cores))
+    return min(1.0, 1 / capacity.measure().cpus_per_gpu())

@@ -19,7 +19,7 @@ from depers.pipeline.options import PassOptions
 from depers.pipeline.outcomes import finish
 from depers.pipeline.run import plan_units
 from depers.pipeline.steps import Item, PassJob, detect, prepare, read, unpack
-from depers.pipeline.workers import FusedWorker
+from depers.pipeline.workers import FusedWorker, load_worker
 from depers.resources import format_bytes
 from depers.runtime import local_pool
 from depers.runtime.file_guard import FileGuard
@@ -134,7 +134,7 @@ def _measure(
     job: PassJob, checkpoints: tuple[bytes, ...], entries: Sequence[Entry], archive: Unit | None, guard: FileGuard
 ) -> Trial:
     """Work on some images, or on those that an archive begins with, one by one; nothing is written."""
-    worker = local.load_worker(job, checkpoints)
+    worker = load_worker(job, checkpoints)
     items = [read(job, entry) for entry in entries]
     if archive is not None:
         contents = read_chunks(job, archive, frozenset())

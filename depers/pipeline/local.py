@@ -5,7 +5,6 @@ one core. Archives are left to Ray, which spreads their chunks; in a pass withou
 """
 
 import os
-import pickle
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -17,7 +16,7 @@ from depers.pipeline.isolation import work_one_by_one
 from depers.pipeline.options import PassOptions
 from depers.pipeline.row_join import RowPlace
 from depers.pipeline.steps import PassJob
-from depers.pipeline.workers import FusedWorker, Work, contain, describe_detector
+from depers.pipeline.workers import DetectorFacts, Work, contain, describe_detector, load_worker
 from depers.resources import MIB
 from depers.runtime import local_pool
 from depers.runtime.file_guard import FileGuard
@@ -28,9 +27,6 @@ from depers.runtime.units import Unit
 _MODULES = ("depers.pipeline.local", "depers.detection.detector", "depers.detection.yolo", "depers.redaction.files")
 _MOST_FILES, _MOST_BYTES = 64, 256 * MIB  # of a small input: more is done sooner by a cluster
 _FILES_PER_PROCESS = 8  # below which a further process costs more than it saves
-
-_workers: dict[bytes, FusedWorker] = {}
-"""What this process works with, by the job."""
 
 
 def plan_processes(options: PassOptions) -> PoolPlan | None:
@@ -61,7 +57,7 @@ def plan_one() -> PoolPlan:
     return PoolPlan(_MODULES, 1)
 
 
-def start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], tuple[list[str], int, list[str]]]:
+def start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], DetectorFacts]:
     """Have a process load the detector; return what waits for it and gives what `workers.inspect_weights` does."""
     pool = local_pool.find_pool()
     assert pool is not None
@@ -100,18 +96,7 @@ def run(
     yield from pool.run(_do, calls, job.file_seconds, workers)
 
 
-def load_worker(job: PassJob, checkpoints: tuple[bytes, ...]) -> FusedWorker:
-    """Return this process's worker for the job, which loads the detector once."""
-    key = pickle.dumps(job)
-    if key not in _workers:
-        _workers.clear()
-        _workers[key] = FusedWorker(job, checkpoints)
-    return _workers[key]
-
-
-def _inspect(
-    job: PassJob, checkpoints: tuple[bytes, ...], guard: FileGuard | None = None
-) -> tuple[list[str], int, list[str]]:
+def _inspect(job: PassJob, checkpoints: tuple[bytes, ...], guard: FileGuard | None = None) -> DetectorFacts:
     return describe_detector(load_worker(job, checkpoints).detector)
 
 

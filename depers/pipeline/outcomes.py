@@ -25,7 +25,9 @@ def finish(job: PassJob, item: Item, boxes: Sequence[Row]) -> Outcome:
     """Return the item's outcome; whatever goes wrong in the last step is its failure, never the job's."""
     try:
         with memory_slot(item.size_wh):
-            return job.finish(item, boxes)._replace(retry=item.retry)
+            outcome = job.finish(item, boxes)
+        noted = {"arithmetic": item.arithmetic} if "arithmetic" in job.schema.names else {}
+        return outcome._replace(row=outcome.row | noted, retry=item.retry)
     except ImageError as error:
         return fail(job, item, str(error))
     except OSError as error:  # of a last step that writes files of its own

@@ -9,12 +9,15 @@ would so be tried for ever: the ledger of crashes (`runtime/crash_ledger.py`) kn
 
 import gc
 import io
+import itertools
 import logging
 import os
 import pickle
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +32,7 @@ from depers.observation.metrics import BYTES, RETRIES
 from depers.pipeline.archive_steps import ChunkHeading, assemble, discard, read_chunks
 from depers.pipeline.box_tables import Row
 from depers.pipeline.isolation import run_isolated
+from depers.pipeline.repetition import LOOK_SECONDS, Repetitions
 from depers.pipeline.row_join import RowPlace
 from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import (
@@ -37,12 +41,13 @@ from depers.pipeline.workers import (
     Work,
     contain,
     finish_stage,
+    load_worker,
     prepare_stage,
     retry_failures,
 )
 from depers.resources import MIB
-from depers.runtime import time_budget
-from depers.runtime.crash_ledger import Attempt, CrashLedger, LedgerClient, Position
+from depers.runtime import capacity, time_budget
+from depers.runtime.crash_ledger import Attempt, LedgerClient, Position, start_ledger
 from depers.runtime.takeover import Source
 from depers.runtime.telemetry.observed_work import observe
 from depers.runtime.units import Unit
@@ -58,6 +63,9 @@ _MOST_STARTS = 10  # per worker, since one started well
 _MOST_ASSEMBLIES = 5  # processes that may end over one archive
 _READERS = 4  # archives that are read at once
 _CHUNK_BYTES_PER_CORE = 96 * MIB  # that are read and not done: what actors work on, and as much again
+_MOST_SHARE = 0.5  # of the object stores, which Ray Data takes by itself
+_UPSCALING = 1.2  # calls in flight per call that runs, from which a pool grows: it doubles while there is more to do
+_WHOLE = -1  # the number of work that is all of its unit
 _BLOCK_BYTES = MIB  # Ray Data gathers rows up to this; a chunk is more, so it leaves its reader alone and at once
 
 
@@ -165,7 +173,9 @@ def _open_archive(
 
 def _report(work: Work, statuses: Sequence[str]) -> Row:
     """Return what the driver hears of work that is done: the statuses of its rows."""
-    return {"unit": work.unit.name, "statuses": list(statuses), "end": b"", "chunks": 0, "measured": b""}
+    number = _WHOLE if work.number is None else work.number
+    report = {"unit": work.unit.name, "number": number, "statuses": list(statuses)}
+    return report | {"end": b"", "chunks": 0, "measured": b""}
 
 
 def _report_end(row: Row) -> Row:
@@ -192,9 +202,9 @@ def _collect_measurements(data: bytes) -> None:
 class _Fused:
     """All steps, in an actor."""
 
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int, context: RunContext) -> None:
+    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, context: RunContext) -> None:
         self.ledger, self.context = LedgerClient(ledger, job.file_seconds), context
-        self.worker = _start_worker(self.ledger, size, lambda: FusedWorker(job, checkpoints))
+        self.worker = _start_worker(self.ledger, lambda: FusedWorker(job, checkpoints))
         self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
         gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
 
@@ -265,9 +275,9 @@ class _CpuStages:
 class _Detect:
     """The step in between, in an actor with a GPU."""
 
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, size: int, context: RunContext) -> None:
+    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, context: RunContext) -> None:
         self.job, self.ledger, self.context = job, LedgerClient(ledger, job.file_seconds), context
-        self.stage = _start_worker(self.ledger, size, lambda: DetectStage(job, checkpoints))
+        self.stage = _start_worker(self.ledger, lambda: DetectStage(job, checkpoints))
         self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
 
     def __call__(self, row: Row) -> Row:
@@ -291,19 +301,35 @@ class _Detect:
 
 
 @dataclass
-class _OpenArchive:
-    """An archive in work: how many of its chunks are done, and its end with their number, once it is known."""
+class _OpenUnit:
+    """A unit in work: which of its chunks are done, and of an archive its end with their number, once it is known."""
 
     unit: Unit
-    chunks_done: int = 0
+    chunks_done: set[int] = field(default_factory=set)
     end: ArchiveEnd | None = None
-    chunks: int = -1
+    chunks: int = 1
+
+    def take(self, row: Row) -> bool:
+        """Note what is reported; return whether it is news, and no second report of the same work."""
+        if row["end"]:
+            self.end, self.chunks = pickle.loads(row["end"]), row["chunks"]
+            return False
+        is_news = row["number"] not in self.chunks_done
+        self.chunks_done.add(row["number"])
+        return is_news
+
+    def is_done(self) -> bool:
+        """Return whether all of it is."""
+        return (self.end is not None or self.unit.archive is None) and len(self.chunks_done) == self.chunks
 
 
-def _start_worker(ledger: LedgerClient, size: int, make: Callable[[], T]) -> T:
-    """Return the worker, one of `size`, that `make` makes. Raise UserError where too many processes ended over it."""
-    with ledger.attempt("start", "") as attempt:
-        if attempt.losses > _MOST_STARTS * size:
+def _start_worker(ledger: LedgerClient, make: Callable[[], T]) -> T:
+    """Return the worker that `make` makes. Raise UserError where too many processes ended over it on this node."""
+    import ray
+
+    cpus = max(1, os.cpu_count() or 1)
+    with ledger.attempt("start", ray.get_runtime_context().get_node_id()) as attempt:
+        if attempt.losses > _MOST_STARTS * cpus:
             problem = f"{attempt.losses} workers have ended while they started"
             raise UserError(f"{problem}: where memory is short, fewer --workers need less")
         return make()
@@ -311,24 +337,91 @@ def _start_worker(ledger: LedgerClient, size: int, make: Callable[[], T]) -> T:
 
 def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]:
     """Do the units; yield the statuses of the rows of each unit, chunk and archive as it is done."""
+    import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # after Ray has set it up
-    with _ray_settings(plan.staged):
-        archives = {unit.name: _OpenArchive(unit) for unit in todo if unit.archive}
-        assemblies = _Assemblies(plan.job)
-        for row in _dataset(plan, todo).iter_rows():
-            _collect_measurements(row["measured"])
-            if archive := archives.get(row["unit"]):
-                if row["end"]:
-                    archive.end, archive.chunks = pickle.loads(row["end"]), row["chunks"]
-                else:
-                    archive.chunks_done += 1
-                if archive.end is not None and archive.chunks_done == archive.chunks:
-                    assemblies.start(archive.unit, archive.end)
-            if row["statuses"]:
-                yield row["statuses"]
+    open_units, completions = {unit.name: _OpenUnit(unit) for unit in todo}, 0
+    context = current_context()
+    assemblies, gpus = _Assemblies(plan.job), int(plan.job.settings.device == "cuda")
+
+    def start_twin(unit: Unit) -> Any:
+        finished_chunks = open_units[unit.name].chunks_done | plan.finished_chunks.get(unit.name, set())
+        options = {"num_cpus": _CORE, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        arguments = plan.job, [plan.checkpoints], _as_work(plan, unit), finished_chunks, context
+        return ray.remote(_do_again).options(**options).remote(*arguments)
+
+    twins = Repetitions(start_twin, {"CPU": _CORE, "GPU": gpus}, plan.workers)
+    with _ray_settings(plan.staged), capacity.followed_nodes(), _RowReader(_dataset(plan, todo)) as reader:
+        while open_units:
+            row = reader.read(LOOK_SECONDS)
+            rows = [*itertools.chain.from_iterable(twins.take_completed()), *([] if row is None else [row])]
+            for row in rows:
+                if (unit := open_units.get(row["unit"])) is None:
+                    continue
+                _collect_measurements(row["measured"])
+                if unit.take(row) and row["statuses"]:
+                    yield row["statuses"]
+                if unit.is_done():
+                    del open_units[row["unit"]]
+                    completions += 1
+                    if unit.end is not None:
+                        assemblies.start(unit.unit, unit.end)
             yield from assemblies.take_completed(wait=False)
-        yield from assemblies.take_completed(wait=True)
+            if not rows:
+                candidates = [
+                    unit.unit for unit in open_units.values() if unit.end is not None or not unit.unit.archive
+                ]
+                twins.start_slow(candidates if len(candidates) == len(open_units) else [], completions)
+        twins.cancel()
+    yield from assemblies.take_completed(wait=True)
+
+
+def _do_again(job: PassJob, checkpoints: Any, work: Work, finished_chunks: set[int], context: RunContext) -> list[Row]:
+    """Do a unit, of an archive what is not finished, in this process alone; return what the driver hears of it."""
+    worker = load_worker(job, checkpoints)
+    rows: Iterable[Row] = [_pack(work)]
+    if work.unit.archive is not None:
+        rows = _open_archive(job, work, {work.unit.name: finished_chunks}, Attempt(False, {}), lambda position: None)
+
+    def call(part: Work, chunk: Chunk | None) -> Row:
+        return _report(part, worker.work(part, chunk))
+
+    return [_observe_call(context, "work", row, call) for row in rows if not row["end"]]
+
+
+class _RowReader:
+    """The rows of a dataset, read by a thread: the work on them runs as long as the block does."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self._rows = dataset, queue.SimpleQueue[Row | BaseException]()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> "_RowReader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Nobody waits for what twins have done meanwhile; Ray Data has no public way to end what is in work.
+        if self._thread.is_alive() and (executor := self._dataset._current_executor) is not None:
+            executor.shutdown(force=True)
+
+    def read(self, seconds: float) -> Row | None:
+        """Return the next row, None where none comes so soon. Raise what the work raises."""
+        try:
+            row = self._rows.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if isinstance(row, BaseException):
+            raise row
+        return row
+
+    def _read(self) -> None:
+        try:
+            for row in self._dataset.iter_rows():
+                self._rows.put(row)
+            self._rows.put(RuntimeError("the work ended before all of it was done"))
+        except BaseException as error:
+            self._rows.put(error)
 
 
 def _assemble(
@@ -389,21 +482,39 @@ def _ray_settings(staged: bool) -> Iterator[None]:
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    names = ("target_max_block_size", "enable_progress_bars")
-    defaults, limits = {name: getattr(context, name) for name in names}, context.execution_options.resource_limits
-    context.target_max_block_size, context.enable_progress_bars = _BLOCK_BYTES, False  # bars would count blocks
+    settings: dict[str, Any] = {"target_max_block_size": _BLOCK_BYTES, "enable_progress_bars": False}
+    settings["autoscaling_config"] = replace(context.autoscaling_config, actor_pool_util_upscaling_threshold=_UPSCALING)
     if not staged:  # by itself Ray Data reads ahead until half of the object store is full
-        chunk_bytes = _CHUNK_BYTES_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=chunk_bytes)
+        settings["override_object_store_memory_limit_fraction"] = _choose_store_share(ray.nodes())
+    defaults = {name: getattr(context, name) for name in settings}
+    for name, value in settings.items():  # bars would count blocks
+        setattr(context, name, value)
     retries = os.environ.setdefault(_MAX_RETRIES, "-1")  # of tasks as of actors
     try:
         yield
     finally:
         for name, value in defaults.items():
             setattr(context, name, value)
-        context.execution_options.resource_limits = limits
         if retries == "-1":
             del os.environ[_MAX_RETRIES]
+
+
+def _choose_store_share(nodes: Sequence[Mapping[str, Any]]) -> float:
+    """Return the share of the object stores that holds the bytes for each core of these nodes.
+
+    Shares, and not bytes: nodes come and go, and what may be read ahead goes with them.
+    """
+    shares: list[float] = [
+        _CHUNK_BYTES_PER_CORE * node["Resources"]["CPU"] / node["Resources"]["object_store_memory"]
+        for node in nodes
+        if node["Alive"] and node["Resources"].get("CPU") and node["Resources"].get("object_store_memory")
+    ]
+    return min([_MOST_SHARE, *shares])
+
+
+def _as_work(plan: PassRun, unit: Unit) -> Work:
+    is_retry, sources = unit.name in plan.retries, plan.sources.get(unit.name, ())
+    return Work(unit, is_retry=is_retry, sources=sources, place=plan.places.get(unit.name))
 
 
 def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
@@ -413,11 +524,8 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
 
     context = current_context()
     job, checkpoints = plan.job, [plan.checkpoints]  # in a list: Ray would fetch a bare reference for every call
-    ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    items = []
-    for unit in todo:
-        is_retry, sources = unit.name in plan.retries, plan.sources.get(unit.name, ())
-        items.append(_pack(Work(unit, is_retry=is_retry, sources=sources, place=plan.places.get(unit.name))))
+    ledger = start_ledger()
+    items = [_pack(_as_work(plan, unit)) for unit in todo]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(
@@ -429,36 +537,39 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
             num_cpus=_LIGHT,
         )
     gpus = job.settings.device == "cuda"
-    cluster = ray.cluster_resources()
     if not plan.staged:
-        cores = max(1, int(cluster.get("CPU", 1)))
-        size = plan.workers or (cores if any(unit.archive for unit in todo) else min(cores, len(todo)))
+        limit = plan.workers or (None if any(unit.archive for unit in todo) else len(todo))
+        size = min(capacity.count_cpus(), limit or capacity.count_cpus())
         return dataset.map(
             _Fused,
-            fn_constructor_args=(job, checkpoints, ledger, size, context),
-            compute=_actor_pool(size, plan.workers or None),
+            fn_constructor_args=(job, checkpoints, ledger, context),
+            compute=_actor_pool(size, limit),
             num_cpus=_CORE,
         )
     stages = _CpuStages(job, checkpoints, ledger, plan.stride, context)
-    size = plan.workers or max(1, int(cluster.get("GPU", 0)) if gpus else 1)
+    size = plan.workers or max(1, int(ray.cluster_resources().get("GPU", 0)) if gpus else 1)
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
     prepared = dataset.map(stages.prepare, num_cpus=1)
     detected = prepared.map(
         _Detect,
-        fn_constructor_args=(job, checkpoints, ledger, size, context),
-        compute=_actor_pool(size, plan.workers or None),
+        fn_constructor_args=(job, checkpoints, ledger, context),
+        compute=_actor_pool(size, plan.workers or None if gpus else size),
         **resources,
     )
     return detected.map(stages.finish, num_cpus=0.4)
 
 
-def _actor_pool(size: int, most: int | None) -> Any:
-    """Return a pool of `size` actors, and more as the cluster grows, unless `most` bounds them."""
+def _actor_pool(size: int, limit: int | None) -> Any:
+    """Return a pool that begins with `size` actors, and has more or fewer as the cluster does, at most `limit`.
+
+    None but one must be there: nodes that leave take theirs along, and nobody waits for these.
+    """
     import ray.data
 
     return ray.data.ActorPoolStrategy(
-        min_size=size,
-        max_size=most,
+        min_size=1,
+        initial_size=size,
+        max_size=limit,
         max_tasks_in_flight_per_actor=_DEPTH + _QUEUED,
         max_concurrent_calls_per_actor=_DEPTH,
         enable_true_multi_threading=True,  # the worker has a lock of its own, around what computes

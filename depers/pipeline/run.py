@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -23,9 +24,8 @@ from depers.pipeline.ray_data import PassRun
 from depers.pipeline.row_join import RowJoin, RowPlace, RowReader, remove_rows
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.threshold_check import check_thresholds
-from depers.pipeline.workers import inspect_weights
-from depers.runtime import changes, claims, inputs, local_pool, outputs, takeover, units
-from depers.runtime.cluster import choose_device
+from depers.pipeline.workers import DetectorFacts, inspect_weights
+from depers.runtime import capacity, changes, claims, inputs, local_pool, outputs, places, takeover, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed, follow, report, report_lines
 from depers.runtime.takeover import FormerRows, Source
@@ -64,7 +64,7 @@ def make_job(
         iou_threshold=options.iou_threshold,
         max_detections=options.max_detections,
         multi_label=multi_label,
-        device=device or ("cpu" if local_pool.find_pool() is not None else choose_device(options.device)),
+        device=device or ("cpu" if local_pool.find_pool() is not None else capacity.choose_device(options.device)),
         precision=options.precision,
         augment=options.augment,
         withholds=withholds,
@@ -95,17 +95,36 @@ def make_job(
 def read_class_names(options: PassOptions) -> list[str]:
     """Return the names of the classes that the weights give. Raise UserError."""
     job = make_job(options, pa.schema([]), lambda out: _skip_finish)
-    return list(_start_inspection(job, read_checkpoints(job.weights))()[0])
+    return list(_start_inspection(job, read_checkpoints(job.weights))().class_names)
 
 
-def _start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], tuple[list[str], int, list[str]]]:
+def _start_inspection(job: PassJob, checkpoints: Sequence[bytes]) -> Callable[[], DetectorFacts]:
     """Begin `inspect_weights`, which imports torch, in another process; return what waits for it."""
     if local_pool.find_pool() is not None:
         return local.start_inspection(job, checkpoints)
     import ray
 
-    task = ray.remote(inspect_weights).options(num_cpus=0.05).remote(job, checkpoints)
+    gpus = 0.01 if job.settings.device == "cuda" and job.weights else 0  # on a node that has one
+    task = ray.remote(inspect_weights).options(num_cpus=0.05, num_gpus=gpus).remote(job, checkpoints)
     return lambda: ray.get(task)
+
+
+def _choose_arithmetic(job: PassJob, arithmetic: str) -> str:
+    """Return what all workers compute in, by what one of them does: where CPUs differ, what each of them has.
+
+    Nodes that come later compute in the same, if need be slowly.
+    """
+    is_open = job.settings.precision == "auto" and job.settings.device == "cpu" and arithmetic == "bfloat16"
+    if is_open and capacity.spans_machines() and not all(has for _, has in places.ask_nodes(_has_bfloat16, None)):
+        report("--precision auto: float32, since not all nodes have bfloat16")
+        return "float32"
+    return arithmetic
+
+
+def _has_bfloat16(_: None) -> bool:
+    from depers.detection.detector import cpu_has_bfloat16
+
+    return cpu_has_bfloat16()
 
 
 def _skip_finish(item: Item, boxes: Sequence[Row]) -> Outcome:
@@ -210,7 +229,7 @@ def _run(
         job, all_units = job._replace(boxes=boxes), name_by_boxes(all_units, boxes, row_digests)
     if marks:
         all_units = [_mark(unit, marks) for unit in all_units]
-    class_names, stride, warnings = finish_inspection()
+    class_names, stride, warnings, arithmetic = finish_inspection()
     report_lines(warnings)
     notes = check_thresholds(options, job, checkpoints, class_names)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
@@ -229,6 +248,11 @@ def _run(
         is_local = local_pool.find_pool() is not None
         topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
         topology = "local (processes of this machine, without Ray)" if is_local else topology
+        if job.weights and job.boxes is None:
+            if not is_local:
+                arithmetic = _choose_arithmetic(job, arithmetic)
+                job = job._replace(settings=replace(job.settings, arithmetic=arithmetic))
+            topology += f"; detector on {job.settings.device} in {arithmetic}"
         units_before = len(all_units) - len(todo)
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")
         speed, watch = Speed(0, 0.0, None), CleanWatch(stop_after_clean)

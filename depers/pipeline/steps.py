@@ -68,6 +68,7 @@ class Item:
     header: ImageHeader | None = None
     image: DecodedImage | None = None  # kept where preparing it took a full decode and it is not large
     precomputed: Row | None = None
+    arithmetic: str | None = None  # of the detector that looked at it
 
     @property
     def place(self) -> str:
@@ -274,7 +275,8 @@ def _complete_detection(
             boxes = _merge(job, [item.view.locate(answer)], item.size_wh, detector, 0)
         else:
             boxes = _detect_all_views(job, item, detector)
-        return DetectedItem(without_view, boxes)
+        arithmetic = detector.arithmetic if detector is not None and job.boxes is None else None
+        return DetectedItem(replace(without_view, arithmetic=arithmetic), boxes)
     except ImageError as error:
         return DetectedItem(replace(without_view, reason=str(error)), [])
     except OSError as error:

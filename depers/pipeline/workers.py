@@ -1,6 +1,7 @@
 """What runs on the cluster's machines: all steps in one process per core, or three stages around a GPU."""
 
 import itertools
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,14 +91,25 @@ def make_detector(job: PassJob, checkpoints: Sequence[bytes]) -> "DetectorEnsemb
     return DetectorEnsemble(job.weights, checkpoints, job.classes, job.settings)
 
 
-def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> tuple[list[str], int, list[str]]:
-    """Return the detector's class names, stride and warnings. Raise UserError as `make_detector`."""
+class DetectorFacts(NamedTuple):
+    """What a driver has to know of a detector; of none, what a job without one takes."""
+
+    class_names: list[str]
+    stride: int = 32
+    warnings: tuple[str, ...] = ()
+    arithmetic: str = ""
+
+
+def inspect_weights(job: PassJob, checkpoints: Sequence[bytes]) -> DetectorFacts:
+    """Return the facts of the job's detector. Raise UserError as `make_detector`."""
     return describe_detector(make_detector(job, checkpoints))
 
 
-def describe_detector(detector: "DetectorEnsemble | None") -> tuple[list[str], int, list[str]]:
-    """Return its class names, stride and warnings; of none, what a job without a detector takes."""
-    return (detector.class_names, detector.stride, detector.warnings) if detector else ([], 32, [])
+def describe_detector(detector: "DetectorEnsemble | None") -> DetectorFacts:
+    """Return the facts of a detector, if there is one."""
+    if detector is None:
+        return DetectorFacts([])
+    return DetectorFacts(detector.class_names, detector.stride, tuple(detector.warnings), detector.arithmetic)
 
 
 def read_items(job: PassJob, work: Work, chunk: Chunk | None, pool: ThreadPoolExecutor) -> Iterator[Item]:
@@ -265,6 +277,19 @@ class FusedWorker:
         with self.computing:  # nothing is gained by two at a time on one core, and the caches are lost
             outcome = finish_and_write(self.job, work, offset, False, detected)
         return write(self.job, detected.item, outcome) if is_loose else outcome
+
+
+_workers: dict[bytes, FusedWorker] = {}
+"""What this process works with, by the job."""
+
+
+def load_worker(job: PassJob, checkpoints: Any) -> FusedWorker:
+    """Return this process's worker for the job, which loads the detector once."""
+    key = pickle.dumps(job)
+    if key not in _workers:
+        _workers.clear()
+        _workers[key] = FusedWorker(job, checkpoints)
+    return _workers[key]
 
 
 def prepare_watched(job: PassJob, work: Work, stride: int, offset: int, item: Item) -> Item:

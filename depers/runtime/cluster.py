@@ -1,14 +1,16 @@
 """How Ray starts, and what a cluster can do."""
 
+import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from depers.errors import UserError
 from depers.resources import MIB
+from depers.runtime import places
 
 _NOTE = b"Set ray log level from environment variable"
 
@@ -35,8 +37,9 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
         return False
     quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address != "local":
+        variables = places.choose_variables(os.environ, _read_given_variables(os.environ))
         with _quiet_start(debug):
-            ray.init(address=address, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": variables} if variables else None, **quiet)
         return True
     # Ray takes its own minimal start, 2 s shorter, where the dashboard's dependencies cannot be imported.
     sys.modules["ray.dashboard.optional_deps"] = None  # type: ignore[assignment]
@@ -52,6 +55,15 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
     finally:
         del sys.modules["ray.dashboard.optional_deps"]
     return True
+
+
+def _read_given_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that `ray job submit` gives the job: they must not be given again."""
+    try:
+        config = json.loads(environment.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return dict((config.get("runtime_env") or {}).get("env_vars") or {})
+    except (ValueError, AttributeError, TypeError):
+        return {}
 
 
 def is_named() -> bool:
@@ -90,22 +102,6 @@ def _quiet_start(debug: bool) -> Iterator[None]:
             for line in file:
                 if _NOTE not in line:
                     os.write(2, line)
-
-
-def choose_device(device: str, gpus: int = 1) -> str:
-    """Return the device, cpu or cuda, that `--device` means on this cluster for work that needs this many `gpus`.
-
-    Raise UserError where there are too few for `cuda`.
-    """
-    import ray
-
-    available = int(ray.cluster_resources().get("GPU", 0))
-    if device == "cuda" and available < gpus:
-        requirement = "a GPU" if gpus == 1 else f"{gpus} GPUs"
-        raise UserError(f"--device cuda needs {requirement}, but this Ray cluster has {available or 'none'}")
-    if device == "auto":
-        return "cuda" if available >= gpus else "cpu"
-    return device
 
 
 def object_store_bytes() -> int:

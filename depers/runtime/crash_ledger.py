@@ -101,6 +101,16 @@ class CrashLedger:
         self._positions.pop(key, None)
 
 
+def start_ledger() -> Any:
+    """Start a ledger on the driver's node: where workers are, nodes come and go."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": place}
+    return ray.remote(CrashLedger).options(**options).remote()
+
+
 class LedgerClient:
     """The ledger as a worker sees it: every call returns once it is written down."""
 

@@ -4,26 +4,30 @@ A function that works on strangers' files gets a `FileGuard`: a file that ends i
 and named, and costs itself alone.
 """
 
-import itertools
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from depers import storage
 from depers.observation.collector import collect
 from depers.observation.context import RunContext, current_context
 from depers.observation.meter import Stage, count, stage
 from depers.observation.metrics import RETRIES
-from depers.runtime import local_pool, time_budget
-from depers.runtime.crash_ledger import CrashLedger, LedgerClient, refuse_losses
+from depers.runtime import capacity, local_pool, time_budget
+from depers.runtime.crash_ledger import LedgerClient, refuse_losses, start_ledger
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.telemetry.observed_work import call_observed
 from depers.runtime.units import Unit
 
 T = TypeVar("T")
-C = TypeVar("C")
 
-_PER_CPU = 4  # tasks in flight: enough to keep all cores busy
+_PER_CPU = 4  # tasks in flight: enough to keep all cores busy, and to have the autoscaler start more
+_LOOK_SECONDS = 2.0  # between two looks at how large the cluster is
+_TWINS = 2  # further attempts at work that takes long: the first may come to the same slow node
+_TWIN_SECONDS = 5.0  # below which work is not called slow
 
 
 def choose_share(*uris: str) -> float:
@@ -42,20 +46,25 @@ def run_tasks(
     limit: int | None = None,
     num_cpus: float = 1,
     num_gpus: float = 0,
+    repeatable: bool = True,
 ) -> Iterator[T]:
     """Run `function` on the Ray cluster for each tuple of arguments; yield the results as they come.
 
-    `calls` is read no further ahead than there are tasks in flight, at most `limit` (default: four per CPU); each takes
-    `num_cpus` cores and `num_gpus`. Raise what the function raises, as Ray wraps it.
+    `calls` is read no further ahead than there are tasks in flight, at most `limit` (default: four per CPU that the
+    cluster has by then); each takes `num_cpus` cores and `num_gpus`. What is `repeatable` may be done twice at the same
+    time, where a node is slow and others have nothing to do. Raise what the function raises, as Ray wraps it.
     """
     import ray
 
     gpus = {"num_gpus": num_gpus} if num_gpus else {}
     remote, context = ray.remote(num_cpus=num_cpus, **gpus)(_run_observed), current_context()
-    for task, _ in _in_flight(lambda call: remote.remote(context, function, *call), calls, limit):
-        result, measurement = ray.get(task)
-        collect(measurement)
-        yield result
+    twin = remote.options(scheduling_strategy="SPREAD")
+
+    def start(number: int, call: tuple[Any, ...], attempt: int) -> Any:
+        return (twin if attempt else remote).remote(context, function, *call)
+
+    needs = {"CPU": num_cpus, "GPU": num_gpus}
+    yield from _Flight[T](start, limit, needs, _TWINS if repeatable else 0, is_retried=False).run(calls)
 
 
 def _run_observed(context: RunContext, function: Callable[..., T], *arguments: Any) -> Any:
@@ -97,25 +106,15 @@ def run_file_tasks(
         return
     import ray
 
-    ledger = ray.remote(CrashLedger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    ledger = start_ledger()
     remote, context = ray.remote(max_retries=0, num_cpus=num_cpus, num_gpus=num_gpus)(_run_guarded), current_context()
+    twin = remote.options(scheduling_strategy="SPREAD")
 
-    def start(numbered: tuple[int, tuple[Any, ...]]) -> Any:
-        return remote.remote(context, function, ledger, file_seconds, *numbered)
+    def start(number: int, call: tuple[Any, ...], attempt: int) -> Any:
+        key = f"twin {attempt}" if attempt else "task"  # the ledger must not take it for the same work, begun anew
+        return (twin if attempt else remote).remote(context, function, ledger, file_seconds, key, number, call)
 
-    for task, call in _in_flight(start, enumerate(calls), limit):
-        while True:
-            try:
-                result, measurement = ray.get(task)
-            except ray.exceptions.RayTaskError:
-                raise
-            except ray.exceptions.RayError:  # the process is gone, and the ledger knows where it was
-                count(RETRIES, "process")
-                task = start(call)
-            else:
-                collect(measurement)
-                yield result
-                break
+    yield from _Flight[T](start, limit, {"CPU": num_cpus, "GPU": num_gpus}, _TWINS, is_retried=True).run(calls)
 
 
 def _run_guarded(
@@ -123,13 +122,14 @@ def _run_guarded(
     function: Callable[..., T],
     ledger: Any,
     file_seconds: float,
+    key: str,
     number: int,
     arguments: Sequence[Any],
 ) -> Any:
     client = LedgerClient(ledger, file_seconds)
-    with client.attempt("task", number) as attempt:
+    with client.attempt(key, number) as attempt:
         refuse_losses(attempt)
-        note = partial(client.note, "task", number) if attempt.isolated else None
+        note = partial(client.note, key, number) if attempt.isolated else None
         guard = FileGuard(number, attempt.poisonous, note)
         values = _fetch(arguments)
         return call_observed(context, _name_step(function), _name_unit(values), lambda: function(*values, guard))
@@ -139,18 +139,122 @@ def _fetch(arguments: Sequence[Any]) -> list[Any]:
     """Return the arguments, those that lie in the object store as what they are: Ray looks for them at the top only."""
     import ray
 
-    return [ray.get(each) if isinstance(each, ray.ObjectRef) else each for each in arguments]
+    return [ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument for argument in arguments]
 
 
-def _in_flight(start: Callable[[C], Any], calls: Iterable[C], limit: int | None) -> Iterator[tuple[Any, C]]:
-    """Yield the tasks that `start` makes of calls as they end, each with its call."""
-    import ray
+@dataclass
+class _OpenCall:
+    """A call that is not done: its number, its attempts that run, and since when the newest of them does."""
 
-    pending = iter(calls)
-    bound = limit or _PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    tasks = {start(call): call for call in itertools.islice(pending, bound)}
-    while tasks:
-        (task,), _ = ray.wait(list(tasks), num_returns=1)
-        call = tasks.pop(task)
-        yield task, call
-        tasks |= {start(call): call for call in itertools.islice(pending, 1)}
+    number: int
+    call: tuple[Any, ...]
+    since: float
+    attempts: int = 0
+    tasks: set[Any] = field(default_factory=set)
+
+
+class _Flight(Generic[T]):
+    """Calls that are done a bounded number at a time, as many as suit the cluster as it is by then.
+
+    Once all are given out, and some of them take much longer than the others did, they are given out again, as far as
+    there is nothing else to do. The first answer counts.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int, tuple[Any, ...], int], Any],
+        limit: int | None,
+        needs: dict[str, float],
+        twins: int,
+        is_retried: bool,
+    ) -> None:
+        """Take `start`, which gives a task for a call's number, the call, and how often it was given out before.
+
+        `needs` are the resources of a task, `twins` how often a call may be given out again; `is_retried` says that one
+        whose process ended is.
+        """
+        self._start, self._limit, self._needs, self._twins, self._is_retried = start, limit, needs, twins, is_retried
+        self._works: dict[Any, _OpenCall] = {}
+        self._cpus, self._last_look = 1, -math.inf
+        self._began = time.monotonic()
+        self._completions = 0
+
+    def run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        """Yield the results as they come."""
+        import ray
+
+        pending, number, is_exhausted = iter(calls), 0, False
+        while True:
+            while not is_exhausted and len(self._works) < self._bound():
+                if (call := next(pending, None)) is None:
+                    is_exhausted = True
+                    self._note_tail()
+                    break
+                self._give_out(_OpenCall(number, call, time.monotonic()))
+                number += 1
+            if not self._works:
+                return
+            tasks, _ = ray.wait(list(self._works), num_returns=1, timeout=_LOOK_SECONDS)
+            for task in tasks:
+                work = self._works.pop(task)
+                work.tasks.remove(task)
+                try:
+                    result, measurement = ray.get(task)
+                except ray.exceptions.RayTaskError:
+                    raise
+                except ray.exceptions.RayError:  # the process is gone, and the ledger knows where it was
+                    if not self._is_retried:
+                        raise
+                    count(RETRIES, "process")
+                    if not work.tasks:
+                        work.attempts = 0
+                        self._give_out(work)
+                    continue
+                for twin in work.tasks:
+                    del self._works[twin]
+                    ray.cancel(twin)
+                self._completions += 1
+                collect(measurement)
+                yield result
+            if is_exhausted and not tasks:
+                self._repeat_slow()
+
+    def _give_out(self, work: _OpenCall) -> None:
+        task = self._start(work.number, work.call, work.attempts)
+        work.since = time.monotonic()
+        work.attempts += 1
+        work.tasks.add(task)
+        self._works[task] = work
+
+    def _bound(self) -> int:
+        """Return how many tasks may be in flight."""
+        if self._limit:
+            return self._limit
+        if time.monotonic() - self._last_look > _LOOK_SECONDS:
+            self._cpus, self._last_look = capacity.count_cpus(), time.monotonic()
+        return _PER_CPU * self._cpus
+
+    def _note_tail(self) -> None:
+        """Note that all is given out: what is in flight waits for processors no longer than from now on."""
+        for work in self._works.values():
+            work.since = time.monotonic()
+
+    def _repeat_slow(self) -> None:
+        """Give out again what takes much longer than the others did, as far as there are resources for it."""
+        import ray
+
+        if not self._completions or self._limit == len(self._works):
+            return
+        now, slots = time.monotonic(), capacity.count_cpus() / max(self._needs["CPU"], 0.01)
+        pace = (
+            (now - self._began) * min(slots, len(self._works) + self._completions) / self._completions
+        )  # seconds, at most
+        slow = [
+            work
+            for work in {work.number: work for work in self._works.values()}.values()
+            if work.attempts <= self._twins and now - work.since > max(_TWIN_SECONDS, 3 * pace)
+        ]
+        free = ray.available_resources() if slow else {}
+        rooms = [int(free.get(name, 0) / need) for name, need in self._needs.items() if need]
+        for work in slow[: min(rooms, default=0)]:
+            self._give_out(work)

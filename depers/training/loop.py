@@ -35,6 +35,7 @@ from depers.training.images.loader import Loader, choose_workers
 from depers.training.model import build_model, measure_boxes, weigh_images
 from depers.training.processes import checkpoints, outputs, resumption
 from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.processes.notices import NoticeBoard
 from depers.training.processes.process_group import ProcessGroup, synchronize_batch_norm
 from depers.training.schedule import Schedule
 from depers.training.state import TrainData, TrainState, build
@@ -57,11 +58,13 @@ def train(
     writer: CheckpointWriter | None = None,
     callback: TrainingCallback | None = None,
     disk: str = "",
+    notices: NoticeBoard | None = None,
 ) -> None:
     """Train in this process, as one of `group.world_size`; `checkpoint` is the state that an earlier call wrote last.
 
-    `disk`: a name, without suffix, for the files of decoded images that all workers of the node share. Raises
-    UserError, the same on all workers, for what cannot be trained.
+    `disk`: a name, without suffix, for the files of decoded images that all workers of the node share. `notices`, which
+    all workers have or none, are heeded after a step. Raises UserError, the same on all workers, for what cannot be
+    trained, and TrainingStoppedError where they say so.
     """
     callback = callback or TrainingCallback()
     if group.threads:
@@ -102,7 +105,7 @@ def train(
             break
         start = time.perf_counter()
         row = {"epoch": state.epoch + 1.0}
-        losses, images_per_s = train_epoch(state, callback, writer)
+        losses, images_per_s = train_epoch(state, callback, writer, notices)
         if not np.isfinite(sum(losses)):
             raise UserError(f"the loss is no longer a number in epoch {state.epoch + 1}: lower --learning-rate")
         row |= dict(zip(_LOSSES, losses, strict=True))
@@ -234,7 +237,7 @@ def begin_epoch(state: TrainState, epoch: int) -> tuple[int, Iterator[Batch]]:
 
 
 def train_epoch(
-    state: TrainState, callback: TrainingCallback, writer: CheckpointWriter | None
+    state: TrainState, callback: TrainingCallback, writer: CheckpointWriter | None, notices: NoticeBoard | None = None
 ) -> tuple[list[float], float]:
     """Train what is left of an epoch; return the means of its losses, and the images per second of all workers."""
     options, group, device = state.options, state.group, state.device
@@ -273,6 +276,8 @@ def train_epoch(
             step_count += 1
             if options.save_every and step_count % options.save_every == 0 and state.batch < end:
                 resumption.save_state(state, writer)
+            if notices and step_count % resumption.NOTICE_STEPS[device.type] == 0 and state.batch < end:
+                resumption.heed(state, notices, writer)
         if group.rank == 0:  # asking a GPU for its numbers at every batch would make it wait
             means = (state.losses / (state.batch - first)).tolist() if device.type == "cpu" else []
             callback.on_batch_end(state.epoch + 1, state.batch - first, end - first, means)

@@ -30,8 +30,8 @@ STRIDE = 32
 _HYPERPARAMETERS = ("hyperparameters", "augmentation")
 _MODEL, _IMAGES = "model", "images"
 _NOT_DECISIVE = (
-    "dataset", "data", "out", "train_workers", "device", "loaders", "cache", "cache_folder", "cache_limit",
-    "max_failures", "save_every", "callback", "compile",
+    "dataset", "data", "out", "train_workers", "least_train_workers", "interface", "device", "loaders", "cache",
+    "cache_folder", "cache_limit", "max_failures", "save_every", "callback", "compile",
 )  # fmt: skip
 """Options that may differ between a run and its continuation: they do not decide what is learnt."""
 
@@ -93,6 +93,17 @@ class Options(CheckedOptions):
         metavar="N",
     )
     train_workers: int = workers_option(1, "processes that train together and share gradients")
+    least_train_workers: int | None = workers_option(
+        None,
+        "fewest of them with which to train where the cluster has no more; there are more again as it grows (default:"
+        " --train-workers)",
+    )
+    interface: str | None = option(
+        None,
+        "network interface over which they talk (default: that of their node's address in the Ray cluster)",
+        group=RUNNING,
+        metavar="NAME",
+    )
     device: str = device_option()
     precision: str = precision_option(("auto", "float32", "bfloat16", "float16"))
     channels_last: bool = option(True, "memory layout with channels last, faster in mixed precision", group=RUNNING)
@@ -213,6 +224,9 @@ class Options(CheckedOptions):
         if self.batch_size % self.train_workers:
             multiple = f"a multiple of --train-workers ({self.train_workers})"
             raise UserError(f"--batch-size must be {multiple}, but got {self.batch_size}")
+        if self.least_train_workers is not None and self.least_train_workers > self.train_workers:
+            bound = f"at most --train-workers ({self.train_workers})"
+            raise UserError(f"--least-train-workers must be {bound}, but got {self.least_train_workers}")
         if self.steps is not None and self.steps < self.epochs:
             raise UserError(f"--steps must be at least --epochs ({self.epochs}), but got {self.steps}")
         if self.image_weights and self.rectangular:

@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from depers import storage
 from depers.errors import UserError
 from depers.training import report
 from depers.training.processes import checkpoints, outputs
 from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.processes.notices import Notice, NoticeBoard, TrainingStoppedError
 from depers.training.state import TrainState
+
+NOTICE_STEPS = {"cpu": 1, "cuda": 8}
+"""Optimizer steps between two looks at the notices, by the device: asking a GPU for numbers makes it wait."""
 
 
 def capture(state: TrainState) -> dict[str, Any]:
@@ -46,6 +52,20 @@ def save_state(state: TrainState, writer: CheckpointWriter | None) -> None:
         writer.put(_capture_files(state))
     if state.group.rank:
         losses.zero_()  # from here on they are among rank 0's
+
+
+def heed(state: TrainState, notices: NoticeBoard, writer: CheckpointWriter | None) -> None:
+    """Write the state where any worker has heard that its node leaves, or that all are to stop.
+
+    All workers call this after the same step. Raise TrainingStoppedError, on all of them, where they are to stop.
+    """
+    notice = notices.take()
+    heard = torch.tensor([float(notice == each) for each in (Notice.SAVE, Notice.STOP)], device=state.device)
+    is_leaving, must_stop = state.group.sum(heard).tolist()
+    if is_leaving or must_stop:
+        save_state(state, writer)
+    if must_stop:
+        raise TrainingStoppedError("there is room for more workers: going on with them")
 
 
 def _capture_files(state: TrainState) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from depers.training.images.sharing import remove_shared, share_splits
 from depers.training.loop import train
 from depers.training.options import Options
 from depers.training.processes.checkpoints import CheckpointWriter, read_state
+from depers.training.processes.notices import NoticeBoard, TrainingStoppedError
 from depers.training.processes.process_group import ProcessGroup
 
 
@@ -25,8 +26,11 @@ def work(
     group: ProcessGroup,
     callback: TrainingCallback,
     name: str,
+    notices: NoticeBoard | None = None,
 ) -> None:
     """Train as one process of a group; `datasets` with their weights, `name` of what the processes of a node share.
+
+    What the `notices` say is heeded: where they say so, the process ends before all is done.
 
     Raise UserError for what the user can put right.
     """
@@ -55,10 +59,12 @@ def work(
             callback.on_message(note)
         checkpoint, state = group.broadcast(state), None
         with _explain_memory(options, group):
-            train(options, splits, group, checkpoint, writer, callback, shared)
+            train(options, splits, group, checkpoint, writer, callback, shared, notices)
         if writer:
             writer.close()
         callback.on_end("")
+    except TrainingStoppedError as stop:
+        callback.on_end(str(stop))
     except Exception as error:
         callback.on_end(describe(error))
         raise

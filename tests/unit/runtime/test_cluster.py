@@ -1,13 +1,10 @@
-"""Tests of how Ray starts and of what a cluster can do, without one."""
+"""Tests of how Ray starts, without it."""
 
 import os
 
 import pytest
-import ray
 
-from depers.errors import UserError
 from depers.runtime import cluster
-from depers.runtime.cluster import choose_device
 
 NOTE = b"[2030-01-01 I 1 1] logging.cc:303: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n"
 
@@ -34,24 +31,3 @@ def test_last_words_are_shown(error: BaseException, capfd: pytest.CaptureFixture
         start(False, error)
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "the raylet died\nafter\n"
-
-
-@pytest.mark.parametrize(
-    ("available", "device", "gpus", "chosen"),
-    [
-        (0, "auto", 1, "cpu"),
-        (1, "auto", 1, "cuda"),
-        (1, "auto", 2, "cpu"),
-        (2, "cpu", 1, "cpu"),
-        (2, "cuda", 2, "cuda"),
-        (0, "cuda", 1, "--device cuda needs a GPU, but this Ray cluster has none"),
-        (1, "cuda", 3, "--device cuda needs 3 GPUs, but this Ray cluster has 1"),
-    ],
-)
-def test_choose_device(monkeypatch: pytest.MonkeyPatch, available: int, device: str, gpus: int, chosen: str) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": float(available)} if available else {})
-    if chosen.startswith("--"):
-        with pytest.raises(UserError, match=chosen):
-            choose_device(device, gpus)
-    else:
-        assert choose_device(device, gpus) == chosen
