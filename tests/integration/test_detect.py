@@ -54,6 +54,7 @@ def test_table_and_text_agree(folder: Path, weights: str, s3_bucket: str) -> Non
     assert texts == [str(Path(path).with_suffix(".txt")) for path in rows]
     for path, text in zip(rows, texts, strict=True):
         row = rows[path]
+        assert row["arithmetic"] in ("float32", "bfloat16")
         assert row["status"] == "detected" and (row["width"], row["height"]) == (320, 192) and row["boxes"]
         lines = [line.split() for line in storage.read_bytes(f"{out}/labels/{text}").decode().splitlines()]
         values = np.array([[read_number(field) for field in line] for line in lines])

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from depers.pipeline import local, ray_data, run
 from depers.pipeline.box_tables import Row
 from depers.pipeline.ray_data import PassRun
 from depers.pipeline.steps import Item, Outcome, PassJob
-from depers.runtime import units
+from depers.runtime import tasks, units
 from depers.runtime.crash_ledger import CRASHED
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.local_pool import PoolPlan, open_pool
@@ -130,6 +131,26 @@ def test_a_task_that_files_end_names_them(workers: None) -> None:
     calls = [(["a", "crash", "slow"],), (["b", "c"],)]
     reasons = sorted(run_file_tasks(work, calls, file_seconds=0.5))
     assert reasons == [["", ""], ["", CRASHED, "took longer than 0.5 s"]]
+
+
+def linger(marker: str, guard: FileGuard) -> str:
+    """What the first process to come here does in a minute, every other at once."""
+    if marker and not Path(marker).exists():
+        Path(marker).touch()
+        time.sleep(60)
+    return marker
+
+
+def test_what_takes_much_longer_is_given_out_again(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes do not find this module
+    monkeypatch.setattr(tasks, "_TWIN_SECONDS", 0.5)
+    monkeypatch.setattr(tasks, "_LOOK_SECONDS", 0.2)
+    start, marker = time.monotonic(), str(tmp_path / "marker")
+    assert sorted(run_file_tasks(linger, [(marker,), ("",), ("",)])) == ["", "", marker]
+    assert time.monotonic() - start < 40
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def test_an_outage_in_a_task_is_the_users_to_put_right(workers: None) -> None:

@@ -2,13 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import Cluster
 from runs import tree
 from training_sets import write_dataset
@@ -59,7 +64,14 @@ def test_every_verb_of_the_training_half_starts(cluster: Cluster, dataset: Path,
     assert "2 worker(s)" in said
     weights = str(tmp_path / "trained" / "weights" / "best.pt")
     run_late(cluster, "evaluate", str(dataset), str(tmp_path / "evaluated"), "--weights", weights, *small)
-    run_late(cluster, "label", str(dataset), str(tmp_path / "labelled"), "--weights", weights, *small)
+    for number, name in enumerate(("car", "human")):
+        write_dataset(tmp_path / f"{name}s", 6, 1, [name], (256, 160), 1000 * number)
+    partial = ("--classes", "car", "--classes", "human", "--add", str(tmp_path / "humans"), "--keep-splits")
+    run_late(cluster, "normalize", str(tmp_path / "cars"), str(tmp_path / "joined"), *partial)
+    flags = ("--confidence", "0.5", "--ignore-confidence", "0.02")
+    run_late(
+        cluster, "label", str(tmp_path / "joined"), str(tmp_path / "labelled"), "--weights", weights, *small, *flags
+    )
     images = str(dataset / "images")
     run_late(cluster, "anonymize", images, str(tmp_path / "safe"), "--weights", weights, "--classes", "all", *small)
     run_late(cluster, "audit", str(tmp_path / "safe"), "--input", images)
@@ -68,6 +80,45 @@ def test_every_verb_of_the_training_half_starts(cluster: Cluster, dataset: Path,
     one_node = [sys.executable, "-m", "depers.cli", "normalize", str(dataset), str(tmp_path / "alone")]
     subprocess.run(one_node, check=True, capture_output=True)
     assert tree(tmp_path / "alone") == tree(tmp_path / "normalized")
+
+
+@pytest.fixture
+def autoscaled(tmp_path: Path) -> Iterator[str]:
+    """The address of a head that does no work, whose autoscaler starts up to two nodes, of this machine."""
+    example = Path(ray.__file__).parent / "autoscaler/_private/fake_multi_node/example.yaml"
+    config = yaml.safe_load(example.read_text())
+    config["available_node_types"] = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "cpu": {"resources": {"CPU": 2, "object_store_memory": 150 * 2**20}, "node_config": {}, "max_workers": 2},
+    }
+    config["provider"] |= {"launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
+    (tmp_path / "autoscaling.yaml").write_text(yaml.safe_dump(config))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["ray", "start", "--head", "--num-cpus=0", f"--port={port}", "--block", "--include-dashboard=false"]
+    command += ["--object-store-memory=104857600", f"--autoscaling-config={tmp_path}/autoscaling.yaml"]
+    variables = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
+    variables |= dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"), FAKE_HEAD_NODE_ID)
+    head = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    time.sleep(8)
+    yield address
+    processes = psutil.Process(head.pid).children(recursive=True)
+    head.terminate()
+    for process in psutil.wait_procs(processes, timeout=10)[1]:
+        process.kill()
+    head.wait()
+
+
+def test_an_autoscaler_starts_what_is_needed(autoscaled: str, dataset: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"RAY_ADDRESS": autoscaled}
+    command = [sys.executable, "-m", "depers.cli", "train", str(dataset), str(tmp_path / "out"), "--imgsz", "64"]
+    flags = ["--epochs", "1", "--batch-size", "15", "--device", "cpu", "--train-workers"]
+    job = subprocess.run([*command, *flags, "5"], env=environment, capture_output=True, text=True, check=False)
+    message = "must be at most 4, which get a CPU each of 0 of at most 2 nodes with 2 CPUs, but is 5"
+    assert job.returncode == 2 and message in job.stderr
+    subprocess.run([*command, *flags, "3"], env=environment, check=True, timeout=200)
 
 
 def test_a_training_waits_and_says_so(cluster: Cluster, dataset: Path, tmp_path: Path) -> None:

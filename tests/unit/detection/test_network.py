@@ -110,6 +110,28 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: bytes, tmp_path: Pa
         compute_reference(model, "0.pt")
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "chosen", "is_native", "expected"),
+    [
+        ("cpu", "auto", "", True, ["bfloat16", "float32"]),
+        ("cpu", "auto", "", False, ["float32"]),
+        ("cpu", "auto", "bfloat16", False, ["bfloat16", "float32"]),  # as the other nodes of the job
+        ("cpu", "auto", "float32", True, ["float32"]),
+        ("cpu", "bfloat16", "bfloat16", False, ["bfloat16"]),
+        ("cpu", "float32", "float32", True, ["float32"]),
+        ("cuda", "auto", "", False, ["float16", "float32"]),
+        ("cuda", "auto", "float32", False, ["float32"]),
+        ("cuda", "float32", "", False, ["float32"]),
+    ],
+)
+def test_all_workers_compute_in_what_the_job_has_chosen(
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, chosen: str, is_native: bool, expected: list[str]
+) -> None:
+    monkeypatch.setattr(detector_module, "cpu_has_bfloat16", lambda: is_native)
+    arithmetics = detector_module.list_arithmetics(torch.device(device), precision, chosen)
+    assert [str(arithmetic).removeprefix("torch.") for arithmetic in arithmetics] == expected
+
+
 def test_wrong_arithmetic_is_not_used(checkpoint: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector_module, "cpu_has_bfloat16", lambda: True)
     assert make(checkpoint, precision="auto")._networks[0].arithmetic == torch.bfloat16
@@ -121,7 +143,7 @@ def test_wrong_arithmetic_is_not_used(checkpoint: bytes, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Network, "compute_features", compute_wrongly)
     careful = make(checkpoint, precision="auto")
-    assert careful._networks[0].arithmetic == torch.float32
+    assert careful._networks[0].arithmetic == torch.float32 and careful.arithmetic == "float32"
     assert "0.pt: computed in float32, since bfloat16 on this machine" in careful.warnings[0]
     with pytest.raises(
         UserError, match=r"0\.pt: bfloat16 on this machine must give .* to 15\.0%, but is [23]\d\.\d% off"
