@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -85,13 +86,18 @@ def test_every_verb_of_the_training_half_starts(cluster: Cluster, dataset: Path,
 @pytest.fixture
 def autoscaled(tmp_path: Path) -> Iterator[str]:
     """The address of a head that does no work, whose autoscaler starts up to two nodes, of this machine."""
-    example = Path(ray.__file__).parent / "autoscaler/_private/fake_multi_node/example.yaml"
-    config = yaml.safe_load(example.read_text())
+    provider = {"type": "fake_multinode", "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
+    provider |= {"disable_node_updaters": True, "disable_launch_config_check": True}
+    config: dict[str, Any] = {"cluster_name": "late", "max_workers": 2, "provider": provider, "auth": {}, "docker": {}}
+    config |= {"head_node_type": "ray.head.default", "upscaling_speed": 1.0, "idle_timeout_minutes": 5}
+    config |= {"file_mounts": {}, "file_mounts_sync_continuously": False}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config |= {f"{name}_commands": [] for name in commands}
+    config |= {name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")}
     config["available_node_types"] = {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "cpu": {"resources": {"CPU": 2, "object_store_memory": 150 * 2**20}, "node_config": {}, "max_workers": 2},
     }
-    config["provider"] |= {"launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
     (tmp_path / "autoscaling.yaml").write_text(yaml.safe_dump(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
