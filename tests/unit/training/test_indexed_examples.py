@@ -18,16 +18,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from indexed_sets import write_index, write_tars
+from training_sets import write_dataset
 
 from depers import storage
 from depers.datasets import image_index
 from depers.datasets.digests import digest_dataset
 from depers.datasets.seen_images import write_seen
+from depers.detection.yolo import read_hyperparameters
 from depers.errors import UserError
 from depers.storage.cache import DatasetCache
+from depers.training.images.batches import Batches
 from depers.training.images.data import Splits, read_splits
 from depers.training.images.examples import Example
-from depers.training.images.image_cache import read_scaled
+from depers.training.images.image_cache import ScaledImages, fit_size, read_scaled
 from depers.training.images.sharing import remove_shared, share_splits
 from depers.training.processes.process_group import ProcessGroup
 
@@ -347,6 +350,26 @@ def test_tars_are_what_their_folders_are(tmp_path: Path, is_copied: bool) -> Non
     tar.unlink()
     with pytest.raises(UserError, match=r"must hold 000000.tar to .*, but 1 of \d tars are not there: 000000.tar"):
         read_splits(str(tars))
+
+
+def test_batches_are_the_same_from_folders_index_and_tars(tmp_path: Path) -> None:
+    """To the bit, so that trainings are."""
+    folders, tars = write_dataset(tmp_path / "folders", count=5), tmp_path / "tars"
+    plain = read_splits(str(folders))
+    write_index(folders)
+    write_tars(folders, tars, 2)
+    content = {"train": "", "shards": "shards/{000000..000002}.tar", "val": f"{folders}/images/val"}
+    (tars / "data.yaml").write_text(yaml.safe_dump(content | {"names": list(plain.names)}))
+    values: dict[str, Any] = {"imgsz": 96, "stride": 32, "batch_size": 3, "seed": 0, "rectangular": False}
+    batches = []
+    for splits in (plain, read_splits(str(folders)), read_splits(str(tars))):
+        images = ScaledImages(splits.train, [fit_size(example.size_wh, 96) for example in splits.train], "none")
+        maker = Batches(splits, images, read_hyperparameters(), **values)
+        batches.append([maker.make_batch(maker.plan(number)) for number in range(2 * maker.per_pass)])
+    for first, *others in zip(*batches, strict=True):
+        for other in others:
+            for one, two in zip(first, other, strict=True):
+                np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize(
