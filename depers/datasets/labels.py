@@ -79,6 +79,8 @@ def parse_yolo(text: str, class_count: int, source: str) -> Labels:
 
 def drop_doubles(labels: Labels) -> Labels:
     """Return the labels in their order, each box of a class once, as YOLOv5 counts them."""
+    if len(labels.class_ids) < 2:
+        return labels
     rows = np.column_stack([labels.class_ids, labels.boxes_xywh])
     _, first_rows = np.unique(rows, axis=0, return_index=True)
     first_rows = np.sort(first_rows)
@@ -87,8 +89,8 @@ def drop_doubles(labels: Labels) -> Labels:
 
 def sort_labels(labels: Labels) -> Labels:
     """Return the labels by class and box, each once: what a training sees does not depend on the order of lines."""
-    rows = np.unique(np.column_stack(labels), axis=0)
-    return Labels(rows[:, 0].astype(np.int64), rows[:, 1:].astype(np.float64))
+    rows = sorted(set(zip(labels.class_ids.tolist(), *labels.boxes_xywh.T.tolist(), strict=True)))
+    return Labels.of([class_id for class_id, *_ in rows], [box for _, *box in rows])
 
 
 def read_number(field: str) -> float:
