@@ -107,7 +107,8 @@ class Callback(TrainingCallback):
     def _list(self, root: str) -> pa.Table:
         start = time.time()
         table = self._tabulate_files(root)
-        self._times |= {"listed": time.time(), "listing": self._times.get("listing", 0) + time.time() - start}
+        self._times.setdefault("first", start)
+        self._times["listing"] = self._times.get("listing", 0) + time.time() - start
         return table
 
     def on_start(self, options: Mapping[str, Any]) -> None:
@@ -146,9 +147,9 @@ def measure(data: Path, out: Path, workers: int) -> dict[str, float]:
         training.wait()
     times = json.loads(note.read_text())
     return {
-        "before the worker lists": times["listed"] - times["listing"] - start,
+        "until the worker begins to read": times["first"] - start,
         "its listing": times["listing"],
-        "then until all is read": times["read"] - times["listed"],
+        "its reading": times["read"] - times["first"] - times["listing"],
         "then until the first step": times["step"] - times["read"],
         "workers (MiB, PSS)": memory / MIB,
         "driver (MiB, peak)": peak / MIB,

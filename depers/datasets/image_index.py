@@ -60,14 +60,14 @@ SCHEMA = tables.schema(
 RECORD_COLUMN = column("indexed", pa.struct(list(SCHEMA)), "the image's row of index.parquet; null where it is skipped")
 """A column of the records of units, from which the index is put together."""
 _TEXTS = ("labels", "ignore")
-_NEVER_NULL = (
-    *("split", "path", "file", "file_bytes", "offset", "bytes", "digest", "width", "height"),
-    *("class_ids", "boxes", "ignored_ids", "ignored_boxes"),
-)
+_LABELS = ("class_ids", "boxes", "ignored_ids", "ignored_boxes")
+_NEVER_NULL = ("split", "path", "file", "file_bytes", "offset", "bytes", "digest", "width", "height", *_LABELS)
 _MOST_OF_IMAGE = np.float32(1.001)  # as texts may say
 _SPLIT_FOLDER = re.compile(r"(.+)/images/([^/]+)", re.DOTALL)
 
 
+CONTENT = ("path", "file", "offset", "bytes", "width", "height", *_LABELS)
+"""Columns that say what an image is; the others say whether that is still so."""
 TAR_COLUMNS = ("file", "file_bytes", "file_md5", "file_stamp", "digest")
 """Those that tell the images in a tar, and whether it is the one that was written."""
 

@@ -74,6 +74,7 @@ def read_splits(
     del tables
     val_table = reader.read_folder(main, main.val, exact=True)
     _check(dataset, "val", [main.val], [val_table])
+    pa.default_memory_pool().release_unused()  # what reading took in between
     train, val = (ExampleTable(table, reader.kinds) for table in (train_table, val_table))
     return Splits(main.names, train, val, tuple(parts), tuple(reader.notes))
 

@@ -62,25 +62,35 @@ class ExampleReader:
     def read_folder(self, dataset: Dataset, folder: str, exact: bool = False) -> pa.Table:
         """Return the examples of one folder, by path; no label file means no objects. `exact` as in `Labelling`."""
         labelling = Labelling(dataset, self._names, exact)
+        place, paths, rows, is_known, problem = self._find_rows(folder)
+        files = file_table.join_paths(place, paths.filter(pa.array(is_known)))
+        members = pa.repeat(pa.scalar(b"", pa.large_binary()), len(files))
+        table, is_refused = labelling.make_rows(rows, files, members, self.kinds)
+        if is_refused.any():  # reading says what is wrong, and where
+            is_known[np.flatnonzero(is_known)[is_refused]] = False
+            table = table.filter(pa.array(~is_refused))
+        unknown = paths.filter(pa.array(~is_known))
+        if problem and len(unknown):
+            self.notes.append(f"{folder}: {len(unknown)} of {len(paths)} images were read one by one: {problem}")
+        return _merge(table, self._read_files(labelling, place, unknown), is_known)
+
+    def _find_rows(self, folder: str) -> tuple[str, pa.Array, pa.Table, NDArray[np.bool_], str]:
+        """Bring a folder to this node, and look what the index says of it.
+
+        Return its place here, the paths of its images, the rows of those of which the index says what is so, which
+        those are, bool (N,), and why others are not among them.
+        """
         place = image_index.find_place(folder)
         index = image_index.read_index(*place) if place else image_index.NO_INDEX
         rows = index.rows.filter(pc.is_valid(index.rows["labels_bytes"]))  # those in tars have none
         listing = self._list(folder, with_texts=len(rows) > 0)
         numbers = image_index.find_unchanged(rows, listing.images, listing.texts)
-        listing.texts.clear()
-        paths, is_known = listing.images["path"].combine_chunks(), numbers >= 0
-        known_rows = _take(rows, numbers[is_known])
-        files = file_table.join_paths(listing.folder, paths.filter(pa.array(is_known)))
-        members = pa.repeat(pa.scalar(b"", pa.large_binary()), len(files))
-        table, is_refused = labelling.make_rows(known_rows, files, members, self.kinds)
-        if is_refused.any():  # reading says what is wrong, and where
-            is_known[np.flatnonzero(is_known)[is_refused]] = False
-            table = table.filter(pa.array(~is_refused))
-        unknown = paths.filter(pa.array(~is_known))
-        if index.problem or (len(rows) and len(unknown)):
-            reason = index.problem or "others were edited, added or copied after the index of their dataset was written"
-            self.notes.append(f"{folder}: {len(unknown)} of {len(paths)} images were read one by one: {reason}")
-        return _merge(table, self._read_files(labelling, listing.folder, unknown), is_known)
+        is_known = numbers >= 0
+        known_rows = _take(rows.select(image_index.CONTENT), numbers[is_known])
+        problem = index.problem or (
+            "edited, added or copied after the index of their dataset was written" if len(rows) else ""
+        )
+        return listing.folder, listing.images["path"].combine_chunks(), known_rows, is_known, problem
 
     def _list(self, folder: str, with_texts: bool) -> _Listing:
         """Bring a folder to this node, and list it. Raise UserError where what is called an image is no file."""
