@@ -1,11 +1,13 @@
 """The raw boxes of all images on disk: added in any order, given back image by image, whatever their number.
 
-Images, label files and classes are numbers here; their names are the caller's.
+Images, label files and classes are numbers here; their names are the caller's. Boxes lie in blocks, many images of
+neighboring numbers in one, since a row of a database for each would cost more than all else that is done with it.
 """
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +24,8 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 PRAGMA cache_size = -65536;
-CREATE TABLE boxes (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL,
-    ignored INTEGER);
-CREATE TABLE undecided (image INTEGER, file INTEGER, line INTEGER, class INTEGER, cx REAL, cy REAL, w REAL, h REAL,
-    ignored INTEGER, reading TEXT);
+CREATE TABLE boxes (reading TEXT, block INTEGER, rows BLOB);
+CREATE INDEX boxes_in_order ON boxes (reading, block);
 CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
 CREATE TABLE problems (path TEXT, line INTEGER, kind TEXT, action TEXT, detail TEXT);
 """
@@ -47,8 +47,9 @@ _STORED_BOX = np.dtype(
     + [(name, "<f8") for name in ("cx", "cy", "w", "h")]
     + [("ignored", "?")]
 )
-_INSERT = "INSERT INTO boxes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ROWS = 16_384  # that are read at once
+_DECIDED = ""  # the reading of boxes of which it is known what they are
+_BLOCK = 128  # images whose boxes lie together
+_WAITING = 2**18  # boxes that are cut into blocks at once: 13 MB
 
 
 class IndexedBox(NamedTuple):
@@ -72,7 +73,9 @@ class LabelIndex:
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
-        self._totals: list[tuple[int, int, int]] | None = None  # as long as no box comes or goes
+        self._waiting: dict[str, list[NDArray[np.void]]] = {}  # by reading
+        self._waiting_count = 0
+        self._counts: _ClassCounts | None = None  # as long as no box comes or goes
 
     def close(self) -> None:
         """Close the file, which is the caller's to remove with its folder."""
@@ -80,53 +83,101 @@ class LabelIndex:
 
     def add_boxes(self, boxes: Iterable[IndexedBox]) -> None:
         """Add boxes, in any order."""
-        self._totals = None
-        self._db.executemany(_INSERT, boxes)
+        self._add(_DECIDED, np.array([*boxes], _STORED_BOX).view(INDEXED_BOX))
 
     def add_lines(self, image: int, file: int, class_numbers: NDArray[np.int64], boxes: NDArray[np.float64]) -> None:
         """Add the boxes (N, 4) of a file that has one in each line, with their classes (N,)."""
-        self._totals = None
-        columns = (itertools.repeat(image), itertools.repeat(file), itertools.count(1), class_numbers.tolist())
-        rows = zip(*columns, *boxes.T.tolist(), itertools.repeat(0), strict=False)
-        self._db.executemany(_INSERT, rows)
+        lines, ignored = np.arange(1, len(boxes) + 1), np.zeros(len(boxes), np.bool_)
+        self.add_columns(np.full(len(boxes), image), file, lines, class_numbers, boxes, ignored)
+
+    def add_columns(
+        self,
+        images: NDArray[np.int64],
+        file: int,
+        lines: NDArray[np.int64],
+        class_numbers: NDArray[np.int64],
+        boxes: NDArray[np.float64],
+        ignored: NDArray[np.bool_],
+    ) -> None:
+        """Add boxes (N, 4) of one file, of many images; the others are (N,)."""
+        rows = np.empty(len(boxes), INDEXED_BOX)
+        rows["image"], rows["file"], rows["line"], rows["class_number"] = images, file, lines, class_numbers
+        rows["box"], rows["ignored"] = boxes, ignored
+        self._add(_DECIDED, rows)
 
     def add_undecided(self, reading: str, boxes: Iterable[IndexedBox]) -> None:
         """Add boxes that count if this is decided to be the reading of their lines."""
-        self._db.executemany(
-            "INSERT INTO undecided VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ((*box, reading) for box in boxes)
-        )
+        self._add(reading, np.array([*boxes], _STORED_BOX).view(INDEXED_BOX))
 
     def decide(self, reading: str) -> int:
         """Add the boxes of this reading to the others, and forget those of another; return their number."""
-        self._totals = None
-        columns = "image, file, line, class, cx, cy, w, h, ignored"
-        count = self._db.execute(
-            f"INSERT INTO boxes SELECT {columns} FROM undecided WHERE reading = ?", (reading,)
-        ).rowcount
-        self._db.execute("DELETE FROM undecided")
-        return count
+        self._flush()
+        self._counts = None
+        size = "SELECT COALESCE(SUM(LENGTH(rows)), 0) FROM boxes WHERE reading = ?"
+        (total,) = self._db.execute(size, (reading,)).fetchone()
+        self._db.execute("UPDATE boxes SET reading = ? WHERE reading = ?", (_DECIDED, reading))
+        self._db.execute("DELETE FROM boxes WHERE reading <> ?", (_DECIDED,))
+        return int(total) // INDEXED_BOX.itemsize
 
-    def classes_by_file(self, files: Sequence[int]) -> set[tuple[int, int]]:
-        """Return (file, class) of the classes of which files have objects."""
-        marks = ", ".join("?" * len(files))
-        return set(self._db.execute(f"SELECT DISTINCT file, class FROM boxes WHERE file IN ({marks})", files))
+    def _add(self, reading: str, rows: NDArray[np.void]) -> None:
+        """Add boxes (`INDEXED_BOX`) with a reading; they wait until they are many."""
+        self._counts = None
+        if len(rows):
+            self._waiting.setdefault(reading, []).append(rows)
+            self._waiting_count += len(rows)
+        if self._waiting_count >= _WAITING:
+            self._flush()
 
-    def boxes_of_files(self, files: Sequence[int]) -> Iterator[tuple[int, list[tuple[int, IndexedBox]]]]:
-        """Yield (image, [(number of its row, box)…]) of every image of which these files have boxes, in order."""
-        marks = ", ".join("?" * len(files))
-        rows = self._db.execute(f"SELECT rowid, * FROM boxes WHERE file IN ({marks}) ORDER BY image, rowid", files)
-        for image, group in itertools.groupby(rows, key=lambda row: row[1]):
-            yield image, [(row[0], IndexedBox._make((*row[1:-1], bool(row[-1])))) for row in group]
+    def _flush(self) -> None:
+        """Write the boxes that wait as blocks."""
+        for reading, tables in self._waiting.items():
+            table = np.concatenate(tables)
+            table = table[np.argsort(table["image"] // _BLOCK, kind="stable")]
+            blocks = table["image"] // _BLOCK
+            starts = [*np.flatnonzero(np.diff(blocks, prepend=-1)).tolist(), len(table)]
+            rows = ((reading, int(blocks[i]), table[i:end].tobytes()) for i, end in itertools.pairwise(starts))
+            self._db.executemany("INSERT INTO boxes VALUES (?, ?, ?)", rows)
+        self._waiting.clear()
+        self._waiting_count = 0
 
-    def remove_boxes(self, rows: Iterable[int]) -> None:
-        """Remove boxes by the numbers of their rows."""
-        self._totals = None
-        self._db.executemany("DELETE FROM boxes WHERE rowid = ?", ((row,) for row in rows))
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.void]]]:
+        """Yield (number, boxes as `INDEXED_BOX` (N,), by image, file and line) of every block, in order.
+
+        A block holds all boxes of its images, and may be replaced while it is the last that was given.
+        """
+        self._flush()
+        last_block = -1
+        while True:
+            query = "SELECT block, rows FROM boxes WHERE reading = ? AND block = ({}) ORDER BY rowid"
+            following = "SELECT MIN(block) FROM boxes WHERE reading = ? AND block > ?"
+            parts = self._db.execute(query.format(following), (_DECIDED, _DECIDED, last_block)).fetchall()
+            if not parts:
+                return
+            last_block = parts[0][0]
+            table = np.frombuffer(b"".join(rows for _, rows in parts), INDEXED_BOX)
+            yield last_block, table[np.lexsort((table["line"], table["file"], table["image"]))]
+
+    def replace_block(self, block: int, boxes: NDArray[np.void]) -> None:
+        """Put other boxes in the place of those of a block."""
+        self._counts = None
+        self._db.execute("DELETE FROM boxes WHERE reading = ? AND block = ?", (_DECIDED, block))
+        if len(boxes):
+            self._db.execute("INSERT INTO boxes VALUES (?, ?, ?)", (_DECIDED, block, boxes.tobytes()))
 
     def count_as_objects(self, file: int) -> None:
         """Make no box of a file one that is ignored."""
-        self._totals = None
-        self._db.execute("UPDATE boxes SET ignored = 0 WHERE file = ?", (file,))
+        for block, table in self.blocks():
+            is_changed = table["ignored"] & (table["file"] == file)
+            if is_changed.any():
+                table["ignored"] &= ~is_changed
+                self.replace_block(block, table)
+
+    def classes_by_file(self) -> set[tuple[int, int]]:
+        """Return (file, class) of the classes of which files have objects."""
+        pairs: set[tuple[int, int]] = set()
+        for _, table in self.blocks():
+            pairs.update(np.unique(table[["file", "class_number"]]).tolist())
+        return pairs
 
     def count_dropped(self, prefix: str) -> tuple[int, int, Problem | None]:
         """Return how many labels of the files whose path begins with `prefix` cost their image.
@@ -155,22 +206,20 @@ class LabelIndex:
         `is_centered`: the numbers that were read are a center and a size, else a corner and a size. With them, how many
         of those that could be corners, and of all, reach over the edge of their image.
         """
-        first_x, first_y = ("cx", "cy") if is_centered else ("cx - w / 2", "cy - h / 2")
-        corners = f"w > {first_x} AND h > {first_y}"
-        over = (
-            f"max(-(cx - w / 2) / wide, (cx + w / 2) / wide - 1, -(cy - h / 2) / high, (cy + h / 2) / high - 1)"
-            f" > {_OVER}"
-        )
-        size = "iif(width > 0, width, {}) AS wide, iif(height > 0, height, {}) AS high"
-        unknown = (1, 1) if is_centered else (1e9, 1e9)
-        rows = (
-            f"SELECT cx, cy, w, h, {size.format(*unknown)} FROM boxes LEFT JOIN sizes USING (image)"
-            " WHERE image BETWEEN ? AND ? AND line > 0"
-        )
-        sums = (f"COALESCE(SUM({condition}), 0)" for condition in (corners, f"{corners} AND {over}", over))
-        query = f"SELECT COUNT(*), {', '.join(sums)} FROM ({rows})"
-        total, count, count_over, all_over = self._db.execute(query, (first_image, last_image)).fetchone()
-        return total, count, count_over, all_over
+        counts = np.zeros(4, np.int64)
+        for block, table in self.blocks():
+            table = table[(table["image"] >= first_image) & (table["image"] <= last_image) & (table["line"] > 0)]
+            sizes_wh = np.full((_BLOCK, 2), 1.0 if is_centered else 1e9)
+            query = "SELECT image, width, height FROM sizes WHERE image BETWEEN ? AND ?"
+            for image, *size_wh in self._db.execute(query, (block * _BLOCK, (block + 1) * _BLOCK - 1)):
+                sizes_wh[image % _BLOCK] = np.where(np.array(size_wh) > 0, size_wh, sizes_wh[image % _BLOCK])
+            centers, box_wh, image_wh = table["box"][:, :2], table["box"][:, 2:], sizes_wh[table["image"] % _BLOCK]
+            low, high = (centers - box_wh / 2) / image_wh, (centers + box_wh / 2) / image_wh
+            is_over = np.maximum(-low, high - 1).max(1, initial=-np.inf) > _OVER
+            are_corners = (box_wh > (centers if is_centered else centers - box_wh / 2)).all(1)
+            counts += [len(table), are_corners.sum(), (are_corners & is_over).sum(), is_over.sum()]
+        total, corners, corners_over, over = counts.tolist()
+        return total, corners, corners_over, over
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
         """Add declared sizes, (image, width, height); the first of an image counts."""
@@ -184,33 +233,36 @@ class LabelIndex:
         )
         self._db.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", rows)
 
-    def sort(self) -> None:
-        """Order the boxes, once all of them are there and before they are read."""
-        self._db.execute("CREATE INDEX boxes_in_order ON boxes (image, file, line)")
-
     def class_counts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Yield (image, [(class, boxes)…]) of every image that has boxes, in order."""
-        rows = self._db.execute(
-            "SELECT image, class, COUNT(*) FROM boxes WHERE NOT ignored GROUP BY image, class ORDER BY image, class"
-        )
-        for image, group in itertools.groupby(rows, key=lambda row: row[0]):
-            yield image, [(class_number, count) for _, class_number, count in group]
+        for _, table in self.blocks():
+            pairs, counts = _count_classes(table)
+            rows = zip(pairs["image"].tolist(), pairs["class_number"].tolist(), counts.tolist(), strict=True)
+            for image, group in itertools.groupby(rows, key=lambda row: row[0]):
+                yield image, [(class_number, count) for _, class_number, count in group]
 
     def class_totals(self) -> list[tuple[int, int, int]]:
         """Return (class, boxes, images with it) of every class that occurs."""
-        if self._totals is None:
-            counts = "SELECT class, COUNT(*) AS number FROM boxes WHERE NOT ignored GROUP BY class, image"
-            rows = f"SELECT class, SUM(number), COUNT(*) FROM ({counts}) GROUP BY class ORDER BY class"
-            self._totals = list(self._db.execute(rows))
-        return self._totals
+        counts = self._count_all()
+        return [(number, boxes, counts.images[number]) for number, boxes in sorted(counts.boxes.items())]
 
     def region_totals(self) -> dict[int, int]:
         """Return the number of objects that are ignored, by class."""
-        return dict(
-            self._db.execute(
-                "SELECT class, COUNT(*) FROM boxes WHERE ignored AND line > 0 GROUP BY class ORDER BY class"
-            )
-        )
+        return dict(sorted(self._count_all().regions.items()))
+
+    def _count_all(self) -> "_ClassCounts":
+        """Return how often every class occurs, looked up as long as no box comes or goes."""
+        if self._counts is None:
+            totals = _ClassCounts(Counter(), Counter(), Counter())
+            for _, table in self.blocks():
+                pairs, counts = _count_classes(table)
+                for class_number, count in zip(pairs["class_number"].tolist(), counts.tolist(), strict=True):
+                    totals.boxes[class_number] += count
+                    totals.images[class_number] += 1
+                is_region = table["ignored"] & (table["line"] > 0)
+                totals.regions.update(table["class_number"][is_region].tolist())
+            self._counts = totals
+        return self._counts
 
     def sizes(self) -> Iterator[tuple[int, int, int]]:
         """Yield the declared sizes, in the order of the images."""
@@ -218,16 +270,10 @@ class LabelIndex:
 
     def boxes(self) -> Iterator[tuple[int, NDArray[np.void]]]:
         """Yield (image, its boxes as `INDEXED_BOX` (N,), by file and line) of every image that has boxes, in order."""
-        cursor = self._db.execute("SELECT * FROM boxes ORDER BY image, file, line, rowid")
-        rest = np.empty(0, _STORED_BOX)
-        while rows := cursor.fetchmany(_ROWS):
-            table = np.concatenate([rest, np.array(rows, _STORED_BOX)])
-            starts = np.flatnonzero(np.diff(table["image"], prepend=-1))
-            for start, end in itertools.pairwise(starts.tolist()):
-                yield int(table["image"][start]), table[start:end].view(INDEXED_BOX)
-            rest = table[starts[-1] :]  # more of that image may follow
-        if len(rest):
-            yield int(rest["image"][0]), rest.view(INDEXED_BOX)
+        for _, table in self.blocks():
+            starts = [*np.flatnonzero(np.diff(table["image"], prepend=-1)).tolist(), len(table)]
+            for start, end in itertools.pairwise(starts):
+                yield int(table["image"][start]), table[start:end]
 
     def problems(self) -> Iterator[Problem]:
         """Yield all problems in the order of their paths."""
@@ -244,6 +290,27 @@ class LabelIndex:
             (action, kind, count, _to_problem(self._db.execute(first, (action, kind)).fetchone()))
             for action, kind, count in counts.fetchall()
         ]
+
+
+class _ClassCounts(NamedTuple):
+    """By class: objects, images with one, and objects that are ignored."""
+
+    boxes: Counter[int]
+    images: Counter[int]
+    regions: Counter[int]
+
+
+_PAIR = np.dtype([("image", "<i4"), ("class_number", "<i4")])
+
+
+def _count_classes(table: NDArray[np.void]) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """Return the pairs (`_PAIR`) of an image and a class of its objects, in order, and the number of each."""
+    objects = table[~table["ignored"]]
+    keys = objects["image"].astype(np.int64) << 32 | objects["class_number"]
+    keys, counts = np.unique(keys, return_counts=True)
+    pairs = np.empty(len(keys), _PAIR)
+    pairs["image"], pairs["class_number"] = keys >> 32, keys & 0xFFFFFFFF
+    return pairs, counts
 
 
 def _to_problem(row: tuple[str, int, str, str, str]) -> Problem:

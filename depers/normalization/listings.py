@@ -2,22 +2,32 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, short_reason
 from depers.normalization.catalog import Catalog
-from depers.normalization.formats.coco import CocoFile
+from depers.normalization.formats.coco import CocoBox, CocoFile
+from depers.normalization.formats.coco_tables import AnnotationTable, read_parts, read_tables
+from depers.normalization.formats.json_lists import Piece
 from depers.normalization.formats.lists import CrowdHumanFile, ListingFile, WiderFile
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.matching import ListedImageFinder
 from depers.normalization.rules import Problem, RawBox
 from depers.normalization.sources import LabelSet
+from depers.runtime.file_guard import FileGuard
 from depers.statuses import ProblemAction
+from depers.storage import Entry
 
 READERS: Mapping[str, Callable[..., Any]] = {"coco": CocoFile, "wider": WiderFile, "crowdhuman": CrowdHumanFile}
 _BATCH = 10_000  # boxes that are added to the index at once
+_PIECES = 4  # of a file per task
+Runner = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
+"""Calls a function with the arguments of each call, and gives the results in any order."""
 REPEATED = "image that is listed several times"
 
 
@@ -39,49 +49,133 @@ class ListedImages(NamedTuple):
     repeated: set[int]
 
 
+def read_coco_pieces(
+    path: str,
+    uri: str,
+    entry: Entry,
+    number: int,
+    pieces: Sequence[Piece],
+    categories: Mapping[object, str],
+    guard: FileGuard | None = None,
+) -> tuple[int, list[AnnotationTable | None]]:
+    """Return `number`, and the annotations in some pieces of a COCO file: a task of many.
+
+    Raise UserError where they cannot be read, or end the process.
+    """
+    guard = guard or FileGuard()
+    if reason := guard.find_reason(0):
+        raise UserError(f"{path}: not readable ({reason})")
+    try:
+        with guard.watch(0):
+            return number, read_tables(lambda: storage.open_entry(uri, entry), pieces, categories)
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({short_reason(error)})") from None
+
+
+def _read_parts(listing: ListingFile, uri: str, entry: Entry, run: Runner) -> Iterator[AnnotationTable | list[CocoBox]]:
+    """Yield what a file lists, in its order: the pieces of a COCO file are read by `run`."""
+
+    def read(pieces: Sequence[Piece]) -> Iterator[AnnotationTable | None]:
+        groups = (pieces[start : start + _PIECES] for start in range(0, len(pieces), _PIECES))
+        calls = ((listing.path, uri, entry, number, group, listing.categories) for number, group in enumerate(groups))
+        results: dict[int, list[AnnotationTable | None]] = {}
+        following = 0
+        for number, tables in run(read_coco_pieces, calls):
+            results[number] = tables
+            while following in results:
+                yield from results.pop(following)
+                following += 1
+
+    if isinstance(listing, CocoFile):
+        yield from read_parts(listing, read)
+        return
+    annotations = iter(listing.annotations())
+    while batch := list(itertools.islice(annotations, _BATCH)):
+        yield batch
+
+
+class _AnnotationAdder:
+    """Puts the annotations of one file into the index, and what is wrong with them."""
+
+    def __init__(
+        self, index: LabelIndex, catalog: Catalog, prefix: str, path: str, file: int, images: ListedImages
+    ) -> None:
+        self._index, self._catalog, self._prefix, self._file = index, catalog, prefix, file
+        self._path, self._images = path, images
+        self._numbers = {key: number for key, number in images.numbers.items() if key not in images.problems}
+        self._repeated = np.array(sorted(images.repeated), np.int64)
+        self.box_counts: Counter[object] = Counter()  # by the ids of entries that mean no image
+        self.not_understood = images.uncertain | images.repeated
+
+    def add_table(self, table: AnnotationTable, first_number: int, class_numbers: NDArray[np.int64]) -> None:
+        """Add annotations, the first of which has this number in the file, and their classes these in the catalog."""
+        images = np.array([self._numbers.get(key, -1) for key in table.image_ids], np.int64)
+        is_odd = (images < 0) | np.isin(images, self._repeated)
+        rows = np.flatnonzero(~is_odd)
+        lines = np.arange(len(images)) + first_number
+        classes, boxes, ignored = class_numbers[table.classes][rows], table.boxes[rows], table.ignored[rows]
+        self._index.add_columns(images[rows], self._file, lines[rows], classes, boxes, ignored)
+        for row in np.flatnonzero(is_odd).tolist():
+            self._note(table.image_ids[row], first_number + row)
+
+    def add_boxes(self, annotations: Iterable[CocoBox]) -> None:
+        """Add annotations as they are read one by one."""
+        boxes: list[IndexedBox] = []
+        for image_id, box, problem, _ in annotations:
+            if problem is not None:
+                if image_id in self._images.numbers:
+                    self.not_understood.add(self._images.numbers[image_id])
+                else:
+                    problem = problem._replace(action=ProblemAction.SKIPPED)
+                self._index.add_problems([problem._replace(path=self._path)])
+            elif box is not None:
+                number = self._numbers.get(image_id, -1)
+                if number < 0 or number in self._images.repeated:
+                    self._note(image_id, box.line)
+                else:
+                    class_number = self._catalog.add_class(self._prefix, box.class_name)
+                    boxes.append(IndexedBox(number, self._file, box.line, class_number, *box[2:]))
+        self._index.add_boxes(boxes)
+
+    def _note(self, image_id: object, line: int) -> None:
+        """Note a box of no image, or of one that is listed several times."""
+        if image_id in self._images.problems:
+            self.box_counts[image_id] += 1
+        elif (number := self._images.numbers.get(image_id)) is None:
+            detail = f"image_id {image_id!r} is that of no image"
+            self._index.add_problems([Problem(self._path, line, "label without image", ProblemAction.SKIPPED, detail)])
+        else:
+            detail = self._catalog.images[number][1].path
+            self._index.add_problems([Problem(self._path, line, REPEATED, ProblemAction.SKIPPED_WITH_IMAGE, detail)])
+
+
 def add_listing(
-    index: LabelIndex, catalog: Catalog, label_set: LabelSet, path: str, tick: Callable[[int], object]
+    index: LabelIndex, catalog: Catalog, label_set: LabelSet, path: str, tick: Callable[[int], object], run: Runner
 ) -> ListingResult:
     """Put a file into the index, call `tick` with the boxes of every part, and return what it is about.
 
-    Raise UserError where the file is none of the format, or cannot be read.
+    `run` reads parts of it. Raise UserError where the file is none of the format, or cannot be read.
     """
     listing: ListingFile = READERS[label_set.format](
         storage.join(label_set.uri, path), lambda: storage.open_entry(label_set.uri, label_set.entries[path])
     )
     file, problem_path = catalog.add_file(label_set, path), label_set.prefix + path
-    for name in listing.categories.values():
-        catalog.add_class(label_set.prefix, name)
-    images, problems_by_id, uncertain, repeated = _find_images(index, catalog, label_set, path, listing)
-    box_counts: Counter[object] = Counter()
-    batch: list[IndexedBox] = []
-    not_understood = uncertain | repeated
+    names = dict.fromkeys(listing.categories.values())
+    class_numbers = np.array([catalog.add_class(label_set.prefix, name) for name in names], np.int64)
+    images = _find_images(index, catalog, label_set, path, listing)
+    adder = _AnnotationAdder(index, catalog, label_set.prefix, problem_path, file, images)
     total = crowd_masks = 0
-    for image_id, box, problem, is_crowd_mask in listing.annotations():
-        total, crowd_masks = total + 1, crowd_masks + is_crowd_mask
-        if problem is not None:
-            if image_id in images:
-                not_understood.add(images[image_id])
-            else:
-                problem = problem._replace(action=ProblemAction.SKIPPED)
-            index.add_problems([problem._replace(path=problem_path)])
-        elif image_id in problems_by_id:
-            box_counts[image_id] += 1
-        elif box is not None and image_id not in images:
-            detail = f"image_id {image_id!r} is that of no image"
-            index.add_problems([Problem(problem_path, box.line, "label without image", ProblemAction.SKIPPED, detail)])
-        elif box is not None and images[image_id] in repeated:
-            detail = catalog.images[images[image_id]][1].path
-            index.add_problems([Problem(problem_path, box.line, REPEATED, ProblemAction.SKIPPED_WITH_IMAGE, detail)])
-        elif box is not None:
-            class_number = catalog.add_class(label_set.prefix, box.class_name)
-            batch.append(IndexedBox(images[image_id], file, box.line, class_number, *box[2:]))
-        if total % _BATCH == 0:
-            tick(_BATCH)
-            index.add_boxes(batch)
-            batch.clear()
-    tick(total % _BATCH)
-    index.add_boxes(batch)
+    for part in _read_parts(listing, label_set.uri, label_set.entries[path], run):
+        if isinstance(part, AnnotationTable):
+            count = len(part.boxes)
+            crowd_masks += part.crowd_masks
+            adder.add_table(part, total + 1, class_numbers)
+        else:
+            count = len(part)
+            crowd_masks += sum(annotation.is_crowd_mask for annotation in part)
+            adder.add_boxes(part)
+        total += count
+        tick(count)
     if isinstance(listing, CocoFile) and listing.corner_areas > listing.box_areas:
         raise UserError(
             f"{listing.path}: bbox must be x, y, w, h, but by their areas {listing.corner_areas} are two corners, x1,"
@@ -92,12 +186,12 @@ def add_listing(
         detail = f"all of {total} annotations have iscrowd and a mask"
         index.add_problems([Problem(problem_path, 0, "crowds taken as objects", ProblemAction.ACCEPTED, detail)])
     index.add_problems(
-        problem._replace(detail=f"{problem.detail}, {box_counts[image_id]} boxes")
-        for image_id, problem in problems_by_id.items()
+        problem._replace(detail=f"{problem.detail}, {adder.box_counts[image_id]} boxes")
+        for image_id, problem in images.problems.items()
     )
-    paths = (catalog.images[number][1].path for number in sorted(repeated))
+    paths = (catalog.images[number][1].path for number in sorted(images.repeated))
     index.add_problems(Problem(problem_path, 0, REPEATED, ProblemAction.SKIPPED_WITH_IMAGE, path) for path in paths)
-    return ListingResult(file, set(images.values()), not_understood, frozenset(listing.categories.values()))
+    return ListingResult(file, set(images.numbers.values()), adder.not_understood, frozenset(names))
 
 
 def settle_versions(index: LabelIndex, catalog: Catalog, label_set: LabelSet, results: Sequence[ListingResult]) -> None:
@@ -114,33 +208,35 @@ def settle_versions(index: LabelIndex, catalog: Catalog, label_set: LabelSet, re
         for (prefix, name), number in catalog.classes.items()
         if prefix == label_set.prefix and label_set.class_map.get(name, name)
     }
-    numbers = [result.file for result in results]
-    labelled = {(file, meanings.get(class_number)) for file, class_number in index.classes_by_file(numbers)}
-    doubles: dict[tuple[int, int], list[int]] = {}
-    for image, boxes in index.boxes_of_files(numbers):
-        if image not in shared_images:
-            continue
-        groups: dict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
-        rows: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for row, box in boxes:
-            if meaning := meanings.get(box.class_number):
-                groups[meaning, box.file].append((*(round(number, 2) for number in box[4:8]), box.ignored))
-                rows[meaning, box.file].append(row)
-        for meaning in {meaning for meaning, _ in groups}:
-            first, *others = (
-                result.file for result in results if image in result.images and (result.file, meaning) in labelled
-            )
-            for other in others:
-                if sorted(groups[meaning, first]) != sorted(groups[meaning, other]):
-                    raise UserError(
-                        f"{label_set.uri}: boxes of {meaning} must stand in one file, but {catalog.files[first]} and"
-                        f" {catalog.files[other]} are both about {catalog.images[image][1].path}, and differ: leave one"
-                        " of them out, or name the other with --label-files"
-                    )
-                doubles.setdefault((first, other), []).extend(rows[meaning, other])
-    for (first, other), row_numbers in doubles.items():
-        index.remove_boxes(row_numbers)
-        detail = f"{len(row_numbers)} boxes are those of {catalog.files[first]}"
+    labelled = {(file, meanings.get(class_number)) for file, class_number in index.classes_by_file()}
+    doubles: Counter[tuple[int, int]] = Counter()
+    for block, table in index.blocks():
+        is_double = np.zeros(len(table), np.bool_)
+        for image in sorted(shared_images.intersection(table["image"].tolist())):
+            groups: dict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
+            rows: dict[tuple[str, int], list[int]] = defaultdict(list)
+            for row in np.flatnonzero(table["image"] == image).tolist():
+                if meaning := meanings.get(int(table["class_number"][row])):
+                    file, box = int(table["file"][row]), table["box"][row].round(2).tolist()
+                    groups[meaning, file].append((*box, bool(table["ignored"][row])))
+                    rows[meaning, file].append(row)
+            for meaning in sorted({meaning for meaning, _ in groups}):
+                first, *others = (
+                    result.file for result in results if image in result.images and (result.file, meaning) in labelled
+                )
+                for other in others:
+                    if sorted(groups[meaning, first]) != sorted(groups[meaning, other]):
+                        raise UserError(
+                            f"{label_set.uri}: boxes of {meaning} must stand in one file, but {catalog.files[first]}"
+                            f" and {catalog.files[other]} are both about {catalog.images[image][1].path}, and differ:"
+                            " leave one of them out, or name the other with --label-files"
+                        )
+                    is_double[rows[meaning, other]] = True
+                    doubles[first, other] += len(rows[meaning, other])
+        if is_double.any():
+            index.replace_block(block, table[~is_double])
+    for (first, other), count in doubles.items():
+        detail = f"{count} boxes are those of {catalog.files[first]}"
         index.add_problems([Problem(catalog.files[other], 0, "boxes of another file", ProblemAction.DROPPED, detail)])
 
 

@@ -1,9 +1,9 @@
 """From the label files of all sets into one index: those of an image each in parallel, listings as streams."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from depers.normalization.formats.labelme import read_labelme
 from depers.normalization.formats.voc import read_voc
 from depers.normalization.formats.yolo import PlainBoxes, Shape, YoloLabels, decide_columns, read_plain_yolo, read_yolo
 from depers.normalization.index import LabelIndex
-from depers.normalization.listings import ListingResult, add_listing, ignore_unlisted_classes, settle_versions
+from depers.normalization.listings import ListingResult, Runner, add_listing, ignore_unlisted_classes, settle_versions
 from depers.normalization.rules import FileLabels, LabelError, Problem
 from depers.normalization.sources import LabelSet
 from depers.normalization.suspicions import refuse_corners, refuse_ids_from_one, refuse_mostly_dropped
@@ -28,7 +28,6 @@ from depers.storage.failures import explain
 
 _FILES = 256  # label files per task
 _THREADS = 8  # for what waits for storage
-_BATCH = 10_000  # boxes that are added to the index at once
 UNREADABLE = "unreadable label file"
 
 
@@ -127,10 +126,6 @@ class SkippedImages(NamedTuple):
     unlabelled: set[int]
 
 
-Runner = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
-"""Calls a function with the arguments of each call, and gives the results in order."""
-
-
 def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runner = run_file_tasks) -> SkippedImages:
     """Put the labels of all sets into the index, `run` on many files at once; return the images that are not used.
 
@@ -146,7 +141,6 @@ def read_labels(index: LabelIndex, catalog: Catalog, unlabelled: str, run: Runne
         fates = judge_images(label_set, images, labelled_images, unlabelled)
         index.add_problems(problem._replace(path=label_set.prefix + problem.path) for _, problem in fates)
         skipped.unlabelled.update(n for n, problem in fates if problem.action != ProblemAction.AS_BACKGROUND)
-    index.sort()
     refuse_mostly_dropped(index, catalog)
     refuse_ids_from_one(index, catalog)
     refuse_corners(index, catalog)
@@ -167,7 +161,7 @@ def _read_set(index: LabelIndex, catalog: Catalog, label_set: LabelSet, run: Run
 
     with open_bar(len(tasks) or None, "labels", unit="file") as bar:
         for path in label_set.listings:
-            listing_results.append(add_listing(index, catalog, label_set, path, bar.update))
+            listing_results.append(add_listing(index, catalog, label_set, path, bar.update, run))
             image_numbers |= listing_results[-1].images
             not_understood |= listing_results[-1].not_understood
         settle_versions(index, catalog, label_set, listing_results)

@@ -9,24 +9,27 @@ several objects, no boxes of one, and are ignored; so is what says `ignore`. Wit
 is taken, polygons or a mask. Ids and numbers may be written as text.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import ijson
 
 from depers.datasets.labels import read_number
 from depers.errors import UserError, short_reason
-from depers.normalization.formats.json_lists import Piece, find_pieces, read_list
+from depers.normalization.formats.json_lists import Piece, find_pieces, read_piece
 from depers.normalization.rules import Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
-_HUGE = 1e300  # no coordinate
-_AREA = 0.01  # how far an area may be from that of its box
 _NUMBERS = {int, float}
 _LISTS = ("images", "annotations")
+HUGE = 1e300
+"""No coordinate."""
+AREA = 0.01
+"""How far an area may be from that of its box."""
 HEAD = 2**16
 """How many bytes of a file say whether it is COCO."""
 
@@ -74,7 +77,7 @@ def find_score(item: Mapping[str, object]) -> object:
     return next((score for score in scores if isinstance(score, (int, float)) and score != 1), None)
 
 
-def _is_turned(attributes: object) -> bool:
+def is_turned(attributes: object) -> bool:
     """Say whether a box is one that CVAT has turned, since its sides are then those before the turn."""
     angle = attributes.get("rotation") if isinstance(attributes, dict) else None
     return isinstance(angle, (int, float)) and angle % 360 != 0
@@ -94,7 +97,7 @@ class CocoFile:
         self.corner_areas = self.box_areas = 0
         self.categories: dict[object, str] = {}
         for item in self._items("categories"):
-            name, key = item.get("name"), _key(item.get("id"))
+            name, key = item.get("name"), read_key(item.get("id"))
             if not isinstance(name, str) or not clean_name(name):
                 raise UserError(f"{path}: a category's name must be text, but is {name!r}")
             name = clean_name(name)
@@ -116,13 +119,38 @@ class CocoFile:
             if not isinstance(name, str) or not name:
                 raise UserError(f"{self.path}: an image's file_name must be text, but is {name!r}")
             wide, high = (int(side) if isinstance(side, (int, float)) and side >= 1 else 0 for side in sides)
-            yield CocoImage(_key(item.get("id")), name, (wide, high) if wide and high else (0, 0))
+            yield CocoImage(read_key(item.get("id")), name, (wide, high) if wide and high else (0, 0))
 
     def annotations(self) -> Iterator[CocoBox]:
         """Yield the annotations in the order of the file."""
-        for number, item in enumerate(self._items("annotations"), 1):
-            image_id, category = _key(item.get("image_id")), _key(item.get("category_id"))
-            kind, text, ignored = "", "", _is_set(item.get("iscrowd")) or _is_set(item.get("ignore"))
+        yield from self.make_boxes(self._items("annotations"), 1)
+
+    def stream_boxes(self, start: int) -> Iterator[CocoBox]:
+        """Yield the annotations from that with the place `start` on, event by event. Raise UserError for no JSON."""
+        yield from self.make_boxes(
+            self._check("annotations", itertools.islice(self._stream("annotations"), start, None)), start + 1
+        )
+
+    def find_pieces(self, part: str) -> Sequence[Piece]:
+        """Return the pieces of one of the file's lists; none where it is to be read event by event."""
+        with contextlib.suppress(ValueError, RecursionError):
+            return self._find_pieces()[part]
+        return []
+
+    def read_piece(self, piece: Piece) -> list[dict[str, Any]] | None:
+        """Return the objects of a piece; None where it is to be read event by event."""
+        try:
+            with self._open() as stream:
+                items = read_piece(stream, piece)
+        except (ValueError, RecursionError):
+            return None
+        return [*self._check("annotations", items)]
+
+    def make_boxes(self, items: Iterable[dict[str, Any]], first_number: int) -> Iterator[CocoBox]:
+        """Yield annotations, the first of which has this number in the file."""
+        for number, item in enumerate(items, first_number):
+            image_id, category = read_key(item.get("image_id")), read_key(item.get("category_id"))
+            kind, text, ignored = "", "", is_set(item.get("iscrowd")) or is_set(item.get("ignore"))
             bbox: Any = item.get("bbox")
             segmentation: Any = item.get("segmentation")
             values = _read_numbers(bbox) if bbox else None
@@ -136,7 +164,7 @@ class CocoFile:
                 kind, text = "class id without a name", str(item.get("category_id"))
             elif (score := find_score(item)) is not None:
                 kind, text = "detection, not a label", f"score {score}"
-            elif _is_turned(item.get("attributes")):
+            elif is_turned(item.get("attributes")):
                 kind, text = "turned box", str(item["attributes"])
             if values is None or kind:
                 problem = Problem(self.path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, text[:120])
@@ -145,20 +173,24 @@ class CocoFile:
             x, y, w, h = values
             self._compare_area(item.get("area"), segmentation, values)
             box = RawBox(number, self.categories[category], x + w / 2, y + h / 2, w, h, ignored)
-            yield CocoBox(image_id, box, None, _is_set(item.get("iscrowd")) and isinstance(segmentation, dict))
+            yield CocoBox(image_id, box, None, is_set(item.get("iscrowd")) and isinstance(segmentation, dict))
 
     def _compare_area(self, area: object, segmentation: object, values: Sequence[float]) -> None:
         """Count whether an area is that of a box or of two corners, where it is not that of a segmentation."""
-        if segmentation or not isinstance(area, (int, float)) or area <= 0:
+        if segmentation or not isinstance(area, (int, float)) or not 0 < area < HUGE:
             return
         x, y, w, h = values
-        self.box_areas += math.isclose(area, w * h, rel_tol=_AREA)
-        self.corner_areas += w > x and h > y and math.isclose(area, (w - x) * (h - y), rel_tol=_AREA)
+        self.box_areas += math.isclose(area, w * h, rel_tol=AREA)
+        self.corner_areas += w > x and h > y and math.isclose(area, (w - x) * (h - y), rel_tol=AREA)
 
     def _items(self, part: str) -> Iterator[dict[str, Any]]:
         """Yield the objects in one of the file's lists. Raise UserError where it is no JSON, or they are no objects."""
+        yield from self._check(part, self._values(part))
+
+    def _check(self, part: str, values: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Yield what is in a list. Raise UserError where that is no objects, or cannot be read."""
         try:
-            for item in self._values(part):
+            for item in values:
                 if not isinstance(item, dict):
                     raise UserError(f"{self.path}: {part} must be objects, but one is {str(item)[:80]!r}")
                 yield item
@@ -169,15 +201,20 @@ class CocoFile:
         """Yield what is in a list: piece by piece, and event by event from where that does not do."""
         count = 0
         try:
-            if self._pieces is None:
-                with self._open() as stream:
-                    self._pieces = find_pieces(stream, ("categories", *_LISTS))
-            for items in read_list(self._open, self._pieces[part]):
-                for item in items:
-                    count += 1
-                    yield item
+            pieces = self._find_pieces()[part]
+            with self._open() as stream:
+                for piece in pieces:
+                    for item in read_piece(stream, piece):
+                        count += 1
+                        yield item
         except (ValueError, RecursionError):
             yield from itertools.islice(self._stream(part), count, None)
+
+    def _find_pieces(self) -> dict[str, list[Piece]]:
+        if self._pieces is None:
+            with self._open() as stream:
+                self._pieces = find_pieces(stream, ("categories", *_LISTS))
+        return self._pieces
 
     def _stream(self, part: str) -> Iterator[Any]:
         """Yield what is in a list, event by event. Raise UserError where it is no JSON, with its place."""
@@ -212,14 +249,14 @@ class _Counted:
         return f"from byte {self._start} to {self._end}, lines {self._line} to {self._line + self._last},"
 
 
-def _key(value: object) -> object:
+def read_key(value: object) -> object:
     """Return an id that can be looked up, the same for a number and the text that tools write for it."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdecimal() and str(int(value)) == value else value
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
 
 
-def _is_set(flag: object) -> bool:
+def is_set(flag: object) -> bool:
     """Say whether a flag is set, also where it is written as text."""
     return flag.strip().lower() not in ("", "0", "0.0", "false") if isinstance(flag, str) else bool(flag)
 
@@ -228,7 +265,7 @@ def _read_numbers(values: object) -> list[float] | None:
     """Return a list of numbers, or of texts that are numbers; NaN for what is none. None for what is no list."""
     if not isinstance(values, list):
         return None
-    if values and {*map(type, values)} <= _NUMBERS and min(values) > -_HUGE and max(values) < _HUGE:
+    if values and {*map(type, values)} <= _NUMBERS and min(values) > -HUGE and max(values) < HUGE:
         return [*map(float, values)]  # as nearly all are
     return [_read_number(value) for value in values]
 
@@ -236,7 +273,7 @@ def _read_numbers(values: object) -> list[float] | None:
 def _read_number(value: object) -> float:
     if isinstance(value, str):
         return read_number(value.strip())
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_HUGE < value < _HUGE:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -HUGE < value < HUGE:
         return math.nan
     return float(value)
 

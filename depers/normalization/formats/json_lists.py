@@ -9,7 +9,7 @@ as it should be is a `ValueError`, which a reader of events can explain.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
@@ -26,10 +26,11 @@ _OPENING, _CLOSING = b"[{", b"]}"
 
 
 class Piece(NamedTuple):
-    """Bytes of a file, from `start` to `end`: some objects of a list, perhaps with a comma before them."""
+    """Bytes of a file, from `start` to `end`: some objects of a list, with a comma before them where others are."""
 
     start: int
     end: int
+    is_first: bool
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -48,7 +49,7 @@ def find_pieces(stream: BinaryIO, names: Sequence[str]) -> dict[str, list[Piece]
     stream.seek(start)
     pieces: dict[str, list[Piece]] = {name: [] for name in names}
     outside = bytearray()  # of the lists: all of the file but their objects
-    depth, in_text, name, piece_start, place = 0, False, "", 0, start
+    depth, in_text, name, piece_start, is_continued, place = 0, False, "", 0, False, start
     rest = b""
     while data := rest + stream.read(_BLOCK):
         escapes = len(data) - len(data.rstrip(b"\\"))
@@ -65,17 +66,17 @@ def find_pieces(stream: BinaryIO, names: Sequence[str]) -> dict[str, list[Piece]
                 key = _KEY.search(bytes(outside[-256:-1]))
                 name = key[1].decode() if key else ""
                 if name in pieces:
-                    piece_start = place + copied
+                    piece_start, is_continued = place + copied, False
                 else:
                     name = ""
             elif name and not opens and level == 1:
-                pieces[name].append(Piece(piece_start, place + at))
+                pieces[name].append(Piece(piece_start, place + at, is_first=not is_continued))
                 name, copied = "", at
         if name:
             ends = np.flatnonzero((depths == 2) & marks.closes)
             if len(ends) and (end := place + int(marks.places[ends[-1]]) + 1) > piece_start:
-                pieces[name].append(Piece(piece_start, end))
-                piece_start = end
+                pieces[name].append(Piece(piece_start, end, is_first=not is_continued))
+                piece_start, is_continued = end, True
         else:
             outside += data[copied:]
         if len(outside) > _MOST_BESIDE:
@@ -123,12 +124,13 @@ def _find_marks(data: bytes, in_text: bool) -> tuple[_Marks, bool]:
     return marks, bool(parity[-1]) if len(parity) else in_text
 
 
-def read_piece(data: bytes, is_first: bool) -> list[Any]:
-    """Return what the bytes of a piece hold. Raise ValueError for what is no JSON."""
-    text = _decode(data).strip(" \t\r\n")
+def read_piece(stream: BinaryIO, piece: Piece) -> list[Any]:
+    """Return what a piece of a file holds. Raise ValueError for what is no JSON."""
+    stream.seek(piece.start)
+    text = _decode(stream.read(piece.end - piece.start)).strip(" \t\r\n")
     if not text:
         return []
-    if not is_first:
+    if not piece.is_first:
         if not text.startswith(","):
             raise ValueError("no comma between objects")
         text = text[1:]
@@ -142,13 +144,3 @@ def _decode(data: bytes) -> str:
     if _LONE_HALF.search(data):
         raise ValueError("characters in two halves")
     return data.decode("utf-8")
-
-
-def read_list(open_anew: Callable[[], BinaryIO], pieces: Sequence[Piece]) -> Iterator[list[Any]]:
-    """Yield what each piece of a list holds. Raise ValueError for what is no JSON."""
-    with open_anew() as stream:
-        last_end = -1
-        for start, end in pieces:
-            stream.seek(start)
-            yield read_piece(stream.read(end - start), is_first=start != last_end)
-            last_end = end

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers.normalization.formats import json_lists
-from depers.normalization.formats.json_lists import find_pieces, read_list
+from depers.normalization.formats.json_lists import find_pieces, read_piece
 
 NAMES = ("images", "annotations", "categories")
 texts = st.sampled_from(["", "a", 'a"b', "\\", "{[", ']}"', "é\u4e00", 'x\\"', "images", '"images": ['])
@@ -26,8 +26,7 @@ def read(data: bytes, block: int) -> dict[str, list[Any]] | None:
         try:
             pieces = find_pieces(io.BytesIO(data), NAMES)
             return {
-                name: [item for items in read_list(lambda: io.BytesIO(data), pieces[name]) for item in items]
-                for name in NAMES
+                name: [item for piece in pieces[name] for item in read_piece(io.BytesIO(data), piece)] for name in NAMES
             }
         except ValueError:
             return None
