@@ -293,20 +293,25 @@ class ExperimentResult(VerbResult):
 
 def check(options: Options) -> None:
     """Raise UserError for a dataset that cannot be used, as far as its folders say, before Ray starts."""
-    dataset = read_dataset(options.dataset)
-    check_labels(options.dataset, dataset.train, dataset.val)
+    _read_dataset(options)
 
 
-def run(options: Options) -> ExperimentResult:
-    """Run what is not done yet. Raises UserError for a wrong dataset or option."""
-    check(options)
-    out, options = options.out, _absolute(options)  # the result names OUT as the caller does
+def _read_dataset(options: Options) -> tuple[Dataset, str]:
+    """Return the dataset, and the folder of its training images. Raise UserError as `check`."""
     dataset = read_dataset(options.dataset)
     train, val = (find_split_folder(dataset, split, options.dataset) for split in ("train", "val"))
     if storage.overlap(train, val):
         raise UserError(f"{options.dataset}: train and val must be different images, but are {train} and val")
-    if storage.overlap(dataset.root, options.out):
+    if storage.overlap(storage.absolute(dataset.root), storage.absolute(options.out)):
         raise UserError(f"OUT must lie outside DATASET and DATASET outside OUT, but got {options.out}")
+    check_labels(options.dataset, train, val)
+    return dataset, train
+
+
+def run(options: Options) -> ExperimentResult:
+    """Run what is not done yet. Raises UserError for a wrong dataset or option."""
+    out, options = options.out, _absolute(options)  # the result names OUT as the caller does
+    dataset, train = _read_dataset(options)
     images = [entry.path for entry in list_images(train)]
     cells = plan_cells(options, len(images))
     declaration = {"sizes": sorted({cell.size for cell in cells}), "seeds": options.seeds}

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from depers import storage
 from depers.datasets import seen_images
-from depers.datasets.data_yaml import check_labels, read_dataset
+from depers.datasets.data_yaml import check_labels
 from depers.datasets.shards import list_shards
 from depers.errors import UserError, short_reason
 from depers.runtime import claims, progress
 from depers.runtime.capacity import choose_device
 from depers.runtime.results import VerbResult
 from depers.storage import file_table
+from depers.training.images.data import read_sources
 from depers.training.options import Options, resolve_paths
 from depers.training.processes.outputs import BEST, REPORT, read_progress, read_results
 
@@ -47,12 +48,11 @@ class TrainResult(VerbResult):
 
 def check(options: Options) -> None:
     """Raise UserError for datasets that cannot be trained on, as far as their folders say, before Ray starts."""
-    for uri, _ in options.list_datasets():
-        dataset = read_dataset(uri)
+    (uri, weight), *further = options.list_datasets()
+    for dataset, source, _ in read_sources(uri, further, weight):
         for tars in dataset.shards:
             list_shards(tars)
-        is_first = uri == options.dataset
-        check_labels(uri, dataset.train, *dataset.additional_train, dataset.val if is_first else None)
+        check_labels(source, *dataset.list_training_folders(), dataset.val if source == uri else None)
 
 
 def run(options: Options) -> TrainResult:

@@ -17,7 +17,7 @@ import yaml
 
 from depers import storage
 from depers.datasets.ignore_regions import locate_folder
-from depers.datasets.labels import SPLITS, find_images
+from depers.datasets.labels import IMAGE_SUFFIXES, SPLITS, find_images
 from depers.datasets.shards import Shards, parse_shards
 from depers.errors import UserError, one_line
 from depers.storage import file_table
@@ -61,6 +61,10 @@ class Dataset(NamedTuple):
     calibration: str | None = None
     shards: tuple[Shards, ...] = ()
 
+    def list_training_folders(self) -> list[str]:
+        """Return all folders of training images."""
+        return [folder for folder in (self.train, *self.additional_train) if folder]
+
 
 def labelled_classes(dataset: Dataset, path: str) -> frozenset[int]:
     """Return the ids of the classes for which an image is labelled; `path` is that in its split's folder.
@@ -91,8 +95,9 @@ def read_dataset(dataset: str | Path) -> Dataset:
     try:
         content = parse_yaml(file, storage.read_bytes(file))
     except FileNotFoundError:
-        expectation = "a dataset folder, but it has no data.yaml" if is_folder else "a dataset folder or its data.yaml"
-        raise UserError(f"{uri}: must be {expectation}" + ("" if is_folder else ", but nothing is there")) from None
+        if is_folder:
+            raise UserError(f"{uri}: must be a dataset folder, but it has no data.yaml: {HINT}") from None
+        raise UserError(f"{uri}: must be a dataset folder or its data.yaml, but nothing is there") from None
     except OSError as error:
         raise UserError(f"{file}: must be YAML, but {one_line(error)}") from None
     if not isinstance(content, dict):
@@ -190,15 +195,16 @@ def _read_split(file: str, root: str, value: object, split: str) -> str | None:
     if not storage.is_dir(folder):
         beside = _resolve(root, value.removeprefix("../"))  # Roboflow's `../train/images`, as YOLOv5 takes it
         if beside == folder or not storage.is_dir(beside):
-            raise UserError(f"{file}: {split} must be a folder of images, but {folder} is none")
+            raise UserError(f"{file}: {split} must be a folder of images, but {folder} is none: {HINT}")
         folder = beside
     return folder
 
 
 def check_labels(source: str, *folders: str | None) -> None:
-    """Raise UserError where an image in one of the `folders` has no label file: it would be taught as background.
+    """Raise UserError where one of the `folders` has no image, or an image in it has no label file.
 
-    Its labels may have another name, or may never have been made. `source` is the dataset as the user calls it.
+    Such an image would be taught as background. Its labels may have another name, or may never have been made.
+    `source` is the dataset as the user calls it.
     """
     for folder in folders:
         if folder is None:
@@ -213,6 +219,9 @@ def check_labels(source: str, *folders: str | None) -> None:
             raise UserError(f"{source}: the labels of {folder} must be in {labels}, but nothing is there: {HINT}")
         texts, files = (file_table.tabulate_files(uri)["path"] for uri in (labels, folder))
         images = files.filter(find_images(files))
+        if not len(images):
+            suffixes = ", ".join(IMAGE_SUFFIXES)
+            raise UserError(f"{source}: {folder} must hold images ({suffixes}), but none of {len(files)} files is one")
         expected = pc.replace_substring_regex(images, r"([^/])\.[^./]*$", r"\1.txt")  # as `label_path`
         bare = images.filter(pc.invert(pc.is_in(expected, value_set=texts.combine_chunks())))
         if len(bare):

@@ -65,6 +65,15 @@ def test_help_and_version_are_quick_and_import_neither_ray_nor_torch() -> None:
     assert depers("--version").stdout == f"depers {__version__}\n"
 
 
+def test_a_dataset_that_cannot_be_read_costs_the_import_of_neither_ray_nor_torch(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [car]")
+    code = "import sys; from depers.cli import main; print(main(sys.argv[1:]), {'ray', 'torch'} & set(sys.modules))"
+    for verb in ("train", "evaluate", "extract"):
+        command = [sys.executable, "-c", code, verb, str(tmp_path), str(tmp_path / "out")]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.stdout == "2 set()\n" and "run `depers normalize` first" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

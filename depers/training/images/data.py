@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.datasets.data_yaml import read_dataset
+from depers.datasets.data_yaml import Dataset, find_split_folder, read_dataset
 from depers.errors import UserError
 from depers.storage.cache import DatasetCache
 from depers.training.images.examples import SCHEMA, Example, ExampleTable, LabelKinds
@@ -44,21 +44,13 @@ def read_splits(
     what is on S3. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its
     own training images, no labels at all, a faulty label file, a file that is no image, an unknown class.
     """
-    main = read_dataset(dataset)
-    sources = [(main, dataset, weight), *((read_dataset(uri), uri, part_weight) for uri, part_weight in further)]
-    if not (main.train or main.shards) or main.val is None:
-        split = "val" if main.train or main.shards else "train"
-        raise UserError(f"{dataset}: data.yaml must name a folder for {split!r}, but has none")
+    sources = read_sources(dataset, further, weight)
+    main = sources[0].dataset
+    assert main.val is not None
     reader = ExampleReader(main.names, cache)
     tables, parts = [SCHEMA.empty_table()], list[tuple[int, float]]()
     for source, uri, part_weight in sources:
-        for name in source.names:
-            if name not in main.names:
-                raise UserError(f"{uri}: its classes must be among {', '.join(main.names)}, but it has {name!r}")
-        folders = [folder for folder in (source.train, *source.additional_train) if folder]
-        for folder in folders:
-            if storage.overlap(folder, main.val):
-                raise UserError(f"{uri}: train and val must be different images, but are {folder} and {main.val}")
+        folders = source.list_training_folders()
         part_tables = [reader.read_folder(source, folder) for folder in folders]
         part_tables += [reader.read_shards(source, tars) for tars in source.shards]
         _check(uri, "train", [*folders, *(tars.folder for tars in source.shards)], part_tables)
@@ -77,6 +69,35 @@ def read_splits(
     pa.default_memory_pool().release_unused()  # what reading took in between
     train, val = (ExampleTable(table, reader.kinds) for table in (train_table, val_table))
     return Splits(main.names, train, val, tuple(parts), tuple(reader.notes))
+
+
+class Source(NamedTuple):
+    """A dataset that is trained on, where it is, and its weight."""
+
+    dataset: Dataset
+    uri: str
+    weight: float
+
+
+def read_sources(uri: str, further: Sequence[tuple[str, float]] = (), weight: float = 1.0) -> list[Source]:
+    """Return the dataset at `uri`, and the further ones with their weights.
+
+    Raises UserError for what cannot be trained on, as far as data.yaml says it: a missing split, one that validates on
+    its own training images, an unknown class.
+    """
+    main = read_dataset(uri)
+    val = find_split_folder(main, "val", uri)
+    if not main.shards:
+        find_split_folder(main, "train", uri)
+    sources = [Source(main, uri, weight), *(Source(read_dataset(other), other, part) for other, part in further)]
+    for source in sources:
+        for name in source.dataset.names:
+            if name not in main.names:
+                raise UserError(f"{source.uri}: its classes must be among {', '.join(main.names)}, but it has {name!r}")
+        for folder in source.dataset.list_training_folders():
+            if storage.overlap(folder, val):
+                raise UserError(f"{source.uri}: train and val must be different images, but are {folder} and {val}")
+    return sources
 
 
 def _check(uri: str, split: str, places: Sequence[str], tables: Sequence[pa.Table]) -> None:
