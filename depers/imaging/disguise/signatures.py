@@ -29,6 +29,8 @@ _STARTS = (
     (b"LZIP\1", "archive"), (b"hsqs", "archive"), (b"MSWIM\0\0\0", "archive"), (b"xar!\0", "archive"),
     (b"\xff\6\0\0sNaPpY", "archive"),
 )  # fmt: skip
+_START = re.compile(b"|".join(re.escape(start) for start, _ in _STARTS))  # none begins another
+_START_NAMES = dict(_STARTS)
 _START_PATTERNS = (
     (re.compile(rb"ORC[\x00-\x1f]"), "archive"),
     (re.compile(rb"\x5d\x00\x00.{2}(?:\xff{8}|.{4}\x00{4})", re.DOTALL), "archive"),  # LZMA without a container
@@ -78,9 +80,8 @@ def find_at_start(data: bytes, is_file: bool = True) -> str:
         return "film"
     if sniffing.is_archive("", head) and (is_file or not head.startswith(_SHORT_STARTS)):
         return "archive"
-    for start, name in _STARTS:
-        if head.startswith(start):
-            return name
+    if match := _START.match(head):
+        return _START_NAMES[match[0]]
     for pattern, name in _START_PATTERNS:
         if pattern.match(head):
             return name

@@ -22,6 +22,7 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
 _NUMBERS = b"0123456789abcdefABCDEFxX. \t\r\n,;:+-[](){}\"'"
 _IS_BASE64, _IS_NUMBER = 1, 2
 _KINDS = bytes(_IS_BASE64 * (character in _BASE64) | _IS_NUMBER * (character in _NUMBERS) for character in range(256))
+_DIGITS = b"0123456789"
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
 _URI = re.compile(rb"data:image/(?!svg)[\w.+-]+[^,\s\"'<>)]{0,80},[\w+/%=\\-]{32}", re.IGNORECASE)
@@ -34,6 +35,7 @@ _HEX = bytes(character in b"0123456789abcdefABCDEF" for character in range(256))
 _BASE32 = bytes(character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" for character in range(256))
 _LONG = 32
 _HEX_DIGITS = (b"0123456789abcdef", b"0123456789ABCDEF")
+_ONE_HASH = re.compile(rb"[0-9a-f]{32,}|[0-9A-F]{32,}")
 _HEX_CASES = tuple(bytes(character in digits for character in range(256)) for digits in _HEX_DIGITS)
 _TO_BLANKS = bytes(character if character in b"0123456789abcdefABCDEF" else 32 for character in range(256))
 _LEAST_PAIRS, _LEAST_SIDE = 32, 24
@@ -193,6 +195,8 @@ def _decode_letters(run: bytes) -> Iterator[Writing]:
         return
     hashes, letters = _part_hashes(letters)
     yield from _decode_hex(hashes)
+    if not letters:
+        return
     for start, stop in _find_stretches(letters, _HEX):
         yield from _decode_hex(letters[start:stop])
     for content in _decode_base64(letters):
@@ -225,6 +229,8 @@ def _part_hashes(letters: bytes) -> tuple[bytes, bytes]:
 
     No four bytes that begin an image are so in base64.
     """
+    if _ONE_HASH.fullmatch(letters) and len(letters) < 8 * len(letters.translate(None, _DIGITS)) < 7 * len(letters):
+        return letters, b""  # as most runs are
     array = np.frombuffer(letters, np.uint8)
     changes = np.zeros(len(array) + 1, np.int8)
     is_letter = np.r_[0, np.cumsum(array >= ord("A"), dtype=np.int32)]
