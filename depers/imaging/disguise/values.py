@@ -33,8 +33,8 @@ _HEX_KINDS = bytes(
 _LEAST_HEX, _MOST_OTHERS = 512, 0.02
 _TO_BLANKS = bytes(character if _HEX_KINDS[character] in (1, 2) else 32 for character in range(256))
 _HEX_SHARES = (0.45, 0.85)  # of digits among hexadecimal digits
-_LEAST_LINES = 12
-_LINES = re.compile(rb"(?:^[^\s]{40,}\r?\n){%d,}" % _LEAST_LINES, re.MULTILINE)
+_LEAST_LINES, _LEAST_LINE = 12, 40
+_BLANKS = bytes(chr(character) in " \t\n\r\f\v" for character in range(256))
 _MOST_ALIKE = 0.04  # of the characters of two lines above one another
 _MOST_ABOVE, _LEAST_BESIDE = 0.6, 0.12  # of drawings: paths have more alike above one another, and fewer beside
 _OTHER_PUNCTUATION = b"!#$&*@^?<>;()`~|"
@@ -71,8 +71,8 @@ def find_long_value(text: bytes) -> str:
             continue
         if len(zlib.compress(value[: 1 << 20], 1)) >= _LEAST_RATIO * min(len(value), 1 << 20):
             return f"{len(value)} letters without a blank, which may say anything"
-    for match in _LINES.finditer(text) if text.count(b"\n") >= _LEAST_LINES else ():
-        if _are_wrapped(match[0]):
+    for lines in _list_lines(text.replace(b"\r\n", b"\n") if b"\r" in text else text):
+        if _are_wrapped(lines):
             return "letters broken into lines, which may say anything"
     return ""
 
@@ -84,6 +84,19 @@ def _list_long(text: bytes) -> Iterator[bytes]:
         value = text[start:end]
         if (before in (b'"', b"'") and before == after) or (not (before + after).strip() and _is_mixed(value)):
             yield value
+
+
+def _list_lines(text: bytes) -> Iterator[bytes]:
+    """Yield stretches of long lines without blanks, not a few of them."""
+    places = np.flatnonzero(np.frombuffer(text.translate(_BLANKS), np.bool_))
+    if len(places) < _LEAST_LINES:
+        return
+    ends_line = np.frombuffer(text, np.uint8)[places] == ord("\n")
+    is_line = ends_line & np.r_[True, ends_line[:-1]] & (np.diff(places, prepend=-1) > _LEAST_LINE)
+    edges = np.flatnonzero(np.diff(is_line.astype(np.int8), prepend=0, append=0))
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if end - start >= _LEAST_LINES:
+            yield text[places[start - 1] + 1 if start else 0 : places[end - 1] + 1]
 
 
 def _is_mixed(value: bytes) -> bool:
