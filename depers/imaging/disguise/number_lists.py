@@ -4,6 +4,7 @@ No signature tells, so that the numbers have to: those of labels, tokens, boxes,
 neighbors that are alike; those of polygons and masks have them, but alternate between two curves.
 """
 
+import re
 import warnings
 from typing import Any
 
@@ -29,6 +30,8 @@ _SEPARATOR, _DIGIT, _DOT, _SIGN, _EXPONENT, _WORD = range(6)
 _ONE_DOT, _ONE_EXPONENT, _ONE_LETTER = 1 << 24, 1 << 36, 1 << 48  # of a token, beside the count of its digits
 _MOST_UNIT = 3  # letters behind a number
 _LONGEST = 48  # characters of a number
+_WIDE = re.compile(rb"(?<![\w.])-?\d{9,1023}(?![\w.])")
+_LEAST_PACKED, _MANY_PACKED = 24, 256  # numbers
 
 
 def _classify(character: int) -> int:
@@ -120,6 +123,30 @@ def _are_dots(values: NDArray[Any], most_kinds: int) -> bool:
 
 def _are_smooth(values: NDArray[Any]) -> bool:
     return any(_have_smooth_channels(values, period, blocks) for period, blocks in _list_periods(values))
+
+
+def are_packed_pixels(text: bytes) -> bool:
+    """Return whether the whole numbers in a text are pixels of 8 bits, several in each: their bytes are alike.
+
+    Those of times, identifiers and hashes are not: they stand still, count, or are chance.
+    """
+    found = [int(number) for number in _WIDE.findall(text)]
+    for start in range(0, len(found) - _LEAST_PACKED + 1, _MANY_PACKED):
+        numbers = found[start : start + _MANY_PACKED]
+        size = max(4, (max(abs(number).bit_length() for number in numbers) + 7) // 8)
+        packed = b"".join((number & (1 << 8 * size) - 1).to_bytes(size, "big") for number in numbers)
+        pixels = np.frombuffer(packed, np.uint8).reshape(-1, size).astype(np.float64)
+        if pixels.size >= LEAST_NUMBERS and any(_are_alike(pixels, lag) for lag in (1, 3)):
+            return True
+    return False
+
+
+def _are_alike(columns: NDArray[np.float64], lag: int) -> bool:
+    """Return whether columns are like those `lag` beside them, by the mean of their correlations."""
+    deviations = columns - columns.mean(0)
+    spreads = np.sqrt((deviations**2).mean(0))
+    products = (deviations[:, lag:] * deviations[:, :-lag]).mean(0)
+    return bool((products / np.maximum(spreads[lag:] * spreads[:-lag], 1)).mean() >= _LEAST_CORRELATION)
 
 
 def are_raw_pixels(data: bytes) -> bool:

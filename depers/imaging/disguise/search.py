@@ -4,7 +4,7 @@ What is kept has to be text, and plain: words, and values that are short or show
 image that nothing here knows, and is one as far as is known.
 """
 
-from depers.imaging.disguise import characters, number_lists, pixels, signatures, texts, values
+from depers.imaging.disguise import characters, drawings, number_lists, pixels, signatures, texts, values
 
 _MOST_LAYERS = 4
 _MIN_BYTES = 32
@@ -41,7 +41,11 @@ def _find(data: bytes, layer: int, is_text: bool = False) -> Finding:
     if (may_be_text or b"data:image/" in data) and (mark := texts.find_mark(data)):
         return f"a {mark}"
     try:
-        if (content := signatures.unpack(data)) and (kind := _find(content, layer + 1)):
+        content = signatures.unpack(data)
+        if content and data.isascii():  # which digits begin well by chance: what comes out then is chance, too
+            if kind := signatures.find(content):
+                return f"{_name(kind)}, compressed"
+        elif content and (kind := _find(content, layer + 1)):
             return f"{kind}, compressed"
     except ValueError as error:
         return f"compressed data that {error}"
@@ -68,9 +72,12 @@ def _find_in_text(text: bytes, layer: int, is_text: bool) -> Finding:
         if writing.is_refused:
             return f"{_name(writing.way)}" if writing.way.startswith("grid") else writing.way
     for start in range(0, max(1, len(text) - _OVERLAP), _WINDOW - _OVERLAP):
-        if number_lists.are_pixels(number_lists.read_numbers(text[start : start + _WINDOW])):
+        part = text[start : start + _WINDOW]
+        if number_lists.are_pixels(number_lists.read_numbers(part)) or number_lists.are_packed_pixels(part):
             return "numbers that may be pixels"
-    return (values.find_drawing(text) or values.find_long_value(text)) if is_text else ""
+    if not is_text:
+        return ""
+    return values.find_drawing(text) or drawings.find_drawing(text) or values.find_long_value(text)
 
 
 def _name(kind: str) -> str:

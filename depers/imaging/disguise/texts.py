@@ -35,6 +35,7 @@ _HEX = bytes(character in b"0123456789abcdefABCDEF" for character in range(256))
 _BASE32 = bytes(character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" for character in range(256))
 _LONG = 32
 _HEX_DIGITS = (b"0123456789abcdef", b"0123456789ABCDEF")
+_WHOLE_NUMBER = re.compile(rb"(?<![\w+/=-])\d{9,}(?![\w+/=-])")  # no letters of base64, or of hexadecimal digits
 _ONE_HASH = re.compile(rb"[0-9a-f]{32,}|[0-9A-F]{32,}")
 _HEX_CASES = tuple(bytes(character in digits for character in range(256)) for digits in _HEX_DIGITS)
 _TO_BLANKS = bytes(character if character in b"0123456789abcdefABCDEF" else 32 for character in range(256))
@@ -45,7 +46,10 @@ _DECIMAL = bytes(set(_NUMBERS) - set(b"abcdfABCDFxX"))
 _XBM = re.compile(rb"#\s*define\s+\w*width\s+\d[^{]{0,400}_bits\s*\[\s*\]")
 _XPM = re.compile(rb"/\*\s*XPM\s*\*/")
 _PNM = re.compile(rb"P[123]\s+(?:#[^\n]*\n\s*)*\d{1,5}\s+\d{1,5}(?:\s+[\d\s]){64}")
-_SHAPE = re.compile(rb"<(?:\w+:)?(?:rect|circle|ellipse|polygon|polyline|path|line|use|image|td\s[^>]{0,99}color)\b")
+_SHAPE = re.compile(  # those of CVAT's XML have labels and names
+    rb"<(?:\w+:)?(?:(?:rect|circle|ellipse|path|line|use|td\s[^>]{0,99}color)\b"
+    rb"|(?:polygon|polyline)\b(?![^>]{0,200}\blabel=)|image\b(?![^>]{0,200}\bname=))"
+)
 _COLOR = re.compile(rb"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b")
 _LONG_PATH = re.compile(rb"\sd=[\"'][^\"']{8192}")
 _MOST_SHAPES, _MOST_COLORS = 512, 768
@@ -117,7 +121,7 @@ def decode(text: bytes) -> Iterator[Writing]:
     if text.count(b"\n") * 2 * _BLOCK > len(text):  # lines so short that they may hold no whole block
         yield from _decode_runs(text.translate(None, b" \t\r\n"))
     for stretch, has_signs in values.find_groups(text):
-        for content in _decode_base64(stretch.translate(_STANDARD, _NOT_BASE64)):
+        for content in _decode_base64(_WHOLE_NUMBER.sub(b"", stretch).translate(_STANDARD, _NOT_BASE64)):
             yield Writing("base64 in groups", content)
         if has_signs:
             yield Writing("letters that may say anything", b"", is_refused=True)
@@ -190,7 +194,7 @@ def _decode_letters(run: bytes) -> Iterator[Writing]:
 
     A run is lines with little between them, of which the last may be short.
     """
-    letters = run.translate(_STANDARD, _NOT_BASE64)
+    letters = _WHOLE_NUMBER.sub(b"", run).translate(_STANDARD, _NOT_BASE64)
     if len(letters) < LEAST_TEXT:
         return
     hashes, letters = _part_hashes(letters)

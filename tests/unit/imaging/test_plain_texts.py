@@ -102,9 +102,38 @@ NUMBERS: dict[str, bytes] = {
     "hsl()": ",".join(f"hsl({v},50%,{v * 100 // 255}%)" for v in LARGE.ravel().tolist()).encode(),
     "dots": json.dumps(np.asarray(Image.fromarray(LARGE).convert("1")).astype(int).tolist()).encode(),
     "a path": "<svg><path d='{}'/></svg>".format(" ".join(f"M{x} {y}h1" for x, y in PLACES.tolist())).encode(),
+    "a small SVG": "<svg viewBox='0 0 9 9'>{}</svg>".format(
+        "".join(f'<rect x="{n % 9}" y="{n // 9}" width="1" height="1" fill="gray"/>' for n in range(81))
+    ).encode(),
+    "SVGs of few shapes": "".join(f"<svg><path d='M0 {n}h9'/></svg>" for n in range(81)).encode(),
+    "an SVG of few paths": "<svg>{}</svg>".format(
+        "".join(f"<path d='{' '.join(f'M{n} {y}h1' for n in range(40) if y * n % 3)}'/>" for y in range(40))
+    ).encode(),
+    **{
+        f"{size} pixels in a number, {order}": json.dumps(
+            [int.from_bytes(GRAY.tobytes()[at : at + size], order, signed=True) for at in range(0, 4096 - size, size)]
+        ).encode()
+        for size in (4, 8, 12)
+        for order in ("big", "little")
+    },
+    "a row in a number": "\n".join(str(int.from_bytes(row.tobytes(), "big")) for row in GRAY).encode(),
     "big numbers": json.dumps((GRAY.astype(int) * 257 + 9_000_000).ravel().tolist()).encode(),
 }  # fmt: skip
+DOTS = np.asarray(Image.fromarray(draw_photograph(36, 36)[..., 1]).convert("1")).astype(int)
+HALVES = (np.median(GRAY) < GRAY).astype(int)
+
+
+def draw_rows(array: NDArray[Any], letters: str) -> list[str]:
+    return ["".join(letters[value] for value in row) for row in array.tolist()]
+
+
 LETTERS: dict[str, bytes] = {
+    **{f"dots of {pair!r}": "\n".join(draw_rows(DOTS, pair)).encode() for pair in ("ab", " #", "o ", "ил", "-=")},
+    **{f"halves of {pair!r}": json.dumps(draw_rows(HALVES, pair)).encode() for pair in ("ab", "M ", "01", "._")},
+    "dots in captions": json.dumps([{"id": n, "caption": row} for n, row in enumerate(draw_rows(DOTS, "XO"))]).encode(),
+    "dots in words": " ".join(row[at : at + 12] for row in draw_rows(DOTS, "ab") for at in (0, 12, 24)).encode(),
+    "dots amid prose": b"A man in the street, see below.\n" * 60 + "\n".join(draw_rows(DOTS, " #")).encode(),
+    "four shades": "\n".join(draw_rows(GRAY // 64, ".oO@")).encode(),
     "hexadecimal in groups": group(RAW.hex().encode(), 4, b" "),
     "hexadecimal with dots": RAW.hex(".").encode(),
     "hexadecimal in hashes": json.dumps([RAW[at : at + 32].hex() for at in range(0, len(RAW), 32)]).encode(),
@@ -281,6 +310,28 @@ ORDINARY: dict[str, bytes] = {
     ).encode(),
     "table": b"| class | precision | recall |\n|-------|-----------|--------|\n| car   | 0.912     | 0.811  |\n" * 99,
     "a digest": random.Random(0).randbytes(64),
+    "CVAT": "".join(
+        f'<image id="{n}" name="{n}.jpg" width="640" height="480"><polygon label="car" source="manual" occluded="0"'
+        f' points="{n}.5,3.00;{n * 7 % 640}.1,9.25;88.0,{n}.5"/></image>\n'
+        for n in range(700)
+    ).encode(),
+    "attributes": "".join(
+        f"{n:06}.jpg {' '.join(f'{CHANCE.choice([-1, 1]):2}' for _ in range(40))}\n" for n in range(400)
+    ).encode(),
+    "answers": "".join(f"{n} {' '.join(CHANCE.choice('ABCD') for _ in range(30))}\n" for n in range(400)).encode(),
+    "words of few letters": "".join(say(CHANCE, "car cat yes no on off", 1) + "\n" for _ in range(9000)).encode(),
+    "laughs": "".join(f"{say(CHANCE, 'so funny that he said', 9)} {'ha' * (n % 19)}\n" for n in range(900)).encode(),
+    "filled up": "".join(f"{CHANCE.randrange(900):032x},{CHANCE.randrange(90):016}\n" for _ in range(900)).encode(),
+    "rules": "".join(
+        f"{'-' * (n % 40)} {'=' * (n % 7)}\n{say(CHANCE, 'one two three four', 40)}\n" for n in range(300)
+    ).encode(),
+    "times in ns": json.dumps([1_700_000_000_000_000_000 + n * 33_366_700 for n in range(900)]).encode(),
+    "times in ms": json.dumps([1_700_000_000_000 + n * 33 + CHANCE.randrange(5) for n in range(900)]).encode(),
+    "numbers of things": json.dumps([CHANCE.randrange(10**17, 10**18) for _ in range(900)]).encode(),
+    "hashes as numbers": json.dumps([CHANCE.getrandbits(64) for _ in range(900)]).encode(),
+    "books": json.dumps([9_780_000_000_000 + CHANCE.randrange(10**9) for _ in range(900)]).encode(),
+    "seeds": json.dumps([CHANCE.getrandbits(32) for _ in range(900)]).encode(),
+    "an icon in HTML": b"<p>A man.</p><svg viewBox='0 0 24 24'><path d='M12 2L2 7l10 5 10-5-10-5z'/></svg>" * 3,
     "array of embeddings": save_array(np.save, RNG.normal(size=(300, 256)).astype(np.float32)),
     "links": "".join(f"https://example.org/a?X-Sign={CHANCE.randbytes(32).hex()}&t={n}\n" for n in range(300)).encode(),
 }  # fmt: skip
