@@ -1,4 +1,4 @@
-"""Pictures that are drawn in a text: with few letters, some for dark and some for light, or with shapes of an SVG."""
+"""Images that are drawn in a text: with few letters, some for dark and some for light, or with shapes of an SVG."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ _MOST_SHAPES, _MOST_SHAPE_LETTERS = 64, 2048  # of the SVGs of a text: as many a
 
 
 def find_drawing(text: bytes) -> str:
-    """Return what picture is drawn in a text; empty where none is."""
+    """Return what drawing is in a text; empty where none is."""
     if b"<" in text and (drawing := _find_svg(text)):
         return drawing
     letters = text.decode("utf-8", "replace")

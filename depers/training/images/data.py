@@ -71,7 +71,7 @@ def read_splits(
     return Splits(main.names, train, val, tuple(parts), tuple(reader.notes))
 
 
-class Source(NamedTuple):
+class TrainingSource(NamedTuple):
     """A dataset that is trained on, where it is, and its weight."""
 
     dataset: Dataset
@@ -79,7 +79,7 @@ class Source(NamedTuple):
     weight: float
 
 
-def read_sources(uri: str, further: Sequence[tuple[str, float]] = (), weight: float = 1.0) -> list[Source]:
+def read_sources(uri: str, further: Sequence[tuple[str, float]] = (), weight: float = 1.0) -> list[TrainingSource]:
     """Return the dataset at `uri`, and the further ones with their weights.
 
     Raises UserError for what cannot be trained on, as far as data.yaml says it: a missing split, one that validates on
@@ -89,7 +89,10 @@ def read_sources(uri: str, further: Sequence[tuple[str, float]] = (), weight: fl
     val = find_split_folder(main, "val", uri)
     if not main.shards:
         find_split_folder(main, "train", uri)
-    sources = [Source(main, uri, weight), *(Source(read_dataset(other), other, part) for other, part in further)]
+    sources = [
+        TrainingSource(main, uri, weight),
+        *(TrainingSource(read_dataset(other), other, part) for other, part in further),
+    ]
     for source in sources:
         for name in source.dataset.names:
             if name not in main.names:

@@ -41,12 +41,14 @@ def test_a_verb_is_a_function_with_its_arguments(verb: str, monkeypatch: pytest.
     }
     if any(field.name == "weights" and field.default == () for field in fields):
         required["weights"] = "a.pt"
-    getattr(depers, verb)(*(tmp_path / name for name in arguments), **required)
+    names = {"out": "out.onnx"} if verb == "export" else {}
+    places = [tmp_path / names.get(name, name) for name in arguments]
+    getattr(depers, verb)(*places, **required)
     [(called_verb, options)] = calls
     assert called_verb == verb and type(options) is options_type(verb)
-    assert [getattr(options, name) for name in arguments] == [str(tmp_path / name) for name in arguments]
+    assert [getattr(options, name) for name in arguments] == [str(place) for place in places]
     with pytest.raises(TypeError, match=r"'verbose' is no option$"):
-        getattr(depers, verb)(*(tmp_path / name for name in arguments), **required, verbose=True)
+        getattr(depers, verb)(*places, **required, verbose=True)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
