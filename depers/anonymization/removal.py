@@ -95,7 +95,7 @@ class Removal:
         self._warn_of_others()
         rows, paths = [], []
         for text, entry in sorted(self._departed.items()):
-            is_there = entry.path in outputs
+            is_there = outputs.get(entry.path) is not None
             if self._keep and is_there:
                 kept_rows = self._keep_result(text, entry)
                 paths += [] if kept_rows else [entry.path]
@@ -110,7 +110,8 @@ class Removal:
 
     def _keep_result(self, text: str, entry: Entry) -> list[Row]:
         """Return the rows of a result that stays, from the record of that version of it; none for what is no result."""
-        result, versions = self._summary.stock.outputs[entry.path], self._versions.get(text, ())
+        result, versions = self._summary.stock.outputs.get(entry.path), self._versions.get(text, ())
+        assert result is not None
         version = next((version for version in reversed(versions) if version.stamp == result.stamp), None)
         if version is None:
             out = self._summary.job.out
@@ -137,9 +138,9 @@ class Removal:
 
     def _warn_of_others(self) -> None:
         """Say what lies in OUT that depers did not write."""
-        inputs = {entry.path for unit in self._summary.units for entry in unit.entries}
-        others = self._summary.stock.outputs.keys() - inputs - {entry.path for entry in self._summary.stock.absent}
-        others |= set(self._summary.stock.strangers)
+        stock = self._summary.stock
+        others = set(stock.outputs.list_without(stock.inputs)) - {entry.path for entry in stock.absent}
+        others |= set(stock.strangers)
         if others:
             example = f"{len(others)} files that depers did not write, such as {min(others)}"
             report(f"warning: {self._summary.job.out} holds {example}: they stay, and are in no manifest")

@@ -139,11 +139,13 @@ def run(options: Options, *, withholds: bool = True) -> DetectResult:
     if is_yolo:
         ambiguous = check_texts(
             storage.absolute(options.out),
-            list_selected(
-                storage.absolute(options.input),
-                options.follow_links,
-                [storage.absolute(options.out)],
-                options.selection,
+            list(
+                list_selected(
+                    storage.absolute(options.input),
+                    options.follow_links,
+                    [storage.absolute(options.out)],
+                    options.selection,
+                )
             ),
         )
         names = pipeline.read_class_names(options)

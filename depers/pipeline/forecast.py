@@ -96,7 +96,7 @@ def forecast(job: PassJob, options: PassOptions) -> Forecast:
     Boxes from elsewhere are not read: what looking them up takes is left out.
     """
     job = job._replace(boxes=None, settings=replace(job.settings, device="cpu"))
-    units = plan_units(job, options.follow_links, options.selection)
+    units, _ = plan_units(job, options.follow_links, options.selection)
     counts, sizes = Counter[str](), Counter[str]()
     images, archives = list[Entry](), list[Unit]()
     for unit in units:
@@ -106,7 +106,7 @@ def forecast(job: PassJob, options: PassOptions) -> Forecast:
             counts[suffix] += 1
             sizes[suffix] += max(0, entry.size)
             images += [entry] if not unit.archive and not entry.status and _is_image(entry) else []
-    sample = Selection(limit=_SAMPLE).apply(images)
+    sample = list(Selection(limit=_SAMPLE).apply(images))
     smallest = min(archives, key=lambda unit: unit.entries[0].size, default=None)
     checkpoints = read_checkpoints(job.weights)
     calls = [(job, tuple(checkpoints), sample, None if sample else smallest)]

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from depers.runtime.progress import Speed, follow, report, report_lines
 from depers.runtime.takeover import FormerRows, Source
 from depers.runtime.units import Finished, Unit
 from depers.storage import Entry
+from depers.storage.listing import Listing, Results
 from depers.storage.selection import Selection, is_bucket, list_selected
 from depers.storage.tables import parquet_text
 
@@ -156,10 +157,9 @@ class Summary(NamedTuple):
         """Forget what departed, unless OUT retains what became of it: OUT and its records speak of the same now."""
         if self.stock.absent:
             forgotten = set(self.stock.departed) - set(retained)
-            entries = [entry for unit in self.units for entry in unit.entries]
             remembered = [entry for entry in self.stock.absent if entry not in forgotten]
             place, selection = storage.real_place(self.job.input), self.stock.selection
-            inputs.write_inputs(self.job.records, place, [*entries, *remembered], selection)
+            inputs.write_inputs(self.job.records, place, self.stock.inputs, selection, remembered)
         units.remove_former(self.job.records)
 
 
@@ -170,8 +170,10 @@ class Stock(NamedTuple):
     """Inputs that INPUT does not hold now."""
     departed: tuple[Entry, ...]
     """Those of them that are gone, not merely out of reach."""
-    outputs: Mapping[str, Entry]
-    """What was in OUT, by its paths, where results are mirrored there."""
+    outputs: Results
+    """What was in OUT, where results are mirrored there."""
+    inputs: Listing
+    """What INPUT holds."""
     strangers: tuple[str, ...] = ()
     """What of that lies in the place of inputs that had no result."""
     former_rows: FormerRows = FormerRows({})
@@ -218,7 +220,10 @@ def _run(
     checkpoints = read_checkpoints(job.weights)
     finish_inspection = _start_inspection(job, checkpoints)  # INPUT is listed meanwhile
     digests = [hashlib.sha256(data).hexdigest()[:16] for data in checkpoints]
-    all_units = plan_units(job, options.follow_links, options.selection) if entries is None else units.cut(entries)
+    if entries is None:
+        all_units, listing = plan_units(job, options.follow_links, options.selection)
+    else:
+        all_units, listing = _cut(Listing.of(entries))
     join = None if table is None else stack.enter_context(RowJoin(table, all_units))
     if job.boxes is not None:
         loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
@@ -235,7 +240,7 @@ def _run(
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
     with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
         read_rows = None if join is None else partial(join.read, rows_type=rows_type)
-        stock = _take_stock(job, all_units, read_rows, options.selection)
+        stock = _take_stock(job, all_units, listing, read_rows, options.selection)
         finished_units, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
         if job.mirrors:
             finished_units, stock = _without_deviations(job, all_units, finished_units, stock, lease)
@@ -288,14 +293,15 @@ def _mark(unit: Unit, marks: Collection[str]) -> Unit:
     return units.rename(unit, contents, contents) if any(contents) else unit
 
 
-def _take_stock(job: PassJob, all_units: Sequence[Unit], read_rows: RowReader | None, selection: Selection) -> Stock:
+def _take_stock(
+    job: PassJob, all_units: Sequence[Unit], listing: Listing, read_rows: RowReader | None, selection: Selection
+) -> Stock:
     """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
 
     Raise UserError where INPUT is another one than theirs.
     """
     place, known = storage.real_place(job.input), inputs.read_inputs(job.records)
-    entries = [entry for unit in all_units for entry in unit.entries]
-    inputs.refuse_another(job.out, place, entries, known)
+    inputs.refuse_another(job.out, place, listing, known)
     inputs.refuse_narrower(job.out, selection, known)
     finished_units = units.list_finished(job.records)
     changed_names = changes.find_changed_inputs(job.records, all_units, finished_units, job.input, known.entries)
@@ -305,20 +311,24 @@ def _take_stock(job: PassJob, all_units: Sequence[Unit], read_rows: RowReader | 
         if name in changed_names:
             units.remove_chunks(job.records, name, numbers)
     former_rows = _find_former_rows(job, all_units, changed_names, read_rows)
-    paths = {entry.path for entry in entries}
+    fold = outputs.find_fold(job.out) if job.mirrors else None
+    to_input_name = outputs.make_namer((entry.path for entry in listing), fold) if fold else None
     # What a link that leads nowhere led to is not gone: a disk may be missing.
-    shields = tuple(f"{entry.path}/" for entry in entries if entry.size < 0)
-    to_input_name = outputs.make_namer(paths, outputs.find_fold(job.out) if job.mirrors else None)
-    absent = tuple(entry for entry in known.entries if to_input_name(entry.path) not in paths)
+    shields = tuple(f"{entry.path}/" for entry in listing if entry.size < 0) if not storage.is_s3(job.input) else ()
+    absent = tuple(known.entries.without(listing))
+    if to_input_name:
+        absent = tuple(entry for entry in absent if listing.get(to_input_name(entry.path)) is None)
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
-    inputs.write_inputs(job.records, place, [*entries, *absent], selection)
-    listing = storage.list_files(job.out) if job.mirrors and storage.is_dir(job.out) else ()
-    results = {to_input_name(entry.path): entry for entry in listing if not entry.status}
-    if not storage.is_s3(job.out):
-        obstacles = inputs.find_obstacles(paths, {entry.path for entry in departed} & results.keys())
+    inputs.write_inputs(job.records, place, listing, selection, absent)
+    del known
+    has_results = job.mirrors and storage.is_dir(job.out)
+    results = Results.of(storage.list_sorted(job.out) if has_results else (), to_input_name)
+    if departed and not storage.is_s3(job.out):
+        present = {entry.path for entry in departed if results.get(entry.path) is not None}
+        obstacles = inputs.find_obstacles({entry.path for entry in listing}, present)
         storage.delete_files(job.out, obstacles)
-        results = {path: entry for path, entry in results.items() if path not in obstacles}
-    return Stock(absent, departed, results, former_rows=former_rows, selection=selection)
+        results = results.remove(obstacles)
+    return Stock(absent, departed, results, listing, former_rows=former_rows, selection=selection)
 
 
 def _find_former_rows(
@@ -343,13 +353,17 @@ def _take_over(
     Record the units of which nothing is left. A row is taken over where its result is in OUT as it was written.
     """
 
-    def holds(entry: Entry, stamp: str | None) -> bool:
-        result = stock.outputs.get(entry.path)
-        return not job.mirrors or (result is None if stamp is None else result is not None and result.stamp == stamp)
-
     todo, sources = list[Unit](), dict[str, tuple[Source, ...]]()
     for unit in open_units:
-        remainder, places = (unit, ()) if unit.name in finished_units.retries else stock.former_rows.split(unit, holds)
+        remainder, places = unit, tuple[Source, ...]()
+        if unit.name not in finished_units.retries:
+            results = stock.outputs.near(unit.entries) if job.mirrors and stock.former_rows else {}
+
+            def holds(entry: Entry, stamp: str | None, results: Mapping[str, Entry] = results) -> bool:
+                result = results.get(entry.path)
+                return not job.mirrors or (None if result is None else result.stamp) == stamp
+
+            remainder, places = stock.former_rows.split(unit, holds)
         sources |= {unit.name: places} if places else {}
         todo += [remainder] if remainder.entries else []
     remaining_names = {unit.name for unit in todo}
@@ -362,7 +376,6 @@ def _without_deviations(
 ) -> tuple[Finished, Stock]:
     """Remove from OUT what lies in the place of results and is none; return what is finished and there all the same."""
     deviations = changes.check_results(job.records, all_units, finished_units, job.out, stock.outputs)
-    foreign = frozenset(deviations.foreign)
     if deviations.units:
         report(f"{job.out}: results of {len(deviations.units)} units are missing, or are not what was written: again")
     if deviations.foreign:
@@ -370,22 +383,32 @@ def _without_deviations(
         report(f"warning: {job.out}: removes {example}, such as {parquet_text(min(deviations.foreign))}")
         lease.confirm()
         storage.delete_files(job.out, deviations.foreign)
-    outputs = {path: entry for path, entry in stock.outputs.items() if path not in foreign}
     remainder = Finished(finished_units.names - deviations.units, finished_units.retries - deviations.units)
-    return remainder, stock._replace(outputs=outputs, strangers=deviations.strangers)
+    results = stock.outputs.remove(deviations.foreign)
+    return remainder, stock._replace(outputs=results, strangers=deviations.strangers)
 
 
-def plan_units(job: PassJob, follow_links: bool = False, selection: Selection | None = None) -> list[Unit]:
-    """Return the units of what is selected in INPUT. Raise UserError for none, and for what only OUT may hold."""
-    entries = outputs.check_inputs(
-        job.input, list_selected(job.input, follow_links, (job.out, job.records_beside), selection)
-    )
-    if not entries:
+def plan_units(
+    job: PassJob, follow_links: bool = False, selection: Selection | None = None
+) -> tuple[list[Unit], Listing]:
+    """Return the units of what is selected in INPUT, and that. Raise UserError for none, and what only OUT may hold."""
+    entries: Iterable[Entry] = list_selected(job.input, follow_links, (job.out, job.records_beside), selection)
+    if storage.is_s3(job.input) and (storage.is_s3(job.out) or not job.mirrors):
+        listing = Listing.of(outputs.check_keys(job.input, job.out if job.mirrors else None, entries))
+        outputs.refuse_namesakes_in_tables(job.input, listing)
+    else:
+        checked = outputs.check_inputs(job.input, list(entries))
+        listing = Listing.of(outputs.check_outputs(job.out, checked) if job.mirrors else checked)
+    if not len(listing):
         problem = "but is empty" if selection in (None, Selection()) else "but --include and --exclude leave out all"
         raise UserError(f"{job.input}: must hold at least one file, {problem}")
-    if any(entry.path.partition("/")[0].casefold() == units.FOLDER for entry in entries):
+    if any(entry.path.partition("/")[0].casefold() == units.FOLDER for entry in listing):
         raise UserError(f"{job.input}: must not hold a folder {units.FOLDER}, which is where OUT's records go")
-    return units.cut(outputs.check_outputs(job.out, entries) if job.mirrors else entries)
+    return _cut(listing)
+
+
+def _cut(listing: Listing) -> tuple[list[Unit], Listing]:
+    return units.cut(listing), listing
 
 
 def refuse_overlap(places: Mapping[str, str | None]) -> None:

@@ -4,7 +4,7 @@ A record notes the stamp that storage gave each result, `inputs.parquet` those o
 is held against the record's digest: a copy, or a file whose rights were changed, is still what it was.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from depers.runtime.units import Finished, RecordNotes, Unit
 from depers.statuses import FileStatus
 from depers.storage import Entry
 from depers.storage.failures import explain
+from depers.storage.listing import Listing, Results
 from depers.storage.tables import parquet_text
 
 _READERS = 32  # threads that mostly wait for storage, or compute digests
@@ -46,7 +47,7 @@ class _Review(NamedTuple):
 
 
 def check_results(
-    records: str, all_units: Sequence[Unit], finished_units: Finished, out: str, results: Mapping[str, Entry]
+    records: str, all_units: Sequence[Unit], finished_units: Finished, out: str, results: Results
 ) -> Deviations:
     """Return what of `results`, the files in OUT by their inputs, is not what the finished units have written.
 
@@ -71,12 +72,12 @@ def check_results(
     )
 
 
-def _review(records: str, unit: Unit, is_retry: bool, results: Mapping[str, Entry]) -> _Review:
+def _review(records: str, unit: Unit, is_retry: bool, results: Results) -> _Review:
     notes = units.read_notes(records, unit.name, is_retry)
-    absences, suspects = 0, dict[str, Entry]()
+    absences, suspects, unit_results = 0, dict[str, Entry](), results.near(unit.entries)
     for entry in unit.entries:
         text = parquet_text(entry.path)
-        stamp, result = notes.stamps.get(text), results.get(entry.path)
+        stamp, result = notes.stamps.get(text), unit_results.get(entry.path)
         if result is None:
             absences += stamp is not None
         elif stamp != result.stamp and (stamp is not None or text not in notes.retries):
@@ -121,15 +122,15 @@ def has_digest(root: str, entry: Entry, digest: str | None) -> bool:
 
 
 def find_changed_inputs(
-    records: str, all_units: Sequence[Unit], finished_units: Finished, root: str, former_entries: Iterable[Entry]
+    records: str, all_units: Sequence[Unit], finished_units: Finished, root: str, former_entries: Listing
 ) -> frozenset[str]:
     """Return the names of the units of which an input is another one than before, though of equal size and time.
 
     `former_entries` are the inputs of earlier runs. Raise OutageError.
     """
-    before = {entry.path: entry for entry in former_entries}
     suspects: list[tuple[Unit, list[Entry]]] = []
-    for unit in all_units:
+    for unit in () if storage.is_s3(root) else all_units:  # whose tags say all
+        before = former_entries.near(unit.entries)
         entries = [entry for entry in unit.entries if _is_suspect(entry, before.get(entry.path))]
         if entries:
             suspects.append((unit, entries))

@@ -4,15 +4,19 @@ It is written before the work begins, with what earlier runs that were not finis
 lie in OUT is known; and again at the end, with what INPUT holds alone.
 """
 
+import io
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from depers import storage
 from depers.errors import UserError
 from depers.storage import Entry, tables
+from depers.storage.listing import Listing
 from depers.storage.selection import Selection
 from depers.storage.tables import column, schema
 
@@ -24,6 +28,7 @@ SCHEMA = schema(
 )
 _NAME = "inputs.parquet"
 _PLACE = b"depers.input"
+_ROWS = 65_536  # that are compared at once
 _SELECTION = b"depers.selection"
 
 
@@ -31,7 +36,7 @@ class KnownInputs(NamedTuple):
     """Where INPUT was, what it held, and which of it were inputs."""
 
     place: str = ""
-    entries: tuple[Entry, ...] = ()
+    entries: Listing = Listing([])
     selection: Selection = Selection()
 
 
@@ -41,14 +46,16 @@ def read_inputs(records: str) -> KnownInputs:
     if not storage.exists(uri):
         return KnownInputs()
     with storage.translated_errors(uri):
-        table = tables.read_table(uri)
-    columns = (table[name].to_pylist() for name in SCHEMA.names)
-    metadata = table.schema.metadata or {}
+        file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
+    metadata = file.schema_arrow.metadata or {}
     place = metadata.get(_PLACE, b"").decode("utf-8", "surrogateescape")
-    entries = (
-        Entry(_decode(path), size, tag, change_time=time) for path, size, tag, time in zip(*columns, strict=True)
-    )
-    return KnownInputs(place, tuple(entries), _parse_selection(metadata))
+    return KnownInputs(place, Listing.of(_read_entries(file)), _parse_selection(metadata))
+
+
+def _read_entries(file: pq.ParquetFile) -> Iterator[Entry]:
+    for batch in file.iter_batches(columns=SCHEMA.names):
+        for path, size, tag, time in zip(*(values.to_pylist() for values in batch.columns), strict=True):
+            yield Entry(path.decode("utf-8", "surrogateescape"), size, tag, change_time=time)
 
 
 def read_selection(records: str) -> Selection:
@@ -65,35 +72,39 @@ def _parse_selection(metadata: Mapping[bytes, bytes]) -> Selection:
     return Selection(tuple(include), tuple(exclude), limit)
 
 
-def write_inputs(records: str, place: str, entries: Iterable[Entry], selection: Selection) -> None:
-    """Write the inputs of this run."""
-    rows = [
-        {"path": _encode(entry.path), "size": entry.size, "tag": entry.etag, "change_time": entry.change_time}
-        for entry in sorted(set(entries))
-    ]
-    table = pa.Table.from_pylist(
-        rows, SCHEMA.with_metadata({_PLACE: _encode(place), _SELECTION: json.dumps(selection)})
-    )
-    with storage.translated_write_errors(records):
-        tables.write_table(storage.join(records, _NAME), table)
+def write_inputs(
+    records: str, place: str, entries: Listing, selection: Selection, absent: Iterable[Entry] = ()
+) -> None:
+    """Write the inputs of this run, and those of earlier ones that are absent now."""
+    metadata = {_PLACE: place.encode("utf-8", "surrogateescape"), _SELECTION: json.dumps(selection).encode()}
+    table_schema = SCHEMA.with_metadata(metadata)
+    with (
+        storage.translated_write_errors(records),
+        tables.TableWriter(storage.join(records, _NAME), table_schema) as writer,
+    ):
+        for batch in itertools.chain(entries.to_batches(), Listing.of(absent).to_batches()):
+            writer.write(pa.Table.from_batches([batch]))
 
 
-def refuse_another(out: str, place: str, entries: Sequence[Entry], known: KnownInputs) -> None:
+def refuse_another(out: str, place: str, entries: Listing, known: KnownInputs) -> None:
     """Raise UserError where INPUT is another one than that of the work in OUT, whose results would be removed.
 
     INPUT may grow, shrink and change, and it may be moved as it is. One that holds nothing of what was there before,
     and one at another place that holds less than half of it unchanged, is another INPUT, or a disk that is not there.
     """
-    if not known.entries:
+    if not len(known.entries):
         return
     total, hint = len(known.entries), "choose another OUT, or remove this one and its records if that is meant"
     if place == known.place:
-        paths = {entry.path for entry in entries}
-        if not any(entry.path in paths for entry in known.entries):
+        if sum(1 for _ in known.entries.without(entries)) == total:
             requirement = f"must hold inputs of the earlier run in {out}"
             raise UserError(f"{place}: {requirement}, but none of {total} is there: {hint}")
         return
-    unchanged = len({entry[:3] for entry in entries}.intersection(entry[:3] for entry in known.entries))
+    unchanged = 0
+    for start in range(0, total, _ROWS):
+        part = known.entries[start : start + _ROWS]
+        present = entries.near(part)
+        unchanged += sum(entry.path in present and present[entry.path][:3] == entry[:3] for entry in part)
     if 2 * unchanged < total:
         share = f"of its {total} inputs {unchanged} are there unchanged"
         raise UserError(f"{out}: holds a run of {known.place}, but INPUT is now {place} ({share}): {hint}")
@@ -101,7 +112,9 @@ def refuse_another(out: str, place: str, entries: Sequence[Entry], known: KnownI
 
 def refuse_narrower(out: str, selection: Selection, known: KnownInputs) -> None:
     """Raise UserError where patterns leave out inputs of earlier runs: their results would be removed."""
-    if lost_paths := [entry.path for entry in known.entries if not selection.admits(entry.path)]:
+    has_patterns = selection.include or selection.exclude
+    entries = known.entries if has_patterns else ()
+    if lost_paths := [entry.path for entry in entries if not selection.admits(entry.path)]:
         problem = (
             f"--include and --exclude leave out {len(lost_paths)} inputs of the earlier run, such as {lost_paths[0]!r}"
         )
@@ -121,11 +134,3 @@ def _ancestors(paths: Iterable[str]) -> set[str]:
         folders |= parents
         parents = {path.rpartition("/")[0] for path in parents} - {""} - folders
     return folders
-
-
-def _encode(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
-
-
-def _decode(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ begins, since one would silently replace the other.
 import os
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +32,20 @@ def check_inputs(root: str, entries: Sequence[Entry]) -> list[Entry]:
     if not all(_is_text(entry.path) for entry in checked):
         _refuse_namesakes(root, checked, parquet_text, "tables would call both")
     return checked
+
+
+def check_keys(root: str, out: str | None, entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield the entries of a listing of S3; those fail that cannot be read, or placed below `out`, also on S3."""
+    for entry in entries:
+        reason = storage.explain_no_target(root, entry.path)
+        yield _fail(entry, reason or ("" if out is None else storage.explain_no_target(out, entry.path)))
+
+
+def refuse_namesakes_in_tables(root: str, entries: Iterable[Entry]) -> None:
+    """Raise UserError for two inputs that tables would call the same."""
+    strange = [entry for entry in entries if not _is_text(entry.path)]
+    if strange:
+        _refuse_namesakes(root, entries, parquet_text, "tables would call both")
 
 
 def _is_text(path: str) -> bool:

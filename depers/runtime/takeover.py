@@ -41,6 +41,9 @@ class FormerRows:
         """Keep them by their keys."""
         self._candidates = candidates
 
+    def __bool__(self) -> bool:
+        return bool(self._candidates)
+
     def find(self, key: str, holds: Callable[[str | None], bool]) -> str | None:
         """Return the name of a record whose row about a file holds, as its result's stamp says; None without one."""
         return next((each.name for each in self._candidates.get(key, ()) if holds(each.stamp)), None)

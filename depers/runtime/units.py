@@ -23,6 +23,7 @@ from depers.archives import registry
 from depers.errors import UserError, one_line
 from depers.resources import MIB
 from depers.storage import Entry, tables
+from depers.storage.listing import Listing
 from depers.storage.tables import parquet_text
 
 FOLDER = "_depers"
@@ -45,7 +46,7 @@ class Unit(NamedTuple):
     """
 
     name: str
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     contents: tuple[str, ...] = ()
 
     @property
@@ -67,27 +68,28 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
     that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has. Where one ends follows from
     the paths of its files, so that one file more or less changes that unit alone, and not all that come after it.
     """
-    loose: list[Entry] = []
-    units = []
-    for entry in sorted(entries):
-        if _kind_of(entry) is None:
-            loose.append(entry)
-        else:
+    listing: Sequence[Entry] = entries if isinstance(entries, Listing) else sorted(entries)
+    size, units = choose_size(len(listing)), list[Unit]()
+    batch, first, total = list[Entry](), 0, 0
+
+    def close(stop: int) -> None:
+        """Make a unit of the batch: a part of the listing, where that has nothing else there."""
+        if batch:
+            is_part = isinstance(listing, Listing) and stop - first == len(batch)
+            units.append(Unit(_name(batch), listing[first:stop] if is_part else tuple(batch)))
+            batch.clear()
+
+    for index, entry in enumerate(listing):
+        if _kind_of(entry) is not None:
             units.append(Unit(_name((entry,)), (entry,)))
-    size = choose_size(len(loose))
-    batch: list[Entry] = []
-    total = 0
-    for entry in loose:
+            continue
         if batch and total + entry.size > _UNIT_BYTES:
-            units.append(Unit(_name(batch), tuple(batch)))
-            batch, total = [], 0
+            close(index)
+        first, total = (first, total + entry.size) if batch else (index, entry.size)
         batch.append(entry)
-        total += entry.size
         if ends_unit(entry.path, len(batch), size):
-            units.append(Unit(_name(batch), tuple(batch)))
-            batch, total = [], 0
-    if batch:
-        units.append(Unit(_name(batch), tuple(batch)))
+            close(index + 1)
+    close(len(listing))
     units.sort(key=lambda unit: unit.entries[0].path)
     return units
 

@@ -127,6 +127,20 @@ def list_files(root: str, follow_links: bool = False, out: str | None = None) ->
     return sorted(skip_own(entry) for entry in entries)
 
 
+def list_sorted(root: str, follow_links: bool = False, out: str | None = None) -> Iterator[Entry]:
+    """Yield what `list_files` returns; of S3 as it comes, which is in the order of the keys' bytes. Raise UserError."""
+    if not is_s3(root):
+        yield from list_files(root, follow_links, out)
+        return
+    is_empty = True
+    with translated_errors(root):
+        for fields in s3.list_keys(root):
+            is_empty = False
+            yield skip_own(Entry(*fields))
+    if is_empty and not is_dir(root):
+        raise UserError(f"{root}: no such folder")
+
+
 @contextmanager
 def translated_errors(uri: str) -> Iterator[None]:
     """Turn an OSError of reading `uri` into a UserError: no such thing, no credentials, no network."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -26,14 +26,13 @@ class Selection(NamedTuple):
         """Return whether the patterns let a path in."""
         return (not self.include or _matches(path, self.include)) and not _matches(path, self.exclude)
 
-    def apply(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return the entries that are selected, in their order."""
-        candidates = (
-            [entry for entry in entries if self.admits(entry.path)] if self.include or self.exclude else entries
-        )
-        if self.limit is None:
-            return list(candidates)
-        return sorted(heapq.nsmallest(self.limit, candidates, key=lambda entry: _draw(entry.path)))
+    def apply(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries that are selected, in their order."""
+        if self.include or self.exclude:
+            entries = (entry for entry in entries if self.admits(entry.path))
+        if self.limit is not None:
+            entries = sorted(heapq.nsmallest(self.limit, entries, key=lambda entry: _draw(entry.path)))
+        yield from entries
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
@@ -52,14 +51,14 @@ def is_bucket(uri: str) -> bool:
 
 def list_selected(
     root: str, follow_links: bool, apart: Sequence[str | None], selection: Selection | None = None
-) -> list[Entry]:
-    """Return the files below `root` that are selected, without those in the places of the job itself that are `apart`.
+) -> Iterator[Entry]:
+    """Yield the files below `root` that are selected, without those in the places of the job itself that are `apart`.
 
     The first of these is OUT. Raise UserError as `storage.list_files`.
     """
-    entries = storage.list_files(root, follow_links, apart[0])
+    entries = storage.list_sorted(root, follow_links, apart[0])
     places = [place.rstrip("/") for place in apart if place is not None]
     prefixes = tuple(f"{place[len(root) + 1 :]}/" for place in places if is_s3(root) and place.startswith(f"{root}/"))
     if prefixes:
-        entries = [entry for entry in entries if not entry.path.startswith(prefixes)]
-    return entries if selection is None else selection.apply(entries)
+        entries = (entry for entry in entries if not entry.path.startswith(prefixes))
+    yield from entries if selection is None else selection.apply(entries)

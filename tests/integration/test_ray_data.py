@@ -60,7 +60,7 @@ def test_a_poisonous_file_costs_one_row(topology: str, tmp_path: Path) -> None:
     job = PassJob(
         str(tmp_path / "in"), str(tmp_path / "out"), (), (), settings, 8, 80, False, SCHEMA, finish, file_seconds=1
     )
-    everything = run.plan_units(job)
+    everything, _ = run.plan_units(job)
     if topology == "local":
         assert list(local.run(job, (), everything, None, frozenset(), 1))
     else:

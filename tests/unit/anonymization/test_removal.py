@@ -18,6 +18,7 @@ from depers.runtime import inputs, lease, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.storage import Entry, tables
+from depers.storage.listing import Listing, Results
 
 Row = dict[str, Any]
 
@@ -55,9 +56,10 @@ def summarize(job: PassJob, held: Lease, present: list[str], before: list[str], 
     for path in outputs:
         storage.write_bytes(f"{job.out}/{path}", b"data")
     absent = tuple(Entry(path, 1, "") for path in before if path not in present)
-    results = {entry.path: entry for entry in storage.list_files(job.out)} if outputs else {}
-    stock = Stock(absent, absent, results)
-    all_units = units.cut([Entry(path, 1, "") for path in present])
+    results = Results.of(storage.list_files(job.out) if outputs else ())
+    listing = Listing.of(Entry(path, 1, "") for path in present)
+    stock = Stock(absent, absent, results, listing)
+    all_units = units.cut(listing)
     return Summary(job, all_units, 0, [], Speed(0, 0, None), held, stock)
 
 
@@ -120,7 +122,7 @@ def test_what_took_the_place_of_a_kept_result_is_removed(job: PassJob, held: Lea
     summary = summarize(job, held, ["a.jpg"], ["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"])
     assert finish(summary, [make_row("a.jpg")], keep=True) == [("b.jpg", None, "redacted", KEPT)]
     storage.write_bytes(f"{job.out}/b.jpg", content)
-    results = {entry.path: entry for entry in storage.list_files(job.out)}
+    results = Results.of(storage.list_files(job.out))
     again = summary._replace(stock=summary.stock._replace(outputs=results))
     [(path, _, status, reason)] = finish(again, [make_row("a.jpg")], keep=True)
     assert (path, status) == ("b.jpg", "failed") and reason.endswith("another file: it is removed")

@@ -12,6 +12,7 @@ from depers import storage
 from depers.runtime import changes, units
 from depers.runtime.units import RecordNotes, Unit
 from depers.storage import Entry
+from depers.storage.listing import Listing, Results
 
 SCHEMA = pa.schema(
     [("path", pa.string()), ("number", pa.int64()), ("status", pa.string()), ("output_bytes", pa.int64())]
@@ -62,7 +63,7 @@ def work(root: str) -> list[Unit]:
 
 def check(root: str, work: list[Unit]) -> tuple[list[int], list[str]]:
     """The units that are to be done again, by their places, and the foreign files, then strangers."""
-    results = {entry.path: entry for entry in storage.list_files(f"{root}/out")}
+    results = Results.of(storage.list_files(f"{root}/out"))
     finished = units.list_finished(f"{root}/records")
     assert len(finished.names) == len(work) - 1 and len(finished.retries) == 1
     deviations = changes.check_results(f"{root}/records", work, finished, f"{root}/out", results)
@@ -133,7 +134,7 @@ def test_inputs_of_equal_size_and_time(tmp_path: Path, edits: dict[str, bytes], 
     inputs.mkdir()
     for path in [*WRITTEN, *WITHOUT_RESULT]:
         (inputs / path).write_bytes(b"redacted")
-    known = storage.list_files(str(inputs))
+    known = Listing.of(storage.list_files(str(inputs)))
     work = units.cut(known)
     for unit in work:
         record(records, unit, {}, b"redacted")

@@ -25,17 +25,17 @@ ENTRIES = [Entry(path, 1, "") for path in PATHS]
     ],
 )
 def test_patterns(include: tuple[str, ...], exclude: tuple[str, ...], expected: list[int]) -> None:
-    assert Selection(include, exclude).apply(ENTRIES) == [ENTRIES[index] for index in expected]
+    assert list(Selection(include, exclude).apply(ENTRIES)) == [ENTRIES[index] for index in expected]
 
 
 def test_a_sample_is_fair_and_only_grows() -> None:
     entries = [Entry(f"{number // 1000}/{number:05}.jpg", 1, "") for number in range(5000)]
-    small, large = (Selection(limit=limit).apply(entries) for limit in (100, 1000))
+    small, large = (list(Selection(limit=limit).apply(entries)) for limit in (100, 1000))
     assert len(small) == 100 and len(large) == 1000 and set(small) < set(large) and small == sorted(small)
     counts = [sum(entry.path.startswith(f"{folder}/") for entry in large) for folder in range(5)]
     assert min(counts) > 150 and max(counts) < 250
-    assert Selection(limit=100).apply(reversed(entries)) == small
-    assert Selection(limit=10_000).apply(entries) == entries
+    assert list(Selection(limit=100).apply(reversed(entries))) == small
+    assert list(Selection(limit=10_000).apply(entries)) == entries
 
 
 def test_a_jobs_own_places_in_its_bucket_are_no_inputs(s3_bucket: str) -> None:

@@ -1,0 +1,226 @@
+"""Listings of millions of files in columns: 70 bytes a file, not 400, and entries only while they are looked at."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from depers.storage.paths import Entry
+
+_ROWS = 65_536  # of a batch
+_MD5 = re.compile(r"[0-9a-f]{32}")  # most tags of S3, which take half the bytes without their digits
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.binary()),
+        ("size", pa.int64()),
+        ("tag", pa.binary()),
+        ("is_md5", pa.bool_()),
+        ("status", pa.binary()),
+        ("reason", pa.binary()),
+        ("change_time", pa.binary()),
+    ]
+)
+
+
+class Listing(Sequence[Entry]):
+    """Entries in the order of the bytes of their paths, made when they are asked for; a slice shares what it is of."""
+
+    def __init__(self, batches: Sequence[pa.RecordBatch], start: int = 0, stop: int | None = None) -> None:
+        """Take batches of `_SCHEMA`, none of them empty, of which rows `start` to `stop` (not included) count."""
+        self._batches = batches
+        self._starts = [0]
+        for batch in batches:
+            self._starts.append(self._starts[-1] + len(batch))
+        self._range = range(start, self._starts[-1] if stop is None else stop)
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> "Listing":
+        """Return entries as a listing, sorted if they were not; what is named twice stays so."""
+        iterator, batches, last, is_sorted = iter(entries), list[pa.RecordBatch](), b"", True
+        while part := list(islice(iterator, _ROWS)):
+            batch = _make_batch(part)
+            paths = batch.column(0)
+            is_sorted = is_sorted and last <= paths[0].as_py() and _is_sorted(paths)
+            last = paths[-1].as_py()
+            batches.append(batch)
+        if not is_sorted:
+            table = pa.Table.from_batches(batches, _SCHEMA)
+            batches = table.take(pc.sort_indices(table["path"])).combine_chunks().to_batches(_ROWS)
+        return cls(batches)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for batch in self._list_batches():
+            yield from _read_batch(batch)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Listing": ...
+    def __getitem__(self, index: int | slice) -> "Entry | Listing":
+        if isinstance(index, slice):
+            part = self._range[index]
+            assert part.step == 1
+            listing = Listing.__new__(Listing)
+            listing._batches, listing._starts, listing._range = self._batches, self._starts, part
+            return listing
+        number, row = self._locate(self._range[index])
+        return next(_read_batch(self._batches[number].slice(row, 1)))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(a == b for a, b in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it is a sequence
+
+    def __reduce__(self) -> Any:
+        return Listing.of, (tuple(self),)
+
+    def _locate(self, position: int) -> tuple[int, int]:
+        number = bisect_right(self._starts, position) - 1
+        return number, position - self._starts[number]
+
+    def _list_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the batches, the first and the last of them cut to the range."""
+        position = self._range.start
+        while position < self._range.stop:
+            number, row = self._locate(position)
+            batch = self._batches[number].slice(row, self._range.stop - position)
+            yield batch
+            position += len(batch)
+
+    def find(self, path: str) -> int:
+        """Return how many entries have a smaller path."""
+        return self._find(_encode(path))
+
+    def _find(self, key: bytes) -> int:
+        low, high = 0, len(self._range)
+        while low < high:
+            middle = (low + high) // 2
+            number, row = self._locate(self._range[middle])
+            if self._batches[number].column(0)[row].as_py() < key:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def get(self, path: str) -> Entry | None:
+        """Return the entry of a path; None where there is none."""
+        index = self.find(path)
+        entry = self[index] if index < len(self) else None
+        return entry if entry is not None and entry.path == path else None
+
+    def near(self, entries: Sequence[Entry]) -> dict[str, Entry]:
+        """Return by its path every entry between the first and the last of others, which are sorted."""
+        if not entries or not len(self):
+            return {}
+        first, last = self.find(entries[0].path), self.find(entries[-1].path)
+        return {entry.path: entry for entry in self[first : last + 1]}
+
+    def without(self, other: "Listing") -> Iterator[Entry]:
+        """Yield the entries of which the other listing has none of that path."""
+        for batch in self._list_batches():
+            paths = batch.column(0)
+            first, last = other._find(paths[0].as_py()), other._find(paths[-1].as_py())
+            parts = [part.column(0) for part in other[first : last + 1]._list_batches()]
+            is_absent = pc.invert(pc.is_in(paths, pa.concat_arrays([*parts, pa.array([], pa.binary())])))
+            yield from _read_batch(batch.filter(is_absent))
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield path, size, tag and time of change as batches, with the bytes of texts."""
+        for batch in self._list_batches():
+            entries = list(_read_batch(batch))
+            tags, times = ([getattr(entry, name) for entry in entries] for name in ("etag", "change_time"))
+            yield pa.RecordBatch.from_arrays(
+                [batch.column(0), batch.column(1), pa.array(tags, pa.string()), pa.array(times, pa.string())],
+                ["path", "size", "tag", "change_time"],
+            )
+
+
+class Results:
+    """What lies in OUT, by the paths of its inputs: `aliases` has what is called otherwise there."""
+
+    def __init__(
+        self, listing: Listing, aliases: Mapping[str, Entry] | None = None, removed: frozenset[str] = frozenset()
+    ) -> None:
+        """Keep them, but for those with the paths that are `removed`."""
+        self._listing, self._aliases, self._removed = listing, aliases or {}, removed
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], to_input_name: Callable[[str], str] | None = None) -> "Results":
+        """Return the files among entries, each by the name that `to_input_name` gives it."""
+        if to_input_name is None:
+            return cls(Listing.of(entry for entry in entries if not entry.status))
+        results = {to_input_name(entry.path): entry for entry in entries if not entry.status}
+        aliases = {name: entry for name, entry in results.items() if name != entry.path}
+        return cls(Listing.of(entry._replace(path=name) for name, entry in results.items()), aliases)
+
+    def near(self, entries: Sequence[Entry]) -> dict[str, Entry]:
+        """Return the results between the first and the last of inputs, which are sorted, by their paths."""
+        results = self._listing.near(entries)
+        if not self._aliases and not self._removed:
+            return results
+        pairs = ((name, self._aliases.get(name, entry)) for name, entry in results.items())
+        return {name: entry for name, entry in pairs if entry.path not in self._removed}
+
+    def get(self, path: str) -> Entry | None:
+        """Return the result of an input; None where there is none."""
+        entry = self._listing.get(path)
+        entry = None if entry is None else self._aliases.get(path, entry)
+        return None if entry is None or entry.path in self._removed else entry
+
+    def remove(self, paths: Iterable[str]) -> "Results":
+        """Return the results without those that have these paths in OUT."""
+        return Results(self._listing, self._aliases, self._removed | frozenset(paths))
+
+    def list_without(self, inputs: Listing) -> Iterator[str]:
+        """Yield the names of those that are no result of these inputs."""
+        for entry in self._listing.without(inputs):
+            if self._aliases.get(entry.path, entry).path not in self._removed:
+                yield entry.path
+
+
+def _make_batch(entries: Sequence[Entry]) -> pa.RecordBatch:
+    is_md5 = [_MD5.fullmatch(entry.etag) is not None for entry in entries]
+    columns: list[Any] = [
+        [_encode(entry.path) for entry in entries],
+        [entry.size for entry in entries],
+        [bytes.fromhex(e.etag) if md5 else _encode(e.etag) for e, md5 in zip(entries, is_md5, strict=True)],
+        is_md5,
+        [_encode(entry.status) if entry.status else b"" for entry in entries],
+        [_encode(entry.reason) if entry.reason else b"" for entry in entries],
+        [_encode(entry.change_time) if entry.change_time else b"" for entry in entries],
+    ]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
+    )
+
+
+def _read_batch(batch: pa.RecordBatch) -> Iterator[Entry]:
+    columns = batch.columns
+    has_texts = any(buffer.size for column in columns[4:] if (buffer := column.buffers()[2]) is not None)
+    facts = zip(*(column.to_pylist() for column in columns[:4]), strict=True)
+    texts = zip(*([_decode(text) for text in column.to_pylist()] for column in columns[4:]), strict=True)
+    for (path, size, tag, is_md5), more in zip(facts, texts if has_texts else repeat(())):  # noqa: B905 (one is endless)
+        yield Entry(_decode(path), size, tag.hex() if is_md5 else _decode(tag), *more)
+
+
+def _is_sorted(paths: pa.BinaryArray) -> bool:
+    return len(paths) < 2 or bool(pc.all(pc.less_equal(paths[:-1], paths[1:])).as_py())
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
