@@ -3,8 +3,8 @@
     python bench/planning.py [--keys 1000000] [--records 500]
 
 It lists INPUT and plans it, compares it with what earlier runs knew, lists OUT, and goes through the records: what each
-notes is held against OUT (the resume check), and all rows are accounted for. The last two are done for some `--records`,
-which are real files, and told for all.
+notes is held against OUT (the resume check), and all rows are accounted for. The last two are done for a number of
+records, which are real files, and told for all.
 """
 
 import argparse
