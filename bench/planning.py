@@ -24,7 +24,7 @@ from depers.anonymization.manifest import SCHEMA
 from depers.runtime import changes, inputs, outputs, units
 from depers.runtime.units import Finished, RecordNotes
 from depers.storage import s3
-from depers.storage.listing import Listing, Results
+from depers.storage.listing import FileListing, Results
 from depers.storage.selection import Selection, list_selected
 from depers.storage.tables import plain_schema
 
@@ -83,7 +83,7 @@ def main() -> None:
     source, out, seconds = "s3://bucket/photos", "s3://bucket/safe", dict[str, float]()
     with tempfile.TemporaryDirectory() as records, patch.object(s3, "client", lambda: FakeClient(options.keys)):
         with phase("list and plan INPUT", seconds):
-            listing = Listing.of(outputs.check_keys(source, out, list_selected(source, False, (out,))))
+            listing = FileListing.of(outputs.check_keys(source, out, list_selected(source, False, (out,))))
             work_units = units.cut(listing)
         with phase("note the inputs", seconds):
             inputs.write_inputs(records, source, listing, Selection())

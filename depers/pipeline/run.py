@@ -31,7 +31,7 @@ from depers.runtime.progress import Speed, follow, report, report_lines
 from depers.runtime.takeover import FormerRows, Source
 from depers.runtime.units import Finished, Unit
 from depers.storage import Entry
-from depers.storage.listing import Listing, Results
+from depers.storage.listing import FileListing, Results
 from depers.storage.selection import Selection, is_bucket, list_selected
 from depers.storage.tables import parquet_text
 
@@ -172,7 +172,7 @@ class Stock(NamedTuple):
     """Those of them that are gone, not merely out of reach."""
     outputs: Results
     """What was in OUT, where results are mirrored there."""
-    inputs: Listing
+    inputs: FileListing
     """What INPUT holds."""
     strangers: tuple[str, ...] = ()
     """What of that lies in the place of inputs that had no result."""
@@ -223,7 +223,7 @@ def _run(
     if entries is None:
         all_units, listing = plan_units(job, options.follow_links, options.selection)
     else:
-        all_units, listing = _cut(Listing.of(entries))
+        all_units, listing = _cut(FileListing.of(entries))
     join = None if table is None else stack.enter_context(RowJoin(table, all_units))
     if job.boxes is not None:
         loose_entries = [entry for unit in all_units for entry in unit.entries if not unit.archive and not entry.status]
@@ -294,7 +294,7 @@ def _mark(unit: Unit, marks: Collection[str]) -> Unit:
 
 
 def _take_stock(
-    job: PassJob, all_units: Sequence[Unit], listing: Listing, read_rows: RowReader | None, selection: Selection
+    job: PassJob, all_units: Sequence[Unit], listing: FileListing, read_rows: RowReader | None, selection: Selection
 ) -> Stock:
     """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
 
@@ -390,15 +390,15 @@ def _without_deviations(
 
 def plan_units(
     job: PassJob, follow_links: bool = False, selection: Selection | None = None
-) -> tuple[list[Unit], Listing]:
+) -> tuple[list[Unit], FileListing]:
     """Return the units of what is selected in INPUT, and that. Raise UserError for none, and what only OUT may hold."""
     entries: Iterable[Entry] = list_selected(job.input, follow_links, (job.out, job.records_beside), selection)
     if storage.is_s3(job.input) and (storage.is_s3(job.out) or not job.mirrors):
-        listing = Listing.of(outputs.check_keys(job.input, job.out if job.mirrors else None, entries))
+        listing = FileListing.of(outputs.check_keys(job.input, job.out if job.mirrors else None, entries))
         outputs.refuse_namesakes_in_tables(job.input, listing)
     else:
         checked = outputs.check_inputs(job.input, list(entries))
-        listing = Listing.of(outputs.check_outputs(job.out, checked) if job.mirrors else checked)
+        listing = FileListing.of(outputs.check_outputs(job.out, checked) if job.mirrors else checked)
     if not len(listing):
         problem = "but is empty" if selection in (None, Selection()) else "but --include and --exclude leave out all"
         raise UserError(f"{job.input}: must hold at least one file, {problem}")
@@ -407,7 +407,7 @@ def plan_units(
     return _cut(listing)
 
 
-def _cut(listing: Listing) -> tuple[list[Unit], Listing]:
+def _cut(listing: FileListing) -> tuple[list[Unit], FileListing]:
     return units.cut(listing), listing
 
 

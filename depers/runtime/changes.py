@@ -17,7 +17,7 @@ from depers.runtime.units import Finished, RecordNotes, Unit
 from depers.statuses import FileStatus
 from depers.storage import Entry
 from depers.storage.failures import explain
-from depers.storage.listing import Listing, Results
+from depers.storage.listing import FileListing, Results
 from depers.storage.tables import parquet_text
 
 _READERS = 32  # threads that mostly wait for storage, or compute digests
@@ -122,7 +122,7 @@ def has_digest(root: str, entry: Entry, digest: str | None) -> bool:
 
 
 def find_changed_inputs(
-    records: str, all_units: Sequence[Unit], finished_units: Finished, root: str, former_entries: Listing
+    records: str, all_units: Sequence[Unit], finished_units: Finished, root: str, former_entries: FileListing
 ) -> frozenset[str]:
     """Return the names of the units of which an input is another one than before, though of equal size and time.
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from depers import storage
 from depers.errors import UserError
 from depers.storage import Entry, tables
-from depers.storage.listing import Listing
+from depers.storage.listing import FileListing
 from depers.storage.selection import Selection
 from depers.storage.tables import column, schema
 
@@ -36,7 +36,7 @@ class KnownInputs(NamedTuple):
     """Where INPUT was, what it held, and which of it were inputs."""
 
     place: str = ""
-    entries: Listing = Listing([])
+    entries: FileListing = FileListing([])
     selection: Selection = Selection()
 
 
@@ -49,7 +49,7 @@ def read_inputs(records: str) -> KnownInputs:
         file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
     metadata = file.schema_arrow.metadata or {}
     place = metadata.get(_PLACE, b"").decode("utf-8", "surrogateescape")
-    return KnownInputs(place, Listing.of(_read_entries(file)), _parse_selection(metadata))
+    return KnownInputs(place, FileListing.of(_read_entries(file)), _parse_selection(metadata))
 
 
 def _read_entries(file: pq.ParquetFile) -> Iterator[Entry]:
@@ -73,7 +73,7 @@ def _parse_selection(metadata: Mapping[bytes, bytes]) -> Selection:
 
 
 def write_inputs(
-    records: str, place: str, entries: Listing, selection: Selection, absent: Iterable[Entry] = ()
+    records: str, place: str, entries: FileListing, selection: Selection, absent: Iterable[Entry] = ()
 ) -> None:
     """Write the inputs of this run, and those of earlier ones that are absent now."""
     metadata = {_PLACE: place.encode("utf-8", "surrogateescape"), _SELECTION: json.dumps(selection).encode()}
@@ -82,11 +82,11 @@ def write_inputs(
         storage.translated_write_errors(records),
         tables.TableWriter(storage.join(records, _NAME), table_schema) as writer,
     ):
-        for batch in itertools.chain(entries.to_batches(), Listing.of(absent).to_batches()):
+        for batch in itertools.chain(entries.to_batches(), FileListing.of(absent).to_batches()):
             writer.write(pa.Table.from_batches([batch]))
 
 
-def refuse_another(out: str, place: str, entries: Listing, known: KnownInputs) -> None:
+def refuse_another(out: str, place: str, entries: FileListing, known: KnownInputs) -> None:
     """Raise UserError where INPUT is another one than that of the work in OUT, whose results would be removed.
 
     INPUT may grow, shrink and change, and it may be moved as it is. One that holds nothing of what was there before,

@@ -23,7 +23,7 @@ from depers.archives import registry
 from depers.errors import UserError, one_line
 from depers.resources import MIB
 from depers.storage import Entry, tables
-from depers.storage.listing import Listing
+from depers.storage.listing import FileListing
 from depers.storage.tables import parquet_text
 
 FOLDER = "_depers"
@@ -68,14 +68,14 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
     that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has. Where one ends follows from
     the paths of its files, so that one file more or less changes that unit alone, and not all that come after it.
     """
-    listing: Sequence[Entry] = entries if isinstance(entries, Listing) else sorted(entries)
+    listing: Sequence[Entry] = entries if isinstance(entries, FileListing) else sorted(entries)
     size, units = choose_size(len(listing)), list[Unit]()
     batch, first, total = list[Entry](), 0, 0
 
     def close(stop: int) -> None:
         """Make a unit of the batch: a part of the listing, where that has nothing else there."""
         if batch:
-            is_part = isinstance(listing, Listing) and stop - first == len(batch)
+            is_part = isinstance(listing, FileListing) and stop - first == len(batch)
             units.append(Unit(_name(batch), listing[first:stop] if is_part else tuple(batch)))
             batch.clear()
 

@@ -26,7 +26,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class Listing(Sequence[Entry]):
+class FileListing(Sequence[Entry]):
     """Entries in the order of the bytes of their paths, made when they are asked for; a slice shares what it is of."""
 
     def __init__(self, batches: Sequence[pa.RecordBatch], start: int = 0, stop: int | None = None) -> None:
@@ -38,7 +38,7 @@ class Listing(Sequence[Entry]):
         self._range = range(start, self._starts[-1] if stop is None else stop)
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> "Listing":
+    def of(cls, entries: Iterable[Entry]) -> "FileListing":
         """Return entries as a listing, sorted if they were not; what is named twice stays so."""
         iterator, batches, last, is_sorted = iter(entries), list[pa.RecordBatch](), b"", True
         while part := list(islice(iterator, _ROWS)):
@@ -62,12 +62,12 @@ class Listing(Sequence[Entry]):
     @overload
     def __getitem__(self, index: int) -> Entry: ...
     @overload
-    def __getitem__(self, index: slice) -> "Listing": ...
-    def __getitem__(self, index: int | slice) -> "Entry | Listing":
+    def __getitem__(self, index: slice) -> "FileListing": ...
+    def __getitem__(self, index: int | slice) -> "Entry | FileListing":
         if isinstance(index, slice):
             part = self._range[index]
             assert part.step == 1
-            listing = Listing.__new__(Listing)
+            listing = FileListing.__new__(FileListing)
             listing._batches, listing._starts, listing._range = self._batches, self._starts, part
             return listing
         number, row = self._locate(self._range[index])
@@ -83,7 +83,7 @@ class Listing(Sequence[Entry]):
     __hash__ = None  # type: ignore[assignment]  # it is a sequence
 
     def __reduce__(self) -> Any:
-        return Listing.of, (tuple(self),)
+        return FileListing.of, (tuple(self),)
 
     def _locate(self, position: int) -> tuple[int, int]:
         number = bisect_right(self._starts, position) - 1
@@ -126,7 +126,7 @@ class Listing(Sequence[Entry]):
         first, last = self.find(entries[0].path), self.find(entries[-1].path)
         return {entry.path: entry for entry in self[first : last + 1]}
 
-    def without(self, other: "Listing") -> Iterator[Entry]:
+    def without(self, other: "FileListing") -> Iterator[Entry]:
         """Yield the entries of which the other listing has none of that path."""
         for batch in self._list_batches():
             paths = batch.column(0)
@@ -150,7 +150,7 @@ class Results:
     """What lies in OUT, by the paths of its inputs: `aliases` has what is called otherwise there."""
 
     def __init__(
-        self, listing: Listing, aliases: Mapping[str, Entry] | None = None, removed: frozenset[str] = frozenset()
+        self, listing: FileListing, aliases: Mapping[str, Entry] | None = None, removed: frozenset[str] = frozenset()
     ) -> None:
         """Keep them, but for those with the paths that are `removed`."""
         self._listing, self._aliases, self._removed = listing, aliases or {}, removed
@@ -159,10 +159,10 @@ class Results:
     def of(cls, entries: Iterable[Entry], to_input_name: Callable[[str], str] | None = None) -> "Results":
         """Return the files among entries, each by the name that `to_input_name` gives it."""
         if to_input_name is None:
-            return cls(Listing.of(entry for entry in entries if not entry.status))
+            return cls(FileListing.of(entry for entry in entries if not entry.status))
         results = {to_input_name(entry.path): entry for entry in entries if not entry.status}
         aliases = {name: entry for name, entry in results.items() if name != entry.path}
-        return cls(Listing.of(entry._replace(path=name) for name, entry in results.items()), aliases)
+        return cls(FileListing.of(entry._replace(path=name) for name, entry in results.items()), aliases)
 
     def near(self, entries: Sequence[Entry]) -> dict[str, Entry]:
         """Return the results between the first and the last of inputs, which are sorted, by their paths."""
@@ -182,7 +182,7 @@ class Results:
         """Return the results without those that have these paths in OUT."""
         return Results(self._listing, self._aliases, self._removed | frozenset(paths))
 
-    def list_without(self, inputs: Listing) -> Iterator[str]:
+    def list_without(self, inputs: FileListing) -> Iterator[str]:
         """Yield the names of those that are no result of these inputs."""
         for entry in self._listing.without(inputs):
             if self._aliases.get(entry.path, entry).path not in self._removed:

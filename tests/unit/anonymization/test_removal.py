@@ -18,7 +18,7 @@ from depers.runtime import inputs, lease, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed
 from depers.storage import Entry, tables
-from depers.storage.listing import Listing, Results
+from depers.storage.listing import FileListing, Results
 
 Row = dict[str, Any]
 
@@ -57,7 +57,7 @@ def summarize(job: PassJob, held: Lease, present: list[str], before: list[str], 
         storage.write_bytes(f"{job.out}/{path}", b"data")
     absent = tuple(Entry(path, 1, "") for path in before if path not in present)
     results = Results.of(storage.list_files(job.out) if outputs else ())
-    listing = Listing.of(Entry(path, 1, "") for path in present)
+    listing = FileListing.of(Entry(path, 1, "") for path in present)
     stock = Stock(absent, absent, results, listing)
     all_units = units.cut(listing)
     return Summary(job, all_units, 0, [], Speed(0, 0, None), held, stock)

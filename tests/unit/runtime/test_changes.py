@@ -12,7 +12,7 @@ from depers import storage
 from depers.runtime import changes, units
 from depers.runtime.units import RecordNotes, Unit
 from depers.storage import Entry
-from depers.storage.listing import Listing, Results
+from depers.storage.listing import FileListing, Results
 
 SCHEMA = pa.schema(
     [("path", pa.string()), ("number", pa.int64()), ("status", pa.string()), ("output_bytes", pa.int64())]
@@ -134,7 +134,7 @@ def test_inputs_of_equal_size_and_time(tmp_path: Path, edits: dict[str, bytes], 
     inputs.mkdir()
     for path in [*WRITTEN, *WITHOUT_RESULT]:
         (inputs / path).write_bytes(b"redacted")
-    known = Listing.of(storage.list_files(str(inputs)))
+    known = FileListing.of(storage.list_files(str(inputs)))
     work = units.cut(known)
     for unit in work:
         record(records, unit, {}, b"redacted")

@@ -10,7 +10,7 @@ from depers.errors import UserError
 from depers.runtime import inputs
 from depers.runtime.inputs import KnownInputs
 from depers.storage import Entry
-from depers.storage.listing import Listing
+from depers.storage.listing import FileListing
 from depers.storage.selection import Selection
 
 NAMES = st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogateescape"))
@@ -22,14 +22,14 @@ def test_inputs_come_back_whatever_their_names(
     tmp_path_factory: pytest.TempPathFactory, entries: list[Entry], place: str
 ) -> None:
     records = str(tmp_path_factory.mktemp("records"))
-    inputs.write_inputs(records, place, Listing.of(entries[1:]), Selection(), entries[:1])
+    inputs.write_inputs(records, place, FileListing.of(entries[1:]), Selection(), entries[:1])
     known = inputs.read_inputs(records)
     assert known.place == place and sorted(known.entries) == sorted(entries)
 
 
 def test_before_the_first_run_there_are_none(tmp_path: Path) -> None:
     assert inputs.read_inputs(str(tmp_path)) == KnownInputs()
-    inputs.refuse_another("OUT", "/in", Listing.of(ENTRIES), KnownInputs())
+    inputs.refuse_another("OUT", "/in", FileListing.of(ENTRIES), KnownInputs())
 
 
 def changed(entries: list[Entry]) -> list[Entry]:
@@ -51,12 +51,12 @@ def changed(entries: list[Entry]) -> list[Entry]:
     ],
 )
 def test_another_input_is_refused(place: str, entries: list[Entry], message: str) -> None:
-    known = KnownInputs("/in", Listing.of(ENTRIES))
+    known = KnownInputs("/in", FileListing.of(ENTRIES))
     if not message:
-        inputs.refuse_another("OUT", place, Listing.of(entries), known)
+        inputs.refuse_another("OUT", place, FileListing.of(entries), known)
         return
     with pytest.raises(UserError, match=message):
-        inputs.refuse_another("OUT", place, Listing.of(entries), known)
+        inputs.refuse_another("OUT", place, FileListing.of(entries), known)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_stands_in_the_way(paths: set[str], departed: set[str], obstacles: 
 
 def test_patterns_may_let_in_more_and_not_less(tmp_path: Path) -> None:
     records, selection = str(tmp_path), Selection(("*1*", "*2*"), ("x",), 5)
-    inputs.write_inputs(records, "/in", Listing.of(ENTRIES[1:3]), selection)
+    inputs.write_inputs(records, "/in", FileListing.of(ENTRIES[1:3]), selection)
     assert inputs.read_selection(records) == inputs.read_inputs(records).selection == selection
     assert inputs.read_selection(f"{records}/none") == Selection()
     known = inputs.read_inputs(records)

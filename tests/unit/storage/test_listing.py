@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depers.storage import Entry, listing
-from depers.storage.listing import Listing, Results
+from depers.storage.listing import FileListing, Results
 
 NAMES = st.binary(min_size=1, max_size=6).map(lambda name: name.decode("utf-8", "surrogateescape"))
 TAGS = st.one_of(st.text(max_size=5), st.binary(min_size=16, max_size=16).map(bytes.hex))
@@ -30,7 +30,7 @@ def by_bytes(entries: list[Entry]) -> list[Entry]:
 
 @given(ENTRIES)
 def test_entries_come_back_in_order(entries: list[Entry]) -> None:
-    made, expected = Listing.of(entries), by_bytes(entries)
+    made, expected = FileListing.of(entries), by_bytes(entries)
     assert list(made) == expected and len(made) == len(entries) and made == tuple(expected)
     assert [made[index] for index in range(len(made))] == expected
     assert list(made[1:4]) == expected[1:4] and list(made[1:4][1:]) == expected[1:4][1:]
@@ -39,7 +39,7 @@ def test_entries_come_back_in_order(entries: list[Entry]) -> None:
 
 @given(ENTRIES, ENTRIES)
 def test_questions_about_two(first: list[Entry], second: list[Entry]) -> None:
-    one, other = Listing.of(first), Listing.of(second)
+    one, other = FileListing.of(first), FileListing.of(second)
     paths = {entry.path for entry in second}
     assert list(one.without(other)) == [entry for entry in by_bytes(first) if entry.path not in paths]
     known = {entry.path: entry for entry in second}
@@ -59,6 +59,6 @@ def test_results_by_other_names(entries: list[Entry], data: st.DataObject) -> No
         assert results.get(entry.path + "x") == entry
         assert remainder.get(entry.path + "x") == (None if entry in gone else entry)
     names = {entry.path + "x" for entry in present if entry not in gone}
-    assert set(remainder.list_without(Listing([]))) == names
-    inputs = Listing.of(Entry(entry.path + "x", 1, "") for entry in present)
+    assert set(remainder.list_without(FileListing([]))) == names
+    inputs = FileListing.of(Entry(entry.path + "x", 1, "") for entry in present)
     assert remainder.near(inputs) == {entry.path + "x": entry for entry in present if entry not in gone}
