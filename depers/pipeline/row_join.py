@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers import storage
@@ -138,33 +139,31 @@ class RowJoin:
             table = self._buckets.read(number)
             if table is None:  # no row is about any file
                 table = pa.table({"path": pa.array([], pa.string()), _ENTRY: pa.array([], pa.int64())})
-            table, entries = self._sort(table)
+            table, entries = self._sort(table, members)
             for index in members:
                 span = self._starts[index], self._starts[index + 1]
-                start, stop = np.searchsorted(entries, span)
+                start, stop = np.searchsorted(entries, span).tolist()
                 counts = np.bincount(entries[start:stop] - span[0], minlength=int(span[1] - span[0])).tolist()
-                yield index, counts, table.take(np.arange(start, stop))
+                yield index, counts, table.slice(start, stop - start)
 
-    def _sort(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
-        """Return the rows of a bucket by their entries, in the table's order for each, and those entries."""
+    def _sort(self, table: pa.Table, members: range) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return the rows of the units of a bucket by their entries, in the table's order for each, and those entries.
+
+        Rows that came by the hash of their path alone, and are about another file, are left out.
+        """
         entries = table[_ENTRY].to_numpy()
-        indices = np.searchsorted(self._starts, entries, "right") - 1
-        expected = (
-            parquet_text(self._units[index].entries[entry - self._starts[index]].path)
-            for index, entry in zip(indices.tolist(), entries.tolist(), strict=True)
-        )
-        is_same = np.fromiter(
-            (path == text for path, text in zip(table["path"].to_pylist(), expected, strict=True)), np.bool_, len(table)
-        )
-        order = np.flatnonzero(is_same)
+        paths = [parquet_text(entry.path) for index in members for entry in self._units[index].entries]
+        expected_paths = pa.array(paths, pa.string()).take(pa.array(entries - self._starts[members[0]]))
+        order = np.flatnonzero(pc.equal(table["path"], expected_paths).to_numpy())
         order = order[np.argsort(entries[order], kind="stable")]
-        return table.drop_columns([_ENTRY]).take(order), entries[order]
+        return table.drop_columns([_ENTRY]).take(order).combine_chunks(), entries[order]
 
 
 def _digest(counts: Sequence[int], rows: pa.Table) -> str:
     """Return a hash of rows, and of how many are about each file."""
     digest = hashlib.sha256(repr(list(counts)).encode())
-    for batch in rows.combine_chunks().to_batches():
+    copy = rows.take(np.arange(len(rows)))  # a slice's bytes tell of what it was cut from
+    for batch in copy.combine_chunks().to_batches():
         digest.update(batch.serialize())
     return digest.hexdigest()
 
@@ -172,6 +171,6 @@ def _digest(counts: Sequence[int], rows: pa.Table) -> str:
 def _serialize(rows: pa.Table) -> bytes:
     """Return rows as a stream of Arrow's."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_table(rows)
     return bytes(sink.getvalue())
