@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import simplejpeg
 from extract import draw_dataset
@@ -39,6 +40,7 @@ from depers.synthesis import renderer
 VERBS = ("anonymize", "synthesize")
 _FILES_PER_UNIT = 8  # of a small input
 _STORE_BYTES = 512 * 2**20
+_WORKER_BYTES = 120 * 2**20  # of a process of Ray with depers imported, but no detector
 
 
 def sleep_and_redact(seconds: float, redact: Any, item: Any, boxes: Any, **options: Any) -> Any:
@@ -120,6 +122,9 @@ def main() -> None:
     for verb in options.verbs:
         single = 0.0
         for workers in options.workers:
+            if psutil.virtual_memory().available < workers * _WORKER_BYTES:
+                print(f"{verb}, {workers} workers: left out, too little memory is free", flush=True)
+                continue
             ray.init(
                 num_cpus=workers,
                 include_dashboard=False,
