@@ -16,6 +16,7 @@ from depers.errors import UserError, one_line
 from depers.options import REQUIRED, CheckedOptions, argument, build
 from depers.pipeline.options import find_records
 from depers.runtime import progress
+from depers.runtime.places import check_places
 from depers.runtime.results import Failures, VerbResult
 from depers.training.processes.outputs import BEST
 from depers.yaml_files import parse_yaml, shorten
@@ -131,6 +132,8 @@ def _make_step(place: str, verb: str, content: Any, out: str, before: Mapping[st
         options = build(options_type, values)
     except (UserError, TypeError) as error:
         raise UserError(f"{place}: {one_line(error)}") from None
+    if getattr(options, "dry_run", False):
+        raise UserError(f"{place}: dry-run must not be given in a mission: the steps after it need what it would make")
     inputs = [uri for name in _INPUTS[verb] for uri in _list_places(name, getattr(options, name, None))]
     return Step(verb, options, tuple(inputs), _list_outputs(verb, options))
 
@@ -204,6 +207,8 @@ def check(options: Options) -> None:
 def run(options: Options) -> MissionResult:
     """Run the steps that are not complete, each with what the ones before have made. Raises UserError."""
     mission = read_mission(options.file)
+    for step in mission.steps:
+        check_places(step.options)
     state_uri = storage.join(mission.out, STATE)
     state = _read_state(state_uri)
     results: dict[str, VerbResult | None] = {}

@@ -19,7 +19,9 @@ from depers.runtime.progress import report
 A = TypeVar("A")
 T = TypeVar("T")
 
-_TRAVELLING = ("weights", "thresholds", "model", "hyperparameters", "augmentation", "callback", "cache_folder")
+_TRAVELLING = (
+    "weights", "thresholds", "model", "hyperparameters", "augmentation", "callback", "cache_folder", "file",
+)  # fmt: skip
 """Options whose files the driver reads, or that each node has for itself."""
 _TABLES = ("boxes", "previous_detections")  # which it reads where they are files
 _MADE = ("out", "records")

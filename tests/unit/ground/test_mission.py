@@ -79,6 +79,7 @@ def test_what_is_said_counts() -> None:
         ("out: a\nsteps: {anonymize: {input: p, keep-metadata: date, keep_metadata: gps}}", "keep_metadata must be"),
         ("out: a\nsteps: {audit: {out: b}, audit: {out: c}}", "a key must be given once, but 'audit' is twice"),
         ("out: a\nsteps: {audit: {out: b, tile: 9, tile: 100}}", "a key must be given once, but 'tile' is twice"),
+        ("out: a\nsteps: {anonymize: {input: p, dry-run: true}}", "anonymize: dry-run must not be given in a mission"),
         ("out: a\nsteps: {audit: {out: b", "must be YAML"),
     ],
 )  # fmt: skip
