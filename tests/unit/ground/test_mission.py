@@ -113,6 +113,8 @@ def test_complete_steps_are_passed_over(tmp_path: Path, monkeypatch: pytest.Monk
     verbs = {verb: Verb(Failures()) for verb in ("normalize", "extract")}
     import_module = mission.importlib.import_module
 
+    monkeypatch.setattr(mission, "check_places", lambda options: None)
+
     def find(name: str) -> Any:
         module, verb = import_module(name), verbs[name.rpartition(".")[2]]
         return type("Module", (), {"Options": module.Options, "run": staticmethod(verb.run)})
