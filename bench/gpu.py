@@ -35,7 +35,7 @@ class GpuSampler(threading.Thread):
         self.end = threading.Event()
 
     def run(self) -> None:
-        """Sample."""
+        """Note samples until the end."""
         command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while shutil.which(command[0]) and not self.end.wait(0.5):
             values = [float(line) for line in subprocess.run(command, capture_output=True, text=True).stdout.split()]

@@ -30,7 +30,7 @@ _BUCKET_BYTES = 32 * MIB  # of the table, not compressed
 _ENTRY = "entry of the run"  # the column that says which input a row is about
 
 
-RowReader = Callable[[Collection[int]], Iterator[tuple[int, PrecomputedRows]]]
+UnitRowReader = Callable[[Collection[int]], Iterator[tuple[int, PrecomputedRows]]]
 """What yields the rows of some units, by their indices."""
 
 

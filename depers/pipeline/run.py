@@ -21,7 +21,7 @@ from depers.pipeline.box_tables import BoxTable, Row, RowsByPath
 from depers.pipeline.clean_watch import CleanWatch
 from depers.pipeline.options import PassOptions, read_class_thresholds
 from depers.pipeline.ray_data import PassRun
-from depers.pipeline.row_join import RowJoin, RowPlace, RowReader, remove_rows
+from depers.pipeline.row_join import RowJoin, RowPlace, UnitRowReader, remove_rows
 from depers.pipeline.steps import Finish, Item, Outcome, PassJob
 from depers.pipeline.threshold_check import check_thresholds
 from depers.pipeline.workers import DetectorFacts, inspect_weights
@@ -294,7 +294,7 @@ def _mark(unit: Unit, marks: Collection[str]) -> Unit:
 
 
 def _take_stock(
-    job: PassJob, all_units: Sequence[Unit], listing: FileListing, read_rows: RowReader | None, selection: Selection
+    job: PassJob, all_units: Sequence[Unit], listing: FileListing, read_rows: UnitRowReader | None, selection: Selection
 ) -> Stock:
     """Note the inputs of this run, and set aside what is about others; return what earlier runs left.
 
@@ -332,7 +332,7 @@ def _take_stock(
 
 
 def _find_former_rows(
-    job: PassJob, all_units: Sequence[Unit], changed_names: Set[str], read_rows: RowReader | None
+    job: PassJob, all_units: Sequence[Unit], changed_names: Set[str], read_rows: UnitRowReader | None
 ) -> FormerRows:
     """Return what may be taken over from records that were set aside, and have them forget the rest."""
     if not units.list_former(job.records):
