@@ -132,23 +132,6 @@ def label_path(image: str, folder: str = "labels") -> str:
     return f"{above}/{folder}/{os.path.splitext(below)[0]}.txt"[1:]  # noqa: PTH122 (Path would garble s3://)
 
 
-def list_pairs(folder: str) -> list[tuple[str, str]]:
-    """List the images of a split's folder, also in folders below it, in order, each with its label file.
-
-    The label file may be missing: then the image has no boxes. Links are followed, each folder once. Raise UserError
-    where the folder is missing, or what is called an image is no file.
-    """
-    entries = storage.list_files(folder, follow_links=True)
-    pairs = []
-    for entry in entries:
-        if entry.path.lower().endswith(IMAGE_SUFFIXES):
-            image = storage.join(folder, entry.path)
-            if entry.status:
-                raise UserError(f"{image}: must be a file, but is {entry.reason}")
-            pairs.append((image, label_path(image)))
-    return pairs
-
-
 def read_labels(uri: str, class_count: int) -> Labels:
     """Return the labels in a file, none where there is no file; raise UserError as `parse_yolo` does."""
     try:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from image_lists import list_pairs
 from training_sets import write_dataset
 
 from depers.commands import experiment
 from depers.commands.experiment import Cell, Options, choose_images, copy_images, plan_cells
 from depers.datasets.data_yaml import read_dataset
-from depers.datasets.labels import list_pairs
 from depers.errors import UserError
 from depers.evaluation.experiment_statistics import ARMS, CONTRAST, SYNTHETIC, TrainingResult
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from image_lists import list_pairs
 from PIL import Image
 from runs import records, run_and_kill, run_depers
 
 from depers import storage
 from depers.commands.normalize import Options, open_sets, plan_processes, run
 from depers.datasets.data_yaml import labelled_classes, read_dataset
-from depers.datasets.labels import CLASSES, list_pairs, read_labels
+from depers.datasets.labels import CLASSES, read_labels
 from depers.errors import UserError
 from depers.runtime.local_pool import open_pool
 

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import yaml
+from image_lists import list_pairs
 
 from depers import storage
 from depers.commands.synthesize import Options, read_assets, run
 from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import read_dataset
-from depers.datasets.labels import CLASSES, list_pairs, read_labels
+from depers.datasets.labels import CLASSES, read_labels
 from depers.errors import UserError
 from depers.runtime import progress, units
 from depers.synthesis import plan_table, renderer

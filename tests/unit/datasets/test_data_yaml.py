@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from image_lists import list_pairs
 
 from depers import storage
 from depers.datasets import data_yaml
@@ -16,7 +17,7 @@ from depers.datasets.data_yaml import (
     write_joined_yaml,
     write_subset_yaml,
 )
-from depers.datasets.labels import CLASSES, SPLITS, list_pairs, read_labels
+from depers.datasets.labels import CLASSES, SPLITS, read_labels
 from depers.errors import UserError
 
 

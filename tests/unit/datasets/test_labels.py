@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_lists import list_pairs
 
 from depers import storage
 from depers.datasets import labels
-from depers.datasets.labels import CLASSES, Labels, drop_doubles, format_yolo, label_path, list_pairs, parse_yolo
+from depers.datasets.labels import CLASSES, Labels, drop_doubles, format_yolo, label_path, parse_yolo
 from depers.errors import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
