@@ -549,7 +549,7 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     stages = _CpuStages(job, checkpoints, ledger, plan.stride, context)
     size = plan.workers or max(1, int(ray.cluster_resources().get("GPU", 0)) if gpus else 1)
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
-    prepared = dataset.map(stages.prepare, num_cpus=1)
+    prepared = dataset.map(stages.prepare, num_cpus=1 if gpus else 0.5)  # one core has room for it beside the actor
     detected = prepared.map(
         _Detect,
         fn_constructor_args=(job, checkpoints, ledger, context),

@@ -83,6 +83,17 @@ def test_every_verb_of_the_training_half_starts(cluster: Cluster, dataset: Path,
     assert tree(tmp_path / "alone") == tree(tmp_path / "normalized")
 
 
+@pytest.mark.parametrize("topology", ["fused", "staged"])
+def test_one_cpu_is_enough(cluster: Cluster, dataset: Path, tmp_path: Path, topology: str) -> None:
+    node = cluster.add_node(num_cpus=1, object_store_memory=150 * 2**20)
+    command = [sys.executable, "-m", "depers.cli", "anonymize", str(dataset / "images"), str(tmp_path / "safe")]
+    command += ["--imgsz", "64", "--topology", topology]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+    job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    cluster.remove_node(node, allow_graceful=True)
+    assert job.returncode == 0, job.stderr
+
+
 @pytest.fixture
 def autoscaled(tmp_path: Path) -> Iterator[str]:
     """The address of a head that does no work, whose autoscaler starts up to two nodes, of this machine."""
