@@ -106,5 +106,6 @@ def test_a_path_that_another_host_does_not_see_is_refused(hosts: Hosts, tmp_path
     assert job.returncode == 2 and job.stderr.count("\n") == 1
     assert f"INPUT must be an s3:// URI, or lie on a disk that all nodes share, but is {hosts.private}" in job.stderr
     assert f"which node {ADDRESSES[1]} does not have" in job.stderr
-    job = run_depers(hosts, "train", str(tmp_path), str(hosts.private / "out"))
-    assert job.returncode == 2 and not (hosts.private / "out").exists()
+    dataset = write_dataset(tmp_path / "dataset")
+    job = run_depers(hosts, "train", str(dataset), str(hosts.private / "out"))
+    assert job.returncode == 2 and "OUT must be an s3:// URI" in job.stderr and not (hosts.private / "out").exists()
