@@ -23,7 +23,7 @@ from depers.datasets.data_yaml import Dataset, check_labels, find_split_folder, 
 from depers.datasets.seen_images import count_seen, describe_seen
 from depers.datasets.splits import group_names
 from depers.detection import shipped
-from depers.detection.settings import PRECISIONS, parse_weights, read_checkpoints
+from depers.detection.settings import PRECISIONS, describe_weights_uri, parse_weights, read_checkpoints
 from depers.detection.thresholds import Settings, describe_weights
 from depers.errors import UserError
 from depers.evaluation import calibration, submission
@@ -151,6 +151,13 @@ class Options(CheckedOptions):
         """Return the weights that are measured: those given, or that of the detector that is part of depers."""
         return self.weights or (shipped.NAME,)
 
+    def name_detectors(self) -> list[str]:
+        """Return the weights as results call them: as they were given, the detector of depers with its version."""
+        parts = [
+            text.partition(":") if text.startswith(f"{shipped.NAME}:") else (text, "", "") for text in self.detectors
+        ]
+        return [f"{describe_weights_uri(uri)}{colon}{class_map}" for uri, colon, class_map in parts]
+
     def detection(self, folder: str, classes: tuple[str, ...] = ()) -> detect.Options:
         """Return the options of the detection in `folder` that is measured, as `yolov5 val` detects."""
         return detect.Options(
@@ -267,7 +274,7 @@ def _calibrate(
         margin=options.margin,
     )
     details: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
-    details |= {"weights": list(options.detectors), "coverage": options.coverage, "certainty": options.certainty}
+    details |= {"weights": options.name_detectors(), "coverage": options.coverage, "certainty": options.certainty}
     details |= {"certainty_together": calibration.certainty_together(calibrations, options.certainty)}
     details |= {
         "group_by": options.group_by,
@@ -316,9 +323,11 @@ def _evaluate(options: Options) -> EvaluateResult:
     sizes = measure_sizes(measured, dataset.names, detectable, metrics.confidence)
     failures = table.filter(pc.equal(table["status"], FileStatus.FAILED)).select(["path", "reason"]).to_pylist()
     failed = [(row["path"], row["reason"]) for row in failures]
-    figures: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "weights": list(options.detectors)}
+    figures: dict[str, Any] = {"dataset": options.dataset, "split": options.split}
+    figures |= {"weights": options.name_detectors()}
     figures |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
-    seen = count_seen([parse_weights(text).uri for text in options.detectors], folder)
+    counts = count_seen([parse_weights(text).uri for text in options.detectors], folder)
+    seen = {describe_weights_uri(uri): by_split for uri, by_split in counts.items()}
     figures["seen_in_training"] = seen
     warnings = describe_seen(seen, len(measured))
     figures |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from depers import storage
@@ -44,6 +45,12 @@ def parse_weights(text: str) -> Weights:
 def find_weights(uri: str) -> str:
     """Return where weights are: `default` is the detector that is part of depers."""
     return shipped.WEIGHTS if uri == shipped.NAME else uri
+
+
+def describe_weights_uri(uri: str) -> str:
+    """Return how results call weights: where they are, but for the detector that is part of depers its version."""
+    is_shipped = uri in (shipped.NAME, shipped.WEIGHTS)
+    return f"{shipped.NAME} ({PurePosixPath(shipped.WEIGHTS).stem})" if is_shipped else uri
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from depers.commands import anonymize, audit, detect, evaluate
 from depers.datasets.labels import CLASSES
 from depers.detection import detector, shipped
-from depers.detection.settings import InferenceSettings, Weights, parse_weights, read_checkpoints
+from depers.detection.settings import InferenceSettings, Weights, describe_weights_uri, parse_weights, read_checkpoints
 from depers.detection.thresholds import read_thresholds
 from depers.options import parse
 from depers.pipeline.run import make_job
@@ -72,6 +72,13 @@ def test_other_verbs_look_for_all_that_it_knows() -> None:
     assert detect.Options("in", "out").detectors == evaluate.Options("data", "out").detectors == ("default",)
     assert detect.Options("in", "out").chosen_classes == ()
     assert detect.Options("in", "out").chosen_thresholds is None
+
+
+def test_figures_call_it_by_name_and_version_not_by_a_place_on_this_machine() -> None:
+    options = evaluate.Options("data", "out", weights=("default:face=human", "w.pt"))
+    assert evaluate.Options("data", "out").name_detectors() == ["default (depers-n-v1)"]
+    assert options.name_detectors() == ["default (depers-n-v1):face=human", "w.pt"]
+    assert describe_weights_uri(parse_weights("default").uri) == "default (depers-n-v1)"
 
 
 def test_an_audit_looks_for_what_anonymize_redacts() -> None:
