@@ -5,11 +5,12 @@ the command line as keyword arguments (paths may be `Path`s, several values any 
 runs (and end it), and return what the verb did.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from depers.errors import UserError, as_user_error
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from depers.commands.synthesize import SynthesizeResult
     from depers.commands.train import TrainResult
     from depers.runtime.results import VerbResult
+    from depers.training.threads import ThreadChooser
 
+_DECISIVE_IMAGES = 2  # between two decisions how many threads look at an image
 PathLike = Union[str, "os.PathLike[str]"]
 """A path, or the text of an s3:// URI."""
 
@@ -50,6 +53,24 @@ class Detection(NamedTuple):
     """The file name of the weights that found it."""
     frame: int = 0
     """The frame or page of the image that it lies in."""
+
+
+@contextlib.contextmanager
+def _choose_threads(chooser: "ThreadChooser | None") -> Iterator[None]:
+    """Compute an image with as many threads as pay; what else this process computes keeps all of them."""
+    if chooser is None:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    chooser.resume()
+    try:
+        yield
+        chooser.count_batch()
+    finally:
+        chooser.pause()
+        torch.set_num_threads(threads)
 
 
 class Detector:
@@ -71,6 +92,7 @@ class Detector:
         from depers.options import build
         from depers.pipeline import run, workers
         from depers.pipeline.threshold_check import check_thresholds
+        from depers.training.threads import ThreadChooser
 
         values = {"input": "images", "out": "detections", "weights": weights, "device": device} | options
         checked = build(detect.Options, values)
@@ -91,6 +113,8 @@ class Detector:
         assert detector is not None  # there are weights
         check_thresholds(checked, self._job, checkpoints, detector.class_names)
         self._detector = detector
+        on_cpu = device == "cpu"
+        self._chooser = ThreadChooser(torch.get_num_threads(), window=_DECISIVE_IMAGES) if on_cpu else None
 
     @property
     def class_names(self) -> list[str]:
@@ -105,7 +129,8 @@ class Detector:
         from depers.pipeline import steps
 
         item = steps.prepare(self._job, steps.Item("image", data), self._detector.stride)
-        [(item, rows)] = steps.detect(self._job, [item], self._detector)
+        with _choose_threads(self._chooser):
+            [(item, rows)] = steps.detect(self._job, [item], self._detector)
         if item.reason:
             raise UserError(f"the image {item.reason}")
         return [Detection(row["class"], *(row[name] for name in Detection._fields[1:])) for row in rows]

@@ -1,4 +1,4 @@
-"""How many threads compute a training on CPUs: all, or one where other processes want the cores.
+"""How many threads compute on CPUs, in a training or a detector: all, or one where other processes want the cores.
 
 Threads of one layer wait for the last of them, spinning. Where another process takes a core, all wait for the thread
 that has lost it, at every layer, and several threads are slower than one; sleeping instead costs more than it saves.
@@ -24,11 +24,15 @@ class ThreadChooser:
         set_threads: Callable[[int], None] = torch.set_num_threads,
         wall: Callable[[], float] = time.perf_counter,
         processor: Callable[[], float] = time.process_time,
+        window: int = _WINDOW,
     ) -> None:
-        """Take the number of threads where nothing else runs, and the clocks (seconds) of the wall and the process."""
+        """Take the number of threads where nothing else runs, and the clocks (seconds) of the wall and the process.
+
+        `window` are the batches of a first decision, fewer where batches are long or few.
+        """
         self._most, self._set_threads, self._wall, self._processor = most, set_threads, wall, processor
-        self._threads, self._batches, self._due = most, 0, _WINDOW
-        self._pause = _WINDOW
+        self._threads, self._batches, self._due = most, 0, window
+        self._window, self._pause = window, _WINDOW
         self._single_seconds = 0.0  # per batch with one thread, where several are being tried
         self._start = 0.0, 0.0  # of the batches that are counted; while it pauses, less the time of the clocks
 
@@ -41,7 +45,7 @@ class ThreadChooser:
         seconds = wall / self._batches
         if self._threads == 1:
             self._single_seconds = seconds
-            self._change(self._most, _TRIAL)
+            self._change(self._most, min(_TRIAL, max(1, self._window // 2)))
         elif self._single_seconds and seconds >= self._single_seconds:
             self._pause = min(2 * self._pause, _LONGEST)
             self._change(1, self._pause)
@@ -49,7 +53,7 @@ class ThreadChooser:
             self._pause = _WINDOW
             self._change(1, self._pause)
         else:
-            self._change(self._most, _WINDOW)
+            self._change(self._most, self._window)
 
     def pause(self) -> None:
         """Leave all threads to what comes between two epochs, which does not count."""

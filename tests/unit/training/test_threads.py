@@ -52,6 +52,18 @@ def test_threads_give_way_and_come_back() -> None:
     assert chooser._threads == 2 and run(machine, chooser, 200) == 1.0
 
 
+def test_few_images_are_enough_to_give_way() -> None:
+    machine = Machine()
+    machine.is_busy = True
+    chooser = ThreadChooser(2, machine.set_threads, lambda: machine.wall, lambda: machine.processor, window=2)
+    run(machine, chooser, 3)
+    assert chooser._threads == 1
+    assert run(machine, chooser, 400) < 2.6
+    machine.is_busy = False
+    run(machine, chooser, 300)
+    assert chooser._threads == 2 and run(machine, chooser, 200) == 1.0
+
+
 def test_a_single_thread_stays_one() -> None:
     machine = Machine()
     chooser = ThreadChooser(1, machine.set_threads, lambda: machine.wall, lambda: machine.processor)
