@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from image_lists import list_pairs
 
 from depers import storage
@@ -10,6 +11,7 @@ from depers.datasets import data_yaml
 from depers.datasets.data_yaml import (
     Dataset,
     check_labels,
+    find_split_folder,
     labelled_classes,
     read_dataset,
     without_machine_labels,
@@ -240,3 +242,28 @@ def test_what_a_detector_labelled_must_be_labelled(tmp_path: Path) -> None:
     write_data_yaml(tmp_path, ("a", "b"), ("train",), labelled={"heads/": ["a"]}, machine_labelled={"heads/": ["b"]})
     with pytest.raises(UserError, match="machine_labelled 'heads/' must be among the classes that are labelled there"):
         read_dataset(tmp_path)
+
+
+def test_tars_stand_beside_folders(tmp_path: Path) -> None:
+    """YOLOv5 reads no tars, so it finds no folder either; whatever is joined to them keeps them."""
+    names, pattern = ("car", "head"), "shards/{000000..000002}.tar"
+    real_root, first, second, alone = (str(tmp_path / name) for name in ("real", "first", "second", "alone"))
+    for folder in (f"{real_root}/images/train", f"{real_root}/images/val", f"{second}/images/train"):
+        Path(folder).mkdir(parents=True)
+    write_data_yaml(real_root, names)
+    real = read_dataset(real_root)
+    write_joined_yaml(first, names, real, "synthetic", pattern)
+    dataset = read_dataset(first)
+    assert (dataset.train, dataset.additional_train, dataset.val) == (real.train, (), real.val)
+    [tars] = dataset.shards
+    assert tars.folder == f"{first}/shards" and tars.names == ("000000.tar", "000001.tar", "000002.tar")
+    assert yaml.safe_load(Path(first, "data.yaml").read_text())["train"] == ""
+    write_joined_yaml(second, names, dataset, "synthetic")
+    joined = read_dataset(second)
+    assert (joined.train, joined.additional_train) == (real.train, (f"{second}/images/train",))
+    assert joined.shards == dataset.shards
+    write_joined_yaml(second, names, dataset, "synthetic", pattern)
+    assert [tars.folder for tars in read_dataset(second).shards] == [f"{first}/shards", f"{second}/shards"]
+    write_joined_yaml(alone, names, None, "synthetic", pattern)
+    with pytest.raises(UserError, match=r"in tars \(.*/alone/shards/.*\), which only `depers train` reads"):
+        find_split_folder(read_dataset(alone), "train", alone)
