@@ -59,7 +59,7 @@ def test_they_are_trained_on(synthetic: Path) -> None:
     hyp = yolo.read_hyperparameters("scratch-low")
     model = yolo.build("yolov5n", list(splits.names))
     model.hyp = hyp  # type: ignore[assignment]
-    images = [read_scaled(example.path, fit_size(example.size_wh, 96)) for example in splits.train]
+    images = [read_scaled(example, fit_size(example.size_wh, 96)) for example in splits.train]
     batches = Batches(splits, images.__getitem__, hyp, imgsz=96, stride=32, batch_size=8, seed=0, rectangular=False)
     loss, ignored = Loss(model, splits.names), 0
     for number in range(2):

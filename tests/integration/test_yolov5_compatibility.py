@@ -95,7 +95,7 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
     examples = read_splits(str(tmp_path)).val
     sizes = [fit_size(example.size_wh, IMGSZ) for example in examples]
     canvases = validation.choose_canvases(examples, IMGSZ, 32)
-    load = lambda i: read_scaled(examples[i].path, sizes[i])  # noqa: E731
+    load = lambda i: read_scaled(examples[i], sizes[i])  # noqa: E731
     arguments = (checkpoint, range(8), load, examples, canvases, 4, IMGSZ, "cpu")
     results, _ = validation.predict(*arguments, precision="float32")
     mean = metrics.measure([result.match() for result in results], list(names.values())).mean

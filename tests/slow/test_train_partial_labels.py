@@ -83,7 +83,7 @@ def measure_recall(splits: Splits, out: Path, weights: Path, hyperparameters: Pa
     train(options, splits, ProcessGroup(), None, writer)
     writer.close()
     checkpoint = (out / "weights" / "last.pt").read_bytes()
-    images = [read_scaled(example.path, fit_size(example.size_wh, 256)) for example in splits.val]
+    images = [read_scaled(example, fit_size(example.size_wh, 256)) for example in splits.val]
     canvases = validation.choose_canvases(splits.val, 256, 32)
     members = range(len(splits.val))
     results, _ = validation.predict(checkpoint, members, images.__getitem__, splits.val, canvases, 8, 256, "cpu")
