@@ -144,6 +144,8 @@ def test_s3_gives_the_same_bytes(tmp_path: Path, extracted: str, s3_bucket: str)
     assert (
         joined.additional_train == (f"{s3_bucket}/out/images/train",) and joined.val == f"{s3_bucket}/real/images/val"
     )
+    splits = read_splits(f"{s3_bucket}/out")
+    assert len(splits.train) == 23 and storage.is_file(f"{s3_bucket}/out/index.parquet") and not splits.notes
     with pytest.raises(UserError, match=r"--real .*/real: must be on S3 like OUT"):
         run(Options(extracted, f"{s3_bucket}/other", count=3))
 
