@@ -152,7 +152,6 @@ def run(options: Options) -> AuditResult:
 def _audit(options: Options, records: str, table: BoxTable) -> AuditResult:
     reading = options.reading()
     _clear(reading.out)  # an earlier audit says nothing about what is there now
-    entries = storage.list_files(reading.input)
     noted = claims.read_job(reading.input, records)
     keep_anyway, inputs = bool(noted.get("keep_anyway", False)), None
     if options.input is not None:
@@ -160,7 +159,8 @@ def _audit(options: Options, records: str, table: BoxTable) -> AuditResult:
         places = (storage.absolute(reading.input), records)
         listing = list_selected(storage.absolute(options.input), bool(noted.get("follow_links")), places, selection)
         inputs = pa.array((parquet_text(entry.path) for entry in listing), pa.large_string())
-        del listing
+        del listing  # before OUT is listed: both may be large
+    entries = storage.list_files(reading.input)
     check = partial(check_item, keep_metadata=tuple(noted.get("keep_metadata", ())), keep_anyway=keep_anyway)
     job = pipeline.make_job(
         reading,

@@ -36,7 +36,7 @@ _TYPES = {
 }
 _VERSION_KEYS = (b"depers.detections", b"depers.manifest")
 _STATUSES = {*FileStatus, *ArchiveStatus}
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 16_384
 DOUBLED = "doubled"
 """The key of a row that is not the only one about its image."""
 
@@ -66,7 +66,7 @@ class BoxTable:
         names = [name for name in self._names if columns is None or name in columns]
         to_read = [*names, *(["status"] if "status" in self._names and "status" not in names else [])]
         with self._open() as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=to_read):
+            for batch in file.iter_batches(_BATCH_ROWS, columns=to_read, use_threads=False):
                 table = pa.Table.from_batches([batch])
                 rows = pa.table({name: self._convert(table, name) for name in to_read})
                 if "status" in to_read:

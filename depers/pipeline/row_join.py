@@ -26,7 +26,7 @@ from depers.storage.tables import parquet_text
 
 FOLDER = "joined"
 """Where the rows lie among the records while a run is at work."""
-_BUCKET_BYTES = 32 * MIB  # of the table, not compressed
+_BUCKET_BYTES = 16 * MIB  # of the table, not compressed
 _ENTRY = "entry of the run"  # the column that says which input a row is about
 
 
