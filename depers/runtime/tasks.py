@@ -176,7 +176,7 @@ class _Flight(Generic[T]):
         self._start, self._limit, self._needs, self._twins, self._is_retried = start, limit, needs, twins, is_retried
         self._works: dict[Any, _OpenCall] = {}
         self._cpus, self._last_look = 1, -math.inf
-        self._began = time.monotonic()
+        self._began = self._last_completion = time.monotonic()
         self._completions = 0
 
     def run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
@@ -213,7 +213,7 @@ class _Flight(Generic[T]):
                 for twin in work.tasks:
                     del self._works[twin]
                     ray.cancel(twin)
-                self._completions += 1
+                self._completions, self._last_completion = self._completions + 1, time.monotonic()
                 collect(measurement)
                 yield result
             if is_exhausted and not tasks:
@@ -246,9 +246,9 @@ class _Flight(Generic[T]):
         if not self._completions or self._limit == len(self._works):
             return
         now, slots = time.monotonic(), capacity.count_cpus() / max(self._needs["CPU"], 0.01)
-        pace = (
-            (now - self._began) * min(slots, len(self._works) + self._completions) / self._completions
-        )  # seconds, at most
+        slots = min(slots, len(self._works) + self._completions)
+        # Seconds that a call took, at most; since the last one ended nothing has been learnt of it.
+        pace = (self._last_completion - self._began) * slots / self._completions
         slow = [
             work
             for work in {work.number: work for work in self._works.values()}.values()
