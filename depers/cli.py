@@ -6,6 +6,7 @@ Verbs are imported by name when called for, so that `depers --help` costs neithe
 import importlib
 import itertools
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ def _run(verb: str, argv: Sequence[str], prog: str) -> int:
     options, settings = parse_command(importlib.import_module(f"depers.commands.{verb}").Options, argv, prog)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # to stderr
     log.setLevel(logging.DEBUG if settings.debug else logging.INFO)
+    os.environ.update(settings.s3)
     if settings.progress == progress.JSON:
         for handler in logging.getLogger().handlers:
             handler.setFormatter(JsonFormatter())

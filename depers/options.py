@@ -232,12 +232,36 @@ def build(options_type: type[T], values: Mapping[str, Any]) -> T:
     return options_type(**{name: _plain(value, *_value_type(hints[name])) for name, value in values.items()})
 
 
+class _S3Setting(NamedTuple):
+    """What the requests to S3 carry: what it is about, and which values it may have."""
+
+    help: str
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+
+S3_SETTINGS: Mapping[str, _S3Setting] = {
+    "s3_sse": _S3Setting("how what is written is encrypted", ("AES256", "aws:kms", "aws:kms:dsse")),
+    "s3_kms_key": _S3Setting("the KMS key that encrypts it", metavar="ARN"),
+    "s3_storage_class": _S3Setting("its storage class, such as STANDARD_IA", metavar="CLASS"),
+    "s3_acl": _S3Setting("its access control list, such as bucket-owner-full-control", metavar="ACL"),
+    "s3_tags": _S3Setting("its tags", metavar="NAME=VALUE&…"),
+    "s3_cache_control": _S3Setting("its Cache-Control, for who serves it", metavar="TEXT"),
+    "s3_checksum": _S3Setting("its checksum, as Object Lock needs", ("CRC32", "CRC32C", "SHA1", "SHA256")),
+    "s3_requester_pays": _S3Setting("pay for requests to buckets of others (yes)", ("yes",)),
+    "s3_requests_per_second": _S3Setting("most requests of each process below one prefix", metavar="N"),
+}
+"""Settings of the command line that are variables of the environment, DEPERS_S3_…, for every process of a job."""
+
+
 class CommandSettings(NamedTuple):
     """What every verb takes on the command line besides its options: it says what is shown, and changes no result."""
 
     debug: bool = False
     progress: str = "auto"
     core_hour_price: float = CORE_HOUR_PRICE
+    s3: Mapping[str, str] = {}
+    """Those of `S3_SETTINGS` that are given, by the variables that have them."""
 
 
 def parse(options_type: type[T], argv: Sequence[str], prog: str) -> T:
@@ -257,7 +281,12 @@ def parse_command(options_type: type[T], argv: Sequence[str], prog: str) -> tupl
         name = unknown[0].partition("=")[0].removeprefix("--").replace("-", "_")
         raise UserError(_describe_unknown(unknown[0], parser, _find_hint(options_type, name)))
     values = vars(namespace)
-    settings = CommandSettings(**{name: values.pop(_SETTING + name) for name in CommandSettings._fields})
+    names = [name for name in CommandSettings._fields if name != "s3"]
+    settings = CommandSettings(**{name: values.pop(_SETTING + name) for name in names})
+    s3_values = {f"DEPERS_{name.upper()}": values.pop(_SETTING + name) for name in S3_SETTINGS}
+    settings = settings._replace(s3={name: value for name, value in s3_values.items() if value is not None})
+    if (rate := settings.s3.get("DEPERS_S3_REQUESTS_PER_SECOND")) is not None and not _is_rate(rate):
+        raise UserError(f"--s3-requests-per-second must be above 0, but got {rate!r}")
     if not (math.isfinite(settings.core_hour_price) and settings.core_hour_price >= 0):
         raise UserError(f"--core-hour-price must be at least 0, but got {settings.core_hour_price:g}")
     return build(options_type, values), settings
@@ -299,8 +328,24 @@ def make_parser(options_type: type[Any], prog: str) -> argparse.ArgumentParser:
         metavar="X",
         help=f"{CURRENCY} per hour of a core, to say what a million images cost (default: {CORE_HOUR_PRICE:g})",
     )
+    section = parser.add_argument_group("S3 (also as variables of the environment, DEPERS_S3_…)")
+    for name, setting in S3_SETTINGS.items():
+        section.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"{_SETTING}{name}",
+            choices=setting.choices or None,
+            metavar=setting.metavar,
+            help=setting.help,
+        )
     parser.add_argument("--version", action="version", version=f"depers {__version__}")
     return parser
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def flag(field: "dataclasses.Field[Any]") -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from depers import storage
 from depers.errors import UserError
-from depers.options import flag
+from depers.options import S3_SETTINGS, flag
 from depers.runtime import capacity
 from depers.runtime.progress import report
 
@@ -32,6 +32,7 @@ _HEAD_BYTES = 65_536
 _FORWARDED = (
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT",
+    *(f"DEPERS_{name.upper()}" for name in S3_SETTINGS),
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
 )  # fmt: skip
 _FILES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from depers import resources, storage
 from depers.errors import UserError
-from depers.storage import Entry, file_table
+from depers.storage import Entry, file_table, s3
 from depers.storage.paths import UnsafePathError, explain_no_target, locate
 
 _READERS = 16  # threads that mostly wait for storage
@@ -141,8 +141,9 @@ class DatasetCache:
         except OSError as error:
             raise UserError(f"{source}: not readable ({error})") from None
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        plain = re.fullmatch(r"[0-9a-f]{32}", entry.etag)  # not of an upload in parts, nor encrypted with a key
-        if len(data) != entry.size or (plain and digest != entry.etag):
+        plain = re.fullmatch(r"[0-9a-f]{32}", entry.etag)  # not of an upload in parts
+        is_other = plain is not None and digest != entry.etag and s3.has_md5_tag(source)
+        if len(data) != entry.size or is_other:
             arrival = f"{len(data)} bytes with sum {digest}"
             raise UserError(f"{source}: must be {entry.size} bytes with sum {entry.etag}, but {arrival} arrived")
         with storage.translated_write_errors(str(self._folder(uri))):

@@ -6,15 +6,20 @@ Keys may hold any character. Configured as AWS users know it (`AWS_ENDPOINT_URL`
 import errno
 import itertools
 import os
+import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
 from depers.errors import REASON_LENGTH, one_line
 from depers.resources import MIB
-from depers.storage import failures
+from depers.storage import failures, s3_requests
 from depers.storage.failures import CLOCK, Answer, OutageError, UnavailableError
 
 T = TypeVar("T")
@@ -29,6 +34,9 @@ CONFIGURATION: dict[str, Any] = {
     "response_checksum_validation": "when_required",
 }
 """Of every client of S3."""
+_ADAPTIVE = CONFIGURATION["retries"] | {"mode": "adaptive"}  # which also sends fewer requests when S3 says SlowDown
+_LISTERS, _PAGES_AHEAD, _PAGE = 8, 8, 1000  # folders that are listed at a time, and what waits of each
+_MOST_FOLDERS, _MOST_LEVELS = 256, 8  # of which each costs a request
 _ATTEMPTS = 6  # of a whole transfer, each of which botocore tries several times by itself
 
 
@@ -38,8 +46,10 @@ def _client(process: int, endpoint: str | None) -> Any:
     import botocore.config
     import botocore.session
 
-    config = botocore.config.Config(**CONFIGURATION)
-    return botocore.session.get_session().create_client("s3", config=config)
+    config = botocore.config.Config(**CONFIGURATION | {"retries": _ADAPTIVE})
+    made = botocore.session.get_session().create_client("s3", config=config)
+    s3_requests.register(made)
+    return made
 
 
 def client() -> Any:
@@ -149,17 +159,123 @@ def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
     no bytes whose key ends in `/` stands for a folder.
     """
     bucket, prefix = _folder(uri)
-    token: dict[str, str] = {}
+    page = _list_page(uri, bucket, prefix)
+    whole = _find_parts(uri, bucket, prefix) if page.get("IsTruncated") else []
+    if not whole:
+        yield from _list_pages(uri, bucket, prefix, len(prefix), page)
+        return
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        turns = deque[queue.Queue[list[tuple[str, int, str]] | BaseException | None]]()
+        has_ended = threading.Event()
+
+        def begin(part: str | tuple[str, int, str]) -> None:
+            turns.append(queue.Queue(_PAGES_AHEAD))
+            if isinstance(part, str):
+                pool.submit(_fill, turns[-1], has_ended, uri, bucket, part, len(prefix))
+            else:
+                turns[-1].put([part])
+                turns[-1].put(None)
+
+        parts = iter(whole)
+        try:
+            for part in itertools.islice(parts, _LISTERS):
+                begin(part)
+            while turns:
+                while (rows := turns[0].get()) is not None:
+                    if isinstance(rows, BaseException):
+                        raise rows
+                    yield from rows
+                turns.popleft()
+                for part in itertools.islice(parts, 1):
+                    begin(part)
+        finally:
+            has_ended.set()
+
+
+def _fill(
+    turn: "queue.Queue[list[tuple[str, int, str]] | BaseException | None]",
+    has_ended: threading.Event,
+    uri: str,
+    bucket: str,
+    prefix: str,
+    cut: int,
+) -> None:
+    """Put what there is below a prefix into a queue, a part at a time, then None; or what goes wrong."""
+
+    def put(item: list[tuple[str, int, str]] | BaseException | None) -> None:
+        while not has_ended.is_set():
+            with suppress(queue.Full):
+                turn.put(item, timeout=0.1)
+                return
+
+    try:
+        rows = _list_pages(uri, bucket, prefix, cut, _list_page(uri, bucket, prefix))
+        while part := list(itertools.islice(rows, _PAGE)):
+            put(part)
+            if has_ended.is_set():
+                return
+        put(None)
+    except BaseException as error:
+        put(error)
+
+
+def _list_page(uri: str, bucket: str, prefix: str, **more: str) -> dict[str, Any]:
+    arguments = {"Bucket": bucket, "Prefix": prefix, "EncodingType": "url"} | more
+    page: dict[str, Any] = with_retries(lambda: client().list_objects_v2(**arguments), uri)
+    return page
+
+
+def _list_pages(uri: str, bucket: str, prefix: str, cut: int, page: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yield the keys below a prefix, without their first `cut` characters, from its first page on."""
     while True:
-        arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "EncodingType": "url"} | token
-        page = with_retries(lambda arguments=arguments: client().list_objects_v2(**arguments), uri)  # type: ignore[misc]
-        for item in page.get("Contents", ()):
-            key, size = unquote_plus(item["Key"], errors="surrogateescape"), int(item["Size"])
-            if size or not key.endswith("/"):
-                yield key[len(prefix) :], size, _etag_of(item)
+        yield from _read_page(page, cut)
         if not page.get("IsTruncated"):
             return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+        page = _list_page(uri, bucket, prefix, ContinuationToken=page["NextContinuationToken"])
+
+
+def _read_page(page: dict[str, Any], cut: int) -> Iterator[tuple[str, int, str]]:
+    for item in page.get("Contents", ()):
+        key, size = unquote_plus(item["Key"], errors="surrogateescape"), int(item["Size"])
+        if size or not key.endswith("/"):
+            yield key[cut:], size, _etag_of(item)
+
+
+def _find_parts(uri: str, bucket: str, prefix: str) -> list[str | tuple[str, int, str]]:
+    """Return what lies below a prefix, in order: folders, to be listed side by side, and single keys as they are.
+
+    None where it does not part into a moderate number of folders, so that listing it page by page costs least.
+    """
+    cut = len(prefix)
+    for _ in range(_MOST_LEVELS):
+        page = _list_page(uri, bucket, prefix, Delimiter="/")
+        folders = [unquote_plus(each["Prefix"], errors="surrogateescape") for each in page.get("CommonPrefixes", ())]
+        keys = list(_read_page(page, cut))
+        if page.get("IsTruncated") or len(folders) > _MOST_FOLDERS or not all(map(_is_utf8, folders)):
+            return []
+        if len(folders) > 1:
+            parts: dict[str, str | tuple[str, int, str]] = {folder[cut:]: folder for folder in folders}
+            parts |= {row[0]: row for row in keys}
+            order = sorted(parts, key=lambda path: path.encode("utf-8", "surrogateescape"))
+            return [parts[path] for path in order]
+        if not folders or keys:
+            return []
+        prefix = folders[0]
+    return []
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:  # which no request can name
+        return False
+
+
+def has_md5_tag(uri: str) -> bool:
+    """Return whether the tag of an object that was written at once is the MD5 of its content: not with a KMS key."""
+    bucket, key = split(uri)
+    answer = with_retries(lambda: client().head_object(Bucket=bucket, Key=key), uri)
+    return str(answer.get("ServerSideEncryption", "AES256")) == "AES256" and "SSECustomerAlgorithm" not in answer
 
 
 def size_of(uri: str) -> int | None:
@@ -232,11 +348,20 @@ def delete(uri: str) -> None:
 
 
 def abort_uploads(uri: str) -> None:
-    """End uploads in parts that a killed process left unfinished below the folder `uri`: they would cost for ever."""
+    """End uploads in parts that a killed process left unfinished below the folder `uri`: they would cost for ever.
+
+    Where that is not allowed, they stay.
+    """
     bucket, prefix = _folder(uri)
-    uploads = with_retries(lambda: client().list_multipart_uploads(Bucket=bucket, Prefix=prefix), uri).get(
-        "Uploads", ()
-    )
-    for upload in uploads:
-        target = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-        with_retries(lambda target=target: client().abort_multipart_upload(**target), uri)  # type: ignore[misc]
+    marker: dict[str, str] = {}
+    with suppress(PermissionError, NotImplementedError):  # a role may be allowed to write and not to do this
+        while True:
+            arguments = {"Bucket": bucket, "Prefix": prefix} | marker
+            page = with_retries(lambda arguments=arguments: client().list_multipart_uploads(**arguments), uri)  # type: ignore[misc]
+            for upload in page.get("Uploads", ()):
+                target = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                with suppress(FileNotFoundError):  # somebody else was faster
+                    with_retries(lambda target=target: client().abort_multipart_upload(**target), uri)  # type: ignore[misc]
+            if not page.get("IsTruncated"):
+                return
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

@@ -3,6 +3,7 @@
 import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from depers.errors import short_reason
@@ -113,7 +114,9 @@ class ObjectWriter(io.RawIOBase):
     def _put(self, number: int, data: bytes) -> dict[str, Any]:
         target = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload, "PartNumber": number}
         answer = s3.with_retries(lambda: s3.client().upload_part(**target, Body=data), self.uri)
-        return {"PartNumber": number, "ETag": answer["ETag"]}
+        checksums = {name: value for name, value in answer.items() if name.startswith("Checksum") and value}
+        checksums.pop("ChecksumType", None)
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
 
     def commit(self) -> None:
         """Make the object appear; raise OSError."""
@@ -138,4 +141,5 @@ class ObjectWriter(io.RawIOBase):
         self._pool.shutdown(cancel_futures=True)
         if self._upload is not None:
             target = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._upload}
-            s3.with_retries(lambda: s3.client().abort_multipart_upload(**target), self.uri)
+            with suppress(PermissionError):  # a role may be allowed to write and not to do this
+                s3.with_retries(lambda: s3.client().abort_multipart_upload(**target), self.uri)
