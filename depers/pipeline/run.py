@@ -397,8 +397,8 @@ def plan_units(
         listing = FileListing.of(outputs.check_keys(job.input, job.out if job.mirrors else None, entries))
         outputs.refuse_namesakes_in_tables(job.input, listing)
     else:
-        checked = outputs.check_inputs(job.input, list(entries))
-        listing = FileListing.of(outputs.check_outputs(job.out, checked) if job.mirrors else checked)
+        inputs_list = outputs.check_inputs(job.input, list(entries))
+        listing = FileListing.of(outputs.check_outputs(job.out, inputs_list) if job.mirrors else inputs_list)
     if not len(listing):
         problem = "but is empty" if selection in (None, Selection()) else "but --include and --exclude leave out all"
         raise UserError(f"{job.input}: must hold at least one file, {problem}")

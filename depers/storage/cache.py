@@ -142,8 +142,8 @@ class DatasetCache:
             raise UserError(f"{source}: not readable ({error})") from None
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
         plain = re.fullmatch(r"[0-9a-f]{32}", entry.etag)  # not of an upload in parts
-        is_other = plain is not None and digest != entry.etag and s3.has_md5_tag(source)
-        if len(data) != entry.size or is_other:
+        is_damaged = plain is not None and digest != entry.etag and s3.has_md5_tag(source)
+        if len(data) != entry.size or is_damaged:
             arrival = f"{len(data)} bytes with sum {digest}"
             raise UserError(f"{source}: must be {entry.size} bytes with sum {entry.etag}, but {arrival} arrived")
         with storage.translated_write_errors(str(self._folder(uri))):

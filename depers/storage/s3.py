@@ -47,9 +47,9 @@ def _client(process: int, endpoint: str | None) -> Any:
     import botocore.session
 
     config = botocore.config.Config(**CONFIGURATION | {"retries": _ADAPTIVE})
-    made = botocore.session.get_session().create_client("s3", config=config)
-    s3_requests.register(made)
-    return made
+    s3_client = botocore.session.get_session().create_client("s3", config=config)
+    s3_requests.register(s3_client)
+    return s3_client
 
 
 def client() -> Any:
@@ -160,8 +160,8 @@ def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
     """
     bucket, prefix = _folder(uri)
     page = _list_page(uri, bucket, prefix)
-    whole = _find_parts(uri, bucket, prefix) if page.get("IsTruncated") else []
-    if not whole:
+    all_parts = _find_parts(uri, bucket, prefix) if page.get("IsTruncated") else []
+    if not all_parts:
         yield from _list_pages(uri, bucket, prefix, len(prefix), page)
         return
     with ThreadPoolExecutor(_LISTERS) as pool:
@@ -176,7 +176,7 @@ def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
                 turns[-1].put([part])
                 turns[-1].put(None)
 
-        parts = iter(whole)
+        parts = iter(all_parts)
         try:
             for part in itertools.islice(parts, _LISTERS):
                 begin(part)
@@ -198,7 +198,7 @@ def _fill(
     uri: str,
     bucket: str,
     prefix: str,
-    cut: int,
+    start: int,
 ) -> None:
     """Put what there is below a prefix into a queue, a part at a time, then None; or what goes wrong."""
 
@@ -209,7 +209,7 @@ def _fill(
                 return
 
     try:
-        rows = _list_pages(uri, bucket, prefix, cut, _list_page(uri, bucket, prefix))
+        rows = _list_pages(uri, bucket, prefix, start, _list_page(uri, bucket, prefix))
         while part := list(itertools.islice(rows, _PAGE)):
             put(part)
             if has_ended.is_set():
@@ -225,20 +225,20 @@ def _list_page(uri: str, bucket: str, prefix: str, **more: str) -> dict[str, Any
     return page
 
 
-def _list_pages(uri: str, bucket: str, prefix: str, cut: int, page: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    """Yield the keys below a prefix, without their first `cut` characters, from its first page on."""
+def _list_pages(uri: str, bucket: str, prefix: str, start: int, page: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yield the keys below a prefix, without their first `start` characters, from its first page on."""
     while True:
-        yield from _read_page(page, cut)
+        yield from _read_page(page, start)
         if not page.get("IsTruncated"):
             return
         page = _list_page(uri, bucket, prefix, ContinuationToken=page["NextContinuationToken"])
 
 
-def _read_page(page: dict[str, Any], cut: int) -> Iterator[tuple[str, int, str]]:
+def _read_page(page: dict[str, Any], start: int) -> Iterator[tuple[str, int, str]]:
     for item in page.get("Contents", ()):
         key, size = unquote_plus(item["Key"], errors="surrogateescape"), int(item["Size"])
         if size or not key.endswith("/"):
-            yield key[cut:], size, _etag_of(item)
+            yield key[start:], size, _etag_of(item)
 
 
 def _find_parts(uri: str, bucket: str, prefix: str) -> list[str | tuple[str, int, str]]:
@@ -246,15 +246,15 @@ def _find_parts(uri: str, bucket: str, prefix: str) -> list[str | tuple[str, int
 
     None where it does not part into a moderate number of folders, so that listing it page by page costs least.
     """
-    cut = len(prefix)
+    start = len(prefix)
     for _ in range(_MOST_LEVELS):
         page = _list_page(uri, bucket, prefix, Delimiter="/")
         folders = [unquote_plus(each["Prefix"], errors="surrogateescape") for each in page.get("CommonPrefixes", ())]
-        keys = list(_read_page(page, cut))
+        keys = list(_read_page(page, start))
         if page.get("IsTruncated") or len(folders) > _MOST_FOLDERS or not all(map(_is_utf8, folders)):
             return []
         if len(folders) > 1:
-            parts: dict[str, str | tuple[str, int, str]] = {folder[cut:]: folder for folder in folders}
+            parts: dict[str, str | tuple[str, int, str]] = {folder[start:]: folder for folder in folders}
             parts |= {row[0]: row for row in keys}
             order = sorted(parts, key=lambda path: path.encode("utf-8", "surrogateescape"))
             return [parts[path] for path in order]
