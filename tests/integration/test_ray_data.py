@@ -62,7 +62,7 @@ def test_a_poisonous_file_costs_one_row(topology: str, tmp_path: Path) -> None:
     )
     everything, _ = run.plan_units(job)
     if topology == "local":
-        assert list(local.run(job, (), everything, None, frozenset(), 1))
+        assert list(local.run(job, (), everything, {}, frozenset(), 1, {}))
     else:
         assert list(ray_data.run(PassRun(job, ray.put([]), 32, topology == "staged", 1), everything))
     rows = [row for table in units.read_records(job.records, everything, SCHEMA) for row in table.to_pylist()]
