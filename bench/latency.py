@@ -7,6 +7,7 @@ are those that the verbs say themselves, after the first unit; of `normalize` it
 """
 
 import argparse
+import logging
 import os
 import shutil
 import statistics
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would tell of every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
