@@ -2,19 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import ray
-import yaml
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import Cluster
 from runs import tree
 from training_sets import write_dataset
@@ -92,50 +86,6 @@ def test_one_cpu_is_enough(cluster: Cluster, dataset: Path, tmp_path: Path, topo
     job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
     cluster.remove_node(node, allow_graceful=True)
     assert job.returncode == 0, job.stderr
-
-
-@pytest.fixture
-def autoscaled(tmp_path: Path) -> Iterator[str]:
-    """The address of a head that does no work, whose autoscaler starts up to two nodes, of this machine."""
-    provider = {"type": "fake_multinode", "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
-    provider |= {"disable_node_updaters": True, "disable_launch_config_check": True}
-    config: dict[str, Any] = {"cluster_name": "late", "max_workers": 2, "provider": provider, "auth": {}, "docker": {}}
-    config |= {"head_node_type": "ray.head.default", "upscaling_speed": 1.0, "idle_timeout_minutes": 5}
-    config |= {"file_mounts": {}, "file_mounts_sync_continuously": False}
-    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-    config |= {f"{name}_commands": [] for name in commands}
-    config |= {name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")}
-    config["available_node_types"] = {
-        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-        "cpu": {"resources": {"CPU": 2, "object_store_memory": 150 * 2**20}, "node_config": {}, "max_workers": 2},
-    }
-    (tmp_path / "autoscaling.yaml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["ray", "start", "--head", "--num-cpus=0", f"--port={port}", "--block", "--include-dashboard=false"]
-    command += ["--object-store-memory=104857600", f"--autoscaling-config={tmp_path}/autoscaling.yaml"]
-    variables = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
-    variables |= dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"), FAKE_HEAD_NODE_ID)
-    head = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
-    address = f"{ray.util.get_node_ip_address()}:{port}"
-    time.sleep(8)
-    yield address
-    processes = psutil.Process(head.pid).children(recursive=True)
-    head.terminate()
-    for process in psutil.wait_procs(processes, timeout=10)[1]:
-        process.kill()
-    head.wait()
-
-
-def test_an_autoscaler_starts_what_is_needed(autoscaled: str, dataset: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"RAY_ADDRESS": autoscaled}
-    command = [sys.executable, "-m", "depers.cli", "train", str(dataset), str(tmp_path / "out"), "--imgsz", "64"]
-    flags = ["--epochs", "1", "--batch-size", "15", "--device", "cpu", "--train-workers"]
-    job = subprocess.run([*command, *flags, "5"], env=environment, capture_output=True, text=True, check=False)
-    message = "must be at most 4, which get a CPU each of 0 of at most 2 nodes with 2 CPUs, but is 5"
-    assert job.returncode == 2 and message in job.stderr
-    subprocess.run([*command, *flags, "3"], env=environment, check=True, timeout=200)
 
 
 def test_a_training_waits_and_says_so(cluster: Cluster, dataset: Path, tmp_path: Path) -> None:
