@@ -16,6 +16,7 @@ from training_sets import write_dataset
 pytestmark = pytest.mark.slow
 NAMESPACE, LINKS, ADDRESSES = "depers-host", ("depers0", "depers1"), ("10.201.7.1", "10.201.7.2")
 PORT = 6391
+OPEN = {"RAY_AUTH_MODE": "disabled"}  # nobody else sees these networks
 
 
 class Hosts(NamedTuple):
@@ -48,7 +49,7 @@ def remove_network() -> None:
 
 def start_node(*flags: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
     command = [*prefix, "ray", "start", "--num-cpus=1", "--object-store-memory=104857600", "--block", *flags]
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | OPEN
     return subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
 
 
@@ -83,7 +84,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 def run_depers(hosts: Hosts, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"RAY_ADDRESS": hosts.address}
+    environment = os.environ | {"RAY_ADDRESS": hosts.address} | OPEN
     command = [sys.executable, "-m", "depers.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
