@@ -1,6 +1,8 @@
 """Listings of millions of files in columns: 70 bytes a file, not 400, and entries only while they are looked at."""
 
+import pickle
 import re
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
@@ -83,7 +85,8 @@ class FileListing(Sequence[Entry]):
     __hash__ = None  # type: ignore[assignment]  # it is a sequence
 
     def __reduce__(self) -> Any:
-        return FileListing.of, (tuple(self),)
+        # Millions of units wait for workers at a time, and paths of neighbors are alike.
+        return _unpack, (zlib.compress(pickle.dumps([tuple(entry) for entry in self], 5), 1),)
 
     def _locate(self, position: int) -> tuple[int, int]:
         number = bisect_right(self._starts, position) - 1
@@ -144,6 +147,10 @@ class FileListing(Sequence[Entry]):
                 [batch.column(0), batch.column(1), pa.array(tags, pa.string()), pa.array(times, pa.string())],
                 ["path", "size", "tag", "change_time"],
             )
+
+
+def _unpack(data: bytes) -> tuple[Entry, ...]:
+    return tuple(Entry(*fields) for fields in pickle.loads(zlib.decompress(data)))
 
 
 class Results:
