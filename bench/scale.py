@@ -1,19 +1,18 @@
 """How the real pipelines scale from 1 to 64 workers, with the work of a unit simulated by sleeping.
 
-    python bench/scale.py [anonymize synthesize] [--workers 1 4 16 64] [--unit-seconds 2.5] [--rounds 4]
+    python bench/scale.py [anonymize synthesize] [--workers 1 4 16 64] [--unit-seconds S] [--rounds 3]
 
 What is simulated is the computing of a unit: it sleeps `--unit-seconds`, in a logical core of a local Ray that has as
 many of them as there are workers. All the rest is what a run does: listing, units, Ray's scheduling, actors or tasks,
 reading each file and its record's writing, lease, resume check, manifest. So the figure says from how many workers on
 the driver, Ray and the records hold the others up; it says nothing about storage, which is this machine's disk.
 
-Real units take longer: `anonymize` takes 31 ms of a core per image, so a unit of 256 files, which a million files are
-cut into, 7.9 s; `synthesize` 5.2 ms, a unit of 64 images 0.33 s. 64 workers of 2.5 s end 26 units per second: as many
-as 200 cores anonymizing a million photographs, or 8 cores synthesizing. `--unit-seconds` changes that.
+The default for `anonymize` is 8 s, which a unit of 256 photographs takes at 31 ms of a core each (fewer files here, so
+that their reading does not keep the one machine busy); for `synthesize` 1 s, where a unit of 64 images takes 0.33 s.
 
-The rate is that between a quarter and three quarters of the units, by when they are recorded: without the start of 64
-processes on the cores of one machine, and without the end, when some have nothing to do. Efficiency is against as many
-times the rate of one worker.
+The rate is that of images between a quarter and three quarters of the units, by when they are recorded: without the
+start of 64 processes on the cores of one machine, and without the end, when some have nothing to do. Efficiency is
+against as many times the rate of one worker.
 """
 
 import argparse
@@ -27,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import simplejpeg
 from extract import draw_dataset
@@ -38,7 +39,7 @@ from depers.runtime import units
 from depers.synthesis import renderer
 
 VERBS = ("anonymize", "synthesize")
-_FILES_PER_UNIT = 8  # of a small input
+_UNIT_SECONDS = {"anonymize": 8.0, "synthesize": 1.0}
 _STORE_BYTES = 512 * 2**20
 _WORKER_BYTES = 120 * 2**20  # of a process of Ray with depers imported, but no detector
 
@@ -51,8 +52,6 @@ def sleep_and_redact(seconds: float, redact: Any, item: Any, boxes: Any, **optio
 
 def sleep_and_record(seconds: float, bank: Any, job: Any, first: int, last: int) -> int:
     """Write the record of rendered images, after the time that they take; the images themselves are not written."""
-    import pyarrow as pa
-
     time.sleep(seconds)
     count = job.images(first, last)
     rows = [{"path": f"{first}-{number}.jpg", "objects": 0, "labels": 0, "bytes": 0} for number in range(count)]
@@ -62,23 +61,30 @@ def sleep_and_record(seconds: float, bank: Any, job: Any, first: int, last: int)
 
 
 def measure_rate(records: Path) -> float:
-    """Return units per second between a quarter and three quarters of the records."""
-    times = sorted(path.stat().st_mtime for path in records.glob("*.parquet"))
-    first, last = len(times) // 4, len(times) * 3 // 4
-    return (last - first) / (times[last] - times[first])
+    """Return images per second between a quarter and three quarters of the records."""
+    paths = sorted(records.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
+    first, last = len(paths) // 4, len(paths) * 3 // 4
+    images = sum(pq.read_metadata(path).num_rows for path in paths[first + 1 : last + 1])
+    return images / (paths[last].stat().st_mtime - paths[first].stat().st_mtime)
+
+
+def choose_unit_size(unit_count: int) -> int:
+    """Return how many files each of so many units has on average."""
+    return next(size for size in (8, 16, 32) if units.choose_size(unit_count * size) == size)
 
 
 def run_anonymize(work: Path, workers: int, unit_count: int, unit_seconds: float) -> float:
-    """Anonymize small images whose boxes are known, so that no detector computes; return units per second."""
+    """Anonymize small images whose boxes are known, so that no detector computes; return images per second."""
     source, boxes, out = (work / name for name in ("photos", "boxes", "safe"))
     (boxes / "labels").mkdir(parents=True)
     (boxes / "classes.txt").write_text("face\n")
     source.mkdir()
     image = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90, "RGB", "420")
-    for number in range(unit_count * _FILES_PER_UNIT):
+    size = choose_unit_size(unit_count)
+    for number in range(unit_count * size):
         (source / f"{number:06}.jpg").write_bytes(image)
         (boxes / f"labels/{number:06}.txt").write_text("")
-    seconds = unit_seconds / _FILES_PER_UNIT
+    seconds = unit_seconds / size
     redact = functools.partial(sleep_and_redact, seconds, redact_step.redact_item)
     anonymize.redact_item, original = redact, anonymize.redact_item  # type: ignore[assignment]
     try:
@@ -90,7 +96,7 @@ def run_anonymize(work: Path, workers: int, unit_count: int, unit_seconds: float
 
 
 def run_synthesize(work: Path, workers: int, unit_count: int, unit_seconds: float) -> float:
-    """Plan images, and record them as if they were rendered; return units per second."""
+    """Plan images, and record them as if they were rendered; return images per second."""
     scenes, extracted, out = (work / name for name in ("scenes", "extracted", "synthetic"))
     draw_dataset(scenes, 16, (320, 180))
     run_verb("extract", extract.Options(str(scenes), str(extracted)))
@@ -115,12 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verbs", nargs="*", default=list(VERBS), choices=VERBS)
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 4, 16, 64])
-    parser.add_argument("--unit-seconds", type=float, default=2.5)
-    parser.add_argument("--rounds", type=int, default=4, help="units per worker")
+    parser.add_argument("--unit-seconds", type=float)
+    parser.add_argument("--rounds", type=int, default=3, help="units per worker")
     options = parser.parse_args()
     runs = {"anonymize": run_anonymize, "synthesize": run_synthesize}
     for verb in options.verbs:
-        single = 0.0
+        single, unit_seconds = 0.0, options.unit_seconds or _UNIT_SECONDS[verb]
         for workers in options.workers:
             if psutil.virtual_memory().available < workers * _WORKER_BYTES:
                 print(f"{verb}, {workers} workers: left out, too little memory is free", flush=True)
@@ -134,14 +140,13 @@ def main() -> None:
             )
             work = Path(tempfile.mkdtemp(prefix="depers-scale-"))
             try:
-                rate = runs[verb](work, workers, max(12, workers * options.rounds), options.unit_seconds)
+                rate = runs[verb](work, workers, max(12, workers * options.rounds), unit_seconds)
             finally:
                 ray.shutdown()
                 shutil.rmtree(work)
             single = single or rate / workers
-            figures = f"{rate:.2f} units/s, {rate / single / workers:.1%} of {workers} × one worker"
-            ideal = f"{rate * options.unit_seconds / workers:.1%} of no overhead at all"
-            print(f"{verb}, {workers} workers: {figures}, {ideal}; load {os.getloadavg()[0]:.1f}", flush=True)
+            figures = f"{rate:.2f} images/s, {rate / single / workers:.1%} of {workers} × one worker"
+            print(f"{verb}, {workers} workers: {figures}; load {os.getloadavg()[0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":
