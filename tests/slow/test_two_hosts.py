@@ -98,15 +98,3 @@ def test_two_workers_on_two_hosts_train_together(hosts: Hosts, tmp_path: Path) -
         hosts, "train", str(dataset), str(tmp_path / "out"), *flags, "--hyperparameters", str(hyperparameters)
     )
     assert job.returncode == 0 and "2 worker(s) on cpu" in job.stderr, job.stderr
-
-
-def test_a_path_that_another_host_does_not_see_is_refused(hosts: Hosts, tmp_path: Path) -> None:
-    (hosts.private / "photos").mkdir(exist_ok=True)
-    (hosts.private / "photos" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
-    job = run_depers(hosts, "anonymize", str(hosts.private / "photos"), str(tmp_path / "safe"))
-    assert job.returncode == 2 and job.stderr.count("\n") == 1
-    assert f"INPUT must be an s3:// URI, or lie on a disk that all nodes share, but is {hosts.private}" in job.stderr
-    assert f"which node {ADDRESSES[1]} does not have" in job.stderr
-    dataset = write_dataset(tmp_path / "dataset")
-    job = run_depers(hosts, "train", str(dataset), str(hosts.private / "out"))
-    assert job.returncode == 2 and "OUT must be an s3:// URI" in job.stderr and not (hosts.private / "out").exists()
