@@ -326,6 +326,7 @@ def _make_torch_config(backend: str, interface: str | None) -> Any:
 
 def _train_as_worker(config: dict[str, Any]) -> None:
     """Be one worker of Ray Train: join its group, bring the data, and run the loop from where it stopped."""
+    import ray
     from ray import train as ray_train
     from ray.train.torch import get_device
 
@@ -344,9 +345,10 @@ def _train_as_worker(config: dict[str, Any]) -> None:
     )
     actor, callback = config["actor"], ActorCallback(config["actor"])
     notices = NoticeBoard(_list_sources(actor if group.rank == 0 else None))
+    name = f"{config['name']}-{ray.get_runtime_context().get_node_id()}"  # nodes may share a disk
     with unpacked_files(Options(**config["options"]), config["files"]) as options:
         try:
-            work(options, config["datasets"], group, callback, config["name"], notices)
+            work(options, config["datasets"], group, callback, name, notices)
         finally:
             notices.close()
 
