@@ -5,8 +5,10 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from indexed_sets import write_index, write_tars
 from training_sets import write_dataset
 
 from depers import resources, storage
@@ -85,7 +87,13 @@ def test_training_writes_weights_and_refuses_other_options(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("ray_local")
 def test_two_workers_train_from_s3_to_s3(tmp_path: Path, s3_bucket: str) -> None:
+    """On folders with an index, and on tars beside them: one worker reads both, the other maps what it read."""
     root, remote = write_dataset(tmp_path / "data"), f"{s3_bucket}/a b"
+    write_index(root)
+    write_tars(write_dataset(tmp_path / "more", first=6), root, 4)
+    content = yaml.safe_load((root / "data.yaml").read_text())
+    content |= {"train": "", "train_beside_shards": ["images/train"], "shards": "shards/{000000..000001}.tar"}
+    (root / "data.yaml").write_text(yaml.safe_dump(content))
     for entry in storage.list_files(str(root)):
         storage.write_bytes(f"{remote}/data/{entry.path}", (root / entry.path).read_bytes())
     options = Options(
@@ -103,6 +111,8 @@ def test_two_workers_train_from_s3_to_s3(tmp_path: Path, s3_bucket: str) -> None
     assert storage.exists(f"{remote}/out/state/last.pt")
     cached = tmp_path / "cache" / "data" / remote[5:] / "data" / "images" / "train" / "1.jpg"
     assert cached.read_bytes() == (root / "images" / "train" / "1.jpg").read_bytes()
+    assert len(pq.read_table(io.BytesIO(storage.read_bytes(f"{remote}/out/seen.parquet")))) == 6 + 6 + 3
+    assert not list((tmp_path / "cache" / "images").iterdir())  # what the workers shared is unlinked
 
 
 def truncate(root: Path) -> None:

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from depers.datasets import image_index
 from depers.datasets.image_index import WrittenFile
@@ -39,9 +40,10 @@ def write_rows(root: Path, rows: list[dict[str, object]]) -> None:
 
 
 def write_tars(source: Path, out: Path, size: int) -> None:
-    """Write the training images of a dataset in folders as tars of `size` images at OUT/shards, and their index."""
+    """Write the training images of a dataset in folders as tars of `size` at OUT/shards, and add to the index."""
     (out / "shards").mkdir(parents=True)
-    rows = []
+    index = out / image_index.NAME
+    rows = [{"indexed": row} for row in pq.read_table(index).to_pylist()] if index.exists() else []
     images = sorted(path for path in (source / "images" / "train").rglob("*") if path.is_file())
     for number, start in enumerate(range(0, len(images), size)):
         tar_rows, buffer = [], io.BytesIO()
