@@ -221,6 +221,7 @@ def _extract(
     results = run_file_tasks(extract_unit, calls, limit=options.workers, num_cpus=share, num_gpus=gpus)
     speed = progress.follow(lease.guard(results), unfinished)
     table = pa.concat_tables(units.read_records(records, all_units, RECORD)).sort_by("path")
+    table = table.replace_schema_metadata()  # the first record's notes are about its own files
     if table["status"].to_pylist().count(SourceStatus.FAILED) == len(table):
         first = table.slice(0, 1).to_pylist()[0]
         raise UserError(f"{job.images}: no image can be used, such as {first['path']}: {first['reason']}")

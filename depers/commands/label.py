@@ -367,6 +367,7 @@ def _label(
 def _gather(out: str, all_units: Sequence[Unit]) -> pa.Table:
     """Write OUT/machine_labels.parquet and return it."""
     table = pa.concat_tables(units.read_records(units.locate_inside(out), all_units, RECORD)).sort_by("path")
+    table = table.replace_schema_metadata()  # the first record's notes are about its own files
     tables.write_table(storage.join(out, "machine_labels.parquet"), table)
     return table
 

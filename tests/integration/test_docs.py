@@ -21,6 +21,7 @@ PAGES = ("README.md", "docs/guide.md", "docs/operations.md", "docs/api.md")
 NEEDS_AWS = "<!-- needs AWS -->\n"
 BY_OTHER_TESTS = ("make demo", "make test")  # test_demo, and this run itself
 SMALLER = {
+    ",bus=vehicle,truck=vehicle,motorcycle=vehicle": "",
     "--count 10000": "--count 16",
     "synthetic/ run/ --weights yolov5s.pt": "synthetic/ run/ --weights yolov5n.pt --epochs 1 --imgsz 64 --batch-size 8",
     "--steps 300 --seeds 12": "--steps 2 --validations 1 --sizes 8 --seeds 1 --imgsz 64 --batch-size 4 --synthetic 2",
