@@ -55,7 +55,7 @@ def write_manifest(path: str, numbers: np.ndarray[tuple[int], np.dtype[np.int64]
                 "class": ["face"] * len(edges),
                 "confidence": edges[:, 0] / 1000,
                 **{name: edges[:, i] for i, name in enumerate(("x_min", "y_min", "x_max", "y_max"))},
-                "model": ["depers-n-v1.pt"] * len(edges),
+                "model": ["depers-n-v2.pt"] * len(edges),
                 "frame": [0] * len(edges),
             }
             arrays = [pa.array(fields[field.name], field.type) for field in BOX]

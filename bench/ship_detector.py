@@ -1,6 +1,6 @@
 """Make the default detector of a training's weights: half precision, with its version and its model card inside.
 
-    python bench/ship_detector.py run/weights/best.pt docs/detector.md depers/detection/shipped/depers-n-v1.pt
+    python bench/ship_detector.py run/weights/best.pt docs/detector.md depers/detection/shipped/depers-n-v2.pt
 
 `docs/detector.md` has the training and the thresholds that belong to it.
 """

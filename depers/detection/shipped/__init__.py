@@ -4,7 +4,7 @@ from pathlib import Path
 
 NAME = "default"
 """What `--weights` calls it."""
-WEIGHTS = str(Path(__file__).parent / "depers-n-v1.pt")
+WEIGHTS = str(Path(__file__).parent / "depers-n-v2.pt")
 """YOLOv5n, half precision; `docs/detector.md` is its model card. What it finds changes with its version alone."""
 THRESHOLDS = str(Path(__file__).parent / "thresholds.json")
 """The least confidence by class, found on images that did not train it."""

@@ -76,9 +76,9 @@ def test_other_verbs_look_for_all_that_it_knows() -> None:
 
 def test_figures_call_it_by_name_and_version_not_by_a_place_on_this_machine() -> None:
     options = evaluate.Options("data", "out", weights=("default:face=human", "w.pt"))
-    assert evaluate.Options("data", "out").name_detectors() == ["default (depers-n-v1)"]
-    assert options.name_detectors() == ["default (depers-n-v1):face=human", "w.pt"]
-    assert describe_weights_uri(parse_weights("default").uri) == "default (depers-n-v1)"
+    assert evaluate.Options("data", "out").name_detectors() == ["default (depers-n-v2)"]
+    assert options.name_detectors() == ["default (depers-n-v2):face=human", "w.pt"]
+    assert describe_weights_uri(parse_weights("default").uri) == "default (depers-n-v2)"
 
 
 def test_an_audit_looks_for_what_anonymize_redacts() -> None:
