@@ -111,7 +111,11 @@ def refuse_another(out: str, place: str, entries: FileListing, known: KnownInput
 
 
 def refuse_narrower(out: str, selection: Selection, known: KnownInputs) -> None:
-    """Raise UserError where patterns leave out inputs of earlier runs: their results would be removed."""
+    """Raise UserError where the selection leaves out inputs of earlier runs: their results would be removed."""
+    limit, former_limit = selection.limit, known.selection.limit
+    if limit is not None and limit < len(known.entries) and (former_limit is None or limit < former_limit):
+        problem = f"--limit must be at least the {len(known.entries)} inputs of the earlier run, but is {limit}"
+        raise UserError(f"{out}: {problem}: the other results would be removed: raise it, or choose another OUT")
     has_patterns = selection.include or selection.exclude
     entries = known.entries if has_patterns else ()
     if lost_paths := [entry.path for entry in entries if not selection.admits(entry.path)]:

@@ -84,3 +84,16 @@ def test_patterns_may_let_in_more_and_not_less(tmp_path: Path) -> None:
     for narrower in (Selection(("*1*",)), Selection(exclude=("2.jpg",))):
         with pytest.raises(UserError, match=r"leave out 1 inputs of the earlier run, such as '2.jpg', whose results"):
             inputs.refuse_narrower("OUT", narrower, known)
+
+
+@pytest.mark.parametrize(
+    ("limit", "former_limit", "is_refused"),
+    [(1, None, True), (1, 2, True), (1, 1, False), (len(ENTRIES), None, False), (None, None, False), (None, 2, False)],
+)
+def test_a_smaller_sample_removes_nothing(limit: int | None, former_limit: int | None, is_refused: bool) -> None:
+    known = KnownInputs("/in", FileListing.of(ENTRIES), Selection((), (), former_limit))
+    if not is_refused:
+        inputs.refuse_narrower("OUT", Selection((), (), limit), known)
+        return
+    with pytest.raises(UserError, match=rf"--limit must be at least the {len(ENTRIES)} inputs of the earlier run"):
+        inputs.refuse_narrower("OUT", Selection((), (), limit), known)
