@@ -79,7 +79,7 @@ def test_patterns_may_let_in_more_and_not_less(tmp_path: Path) -> None:
     assert inputs.read_selection(records) == inputs.read_inputs(records).selection == selection
     assert inputs.read_selection(f"{records}/none") == Selection()
     known = inputs.read_inputs(records)
-    for wider in (Selection(), selection, Selection(exclude=("3.jpg",)), Selection(limit=1)):
+    for wider in (Selection(), selection, Selection(exclude=("3.jpg",)), Selection(limit=7)):
         inputs.refuse_narrower("OUT", wider, known)
     for narrower in (Selection(("*1*",)), Selection(exclude=("2.jpg",))):
         with pytest.raises(UserError, match=r"leave out 1 inputs of the earlier run, such as '2.jpg', whose results"):
