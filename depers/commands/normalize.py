@@ -354,7 +354,7 @@ def _cut(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
     part: list[ImageTask] = []
     for task in tasks:
         part.append(task)
-        if units.ends_unit(task.name, len(part), _CHUNK):
+        if units.ends_stretch(task.name, len(part), _CHUNK):
             yield part
             part = []
     if part:

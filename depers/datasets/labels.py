@@ -26,6 +26,10 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _IMAGES = re.compile(r"(.*)/(images)/(.*)", re.DOTALL)  # greedy: the last folder of that name
 _CAPITAL_IMAGES = re.compile(_IMAGES.pattern, re.IGNORECASE | re.DOTALL)
 _EDGE = 1e-3  # how far a box may reach over the image's edge: annotation tools round
+_FRACTION = r"[01]\.[0-9]{1,17}"
+_USUAL_TEXT = re.compile(
+    rf"(?:[0-9]{{1,9}} {_FRACTION} {_FRACTION} {_FRACTION} {_FRACTION}\n)*"
+)  # as `format_yolo` has it
 
 
 def find_images(paths: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -52,6 +56,11 @@ def parse_yolo(text: str, class_count: int, source: str) -> Labels:
     Raise UserError, which names `source`, the line, the value and what is allowed, for anything but five finite
     numbers per line: a class id below `class_count`, a center in 0…1, and a size in 0…1 that is more than 0.
     """
+    if _USUAL_TEXT.fullmatch(text):
+        rows = np.array([*map(float, text.split())], np.float64).reshape(-1, 5)
+        is_right = (rows[:, 0] < class_count) & (rows[:, 3:] > 0).all(1) & (rows[:, 1:] <= 1 + _EDGE).all(1)
+        if is_right.all():
+            return Labels(rows[:, 0].astype(np.int64), rows[:, 1:].copy())
     class_ids: list[int] = []
     boxes: list[list[float]] = []
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
@@ -89,8 +98,11 @@ def drop_doubles(labels: Labels) -> Labels:
 
 def sort_labels(labels: Labels) -> Labels:
     """Return the labels by class and box, each once: what a training sees does not depend on the order of lines."""
-    rows = sorted(set(zip(labels.class_ids.tolist(), *labels.boxes_xywh.T.tolist(), strict=True)))
-    return Labels.of([class_id for class_id, *_ in rows], [box for _, *box in rows])
+    order = np.lexsort((*labels.boxes_xywh.T[::-1], labels.class_ids))
+    class_ids, boxes_xywh = labels.class_ids[order], labels.boxes_xywh[order]
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (class_ids[1:] != class_ids[:-1]) | (boxes_xywh[1:] != boxes_xywh[:-1]).any(1)
+    return Labels(class_ids[is_new], boxes_xywh[is_new])
 
 
 def read_number(field: str) -> float:

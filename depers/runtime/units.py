@@ -33,7 +33,8 @@ _NOTES = b"depers.notes"  # in a record's metadata
 _FORMER = "former"  # the folder of records that were set aside
 _CHUNKS = "chunks"  # the folder of the finished chunks of archives
 _UNIT_BYTES = 128 * MIB
-_SMALLEST, _LARGEST = 8, 256  # files of a unit, on average
+_SMALLEST, _LARGEST = 8, 256  # files of a unit, of which the last of a stretch may have fewer
+_STRETCH = 4  # units of a stretch, on average
 _MIX = 0x9E3779B1  # makes the high bits of a product depend on all bits of a number
 _READERS = 32  # records that are read ahead
 
@@ -65,12 +66,13 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
     """Return the listing in units in the order of their first paths: each archive one, loose files some at a time.
 
     Units are small where there are few files, so that every core has work, and larger where there are millions, so
-    that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has. Where one ends follows from
-    the paths of its files, so that one file more or less changes that unit alone, and not all that come after it.
+    that their records stay few; but none has more than `_UNIT_BYTES`, unless one file has. They are parts of stretches
+    of the listing whose ends follow from paths, so that one file more or less changes the units of its stretch, and not
+    all that come after it; in a stretch all but the last have one size, so that the detector gets full batches.
     """
     listing: Sequence[Entry] = entries if isinstance(entries, FileListing) else sorted(entries)
     size, units = choose_size(len(listing)), list[Unit]()
-    batch, first, total = list[Entry](), 0, 0
+    batch, first, total, stretch = list[Entry](), 0, 0, 0
 
     def close(stop: int) -> None:
         """Make a unit of the batch: a part of the listing, where that has nothing else there."""
@@ -87,21 +89,24 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
             close(index)
         first, total = (first, total + entry.size) if batch else (index, entry.size)
         batch.append(entry)
-        if ends_unit(entry.path, len(batch), size):
+        stretch += 1
+        is_end = ends_stretch(entry.path, stretch, _STRETCH * size)
+        if is_end or len(batch) == size:
             close(index + 1)
+        stretch = 0 if is_end else stretch
     close(len(listing))
     units.sort(key=lambda unit: unit.entries[0].path)
     return units
 
 
 def choose_size(count: int) -> int:
-    """Return how many of so many files a unit has on average: a power of two, which seldom changes as they grow."""
+    """Return how many of so many files a unit has: a power of two, which seldom changes as they grow."""
     most = max(_SMALLEST, min(32, count // 64), min(_LARGEST, count // 10_000))
     return 1 << (most.bit_length() - 1)
 
 
-def ends_unit(path: str, length: int, size: int) -> bool:
-    """Return whether a unit that has `length` files ends with the one at `path`: from half of `size` to twice as many.
+def ends_stretch(path: str, length: int, size: int) -> bool:
+    """Return whether a stretch of `length` files ends with the one at `path`: from half of `size` to twice as many.
 
     Between these a hash of the path says so, for one in `size / 2`.
     """

@@ -47,12 +47,12 @@ def _plain_field(field: pa.Field) -> pa.Field:
 class TableWriter:
     """A Parquet file written table by table, in row groups of some size, that appears whole at the end of the block."""
 
-    _ROWS = 65_536
+    _ROWS, _BYTES = 65_536, 8 * MIB  # rows may hold lists of any length
 
     def __init__(self, uri: str, schema: pa.Schema) -> None:
         self._schema, self._file = plain_schema(schema), open_writer(uri)
         self._pending: list[pa.Table] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def __enter__(self) -> "TableWriter":
         self._parquet = pq.ParquetWriter(self._file.__enter__(), self._schema, compression="zstd")
@@ -62,13 +62,14 @@ class TableWriter:
         """Add rows."""
         self._pending.append(table.select(self._schema.names).cast(self._schema))
         self._rows += len(table)
-        if self._rows >= self._ROWS:
+        self._bytes += self._pending[-1].nbytes
+        if self._rows >= self._ROWS or self._bytes >= self._BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             self._parquet.write_table(pa.concat_tables(self._pending), row_group_size=self._rows or 1)
-        self._pending, self._rows = [], 0
+        self._pending, self._rows, self._bytes = [], 0, 0
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:

@@ -10,7 +10,7 @@ from image_lists import list_pairs
 
 from depers import storage
 from depers.datasets import labels
-from depers.datasets.labels import CLASSES, Labels, drop_doubles, format_yolo, label_path, parse_yolo
+from depers.datasets.labels import CLASSES, Labels, drop_doubles, format_yolo, label_path, parse_yolo, sort_labels
 from depers.errors import UserError
 
 fraction = st.integers(0, 10**6).map(lambda millionths: millionths / 1e6)
@@ -26,6 +26,43 @@ def test_what_is_written_is_read(rows: list[tuple[int, float, float, float, floa
     np.testing.assert_allclose(read.boxes_xywh, given_labels.boxes_xywh, rtol=0, atol=1e-12)
     assert (read.class_ids.dtype, read.boxes_xywh.dtype) == (np.int64, np.float64)
     assert read.boxes_xywh.shape == (len(rows), 4)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "0 0.5 0.5 0.1 0.1",
+                "1 1.0 0.25 1.001 0.000001",
+                "0 1.5 0.5 0.1 0.1",
+                "7 0.5 0.5 1.0 1.0",
+                "0 0.5 0.5 0.0 0.1",
+                "0 0.5 0.5 1 0.1",
+                "0  0.5 0.5 0.1 0.1",
+                "0 0.5 0.5 0.1",
+            ]
+        )
+    )
+)
+def test_usual_text_is_read_as_any_other(rows: list[str]) -> None:
+    def read(text: str) -> object:
+        try:
+            class_ids, boxes = parse_yolo(text, 2, "it")
+        except UserError as error:
+            return str(error)
+        return class_ids.tolist(), boxes.tolist()
+
+    text = "".join(f"{row}\n" for row in rows)
+    assert read(text) == read(text + "\n")  # a blank line makes it unusual
+
+
+def test_sorted_labels_are_those_of_python() -> None:
+    rng = np.random.default_rng(5)
+    labels = Labels(rng.integers(0, 3, 200), rng.integers(0, 3, (200, 4)) / 4)
+    rows = sorted({(class_id, *box) for class_id, box in zip(*(part.tolist() for part in labels), strict=True)})
+    in_order = sort_labels(labels)
+    assert [(class_id, *box) for class_id, box in zip(*(part.tolist() for part in in_order), strict=True)] == rows
+    assert len(sort_labels(Labels.of([], [])).boxes_xywh) == 0
 
 
 def test_doubles_are_dropped_and_the_order_stays() -> None:
