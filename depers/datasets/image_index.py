@@ -131,10 +131,10 @@ def _describe_image(
         "digest": digest_image(len(data), data[-TAIL_BYTES:]),
         "width": size_wh[0],
         "height": size_wh[1],
-        "class_ids": rows.class_ids.tolist(),
-        "boxes": rows.boxes_xywh.ravel().tolist(),
-        "ignored_ids": regions.class_ids.tolist(),
-        "ignored_boxes": regions.boxes_xywh.ravel().tolist(),
+        "class_ids": rows.class_ids.astype(np.int32),
+        "boxes": rows.boxes_xywh.ravel().astype(np.float32),
+        "ignored_ids": regions.class_ids.astype(np.int32),
+        "ignored_boxes": regions.boxes_xywh.ravel().astype(np.float32),
     }
 
 

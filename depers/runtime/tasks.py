@@ -28,6 +28,7 @@ _PER_CPU = 4  # tasks in flight: enough to keep all cores busy, and to have the 
 _LOOK_SECONDS = 2.0  # between two looks at how large the cluster is
 _TWINS = 2  # further attempts at work that takes long: the first may come to the same slow node
 _TWIN_SECONDS = 5.0  # below which work is not called slow
+_END_SECONDS = 30.0  # how long tasks that are ended may take for it
 
 
 def choose_share(*uris: str) -> float:
@@ -180,7 +181,22 @@ class _Flight(Generic[T]):
         self._completions = 0
 
     def run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-        """Yield the results as they come."""
+        """Yield the results as they come; where the caller stops, or a call fails, the others are ended."""
+        try:
+            yield from self._run(calls)
+        finally:
+            self._end_others()
+
+    def _end_others(self) -> None:
+        """End what still runs, and wait until it has: a run that follows does the same work, in the same files."""
+        import ray
+
+        if self._works and ray.is_initialized():
+            for task in self._works:
+                ray.cancel(task, force=True)
+            ray.wait(list(self._works), num_returns=len(self._works), timeout=_END_SECONDS)
+
+    def _run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         import ray
 
         pending, number, is_exhausted = iter(calls), 0, False

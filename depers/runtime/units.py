@@ -102,7 +102,7 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
 def choose_size(count: int) -> int:
     """Return how many of so many files a unit has: a power of two, which seldom changes as they grow."""
     most = max(_SMALLEST, min(32, count // 64), min(_LARGEST, count // 10_000))
-    return 1 << (most.bit_length() - 1)
+    return 1 << (most - 1).bit_length()
 
 
 def ends_stretch(path: str, length: int, size: int) -> bool:

@@ -23,7 +23,7 @@ from depers.runtime import tasks, units
 from depers.runtime.crash_ledger import CRASHED
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.local_pool import PoolPlan, open_pool
-from depers.runtime.tasks import run_file_tasks
+from depers.runtime.tasks import run_file_tasks, run_tasks
 from depers.storage.failures import OutageError
 
 
@@ -150,6 +150,24 @@ def test_what_takes_much_longer_is_given_out_again(
     start, marker = time.monotonic(), str(tmp_path / "marker")
     assert sorted(run_file_tasks(linger, [(marker,), ("",), ("",)])) == ["", "", marker]
     assert time.monotonic() - start < 40
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def write_late(marker: str) -> str:
+    """Write a file after a while; without one, nothing."""
+    if marker:
+        time.sleep(1.5)
+        Path(marker).touch()
+    return marker
+
+
+def test_no_task_outlives_a_caller_who_stops(ray_local: None, tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    results = run_tasks(write_late, [(str(tmp_path / "late"),), ("",)])
+    assert next(results) == ""
+    results.close()  # type: ignore[attr-defined]
+    time.sleep(2)
+    assert not (tmp_path / "late").exists()
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 

@@ -52,10 +52,10 @@ def test_what_changed_is_done_and_nothing_else(tmp_path: Path, change: str) -> N
 
 
 def test_another_size_of_units_does_nothing_again(tmp_path: Path) -> None:
-    records, entries = str(tmp_path), make_listing(1030)
-    assert units.choose_size(1000) == 8 and units.choose_size(1030) == 16
-    assert do(records, entries[:1000]) == 1000
-    assert do(records, entries) == 30 and do(records, entries[:1000]) == 0
+    records, entries = str(tmp_path), make_listing(600)
+    assert units.choose_size(570) == 8 and units.choose_size(600) == 16
+    assert do(records, entries[:570]) == 570
+    assert do(records, entries) == 30 and do(records, entries[:570]) == 0
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:

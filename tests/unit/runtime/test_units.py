@@ -29,7 +29,18 @@ def test_units_hold_every_input_once_whatever_the_order(entries: list[Entry], ra
 
 @pytest.mark.parametrize(
     ("count", "size"),
-    [(0, 8), (20, 8), (1023, 8), (1024, 16), (10_000, 32), (400_000, 32), (640_000, 64), (10**7, 256), (10**9, 256)],
+    [
+        (0, 8),
+        (20, 8),
+        (575, 8),
+        (576, 16),
+        (1087, 16),
+        (1088, 32),
+        (329_999, 32),
+        (330_000, 64),
+        (10**7, 256),
+        (10**9, 256),
+    ],
 )
 def test_size_classes_are_powers_of_two(count: int, size: int) -> None:
     assert units.choose_size(count) == size
