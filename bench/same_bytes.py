@@ -54,7 +54,7 @@ VERSIONS = {"depers", "version", "layout", "plan", "tables", "extracted_sha256"}
 """Columns and keys that count formats and versions, or digest what holds names: they change, and are not compared."""
 
 RUNS = {
-    "normalize": "normalize {IN}/scenes {OUT} --val-fraction 0.25",
+    "normalize": "normalize {IN}/scenes {OUT} --val-fraction 0.25 --unlabelled background",
     "normalize-voc": "normalize {IN}/voc {OUT} --group-by ^street-1-000[23] --add {IN}/coco/",
     "extract": "extract {OUTS}/normalize {OUT} --no-keep-labels",
     "extract-keep": "extract {OUTS}/{DATASET} {OUT} --keep-labels --fill confetti --weights {WEIGHTS}",

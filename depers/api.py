@@ -80,7 +80,7 @@ class Detector:
         """Load the weights, each PATH_OR_URI[:model_class=class,…]; without any, the detector that is part of depers.
 
         `options` are those of `depers detect` that say how to look: classes, confidence, iou_threshold, thresholds,
-        thresholds_anyway, max_detections, imgsz, tile, augment, multi_label, half_stride_pad, precision,
+        thresholds_anyway, within, max_detections, imgsz, tile, augment, multi_label, half_stride_pad, precision,
         max_megapixels. `device` auto is CUDA where this machine has it. Raises UserError for weights or options that
         will not do, and for thresholds that were found with others.
         """

@@ -44,6 +44,13 @@ def shares_inside(inner: Boxes, outer: Boxes) -> NDArray[np.float32]:
     return np.asarray(intersections(inner, outer) / np.maximum(area(inner), 1e-9)[:, None], np.float32)
 
 
+def have_center_in(boxes: Boxes, outer: Boxes) -> NDArray[np.bool_]:
+    """Return whether the center of each of `boxes` (N, 4) lies in one of `outer` (M, 4), bool (N,)."""
+    centers = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    is_inside = np.all((centers >= outer[:, :2]) & (centers <= outer[:, 2:]), axis=2)
+    return np.asarray(np.any(is_inside, axis=1), np.bool_)
+
+
 def covered_share(box_xyxy: Sequence[float], covers: Boxes) -> float:
     """Return the share of a box that the union of the covers (N, 4) takes up, 0…1; exact, and 0 for an empty box."""
     x0, y0, x1, y1 = box_xyxy

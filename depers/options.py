@@ -148,6 +148,15 @@ def tile_option() -> Any:
     return option(None, text, low=64, ceiling=1_000_000, group=DETECTION)
 
 
+def within_option() -> Any:
+    """Return the option of what lies where it belongs."""
+    text = (
+        "a box of CLASS whose center lies in no box of CONTEXT has a tenth of its confidence (default: none; with the"
+        " detector of depers carplate=car)"
+    )
+    return option((), text, group=DETECTION, metavar="CLASS=CONTEXT")
+
+
 def max_detections_option(default: int, note: str = "") -> Any:
     """Return the option of how many boxes an image may have; `note` says what becomes of one that has more."""
     return option(default, f"most boxes of one image{note}", low=1, ceiling=30_000, group=DETECTION)

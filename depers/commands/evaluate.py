@@ -23,6 +23,7 @@ from depers.datasets.data_yaml import Dataset, check_labels, find_split_folder, 
 from depers.datasets.seen_images import count_seen, describe_seen
 from depers.datasets.splits import group_names
 from depers.detection import shipped
+from depers.detection.contexts import format_rules, parse_rules
 from depers.detection.settings import PRECISIONS, describe_weights_uri, parse_weights, read_checkpoints
 from depers.detection.thresholds import Settings, describe_weights
 from depers.errors import UserError
@@ -52,6 +53,7 @@ from depers.options import (
     precision_option,
     tile_option,
     weights_option,
+    within_option,
     workers_option,
 )
 from depers.pipeline import run as pipeline
@@ -89,6 +91,7 @@ class Options(CheckedOptions):
     augment: bool = option(
         False, "look at every image three times, smaller and mirrored, as `yolov5 val --augment`", group=DETECTION
     )
+    within: tuple[str, ...] = within_option()
     tile: int | None = tile_option()
     target_recall: tuple[str, ...] = option(
         (),
@@ -171,6 +174,7 @@ class Options(CheckedOptions):
             imgsz=self.imgsz,
             augment=self.augment,
             tile=self.tile,
+            within=self.within,
             batch_size=self.batch_size,
             device=self.device,
             precision="float32" if self.precision == "auto" else self.precision,
@@ -192,6 +196,7 @@ class Options(CheckedOptions):
             confidence=self.confidence,
             imgsz=self.imgsz,
             tile=self.tile,
+            within=self.within,
             augment=self.augment,
             batch_size=self.batch_size,
             device=self.device,
@@ -272,6 +277,7 @@ def _calibrate(
         precision=options.precision,
         iou_threshold=detection.iou_threshold,
         margin=options.margin,
+        within=format_rules(parse_rules(detection.chosen_rules)),
     )
     details: dict[str, Any] = {"dataset": options.dataset, "split": options.split, "images": len(readable)}
     details |= {"weights": options.name_detectors(), "coverage": options.coverage, "certainty": options.certainty}

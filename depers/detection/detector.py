@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from depers.detection import yolo
+from depers.detection import contexts, yolo
 from depers.detection.detections import Detections
 from depers.detection.network import NonFiniteError, Predictions, make_network, name_arithmetic
 from depers.detection.settings import InferenceSettings, Weights
@@ -65,10 +66,20 @@ class DetectorEnsemble:
                 raise UserError(f"--classes must be among those of the weights ({', '.join(names)}), but got {name!r}")
         self.class_names = [name for name in names if not classes or name in classes]
         self.model_names = [source.name for source in weights]
+        rules = [rule for rule in settings.within if rule[0] in self.class_names]
+        for rule in rules:
+            if rule[1] not in names:
+                given = f"the weights give {', '.join(names)}"
+                raise UserError(f"--within {'='.join(rule)}: the context must be a class of the weights, but {given}")
+        context_names = [name for name in names if name not in self.class_names and name in dict(rules).values()]
+        ids = {name: index for index, name in enumerate([*self.class_names, *context_names])}
+        self.contexts = {ids[name]: ids[context] for name, context in rules}
+        """Ids of classes that have a context, with the context's: those of `class_names`, or above."""
+        if rules:
+            settings = replace(settings, confidence=min(settings.confidence, contexts.CONTEXT_CONFIDENCE))
         self.settings = settings
         device = torch.device(settings.device)
         arithmetics = list_arithmetics(device, settings.precision, settings.arithmetic)
-        ids = {name: index for index, name in enumerate(self.class_names)}
         self._networks = [
             make_network(
                 source.uri,
@@ -93,8 +104,9 @@ class DetectorEnsemble:
     def __call__(self, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Return detections in canvas pixels for letterboxed uint8 RGB images (H, W, 3), in batches of a shape.
 
-        All that are above the threshold: they may be more than `max_detections`. Raise NonFiniteError where a model
-        gives numbers that are not finite about any of them, ImageError where there are more than can be suppressed.
+        All that are above the threshold, also contexts: they may be more than `max_detections`. Raise
+        NonFiniteError where a model gives numbers that are not finite about any of them, ImageError where there are
+        more than can be suppressed.
         """
         results: list[Detections | None] = [None] * len(canvases)
         shapes = sorted({canvas.shape for canvas in canvases})

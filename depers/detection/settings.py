@@ -60,7 +60,7 @@ class InferenceSettings:
     `arithmetic` is the one that a job has chosen for all of its workers, whose nodes may differ; where it is empty,
     each chooses by itself. `augment` looks at every image three times, at scales 1, 0.83 (mirrored) and 0.67, as
     YOLOv5's `--augment`. Where an image has more than `max_detections`, `withholds` makes that an error; otherwise the
-    least certain are left out, as figures have it.
+    least certain are left out, as figures have it. `within` are the rules of `contexts`.
     """
 
     imgsz: int = 640
@@ -73,6 +73,7 @@ class InferenceSettings:
     arithmetic: str = ""
     augment: bool = False
     withholds: bool = False
+    within: tuple[tuple[str, str], ...] = ()
 
 
 def read_checkpoints(weights: Sequence[Weights]) -> list[bytes]:

@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     """All that decides which boxes a detector finds and how large they are redacted; None is not known, or not said.
 
     `weights` are the digests of the checkpoints (SHA-256) with their class maps, `classes` the names of what is looked
-    for, sorted: a box counts for the best of these.
+    for, sorted: a box counts for the best of these; `within` the rules of `contexts`.
     """
 
     weights: tuple[tuple[str, Mapping[str, str]], ...]
@@ -36,11 +36,13 @@ class Settings(NamedTuple):
     precision: str
     iou_threshold: float
     margin: float | None = None
+    within: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for JSON."""
         weights = [{"sha256": digest, "class_map": dict(class_map)} for digest, class_map in self.weights]
-        return {**self._asdict(), "weights": weights, "classes": list(self.classes or ())}
+        lists = {"classes": list(self.classes or ()), "within": list(self.within)}
+        return {**self._asdict(), "weights": weights, **lists}
 
 
 class Thresholds(NamedTuple):
@@ -73,6 +75,8 @@ def _list_differences(found_with: Settings, now: Settings) -> Iterator[str]:
         yield f"class map {_join(found_with.weights, 1)}, now {_join(now.weights, 1)}"
     if now.classes is not None and found_with.classes is not None and set(found_with.classes) != set(now.classes):
         yield f"classes {', '.join(found_with.classes)}, now {', '.join(now.classes)}"
+    if set(found_with.within) != set(now.within):
+        yield f"--within {', '.join(found_with.within) or 'none'}, now {', '.join(now.within) or 'none'}"
     for name in ("imgsz", "tile", "augment", "precision", "iou_threshold", "margin"):
         value, other = getattr(found_with, name), getattr(now, name)
         if value != other and not (name == "margin" and other is None):  # what is not redacted has none
@@ -147,6 +151,7 @@ def _read_settings(uri: str, content: Any) -> Settings:
         precision=take("precision", str),
         iou_threshold=float(take("iou_threshold", int, float)),
         margin=float(take("margin", int, float)),
+        within=tuple(str(rule) for rule in content.get("within", [])),  # earlier versions knew none
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.boxes import Boxes, intersection_over_union
+from depers.boxes import Boxes, have_center_in, intersection_over_union
 from depers.detection.detections import Detections
 
 
@@ -51,7 +51,7 @@ def decide(detections: Detections, known_xyxy: Boxes, known_ids: NDArray[np.int6
     for class_id, context_id in rules.contexts.items():
         is_context, is_known_context = detections.class_ids == context_id, known_ids == context_id
         context_xyxy = np.concatenate([detections.boxes_xyxy[is_context], known_xyxy[is_known_context]])
-        chosen &= (detections.class_ids != class_id) | _have_center_in(detections.boxes_xyxy, context_xyxy)
+        chosen &= (detections.class_ids != class_id) | have_center_in(detections.boxes_xyxy, context_xyxy)
     detections = detections.select(np.flatnonzero(chosen))
     detections = detections.select(np.argsort(-detections.confidences, kind="stable"))
     is_same_class = detections.class_ids[:, None] == detections.class_ids[None]
@@ -78,10 +78,3 @@ def decide(detections: Detections, known_xyxy: Boxes, known_ids: NDArray[np.int6
     agreement = np.array([rules.agreements[class_id] for class_id in ids], np.int64)
     is_label = (objects.confidences >= least) & (counts >= agreement)
     return Objects(objects.boxes_xyxy, objects.class_ids, objects.confidences, counts, is_label)
-
-
-def _have_center_in(boxes_xyxy: Boxes, context_xyxy: Boxes) -> NDArray[np.bool_]:
-    """Return bool (N,): whether the center of each box lies in one of the context's boxes."""
-    centers = (boxes_xyxy[:, None, :2] + boxes_xyxy[:, None, 2:]) / 2
-    is_inside = np.all((centers >= context_xyxy[:, :2]) & (centers <= context_xyxy[:, 2:]), axis=2)
-    return np.asarray(np.any(is_inside, axis=1), np.bool_)

@@ -1,10 +1,12 @@
 """The options of a pass over images, which detection, anonymization and audit have in common."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from depers import storage
 from depers.detection import shipped
+from depers.detection.contexts import NO_RULE, format_rules, parse_rules
 from depers.detection.settings import PRECISIONS, parse_weights
 from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
@@ -28,6 +30,7 @@ from depers.options import (
     precision_option,
     tile_option,
     weights_option,
+    within_option,
     workers_option,
 )
 from depers.runtime import units
@@ -72,6 +75,7 @@ class PassOptions(CheckedOptions):
     )
     max_detections: int = max_detections_option(1000, "; one with more fails, since the rest would be left out")
     imgsz: int = imgsz_option()
+    within: tuple[str, ...] = within_option()
     tile: int | None = tile_option()
     augment: bool = option(
         False, "look at every image several times, enlarged and mirrored: finds more, slower", group=DETECTION
@@ -114,6 +118,7 @@ class PassOptions(CheckedOptions):
         """Raise UserError for a value that is not allowed."""
         super().__post_init__()
         self.check_sources()
+        parse_rules(self.chosen_rules)
         if self.thresholds_anyway and self.thresholds is None:
             raise UserError("--thresholds-anyway is about --thresholds, which are not given")
         storage.check(self.input, "INPUT")
@@ -143,6 +148,11 @@ class PassOptions(CheckedOptions):
         return self.thresholds
 
     @property
+    def chosen_rules(self) -> tuple[str, ...]:
+        """Return the rules of `detection.contexts` in use: those given, or those of the detector of depers."""
+        return choose_rules(self.within, self.detectors)
+
+    @property
     def detector_confidence(self) -> float:
         """Return the least confidence of a detector's box."""
         return DETECTOR_CONFIDENCE if self.confidence is None else self.confidence
@@ -155,8 +165,14 @@ class PassOptions(CheckedOptions):
         """
         values = {name: value for name, value in asdict(self).items() if name not in (*_NOT_DECISIVE, *_PATHS)}
         class_maps = [parse_weights(text).class_map for text in self.detectors]
+        values |= {"within": format_rules(parse_rules(self.chosen_rules))}
         values |= {"class_maps": class_maps, "classes": self.chosen_classes, "thresholds": read_class_thresholds(self)}
         return values | ({"confidence": self.detector_confidence} if self.detectors else {})
+
+
+def choose_rules(within: Sequence[str], detectors: Sequence[str]) -> tuple[str, ...]:
+    """Return the rules in use: those that `--within` gives, or those of the detector of depers where that is alone."""
+    return tuple(within) or (shipped.WITHIN if tuple(detectors) == (shipped.NAME,) else (NO_RULE,))
 
 
 def records_option() -> Any:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from depers import __version__, storage
+from depers.detection.contexts import parse_rules
 from depers.detection.settings import InferenceSettings, parse_weights, read_checkpoints
 from depers.errors import UserError
 from depers.pipeline import local, ray_data
@@ -69,6 +70,7 @@ def make_job(
         precision=options.precision,
         augment=options.augment,
         withholds=withholds,
+        within=parse_rules(options.chosen_rules),
     )
     return PassJob(
         input=storage.absolute(options.input),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from depers import storage
 from depers.archives.base import Member, MemberRules
-from depers.detection import tiling
+from depers.detection import contexts, tiling
 from depers.detection.detections import Detections, to_rows
 from depers.detection.settings import InferenceSettings, Weights
 from depers.detection.tiling import View
@@ -306,8 +306,15 @@ def _merge(
 ) -> list[Row]:
     """Return the boxes of the views of a frame as rows of `detections.BOX`.
 
-    Their classes' thresholds come first: what does not count must not take the place of what does.
+    Contexts and their classes' thresholds come first: what does not count must not take the place of what does.
     """
+    if detector.contexts:
+        parts = contexts.discount(parts, detector.contexts)
+        masks = [
+            (part.class_ids < len(detector.class_names)) & (part.confidences > job.settings.confidence)
+            for part in parts
+        ]
+        parts = [part.select(mask) for part, mask in zip(parts, masks, strict=True)]
     if job.thresholds:
         least = np.array([job.thresholds.get(name, 0) for name in detector.class_names], np.float64)
         parts = [part.select(part.confidences >= least[part.class_ids]) for part in parts]

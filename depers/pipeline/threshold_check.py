@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from depers import storage
+from depers.detection.contexts import format_rules
 from depers.detection.thresholds import Settings, Thresholds, describe_weights, find_differences, read_thresholds
 from depers.errors import UserError
 from depers.pipeline.options import PassOptions
@@ -37,6 +38,7 @@ def check_thresholds(
             precision=options.precision,
             iou_threshold=options.iou_threshold,
             margin=margin,
+            within=format_rules(job.settings.within),
         )
         if options.thresholds is None and set(class_names) < set(thresholds.settings.classes or ()):
             # A box counts for the best of the classes looked for: of each, fewer classes leave no fewer boxes.
@@ -71,6 +73,7 @@ def _compare_earlier(thresholds: Thresholds, table: str, margin: float | None) -
         precision=note["precision"],
         iou_threshold=note["iou_threshold"],
         margin=margin,
+        within=tuple(note.get("within", [])),
     )
     differences = find_differences(thresholds, settings)
     limits = [value for value in (note["confidence"], *note["thresholds"].values()) if value is not None]

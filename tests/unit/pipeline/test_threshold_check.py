@@ -49,6 +49,8 @@ def test_the_same_detector_takes_them(tmp_path: Path) -> None:
         ({"precision": "float32"}, {}, "--precision auto, now float32"),
         ({"iou_threshold": 0.4}, {}, "--iou-threshold 0.5, now 0.4"),
         ({"margin": 0.0}, {}, "--margin 0.1, now 0"),
+        ({"within": ("human=car",)}, {}, "--within none, now human=car"),
+        ({}, {"within": ("human=car",)}, "--within human=car, now none"),
     ],
 )
 def test_another_is_refused_in_one_line(
