@@ -262,7 +262,7 @@ def run(options: Options) -> NormalizeResult:
 
             def parts() -> Iterator[list[ImageTask]]:
                 class_count, shapes = len(options.classes), image_twins.shapes
-                return _cut(make_tasks(catalog, assignment, meanings.class_ids, class_count, index, shapes))
+                return _cut(make_tasks(catalog, assignment, meanings, class_count, index, shapes))
 
             _set_aside(out, options, parts)
             statistics = _write(out, options, parts(), assignment.total, index, lease)

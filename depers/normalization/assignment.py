@@ -14,9 +14,9 @@ from depers import storage
 from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.splits import Strata, group_names, split_into
 from depers.errors import UserError
-from depers.normalization.catalog import Catalog
+from depers.normalization.catalog import Catalog, ClassMeanings
 from depers.normalization.index import LabelIndex
-from depers.normalization.rules import BOX_ROW, EVERY_CLASS, NO_BOXES, LabelBoxes, Problem
+from depers.normalization.rules import BOX_ROW, NO_BOXES, LabelBoxes, Problem
 from depers.normalization.writing import ImageTask
 from depers.statuses import ProblemAction
 
@@ -156,7 +156,7 @@ def read_split(name: str) -> tuple[str, str]:
 def make_tasks(
     catalog: Catalog,
     assignment: Assignment,
-    class_ids: Mapping[int, int],
+    meanings: ClassMeanings,
     class_count: int,
     index: LabelIndex,
     shapes: NDArray[np.void],
@@ -166,7 +166,8 @@ def make_tasks(
     A region of every class is one of each. `shapes` are those of all images, as `twins.SHAPE` has them.
     """
     ids = np.full(len(catalog.classes) + 1, -1, np.int64)
-    ids[list(class_ids.keys())] = list(class_ids.values())
+    ids[list(meanings.class_ids.keys())] = list(meanings.class_ids.values())
+    is_every_class = np.isin(np.arange(len(ids)), [*meanings.regions])
     boxes, sizes = _OrderedReader(index.boxes()), _OrderedReader((number, (w, h)) for number, w, h in index.sizes())
     for number, (label_set, image) in enumerate(catalog.images):
         indexed_boxes, declared_wh = boxes.at(number), sizes.at(number)
@@ -174,8 +175,7 @@ def make_tasks(
             continue
         label_boxes = NO_BOXES
         if indexed_boxes is not None:
-            every_class = catalog.classes.get((label_set.prefix, EVERY_CLASS), -1)
-            label_boxes = _to_label_boxes(catalog, indexed_boxes, ids, every_class, class_count)
+            label_boxes = _to_label_boxes(catalog, indexed_boxes, ids, is_every_class, class_count)
         source, path = storage.join(label_set.uri, image.path), label_set.prefix + image.path
         entry = label_set.entries[image.path]
         stamp = f"{entry.size} {entry.etag}"
@@ -186,14 +186,19 @@ def make_tasks(
 
 
 def _to_label_boxes(
-    catalog: Catalog, boxes: NDArray[np.void], ids: NDArray[np.int64], every_class: int, class_count: int
+    catalog: Catalog,
+    boxes: NDArray[np.void],
+    ids: NDArray[np.int64],
+    is_every_class: NDArray[np.bool_],
+    class_count: int,
 ) -> LabelBoxes:
     """Return the boxes of one image (`INDEXED_BOX`) that are of the dataset's classes."""
-    is_every = boxes["class_number"] == every_class
+    is_every = is_every_class[boxes["class_number"]]
     class_ids = ids[boxes["class_number"]]
     if is_every.any():
         counts = np.where(is_every, class_count, 1)
         boxes, class_ids = np.repeat(boxes, counts), np.repeat(class_ids, counts)
+        boxes["ignored"] |= np.repeat(is_every, counts)
         class_ids[np.repeat(is_every, counts)] = np.tile(np.arange(class_count), int(is_every.sum()))
     boxes, class_ids = boxes[class_ids >= 0], class_ids[class_ids >= 0]
     files, places = np.unique(boxes["file"], return_inverse=True)

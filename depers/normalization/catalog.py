@@ -3,9 +3,10 @@
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from depers.errors import UserError
+from depers.normalization.formats.remarks import means_background, means_region
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.layouts import LabelFile, SetImage
 from depers.normalization.rules import EVERY_CLASS, Problem, RawBox
@@ -55,10 +56,12 @@ class Catalog:
 class ClassMeanings(NamedTuple):
     """The dataset's class ids by the catalog's class numbers; `notes` are lines about the class maps.
 
+    `regions`: the numbers of classes that are none, but regions in which an object of any class may be.
     `labelled`: the classes that a set labels, by the prefix of its images; only of sets that do not label all.
     """
 
     class_ids: dict[int, int]
+    regions: frozenset[int]
     notes: list[str]
     labelled: dict[str, list[str]]
 
@@ -66,18 +69,30 @@ class ClassMeanings(NamedTuple):
 def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[str]) -> ClassMeanings:
     """Find what the classes mean, and which each set labels. One that nobody asked for is a problem.
 
-    Raise UserError where that goes for every box: then nobody wants such a dataset.
+    Raise UserError for a set of which that goes for every box, or that has none: then nobody wants such a dataset.
     """
     maps = {label_set.prefix: label_set.class_map for label_set in catalog.sets}
     totals = {number: (boxes, images) for number, boxes, images in index.class_totals()}
     regions = index.region_totals()
     class_ids: dict[int, int] = {}
     purpose: list[tuple[int, str]] = []
-    strange: list[tuple[int, str]] = []
+    strange: list[tuple[int, str, str]] = []
+    skipped_sets: set[str] = set()
+    every: set[int] = set()
     for (prefix, name), number in sorted(catalog.classes.items()):
-        if name == EVERY_CLASS:
-            continue
         (boxes, images), ignored = totals.get(number, (0, 0)), regions.get(number, 0)
+        is_mapped = name in maps[prefix] or name in classes
+        if name == EVERY_CLASS or (means_region(name) and not is_mapped):
+            every.add(number)
+            if name != EVERY_CLASS and (boxes or ignored):
+                detail = f"{name}: {boxes + ignored} boxes, in which nothing is taught"
+                index.add_problems([Problem(prefix or ".", 0, "class of regions", ProblemAction.ACCEPTED, detail)])
+            continue
+        if means_background(name) and boxes and not is_mapped:
+            raise UserError(
+                f"{prefix + name}: a box must be of an object, but {boxes} are of this class: the list of names may not"
+                f" be that of the ids; put it right, or add {shlex.quote(_escape(name) + '=CLASS')} to --class-map"
+            )
         dataset_class = map_class(name, maps[prefix], classes)
         if dataset_class:
             class_ids[number] = classes.index(dataset_class)
@@ -88,21 +103,15 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
                 )
                 index.add_problems([problem])
         elif dataset_class is None and (boxes or ignored):
-            strange.append((boxes + ignored, name))
+            strange.append((boxes + ignored, name, prefix))
             _refuse_other_case(prefix + name, name, {*classes, *maps[prefix]})
             detail = f"{name}: {boxes} boxes in {images} images" + (f", {ignored} ignored" if ignored else "")
             problem = Problem(prefix or ".", 0, "class that is not asked for", ProblemAction.DROPPED, detail)
             index.add_problems([problem])
         elif boxes or ignored:
             purpose.append((boxes + ignored, prefix + name))
-    occurring = totals.keys() | regions.keys()
-    if strange and not purpose and not class_ids.keys() & occurring:
-        example = shlex.quote(_escape(max(strange)[1]) + "=CLASS")
-        separator = "=" if example.lstrip("'").startswith("-") else " "  # else it would be an option
-        raise UserError(
-            f"{catalog.sets[0].uri}: a box must be of {', '.join(classes)}, but all are of {_list_largest(strange)}:"
-            f" say what is what with --class-map{separator}{example}, or name other --classes"
-        )
+            skipped_sets.add(prefix)
+    occurring = (totals.keys() | regions.keys()) - every
     notes = []
     if purpose:
         notes.append(f"skipped on purpose: {sum(boxes for boxes, _ in purpose)} boxes: {_list_largest(purpose)}")
@@ -114,8 +123,11 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
     labelled = {
         label_set.prefix: _find_labelled(index, catalog, label_set, occurring, classes) for label_set in catalog.sets
     }
+    for label_set in catalog.sets:
+        if not labelled[label_set.prefix] and label_set.prefix not in skipped_sets:
+            _refuse_unlabelled(label_set, [box for box in strange if box[2] == label_set.prefix], classes)
     partial = {prefix: names for prefix, names in labelled.items() if len(names) < len(classes)}
-    return ClassMeanings(class_ids, notes, partial)
+    return ClassMeanings(class_ids, frozenset(every), notes, partial)
 
 
 def _find_labelled(
@@ -134,6 +146,28 @@ def _find_labelled(
             detail = f"{name}: taken as not labelled; {advice}"
             index.add_problems([Problem(prefix or ".", 0, "class without a box", ProblemAction.ACCEPTED, detail)])
     return labelled
+
+
+def _refuse_unlabelled(
+    label_set: LabelSet, strange: Sequence[tuple[int, str, str]], classes: Sequence[str]
+) -> NoReturn:
+    """Raise UserError for a set that labels none of the classes: all of its images would be backgrounds, or useless.
+
+    `strange` are the numbers of its boxes by the names of their classes, which nobody asked for.
+    """
+    if not strange:
+        example = shlex.quote(f"{_escape((label_set.names or classes)[0])}=CLASS")
+        raise UserError(
+            f"{label_set.uri}: labels must have boxes, but none of {len(label_set.images)} images has one: say what"
+            f" they were looked through for with --class-map {example}, or leave the set out"
+        )
+    example = shlex.quote(_escape(max(strange)[1]) + "=CLASS")
+    separator = "=" if example.lstrip("'").startswith("-") else " "  # else it would be an option
+    raise UserError(
+        f"{label_set.uri}: a box must be of {', '.join(classes)}, but all are of"
+        f" {_list_largest([box[:2] for box in strange])}: say what is what with --class-map{separator}{example}, or"
+        " name other --classes"
+    )
 
 
 def _refuse_other_case(place: str, name: str, known_names: Collection[str]) -> None:

@@ -200,13 +200,16 @@ class LabelIndex:
         first = self._db.execute(rows, (kind, len(prefix), prefix)).fetchone()
         return _to_problem(first) if first else None
 
-    def count_like_corners(self, first_image: int, last_image: int, is_centered: bool) -> tuple[int, int, int, int]:
+    def count_like_corners(
+        self, first_image: int, last_image: int, is_centered: bool
+    ) -> tuple[int, int, int, int, int]:
         """Return how many boxes the images in a range have, and how many of them could be two corners.
 
         `is_centered`: the numbers that were read are a center and a size, else a corner and a size. With them, how many
-        of those that could be corners, and of all, reach over the edge of their image.
+        of those that could be corners, and of all, reach over the edge of their image; and how many over the left or
+        upper one.
         """
-        counts = np.zeros(4, np.int64)
+        counts = np.zeros(5, np.int64)
         for block, table in self.blocks():
             table = table[(table["image"] >= first_image) & (table["image"] <= last_image) & (table["line"] > 0)]
             sizes_wh = np.full((_BLOCK, 2), 1.0 if is_centered else 1e9)
@@ -217,9 +220,10 @@ class LabelIndex:
             low, high = (centers - box_wh / 2) / image_wh, (centers + box_wh / 2) / image_wh
             is_over = np.maximum(-low, high - 1).max(1, initial=-np.inf) > _OVER
             are_corners = (box_wh > (centers if is_centered else centers - box_wh / 2)).all(1)
-            counts += [len(table), are_corners.sum(), (are_corners & is_over).sum(), is_over.sum()]
-        total, corners, corners_over, over = counts.tolist()
-        return total, corners, corners_over, over
+            is_before = (-low).max(1, initial=-np.inf) > _OVER
+            counts += [len(table), are_corners.sum(), (are_corners & is_over).sum(), is_over.sum(), is_before.sum()]
+        total, corners, corners_over, over, before = counts.tolist()
+        return total, corners, corners_over, over, before
 
     def add_sizes(self, sizes: Iterable[tuple[int, int, int]]) -> None:
         """Add declared sizes, (image, width, height); the first of an image counts."""

@@ -1,8 +1,9 @@
 """Label files that list many images, each with its boxes: from such a file into the index, as a stream."""
 
 import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ _PIECES = 4  # of a file per task
 Runner = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
 """Calls a function with the arguments of each call, and gives the results in any order."""
 REPEATED = "image that is listed several times"
+BARE = "image without a box beside labels of no image"
 
 
 class ListingResult(NamedTuple):
@@ -94,6 +96,24 @@ def _read_parts(listing: ListingFile, uri: str, entry: Entry, run: Runner) -> It
         yield batch
 
 
+class _Strays:
+    """The annotations whose image_id is that of no image in their file: how many, and the ids that are farthest out."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: object = None
+        self.lowest, self.highest = math.inf, -math.inf
+
+    def add(self, image_id: object, is_listed: bool) -> None:
+        """Count one, unless its image `is_listed` and not there."""
+        if is_listed:
+            return
+        self.first = image_id if not self.count else self.first
+        self.count += 1
+        if isinstance(image_id, (int, float)):
+            self.lowest, self.highest = min(self.lowest, image_id), max(self.highest, image_id)
+
+
 class _AnnotationAdder:
     """Puts the annotations of one file into the index, and what is wrong with them."""
 
@@ -106,6 +126,9 @@ class _AnnotationAdder:
         self._repeated = np.array(sorted(images.repeated), np.int64)
         self.box_counts: Counter[object] = Counter()  # by the ids of entries that mean no image
         self.not_understood = images.uncertain | images.repeated
+        self.has_box = np.zeros(len(catalog.images), np.bool_)
+        self.classes: set[int] = set()
+        self.strays = _Strays()
 
     def add_table(self, table: AnnotationTable, first_number: int, class_numbers: NDArray[np.int64]) -> None:
         """Add annotations, the first of which has this number in the file, and their classes these in the catalog."""
@@ -115,6 +138,8 @@ class _AnnotationAdder:
         lines = np.arange(len(images)) + first_number
         classes, boxes, ignored = class_numbers[table.classes][rows], table.boxes[rows], table.ignored[rows]
         self._index.add_columns(images[rows], self._file, lines[rows], classes, boxes, ignored)
+        self.has_box[images[rows]] = True
+        self.classes.update(np.unique(classes).tolist())
         for row in np.flatnonzero(is_odd).tolist():
             self._note(table.image_ids[row], first_number + row)
 
@@ -126,6 +151,7 @@ class _AnnotationAdder:
                 if image_id in self._images.numbers:
                     self.not_understood.add(self._images.numbers[image_id])
                 else:
+                    self.strays.add(image_id, image_id in self._images.problems)
                     problem = problem._replace(action=ProblemAction.SKIPPED)
                 self._index.add_problems([problem._replace(path=self._path)])
             elif box is not None:
@@ -135,6 +161,8 @@ class _AnnotationAdder:
                 else:
                     class_number = self._catalog.add_class(self._prefix, box.class_name)
                     boxes.append(IndexedBox(number, self._file, box.line, class_number, *box[2:]))
+                    self.has_box[number] = True
+                    self.classes.add(class_number)
         self._index.add_boxes(boxes)
 
     def _note(self, image_id: object, line: int) -> None:
@@ -142,6 +170,7 @@ class _AnnotationAdder:
         if image_id in self._images.problems:
             self.box_counts[image_id] += 1
         elif (number := self._images.numbers.get(image_id)) is None:
+            self.strays.add(image_id, is_listed=False)
             detail = f"image_id {image_id!r} is that of no image"
             self._index.add_problems([Problem(self._path, line, "label without image", ProblemAction.SKIPPED, detail)])
         else:
@@ -181,6 +210,13 @@ def add_listing(
             f"{listing.path}: bbox must be x, y, w, h, but by their areas {listing.corner_areas} are two corners, x1,"
             " y1, x2, y2: convert them"
         )
+    _refuse_shifted_categories(listing, catalog, label_set.prefix, adder.classes)
+    bare_images = _find_bare(listing.path, images, adder, total)
+    adder.not_understood |= bare_images
+    index.add_problems(
+        Problem(label_set.prefix + catalog.images[number][1].path, 0, BARE, ProblemAction.SKIPPED, problem_path)
+        for number in sorted(bare_images)
+    )
     if total and crowd_masks == total:  # as CVAT writes the mask of one object; COCO has a crowd in a hundred objects
         index.count_as_objects(file)
         detail = f"all of {total} annotations have iscrowd and a mask"
@@ -192,6 +228,48 @@ def add_listing(
     paths = (catalog.images[number][1].path for number in sorted(images.repeated))
     index.add_problems(Problem(problem_path, 0, REPEATED, ProblemAction.SKIPPED_WITH_IMAGE, path) for path in paths)
     return ListingResult(file, set(images.numbers.values()), adder.not_understood, frozenset(names))
+
+
+def _refuse_shifted_categories(listing: ListingFile, catalog: Catalog, prefix: str, used: Collection[int]) -> None:
+    """Raise UserError where category ids may count from another number than the list does: then all are wrong."""
+    unknown = listing.unknown_categories if isinstance(listing, CocoFile) else set()
+    numbers = sorted(key for key in listing.categories if isinstance(key, int))
+    if not unknown or not numbers:
+        return
+    ends = ((numbers[0] - 1, numbers[-1]), (numbers[-1] + 1, numbers[0]))
+    for missing, last in ends:
+        if missing in unknown and catalog.classes.get((prefix, listing.categories[last])) not in used:
+            raise UserError(
+                f"{listing.path}: category ids must be those of the categories, but {missing} is none, and no"
+                f" annotation is of {listing.categories[last]}, {last}: all may be shifted, so put them right"
+            )
+
+
+def _find_bare(path: str, images: ListedImages, adder: "_AnnotationAdder", total: int) -> set[int]:
+    """Return the images of a file without a box, where it has annotations of no image: these may be theirs.
+
+    Raise UserError where all annotations are so, or where ids may count from another number than those of images.
+    """
+    strays, numbers = adder.strays, {key: n for key, n in images.numbers.items() if isinstance(key, int)}
+    if not strays.count:
+        return set()
+    if strays.count == total:
+        example = next(iter(images.numbers), next(iter(images.problems), None))
+        raise UserError(
+            f"{path}: an annotation's image_id must be the id of an image, but none is, such as {strays.first!r}, where"
+            f" images have ids such as {example!r}"
+        )
+    if numbers:
+        low, high = min(numbers), max(numbers)
+        is_bare = [not adder.has_box[numbers[key]] for key in (low, high)]
+        if (strays.highest == high + 1 and is_bare[0]) or (strays.lowest == low - 1 and is_bare[1]):
+            stray = high + 1 if strays.highest == high + 1 and is_bare[0] else low - 1
+            raise UserError(
+                f"{path}: an annotation's image_id must be the id of an image, but {stray} is none, and image"
+                f" {low if stray > high else high} has no annotation: all may count from another number, so put them"
+                " right, or remove the annotations of images that are not there"
+            )
+    return {number for number in images.numbers.values() if not adder.has_box[number]}
 
 
 def settle_versions(index: LabelIndex, catalog: Catalog, label_set: LabelSet, results: Sequence[ListingResult]) -> None:

@@ -20,7 +20,8 @@ def refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
 
     In texts anything may stand: nearly all of the boxes must be no corners, or a person says what they are. COCO says
     itself what stands in it: there many boxes must also reach over the edge of their image. Raise UserError as well for
-    texts of which many do that: these may be a corner and a size.
+    texts of which many do that: these may be a corner and a size. So may COCO's be a center and a size, where many
+    reach over the right or lower edge, and none over the others, as those of objects do that are seen in part.
     """
     numbers = itertools.groupby(enumerate(catalog.images), key=lambda item: item[1][0])
     for label_set, group in numbers:
@@ -28,7 +29,7 @@ def refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
         is_coco = label_set.format == "coco"
         if (not is_coco and label_set.format not in _IN_FRACTIONS) or label_set.columns in _CERTAIN:
             continue
-        total, corners, corners_over, over = index.count_like_corners(images[0], images[-1], not is_coco)
+        total, corners, corners_over, over, before = index.count_like_corners(images[0], images[-1], not is_coco)
         shape = "x y w h, from the upper left corner" if is_coco else "cx cy w h"
         if total and corners >= _NEARLY_ALL * total and (not is_coco or corners_over > _MANY * total):
             reach = f", and {over} reach over the edge of their image" if over else ""
@@ -36,10 +37,11 @@ def refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
                 f"{label_set.uri}: boxes must be {shape}, but {corners} of {total} could be two corners, x1 y1 x2 y2"
                 f"{reach}: {'convert them' if is_coco else 'say which they are with --columns box or corners'}"
             )
-        if not is_coco and over >= _SEVERAL and over > _MANY * total:
+        if over >= _SEVERAL and over > _MANY * total and not (is_coco and before):
             raise UserError(
                 f"{label_set.uri}: boxes must be {shape}, but {over} of {total} reach over the edge of their image: x"
-                " and y may be those of a corner, so convert them; else say that they are right with --columns box"
+                f" and y may be those of a {'center' if is_coco else 'corner'}, so convert them; else say that they are"
+                " right with --columns box"
             )
 
 

@@ -77,7 +77,7 @@ def read_set(
         assignment = Assignment(names, ["" if number in unused else "train" for number in range(len(names))])
         found: dict[str, Boxes] = {}
         shapes = np.zeros(len(names), SHAPE)
-        for task in make_tasks(catalog, assignment, meanings.class_ids, len(classes), index, shapes):
+        for task in make_tasks(catalog, assignment, meanings, len(classes), index, shapes):
             frame = find_frame(task.path, task.declared_wh, size_wh, 1)
             index.add_problems(frame.problems)
             mended = mend(task.boxes, frame.size_wh)

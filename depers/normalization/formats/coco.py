@@ -12,7 +12,7 @@ is taken, polygons or a mask. Ids and numbers may be written as text.
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import ijson
@@ -20,12 +20,14 @@ import ijson
 from depers.datasets.labels import read_number
 from depers.errors import UserError, short_reason
 from depers.normalization.formats.json_lists import Piece, find_pieces, read_piece
+from depers.normalization.formats.remarks import find_score, is_region, is_set
 from depers.normalization.rules import Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
 _BUFFER = 2**16
 _NUMBERS = {int, float}
 _LISTS = ("images", "annotations")
+_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 HUGE = 1e300
 """No coordinate."""
 AREA = 0.01
@@ -71,12 +73,6 @@ def looks_like_coco(head: bytes) -> bool:
     return not keys.isdisjoint(_LISTS)
 
 
-def find_score(item: Mapping[str, object]) -> object:
-    """Return the score that says that a label is a detection; None for a label. People are certain: 1."""
-    scores = (item.get(name) for name in ("score", "confidence"))
-    return next((score for score in scores if isinstance(score, (int, float)) and score != 1), None)
-
-
 def is_turned(attributes: object) -> bool:
     """Say whether a box is one that CVAT has turned, since its sides are then those before the turn."""
     angle = attributes.get("rotation") if isinstance(attributes, dict) else None
@@ -87,14 +83,16 @@ class CocoFile:
     """A COCO file, read three times from its beginning: categories, images, annotations. Each may be millions.
 
     `open_anew` gives it open at its beginning. `box_areas` and `corner_areas` are, once the annotations are read, the
-    numbers of those whose area is that of x, y, w, h, and of two corners in their place. Everything raises UserError
-    for what is no JSON, with its place, and for a file that cannot be read.
+    numbers of those whose area is that of x, y, w, h, and of two corners in their place; `unknown_categories` are the
+    ids among them that are those of no category. Everything raises UserError for what is no JSON, with its place, and
+    for a file that cannot be read.
     """
 
     def __init__(self, path: str, open_anew: Callable[[], BinaryIO]) -> None:
         self.path, self._open = path, open_anew
         self._pieces: dict[str, list[Piece]] | None = None
         self.corner_areas = self.box_areas = 0
+        self.unknown_categories: set[int] = set()
         self.categories: dict[object, str] = {}
         for item in self._items("categories"):
             name, key = item.get("name"), read_key(item.get("id"))
@@ -113,8 +111,22 @@ class CocoFile:
             )
 
     def images(self) -> Iterator[CocoImage]:
-        """Yield the images that the file lists. Raise UserError for one without a file name."""
+        """Yield the images that the file lists.
+
+        Raise UserError for one without a file name, or that is labelled for some categories only, and for a file
+        without annotations: nobody knows what its images show.
+        """
+        if not self._has_list("annotations"):
+            raise UserError(
+                f"{self.path}: must be COCO, with a list of annotations, but has none at its top: leave it out by"
+                " naming the others with --label-files"
+            )
         for item in self._items("images"):
+            if federated := next((key for key in _FEDERATED if item.get(key)), ""):
+                raise UserError(
+                    f"{self.path}: an image must be labelled for all categories, but {item.get('file_name')!r} has"
+                    f" {federated}, as in LVIS, by which each image is labelled for some of them"
+                )
             name, sides = item.get("file_name"), [item.get("width"), item.get("height")]
             if not isinstance(name, str) or not name:
                 raise UserError(f"{self.path}: an image's file_name must be text, but is {name!r}")
@@ -150,7 +162,8 @@ class CocoFile:
         """Yield annotations, the first of which has this number in the file."""
         for number, item in enumerate(items, first_number):
             image_id, category = read_key(item.get("image_id")), read_key(item.get("category_id"))
-            kind, text, ignored = "", "", is_set(item.get("iscrowd")) or is_set(item.get("ignore"))
+            kind, text, attributes = "", "", item.get("attributes")
+            ignored = is_region(item) or is_region(attributes)
             bbox: Any = item.get("bbox")
             segmentation: Any = item.get("segmentation")
             values = _read_numbers(bbox) if bbox else None
@@ -161,11 +174,13 @@ class CocoFile:
             elif any(map(math.isnan, values)):
                 kind, text = "not a finite number", str(bbox)
             elif category not in self.categories:
+                if isinstance(category, int):
+                    self.unknown_categories.add(category)
                 kind, text = "class id without a name", str(item.get("category_id"))
-            elif (score := find_score(item)) is not None:
+            elif (score := next((s for s in map(find_score, (item, attributes)) if s is not None), None)) is not None:
                 kind, text = "detection, not a label", f"score {score}"
-            elif is_turned(item.get("attributes")):
-                kind, text = "turned box", str(item["attributes"])
+            elif is_turned(attributes):
+                kind, text = "turned box", str(attributes)
             if values is None or kind:
                 problem = Problem(self.path, number, kind, ProblemAction.SKIPPED_WITH_IMAGE, text[:120])
                 yield CocoBox(image_id, None, problem)
@@ -210,6 +225,14 @@ class CocoFile:
         except (ValueError, RecursionError):
             yield from itertools.islice(self._stream(part), count, None)
 
+    def _has_list(self, part: str) -> bool:
+        """Return whether the file has a list of that name at its top."""
+        try:
+            return bool(self._find_pieces()[part])
+        except (ValueError, RecursionError):
+            events = self._parse(ijson.parse)
+            return any(prefix == part and event == "start_array" for prefix, event, _ in events)
+
     def _find_pieces(self) -> dict[str, list[Piece]]:
         if self._pieces is None:
             with self._open() as stream:
@@ -218,12 +241,15 @@ class CocoFile:
 
     def _stream(self, part: str) -> Iterator[Any]:
         """Yield what is in a list, event by event. Raise UserError where it is no JSON, with its place."""
+        yield from self._parse(lambda stream, **options: ijson.items(stream, f"{part}.item", **options))
+
+    def _parse(self, parse: Callable[..., Iterable[Any]]) -> Iterator[Any]:
         try:
             with self._open() as stream:
                 if stream.read(3) != b"\xef\xbb\xbf":
                     stream.seek(0)
                 counted = _Counted(stream)
-                yield from ijson.items(counted, f"{part}.item", buf_size=_BUFFER, use_float=True)
+                yield from parse(counted, buf_size=_BUFFER, use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
             place = counted.describe_place()
             raise UserError(f"{self.path}: must be JSON, but {place} it is not ({_short(error)})") from None
@@ -254,11 +280,6 @@ def read_key(value: object) -> object:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdecimal() and str(int(value)) == value else value
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
-
-
-def is_set(flag: object) -> bool:
-    """Say whether a flag is set, also where it is written as text."""
-    return flag.strip().lower() not in ("", "0", "0.0", "false") if isinstance(flag, str) else bool(flag)
 
 
 def _read_numbers(values: object) -> list[float] | None:

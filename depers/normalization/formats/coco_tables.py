@@ -11,8 +11,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depers.normalization.formats.coco import AREA, HUGE, CocoBox, CocoFile, find_score, is_set, is_turned, read_key
+from depers.normalization.formats.coco import AREA, HUGE, CocoBox, CocoFile, is_turned, read_key
 from depers.normalization.formats.json_lists import Piece, read_piece
+from depers.normalization.formats.remarks import find_region_flags, find_score, find_scores, is_region, is_set
 
 _NUMBERS = {int, float}
 
@@ -78,9 +79,10 @@ def make_table(items: Sequence[Any], class_places: Mapping[object, int]) -> Anno
     if not {*map(type, items)} <= {dict}:
         return None
     keys = {key for kind in {tuple(item) for item in items} for key in kind}
-    if "attributes" in keys and any(is_turned(item.get("attributes")) for item in items):
+    attributes = [item.get("attributes") for item in items] if "attributes" in keys else []
+    if any(is_turned(fields) or find_score(fields) is not None for fields in attributes):
         return None
-    if not keys.isdisjoint(("score", "confidence")) and any(find_score(item) is not None for item in items):
+    if find_scores(keys) and any(find_score(item) is not None for item in items):
         return None
     classes = [class_places.get(read_key(item.get("category_id"))) for item in items]
     bboxes = [item.get("bbox") for item in items]
@@ -91,6 +93,11 @@ def make_table(items: Sequence[Any], class_places: Mapping[object, int]) -> Anno
         return None
     xywh = np.array(numbers, np.float64).reshape(-1, 4)
     is_crowd = _read_flags(items, "iscrowd")
+    is_ignored = is_crowd.copy()
+    for name in find_region_flags(keys - {"iscrowd"}):
+        is_ignored |= _read_flags(items, name)
+    if attributes:
+        is_ignored |= np.array([is_region(fields) for fields in attributes], np.bool_)
     segmentations = [item.get("segmentation") for item in items] if "segmentation" in keys else [None] * len(items)
     masks = np.array([isinstance(segmentation, dict) for segmentation in segmentations], np.bool_)
     areas = [0 if s else item.get("area") for s, item in zip(segmentations, items, strict=True)]
@@ -99,15 +106,15 @@ def make_table(items: Sequence[Any], class_places: Mapping[object, int]) -> Anno
         [read_key(item.get("image_id")) for item in items],
         np.array(classes, np.int64),
         np.hstack([xywh[:, :2] + xywh[:, 2:] / 2, xywh[:, 2:]]),
-        is_crowd | _read_flags(items, "ignore"),
+        is_ignored,
         int((is_crowd & masks).sum()),
         box_areas,
         corner_areas,
     )
 
 
-def _read_flags(items: Sequence[dict[str, Any]], name: str) -> NDArray[np.bool_]:
-    values = [item.get(name) for item in items]
+def _read_flags(items: Sequence[dict[str, Any]], name: object) -> NDArray[np.bool_]:
+    values = [item.get(name) for item in items]  # type: ignore[call-overload]
     if not any(values):
         return np.zeros(len(items), np.bool_)
     return np.array([is_set(value) for value in values], np.bool_)

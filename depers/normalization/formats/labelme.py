@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-from depers.normalization.formats.coco import find_score
+from depers.normalization.formats.remarks import find_score, is_region
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
@@ -54,8 +54,8 @@ def read_labelme(path: str, data: bytes) -> FileLabels:
         if kind != "rectangle":
             problems.append(Problem(path, number, "polygon", ProblemAction.BOUNDING_BOX, text))
         x0, y0, x1, y1 = box
-        is_difficult = values.get("difficult") is True
-        boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, is_difficult))
+        is_ignored = any(map(is_region, (values, values.get("flags"), values.get("attributes"))))
+        boxes.append(RawBox(number, name, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, is_ignored))
     sides = [content.get(side) for side in ("imageWidth", "imageHeight")]
     wide, high = (int(side) if isinstance(side, (int, float)) and side >= 1 else 0 for side in sides)
     return FileLabels(boxes, problems, (wide, high) if wide and high else (0, 0))

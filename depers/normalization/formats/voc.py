@@ -17,6 +17,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from depers.datasets.labels import read_number
+from depers.normalization.formats.remarks import find_score, is_region
 from depers.normalization.rules import FileLabels, LabelError, Problem, RawBox, clean_name
 from depers.statuses import ProblemAction
 
@@ -38,9 +39,8 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         raise LabelError("broken XML", str(error)) from None
     if root.tag != "annotation":
         raise LabelError("no VOC annotation", f"the root must be <annotation>, but is <{root.tag[:80]}>")
-    tags = {str(element.tag).rpartition("}")[2].lower() for element in root.iter()}
-    if root.find("object") is None and not tags.isdisjoint(("object", "bndbox")):
-        raise LabelError("no VOC annotation", "the root must hold <object>s with a <bndbox>, but they are elsewhere")
+    if _count_tags(root, "object") != len(root.findall("object")) or _count_tags(root, "bndbox") != _count_frames(root):
+        raise LabelError("no VOC annotation", "the root must hold <object>s with a <bndbox>, but some are elsewhere")
     from_one = _counts_from_one(root)
     boxes: list[RawBox] = []
     problems: list[Problem] = []
@@ -49,7 +49,8 @@ def read_voc(path: str, data: bytes) -> FileLabels:
             [clean_name(name.text or "") for name in element.iterfind("name")],
             list(element.iterfind("bndbox")),
         )
-        ignored = read_number((element.findtext("difficult") or "").strip()) == 1
+        remarks = _read_remarks(element)
+        ignored = is_region(remarks)
         if len(names) != 1 or not names[0] or not frames:
             kind = "object without a box" if names and names[0] and not frames else "object without a name"
             kind = "object with several names" if len(names) > 1 else kind
@@ -59,6 +60,10 @@ def read_voc(path: str, data: bytes) -> FileLabels:
         if angle := _find_angle(element):
             text = f"{names[0]}, {angle}°"
             problems.append(Problem(path, number, "turned box", ProblemAction.SKIPPED_WITH_IMAGE, text))
+            continue
+        if (score := find_score(remarks)) is not None:
+            text = f"{names[0]}, score {score}"
+            problems.append(Problem(path, number, "detection, not a label", ProblemAction.SKIPPED_WITH_IMAGE, text))
             continue
         for frame in frames:
             edges = [(frame.findtext(edge) or "").strip() for edge in _EDGES]
@@ -70,6 +75,23 @@ def read_voc(path: str, data: bytes) -> FileLabels:
             x0, y0 = (x0 - 1, y0 - 1) if from_one else (x0, y0)
             boxes.append(RawBox(number, names[0], (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, ignored))
     return FileLabels(boxes, problems, _size(root))
+
+
+def _count_tags(root: Element, name: str) -> int:
+    """Return how many elements there are of a name, wherever they are, in whatever case and namespace."""
+    return sum(str(element.tag).rpartition("}")[2].lower() == name for element in root.iter())
+
+
+def _count_frames(root: Element) -> int:
+    """Return how many boxes objects and their parts have; parts (VOC's layout of people) are no objects."""
+    return len(root.findall("object/bndbox")) + len(root.findall("object/part/bndbox"))
+
+
+def _read_remarks(element: Element) -> dict[str, str]:
+    """Return the fields of an object that are text, and its attributes, as CVAT writes them."""
+    fields = {str(child.tag): (child.text or "").strip() for child in element if not len(child)}
+    names = ((item.findtext("name") or "", item.findtext("value") or "") for item in element.iterfind("attributes/*"))
+    return {**fields, **{name: value.strip() for name, value in names}}
 
 
 def _find_angle(element: Element) -> str:
