@@ -59,9 +59,11 @@ class DecodedImage:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def rgb(self) -> NDArray[np.uint8]:
-        """Return the image as uint8 RGB (H, W, 3), transparency on white: what the detector sees.
+        """Return the image as uint8 RGB (H, W, 3): what the detector sees.
 
-        The range of 16 bits is stretched, since most images use a part of it.
+        Colors are seen as they are stored, whatever their opacity, for so anybody can take them from the file; what is
+        fully transparent, of which no color is kept, is white. The range of 16 bits is stretched, since most images use
+        a part of it.
         """
         if self.mode == "RGB":
             return self.pixels
@@ -73,9 +75,11 @@ class DecodedImage:
             pixels = sixteen_bit.stretch(pixels, mode)
             mode = {"I;16": "L"}.get(mode, mode.removesuffix(";16"))
         image = Image.fromarray(pixels, mode)
+        rgb = np.asarray(image.convert("RGB"))
         if mode in ("LA", "RGBA"):
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return np.asarray(image.convert("RGB"))
+            opacity = (pixels if self.palette is not None else self.pixels)[..., -1:]
+            rgb = np.where(opacity > 0, rgb, np.uint8(255))
+        return rgb
 
 
 def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None) -> DecodedImage:
@@ -93,7 +97,7 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHea
 def decode_frames(
     data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHeader | None = None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield every frame or page as upright uint8 RGB (H, W, 3), transparency on white. Raises ImageError."""
+    """Yield every frame or page as upright uint8 RGB (H, W, 3), as `DecodedImage.rgb`. Raises ImageError."""
     for image in decode_pages(data, max_megapixels, header):
         yield image.rgb()
 

@@ -136,7 +136,10 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: H
     # `a_car.txt` may be that of `a_car.jpg`, or of `a.jpg`: what explains more of the files is right.
     del counts["competition" if counts["yolo"] >= counts["competition"] else "yolo"]
     if counts["yolo"]:
-        kind = recognise_text((path, head_of(path)) for path in _spread(targets))
+        heads = {path: head_of(path) for path in _spread(targets)}
+        kind = recognise_text(heads.items())
+        if kind == "yolo" and not any(map(holds_rows, heads.values())) and (advice := identify(list(heads), head_of)):
+            raise UserError(f"{raw}: {advice}")
         counts[kind] = counts.pop("yolo")
     if not (kinds := [kind for kind in FORMATS if counts[kind]]):
         if advice := identify(paths, head_of):

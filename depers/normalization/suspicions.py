@@ -12,6 +12,7 @@ from depers.normalization.index import LabelIndex
 _NEARLY_ALL, _MANY = 0.95, 0.25  # shares of a set's boxes
 _SEVERAL = 3  # boxes from which on a share says anything
 _IN_FRACTIONS = ("yolo", "competition")
+_WITHOUT_SIZE = ("wider", "crowdhuman")  # of the image, with a corner and a size of each box
 _CERTAIN = ("box", CORNERS)  # what a person has said of the columns
 
 
@@ -19,23 +20,26 @@ def refuse_corners(index: LabelIndex, catalog: Catalog) -> None:
     """Raise UserError for a set whose boxes may be two corners, where its format has a center or corner and a size.
 
     In texts anything may stand: nearly all of the boxes must be no corners, or a person says what they are. COCO says
-    itself what stands in it: there many boxes must also reach over the edge of their image. Raise UserError as well for
-    texts of which many do that: these may be a corner and a size. So may COCO's be a center and a size, where many
-    reach over the right or lower edge, and none over the others, as those of objects do that are seen in part.
+    itself what stands in it: there many boxes must also reach over the edge of their image. In lists that give no size
+    of the images, some boxes are enough: few things are larger than they are far from the corner. Raise UserError as
+    well for texts of which many reach over the edge: these may be a corner and a size. So may COCO's be a center and a
+    size, where many reach over the right or lower edge, and none over the others, as those of objects do that are seen
+    in part.
     """
     numbers = itertools.groupby(enumerate(catalog.images), key=lambda item: item[1][0])
     for label_set, group in numbers:
         images = [number for number, _ in group]
-        is_coco = label_set.format == "coco"
-        if (not is_coco and label_set.format not in _IN_FRACTIONS) or label_set.columns in _CERTAIN:
+        is_coco, is_text = label_set.format == "coco", label_set.format in _IN_FRACTIONS
+        if not (is_coco or is_text or label_set.format in _WITHOUT_SIZE) or label_set.columns in _CERTAIN:
             continue
-        total, corners, corners_over, over, before = index.count_like_corners(images[0], images[-1], not is_coco)
-        shape = "x y w h, from the upper left corner" if is_coco else "cx cy w h"
-        if total and corners >= _NEARLY_ALL * total and (not is_coco or corners_over > _MANY * total):
+        total, corners, corners_over, over, before = index.count_like_corners(images[0], images[-1], is_text)
+        shape = "cx cy w h" if is_text else "x y w h, from the upper left corner"
+        is_enough = corners_over > _MANY * total if is_coco else is_text or total >= _SEVERAL
+        if total and corners >= _NEARLY_ALL * total and is_enough:
             reach = f", and {over} reach over the edge of their image" if over else ""
             raise UserError(
                 f"{label_set.uri}: boxes must be {shape}, but {corners} of {total} could be two corners, x1 y1 x2 y2"
-                f"{reach}: {'convert them' if is_coco else 'say which they are with --columns box or corners'}"
+                f"{reach}: {'say which they are with --columns box or corners' if is_text else 'convert them'}"
             )
         if over >= _SEVERAL and over > _MANY * total and not (is_coco and before):
             raise UserError(

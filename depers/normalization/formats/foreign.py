@@ -21,6 +21,7 @@ class ForeignFormat(NamedTuple):
     advice: str
 
 
+_AS_COCO = "write the boxes as COCO, with pixels as bbox x, y, w, h"
 _DATUMARO = "convert it: `pip install datumaro`, then `datum convert -i RAW -if {} -f coco -o COCO -- --save-media`"
 FOREIGN_FORMATS = tuple(
     ForeignFormat(*row)
@@ -40,6 +41,16 @@ FOREIGN_FORMATS = tuple(
         (r"\.json$", rb'"from_name"|"annotation_id".*"annotator"|"rectanglelabels"'
          rb'|"annotations"\s*:\s*\[.*"result"\s*:\s*\['
          rb'|"original_width"', "Label Studio JSON", "export it again as COCO, YOLO or Pascal VOC XML"),
+        (r"\.json$", rb'"boundingBox"\s*:|"regions"\s*:\s*\[', "VoTT JSON, or another of boxes by side",
+         "export it again as Pascal VOC, or write its boxes as COCO"),
+        (r"\.json$", rb'"bounding_box"\s*:', "V7 Darwin or FiftyOne JSON", "export it again as COCO or YOLO"),
+        (r"\.json$", rb'"className"\s*:', "SuperAnnotate JSON", "export it again as COCO"),
+        (r"\.json$", rb'"identity"\s*:.*"children"\s*:|"children"\s*:.*"identity"\s*:|"bboxVis"\s*:',
+         "EuroCity Persons or CityPersons JSON", _AS_COCO),
+        (r"\.jsonl$|\.ndjson$|\.manifest$", rb"^\s*\{", "JSON lines, as of Hugging Face, Labelbox or SageMaker",
+         _AS_COCO),
+        (r"\.labels$", rb'"boundingBoxes"\s*:', "Edge Impulse JSON", "export it again as COCO or YOLO"),
+        (r"\.xml$", rb"<dataset[\s>].*<images?[\s>].*<box\s", "dlib XML", "write its boxes as Pascal VOC"),
         (r"\.json$", rb'"box2d"', "BDD100K JSON",
          "convert it: `pip install bdd100k`, then `python -m bdd100k.label.to_coco -m det -i LABELS -o COCO.json`"),
         (r"\.json$", rb'"polygon"\s*:.*"imgWidth"|"imgWidth"\s*:.*"polygon"', "Cityscapes JSON",
@@ -47,14 +58,22 @@ FOREIGN_FORMATS = tuple(
         (r"\.json$", rb'^\s*\[\s*\{.*"image_id"\s*:.*"bbox"', "COCO's results, a list of detections",
          "give the COCO file with images, annotations and categories"),
         (r"\.csv$", rb"^\s*ImageID\s*,.*LabelName.*XMin", "Open Images CSV", _DATUMARO.format("open_images")),
+        (r"\.csv$", rb"^[^\n]*\bbbox\b", "a CSV of boxes", _AS_COCO),
         (r"\.csv$", rb"^.*xmin.*,.*xmax", "a CSV of boxes", "write its rows as COCO, with pixels as bbox x, y, w, h"),
         (r"\.txt$", rb"^[^\n]*\.(?:jpe?g|png|bmp|webp)(?:[ ,]+-?\d+,-?\d+,-?\d+,-?\d+,\d+)+", "YOLOv3-Keras lists",
          "export it again as YOLOv5, COCO or Pascal VOC"),
         (r"\.txt$", rb"^(?:imagesource:|gsd:|(?:-?[\d.]+ ){8}\S*[A-Za-z-]+\S* \d)", "DOTA texts",
          _DATUMARO.format("dota")),
+        (r"\.txt$", rb"^\d+,\d+,\d+,\d+,[01],\d+,-?[01],[0-2]\s", "VisDrone texts", _DATUMARO.format("vis_drone")),
+        (r"\.txt$", rb"^#\s[^\n]*\.(?:jpe?g|png)\s*\n(?:-?[\d.]+\s+){19}", "RetinaFace texts",
+         "give WIDER FACE's own wider_face_train_bbx_gt.txt"),
+        (r"\.txt$", rb"^\d+\s*\n\d+(?: \d+){4}\s", "WiderPerson texts", _AS_COCO),
+        (r"\.txt$", rb"^[^\n]*\.(?:jpe?g|png)\t\d+\t\d+\t\d+\t\d+\t", "OpenALPR texts",
+         _AS_COCO),
+        (r"\.txt$", rb"^camera:.*position_", "UFPR-ALPR texts", _AS_COCO),
         (r"\.txt$", rb"^\d+,-?\d+,-?[\d.]+,-?[\d.]+,[\d.]+,[\d.]+,", "MOT texts", _DATUMARO.format("mot_seq")),
         (r"\.tfrecords?$|\.record$", rb"", "TFRecord", _DATUMARO.format("tf_detection_api")),
-        (r"\.mat$", rb"", "a MATLAB file", "write its boxes as COCO, with pixels as bbox x, y, w, h"),
+        (r"\.mat$", rb"", "a MATLAB file", _AS_COCO),
     )
 )  # fmt: skip
 """In this order, the most telling first."""

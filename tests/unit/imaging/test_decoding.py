@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from depers.imaging import decoding
+from depers.imaging import decoding, sixteen_bit
 from depers.imaging.decoding import decode
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png
@@ -148,3 +148,28 @@ def test_the_header_of_a_png_gives_the_orientation_wherever_it_stands(orientatio
         header = read_header(data)
         assert header.orientation == orientation
         assert header.upright_wh == decode(data).size_wh == ((48, 64) if orientation > 4 else (64, 48))
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGBA;16"])
+def test_the_detector_sees_colors_that_are_nearly_transparent(kind: str) -> None:
+    colors = np.kron(np.random.default_rng(3).integers(0, 200, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    opacity = np.full((32, 32, 1), 1, np.uint8)
+    opacity[:8] = 0
+    image = Image.fromarray(np.concatenate([colors, opacity], axis=2), "RGBA")
+    expected = colors.copy()
+    buffer = io.BytesIO()
+    if kind == "LA":
+        image = image.convert("LA")
+        expected = np.repeat(np.asarray(image)[..., :1], 3, axis=2)
+    if kind == "P":
+        image = image.quantize(64)
+        expected = np.asarray(image.convert("RGBA"))[..., :3]
+    if kind == "RGBA;16":
+        pixels = np.concatenate([colors, opacity], axis=2).astype(np.uint16)
+        data = sixteen_bit.encode_png(pixels * np.array([256, 256, 256, 1], np.uint16), None, b"")
+    else:
+        image.save(buffer, "PNG")
+        data = buffer.getvalue()
+    rgb = decode(data).rgb().astype(int)
+    assert (rgb[:8] == 255).all()
+    assert np.corrcoef(rgb[8:].ravel(), expected[8:].ravel())[0, 1] > 0.99

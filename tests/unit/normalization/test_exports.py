@@ -238,6 +238,17 @@ REFUSED = {
         "labelTxt/a.txt", "imagesource:GoogleEarth\ngsd:0.1\n20 30 80 30 80 100 20 100 small-vehicle 0\n", "DOTA texts"
     ),
     "MOT": ("gt/gt.txt", "1,1,20,30,60,70,1,1,1\n", "MOT texts"),
+    "VisDrone": ("annotations/a.txt", "20,30,60,70,1,4,0,0\n", "VisDrone texts.*-if vis_drone"),
+    "WiderPerson": ("Annotations/a.jpg.txt", "1\n1 20 30 80 100\n", "WiderPerson texts.*boxes as COCO"),
+    "RetinaFace": ("label.txt", f"# a.jpg\n20 30 60 70 {'60.0 60.0 0.0 ' * 5}0.82\n", "RetinaFace.* WIDER FACE's own"),
+    "OpenALPR": ("a.txt", "a.jpg\t20\t30\t60\t70\tABC123\n", "OpenALPR texts.*boxes as COCO"),
+    "UFPR-ALPR": ("a.txt", "camera: GoPro\nposition_vehicle: 20 30 60 70\n", "UFPR-ALPR texts.*boxes as COCO"),
+    "V7 Darwin": ("labels/a.json", '{"item": {}, "notes": [{"bounding_box": {"x": 1}}]}', "V7 Darwin.*again as COCO"),
+    "VoTT": ("a-asset.json", '{"asset": {"name": "a.jpg"}, "regions": [{"boundingBox": {}}]}', "VoTT.*as Pascal VOC"),
+    "SuperAnnotate": ("a.jpg.json", '{"metadata": {}, "instances": [{"className": "car"}]}', "SuperAnnotate.*as COCO"),
+    "Hugging Face metadata.jsonl": ("metadata.jsonl", '{"file_name": "a.jpg", "objects": {}}\n', "JSON lines.*as COCO"),
+    "dlib": ("a.xml", "<dataset><images><image file='a.jpg'><box top='1'/></image></images></dataset>", "dlib XML"),
+    "Kaggle's train.csv": ("train.csv", 'image_id,width,bbox\na,200,"[1, 2, 3, 4]"\n', "CSV of boxes.*as COCO"),
 }  # fmt: skip
 
 

@@ -169,3 +169,9 @@ def test_boxes_that_are_called_background_are_those_of_another_list(tmp_path: Pa
     files = {"a.jpg": "", "a.txt": "0 0.5 0.5 0.1 0.1\n", "classes.txt": "__background__\ncar\n"}
     with pytest.raises(UserError, match="__background__: a box must be of an object, but 1 are of this class"):
         read_set(write_files(tmp_path / "raw", files))
+
+
+def test_corners_in_a_list_of_wider_are_refused(tmp_path: Path) -> None:
+    lines = [f"i{n}.jpg\n1\n{x} {y} {x + w} {y + h} 0 0 0 0 0 0\n" for n, (x, y, w, h) in enumerate(BOXES)]
+    with pytest.raises(UserError, match="4 of 4 could be two corners, x1 y1 x2 y2: convert them"):
+        read_set(write_files(tmp_path / "raw", {**IMAGES, "wider_face_train_bbx_gt.txt": "".join(lines)}))
