@@ -21,7 +21,7 @@ from depers.storage.failures import explain
 from depers.storage.tables import column, parquet_text, schema
 
 SCHEMA = schema(
-    column("path", pa.string(), "relative to OUT; of what is missing or unknown, to INPUT"),
+    column("path", pa.string(), "relative to OUT; of what is in INPUT alone, to it"),
     column("member", pa.string(), "in an archive, the name in it"),
     column("number", pa.int64(), "in an archive, the place among its members"),
     column("status", pa.string(), "sound or wrong"),
@@ -55,8 +55,9 @@ def check_item(
     elif item.retry or (item.reason and not item.data):
         problems.append(item.reason)
     else:
-        if manifest_row["member"] is not None and manifest_row["member"] != parquet_text(item.member or ""):
-            problems.append(f"must be {manifest_row['member']}, by its place")
+        expected_member = manifest_row.get("output_member") or manifest_row["member"]
+        if expected_member is not None and expected_member != parquet_text(item.member or ""):
+            problems.append(f"must be {expected_member}, by its place")
         if hashlib.sha256(item.data).hexdigest() != manifest_row["output_sha256"]:
             problems.append("its digest is not that in the manifest")
         if manifest_row["status"] != FileStatus.PASSED_THROUGH:

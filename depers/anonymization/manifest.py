@@ -42,6 +42,8 @@ SCHEMA = schema(
     column("output_bytes", pa.int64(), "size of the result; null where there is none"),
     column("output_sha256", pa.string(), "digest of the result"),
     column("output_offset", pa.int64(), "where the result begins in an archive that holds its bytes as they are"),
+    column("output_path", pa.string(), "where the result lies in OUT, where --map calls it otherwise than its input"),
+    column("output_member", pa.string(), "in an archive, the name of the result in it, where --map gives it another"),
     column("version", pa.string(), "of depers"),
 ).with_metadata({"depers.manifest": str(VERSION)})
 
@@ -58,7 +60,7 @@ WRITTEN = (FileStatus.REDACTED, FileStatus.CLEAN, FileStatus.PASSED_THROUGH)
 
 
 class ManifestRow(NamedTuple):
-    """A row of `SCHEMA` about a file or a member; the pass adds `output_offset`."""
+    """A row of `SCHEMA` about a file or a member; the pass adds where in OUT its result is."""
 
     path: str
     member: str | None
@@ -111,7 +113,7 @@ def read_result(out: str, row: Row) -> bytes | None:
 
     Raise OSError.
     """
-    uri = storage.join(out, row["path"])
+    uri = storage.join(out, row.get("output_path") or row["path"])
     if row["number"] is None:
         return storage.read_bytes(uri)
     if row["output_offset"] is not None:

@@ -95,13 +95,13 @@ class Removal:
         self._warn_of_others()
         rows, paths = [], []
         for text, entry in sorted(self._departed.items()):
-            is_there = outputs.get(entry.path) is not None
-            if self._keep and is_there:
+            result = outputs.get(entry.path)
+            if self._keep and result is not None:
                 kept_rows = self._keep_result(text, entry)
-                paths += [] if kept_rows else [entry.path]
+                paths += [] if kept_rows else [result.path]
                 rows += kept_rows or [_make_row(text, FileStatus.FAILED, _REPLACED)]
-            elif is_there or text in self._versions:
-                paths += [entry.path] if is_there else []
+            elif result is not None or text in self._versions:
+                paths += [] if result is None else [result.path]
                 rows.append(_make_row(text, FileStatus.REMOVED, DEPARTED))
         if paths:
             self._summary.lease.confirm()

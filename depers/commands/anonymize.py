@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from depers import storage
+from depers.anonymization import name_map
 from depers.anonymization.manifest import MANIFEST, SCHEMA, STATUSES
+from depers.anonymization.name_map import NameMap
 from depers.anonymization.redact_step import redact_item
 from depers.anonymization.removal import Removal
 from depers.anonymization.report import ManifestStatistics, make_report
@@ -103,9 +105,19 @@ class Options(pipeline_options.PassOptions):
         metavar="NAME",
     )
 
+    map: tuple[str, ...] = option(
+        (),
+        "what results and members of archives are called, rule after rule: strip:PREFIX, replace:/REGEX/TEXT/,"
+        " hash:REGEX for what it finds, or hash for all folders and names (keyed, the suffix stays; the key lies with"
+        " the records); may be repeated (default: as their inputs)",
+        group=REDACTION,
+        metavar="RULE",
+    )
+
     def __post_init__(self) -> None:
         """Raise UserError for a value that is not allowed."""
         super().__post_init__()
+        name_map.parse_rules(self.map)
         find_records(self.out, self.records)
         for text in self.weights:
             for name in parse_weights(text).class_map.values():
@@ -223,6 +235,8 @@ def run(options: Options) -> AnonymizeResult:
         raise UserError(f"--records is for folders, but INPUT is a file, {options.input}, of which none are kept")
     if (nodes := count_nodes()) > 1:  # which would look for it on disks of their own
         raise UserError(f"{options.input}: must be a folder on a cluster of {nodes} nodes, but is a file")
+    if options.map:
+        raise UserError(f"--map is for folders, but INPUT is a file, {options.input}: name its result")
     with hold_alone(file) as (folder, out):
         result = _run(replace(options, input=folder, out=out, follow_links=True))
         has_result = deliver(file, out)
@@ -247,6 +261,7 @@ def _make_job(options: Options) -> PassJob:
         keep_anyway=options.keep_anyway,
     )
     thresholds = pipeline_options.read_class_thresholds(options)
+    records = find_records(options.out, options.records)
     job = pipeline.make_job(
         options,
         SCHEMA,
@@ -256,7 +271,8 @@ def _make_job(options: Options) -> PassJob:
         keep_columns=options.keep_columns,
         keep_anyway=options.keep_anyway,
         boxes=options.source(thresholds),
-        records=find_records(options.out, options.records),
+        records=records,
+        rename=name_map.load(options.map, storage.absolute(options.out), records),
     )
     pipeline.refuse_overlap({"OUT": job.out, "INPUT": job.input, "records": job.records_beside})
     return job
@@ -264,7 +280,8 @@ def _make_job(options: Options) -> PassJob:
 
 def _run(options: Options) -> AnonymizeResult:
     job = _make_job(options)
-    with pipeline.run(job, options, stop_after_clean=options.stop_after_clean) as summary:
+    secrets = job.rename.note() if isinstance(job.rename, NameMap) else {}
+    with pipeline.run(job, options, stop_after_clean=options.stop_after_clean, secrets=secrets) as summary:
         return _gather(job, summary, Removal(summary, options.keep_removed))
 
 

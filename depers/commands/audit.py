@@ -178,7 +178,7 @@ def _audit(options: Options, records: str, table: BoxTable) -> AuditResult:
             statistics.add(part)
             counter.add(part)
     findings_with_boxes = statistics.first_rows_with_boxes
-    rows = _read_rows(table, {row["path"] for row in findings_with_boxes})
+    rows = _read_rows(table.by_outputs(), {row["path"] for row in findings_with_boxes})
     manifest_rows = {
         (row["path"], row["number"]): rows.of(row["path"]).get(row["number"]) for row in findings_with_boxes
     }
@@ -212,9 +212,11 @@ def _findings(
     """Yield tables of findings: about what is in OUT, then about what is not."""
     import ray
 
+    written_table = table.by_outputs()
+
     check = ray.remote(check_archive).options(num_cpus=0.05)
     archives = [entry for entry in entries if registry.kind_of(entry.path)]
-    archive_rows = _read_archive_rows(table, [parquet_text(entry.path) for entry in archives])
+    archive_rows = _read_archive_rows(written_table, [parquet_text(entry.path) for entry in archives])
     checks = {}
     for entry in archives:
         row = archive_rows.archive_row(entry.path)
@@ -222,7 +224,7 @@ def _findings(
     del archive_rows
     member_counts = {parquet_text(entry.path): 0 for entry in archives}
     with ExitStack() as stack:
-        run = pipeline.run(job, reading, entries, table, WrittenRows) if entries else None
+        run = pipeline.run(job, reading, entries, written_table, WrittenRows) if entries else None
         summary = stack.enter_context(run) if run else None
         for part in summary.tables() if summary else ():
             members = part.filter(pc.is_valid(part["number"]))

@@ -11,7 +11,7 @@ counts, distributions and labelled images, which are also on OUT/sheet.jpg.
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,18 +24,18 @@ from depers.datasets.data_yaml import write_data_yaml
 from depers.datasets.image_index import write_index
 from depers.datasets.labels import CLASSES, SPLITS
 from depers.errors import UserError
-from depers.normalization import account, report
+from depers.normalization import account, growth, report
 from depers.normalization.assignment import (
     Assignment,
     describe_copies,
     find_copies,
     make_tasks,
-    refuse_leftovers,
     split_at_random,
     split_by_folders,
 )
 from depers.normalization.catalog import Catalog, ClassMeanings, find_class_meanings
 from depers.normalization.formats.yolo import COLUMNS
+from depers.normalization.growth import FormerImage
 from depers.normalization.index import LabelIndex
 from depers.normalization.layouts import FORMATS
 from depers.normalization.reading import SkippedImages, read_labels
@@ -44,18 +44,18 @@ from depers.normalization.sources import AUTO, LabelSet, choose_prefixes, open_s
 from depers.normalization.suspicions import refuse_mostly_dropped
 from depers.normalization.twins import KINDS, count_shared, describe_twins, find_twins
 from depers.normalization.unlisted import UNLABELLED
-from depers.normalization.writing import ImageTask, make_unit_name, write_problems, write_unit
+from depers.normalization.writing import ImageTask, TakenOver, make_unit_name, write_problems, write_unit
 from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.local_pool import PoolPlan
 from depers.runtime.results import Failures, VerbResult
+from depers.runtime.takeover import FormerRows
 from depers.runtime.tasks import choose_share, run_file_tasks
 from depers.storage import tables
 
 _LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.twins", "depers.normalization.writing")
 
-_CHUNK = 32  # images per task, on average; a power of two
 _DECISIVE = (
     "classes",
     "val_fraction",
@@ -254,18 +254,22 @@ def run(options: Options) -> NormalizeResult:
         with claims.hold(out, decisive) as lease:
             image_twins = find_twins(catalog, unused, options.twins, Path(folder), lease.guard)
             pairs = [*copies.items(), *image_twins.pairs]
-            assignment = _assign(options, catalog, index, unused, meanings.class_ids, pairs)
+            former = growth.read_former(out)
+            assignment = _assign(options, catalog, index, unused, meanings.class_ids, pairs, former)
             index.add_problems(describe_twins(catalog, image_twins, copies, assignment.splits))
             shared = count_shared(image_twins, copies, assignment.splits)
-            refuse_leftovers(out, assignment)
+            departed = growth.find_departed(out, former, assignment)
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
+            lease.confirm()
+            storage.delete_files(out, departed)
+            growth.write_images(out, assignment)
 
             def parts() -> Iterator[list[ImageTask]]:
                 class_count, shapes = len(options.classes), image_twins.shapes
-                return _cut(make_tasks(catalog, assignment, meanings, class_count, index, shapes))
+                return growth.cut(make_tasks(catalog, assignment, meanings, class_count, index, shapes))
 
-            _set_aside(out, options, parts)
-            statistics = _write(out, options, parts(), assignment.total, index, lease)
+            former_rows = growth.find_former_rows(out, options.exif_frame, parts)
+            statistics = _write(out, options, parts(), assignment.total, index, former_rows, lease)
             units.remove_former(units.locate_inside(out))
             return _finish(options, catalog, assignment, skipped, meanings, index, statistics, shared)
 
@@ -333,6 +337,7 @@ def _assign(
     skipped: set[int],
     class_ids: Mapping[int, int],
     copies: Iterable[tuple[int, int]],
+    former: Iterable[FormerImage],
 ) -> Assignment:
     if options.keep_splits:
         return split_by_folders(catalog, skipped)
@@ -346,44 +351,32 @@ def _assign(
         seed=options.seed,
         group_by=options.group_by,
         copies=copies,
+        former_splits=dict(former),
     )
 
 
-def _cut(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
-    """Yield the images of one unit after another; where one ends follows from its names, as in `units.cut`."""
-    part: list[ImageTask] = []
-    for task in tasks:
-        part.append(task)
-        if units.ends_stretch(task.name, len(part), _CHUNK):
-            yield part
-            part = []
-    if part:
-        yield part
-
-
-def _set_aside(out: str, options: Options, parts: Callable[[], Iterator[list[ImageTask]]]) -> None:
-    """Set aside what earlier runs recorded of images and labels as they are no more."""
-    records = units.locate_inside(out)
-    if any(units.list_finished(records)):
-        units.set_aside(records, {make_unit_name(part, options.exif_frame) for part in parts()})
-
-
 def _write(
-    out: str, options: Options, parts: Iterator[list[ImageTask]], total: int, index: LabelIndex, lease: Lease
+    out: str,
+    options: Options,
+    parts: Iterator[list[ImageTask]],
+    total: int,
+    index: LabelIndex,
+    former_rows: FormerRows,
+    lease: Lease,
 ) -> report.LabelStatistics:
     """Write all units but those that an earlier run has recorded; their problems go into the index."""
     statistics, names = report.LabelStatistics(len(options.classes)), list[str]()
     records = units.locate_inside(out)
     finished_names = units.list_finished(records).names
 
-    def calls() -> Iterator[tuple[str, str, str, list[ImageTask]]]:
+    def calls() -> Iterator[tuple[str, str, str, list[ImageTask], TakenOver]]:
         for part in parts:
             name = make_unit_name(part, options.exif_frame)
             names.append(name)
             if name in finished_names:
                 count(tables.read_table(units.record_uri(records, name)))
             else:
-                yield out, name, options.exif_frame, part
+                yield out, name, options.exif_frame, *growth.divide(part, former_rows)
 
     with progress.open_bar(total, "images") as bar:
 

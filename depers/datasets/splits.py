@@ -31,15 +31,22 @@ def group_names(names: Sequence[str], group_by: str | None) -> list[str]:
     return groups
 
 
-def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequence[Strata] | None = None) -> list[str]:
+def split(
+    groups: Sequence[str],
+    val_fraction: float,
+    seed: int,
+    strata: Sequence[Strata] | None = None,
+    given_splits: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return the split, train or val, of every image from its group; images of a group stay together.
 
     `strata` (one per image) are pairs of anything that is to be spread evenly, such as a class, and how much of it
     the image has. Groups are taken in an order that the seed decides, and moved between the splits as long as the sum
     over all strata of (share in val − val_fraction)² falls; the number of images weighs as much as all others
     together. With more than one group and a fraction above 0 neither split is empty. The order of the images does not
-    matter.
+    matter. `given_splits` are the splits of groups that stay where they are: val, or any other.
     """
+    given_splits = given_splits or {}
     members: dict[str, list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
         members[group].append(index)
@@ -56,8 +63,11 @@ def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequenc
     weights[_IMAGES] = max(1, len(totals) - 1) / len(groups) ** 2 if groups else 0.0
     # The excess of val over its share; integers would do but for the fraction.
     excess = {stratum: -val_fraction * total for stratum, total in totals.items()}
-    ranking = sorted(members, key=lambda group: _rank(group, seed))
-    val: set[str] = set()
+    ranking = sorted(members.keys() - given_splits.keys(), key=lambda group: _rank(group, seed))
+    val = {group for group in members if given_splits.get(group) == "val"}
+    for group in val:
+        for stratum, amount in contents[group].items():
+            excess[stratum] += amount
     for _ in range(_PASSES):
         move_count = 0
         for group in ranking:
@@ -75,17 +85,22 @@ def split(groups: Sequence[str], val_fraction: float, seed: int, strata: Sequenc
                     excess[stratum] += sign * amount
         if not move_count:
             break
-    if not val and val_fraction > 0 and len(members) > 1:
+    if not val and val_fraction > 0 and len(members) > 1 and ranking:
         val.add(min(ranking, key=lambda group: len(members[group])))
     return ["val" if group in val else "train" for group in groups]
 
 
 def split_into(
-    groups: Sequence[str], fractions: Mapping[str, float], seed: int, strata: Sequence[Strata] | None = None
+    groups: Sequence[str],
+    fractions: Mapping[str, float],
+    seed: int,
+    strata: Sequence[Strata] | None = None,
+    given_splits: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return the split of every image: train, or one of those that `fractions` name, each with its share of the images.
 
-    They are split off one after another as `split` does it, each from what those before it leave.
+    They are split off one after another as `split` does it, each from what those before it leave. `given_splits` are
+    those of groups that have theirs.
     """
     splits = ["train"] * len(groups)
     rest = list(range(len(groups)))
@@ -94,7 +109,8 @@ def split_into(
         if not fraction:
             continue
         part = [strata[index] for index in rest] if strata else None
-        chosen = split([groups[index] for index in rest], fraction / remaining, seed, part)
+        sides = {group: "val" if side == name else "train" for group, side in (given_splits or {}).items()}
+        chosen = split([groups[index] for index in rest], fraction / remaining, seed, part, sides)
         for index, side in zip(rest, chosen, strict=True):
             splits[index] = name if side == "val" else "train"
         rest = [index for index in rest if splits[index] == "train"]

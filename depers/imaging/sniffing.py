@@ -13,7 +13,7 @@ from depers.statuses import FileStatus
 
 HEAD = 4096  # bytes that are enough to tell
 
-_IMAGE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
     ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
     ".rw2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".sgi", ".raf", ".svg",
@@ -49,7 +49,7 @@ _ARCHIVE_SUFFIXES = re.compile(
 
 def has_image_suffix(name: str) -> bool:
     """Return whether a name ends as those of images do, also of images that cannot be processed."""
-    return name.lower().endswith(_IMAGE_SUFFIXES)
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def sniff_format(head: bytes) -> str:

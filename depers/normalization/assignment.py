@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers import storage
-from depers.datasets.ignore_regions import FOLDER
 from depers.datasets.splits import Strata, group_names, split_into
 from depers.errors import UserError
 from depers.normalization.catalog import Catalog, ClassMeanings
@@ -93,11 +92,13 @@ def split_at_random(
     seed: int,
     group_by: str | None,
     copies: Iterable[tuple[int, int]],
+    former_splits: Mapping[str, str] | None = None,
 ) -> Assignment:
     """Split the images that are not `skipped` by the shares of val and calibration, a seed, and the groups' expression.
 
     Distributed evenly are the boxes of every class (`class_ids` are the dataset's, by the catalog's class numbers), the
-    images without any, and the sets. `copies` are pairs of images, such as twins, that go to one split.
+    images without any, and the sets. `copies` are pairs of images, such as twins, that go to one split. What has a
+    split by its name in `former_splits` keeps it, and what belongs to it gets it.
     Raise UserError where the expression finds nothing in an image's name.
     """
     numbers = [number for number in range(len(catalog.images)) if number not in skipped]
@@ -113,10 +114,20 @@ def split_at_random(
             strata[number] = [*class_counts, *of_set[prefixes[number]]]
     splits = [""] * len(names)
     fractions = {"val": val_fraction, "calibration": calibration_fraction}
-    chosen = split_into(groups, fractions, seed, [strata[number] for number in numbers])
+    given_splits = _keep_splits(groups, [names[number] for number in numbers], former_splits or {})
+    chosen = split_into(groups, fractions, seed, [strata[number] for number in numbers], given_splits)
     for number, name in zip(numbers, chosen, strict=True):
         splits[number] = name
     return Assignment(names, splits)
+
+
+def _keep_splits(groups: Sequence[str], names: Sequence[str], former_splits: Mapping[str, str]) -> dict[str, str]:
+    """Return the splits of the groups that had one: where twins have joined several, that of most of their images."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, name in zip(groups, names, strict=True):
+        if split_name := former_splits.get(name):
+            counts[group][split_name] += 1
+    return {group: max(sorted(count), key=count.__getitem__) for group, count in counts.items()}
 
 
 def split_by_folders(catalog: Catalog, skipped: set[int]) -> Assignment:
@@ -220,15 +231,3 @@ class _OrderedReader:
         while self._next is not None and self._next[0] < number:
             self._next = next(self._pairs, None)
         return self._next[1] if self._next is not None and self._next[0] == number else None
-
-
-def refuse_leftovers(out: str, assignment: Assignment) -> None:
-    """Raise UserError for files that another run left: they would be in both splits, or labels in neither."""
-    pairs = zip(assignment.names, assignment.splits, strict=True)
-    tasks = (ImageTask("", "", name, split_name, "", None, None, NO_BOXES) for name, split_name in pairs if split_name)
-    expected_paths = {path for task in tasks for path in (task.image_uri, task.labels_uri, task.ignore_uri)}
-    for folder in ("images", "labels", FOLDER):
-        root = storage.join(out, folder)
-        for entry in storage.list_files(root) if storage.is_dir(root) else []:
-            if storage.join(folder, entry.path) not in expected_paths:
-                raise UserError(f"{out}: must be empty or hold the same dataset, but holds {folder}/{entry.path}")

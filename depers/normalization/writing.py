@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import simplejpeg
 
 from depers import storage
@@ -22,8 +23,10 @@ from depers.imaging import decoding
 from depers.imaging.headers import ImageError, read_header
 from depers.normalization.rules import LabelBoxes, LabelError, Problem, find_frame, mend
 from depers.observation.rows import count_rows
-from depers.runtime import units
+from depers.runtime import takeover, units
 from depers.runtime.file_guard import FileGuard
+from depers.runtime.takeover import Source
+from depers.runtime.units import RecordNotes
 from depers.statuses import ProblemAction, SourceStatus
 from depers.storage import tables
 from depers.storage.failures import explain, is_of_name
@@ -33,6 +36,7 @@ from depers.storage.tables import column, parquet_text
 _VERSION = "7"  # of what is written for the same labels
 UNUSABLE, UNREADABLE = "unusable image", "unreadable image"
 _NO_LABELS = Labels.of([], [])
+_KEY = "key"  # the column of `ImageTask.key`
 _ROWS = 65_536  # problems that are written at once
 
 PROBLEMS = tables.schema(
@@ -98,6 +102,26 @@ class ImageTask(NamedTuple):
         """The path of its ignore regions below the dataset, where it has any."""
         return ignore_path(self.image_uri)
 
+    @property
+    def key(self) -> str:
+        """What it is called among those of all splits, as tables hold it."""
+        return f"{self.split}/{parquet_text(self.name)}"
+
+
+class TakenOver(NamedTuple):
+    """What is known already of the other images of a unit: where their rows are, and the keys of all, in order."""
+
+    sources: tuple[Source, ...] = ()
+    order: tuple[str, ...] = ()
+
+
+_NOTHING = TakenOver()
+
+
+def identify(tasks: Sequence[ImageTask], exif_frame: str) -> dict[str, str]:
+    """Return a hash of all that decides what is written of each image, by its key."""
+    return {task.key: make_unit_name([task], exif_frame)[:16] for task in tasks}
+
 
 def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
     """Return a hash of all that decides what is written."""
@@ -109,9 +133,16 @@ def make_unit_name(tasks: Sequence[ImageTask], exif_frame: str) -> str:
 
 
 def write_unit(
-    out: str, name: str, exif_frame: str, tasks: Sequence[ImageTask], guard: FileGuard | None = None
+    out: str,
+    name: str,
+    exif_frame: str,
+    tasks: Sequence[ImageTask],
+    remainder: TakenOver = _NOTHING,
+    guard: FileGuard | None = None,
 ) -> pa.Table:
     """Write images, labels and last the record of a unit, and return the record.
+
+    The rows of its other images are taken over as the `remainder` from earlier records.
 
     An image that cannot be decoded whole is skipped, as is one whose labels are about another image, or not all
     understood, or that ends its process. Where one could not be read, the unit is not recorded: the next run tries
@@ -130,12 +161,30 @@ def write_unit(
     # Where a file ends its process, only one may be at work: it would be taken for its neighbor.
     with ThreadPoolExecutor(1 if guard.note else threads) as pool:
         rows = list(pool.map(write, itertools.count(), tasks))
-    table = _make_record(rows)
+    table = _make_record(rows) if rows else RECORD.empty_table()
     count_rows(table)
-    if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
-        with storage.translated_write_errors(out):
-            units.write_record(units.locate_inside(out), name, table, out=out)
+    notes, records = RecordNotes(identities=identify(tasks, exif_frame)), units.locate_inside(out)
+    with storage.translated_write_errors(out):
+        if remainder.sources:
+            table, notes = _complete(records, table, notes, remainder)
+        if not any(problem["kind"] == UNREADABLE for row in rows for problem in row["problems"]):
+            units.write_record(records, name, table, notes, out=out)
     return table
+
+
+def _complete(records: str, table: pa.Table, notes: RecordNotes, remainder: TakenOver) -> tuple[pa.Table, RecordNotes]:
+    """Return the record of a unit with the rows that are taken over, in the order of its images. Raise OSError."""
+    parts = [(_add_keys(table), notes)]
+    for source in remainder.sources:
+        record = _add_keys(units.read_record(units.former_uri(records, source.name)))
+        parts.append(takeover.select(record, source, _KEY))
+    whole = pa.concat_tables([part.replace_schema_metadata() for part, _ in parts])
+    places = pc.index_in(pa.array(remainder.order, pa.string()), whole[_KEY].combine_chunks())
+    return whole.take(places).drop_columns([_KEY]), takeover.merge_notes([notes for _, notes in parts])
+
+
+def _add_keys(record: pa.Table) -> pa.Table:
+    return record.append_column(_KEY, pc.binary_join_element_wise(record["split"], record["name"], "/"))
 
 
 def _make_record(rows: Sequence[dict[str, Any]]) -> pa.Table:

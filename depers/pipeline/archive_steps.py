@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from depers import storage
 from depers.archives import registry
-from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk
+from depers.archives.base import FOLDER, ArchiveEnd, ArchiveFormat, Chunk, Member, explain_unsafe_name
 from depers.errors import typed_reason
 from depers.imaging.headers import ImageError
 from depers.observation.meter import count
@@ -29,6 +29,7 @@ from depers.runtime import units
 from depers.runtime.units import RecordNotes, Unit
 from depers.statuses import ArchiveStatus, FileStatus
 from depers.storage.failures import as_outage, explain, is_of_name, raise_outage
+from depers.storage.tables import parquet_text
 
 _LENGTH = struct.Struct("<Q")
 _PREFETCH = 4  # chunks that are fetched before they are asked for
@@ -110,6 +111,18 @@ def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome],
     """Return the chunk encoded; what the format cannot have is left out, and its row says why."""
     encode = _load_format(unit).encode_chunk
     results, rows, is_lost = [outcome.data for outcome in outcomes], [outcome.row for outcome in outcomes], False
+    path = unit.entries[0].path
+    originals = chunk.members
+    if job.rename is not None:
+        chunk = _rename_members(job, unit, chunk)
+        for index, (original, member) in enumerate(zip(originals, chunk.members, strict=True)):
+            if results[index] is None:
+                continue
+            if problem := explain_unsafe_name(member.name):
+                reason = f"{problem}, but it would be called {parquet_text(member.name)!r}"
+                rows[index], results[index] = fail(job, unpack(path, original), reason).row, None
+            else:
+                rows[index] = rows[index] | _name_result(job, path, original.name, member.name)
     try:
         data, offsets = encode(chunk, results, layout)
     except Exception:
@@ -130,10 +143,35 @@ def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome],
                 offsets[index] = offset
         for index, reason in enumerate(reasons):
             if reason and results[index] is not None:
-                item = unpack(unit.entries[0].path, chunk.members[index])
+                item = unpack(path, originals[index])
                 rows[index] = fail(job, item, f"cannot be put into the archive ({reason})").row
     rows = [row | {"output_offset": offset} for row, offset in zip(rows, offsets, strict=True)]
     return _EncodedChunk(data, rows, is_lost)
+
+
+def _rename_members(job: PassJob, unit: Unit, chunk: Chunk) -> Chunk:
+    """Return a chunk whose members have the names of their results; those of tables are names of columns, and stay.
+
+    A folder is called as those of its files are; where these lie in none any more, it is left out.
+    """
+    if unit.archive == "parquet":
+        return chunk
+
+    def rename(member: Member) -> Member:
+        if member.status != FOLDER:
+            return member._replace(name=job.locate(member.name))
+        name = job.locate(f"{member.name.rstrip('/')}/file").rpartition("/")[0]
+        if explain_unsafe_name(name):
+            return member._replace(status=FileStatus.SKIPPED)
+        return member._replace(name=name + "/" * member.name.endswith("/"))
+
+    return chunk._replace(members=tuple(rename(member) for member in chunk.members))
+
+
+def _name_result(job: PassJob, path: str, member: str | None = None, new_member: str | None = None) -> Row:
+    """Return the fields of a row that say where a result is, as far as it is not called as its input is."""
+    archive_fields: Row = {} if job.locate(path) == path else {"output_path": job.locate(path)}
+    return archive_fields | ({} if member == new_member else {"output_member": new_member})
 
 
 def _try_encoding(
@@ -209,7 +247,7 @@ def discard(job: PassJob, unit: Unit, end: ArchiveEnd, reason: str) -> ArchiveSt
         pass
     if job.mirrors:
         with suppress(Exception):  # a name that storage refuses is not there
-            storage.delete_below(job.out, unit.entries[0].path)
+            storage.delete_below(job.out, job.locate(unit.entries[0].path))
     status = _record(job, unit, ArchiveStatus.FAILED, reason, [_as_failed(table) for table in chunk_tables])
     units.remove_chunks(job.records, unit.name, range(end.chunks))
     return status
@@ -229,6 +267,17 @@ def _as_failed(table: pa.Table) -> pa.Table:
     return table
 
 
+def _refuse_shared_names(chunk_tables: Sequence[pa.Table]) -> None:
+    """Raise ImageError where two members of other names would have one: one would take the place of the other."""
+    members: dict[str, str] = {}
+    for table in chunk_tables:
+        written = table.filter(pc.is_valid(table["output_sha256"]))
+        names = pc.coalesce(written["output_member"], written["member"]).to_pylist()
+        for member, name in zip(written["member"].to_pylist(), names, strict=True):
+            if (first := members.setdefault(name, member)) != member:
+                raise ImageError(f"{first} and {member} would both be called {name}")
+
+
 def _refuse_shared_texts(job: PassJob, path: str, chunk_tables: Sequence[pa.Table]) -> None:
     """Raise ImageError where two members have one YOLO text: which of them its boxes are about, nothing says."""
     if job.boxes is None or not job.boxes.labels:
@@ -245,9 +294,10 @@ def _refuse_shared_texts(job: PassJob, path: str, chunk_tables: Sequence[pa.Tabl
 
 def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     path = unit.entries[0].path
+    out_path = job.locate(path)
     if end.reason and not end.chunks:
         if job.mirrors:
-            storage.delete_below(job.out, path)
+            storage.delete_below(job.out, out_path)
         status = ArchiveStatus.SKIPPED if end.skipped else ArchiveStatus.FAILED
         return _record(job, unit, status, end.reason)
     chunk_tables: list[pa.Table] = []
@@ -256,13 +306,16 @@ def _assemble(job: PassJob, unit: Unit, end: ArchiveEnd) -> ArchiveStatus:
     output_fields: Row = {}
     stamp, offsets = None, list[int]()
     if job.mirrors:
-        with storage.open_writer_below(job.out, path) as file:
+        with storage.open_writer_below(job.out, out_path) as file:
             output = _DigestingFile(file)
             offsets = _load_format(unit).assemble(chunks, end.layout, output)  # type: ignore[arg-type]
             _refuse_shared_texts(job, path, chunk_tables)  # known only now; what is written so far never appears
+            if job.rename is not None:
+                _refuse_shared_names(chunk_tables)
         count(BYTES, "written", output.size)
         output_fields = {"output_bytes": output.size, "output_sha256": output.digest.hexdigest()}
-        stamp = storage.read_stamp(job.out, path)
+        output_fields |= _name_result(job, path)
+        stamp = storage.read_stamp(job.out, out_path)
     else:
         for _ in chunks:
             pass

@@ -1,5 +1,6 @@
 """Tables of boxes, of which every row is about one image: read part by part, and checked before work begins."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,8 @@ _TYPES = {
     "output_sha256": pa.string(),
     "output_bytes": pa.int64(),
     "output_offset": pa.int64(),
+    "output_path": pa.string(),
+    "output_member": pa.string(),
 }
 _VERSION_KEYS = (b"depers.detections", b"depers.manifest")
 _STATUSES = {*FileStatus, *ArchiveStatus}
@@ -52,6 +55,7 @@ class BoxTable:
             self.row_count, self.data_bytes = file.metadata.num_rows, _count_bytes(file.metadata)
         _check_columns(uri, schema)
         _check_version(uri, schema, version_key)
+        self._is_by_outputs = False
         self._names = [name for name in (*_TYPES, "boxes") if name in schema.names]
         self._types = {name: schema.field(name).type for name in self._names}
         for _ in self.read(list(_TYPES)):
@@ -64,14 +68,24 @@ class BoxTable:
         that a column cannot hold.
         """
         names = [name for name in self._names if columns is None or name in columns]
-        to_read = [*names, *(["status"] if "status" in self._names and "status" not in names else [])]
+        needed = ("status", *(["output_path"] if self._is_by_outputs and "path" in names else []))
+        to_read = [*names, *(name for name in needed if name in self._names and name not in names)]
         with self._open() as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=to_read, use_threads=False):
                 table = pa.Table.from_batches([batch])
                 rows = pa.table({name: self._convert(table, name) for name in to_read})
                 if "status" in to_read:
                     rows = rows.filter(pc.not_equal(pc.fill_null(rows["status"], ""), FileStatus.REMOVED))
+                if self._is_by_outputs and "output_path" in to_read:
+                    place = rows.schema.get_field_index("path")
+                    rows = rows.set_column(place, "path", pc.coalesce(rows["output_path"], rows["path"]))
                 yield rows.select(names)
+
+    def by_outputs(self) -> "BoxTable":
+        """Return the table with the path of its result in OUT as the path of a row, where that is called otherwise."""
+        table = copy.copy(self)
+        table._is_by_outputs = True
+        return table
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise UserError for a class that no box of the table has: a misspelt one would leave all as they are."""

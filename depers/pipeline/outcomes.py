@@ -18,7 +18,13 @@ from depers.statuses import FileStatus
 from depers.storage.failures import explain, is_of_name, raise_outage
 from depers.storage.tables import parquet_text, plain_schema
 
-_TEXTS = ("path", "member", "reason")  # columns with text that a file name may be part of
+_TEXTS = (
+    "path",
+    "member",
+    "reason",
+    "output_path",
+    "output_member",
+)  # columns with text that a file name may be part of
 
 
 def finish(job: PassJob, item: Item, boxes: Sequence[Row]) -> Outcome:
@@ -81,10 +87,12 @@ def write(job: PassJob, item: Item, outcome: Outcome) -> Outcome:
         return outcome
     try:
         if outcome.data is not None:
-            stamp = storage.write_below(job.out, item.path, outcome.data)
-            return outcome._replace(data=None, stamp=stamp)  # a unit's images together are large
+            path = job.locate(item.path)
+            stamp = storage.write_below(job.out, path, outcome.data)
+            row = outcome.row if path == item.path else outcome.row | {"output_path": path}
+            return outcome._replace(row=row, data=None, stamp=stamp)  # a unit's images together are large
         if not outcome.retry:
-            storage.delete_below(job.out, item.path)  # an earlier version of this input may have succeeded
+            storage.delete_below(job.out, job.locate(item.path))  # an earlier version of this input may have succeeded
     except Exception as error:
         reason = explain(error)
         if outcome.data is None and is_of_name(error):

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -51,13 +52,15 @@ def make_job(
     boxes: BoxSource | None = None,
     records: str | None = None,
     withholds: bool = True,
+    rename: Callable[[str], str] | None = None,
     device: str | None = None,
 ) -> PassJob:
     """Return the options as a job for the workers; `make_finish` makes the last step for an absolute OUT.
 
-    `records` is where records lie that are not in OUT. `withholds` says that an image with more than
-    `--max-detections` fails; without it, the least certain are left out. `device` is cpu or cuda (default: what
-    `--device` means on this cluster). Raise UserError for a malformed class map, or where there is no GPU.
+    `records` is where records lie that are not in OUT, `rename` gives results their names. `withholds` says that an
+    image with more than `--max-detections` fails; without it, the least certain are left out. `device` is cpu or cuda
+    (default: what `--device` means on this cluster). Raise UserError for a malformed class map, or where there is no
+    GPU.
     """
     out, thresholds = storage.absolute(options.out), read_class_thresholds(options)
     settings = InferenceSettings(
@@ -92,6 +95,7 @@ def make_job(
         boxes=boxes,
         file_seconds=options.file_seconds,
         records_beside=records,
+        rename=rename,
     )
 
 
@@ -193,19 +197,20 @@ def run(
     rows_type: type[RowsByPath] = RowsByPath,
     stop_after_clean: int | None = None,
     marks: Collection[str] = (),
+    secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Summary]:
     """Run the job on the Ray cluster, resuming what OUT already holds; OUT is this run's alone until the block ends.
 
     `entries` are the files to look at (default: all in INPUT), `table` what an earlier run says about them, of which
     `rows_type` makes the rows of a file; those whose paths are `marks` become something else than they would by
-    themselves, such as namesakes. Raise UserError for a wrong INPUT, OUT, weights or classes, and after
-    `stop_after_clean` images in a row in which the detector found nothing.
+    themselves, such as namesakes. `secrets` are noted with the options, and never told. Raise UserError for a wrong
+    INPUT, OUT, weights or classes, and after `stop_after_clean` images in a row in which the detector found nothing.
     """
     if job.boxes is not None and not job.boxes.labels:
         table = BoxTable(job.boxes.uri)
         table.check_classes(job.classes)
     with ExitStack() as stack:
-        yield from _run(job, options, entries, table, rows_type, stop_after_clean, marks, stack)
+        yield from _run(job, options, entries, table, rows_type, stop_after_clean, marks, secrets, stack)
 
 
 def _run(
@@ -216,6 +221,7 @@ def _run(
     rows_type: type[RowsByPath],
     stop_after_clean: int | None,
     marks: Collection[str],
+    secrets: Mapping[str, str],
     stack: ExitStack,
 ) -> Iterator[Summary]:
     """Run the job, and yield once; the `stack` holds what lies on the disk until the rows of the table are spread."""
@@ -239,8 +245,9 @@ def _run(
     class_names, stride, warnings, arithmetic = finish_inspection()
     report_lines(warnings)
     notes = check_thresholds(options, job, checkpoints, class_names)
-    decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes)}
-    with claims.hold(job.out, decisive | {"depers": __version__}, records=job.records_beside) as lease:
+    decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes), **secrets}
+    decisive |= {"depers": __version__}
+    with claims.hold(job.out, decisive, records=job.records_beside, secrets=secrets.keys()) as lease:
         read_rows = None if join is None else partial(join.read, rows_type=rows_type)
         stock = _take_stock(job, all_units, listing, read_rows, options.selection)
         finished_units, finished_chunks = units.list_finished(job.records), units.find_chunks(job.records)
@@ -314,20 +321,26 @@ def _take_stock(
             units.remove_chunks(job.records, name, numbers)
     former_rows = _find_former_rows(job, all_units, changed_names, read_rows)
     fold = outputs.find_fold(job.out) if job.mirrors else None
-    to_input_name = outputs.make_namer((entry.path for entry in listing), fold) if fold else None
+    to_input_name = None
+    if fold or job.rename:
+        former_paths = (entry.path for entry in known.entries if job.rename)
+        to_input_name = outputs.make_namer(
+            itertools.chain(former_paths, (entry.path for entry in listing)), fold, job.rename
+        )
     # What a link that leads nowhere led to is not gone: a disk may be missing.
     shields = tuple(f"{entry.path}/" for entry in listing if entry.size < 0) if not storage.is_s3(job.input) else ()
     absent = tuple(known.entries.without(listing))
-    if to_input_name:
-        absent = tuple(entry for entry in absent if listing.get(to_input_name(entry.path)) is None)
+    if to_input_name:  # of which one has the place of another input now, nothing is left to be removed
+        names = ((entry, to_input_name(job.locate(entry.path))) for entry in absent)
+        absent = tuple(entry for entry, name in names if name is None or listing.get(name) is None)
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
     inputs.write_inputs(job.records, place, listing, selection, absent)
     del known
     has_results = job.mirrors and storage.is_dir(job.out)
     results = Results.of(storage.list_sorted(job.out) if has_results else (), to_input_name)
     if departed and not storage.is_s3(job.out):
-        present = {entry.path for entry in departed if results.get(entry.path) is not None}
-        obstacles = inputs.find_obstacles({entry.path for entry in listing}, present)
+        present = {result.path for entry in departed if (result := results.get(entry.path)) is not None}
+        obstacles = inputs.find_obstacles({job.locate(entry.path) for entry in listing}, present)
         storage.delete_files(job.out, obstacles)
         results = results.remove(obstacles)
     return Stock(absent, departed, results, listing, former_rows=former_rows, selection=selection)
@@ -395,7 +408,10 @@ def plan_units(
 ) -> tuple[list[Unit], FileListing]:
     """Return the units of what is selected in INPUT, and that. Raise UserError for none, and what only OUT may hold."""
     entries: Iterable[Entry] = list_selected(job.input, follow_links, (job.out, job.records_beside), selection)
-    if storage.is_s3(job.input) and (storage.is_s3(job.out) or not job.mirrors):
+    if job.rename:
+        inputs_list = outputs.check_inputs(job.input, list(entries))
+        listing = FileListing.of(outputs.check_renamed(job.out, inputs_list, job.rename))
+    elif storage.is_s3(job.input) and (storage.is_s3(job.out) or not job.mirrors):
         listing = FileListing.of(outputs.check_keys(job.input, job.out if job.mirrors else None, entries))
         outputs.refuse_namesakes_in_tables(job.input, listing)
     else:

@@ -118,6 +118,8 @@ class PassJob(NamedTuple):
     """Where boxes come from instead of a detector."""
     records_beside: str | None = None
     """Where records lie that are not in OUT."""
+    rename: Callable[[str], str] | None = None
+    """What results and members are called, where it is not as their inputs are."""
     file_seconds: float = FILE_SECONDS
     """How long a file may take the processor in one step, but for the detector's part of it."""
 
@@ -125,6 +127,10 @@ class PassJob(NamedTuple):
     def records(self) -> str:
         """The folder of the records of what is done."""
         return self.records_beside or units.locate_inside(self.out)
+
+    def locate(self, path: str) -> str:
+        """Return the path below OUT of the result of an input."""
+        return path if self.rename is None else self.rename(path)
 
     @property
     def rules(self) -> MemberRules:

@@ -7,6 +7,7 @@ files lie is not: they may be moved, and a job resumed from another folder.
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from depers import storage
@@ -27,21 +28,23 @@ def hold(
     note: str | None = None,
     empty: bool = True,
     raisable: Collection[str] = (),
+    secrets: Collection[str] = (),
 ) -> Iterator[Lease]:
     """Claim OUT for this job within the block, and remove what was left half written there.
 
     `options` are those that decide the bytes written; `records` is the folder of the job's records (default: in OUT),
     `note` the file that has the options (default: job.json there). Options that are `raisable` may be larger than
-    noted, and are then noted anew. Raise UserError where another run is at work, where
-    OUT holds the work of a job with other options, tables of another version, or before the first run (unless
-    `empty` is false) anything else.
+    noted, and are then noted anew; of those that are `secrets` no message tells a value. Raise UserError where another
+    run is at work, where OUT holds the work of a job with other options, tables of another version, or before the first
+    run (unless `empty` is false) anything else.
     """
     records = records or units.locate_inside(out)
     note = note or storage.join(records, units.JOB)
     content = json.loads(json.dumps({"tables": VERSION, **options}))  # as it will be read: tuples are lists
-    _check(out, records, note, content, empty, raisable)  # before anything is written
+    check = partial(_check, out, records, note, content, empty, raisable, secrets)
+    check()  # before anything is written
     with lease.hold(records, out) as held:
-        noted = _check(out, records, note, content, empty, raisable)
+        noted = check()
         if noted:
             storage.remove_partials(out)
             if not records.startswith(f"{out}/"):
@@ -53,7 +56,13 @@ def hold(
 
 
 def _check(
-    out: str, records: str, note: str, content: Mapping[str, Any], empty: bool, raisable: Collection[str]
+    out: str,
+    records: str,
+    note: str,
+    content: Mapping[str, Any],
+    empty: bool,
+    raisable: Collection[str],
+    secrets: Collection[str],
 ) -> dict[str, Any]:
     """Return what is noted of the work to go on with, if there is any.
 
@@ -64,6 +73,8 @@ def _check(
         for name, value, now in _find_differences(noted, content):
             if name in raisable and isinstance(value, int) and value < now:
                 continue
+            if name in secrets:
+                raise UserError(f"{out}: another run has begun here meanwhile: run the same command again")
             hint = "raise it, or choose another folder" if name in raisable else "choose another folder"
             raise UserError(f"{out}: holds a run with {name} {value!r}, but now it is {now!r}: {hint}")
         return noted

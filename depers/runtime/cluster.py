@@ -3,16 +3,37 @@
 import json
 import logging
 import os
+import platform
+import re
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from depers.errors import UserError
+from depers.errors import UserError, one_line, short_reason
 from depers.resources import MIB
 from depers.runtime import places
 
 _NOTE = b"Set ray log level from environment variable"
+_ADDRESS = re.compile(r"\[?([^\[\]/]+?)\]?:(\d{1,5})")
+_LISTEN_SECONDS = 10.0
+_REASON_LENGTH = 300
+_JOINED = b"depers has joined\n"
+_WITNESS = """
+import os, sys
+note, joined, message = (text.encode() for text in sys.argv[1:])
+for line in sys.stdin.buffer:
+    if line.endswith(joined):
+        break
+    if note not in line:
+        os.write(2, line)
+else:
+    os.write(2, message)
+"""
+"""A process that passes on what another one writes to stderr, and has a last word where that one ends too soon."""
 
 
 def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
@@ -39,8 +60,7 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
     quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address != "local":
         variables = places.choose_variables(os.environ, _read_given_variables(os.environ))
-        with _quiet_start(debug):
-            ray.init(address=address, runtime_env={"env_vars": variables} if variables else None, **quiet)
+        _join(address, debug, {"runtime_env": {"env_vars": variables} if variables else None, **quiet})
         return True
     # Ray takes its own minimal start, 2 s shorter, where the dashboard's dependencies cannot be imported.
     sys.modules["ray.dashboard.optional_deps"] = None  # type: ignore[assignment]
@@ -56,6 +76,37 @@ def start_ray(debug: bool = False, cpus: int | None = None) -> bool:
     finally:
         del sys.modules["ray.dashboard.optional_deps"]
     return True
+
+
+def _join(address: str, debug: bool, arguments: Mapping[str, Any]) -> None:
+    """Join a cluster. Raise UserError where nobody listens there, or one of other versions of Ray or Python does."""
+    import ray
+
+    if address != "auto":
+        check_listener(address)
+    requirement = f"depers needs one of Ray {ray.__version__} with Python {platform.python_version()}"
+    try:
+        with _witnessed(debug, f"RAY_ADDRESS {address}: ended while it joined what listens there: {requirement}"):
+            ray.init(address=address, **arguments)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        with suppress(Exception):
+            ray.shutdown()
+        reason = one_line(error, _REASON_LENGTH)
+        raise UserError(f"RAY_ADDRESS {address}: no cluster that can be joined ({reason}): {requirement}") from error
+
+
+def check_listener(address: str) -> None:
+    """Raise UserError where nobody listens at HOST:PORT: Ray would wait for a minute, and end this process at once."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise UserError(f"RAY_ADDRESS must be auto or HOST:PORT, but is {address}")
+    try:
+        socket.create_connection((match[1], int(match[2])), _LISTEN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = short_reason(error)
+        hint = "start the cluster, or unset RAY_ADDRESS, which has one machine do the work"
+        requirement = "must be where a cluster listens, but there is none"
+        raise UserError(f"RAY_ADDRESS {address}: {requirement} ({reason}): {hint}") from None
 
 
 def _read_given_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -77,6 +128,35 @@ def count_nodes() -> int:
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
         return 1
     return sum(node["Alive"] for node in sys.modules["ray"].nodes())
+
+
+@contextmanager
+def _witnessed(debug: bool, message: str) -> Iterator[None]:
+    """Have `message` written to stderr where this process ends in the block, which Ray's client does without a word.
+
+    What Ray writes is passed on, without the note on its log level; with `debug`, it writes enough itself.
+    """
+    if debug:
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    texts = (_NOTE.decode(), _JOINED.decode(), f"depers: error: {message}\n")
+    witness = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WITNESS, *texts], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert witness.stdin is not None
+    os.dup2(witness.stdin.fileno(), 2)
+    witness.stdin.close()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            sys.stderr.flush()
+            os.write(2, _JOINED)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        witness.wait()
 
 
 @contextmanager

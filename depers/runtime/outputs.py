@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from depers import storage
+from depers.archives import registry
 from depers.errors import UserError
+from depers.runtime import units
 from depers.statuses import FileStatus
 from depers.storage import Entry
 from depers.storage.tables import parquet_text
@@ -84,13 +86,36 @@ def refuse_shared(out: str, entries: Iterable[Entry], locate: Callable[[str], st
     _refuse_namesakes(out, entries, lambda path: fold(locate(path)), "their result would be called")
 
 
-def make_namer(paths: Iterable[str], fold: Fold | None) -> Callable[[str], str]:
-    """Return a function that gives the path of a result the name of its input, one of `paths`, or leaves it as it is.
+def check_renamed(out: str, entries: Sequence[Entry], locate: Callable[[str], str]) -> list[Entry]:
+    """Return the entries as `check_outputs` does, where `locate` gives results other names than their inputs have.
 
-    Where OUT takes `A.jpg` and `a.jpg` for the same, what INPUT calls otherwise now is the same file there.
+    Raise UserError also for a name that says that a result is another kind of archive, or depers's own, and where an
+    input that has no result would share the place of one that has.
     """
-    names = {fold(path): path for path in paths} if fold else {}
-    return lambda path: names.get(fold(path), path) if fold else path
+    fold = find_fold(out) or str
+    with_place = [entry for entry in entries if not storage.explain_no_target(out, locate(entry.path))]
+    for entry in with_place:
+        name = locate(entry.path)
+        if registry.kind_of(name) != registry.kind_of(entry.path):
+            raise UserError(f"{out}: a new name must keep the suffix of archives, but {entry.path!r} would be {name!r}")
+        if storage.is_own_name(name) or name.partition("/")[0].casefold() == units.FOLDER:
+            raise UserError(f"{out}: a new name must be none of depers's own, but {entry.path!r} would be {name!r}")
+    refuse_shared(out, (entry._replace(status="") for entry in with_place), locate, fold)
+    return check_outputs(out, entries, fold, locate)
+
+
+def make_namer(
+    paths: Iterable[str], fold: Fold | None, locate: Callable[[str], str] | None = None
+) -> Callable[[str], str | None]:
+    """Return a function that gives the path of a result the name of its input, the last of `paths` that it may be.
+
+    Where OUT takes `A.jpg` and `a.jpg` for the same, what INPUT calls otherwise now is the same file there. `locate`
+    says where results are, if not at the paths of their inputs. What is no result of theirs has the name that it has,
+    or with `locate` none.
+    """
+    fold = fold or str
+    names = {fold(locate(path) if locate else path): path for path in paths}
+    return lambda path: names.get(fold(path), None if locate else path)
 
 
 def find_fold(out: str) -> Fold | None:

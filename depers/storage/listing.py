@@ -157,19 +157,34 @@ class Results:
     """What lies in OUT, by the paths of its inputs: `aliases` has what is called otherwise there."""
 
     def __init__(
-        self, listing: FileListing, aliases: Mapping[str, Entry] | None = None, removed: frozenset[str] = frozenset()
+        self,
+        listing: FileListing,
+        aliases: Mapping[str, Entry] | None = None,
+        removed: frozenset[str] = frozenset(),
+        strangers: Sequence[str] = (),
     ) -> None:
-        """Keep them, but for those with the paths that are `removed`."""
-        self._listing, self._aliases, self._removed = listing, aliases or {}, removed
+        """Keep them, but for those with the paths that are `removed`; `strangers` are paths of nobody's results."""
+        self._listing, self._aliases, self._removed, self._strangers = listing, aliases or {}, removed, strangers
 
     @classmethod
-    def of(cls, entries: Iterable[Entry], to_input_name: Callable[[str], str] | None = None) -> "Results":
-        """Return the files among entries, each by the name that `to_input_name` gives it."""
+    def of(cls, entries: Iterable[Entry], to_input_name: Callable[[str], str | None] | None = None) -> "Results":
+        """Return the files among entries, each by the name that `to_input_name` gives it; without one, it is no result.
+
+        Of several with one name, the last counts.
+        """
         if to_input_name is None:
             return cls(FileListing.of(entry for entry in entries if not entry.status))
-        results = {to_input_name(entry.path): entry for entry in entries if not entry.status}
+        results, strangers = dict[str, Entry](), list[str]()
+        for entry in entries:
+            if entry.status:
+                continue
+            if (name := to_input_name(entry.path)) is None:
+                strangers.append(entry.path)
+            else:
+                results[name] = entry
         aliases = {name: entry for name, entry in results.items() if name != entry.path}
-        return cls(FileListing.of(entry._replace(path=name) for name, entry in results.items()), aliases)
+        listing = FileListing.of(entry._replace(path=name) for name, entry in results.items())
+        return cls(listing, aliases, strangers=strangers)
 
     def near(self, entries: Sequence[Entry]) -> dict[str, Entry]:
         """Return the results between the first and the last of inputs, which are sorted, by their paths."""
@@ -187,10 +202,11 @@ class Results:
 
     def remove(self, paths: Iterable[str]) -> "Results":
         """Return the results without those that have these paths in OUT."""
-        return Results(self._listing, self._aliases, self._removed | frozenset(paths))
+        return Results(self._listing, self._aliases, self._removed | frozenset(paths), self._strangers)
 
     def list_without(self, inputs: FileListing) -> Iterator[str]:
-        """Yield the names of those that are no result of these inputs."""
+        """Yield the names of those that are no result of these inputs, and what is nobody's."""
+        yield from (path for path in self._strangers if path not in self._removed)
         for entry in self._listing.without(inputs):
             if self._aliases.get(entry.path, entry).path not in self._removed:
                 yield entry.path

@@ -249,3 +249,21 @@ def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
     while address in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout:
         assert time.monotonic() < deadline, "processes of its Ray are left"
         time.sleep(0.2)
+
+
+_NOTE = b"[2030-01-01 I 1 1] logging.cc:303: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("", "the raylet died\n"), ("os._exit(1)", "the raylet died\ndepers: error: bad\n")]
+)
+def test_a_process_that_ends_while_it_joins_says_so(end: str, said: str) -> None:
+    program = f"""
+import os
+from depers.runtime import cluster
+with cluster._witnessed(False, "bad"):
+    os.write(2, {_NOTE!r} + b"the raylet died\\n")
+    {end or "pass"}
+"""
+    job = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert job.stderr == said and job.returncode == bool(end)

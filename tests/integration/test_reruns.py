@@ -1,6 +1,7 @@
 """What a rerun does after every kind of change: the table in docs/operations.md, cell by cell, on files and on S3."""
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from threshold_files import format_file
 
 import depers
 from depers import storage
-from depers.commands import anonymize
+from depers.commands import anonymize, audit
 from depers.commands.anonymize import AnonymizeResult, Options
 from depers.errors import UserError
 from depers.runtime import lease, progress
@@ -169,3 +170,80 @@ def test_what_a_rerun_does(root: str) -> None:
     del after["10.png"]
     assert read(f"{root}/out") == after | {"index.html": b"somebody's", "z.zip": archive_after}
     assert all(b"01.png" not in data for data in read(f"{root}/out-records").values())  # it is forgotten
+
+
+def zip_of(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def members_of(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("root", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+def test_names_that_are_mapped(root: str) -> None:
+    people = {f"cam/jane doe {number}.png": png(number) for number in range(3)}
+    archive = {"jane/": b"", "jane/doe.png": png(3), "notes.txt": b"", "other.png": png(4)}
+    inputs = people | {"cam/x/jane doe 0.png": png(5), "cam/jane.zip": zip_of(archive)}
+    write(f"{root}/in", inputs)
+    names = [name for name in inputs if name.endswith("png")] + ["cam/jane.zip/jane/doe.png", "cam/jane.zip/other.png"]
+    write(f"{root}/boxes", {f"labels/{name[:-4]}.txt": LABEL for name in names} | {"classes.txt": b"car\n"})
+    first = Options(f"{root}/in", f"{root}/out", boxes=f"{root}/boxes", map=("strip:cam/", "hash"), workers=1)
+    result = anonymize.run(first)
+    assert result.files == {"redacted": 6, "skipped": 1} and result.archives == {"complete": 1}
+    before, rows = read(f"{root}/out"), rows_of(result)
+    place_of = {name: str(row["output_path"]) for name, row in rows.items()}
+    assert set(before) == set(place_of.values()) and place_of.keys() == inputs.keys()
+    assert all(name[-4:] == place[-4:] and place.count("/") == name.count("/") - 1 for name, place in place_of.items())
+    assert place_of["cam/x/jane doe 0.png"].endswith(f"/{place_of['cam/jane doe 0.png']}")  # equal names, equal hashes
+    published = "".join(before) + "".join(members_of(before[place_of["cam/jane.zip"]]))
+    assert not any(word in published for word in ("cam", "jane", "doe", "other"))
+    key = str(json.loads(read(f"{root}/out-records")["job.json"])["names_key"])
+    assert key and not any(key.encode() in data for data in before.values())
+    assert {place: before[place] for place in (place_of[name] for name in people)} == {
+        place_of[name]: redact(data) for name, data in people.items()
+    }
+    assert sorted(members_of(before[place_of["cam/jane.zip"]]).values()) == sorted(
+        [b"", redact(png(3)), redact(png(4))]
+    )
+
+    def check(**changes: Any) -> list[dict[str, Any]]:
+        found = audit.run(audit.Options(f"{root}/out", input=f"{root}/in", **changes))
+        table = pq.read_table(io.BytesIO(storage.read_bytes(found.findings)))
+        return [row for row in table.to_pylist() if row["status"] == "wrong"]
+
+    # Nothing changed; then one input left, one came, one result was lost, and one was overwritten by its original.
+    result = anonymize.run(first)
+    assert result.speed.images == 0 and read(f"{root}/out") == before
+    storage.delete(f"{root}/in/cam/jane doe 1.png")
+    write(f"{root}/in", {"cam/new.png": png(6)})
+    write(f"{root}/boxes", {"labels/cam/new.txt": LABEL})
+    storage.delete(f"{root}/out/{place_of['cam/jane doe 0.png']}")
+    write(f"{root}/out", {place_of["cam/jane doe 2.png"]: png(2), "jane doe 2.png": b"somebody's"})
+    assert {row["reason"] for row in check()} >= {"is missing from OUT", "is in INPUT, but has no row in the manifest"}
+    result = anonymize.run(first)
+    rows = rows_of(result)
+    after = read(f"{root}/out")
+    assert after.pop("jane doe 2.png") == b"somebody's"
+    assert rows["cam/jane doe 1.png"]["status"] == "removed" and result.files["redacted"] == 6
+    assert after.pop(str(rows["cam/new.png"]["output_path"])) == redact(png(6))
+    del before[place_of["cam/jane doe 1.png"]]
+    assert after == before
+    storage.delete(f"{root}/out/jane doe 2.png")
+    assert check() == []
+
+    # Other names are another run; the boxes of this one are known by the names of its inputs.
+    assert "holds a run with map" in refusal(replace(first, map=("hash",)))
+    collision = replace(first, out=f"{root}/other", map=("replace:/jane doe ./same/",), boxes=None)
+    collision = replace(collision, previous_detections=f"{root}/out-records")
+    assert "their result would be called cam/same.png" in refusal(collision)
+    again = anonymize.run(replace(collision, map=("strip:cam/",)))
+    assert again.files == {"redacted": 6, "skipped": 1}
+    plain = read(f"{root}/other")
+    assert sorted(plain) == ["jane doe 0.png", "jane doe 2.png", "jane.zip", "new.png", "x/jane doe 0.png"]
+    assert plain["new.png"] == redact(png(6)) and list(members_of(plain["jane.zip"]))[1] == "jane/doe.png"

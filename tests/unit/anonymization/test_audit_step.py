@@ -131,6 +131,6 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_have_the_columns_of_their_tables() -> None:
-    assert {*ManifestRow._fields, "output_offset", "arithmetic"} == set(SCHEMA.names)
+    assert {*ManifestRow._fields, "output_offset", "output_path", "output_member", "arithmetic"} == set(SCHEMA.names)
     assert set(FindingRow._fields) == set(audit_step.SCHEMA.names)
     assert {*DetectionRow._fields, "arithmetic"} == set(detections.SCHEMA.names)

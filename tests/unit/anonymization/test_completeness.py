@@ -57,3 +57,14 @@ def test_what_is_missing(
     parts = find_missing(open_manifest(str(tmp_path / "m.parquet")), out, members, inputs)
     findings = [(row["path"], row.get("member"), row["reason"]) for part in parts for row in part]
     assert sorted(findings, key=str) == sorted(expected, key=str)
+
+
+def test_results_of_other_names_are_found_by_these(tmp_path: Path) -> None:
+    rows = [{"path": f"{name}.jpg", "output_path": f"{name}x.jpg", "status": "clean", "reason": ""} for name in "ab"]
+    tables.write_table(str(tmp_path / "m.parquet"), pa.Table.from_pylist(rows, schema=SCHEMA))
+    parts = find_missing(open_manifest(str(tmp_path / "m.parquet")), ["ax.jpg", "b.jpg"], {}, ["a.jpg", "c.jpg"])
+    assert [(row["path"], row["reason"]) for part in parts for row in part] == [
+        ("bx.jpg", MISSING),
+        ("c.jpg", "is in INPUT, but has no row in the manifest"),
+        ("b.jpg", "has a row in the manifest, but is not in INPUT"),
+    ]

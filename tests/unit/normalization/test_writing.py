@@ -96,7 +96,7 @@ def test_what_one_image_causes_is_its_row(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(writing, "find_frame", find)
     guard = FileGuard("unit", {Position(3): "took longer than 5 s"})
-    rows = write_unit(str(tmp_path / "out"), "unit", "auto", tasks, guard).to_pylist()
+    rows = write_unit(str(tmp_path / "out"), "unit", "auto", tasks, guard=guard).to_pylist()
     details = ["".join(problem["detail"] for problem in row["problems"]) for row in rows]
     assert [row["status"] for row in rows] == ["used"] + ["skipped"] * 4
     assert details[1].startswith("cannot be written (") and "must have at most 255 bytes, but has" in details[1]

@@ -1,9 +1,11 @@
 """Tests of how Ray starts, without it."""
 
 import os
+import socket
 
 import pytest
 
+from depers.errors import UserError
 from depers.runtime import cluster
 
 NOTE = b"[2030-01-01 I 1 1] logging.cc:303: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n"
@@ -31,3 +33,16 @@ def test_last_words_are_shown(error: BaseException, capfd: pytest.CaptureFixture
         start(False, error)
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "the raylet died\nafter\n"
+
+
+def test_an_address_that_nobody_listens_at_is_refused() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"^RAY_ADDRESS {address}: .* there is none \(Connection refused\)"):
+            cluster.check_listener(address)
+        listener.listen()
+        cluster.check_listener(address)
+    for wrong in ("head", "head:port", "ray://127.0.0.1:1", "127.0.0.1:"):
+        with pytest.raises(UserError, match=f"^RAY_ADDRESS must be auto or HOST:PORT, but is {wrong}$"):
+            cluster.check_listener(wrong)

@@ -102,3 +102,23 @@ def test_what_has_no_place_is_opened_as_no_archive() -> None:
         Entry("c.zip", 1, ""),
     ]
     assert [(unit.archive, len(unit.entries)) for unit in units.cut(listing)] == [(None, 2), ("zip", 1)]
+
+
+def test_new_names_are_places_of_one_result_each(tmp_path: Path) -> None:
+    def check(*keys: str, **new_names: str) -> list[Entry]:
+        names = {key.replace("_", "."): name for key, name in new_names.items()}
+        return outputs.check_renamed(str(tmp_path / "out"), entries(*keys), lambda path: names.get(path, path))
+
+    assert not failures(check("a.jpg", "b.jpg", a_jpg="b/a.jpg", b_jpg="a.jpg"))
+    assert failures(check("a.jpg", "b.jpg", a_jpg="../a.jpg")).keys() == {"a.jpg"}
+    for new_names, message in [
+        ({"a_jpg": "b.jpg"}, "'a.jpg' and 'b.jpg' their result would be called b.jpg"),
+        ({"a_jpg": "a.zip"}, "must keep the suffix of archives, but 'a.jpg' would be 'a.zip'"),
+        ({"a_jpg": ".depers-lease.json"}, "must be none of depers's own"),
+        ({"a_jpg": "_Depers/a.jpg"}, "must be none of depers's own"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            check("a.jpg", "b.jpg", **new_names)
+    skipped = [Entry("a.jpg", 0, "", "skipped"), Entry("b.jpg", 1, "")]
+    with pytest.raises(UserError, match="would be called"):  # else the result of one were removed for the other
+        outputs.check_renamed(str(tmp_path / "out"), skipped, lambda path: "c.jpg")
