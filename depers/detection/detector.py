@@ -147,7 +147,7 @@ class DetectorEnsemble:
             predictions = predict(images, self.settings.confidence)
             if not bool(predictions.sums.isfinite().all()):
                 raise NonFiniteError
-            split = select_candidates(predictions, len(batch), network.targets, self.settings)
+            split = select_candidates(predictions, len(batch), network.targets, self.settings, len(self.class_names))
             for image, rows in enumerate(split):
                 rows_by_image[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
         return [
@@ -174,22 +174,28 @@ def _resolve_class_map(weights: Weights, names: dict[int, str]) -> dict[int, str
 
 
 def select_candidates(
-    predictions: Predictions, count: int, targets: Tensor, settings: InferenceSettings
+    predictions: Predictions, count: int, targets: Tensor, settings: InferenceSettings, class_count: int | None = None
 ) -> list[Tensor]:
     """Return per image the rows above the confidence threshold, float32 (N, 6): x0, y0, x1, y1, confidence, class.
 
     The predictions are about `count` images; a box counts for its best class, or with `multi_label` for each class.
+    `targets` from `class_count` on are contexts: no rivals of the others, a box is one besides what it counts for.
     """
     order = predictions.images.argsort(stable=True)
     image, boxes = predictions.images[order], predictions.rows[order]
     scores = boxes[:, 5:] * boxes[:, 4:5]
+    is_context = targets >= (len(targets) if class_count is None else class_count)
     if settings.multi_label:
         row, column = (scores > settings.confidence).nonzero(as_tuple=True)
-        confidence = scores[row, column]
+    elif is_context.any():
+        is_best = scores == scores.masked_fill(is_context, -1).amax(dim=1, keepdim=True)
+        is_first = is_best & ~is_context & ((is_best & ~is_context).cumsum(dim=1) == 1)
+        row, column = ((scores > settings.confidence) & (is_first | is_context)).nonzero(as_tuple=True)
     else:
         best, best_column = scores.max(dim=1)
         (row,) = (best > settings.confidence).nonzero(as_tuple=True)
-        confidence, column = best[row], best_column[row]
+        column = best_column[row]
+    confidence = scores[row, column]
     center, half = boxes[row, :2], boxes[row, 2:4] / 2
     rows = torch.cat((center - half, center + half, confidence[:, None], targets[column][:, None].float()), dim=1)
     return list(torch.split(rows, torch.bincount(image[row], minlength=count).tolist()))

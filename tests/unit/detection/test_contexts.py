@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from depers.detection.contexts import discount, format_rules, parse_rules
 from depers.detection.detections import Detections
-from depers.detection.detector import DetectorEnsemble
+from depers.detection.detector import DetectorEnsemble, select_candidates
+from depers.detection.network import Predictions
 from depers.detection.settings import InferenceSettings, Weights
 from depers.errors import UserError
 
@@ -71,3 +73,24 @@ def test_a_context_is_looked_for_though_nobody_asked_for_it(untrained: Callable[
     assert without.contexts == {} and without.settings.confidence == 0.4
     with pytest.raises(UserError, match=r"--within carplate=lorry: .* the weights give car, face, carplate"):
         load((), ("carplate", "lorry"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((0.3, 0.2, 0.9), [(0, 0.3), (2, 0.9)]),  # a car, and yet a plate: contexts are no rivals
+        ((0.2, 0.3, 0.05), [(1, 0.3)]),
+        ((0.3, 0.3, 0.05), [(0, 0.3)]),  # the first of equals, as without contexts
+        ((0.05, 0.05, 0.4), [(2, 0.4)]),
+        ((0.05, 0.05, 0.05), []),
+    ],
+)
+def test_a_box_is_a_context_besides_what_it_counts_for(
+    scores: tuple[float, ...], expected: list[tuple[int, float]]
+) -> None:
+    rows = torch.tensor([[50, 50, 20, 20, 1.0, *scores]])
+    predictions = Predictions(torch.zeros(1, dtype=torch.int64), rows, torch.zeros(1))
+    [found] = select_candidates(predictions, 1, torch.arange(3), InferenceSettings(confidence=0.1), 2)
+    assert [(int(row[5]), pytest.approx(float(row[4]))) for row in found] == expected
+    [plain] = select_candidates(predictions, 1, torch.arange(3), InferenceSettings(confidence=0.1))
+    assert len(plain) == (max(scores) > 0.1)
