@@ -3,12 +3,14 @@
 import base64
 import binascii
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from depers.imaging import sniffing
 from depers.imaging.disguise import escapes, number_lists, values
 
 LEAST_TEXT = 64
@@ -36,10 +38,15 @@ _BASE32 = bytes(character in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" for character i
 _LONG = 32
 _HEX_DIGITS = (b"0123456789abcdef", b"0123456789ABCDEF")
 _WHOLE_NUMBER = re.compile(rb"(?<![\w+/=-])\d{9,}(?![\w+/=-])")  # no letters of base64, or of hexadecimal digits
+_WORD = re.compile(rb"[\w+/-]+")
+_UUID = re.compile(rb"([0-9a-fA-F]{8})-(\w{4})-(\w{4})-(\w{4})-(\w{12})")
 _ONE_HASH = re.compile(rb"[0-9a-f]{32,}|[0-9A-F]{32,}")
 _HEX_CASES = tuple(bytes(character in digits for character in range(256)) for digits in _HEX_DIGITS)
 _TO_BLANKS = bytes(character if character in b"0123456789abcdefABCDEF" else 32 for character in range(256))
 _LEAST_PAIRS, _LEAST_SIDE = 32, 24
+_WHOLE, _LEAST_WORDS, _WIDEST = re.compile(rb"(?<![\w.])\d+(?![\w.])"), 16, 8  # numbers of several bytes each
+_FILES = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")
+_ORDERS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _NO_BYTE = 1000
 _LONG_RUN = 2048  # characters; formats that only their first bytes tell are looked for in those alone
 _DECIMAL = bytes(set(_NUMBERS) - set(b"abcdfABCDFxX"))
@@ -60,7 +67,12 @@ _BASE85_STARTS: tuple[tuple[bytes, Callable[..., bytes]], ...] = tuple(
         (base64.b85decode, (b"|Je", b"iBL{Q4GJ0x")),
     )
     for start in starts
+) + tuple(
+    (encode(start), decoder)
+    for encode, decoder in ((base64.a85encode, base64.a85decode), (base64.b85encode, base64.b85decode))
+    for start in (b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
 )
+_ESCAPED, _LONGEST_START = re.compile(rb"\\(.)"), 160  # characters
 _ESCAPED_SLASH = re.compile(rb"\\+/")  # as many times as there is JSON in JSON
 _SLASH_ENTITIES, _PLUS_ENTITIES = re.compile(rb"&#(?:[xX]0*2[fF]|0*47);"), re.compile(rb"&#(?:[xX]0*2[bB]|0*43);")
 _LATER_ENTITIES = re.compile(rb"&#(?:x0*[aAdD9]|0*(?:9|10|13));")
@@ -113,9 +125,11 @@ def decode(text: bytes) -> Iterator[Writing]:
     for mark, decoder in _BASE85_STARTS:
         position = text.find(mark)
         while position >= 0:
-            if content := _decode_base85(text[position : position + 80].split()[0], decoder):
+            letters = _ESCAPED.sub(rb"\1", text[position : position + _LONGEST_START].split()[0])
+            if content := _decode_base85(letters, decoder):
                 yield Writing("base85", content)
             position = text.find(mark, position + 1)
+    yield from _decode_words(text)
     text = _remove_line_ends(text)
     yield from _decode_runs(text)
     if text.count(b"\n") * 2 * _BLOCK > len(text):  # lines so short that they may hold no whole block
@@ -195,6 +209,20 @@ def _decode_letters(run: bytes) -> Iterator[Writing]:
     A run is lines with little between them, of which the last may be short.
     """
     letters = _WHOLE_NUMBER.sub(b"", run).translate(_STANDARD, _NOT_BASE64)
+    yield from _decode_joined(letters)
+    values_alone = _list_values(run).translate(_STANDARD, _NOT_BASE64)
+    if values_alone != letters:
+        yield from _decode_joined(values_alone)
+
+
+def _list_values(run: bytes) -> bytes:
+    """Return the values among a run's words: those of the most frequent length, and the last; names are of others."""
+    words = [_UUID.sub(rb"\1\2\3\4\5", word) for word in _WORD.findall(run) if len(word) >= _BLOCK]
+    length = max(Counter(map(len, words)).items(), key=lambda item: item[1], default=(0, 0))[0]
+    return b" ".join(word for n, word in enumerate(words, 1) if len(word) == length or n == len(words))
+
+
+def _decode_joined(letters: bytes) -> Iterator[Writing]:
     if len(letters) < LEAST_TEXT:
         return
     hashes, letters = _part_hashes(letters)
@@ -278,6 +306,17 @@ def _decode_numbers(run: bytes) -> Iterator[Writing]:
         return
     for part in (integers, integers[1::2]) if _are_places(integers[:64:2]) else (integers,):
         yield Writing("list of numbers", to_bytes(part))
+
+
+def _decode_words(text: bytes) -> Iterator[Writing]:
+    """Yield the first bytes that whole numbers of several bytes each may be, whichever comes first in them."""
+    numbers = [int(number) for number in _WHOLE.findall(text[:_VALUE])]
+    width = (max(numbers, default=0).bit_length() + 7) // 8
+    if len(numbers) >= _LEAST_WORDS and 2 <= width <= _WIDEST:
+        for order in _ORDERS:
+            content = b"".join(number.to_bytes(width, order) for number in numbers)
+            if sniffing.sniff_format(content) in _FILES:
+                yield Writing("list of numbers", content)
 
 
 def _are_places(numbers: NDArray[np.int64]) -> bool:

@@ -193,6 +193,40 @@ def test_what_holds_no_image_is_left_alone(data: bytes) -> None:
     assert find_image(data) == ""
 
 
+def values_of(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size].ljust(size, b"\0") for start in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda data: [{"md5": value.hex()} for value in values_of(data, 16)],
+        lambda data: [{"path": "a", "feed": value.hex(), "n": n} for n, value in enumerate(values_of(data, 32))],
+        lambda data: [{"Key4": encode(value)} for value in values_of(data, 30)],
+        lambda data: [{"id": int.from_bytes(value, "big")} for value in values_of(data, 7)],
+        lambda data: [int.from_bytes(value, "little") for value in values_of(data, 2)],
+        lambda data: {"a": base64.b85encode(data[:600]).decode()},
+        lambda data: {"a": base64.a85encode(data[:600]).decode()},
+    ],
+)
+def test_an_image_in_values_under_a_name_is_found(
+    images: dict[str, bytes], form: str, write: Callable[[bytes], object]
+) -> None:
+    assert find_image(json.dumps(write(images[form])).encode())
+
+
+def test_identifiers_and_numbers_under_names_are_left_alone() -> None:
+    chance = random.Random(11)
+    rows = [
+        {"md5": chance.randbytes(16).hex(), "sha256": chance.randbytes(32).hex(), "id": chance.randrange(10**15),
+         "key_of_the_image": encode(chance.randbytes(15)), "phone": f"+49 4{chance.randrange(10**9)}"}
+        for _ in range(400)
+    ]  # fmt: skip
+    assert find_image(json.dumps(rows).encode()) == ""
+    assert find_image(json.dumps({key: [row[key] for row in rows] for key in rows[0]}).encode()) == ""
+
+
 def test_an_image_far_behind_is_found() -> None:
     filling = b"word " * (texts._WINDOW // 4)
     for at in (texts._WINDOW - texts._OVERLAP - 99, texts._WINDOW - texts._OVERLAP + 9, texts._WINDOW - 99):
