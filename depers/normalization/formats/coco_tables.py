@@ -4,6 +4,7 @@ What is in a piece is read at once where all of it is as nearly all annotations 
 is left to `coco.CocoFile`, annotation by annotation.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -24,7 +25,7 @@ class AnnotationTable(NamedTuple):
     `classes` are places among the `categories`; `boxes` (N, 4) are cx, cy, w, h. The others are as `CocoFile` has them.
     """
 
-    image_ids: list[Any]
+    image_ids: Sequence[Any]
     classes: NDArray[np.int64]
     boxes: NDArray[np.float64]
     ignored: NDArray[np.bool_]
@@ -78,32 +79,36 @@ def make_table(items: Sequence[Any], class_places: Mapping[object, int]) -> Anno
     """Return annotations as columns; None where one of them is not as nearly all are."""
     if not {*map(type, items)} <= {dict}:
         return None
-    keys = {key for kind in {tuple(item) for item in items} for key in kind}
-    attributes = [item.get("attributes") for item in items] if "attributes" in keys else []
-    if any(is_turned(fields) or find_score(fields) is not None for fields in attributes):
+    columns = _Columns(items)
+    keys, attributes = columns.names, columns.take("attributes")
+    if any(is_turned(fields) or find_score(fields) is not None for fields in attributes or ()):
         return None
     if find_scores(keys) and any(find_score(item) is not None for item in items):
         return None
-    classes = [class_places.get(read_key(item.get("category_id"))) for item in items]
-    bboxes = [item.get("bbox") for item in items]
-    if None in classes or not {*map(type, bboxes)} <= {list} or not {*map(len, bboxes)} <= {4}:
+    bboxes, classes = columns.take("bbox") or (), [*map(class_places.get, columns.take_keys("category_id"))]
+    if len(bboxes) < len(items) or None in classes:
         return None
-    numbers = [number for bbox in bboxes for number in bbox]
+    if not {*map(type, bboxes)} <= {list} or not {*map(len, bboxes)} <= {4}:
+        return None
+    numbers = [*itertools.chain.from_iterable(bboxes)]
     if not {*map(type, numbers)} <= _NUMBERS or (numbers and not -HUGE < min(numbers) <= max(numbers) < HUGE):
         return None
     xywh = np.array(numbers, np.float64).reshape(-1, 4)
-    is_crowd = _read_flags(items, "iscrowd")
+    is_crowd = columns.read_flags("iscrowd")
     is_ignored = is_crowd.copy()
     for name in find_region_flags(keys - {"iscrowd"}):
-        is_ignored |= _read_flags(items, name)
-    if attributes:
+        is_ignored |= columns.read_flags(name)
+    if attributes is not None:
         is_ignored |= np.array([is_region(fields) for fields in attributes], np.bool_)
-    segmentations = [item.get("segmentation") for item in items] if "segmentation" in keys else [None] * len(items)
-    masks = np.array([isinstance(segmentation, dict) for segmentation in segmentations], np.bool_)
-    areas = [0 if s else item.get("area") for s, item in zip(segmentations, items, strict=True)]
-    box_areas, corner_areas = _compare_areas(areas, xywh)
+    segmentations, areas = columns.take("segmentation"), columns.take("area") or ()
+    masks = np.array(
+        [isinstance(shape, dict) for shape in segmentations or itertools.repeat(None, len(items))], np.bool_
+    )
+    if segmentations is not None:
+        areas = [0 if shape else area for shape, area in zip(segmentations, areas, strict=False)]
+    box_areas, corner_areas = _compare_areas(areas, xywh) if any(areas) else (0, 0)
     return AnnotationTable(
-        [read_key(item.get("image_id")) for item in items],
+        columns.take_keys("image_id"),
         np.array(classes, np.int64),
         np.hstack([xywh[:, :2] + xywh[:, 2:] / 2, xywh[:, 2:]]),
         is_ignored,
@@ -113,17 +118,38 @@ def make_table(items: Sequence[Any], class_places: Mapping[object, int]) -> Anno
     )
 
 
-def _read_flags(items: Sequence[dict[str, Any]], name: object) -> NDArray[np.bool_]:
-    values = [item.get(name) for item in items]  # type: ignore[call-overload]
-    if not any(values):
-        return np.zeros(len(items), np.bool_)
-    return np.array([is_set(value) for value in values], np.bool_)
+class _Columns:
+    """Objects as columns: at once where all of them have the same keys in the same order, else value by value."""
+
+    def __init__(self, items: Sequence[dict[str, Any]]) -> None:
+        self._items = items
+        kinds = {*map(tuple, items)}
+        self.names: set[Any] = {*itertools.chain.from_iterable(kinds)}
+        self._columns: dict[Any, Sequence[Any]] | None = None
+        if len(kinds) == 1:
+            self._columns = dict(zip(*kinds, zip(*map(dict.values, items), strict=True), strict=True))
+
+    def take(self, name: object) -> Sequence[Any] | None:
+        """Return the values of a key, None for an object without it; None where no object has it."""
+        if name not in self.names:
+            return None
+        return self._columns[name] if self._columns is not None else [item.get(name) for item in self._items]  # type: ignore[call-overload]
+
+    def take_keys(self, name: object) -> Sequence[Any]:
+        """Return the values of a key as ids (`read_key`)."""
+        values = self.take(name) or [None] * len(self._items)
+        return values if {*map(type, values)} <= {int} else [*map(read_key, values)]
+
+    def read_flags(self, name: object) -> NDArray[np.bool_]:
+        """Return which objects have a flag set."""
+        values = self.take(name) or ()
+        if not any(values):
+            return np.zeros(len(self._items), np.bool_)
+        return np.array([is_set(value) for value in values], np.bool_)
 
 
 def _compare_areas(areas: Sequence[object], xywh: NDArray[np.float64]) -> tuple[int, int]:
     """Return how many areas are that of the box, and that of two corners in its place; what is no area counts not."""
-    if not any(areas):
-        return 0, 0
     numbers = (area if isinstance(area, (int, float)) and 0 < area < HUGE else math.nan for area in areas)
     values = np.array([*numbers], np.float64)
     x, y, w, h = xywh.T
