@@ -260,15 +260,16 @@ def run(options: Options) -> NormalizeResult:
             shared = count_shared(image_twins, copies, assignment.splits)
             departed = growth.find_departed(out, former, assignment)
             storage.delete(storage.join(out, "data.yaml"))  # it is written last, and says that the dataset is whole
-            lease.confirm()
-            storage.delete_files(out, departed)
-            growth.write_images(out, assignment)
 
             def parts() -> Iterator[list[ImageTask]]:
                 class_count, shapes = len(options.classes), image_twins.shapes
                 return growth.cut(make_tasks(catalog, assignment, meanings, class_count, index, shapes))
 
+            # Records first: none may speak of an image that is gone, should it come back after a run that was killed.
             former_rows = growth.find_former_rows(out, options.exif_frame, parts)
+            lease.confirm()
+            storage.delete_files(out, departed)
+            growth.write_images(out, assignment)
             statistics = _write(out, options, parts(), assignment.total, index, former_rows, lease)
             units.remove_former(units.locate_inside(out))
             return _finish(options, catalog, assignment, skipped, meanings, index, statistics, shared)

@@ -118,7 +118,9 @@ def _encode(job: PassJob, unit: Unit, chunk: Chunk, outcomes: Sequence[Outcome],
         for index, (original, member) in enumerate(zip(originals, chunk.members, strict=True)):
             if results[index] is None:
                 continue
-            if problem := explain_unsafe_name(member.name):
+            problem = explain_unsafe_name(member.name)
+            if problem or member.name.endswith("/"):
+                problem = problem or "a name must not end as a folder's does"
                 reason = f"{problem}, but it would be called {parquet_text(member.name)!r}"
                 rows[index], results[index] = fail(job, unpack(path, original), reason).row, None
             else:

@@ -1,6 +1,7 @@
 """The unit is the boundary: what a file causes, at whatever step, ends as its row; what storage causes as an outage."""
 
 import errno
+import hashlib
 import io
 import struct
 import tarfile
@@ -377,3 +378,25 @@ def test_an_archive_of_which_two_members_have_one_text_fails(job: PassJob, tmp_p
     assert {row["status"] for row in rows} == {"failed"} and not Path(job.out, "a.zip").exists()
     [own] = [row for row in rows if row["member"] is None]
     assert own["reason"] == f"b.png and {second} share their labels, a.zip/b.txt"
+
+
+def test_members_of_other_names_have_these_in_the_archive_alone(job: PassJob) -> None:
+    new_names = {"0.png": "x/0.png", "1.png": "../1.png", "2.png": "2.png/", "a.zip": "b.zip"}
+    named = job._replace(rename=lambda path: new_names.get(path, path))
+    rows = {row["member"]: row for row in run(named, find_unit(job, True))}
+    with zipfile.ZipFile(Path(job.out, "b.zip")) as result:
+        assert result.namelist() == ["x/0.png", "3.png", "4.png"]
+    assert rows[None]["path"] == "a.zip" and {row["output_path"] for row in rows.values()} == {"b.zip", None}
+    assert (rows["0.png"]["output_member"], rows["3.png"]["output_member"]) == ("x/0.png", None)
+    assert "must not climb out of its folder, but it would be called '../1.png'" in rows["1.png"]["reason"]
+    assert rows["2.png"]["status"] == "failed" and rows["2.png"]["output_path"] is None
+    data = manifest.read_result(job.out, rows["0.png"])
+    assert data is not None and hashlib.sha256(data).hexdigest() == rows["0.png"]["output_sha256"]
+
+
+def test_members_that_would_share_a_name_fail_with_their_archive(job: PassJob) -> None:
+    rows = run(job._replace(rename=lambda path: path.replace("1.png", "0.png")), find_unit(job, True))
+    [archive] = [row for row in rows if row["member"] is None]
+    assert archive["status"] == "failed" and archive["reason"] == "0.png and 1.png would both be called 0.png"
+    assert {row["status"] for row in rows} == {"failed"} and not Path(job.out, "a.zip").exists()
+    assert {row["output_member"] for row in rows} == {None}
