@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray._common.usage import usage_constants, usage_lib
+from ray._private import ray_constants
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from runs import tree
 from training_sets import write_dataset
@@ -75,6 +79,27 @@ def test_every_verb_of_the_training_half_starts(cluster: Cluster, dataset: Path,
     one_node = [sys.executable, "-m", "depers.cli", "normalize", str(dataset), str(tmp_path / "alone")]
     subprocess.run(one_node, check=True, capture_output=True)
     assert tree(tmp_path / "alone") == tree(tmp_path / "normalized")
+
+
+def test_a_cluster_of_another_python_is_refused_in_one_line(cluster: Cluster, dataset: Path, tmp_path: Path) -> None:
+    client = GcsClient(address=cluster.address)
+    metadata = usage_lib.get_cluster_metadata(client)
+
+    def claim(version: str) -> None:
+        data = json.dumps(metadata | {"python_version": version}).encode()
+        namespace = ray_constants.KV_NAMESPACE_CLUSTER
+        client.internal_kv_put(usage_constants.CLUSTER_METADATA_KEY, data, overwrite=True, namespace=namespace)
+
+    command = [sys.executable, "-m", "depers.cli", "normalize", str(dataset), str(tmp_path / "out")]
+    claim("3.9.1")
+    try:
+        environment = os.environ | {"RAY_ADDRESS": cluster.address}
+        job = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    finally:
+        claim(metadata["python_version"])
+    assert job.returncode == 2 and job.stderr.count("\n") == 1
+    assert f"RAY_ADDRESS {cluster.address}: no cluster that can be joined" in job.stderr
+    assert "Python: 3.9.1" in job.stderr and f"with Python {platform.python_version()}" in job.stderr
 
 
 @pytest.mark.parametrize("topology", ["fused", "staged"])
