@@ -329,6 +329,7 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     from depers.runtime.telemetry.observed_run import observe_run
 
     module = importlib.import_module(f"depers.commands.{verb}")
+    places.announce_stores(options)
     if check := getattr(module, "check", None):
         check(options)  # what is wrong with the input costs no waiting
     work = module.forecast if getattr(options, "dry_run", False) else module.run

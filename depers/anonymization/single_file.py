@@ -57,7 +57,7 @@ def hold_alone(file: SingleFile) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="depers-") as folder:
         source, result = Path(folder, "in", file.name), Path(folder, "out")
         source.parent.mkdir()
-        if storage.is_s3(file.source):
+        if storage.is_remote(file.source):
             with storage.translated_errors(file.source):
                 source.write_bytes(storage.read_bytes(file.source))
         else:

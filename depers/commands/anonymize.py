@@ -229,7 +229,7 @@ def plan_processes(options: Options) -> PoolPlan | None:
 
 def run(options: Options) -> AnonymizeResult:
     """Anonymize INPUT, a folder or one file, to OUT. Raises UserError for wrong options, weights or folders."""
-    if (file := find_single_file(options.input, options.out)) is None:
+    if options.s3_as_of is not None or (file := find_single_file(options.input, options.out)) is None:
         return _run(options)
     if options.records is not None:
         raise UserError(f"--records is for folders, but INPUT is a file, {options.input}, of which none are kept")
@@ -289,7 +289,7 @@ def _gather(job: PassJob, summary: pipeline.Summary, removal: Removal) -> Anonym
     """Remove what has no input any more, write the manifest and the report; return what became of the inputs."""
     manifest = storage.join(job.records, MANIFEST)
     statistics, counter = ManifestStatistics(), FailureCounter(manifest)
-    with tables.TableWriter(manifest, SCHEMA) as writer:
+    with tables.TableWriter(manifest, summary.note_moment(SCHEMA)) as writer:
         for table in removal.complete(summary.tables()):
             writer.write(table)
             statistics.add(table)

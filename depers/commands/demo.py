@@ -65,7 +65,7 @@ class Options(CheckedOptions):
     def __post_init__(self) -> None:
         """Raise UserError for a value that is not allowed."""
         super().__post_init__()
-        if storage.is_s3(self.out):
+        if storage.is_remote(self.out):
             raise UserError(f"OUT must be a local folder for the demo, but got {self.out}")
         self.training()
 

@@ -221,7 +221,7 @@ def _gather(out: str, summary: pipeline.Summary, is_yolo: bool) -> DetectResult:
     counter = FailureCounter(detections)
     inputs = boxes = 0
     fold = outputs.find_fold(out) if is_yolo else None
-    with tables.TableWriter(detections, SCHEMA) as writer:
+    with tables.TableWriter(detections, summary.note_moment(SCHEMA)) as writer:
         for unit_table in summary.tables():
             table = fail_shared_texts(unit_table, fold or str) if is_yolo else unit_table
             writer.write(table)

@@ -393,7 +393,7 @@ def _train_all(options: Options, cells: Sequence[Cell]) -> Iterator[TrainingResu
 def _remove_state(options: Options, result: TrainingResult) -> None:
     """Remove what a training would be resumed from: it is done, and there are many."""
     out = options.locate(Cell(result.size, result.seed), "runs", result.arm)
-    if not storage.is_s3(out):
+    if not storage.is_remote(out):
         shutil.rmtree(Path(out, "state"), ignore_errors=True)
 
 

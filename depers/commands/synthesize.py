@@ -192,8 +192,10 @@ def find_real(options: Options, extracted: sprite_bank.SpriteBank, out: str) -> 
     if dataset.names != extracted.class_names:
         names = ", ".join(extracted.class_names)
         raise UserError(f"--real {uri}: its classes must be {names}, but are {', '.join(dataset.names)}")
-    if storage.is_s3(out) and not storage.is_s3(dataset.root):
-        raise UserError(f"--real {uri}: must be on S3 like OUT, since one data.yaml names both (--real none: no other)")
+    if storage.is_remote(out) and not storage.is_remote(dataset.root):
+        raise UserError(
+            f"--real {uri}: must be on S3 or a store like it, as OUT, since one data.yaml names both (or --real none)"
+        )
     for folder in (dataset.train, dataset.val, *dataset.additional_train, *(tars.folder for tars in dataset.shards)):
         if folder and storage.overlap(folder, out):
             raise UserError(f"OUT must lie outside the dataset's images, but got {out} and {folder}")

@@ -152,16 +152,16 @@ def find_split_folder(dataset: Dataset, split: str, source: str) -> str:
 
 
 def _resolve(folder: str, path: str) -> str:
-    """Return `path`, which may be absolute or an `s3://` URI, seen from `folder`.
+    """Return `path`, which may be absolute or a URI of a store, seen from `folder`.
 
-    It may lie anywhere, as for YOLOv5: it is only read. On S3 it does not climb out of its bucket.
+    It may lie anywhere, as for YOLOv5: it is only read. In a store it does not climb out of its bucket.
     """
-    if storage.is_s3(path):
+    if storage.is_remote(path):
         return path
-    if storage.is_s3(folder):
-        bucket, _, key = folder[5:].partition("/")
+    if storage.is_remote(folder):
+        scheme, bucket, key = storage.split_uri(folder)
         below = posixpath.normpath(f"/{key}/{path}").strip("/")
-        return f"s3://{bucket}/{below}".rstrip("/")
+        return f"{scheme}://{bucket}/{below}".rstrip("/")
     return str(Path(folder, path))
 
 

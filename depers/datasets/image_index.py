@@ -178,7 +178,7 @@ def read_index(root: str, split: str, columns: Sequence[str] | None = None) -> F
     plain = tables.plain_schema(SCHEMA)
     schema = pa.schema([plain.field(name) for name in names])
     try:
-        source: Any = io.BytesIO(storage.read_bytes(uri)) if storage.is_s3(uri) else uri
+        source: Any = io.BytesIO(storage.read_bytes(uri)) if storage.is_remote(uri) else uri
         table = pq.read_table(source, columns=names, filters=pc.field("split") == split, partitioning=None)
         table = table.cast(schema).combine_chunks()
         if columns is None:

@@ -79,7 +79,7 @@ def read_files(
         failure = Problem(path, 0, kind_of_problem, ProblemAction.SKIPPED_WITH_IMAGE, detail)
         return FileResult(task, YoloLabels(FileLabels([], []), [], {}), failure)
 
-    if not storage.is_s3(uri):
+    if not storage.is_remote(uri):
         return [read(offset, task) for offset, task in enumerate(tasks)]
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(read, itertools.count(), tasks))

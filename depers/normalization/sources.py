@@ -105,7 +105,7 @@ def choose_prefixes(uris: Sequence[str]) -> list[str]:
         return [""]
     prefixes: list[str] = []
     for uri in uris:
-        name = re.sub(r"^s3://", "", uri.rstrip("/")).rpartition("/")[2].strip(".")
+        name = uri.rstrip("/").rpartition("://")[2].rpartition("/")[2].strip(".")
         if not name or name.lower() == "images":  # a dataset's labels are found by the last folder of that name
             name = "set"
         candidates = (f"{name}{number}/" for number in ("", *(f"-{n}" for n in range(2, len(uris) + 2))))

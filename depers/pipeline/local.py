@@ -23,6 +23,7 @@ from depers.runtime.file_guard import FileGuard
 from depers.runtime.local_pool import PoolPlan
 from depers.runtime.takeover import Source
 from depers.runtime.units import Unit
+from depers.storage.selection import parse_moment
 
 _MODULES = ("depers.pipeline.local", "depers.detection.detector", "depers.detection.yolo", "depers.redaction.files")
 _MOST_FILES, _MOST_BYTES = 64, 256 * MIB  # of a small input: more is done sooner by a cluster
@@ -42,7 +43,8 @@ def plan_processes(options: PassOptions) -> PoolPlan | None:
     if registry.kind_of(options.input) and storage.is_file(options.input):
         return None
     try:
-        entries = list(islice(storage.iterate_files(options.input, options.follow_links), _MOST_FILES + 1))
+        moment = parse_moment(options.s3_as_of) if options.s3_as_of else None
+        entries = list(islice(storage.iterate_files(options.input, options.follow_links, moment), _MOST_FILES + 1))
     except (OSError, UserError):
         entries = []  # the job will say what is wrong
     is_small = len(entries) <= _MOST_FILES and sum(entry.size for entry in entries) <= _MOST_BYTES

@@ -35,7 +35,7 @@ from depers.options import (
 )
 from depers.runtime import units
 from depers.runtime.time_budget import FILE_SECONDS
-from depers.storage.selection import Selection
+from depers.storage.selection import Selection, parse_moment
 
 DETECTOR_CONFIDENCE = 0.15
 """The least confidence of a detector's box where no option says it."""
@@ -43,7 +43,7 @@ _ALL = "all"  # what `--classes` calls all classes that the weights give
 _PATHS = ("weights", "thresholds", "boxes", "previous_detections")
 _NOT_DECISIVE = (
     "input", "out", "records", "keep_removed", "device", "file_seconds", "topology", "workers", "stop_after_clean",
-    "thresholds_anyway", "include", "exclude", "limit", "dry_run",
+    "thresholds_anyway", "include", "exclude", "limit", "s3_as_of", "dry_run",
 )  # fmt: skip
 
 
@@ -100,6 +100,12 @@ class PassOptions(CheckedOptions):
         ceiling=10**12,
         group=SELECTION,
     )
+    s3_as_of: str | None = option(
+        None,
+        "INPUT as it was then, on S3 with versions: a past time with its zone, such as 2026-11-29T14:00:00Z",
+        group=SELECTION,
+        metavar="TIME",
+    )
     dry_run: bool = option(
         False, "write nothing: say what INPUT holds, and how long it would take, from a measured sample", group=RUNNING
     )
@@ -123,6 +129,17 @@ class PassOptions(CheckedOptions):
             raise UserError("--thresholds-anyway is about --thresholds, which are not given")
         storage.check(self.input, "INPUT")
         storage.check(self.out, "OUT")
+        if self.s3_as_of is not None:
+            self._check_moment(self.s3_as_of)
+
+    def _check_moment(self, text: str) -> None:
+        try:
+            parse_moment(text)
+        except ValueError as error:
+            requirement = "must be a past time like 2026-11-29T14:00:00Z"
+            raise UserError(f"--s3-as-of {requirement}, but got {text!r} ({error})") from None
+        if not storage.is_s3(self.input):
+            raise UserError(f"--s3-as-of is about an s3:// INPUT, whose versions are kept, but got {self.input!r}")
 
     def check_sources(self) -> None:
         """Raise UserError where what is given says in two ways where boxes come from."""
@@ -130,7 +147,7 @@ class PassOptions(CheckedOptions):
     @property
     def selection(self) -> Selection:
         """Return which files of INPUT are inputs."""
-        return Selection(self.include, self.exclude, self.limit)
+        return Selection(self.include, self.exclude, self.limit, self.s3_as_of)
 
     @property
     def detectors(self) -> tuple[str, ...]:

@@ -155,6 +155,11 @@ class Summary(NamedTuple):
     clean_in_a_row: int = 0
     notes: tuple[str, ...] = ()
 
+    def note_moment(self, schema: pa.Schema) -> pa.Schema:
+        """Return the schema of a table of results, with the time of which INPUT was read, if one was named."""
+        as_of = self.stock.selection.as_of
+        return schema.with_metadata((schema.metadata or {}) | {"depers.as_of": as_of}) if as_of else schema
+
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of all inputs, unit by unit. Raise RuntimeError unless every input has exactly one."""
         return units.read_records(self.job.records, self.units, self.job.schema)
@@ -293,6 +298,8 @@ def _run(
             speed = follow(lease.guard(results), None if any(unit.archive for unit in todo) else total)
             units.remove_superseded(job.records)
             remove_rows(job.records)
+        if as_of := stock.selection.as_of:
+            notes += (f"{job.input} as it was at {as_of}",)
         yield Summary(job, all_units, units_before, class_names, speed, lease, stock, watch.longest, notes)
 
 
@@ -328,7 +335,7 @@ def _take_stock(
             itertools.chain(former_paths, (entry.path for entry in listing)), fold, job.rename
         )
     # What a link that leads nowhere led to is not gone: a disk may be missing.
-    shields = tuple(f"{entry.path}/" for entry in listing if entry.size < 0) if not storage.is_s3(job.input) else ()
+    shields = tuple(f"{entry.path}/" for entry in listing if entry.size < 0) if not storage.is_remote(job.input) else ()
     absent = tuple(known.entries.without(listing))
     if to_input_name:  # of which one has the place of another input now, nothing is left to be removed
         names = ((entry, to_input_name(job.locate(entry.path))) for entry in absent)
@@ -338,7 +345,7 @@ def _take_stock(
     del known
     has_results = job.mirrors and storage.is_dir(job.out)
     results = Results.of(storage.list_sorted(job.out) if has_results else (), to_input_name)
-    if departed and not storage.is_s3(job.out):
+    if departed and not storage.is_remote(job.out):
         present = {result.path for entry in departed if (result := results.get(entry.path)) is not None}
         obstacles = inputs.find_obstacles({job.locate(entry.path) for entry in listing}, present)
         storage.delete_files(job.out, obstacles)
@@ -411,7 +418,7 @@ def plan_units(
     if job.rename:
         inputs_list = outputs.check_inputs(job.input, list(entries))
         listing = FileListing.of(outputs.check_renamed(job.out, inputs_list, job.rename))
-    elif storage.is_s3(job.input) and (storage.is_s3(job.out) or not job.mirrors):
+    elif storage.is_remote(job.input) and (storage.is_remote(job.out) or not job.mirrors):
         listing = FileListing.of(outputs.check_keys(job.input, job.out if job.mirrors else None, entries))
         outputs.refuse_namesakes_in_tables(job.input, listing)
     else:

@@ -129,7 +129,7 @@ def find_changed_inputs(
     `former_entries` are the inputs of earlier runs. Raise OutageError.
     """
     suspects: list[tuple[Unit, list[Entry]]] = []
-    for unit in () if storage.is_s3(root) else all_units:  # whose tags say all
+    for unit in () if storage.is_remote(root) else all_units:  # whose tags say all
         before = former_entries.near(unit.entries)
         entries = [entry for entry in unit.entries if _is_suspect(entry, before.get(entry.path))]
         if entries:

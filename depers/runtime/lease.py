@@ -101,7 +101,7 @@ def hold(records: str, folder: str, *, is_writer: bool = True) -> Iterator[Lease
     owners = {storage.join(records, NAME): {"owner": token} | describe_process()}
     if is_writer and not f"{records}/".startswith(f"{folder}/"):
         owners[storage.join(folder, LEASE)] = {"owner": token}
-    is_new = not storage.is_s3(folder) and not storage.exists(folder)
+    is_new = not storage.is_remote(folder) and not storage.exists(folder)
     lease, has_failed = None, True
     try:
         _acquire_all(owners, folder)
@@ -113,13 +113,13 @@ def hold(records: str, folder: str, *, is_writer: bool = True) -> Iterator[Lease
             if lease is not None:
                 lease.release()
         for path in (records, *([folder] if is_new else [])):
-            if not storage.is_s3(path):
+            if not storage.is_remote(path):
                 storage.remove_empty_folders(str(Path(path).parent), Path(path).name)
 
 
 def _refuse_links(records: str, folder: str) -> None:
     """Raise UserError where records would be written, or removed, through a link that is none of the user's naming."""
-    if storage.is_s3(records) or not os.path.isdir(records):  # noqa: PTH112
+    if storage.is_remote(records) or not os.path.isdir(records):  # noqa: PTH112
         return
     links = [item.path for item in os.scandir(records) if item.is_symlink()]
     if records.startswith(f"{folder}/") and os.path.islink(records):  # noqa: PTH114

@@ -29,7 +29,7 @@ def check_inputs(root: str, entries: Sequence[Entry]) -> list[Entry]:
     That is for two inputs that tables would call the same.
     """
     checked = list(entries)
-    if storage.is_s3(root):
+    if storage.is_remote(root):
         checked = [_fail(entry, storage.explain_no_target(root, entry.path)) for entry in checked]
     if not all(_is_text(entry.path) for entry in checked):
         _refuse_namesakes(root, checked, parquet_text, "tables would call both")
@@ -63,7 +63,7 @@ def check_outputs(
     all of it, which some file systems do not; by default that is tried out.
     """
     checked = [_fail(entry, storage.explain_no_target(out, locate(entry.path))) for entry in entries]
-    if storage.is_s3(out):
+    if storage.is_remote(out):
         return checked
     fold = fold or probe_names(out)
 
@@ -120,7 +120,7 @@ def make_namer(
 
 def find_fold(out: str) -> Fold | None:
     """Return what is left of a path below OUT; None where names are told apart by all of it, as on S3."""
-    return None if storage.is_s3(out) else probe_names(out)
+    return None if storage.is_remote(out) else probe_names(out)
 
 
 def _fail(entry: Entry, reason: str) -> Entry:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from depers import storage
 from depers.errors import UserError
 from depers.options import S3_SETTINGS, flag
-from depers.runtime import capacity
+from depers.runtime import capacity, lease
 from depers.runtime.progress import report
 
 A = TypeVar("A")
@@ -89,6 +89,20 @@ def warn_of_variables() -> None:
     threading.Thread(target=compare, daemon=True).start()
 
 
+def announce_stores(options: Any) -> None:
+    """Say what is not promised where an option names a place in another store than S3."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and storage.is_remote(text) and not storage.is_s3(text):
+                report(
+                    f"{storage.split_uri(text)[0]}:// promises less than S3: two runs into one OUT that begin together"
+                    f" are noticed within {lease.REFRESH_SECONDS:g} s, not before; what is read is held against its tag"
+                    " afterwards, what is written against its size, neither against a checksum"
+                )
+                return
+
+
 def check_places(options: Any) -> None:
     """Raise UserError where an option is a path of this machine that other nodes of the cluster do not see."""
     places = dict(list_places(options))
@@ -112,14 +126,14 @@ def list_places(options: Any) -> Iterator[tuple[str, str]]:
             continue
         is_positional, value = field.metadata["positional"], getattr(options, field.name)
         for text in value if isinstance(value, tuple) else (value,):
-            if not isinstance(text, str) or storage.is_s3(text):
+            if not isinstance(text, str) or storage.is_remote(text):
                 continue
             is_always = is_positional or field.metadata.get("metavar") == "URI"
             is_place = is_always or field.metadata.get("metavar") in _PLACE_METAVARS or "/" in text
             candidates = [text, text.rpartition("=")[0], text.partition(":")[0]]
             if not is_always:
                 candidates = [uri for uri in candidates if uri and Path(uri).exists()]
-            if not is_place or not candidates or storage.is_s3(candidates[0]):
+            if not is_place or not candidates or storage.is_remote(candidates[0]):
                 continue
             if field.name in _TABLES and Path(candidates[0]).is_file():
                 continue

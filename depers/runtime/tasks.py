@@ -36,7 +36,7 @@ def choose_share(*uris: str) -> float:
 
     At the ends of a unit there is nothing else to do: what it needs comes first, and its record last.
     """
-    return 0.5 if any(storage.is_s3(uri) for uri in uris) else 1
+    return 0.5 if any(storage.is_remote(uri) for uri in uris) else 1
 
 
 def run_tasks(

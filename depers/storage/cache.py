@@ -1,6 +1,7 @@
 """Folders on S3 as folders of this node: brought here once, verified, within a size limit.
 
-CACHE/data/BUCKET/KEY         the files, laid out as on S3, so that labels are found beside their images
+CACHE/data/BUCKET/KEY         the files, laid out as on S3, so that labels are found beside their images (those of
+                              other stores: CACHE/data-SCHEME/…)
 CACHE/folders/NAME.json       what was brought of one folder: paths, sizes and tags
 CACHE/folders/NAME.lock       held shared by the processes that use it, so that nothing in use is cleared away
 
@@ -21,9 +22,9 @@ from typing import IO, Any
 import pyarrow as pa
 
 from depers import resources, storage
-from depers.errors import UserError
-from depers.storage import Entry, file_table, s3
-from depers.storage.paths import UnsafePathError, explain_no_target, locate
+from depers.errors import UserError, short_reason
+from depers.storage import Entry, file_table, remote
+from depers.storage.paths import UnsafePathError, explain_no_target, is_s3, locate, split_uri
 
 _READERS = 16  # threads that mostly wait for storage
 _NOTED = 2000  # files, after which it is noted which are here
@@ -40,12 +41,12 @@ class DatasetCache:
 
     def fetch(self, uris: Sequence[str]) -> dict[str, str]:
         """Return where the folders are on this node, those on S3 fetched. Raise UserError where they do not fit."""
-        remote = [uri for uri in dict.fromkeys(uris) if storage.is_s3(uri)]
-        folders = {uri: uri for uri in uris} | {uri: str(self._folder(uri)) for uri in remote}
-        if remote:
+        remote_uris = [uri for uri in dict.fromkeys(uris) if storage.is_remote(uri)]
+        folders = {uri: uri for uri in uris} | {uri: str(self._folder(uri)) for uri in remote_uris}
+        if remote_uris:
             (self._root / "folders").mkdir(parents=True, exist_ok=True)
             with _locked(self._root / "folders" / ".lock"):
-                listings = {uri: _list_dataset(uri) for uri in remote}
+                listings = {uri: _list_dataset(uri) for uri in remote_uris}
                 self._fetch_all(listings)
                 self._listings |= {uri: file_table.tabulate(entries) for uri, entries in listings.items()}
         return folders
@@ -62,7 +63,9 @@ class DatasetCache:
 
     def _folder(self, uri: str) -> Path:
         """Return the place of a folder of S3. Raise UserError for one whose name would lead out of the cache."""
-        return Path(locate(str(self._root / "data"), uri[5:].rstrip("/")))
+        scheme, bucket, key = split_uri(uri.rstrip("/"))
+        data = self._root / ("data" if is_s3(uri) else f"data-{scheme}")
+        return Path(locate(str(data), f"{bucket}/{key}".rstrip("/")))
 
     def _fetch_all(self, folders: dict[str, list[Entry]]) -> None:
         absent = {uri: self._absent(uri, entries) for uri, entries in folders.items()}
@@ -137,12 +140,12 @@ class DatasetCache:
         """Fetch one file, whole: its size, and where the tag is an MD5 sum, its content are what S3 says."""
         source = storage.join(uri, entry.path)
         try:
-            data = storage.read_bytes(source)
+            data = storage.read_entry(uri, entry)
         except OSError as error:
-            raise UserError(f"{source}: not readable ({error})") from None
+            raise UserError(f"{source}: not readable ({short_reason(error)})") from None
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
         plain = re.fullmatch(r"[0-9a-f]{32}", entry.etag)  # not of an upload in parts
-        is_damaged = plain is not None and digest != entry.etag and s3.has_md5_tag(source)
+        is_damaged = plain is not None and digest != entry.etag and remote.find_store(uri).has_md5_tag(source)
         if len(data) != entry.size or is_damaged:
             arrival = f"{len(data)} bytes with sum {digest}"
             raise UserError(f"{source}: must be {entry.size} bytes with sum {entry.etag}, but {arrival} arrived")

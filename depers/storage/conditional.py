@@ -1,7 +1,8 @@
 """Files that are written on a condition: made where there is none, replaced where it is the one last seen.
 
-S3 decides itself (`If-None-Match`, `If-Match`). A store that knows no conditions writes always: who depends on one
-reads afterwards what is there. On a local file system a lock of the folder joins the look and the write.
+S3 decides itself (`If-None-Match`, `If-Match`). One that knows no conditions writes always: who depends on one reads
+afterwards what is there. So it is in other stores, where a look comes before the write. On a local file system a lock
+of the folder joins the two.
 """
 
 import email.utils
@@ -15,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from depers.storage import is_s3, local, s3
+from depers.storage import is_remote, is_s3, local, other_stores, s3
 
 _FAILED_CONDITION = (409, 412)
 _NO_CONDITIONS = 501
@@ -32,7 +33,9 @@ class Version(NamedTuple):
 def read(uri: str) -> Version | None:
     """Return what is there; None where nothing is. Raise OSError."""
     try:
-        return _read_object(uri) if is_s3(uri) else _read_file(Path(uri))
+        if is_remote(uri):
+            return _read_object(uri) if is_s3(uri) else Version(*other_stores.read_with_age(uri))
+        return _read_file(Path(uri))
     except FileNotFoundError:
         return None
 
@@ -41,6 +44,8 @@ def create(uri: str, data: bytes) -> str | None:
     """Write a file where there is none, and return its tag; None where there is one. Raise OSError."""
     if is_s3(uri):
         return _put_object(uri, data, IfNoneMatch="*")
+    if is_remote(uri):
+        return other_stores.write(uri, data) if other_stores.size_of(uri) is None else None
     path = Path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -55,6 +60,11 @@ def replace(uri: str, data: bytes, tag: str) -> str | None:
     """Write over the file with this tag, and return its new one; None where that is not there. Raise OSError."""
     if is_s3(uri):
         return _put_object(uri, data, IfMatch=tag)
+    if is_remote(uri):
+        with suppress(FileNotFoundError):
+            if other_stores.read_etag(uri) == tag:
+                return other_stores.write(uri, data)
+        return None
     path = Path(uri)
     with suppress(FileNotFoundError), _locked_folder(path.parent):
         if _tag(path.read_bytes()) == tag:

@@ -13,7 +13,7 @@ _MOST_BYTES = 64 * MIB  # that are on their way
 
 def count_threads(local: int, *uris: str) -> int:
     """Return how many threads are to wait for storage: `local`, or more where some of the places are on S3."""
-    return max(local, _THREADS) if any(storage.is_s3(uri) for uri in uris) else local
+    return max(local, _THREADS) if any(storage.is_remote(uri) for uri in uris) else local
 
 
 class OverlappedWriter:
@@ -24,7 +24,7 @@ class OverlappedWriter:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._pool = ThreadPoolExecutor(_THREADS) if storage.is_s3(root) else None
+        self._pool = ThreadPoolExecutor(_THREADS) if storage.is_remote(root) else None
         self._pending: deque[tuple[Future[Any], int]] = deque()
         self._bytes = 0
 

@@ -1,12 +1,14 @@
 """Relative paths that come from data, such as a listing, a table or an archive: the one gate before they name a target.
 
 Below a local folder a path must be plain: parts between single slashes, none of them empty, `.` or `..`. A key on S3 is
-text that nobody resolves, so there any is allowed that S3 can hold. A backslash is a character like others: depers does
-not run on Windows.
+text that nobody resolves, so there any is allowed that S3 can hold. What lies between this and other stores may resolve
+keys in its own way, so there they must be plain as well. A backslash is a character like others: depers does not run on
+Windows.
 """
 
 import os
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from depers.errors import UserError
@@ -19,7 +21,17 @@ LEASE = ".depers-lease.json"
 _OWN = "its name is one that depers gives to files of its own, while it writes"
 _SUSPECT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of Linux: NAME_MAX, and PATH_MAX without its zero byte
-_KEY_BYTES = 1024  # of S3
+_KEY_BYTES = 1024  # of S3, and of most stores like it
+OTHER_STORES: Mapping[str, str] = {
+    "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
+}  # fmt: skip
+"""Schemes besides `s3` that are read and written, and the packages that fsspec does it with.
+
+All of them are stores of objects, in which a write is there whole or not at all.
+"""
+_REMOTE = ("s3://", *(f"{scheme}://" for scheme in OTHER_STORES))
+_RESOLVED = re.compile(r"[\x00-\x1f\x7f]|\.(?:/|\Z)")
+"""What some stores would not keep in a key: control characters, and a dot at the end of a part."""
 _SAFE_LENGTH = 60  # characters that have fewer bytes than any limit
 
 
@@ -64,6 +76,26 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def is_remote(uri: str) -> bool:
+    """Return whether `uri` names something on S3 or in another store of objects."""
+    return uri.startswith(_REMOTE)
+
+
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """Return scheme, bucket and key of a remote URI; the key of a bucket is empty."""
+    scheme, _, place = uri.partition("://")
+    bucket, _, key = place.partition("/")
+    return scheme, bucket, key
+
+
+def name_place(uri: str) -> str:
+    """Return a remote URI by the first of the names that its store has."""
+    scheme, bucket, key = split_uri(uri)
+    package = OTHER_STORES.get(scheme)
+    first = next((name for name, other in OTHER_STORES.items() if other == package), scheme) if package else scheme
+    return f"{first}://{bucket.partition('@')[0] if package else bucket}/{key}".rstrip("/")
+
+
 def explain_unsafe(path: str) -> str:
     """Return why a relative path is not plain, so that it could lead out of a local folder; empty where it is."""
     if _SUSPECT.search(path):
@@ -90,30 +122,43 @@ def _shorten(path: str) -> str:
     return repr(path if len(path) <= _SAFE_LENGTH else f"{path[: _SAFE_LENGTH - 1]}…")
 
 
+def explain_resolved(path: str) -> str:
+    """Return why a relative path may be another one in a store besides S3; empty where it is surely not."""
+    if problem := explain_unsafe(path):
+        return problem
+    what = "a part that ends in a dot" if "." in path else "control characters"
+    return f"a key of this store must not have {what}" if _RESOLVED.search(path) else ""
+
+
 def explain_no_target(root: str, path: str) -> str:
     """Return why nothing can be written at a relative path below `root`; empty where it can."""
-    if not is_s3(root):
+    if not is_remote(root):
         problem = explain_unsafe(path)
         if problem or len(root) + len(path) < _PATH_BYTES // 4:
             return problem
         size = len(os.fsencode(f"{root}/{path}"))
         too_long = f"a path must have at most {_PATH_BYTES} bytes with its folder, but has {size}"
         return too_long if size > _PATH_BYTES else ""
-    key = join(root, path)[5:].partition("/")[2] if path else ""
+    if not is_s3(root) and (problem := explain_resolved(path)):
+        return problem
+    key = split_uri(f"{root.rstrip('/')}/{path}")[2] if path else ""
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
-        return "a key of S3 must be UTF-8, but the name is not"
+        return "a key of S3 must be UTF-8, but the name is not" if is_s3(root) else "a key must be UTF-8, but is not"
     if not key or size > _KEY_BYTES:
         return f"a key of S3 must have 1 to {_KEY_BYTES} bytes, but has {size}"
     return ""
 
 
 def join(root: str, *parts: str) -> str:
-    """Return `root/part/…`; the parts are relative and use `/`. Raise UnsafePathError where one leaves a local root."""
+    """Return `root/part/…`; the parts are relative and use `/`.
+
+    Raise UnsafePathError where one leaves a local root, or is not plain in a store besides S3.
+    """
     if not is_s3(root):
         for part in parts:
-            if problem := explain_unsafe(part):
+            if problem := explain_resolved(part) if is_remote(root) else explain_unsafe(part):
                 raise UnsafePathError(f"{_shorten(part)} below {root}: {problem}")
     return "/".join([root.rstrip("/"), *parts])
 
@@ -126,7 +171,7 @@ def locate(root: str, path: str) -> str:
     if problem := explain_no_target(root, path):
         raise UnsafePathError(f"{_shorten(path)} below {root}: {problem}")
     target = join(root, path)
-    if not is_s3(root):
+    if not is_remote(root):
         end = target.find("/", len(root.rstrip("/")) + 1)
         while end > 0:
             if os.path.islink(target[:end]):  # noqa: PTH114 (Path objects cost more than the question)

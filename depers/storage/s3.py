@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_plus
 
-from depers.errors import REASON_LENGTH, one_line
+from depers.errors import REASON_LENGTH, UserError, one_line
 from depers.resources import MIB
 from depers.storage import failures, s3_requests
 from depers.storage.failures import CLOCK, Answer, OutageError, UnavailableError
@@ -25,19 +26,18 @@ from depers.storage.failures import CLOCK, Answer, OutageError, UnavailableError
 T = TypeVar("T")
 
 
-CONFIGURATION: dict[str, Any] = {
-    "retries": {"total_max_attempts": 5, "mode": "standard"},  # backs off from 503 SlowDown, 500, lost connections
+_CONFIGURATION: dict[str, Any] = {
+    # Tried again here alone (`with_retries`): retries within retries multiply. Adaptive: fewer requests at SlowDown.
+    "retries": {"total_max_attempts": 1, "mode": "adaptive"},
     "max_pool_connections": 64,
     "connect_timeout": 10,
     "read_timeout": 60,
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
-"""Of every client of S3."""
-_ADAPTIVE = CONFIGURATION["retries"] | {"mode": "adaptive"}  # which also sends fewer requests when S3 says SlowDown
 _LISTERS, _PAGES_AHEAD, _PAGE = 8, 8, 1000  # folders that are listed at a time, and what waits of each
 _MOST_FOLDERS, _MOST_LEVELS = 256, 8  # of which each costs a request
-_ATTEMPTS = 6  # of a whole transfer, each of which botocore tries several times by itself
+_ATTEMPTS = 9  # of a request, in about twenty seconds
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +46,7 @@ def _client(process: int, endpoint: str | None) -> Any:
     import botocore.config
     import botocore.session
 
-    config = botocore.config.Config(**CONFIGURATION | {"retries": _ADAPTIVE})
+    config = botocore.config.Config(**_CONFIGURATION)
     s3_client = botocore.session.get_session().create_client("s3", config=config)
     s3_requests.register(s3_client)
     return s3_client
@@ -55,18 +55,6 @@ def _client(process: int, endpoint: str | None) -> Any:
 def client() -> Any:
     """Return the S3 client of this process."""
     return _client(os.getpid(), os.environ.get("AWS_ENDPOINT_URL"))
-
-
-@lru_cache(maxsize=1)
-def _file_system(process: int, endpoint: str | None) -> Any:
-    import s3fs
-
-    return s3fs.S3FileSystem(config_kwargs=CONFIGURATION, skip_instance_cache=True, use_listings_cache=False)
-
-
-def file_system() -> Any:
-    """Return S3 as a file system of this process; paths are `bucket/key`."""
-    return _file_system(os.getpid(), os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -264,6 +252,80 @@ def _find_parts(uri: str, bucket: str, prefix: str) -> list[str | tuple[str, int
     return []
 
 
+class _Version(NamedTuple):
+    """What a key held once; of several at one moment the larger one counts."""
+
+    key: bytes
+    written: datetime
+    is_newest: bool
+    is_marker: bool
+    """Of its removal."""
+    place: int
+    """From the end of what is listed with it: newer ones come first."""
+    size: int
+    etag: str
+    id: str
+
+
+def list_keys_as_of(uri: str, moment: datetime) -> Iterator[tuple[str, int, str]]:
+    """Yield what `list_keys` would have yielded at a moment; raise OSError, UserError where no versions are kept."""
+    bucket, prefix = _folder(uri)
+    status = with_retries(lambda: client().get_bucket_versioning(Bucket=bucket), uri).get("Status", "off")
+    if status != "Enabled":
+        raise UserError(f"s3://{bucket}: versioning must be Enabled, to read what was there once, but is {status}")
+    for _, versions in itertools.groupby(_list_versions(uri, bucket, prefix), lambda version: version.key):
+        version = max((each for each in versions if each.written <= moment), default=None)
+        if version is not None and not version.is_marker:
+            key = version.key.decode("utf-8", "surrogateescape")
+            if version.size or not key.endswith("/"):
+                yield key[len(prefix) :], version.size, version.etag
+
+
+def _list_versions(uri: str, bucket: str, prefix: str) -> Iterator[_Version]:
+    """Yield all that keys with a prefix ever held, key by key."""
+    marker: dict[str, str] = {}
+    while True:
+        arguments = {"Bucket": bucket, "Prefix": prefix, "EncodingType": "url"} | marker
+        page = with_retries(lambda arguments=arguments: client().list_object_versions(**arguments), uri)  # type: ignore[misc]
+        rows = []
+        for name in ("Versions", "DeleteMarkers"):
+            for place, item in enumerate(page.get(name, ())):
+                rows.append(
+                    _Version(
+                        unquote_plus(item["Key"], errors="surrogateescape").encode("utf-8", "surrogateescape"),
+                        item["LastModified"],
+                        bool(item.get("IsLatest")),
+                        name == "DeleteMarkers",
+                        -place,
+                        int(item.get("Size", 0)),
+                        _etag_of(item),
+                        str(item["VersionId"]),
+                    )
+                )
+        yield from sorted(rows, key=lambda version: version.key)
+        if not page.get("IsTruncated"):
+            return
+        key = unquote_plus(page["NextKeyMarker"], errors="surrogateescape")
+        failures.refuse_key(uri, key)
+        marker = {"KeyMarker": key, "VersionIdMarker": page["NextVersionIdMarker"]}
+
+
+def _find_version(uri: str, etag: str) -> str | None:
+    """Return which version of an object has the etag; None where there is none, or nobody may ask."""
+    bucket, key = split(uri)
+    try:
+        for version in _list_versions(uri, bucket, key):
+            if version.key != key.encode():
+                return None
+            if version.etag == etag and not version.is_marker:
+                return version.id
+    except OutageError:
+        raise
+    except OSError:
+        return None
+    return None
+
+
 def _is_utf8(text: str) -> bool:
     try:
         return bool(text.encode())
@@ -302,15 +364,28 @@ def has_keys(uri: str) -> bool:
 
 
 def read(uri: str, etag: str | None = None, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the bytes from `start` to `stop`; raise OSError, also where the object is not the one with `etag`.
+    """Return the bytes from `start` to `stop`; raise OSError, also where no version of the object has this `etag`.
 
+    The newest has it, unless it was replaced or removed since it was listed, or the listing is of an earlier time.
     A connection that breaks in the middle goes on where it broke.
     """
+    if not etag:
+        return _read(uri, {}, start, stop)
+    try:
+        return _read(uri, {"IfMatch": f'"{etag}"'}, start, stop)
+    except (UnavailableError, FileNotFoundError) as error:
+        is_other = error.errno in (errno.ESTALE, errno.ENOENT)
+        if not is_other or (version := _find_version(uri, etag)) is None:
+            raise
+    return _read(uri, {"VersionId": version}, start, stop)
+
+
+def _read(uri: str, condition: Mapping[str, str], start: int, stop: int | None) -> bytes:
     bucket, key = split(uri)
     content = bytearray()
 
     def transfer() -> bytes:
-        arguments: dict[str, Any] = {"IfMatch": f'"{etag}"'} if etag else {}
+        arguments: dict[str, Any] = dict(condition)
         first = start + len(content)
         if first or stop is not None:
             arguments["Range"] = f"bytes={first}-{'' if stop is None else stop - 1}"
@@ -347,7 +422,7 @@ def delete(uri: str) -> None:
     with_retries(lambda: client().delete_object(Bucket=bucket, Key=key), uri)
 
 
-def abort_uploads(uri: str) -> None:
+def remove_partials(uri: str) -> None:
     """End uploads in parts that a killed process left unfinished below the folder `uri`: they would cost for ever.
 
     Where that is not allowed, they stay.

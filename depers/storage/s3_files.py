@@ -1,4 +1,4 @@
-"""Objects on S3 as files: one read from any place, fetched ahead, and one written from front to back in parts."""
+"""Objects as files: one read from any place, fetched ahead, and on S3 one written from front to back in parts."""
 
 import io
 from collections import deque
@@ -8,7 +8,7 @@ from typing import Any
 
 from depers.errors import short_reason
 from depers.resources import MIB
-from depers.storage import s3
+from depers.storage import remote, s3
 from depers.storage.failures import UnavailableError
 
 _BLOCK = 8 * MIB  # what a reader fetches at once
@@ -61,7 +61,8 @@ class ObjectReader(io.RawIOBase):
         return len(part)
 
     def _fetch(self, number: int) -> bytes:
-        return s3.read(self.uri, self.etag, number * _BLOCK, min((number + 1) * _BLOCK, self.size))
+        start, stop = number * _BLOCK, min((number + 1) * _BLOCK, self.size)
+        return remote.find_store(self.uri).read(self.uri, self.etag, start, stop)
 
     def close(self) -> None:
         if not self.closed:
@@ -70,7 +71,7 @@ class ObjectReader(io.RawIOBase):
 
 
 class ObjectWriter(io.RawIOBase):
-    """An object written from front to back in several parts, there as a whole once `commit` returns; not seekable."""
+    """An object of S3 written front to back in several parts, there as a whole once `commit` returns; not seekable."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()

@@ -6,7 +6,8 @@ with the same bank, options and seed, however many images that has.
 
 import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from depers import storage
 from depers.datasets.sprite_bank import LABEL
 from depers.errors import UserError
-from depers.storage.tables import column, plain_schema, schema
+from depers.storage.tables import column, open_table, plain_schema, schema
 
 VERSION = 5
 """Of what a row means; the plan of another version is refused, since other pixels would come of it."""
@@ -113,17 +114,19 @@ def write_part(uri: str, blocks: Iterable[pa.Table]) -> None:
     storage.write_bytes(uri, buffer.getvalue())
 
 
-def open_part(uri: str) -> Any:
-    """Return a part as pyarrow's ParquetFile; raise UserError for one of another version, or none at all."""
-    filesystem, path = storage.arrow_filesystem(uri)
-    try:
-        file = pq.ParquetFile(path, filesystem=filesystem)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{uri}: must be a part of a plan, but cannot be read ({error})") from None
-    version = (file.schema_arrow.metadata or {}).get(b"depers.plan", b"none").decode()
-    if version != str(VERSION):
-        raise UserError(f"{uri}: must be a plan of version {VERSION}, but its version is {version}: choose another OUT")
-    return file
+@contextmanager
+def open_part(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a part to be read group by group; raise UserError for one of another version, or none at all."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_table(uri))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{uri}: must be a part of a plan, but cannot be read ({error})") from None
+        version = (file.schema_arrow.metadata or {}).get(b"depers.plan", b"none").decode()
+        if version != str(VERSION):
+            problem = f"must be a plan of version {VERSION}, but its version is {version}: choose another OUT"
+            raise UserError(f"{uri}: {problem}")
+        yield file
 
 
 def file_name(index: int, variant: int, variants: int) -> str:

@@ -89,9 +89,10 @@ def plan_part(assets: Assets, recipe: planner.Recipe, job: RenderJob, part: int)
     """Write a part of the plan, unless it is there, and return its statistics; raise UserError as `open_part`."""
     uri, total = plan_table.part_uri(job.out, part), DatasetStatistics.empty(job.class_count)
     if storage.exists(uri):
-        file, columns = plan_table.open_part(uri), ["width", "height", "objects", "labels", "wanted"]
-        for group in range(file.num_row_groups):
-            total = total.add(statistics.count_plan(file.read_row_group(group, columns), job.class_count))
+        columns = ["width", "height", "objects", "labels", "wanted"]
+        with plan_table.open_part(uri) as file:
+            for group in range(file.num_row_groups):
+                total = total.add(statistics.count_plan(file.read_row_group(group, columns), job.class_count))
         return total
     blocks = [planner.plan_block(assets, recipe, block, job.scenes) for block in range(*job.parts()[part])]
     with storage.translated_write_errors(job.out):
@@ -103,8 +104,8 @@ def plan_part(assets: Assets, recipe: planner.Recipe, job: RenderJob, part: int)
 
 def read_block(out: str, block: int) -> list[dict[str, Any]]:
     """Return the plan's rows of a block."""
-    file = plan_table.open_part(plan_table.part_uri(out, block // plan_table.BLOCKS_PER_PART))
-    rows: list[dict[str, Any]] = file.read_row_group(block % plan_table.BLOCKS_PER_PART).to_pylist()
+    with plan_table.open_part(plan_table.part_uri(out, block // plan_table.BLOCKS_PER_PART)) as file:
+        rows: list[dict[str, Any]] = file.read_row_group(block % plan_table.BLOCKS_PER_PART).to_pylist()
     return rows
 
 

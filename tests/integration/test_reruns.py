@@ -66,7 +66,7 @@ def redact(data: bytes, share: float = 0.25) -> bytes:
 
 
 def move(old: str, new: str) -> None:
-    if not storage.is_s3(old):
+    if not storage.is_remote(old):
         Path(old).rename(new)
         return
     write(new, read(old))
@@ -77,9 +77,9 @@ def move(old: str, new: str) -> None:
 def replace_unseen(root: str, name: str, data: bytes) -> None:
     """Write over a file with as many bytes; on a disk, its time of change stays what it was."""
     path = Path(root, name)
-    times = (0, 0) if storage.is_s3(root) else (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    times = (0, 0) if storage.is_remote(root) else (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     write(root, {name: data})
-    if not storage.is_s3(root):
+    if not storage.is_remote(root):
         os.utime(path, ns=times)
 
 

@@ -178,11 +178,11 @@ def faulty_s3(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch)
     proxy = Proxy(s3_endpoint, [])
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
-    storage.s3._file_system.cache_clear()
+    storage.s3._client.cache_clear()
     yield s3_bucket, proxy
     proxy.shutdown()
     proxy.server_close()
-    storage.s3._file_system.cache_clear()
+    storage.s3._client.cache_clear()
 
 
 def test_weights_arrive_although_s3_fails(

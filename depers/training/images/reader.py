@@ -113,7 +113,7 @@ class ExampleReader:
 
     def _tabulate(self, uri: str) -> pa.Table:
         """Return the listing of a folder that was brought: of S3, where it is from there."""
-        if self._cache and storage.is_s3(uri):
+        if self._cache and storage.is_remote(uri):
             return self._cache.get_listing(uri)
         return file_table.tabulate_files(uri)
 

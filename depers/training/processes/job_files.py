@@ -19,7 +19,7 @@ def pack_files(options: Options) -> dict[str, bytes]:
     contents = {}
     for name in _FILES:
         path = _locate(options, name)
-        if path is None or storage.is_s3(path) or (name != "weights" and not Path(path).is_file()):
+        if path is None or storage.is_remote(path) or (name != "weights" and not Path(path).is_file()):
             continue  # where it is no file, it is a name that the workers know, too
         try:
             contents[name] = Path(path).read_bytes()

@@ -1,13 +1,17 @@
 """What requests to S3 carry, how they are listed side by side, and that they come no faster than is said."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty_s3 import BROKEN, FaultyS3
+from pyarrow import fs
 
 from depers import storage
 from depers.errors import UserError
 from depers.options import parse_command
-from depers.storage import s3, s3_requests
+from depers.storage import failures, s3, s3_requests
 from depers.storage.s3_requests import RateLimiter, choose_arguments, find_content_type
 
 
@@ -62,6 +66,51 @@ def test_what_is_written_carries_it(s3_bucket: str, monkeypatch: pytest.MonkeyPa
         tags = s3.client().get_object_tagging(Bucket=bucket, Key=f"{prefix}/{name}")["TagSet"]
         assert tags == [{"Key": "a", "Value": "b"}]
     assert storage.read_bytes(f"{s3_bucket}/x/b.tar") == bytes(40 << 20)
+
+
+def test_what_ray_train_notes_goes_through_the_same_client(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    uri = f"{s3_bucket}/run/state/ray"
+    files, root = storage.arrow_filesystem(uri)
+    files = pickle.loads(pickle.dumps(files))
+    files.create_dir(root)
+    assert files.get_file_info(root).type == fs.FileType.NotFound
+    for name in ("a.json", "x/b.json"):
+        with files.open_output_stream(f"{root}/{name}") as stream:
+            stream.write(name.encode())
+    head = s3.client().head_object(Bucket=s3.split(uri)[0], Key="run/state/ray/a.json")
+    assert (head["StorageClass"], head["ContentType"]) == ("STANDARD_IA", "application/json")
+    assert head["ServerSideEncryption"] == "aws:kms"
+    for recursive, paths in ((False, ["a.json", "x"]), (True, ["a.json", "x", "x/b.json"])):
+        infos = files.get_file_info(fs.FileSelector(root, recursive=recursive))
+        assert sorted(info.path.removeprefix(f"{root}/") for info in infos) == paths
+    fs.copy_files(root, str(tmp_path), source_filesystem=files)
+    assert (tmp_path / "x" / "b.json").read_text() == "x/b.json"
+    fs.copy_files(str(tmp_path), f"{root}-copy", destination_filesystem=files)
+    files.move(f"{root}-copy/a.json", f"{root}-copy/d.json")
+    assert [entry.path for entry in storage.list_files(f"{uri}-copy")] == ["d.json", "x/b.json"]
+    files.delete_file(f"{root}/a.json")
+    files.delete_dir(f"{root}-copy")
+    assert [entry.path for entry in storage.list_files(f"{s3_bucket}/run")] == ["state/ray/x/b.json"]
+    assert files.get_file_info(f"{root}/x").type == fs.FileType.Directory
+    with pytest.raises(FileNotFoundError):
+        files.get_file_info(fs.FileSelector(f"{root}/none"))
+
+
+def test_a_request_is_tried_again_by_one_policy_alone(
+    s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "_LONGEST_PAUSE", 0.01)
+    storage.write_bytes(f"{s3_bucket}/slow.jpg", b"x")
+    with FaultyS3(s3_endpoint, lambda method, place, times: BROKEN if "slow" in place else "") as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with pytest.raises(failures.UnavailableError, match=f"S3 answers InternalError, {s3._ATTEMPTS} times"):
+            storage.read_bytes(f"{s3_bucket}/slow.jpg")
+        assert proxy.faults[BROKEN] == s3._ATTEMPTS
+        assert sum(proxy.seen.values()) <= s3._ATTEMPTS + 1  # and whether anything else answers
 
 
 def test_a_role_that_may_not_abort_uploads_may_write(monkeypatch: pytest.MonkeyPatch) -> None:

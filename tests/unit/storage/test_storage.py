@@ -106,7 +106,7 @@ def test_of_what_is_skipped_only_the_head_is_read(root: str) -> None:
 
         content = storage.read_entry(storage.join(root, "in"), entry, 4096, judge)
         assert content == (data if is_needed else data[:4096]) and heads == [data[:4096]]
-    if storage.is_s3(root):  # with a hint it asks for the whole at once
+    if storage.is_remote(root):  # with a hint it asks for the whole at once
         assert storage.read_entry(storage.join(root, "in"), entry, 4096, lambda _: False, hint=True) == data
 
 
@@ -128,7 +128,7 @@ def test_overlap(first: str, second: str, expected: bool) -> None:
     assert storage.overlap(first, second) is storage.overlap(second, first) is expected
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/x", "https://host/x", "", "s3://"])
+@pytest.mark.parametrize("uri", ["memory://bucket/x", "https://host/x", "", "s3://"])
 def test_other_places_are_refused(uri: str) -> None:
     with pytest.raises(UserError, match="OUT must"):
         storage.check(uri, "OUT")
