@@ -18,6 +18,7 @@ from depers.datasets.ignore_regions import ignore_path
 from depers.datasets.labels import label_path
 from depers.errors import typed_reason
 from depers.extraction.take_apart import RECORD, DecomposedImage, ExtractionJob, background_path, take_apart
+from depers.extraction.training_images import as_listed
 from depers.extraction.verification import load_detector, verify_backgrounds
 from depers.observation.rows import count_rows
 from depers.runtime import takeover, units
@@ -167,7 +168,7 @@ def _read(job: ExtractionJob, entry: Entry) -> tuple[str, bytes | str, bytes, by
         return path, entry.reason, b"", b""
     image = storage.join(job.images, path)
     try:
-        data = storage.read_bytes(image)
+        data = storage.read_entry(job.images, as_listed(entry))
     except Exception as error:
         return path, f"cannot be read ({explain(error)})", b"", b""
     texts = []

@@ -59,6 +59,11 @@ def list_images(folder: str) -> list[Entry]:
     return tagged_images
 
 
+def as_listed(image: Entry) -> Entry:
+    """Return an image of `list_images` as its folder lists it, with its own tag alone."""
+    return image._replace(etag=image.etag.partition(" ")[0])
+
+
 def _list_texts(folder: str) -> dict[str, Entry]:
     entries = storage.list_files(folder, follow_links=True) if storage.is_dir(folder) else []
     return {entry.path: entry for entry in entries}

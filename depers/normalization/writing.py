@@ -28,7 +28,7 @@ from depers.runtime.file_guard import FileGuard
 from depers.runtime.takeover import Source
 from depers.runtime.units import RecordNotes
 from depers.statuses import ProblemAction, SourceStatus
-from depers.storage import tables
+from depers.storage import Entry, tables
 from depers.storage.failures import explain, is_of_name
 from depers.storage.overlapped import count_threads
 from depers.storage.tables import column, parquet_text
@@ -86,6 +86,12 @@ class ImageTask(NamedTuple):
     declared_wh: tuple[int, int] | None
     shape: tuple[tuple[int, int], int] | None
     boxes: LabelBoxes
+
+    def read(self) -> bytes:
+        """Return the image as it was listed: its record would stand for that. Raise OSError."""
+        folder, _, name = self.source.rpartition("/")
+        size, _, tag = self.stamp.partition(" ")
+        return storage.read_entry(folder, Entry(name, int(size), tag))
 
     @property
     def image_uri(self) -> str:
@@ -202,7 +208,7 @@ def _make_record(rows: Sequence[dict[str, Any]]) -> pa.Table:
 def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) -> dict[str, Any]:
     """Write an image and its labels, or skip them; return its row of the record."""
     try:
-        data = storage.read_bytes(task.source)
+        data = task.read()
         size_wh, orientation = task.shape or examine(data)  # training would stop at an image that is not whole
         frame = find_frame(task.path, task.declared_wh, size_wh, orientation, exif_frame)
     except LabelError as error:

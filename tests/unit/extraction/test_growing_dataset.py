@@ -6,14 +6,16 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
+from depers import storage
 from depers.boxes import to_normalized_xywh
 from depers.datasets.data_yaml import read_dataset, write_data_yaml
 from depers.datasets.labels import CLASSES, Labels, format_yolo
 from depers.extraction.nesting import NESTING, parse_nesting
 from depers.extraction.steps import extract_unit, part_path
 from depers.extraction.take_apart import ExtractionJob
-from depers.extraction.training_images import list_images
+from depers.extraction.training_images import as_listed, list_images
 from depers.runtime import takeover, units
+from depers.storage import tables
 from depers.street_scenes.scenes import draw_scene
 
 SIZE_WH = (160, 96)
@@ -72,3 +74,22 @@ def test_a_dataset_that_grows_and_changes(tmp_path: Path) -> None:
     assert sum(name.startswith("sprites/") for name in clean) > 3
     assert {name for name in clean if "_depers" not in name} == {name for name in grown if "_depers" not in name}
     assert all(grown[name] == data for name, data in clean.items() if "_depers" not in name)
+
+
+def test_an_image_that_is_replaced_after_the_listing_is_not_taken_for_the_one_that_was_listed(tmp_path: Path) -> None:
+    for number in range(2):
+        add(tmp_path / "data", number)
+    write_data_yaml(tmp_path / "data", CLASSES, ["train"])
+    listed = list_images(str(tmp_path / "data/images/train"))
+    assert as_listed(listed[0]) == next(iter(storage.list_files(str(tmp_path / "data/images/train"))))
+    add(tmp_path / "data", 1, 5)
+    job = ExtractionJob(
+        images=str(tmp_path / "data/images/train"), out=str(tmp_path / "out"), dataset=read_dataset(tmp_path / "data"),
+        group_by=None, fill="smooth", dilate=0.05, max_coverage=0.9, keep_labels=True, min_size=4.0, margin=0.1,
+        nesting=parse_nesting(NESTING, CLASSES), seed=0, max_megapixels=80,
+    )  # fmt: skip
+    [unit] = units.cut(listed)
+    assert extract_unit(job, unit, (), part_path(unit))[1] == "failed"
+    [record] = (tmp_path / "out/_depers/units").glob("*.parquet")
+    reasons = tables.read_table(str(record))["reason"].to_pylist()
+    assert not reasons[0] and reasons[1] == "cannot be read (changed since it was listed)"

@@ -20,6 +20,11 @@ from depers.runtime.file_guard import FileGuard
 PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
 
+def stamp_of(path: Path) -> str:
+    """What a task says of an image as it is listed."""
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
 def outcome(function: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:
     """The size, or None for what is refused."""
     try:
@@ -61,7 +66,7 @@ def test_the_name_of_a_unit_changes_with_all_that_decides_its_files() -> None:
 
 def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
     image = next((data / "samples").glob("*.jpg"))
-    task = ImageTask(str(image), "a.jpg", "a.jpg", "train", "", None, None, NO_BOXES)
+    task = ImageTask(str(image), "a.jpg", "a.jpg", "train", stamp_of(image), None, None, NO_BOXES)
     (tmp_path / "labels").write_text("a file where a folder must be")
     with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \((Not a directory|File exists)\)$"):
         write_unit(str(tmp_path), "unit", "auto", [task])
@@ -69,13 +74,16 @@ def test_an_output_that_refuses_is_told_in_one_line(data: Path, tmp_path: Path) 
 
 
 def test_a_unit_with_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
-    task = ImageTask(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "", None, None, NO_BOXES)
+    task = ImageTask(str(tmp_path / "raw.png"), "a.png", "a.png", "train", "4 0", None, None, NO_BOXES)
     record = tmp_path / "out" / "_depers" / "units" / "unit.parquet"
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
     assert (row["status"], row["problems"][0]["kind"]) == ("skipped", "unreadable image")
     assert row["problems"][0]["detail"] == "No such file or directory"
     assert not record.exists()
     (tmp_path / "raw.png").write_bytes(b"text")
+    [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
+    assert row["problems"][0]["detail"] == "changed since it was listed" and not record.exists()
+    task = task._replace(stamp=stamp_of(tmp_path / "raw.png"))
     [row] = write_unit(str(tmp_path / "out"), "unit", "auto", [task]).to_pylist()
     assert row["problems"][0]["kind"] == "unusable image"
     assert record.exists()
@@ -84,7 +92,8 @@ def test_a_unit_with_an_image_that_could_not_be_read_is_tried_again(tmp_path: Pa
 def test_what_one_image_causes_is_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raw.png").write_bytes(PNG)
     names = ["a.png", "x" * 300 + ".png", "fault.png", "slow.png", "denied.png"]
-    tasks = [ImageTask(str(tmp_path / "raw.png"), name, name, "train", "", None, None, NO_BOXES) for name in names]
+    stamp = stamp_of(tmp_path / "raw.png")
+    tasks = [ImageTask(str(tmp_path / "raw.png"), name, name, "train", stamp, None, None, NO_BOXES) for name in names]
     tasks[4] = tasks[4]._replace(source="s3://bucket/\udce4.png")
     (tmp_path / "out/images/train").mkdir(parents=True)
     (tmp_path / "out/images/train/denied.png").write_bytes(b"of an earlier run")
