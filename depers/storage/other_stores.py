@@ -57,7 +57,8 @@ def _locate(uri: str) -> tuple[Any, str]:
     with _translated(uri):
         files = _file_system(os.getpid(), scheme, bucket)
         path, root = (str(files._strip_protocol(place)) for place in (uri, f"{scheme}://{bucket}"))
-    if key and path != f"{root}/{key.rstrip('/')}":
+        is_same = not key or path == files._strip_protocol(path) == f"{root}/{key.rstrip('/')}"
+    if not is_same:
         raise OSError(errno.EINVAL, f"its name would be another one in a store of {scheme}://", uri)
     return files, path
 
@@ -83,7 +84,7 @@ def _answers(files: Any, uri: str) -> bool:
     """Return whether the store answers a question that has nothing to do with this object."""
     scheme, bucket, _ = split_uri(uri)
     try:
-        files.exists(files._strip_protocol(f"{scheme}://{bucket}"))
+        files.info(files._strip_protocol(f"{scheme}://{bucket}"))
     except (FileNotFoundError, PermissionError):
         return True
     except Exception:
@@ -128,9 +129,10 @@ def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
 
     def find(files: Any, path: str) -> Mapping[str, Mapping[str, Any]]:
         try:
-            return cast(Mapping[str, Mapping[str, Any]], files.find(path, detail=True))
+            rows = files.find(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        return rows if isinstance(rows, Mapping) else {}  # of one file some give its name
 
     _, root = _locate(uri)
     for name, info in _ask(uri, find).items():
@@ -162,9 +164,10 @@ def size_of(uri: str) -> int | None:
 def has_keys(uri: str) -> bool:
     """Return whether there is a key below the folder `uri`, or a bucket of this name."""
     try:
-        return bool(_ask(uri, lambda files, path: files.isdir(path)))
+        info = _ask(uri, lambda files, path: cast(Mapping[str, Any], files.info(path)))
     except FileNotFoundError:
         return False
+    return info.get("type") == "directory" or any(True for _ in list_keys(uri))
 
 
 def has_md5_tag(uri: str) -> bool:

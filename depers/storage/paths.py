@@ -30,8 +30,8 @@ OTHER_STORES: Mapping[str, str] = {
 All of them are stores of objects, in which a write is there whole or not at all.
 """
 _REMOTE = ("s3://", *(f"{scheme}://" for scheme in OTHER_STORES))
-_RESOLVED = re.compile(r"[\x00-\x1f\x7f]|\.(?:/|\Z)")
-"""What some stores would not keep in a key: control characters, and a dot at the end of a part."""
+_RESOLVED = re.compile(r"[?\x00-\x1f\x7f]|\.(?:/|\Z)")
+"""What some stores, or their packages, would not keep in a key: what looks like a query, and a dot at a part's end."""
 _SAFE_LENGTH = 60  # characters that have fewer bytes than any limit
 
 
@@ -126,8 +126,10 @@ def explain_resolved(path: str) -> str:
     """Return why a relative path may be another one in a store besides S3; empty where it is surely not."""
     if problem := explain_unsafe(path):
         return problem
-    what = "a part that ends in a dot" if "." in path else "control characters"
-    return f"a key of this store must not have {what}" if _RESOLVED.search(path) else ""
+    if not (match := _RESOLVED.search(path)):
+        return ""
+    what = "a part that ends in a dot" if match[0].startswith(".") else f"the character {match[0]!r}"
+    return f"a key of this store must not have {what}"
 
 
 def explain_no_target(root: str, path: str) -> str:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import folder_store
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -284,6 +285,32 @@ def test_run_over_s3_gives_the_same_files(tmp_path: Path, s3_bucket: str, ray_lo
         image.removeprefix(f"{folder}/") for folder in (dataset.train, dataset.val) for image, _ in list_pairs(folder)
     ]
     assert sorted(path.partition("/")[0] for path in paths) == ["plates"] * 3 + ["raw"] * 3 + ["raw-2"] * 3
+
+
+def test_run_in_another_store_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With plain processes, which find the package of the store as they would find gcsfs."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages/gcsfs.py").write_text("from folder_store import GCSFileSystem as GCSFileSystem\n")
+    (tmp_path / "store/bucket").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setenv(folder_store.ROOT, str(tmp_path / "store"))
+    names, outs = [f"{number}é.jpg" for number in range(5)], dict[str, str]()
+    for base in (str(tmp_path), "gs://bucket"):
+        raw = write_raw(f"{base}/raw", names, {f"{number}é_car..txt": BOX for number in range(5)})
+        outs[base] = f"{base}/out"
+        options = Options(raw, outs[base])
+        for _ in range(2):  # and nothing again
+            times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.jpg")}
+            plan = plan_processes(options)
+            assert plan is not None
+            with open_pool(plan):
+                assert not run(options).partial
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.jpg")}
+    local, remote = (contents(out) for out in outs.values())
+    assert len(local) > 10 and remote == local
+    assert sorted(file.name for file in (tmp_path / "store/bucket").iterdir()) == ["out", "raw"]
+    dataset = read_dataset(outs["gs://bucket"])
+    assert dataset.train == "gs://bucket/out/images/train" and len(list(list_pairs(dataset.train))) >= 4
 
 
 def test_wrong_sizes_and_turned_images(tmp_path: Path, ray_local: None) -> None:

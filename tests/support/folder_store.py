@@ -36,9 +36,6 @@ class FolderStore(LocalFileSystem):  # type: ignore[misc]
     def find(self, path: str, **settings: Any) -> Any:
         return super().find(self._ask("find", path), **settings)
 
-    def exists(self, path: str, **settings: Any) -> bool:
-        return bool(super().exists(self._ask("exists", path), **settings))
-
     def cat_file(self, path: str, **settings: Any) -> Any:
         return super().cat_file(self._ask("read", path), **settings)
 

@@ -59,7 +59,7 @@ def folder_bucket(bucket: str, request: pytest.FixtureRequest) -> str:
     return bucket
 
 
-KEYS = ["a b/c=d#1.png", "ü/straße?.jpg", "z%20z.jpg", "[x]*.jpg"]
+KEYS = ["a b/c=d#1.png", "ü/straße.jpg", "z%20z.jpg", "[x]*.jpg"]
 
 
 def test_what_is_written_is_listed_read_and_removed(bucket: str) -> None:
@@ -123,7 +123,7 @@ def test_what_changed_since_it_was_listed_is_an_error(bucket: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["a//b", "../x", "a/./b", "/x", "a/b./c", "x\n", "x.", "", "x\0", "\udce4", "x" * 1025]
+    "path", ["a//b", "../x", "a/./b", "/x", "a/b./c", "x\n", "x.", "a?versionid=1", "", "x\0", "\udce4", "x" * 1025]
 )
 def test_names_that_a_store_could_take_for_others_are_none(bucket: str, path: str) -> None:
     assert storage.explain_no_target(bucket, path)
