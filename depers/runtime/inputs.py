@@ -68,8 +68,8 @@ def read_selection(records: str) -> Selection:
 
 
 def _parse_selection(metadata: Mapping[bytes, bytes]) -> Selection:
-    include, exclude, *others = json.loads(metadata.get(_SELECTION, b"[[], []]"))
-    return Selection(tuple(include), tuple(exclude), *others)
+    include, exclude, *limits = json.loads(metadata.get(_SELECTION, b"[[], []]"))
+    return Selection(tuple(include), tuple(exclude), *limits)
 
 
 def write_inputs(

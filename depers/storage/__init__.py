@@ -53,8 +53,8 @@ def check(uri: str, name: str) -> str:
     besides S3 that this could take for another.
     """
     if "://" in uri and not is_remote(uri):
-        others = ", ".join(f"{scheme}://" for scheme in OTHER_STORES)
-        raise UserError(f"{name} must be a path or an s3:// URI, or one of {others}, but got {uri!r}")
+        schemes = ", ".join(OTHER_STORES)
+        raise UserError(f"{name} must be a path or an s3:// URI, but got {uri!r} (other schemes that do: {schemes})")
     if not uri or (is_remote(uri) and not split_uri(uri)[1]):
         raise UserError(f"{name} must name a folder, but got {uri!r}")
     if is_remote(uri) and not is_s3(uri):

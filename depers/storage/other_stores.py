@@ -192,8 +192,8 @@ def read_with_age(uri: str) -> tuple[bytes, str, float]:
     0 where the store does not say when that was. For its clock, an object beside it is written and removed.
     """
     info = _describe(uri)
-    data, written = read(uri), _find_time(info)
-    if written is None:
+    data, write_time = read(uri), _find_time(info)
+    if write_time is None:
         return data, _tag(uri, info), 0.0
     clock = f"{uri.rpartition('/')[0]}/.depers-{os.urandom(16).hex()}.partial"
     try:
@@ -201,7 +201,7 @@ def read_with_age(uri: str) -> tuple[bytes, str, float]:
         now = _find_time(_describe(clock))
     finally:
         delete(clock)
-    return data, _tag(uri, info), (now - written).total_seconds() if now else 0.0
+    return data, _tag(uri, info), (now - write_time).total_seconds() if now else 0.0
 
 
 def write(uri: str, data: bytes) -> str:

@@ -252,11 +252,11 @@ def _find_parts(uri: str, bucket: str, prefix: str) -> list[str | tuple[str, int
     return []
 
 
-class _Version(NamedTuple):
+class _KeyVersion(NamedTuple):
     """What a key held once; of several at one moment the larger one counts."""
 
     key: bytes
-    written: datetime
+    time: datetime
     is_newest: bool
     is_marker: bool
     """Of its removal."""
@@ -274,14 +274,14 @@ def list_keys_as_of(uri: str, moment: datetime) -> Iterator[tuple[str, int, str]
     if status != "Enabled":
         raise UserError(f"s3://{bucket}: versioning must be Enabled, to read what was there once, but is {status}")
     for _, versions in itertools.groupby(_list_versions(uri, bucket, prefix), lambda version: version.key):
-        version = max((each for each in versions if each.written <= moment), default=None)
+        version = max((past for past in versions if past.time <= moment), default=None)
         if version is not None and not version.is_marker:
             key = version.key.decode("utf-8", "surrogateescape")
             if version.size or not key.endswith("/"):
                 yield key[len(prefix) :], version.size, version.etag
 
 
-def _list_versions(uri: str, bucket: str, prefix: str) -> Iterator[_Version]:
+def _list_versions(uri: str, bucket: str, prefix: str) -> Iterator[_KeyVersion]:
     """Yield all that keys with a prefix ever held, key by key."""
     marker: dict[str, str] = {}
     while True:
@@ -291,7 +291,7 @@ def _list_versions(uri: str, bucket: str, prefix: str) -> Iterator[_Version]:
         for name in ("Versions", "DeleteMarkers"):
             for place, item in enumerate(page.get(name, ())):
                 rows.append(
-                    _Version(
+                    _KeyVersion(
                         unquote_plus(item["Key"], errors="surrogateescape").encode("utf-8", "surrogateescape"),
                         item["LastModified"],
                         bool(item.get("IsLatest")),

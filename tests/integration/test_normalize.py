@@ -300,12 +300,12 @@ def test_run_in_another_store_gives_the_same_files(tmp_path: Path, monkeypatch: 
         outs[base] = f"{base}/out"
         options = Options(raw, outs[base])
         for _ in range(2):  # and nothing again
-            times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.jpg")}
+            times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store/bucket/out/images").rglob("*.jpg")}
             plan = plan_processes(options)
             assert plan is not None
             with open_pool(plan):
                 assert not run(options).partial
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.jpg")}
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "store/bucket/out/images").rglob("*.jpg")}
     local, remote = (contents(out) for out in outs.values())
     assert len(local) > 10 and remote == local
     assert sorted(file.name for file in (tmp_path / "store/bucket").iterdir()) == ["out", "raw"]
