@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from depers import __version__, api
-from depers.errors import UserError, as_user_error, describe, one_line
-from depers.observation.logs import JsonFormatter
+from depers.errors import UserError, as_user_error, describe, one_line, to_line
+from depers.observation.logs import JsonFormatter, LineFormatter
 from depers.options import parse_command
 from depers.runtime import progress
 
@@ -86,12 +86,11 @@ def usage() -> str:
 def _run(verb: str, argv: Sequence[str], prog: str) -> int:
     """Parse before Ray starts, so that a wrong option costs no waiting; run the verb, print its result."""
     options, settings = parse_command(importlib.import_module(f"depers.commands.{verb}").Options, argv, prog)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # to stderr
+    logging.basicConfig(level=logging.WARNING)  # to stderr
     log.setLevel(logging.DEBUG if settings.debug else logging.INFO)
     os.environ.update(settings.s3)
-    if settings.progress == progress.JSON:
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonFormatter())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonFormatter() if settings.progress == progress.JSON else LineFormatter())
     with progress.shown_on(sys.stderr, settings.progress):
         result = api.run_verb(verb, options, settings.debug)
         code = SOME_ITEMS_FAILED if result.partial else FINE
@@ -102,15 +101,19 @@ def _run(verb: str, argv: Sequence[str], prog: str) -> int:
             progress.report_event("end", code=code, failures=result.failures.count, summary=result.summary(), **usage)
         else:
             for line in result.failures.lines():
-                print(line, file=sys.stderr)
+                print(to_line(line), file=sys.stderr)
             progress.report_lines(result.usage.lines(settings.core_hour_price))
     for line in result.summary():
-        print(line)
+        print(to_line(line))
     return code
 
 
 def _fail(is_json: bool, prog: str, message: str, code: int) -> int:
-    line = progress.format_event("error", code=code, text=f"{prog}: {message}") if is_json else f"{prog}: {message}"
+    line = (
+        progress.format_event("error", code=code, text=f"{prog}: {message}")
+        if is_json
+        else to_line(f"{prog}: {message}")
+    )
     print(line, file=sys.stderr)
     return code
 

@@ -37,6 +37,16 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def to_line(text: str) -> str:
+    """Return text as one line for a terminal: what cannot be seen in it, such as a control character, is escaped.
+
+    Names of files may hold anything: the end of a line, or what a terminal takes for an instruction.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def short_reason(error: BaseException) -> str:
     """Return why something failed, for a column `reason`: the system's words or the message, at most 200 characters."""
     return getattr(error, "strerror", None) or one_line(error, REASON_LENGTH)

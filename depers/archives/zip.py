@@ -29,6 +29,7 @@ from depers.statuses import FileStatus
 from depers.storage.failures import UnavailableError
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
+_HEADER, _GAP = b"PK\3\4", 128  # bytes: fewer are no image, but what belongs to the member before
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1 | 0x40
 _SIZE_FOLLOWS = 0x8
@@ -78,6 +79,21 @@ def _members(file: BinaryIO, size: int, rules: MemberRules) -> Iterator[Member]:
             member = _member(archive, entry, index, rules, entry.header_offset in overlapping)
             yield member
             index += member.status != FOLDER
+        if _holds_unlisted(file, entries, archive.start_dir):
+            raise ArchiveError("holds members that its directory does not list, such as those of another zip before it")
+
+
+def _holds_unlisted(file: BinaryIO, entries: Sequence[zipfile.ZipInfo], directory: int) -> bool:
+    """Return whether a member's header stands where the directory has none: zips were joined, or members removed."""
+    position = -1
+    spans = sorted((entry.header_offset, len(entry.orig_filename) + entry.compress_size) for entry in entries)
+    for offset, size in [*spans, (directory, 0)]:
+        if offset - position >= _GAP:
+            file.seek(position + 1)
+            if _HEADER in file.read(_GAP):  # perhaps behind an extra field, and the sizes of the member before
+                return True
+        position = max(position, offset + _LOCAL.size + size - 1)
+    return False
 
 
 def _find_overlapping(entries: Sequence[zipfile.ZipInfo]) -> set[int]:
@@ -135,7 +151,7 @@ def _read_without_directory(file: BinaryIO, size: int, rules: MemberRules) -> It
     while offset + _LOCAL.size <= size:
         file.seek(offset)
         header = file.read(_LOCAL.size)
-        if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+        if len(header) < _LOCAL.size or header[:4] != _HEADER:
             return
         _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length = _LOCAL.unpack(header)
         name = _decode_name(file.read(name_length))

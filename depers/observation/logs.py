@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from depers.errors import to_line
 from depers.observation.context import current_context
 
 log = logging.getLogger("depers.work")
@@ -33,6 +34,19 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record for people: the time of day, and the message on a line."""
+
+    def __init__(self) -> None:
+        """Show hours, minutes and seconds."""
+        super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (what logging calls)
+        """Return the line, without a traceback."""
+        record.message = to_line(record.message)
+        return super().formatMessage(record)
 
 
 def log_event(event: str, level: int = logging.INFO, **fields: Any) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TextIO
 
+from depers.errors import to_line
 from depers.observation.context import current_context
 from depers.options import PROGRESS_STYLES
 
@@ -61,7 +62,7 @@ def report(line: str) -> None:
         return
     from tqdm import tqdm
 
-    tqdm.write(line, file=_stream)
+    tqdm.write(to_line(line), file=_stream)
     _stream.flush()
 
 

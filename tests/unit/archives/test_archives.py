@@ -140,6 +140,24 @@ def test_a_zip_without_its_directory_gives_what_is_whole() -> None:
     assert last.status == "failed" and "directory cannot be read" in end.reason
 
 
+def test_a_zip_with_members_that_its_directory_does_not_list_is_incomplete() -> None:
+    whole = make_zip({"a.jpg": image(1), "b.jpg": image(2)})
+    shortened = io.BytesIO(whole)
+    with zipfile.ZipFile(shortened, "a") as archive:
+        del archive.filelist[0]
+        archive.comment = b"a.jpg was removed"
+    streamed = io.BytesIO()
+    with zipfile.ZipFile(streamed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            with archive.open(f"{number}.jpg", "w", force_zip64=True) as file:
+                file.write(image(number))
+    for data in (whole + make_zip({"c.jpg": image(3)}), shortened.getvalue()):
+        _, end = read("zip", data)
+        assert end.reason.startswith("holds members that its directory does not list")
+    for data in (whole, b"#!/bin/sh\n" * 100 + whole, whole + bytes(50), streamed.getvalue()):
+        assert not read("zip", data)[1].reason
+
+
 def test_a_bad_checksum_costs_one_member_of_a_zip() -> None:
     data = bytearray(make_zip(CONTENT[:5], zipfile.ZIP_STORED))
     data[data.index(CONTENT[2][1]) + 500] ^= 1

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from depers import storage
-from depers.errors import UserError, as_user_error, describe, one_line, short_reason, typed_reason
+from depers.errors import UserError, as_user_error, describe, one_line, short_reason, to_line, typed_reason
 
 
 def test_an_error_is_one_line() -> None:
@@ -47,3 +47,17 @@ def test_errors_of_writing_are_translated() -> None:
     with pytest.raises(UserError) as caught, storage.translated_write_errors("/out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(caught.value) == "/out: cannot be written (No space left on device)"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Straße 1.jpg", "Straße 1.jpg"),
+        ("\x1b]0;title\x07.jpg", "\\x1b]0;title\\x07.jpg"),
+        ("a.jpg\n5 inputs: 0 failed", "a.jpg\\n5 inputs: 0 failed"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("caf\udce9", "caf\\udce9"),
+    ],
+)
+def test_a_name_is_shown_on_a_line_and_tells_a_terminal_nothing(name: str, line: str) -> None:
+    assert to_line(name) == line
