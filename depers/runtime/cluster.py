@@ -19,7 +19,9 @@ from depers.runtime import places
 
 _NOTE = b"Set ray log level from environment variable"
 _ADDRESS = re.compile(r"\[?([^\[\]/]+?)\]?:(\d{1,5})")
-_LISTEN_SECONDS = 10.0
+_LISTEN_SECONDS, _ANSWER_SECONDS = 10.0, 60.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # with a frame of no settings
+_FRAME_BYTES, _SETTINGS = 9, 4  # of a frame's header, and the type that its fourth byte says
 _REASON_LENGTH = 300
 _JOINED = b"depers has joined\n"
 _WITNESS = """
@@ -96,12 +98,25 @@ def _join(address: str, debug: bool, arguments: Mapping[str, Any]) -> None:
 
 
 def check_listener(address: str) -> None:
-    """Raise UserError where nobody listens at HOST:PORT: Ray would wait for a minute, and end this process at once."""
+    """Raise UserError where no Ray listens at HOST:PORT: its own client would wait for many minutes, and say nothing.
+
+    Ray speaks gRPC, of which the other end's first word is known: a frame of settings (RFC 9113).
+    """
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise UserError(f"RAY_ADDRESS must be auto or HOST:PORT, but is {address}")
     try:
-        socket.create_connection((match[1], int(match[2])), _LISTEN_SECONDS).close()
+        with socket.create_connection((match[1], int(match[2])), _LISTEN_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):  # whose first words are others
+                return
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.sendall(_GREETING)
+            answer = b""
+            while len(answer) < _FRAME_BYTES and (data := connection.recv(_FRAME_BYTES - len(answer))):
+                answer += data
+            if len(answer) == _FRAME_BYTES and answer[3] == _SETTINGS:
+                return
+            raise ConnectionError("something else listens there")
     except (OSError, OverflowError) as error:
         reason = short_reason(error)
         hint = "start the cluster, or unset RAY_ADDRESS, which has one machine do the work"
