@@ -267,8 +267,12 @@ def run(options: Options) -> NormalizeResult:
 
             # Records first: none may speak of an image that is gone, should it come back after a run that was killed.
             former_rows = growth.find_former_rows(out, options.exif_frame, parts)
-            lease.confirm()
-            storage.delete_files(out, departed)
+            if departed:
+                progress.report(
+                    f"{out}: removes {len(departed)} files of images that RAW lacks now, or of another split"
+                )
+                lease.confirm()
+                storage.delete_files(out, departed)
             growth.write_images(out, assignment)
             statistics = _write(out, options, parts(), assignment.total, index, former_rows, lease)
             units.remove_former(units.locate_inside(out))

@@ -457,6 +457,18 @@ def test_a_run_that_was_cut_off_is_taken_up(tmp_path: Path, ray_local: None) -> 
     assert contents(str(tmp_path / "cut")) == contents(str(tmp_path / "whole"))
     assert {path: path.stat().st_mtime_ns for path in records[1:]} == stamps
 
+    def list_images() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "images").rglob("*.jpg")}
+
+    before = list_images()  # then one leaves, and one comes
+    storage.delete(f"{raw}/images/010.jpg")
+    storage.delete(f"{raw}/labels/010_car..txt")
+    write_raw(raw, ["new.jpg"], {"new_car..txt": BOX})
+    assert not run(Options(raw, str(tmp_path / "cut"))).partial
+    after = list_images()
+    assert after.pop("new.jpg") and before.pop("010.jpg") and after == before
+    assert not list((tmp_path / "cut" / "labels").rglob("010.txt"))
+
 
 def test_a_set_whose_classes_nobody_asked_for_is_refused(tmp_path: Path, ray_local: None) -> None:
     raw = write_set(str(tmp_path / "raw"), "coco")
