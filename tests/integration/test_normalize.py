@@ -295,17 +295,15 @@ def test_run_in_another_store_gives_the_same_files(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.setenv(folder_store.ROOT, str(tmp_path / "store"))
     names, outs = [f"{number}é.jpg" for number in range(5)], dict[str, str]()
-    for base in (str(tmp_path), "gs://bucket"):
-        raw = write_raw(f"{base}/raw", names, {f"{number}é_car..txt": BOX for number in range(5)})
-        outs[base] = f"{base}/out"
-        options = Options(raw, outs[base])
-        for _ in range(2):  # and nothing again
-            times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store/bucket/out/images").rglob("*.jpg")}
-            plan = plan_processes(options)
-            assert plan is not None
-            with open_pool(plan):
-                assert not run(options).partial
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "store/bucket/out/images").rglob("*.jpg")}
+    with open_pool(plan_processes(Options("raw", "out"))._replace(size=1)):
+        for base in (str(tmp_path), "gs://bucket"):
+            raw = write_raw(f"{base}/raw", names, {f"{number}é_car..txt": BOX for number in range(5)})
+            outs[base] = f"{base}/out"
+            assert not run(Options(raw, outs[base])).partial
+        images = tmp_path / "store/bucket/out/images"
+        times = {path: path.stat().st_mtime_ns for path in images.rglob("*.jpg")}
+        assert not run(Options(f"{base}/raw", outs[base])).partial  # and writes nothing again
+        assert times == {path: path.stat().st_mtime_ns for path in images.rglob("*.jpg")} and len(times) == 5
     local, remote = (contents(out) for out in outs.values())
     assert len(local) > 10 and remote == local
     assert sorted(file.name for file in (tmp_path / "store/bucket").iterdir()) == ["out", "raw"]
