@@ -6,6 +6,7 @@ written against its size. Requests are tried again by the stores' own packages, 
 """
 
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ def _file_system(process: int, scheme: str, bucket: str) -> Any:
     uri = f"{scheme}://{bucket}"
     if problem := explain_missing(uri):
         raise UserError(f"{uri}: {problem}")
+    logging.getLogger(OTHER_STORES[scheme]).setLevel(logging.CRITICAL)  # tracebacks of what it raises as well
     kind = fsspec.get_filesystem_class(scheme)
     settings = kind._get_kwargs_from_urls(uri)  # such as the account in abfss://container@account…
     return kind(**settings, skip_instance_cache=True, use_listings_cache=False)
