@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from depers.imaging import sniffing
-from depers.imaging.disguise import pixels
+from depers.imaging.disguise import pixels, texts
 from depers.imaging.disguise.search import find_image, find_image_in_bytes
 from depers.imaging.disguise.texts import to_bytes
 from depers.storage.tables import holds_extension
 
 _EXTENSION = (b"ARROW:extension:name", b"ARROW:extension:metadata")
 _MOST_METADATA = 10_000
+_WORDS, _WORD_RANGE = 256, 1 << 64  # numbers that show whether an image begins in them
 _FEATURE_KEYS = ("_type", "dtype", "feature", "length", "shape", "names", "num_classes", "languages")
 
 
@@ -206,10 +207,10 @@ def _search_values(leaf: Leaf, kind: pa.DataType, joint: bytes, findings: dict[i
     values = leaf.array.cast(kind).cast(pa.large_binary())
     for start, stop in _row_spans(leaf.rows):
         row = int(leaf.rows[start])
-        texts = [value for value in values[start:stop].to_pylist() if value]
-        reason = next((reason for value in texts if (reason := find_image(value))), "")
-        if not reason and len(texts) > 1:
-            reason = find_image(joint.join(texts))
+        contents = [value for value in values[start:stop].to_pylist() if value]
+        reason = next((reason for value in contents if (reason := find_image(value))), "")
+        if not reason and len(contents) > 1:
+            reason = find_image(joint.join(contents))
         if reason:
             findings.setdefault(row, reason)
 
@@ -218,6 +219,8 @@ def _search_numbers(leaf: Leaf, findings: dict[int, str]) -> None:
     floats = not pa.types.is_integer(leaf.array.type)
     array = leaf.array.cast(pa.float64(), safe=False) if floats else leaf.array
     values = array.fill_null(0).to_numpy(zero_copy_only=False)
+    is_stored = pa.types.is_integer(leaf.array.type) or pa.types.is_floating(leaf.array.type)
+    stored = leaf.array.fill_null(0).to_numpy(zero_copy_only=False) if is_stored else values
     for start, stop in _row_spans(leaf.rows):
         numbers = values[start:stop]
         reason = "a list of numbers that may be pixels" if pixels.are_pixels(numbers, leaf.depth) else ""
@@ -225,8 +228,19 @@ def _search_numbers(leaf: Leaf, findings: dict[int, str]) -> None:
             clipped = np.clip(numbers, -129, 256).astype(np.int64)
             kind = find_image_in_bytes(to_bytes(clipped))
             reason = f"{kind} in a list of numbers" if kind else ""
+        if not reason and _holds_words(stored[start:stop]):
+            reason = "an image in a list of numbers"
         if reason:
             findings.setdefault(int(leaf.rows[start]), reason)
+
+
+def _holds_words(numbers: NDArray[Any]) -> bool:
+    """Return whether numbers are the bytes of an image, several in each: as they are stored, or as whole numbers."""
+    if sniffing.sniff_format(numbers[:_WORDS].tobytes()) in texts.FILES:
+        return True
+    is_whole = np.issubdtype(numbers.dtype, np.integer)
+    words = [number % _WORD_RANGE for number in numbers[:_WORDS].tolist()] if is_whole else []
+    return any(True for _ in texts.list_words(words))
 
 
 def _row_spans(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -69,7 +69,7 @@ def _find_in_text(text: bytes, layer: int, is_text: bool) -> Finding:
     for writing in texts.decode(text):
         if kind := _find(writing.content, layer + 1, writing.is_text):
             return kind if " in " in kind else f"{kind} in {writing.way}"
-        if writing.is_refused:
+        if writing.is_refused and (is_text or text.isascii()):  # else it is chance that wrote it
             return f"{_name(writing.way)}" if writing.way.startswith("grid") else writing.way
     for start in range(0, max(1, len(text) - _OVERLAP), _WINDOW - _OVERLAP):
         part = text[start : start + _WINDOW]

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,7 +45,8 @@ _HEX_CASES = tuple(bytes(character in digits for character in range(256)) for di
 _TO_BLANKS = bytes(character if character in b"0123456789abcdefABCDEF" else 32 for character in range(256))
 _LEAST_PAIRS, _LEAST_SIDE = 32, 24
 _WHOLE, _LEAST_WORDS, _WIDEST = re.compile(rb"(?<![\w.])\d+(?![\w.])"), 16, 8  # numbers of several bytes each
-_FILES = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")
+FILES = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")
+"""Formats that their first bytes tell beyond chance."""
 _ORDERS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _NO_BYTE = 1000
 _LONG_RUN = 2048  # characters; formats that only their first bytes tell are looked for in those alone
@@ -310,13 +311,18 @@ def _decode_numbers(run: bytes) -> Iterator[Writing]:
 
 def _decode_words(text: bytes) -> Iterator[Writing]:
     """Yield the first bytes that whole numbers of several bytes each may be, whichever comes first in them."""
-    numbers = [int(number) for number in _WHOLE.findall(text[:_VALUE])]
+    for content in list_words([int(number) for number in _WHOLE.findall(text[:_VALUE])]):
+        yield Writing("list of numbers", content)
+
+
+def list_words(numbers: Sequence[int]) -> Iterator[bytes]:
+    """Yield the bytes of whole numbers of several bytes each, none below 0, in an order in which an image begins."""
     width = (max(numbers, default=0).bit_length() + 7) // 8
     if len(numbers) >= _LEAST_WORDS and 2 <= width <= _WIDEST:
         for order in _ORDERS:
             content = b"".join(number.to_bytes(width, order) for number in numbers)
-            if sniffing.sniff_format(content) in _FILES:
-                yield Writing("list of numbers", content)
+            if sniffing.sniff_format(content) in FILES:
+                yield content
 
 
 def _are_places(numbers: NDArray[np.int64]) -> bool:

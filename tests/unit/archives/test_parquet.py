@@ -165,6 +165,16 @@ def test_ordinary_values_come_through_where_they_are_named(values: pa.Array) -> 
     assert result["x"].to_pylist() == values.to_pylist()
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<u4", "<u8", "<i8", ">i8", "<f4", "<f8"])
+def test_an_image_in_numbers_of_several_bytes_is_withheld(kind: str) -> None:
+    content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + np.random.default_rng(1).bytes(2000)
+    numbers = np.frombuffer(content.ljust(2048, b"\1"), kind)
+    numbers = numbers.astype(numbers.dtype.newbyteorder("="))
+    columns = {"image": [image(1)], "words": pa.array([numbers], pa.list_(pa.from_numpy_dtype(numbers.dtype)))}
+    result = rebuild("parquet", parquet(pa.table(columns)), rules=ALL)
+    assert pq.read_table(io.BytesIO(result))["words"].to_pylist() == [None]
+
+
 def test_what_lies_beside_an_image_is_null_unless_it_is_named() -> None:
     rows = [{"bytes": image(1), "path": "joe.jpg"}, {"bytes": None, "path": "gone.jpg"}, None]
     data = parquet(pa.table({"image": rows}))
