@@ -2,14 +2,17 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depers.anonymization import name_map
 from depers.anonymization.name_map import NameMap, find_suffix, parse_rules
 from depers.archives import registry
 from depers.errors import UserError
+from depers.runtime import claims
 
 PATHS = st.text(st.characters(exclude_categories=(), exclude_characters="\0"), min_size=1, max_size=40)
 
@@ -61,3 +64,17 @@ def test_equal_names_have_equal_hashes_with_one_key_alone() -> None:
     assert rename("a/b.jpg", "hash").split("/")[1] == rename("c/b.jpg", "hash").split("/")[1]
     assert rename("b.jpg", "hash") != rename("b.jpg", "hash", key="cd" * 32)
     assert NameMap(()).note() == {} and parse_rules(["hash"]).note().keys() == {"names_key"}
+
+
+def test_the_key_is_that_of_the_first_run_and_lies_among_the_records(tmp_path: Path) -> None:
+    out, records = str(tmp_path / "out"), str(tmp_path / "records")
+    assert name_map.load((), out, records) is None
+    first = name_map.load(("hash",), out, records)
+    assert first is not None and first != name_map.load(("hash",), out, records)
+    with claims.hold(out, first.note(), records=records):
+        pass
+    assert name_map.load(("hash",), out, records) == first and first.key not in repr(list(Path(out).rglob("*")))
+    job = Path(records, "job.json")
+    job.write_text(job.read_text().replace(first.key, "none"))
+    with pytest.raises(UserError, match="names_key must be 64 hexadecimal digits"):
+        name_map.load(("hash",), out, records)

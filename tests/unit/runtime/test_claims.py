@@ -26,6 +26,14 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
     assert files(tmp_path) == ["out/_depers/job.json"]
 
 
+def test_no_message_tells_a_secret(tmp_path: Path) -> None:
+    claim(tmp_path, {"names_key": "first"}, secrets=["names_key"])
+    claim(tmp_path, {"names_key": "first"}, secrets=["names_key"])
+    with pytest.raises(UserError, match="another run has begun here meanwhile: run the same command again") as caught:
+        claim(tmp_path, {"names_key": "second"}, secrets=["names_key"])
+    assert "first" not in str(caught.value) and "second" not in str(caught.value)
+
+
 @pytest.mark.parametrize("note", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
 def test_a_damaged_note_is_said_in_one_line(tmp_path: Path, note: bytes) -> None:
     storage.write_bytes(f"{tmp_path}/out/_depers/{units.JOB}", note)
