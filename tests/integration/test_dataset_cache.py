@@ -9,6 +9,7 @@ from training_sets import write_dataset
 from depers import resources, storage
 from depers.errors import UserError
 from depers.resources import GIB
+from depers.storage import Entry
 from depers.storage.cache import DatasetCache
 
 
@@ -18,10 +19,10 @@ def upload(root: Path, remote: str) -> None:
 
 
 def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The URIs that are read from now on."""
+    """The paths that are read from now on."""
     uris: list[str] = []
-    read = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda uri: uris.append(uri) or read(uri))
+    read = storage.read_entry
+    monkeypatch.setattr(storage, "read_entry", lambda root, entry: uris.append(entry.path) or read(root, entry))
     return uris
 
 
@@ -43,7 +44,7 @@ def test_a_dataset_is_brought_once_and_again_where_it_changed(
     uris.clear()
     cache.close()
     assert DatasetCache(str(tmp_path / "cache"), GIB).fetch(folders) == {folder: places[folder] for folder in folders}
-    assert sorted(uri.rsplit("/", 1)[1] for uri in uris) == ["1.txt", "3.jpg"]
+    assert sorted(uris) == ["1.txt", "3.jpg"]
     assert not Path(places[folders[0]], "2.jpg").exists()
 
 
@@ -53,24 +54,24 @@ def test_bringing_a_dataset_goes_on_where_it_was_interrupted(
     uri = f"{s3_bucket}/set/images"
     for number in range(40):
         storage.write_bytes(f"{uri}/{number:02}.jpg", b"%d" % number)
-    read, uris = storage.read_bytes, record_reads(monkeypatch)
-    counting_read = storage.read_bytes
+    read, paths = storage.read_entry, record_reads(monkeypatch)
+    counting_read = storage.read_entry
 
-    def fail_at_30(path: str) -> bytes:
-        if path.endswith("30.jpg"):
+    def fail_at_30(root: str, entry: Entry) -> bytes:
+        if entry.path.endswith("30.jpg"):
             raise OSError("the connection is gone")
-        return counting_read(path)
+        return counting_read(root, entry)
 
-    monkeypatch.setattr(storage, "read_bytes", fail_at_30)
+    monkeypatch.setattr(storage, "read_entry", fail_at_30)
     cache = DatasetCache(str(tmp_path / "cache"), GIB)
     with pytest.raises(UserError, match=r"30\.jpg: not readable"):
         cache.fetch([uri])
     fetched = {path.name for path in (tmp_path / "cache/data").rglob("*.jpg")}
     assert len(fetched) >= 10
-    uris.clear()
-    monkeypatch.setattr(storage, "read_bytes", lambda path: uris.append(path) or read(path))
+    paths.clear()
+    monkeypatch.setattr(storage, "read_entry", lambda root, entry: paths.append(entry.path) or read(root, entry))
     place = cache.fetch([uri])[uri]
-    assert not fetched & {name.rsplit("/", 1)[1] for name in uris}
+    assert paths and not fetched & set(paths)
     assert {path.name: path.read_bytes() for path in Path(place).iterdir()} == {
         f"{number:02}.jpg": b"%d" % number for number in range(40)
     }
@@ -129,9 +130,9 @@ def test_a_full_disk_and_damage_on_the_way_are_errors(
     tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write_bytes(f"{s3_bucket}/images/1.jpg", b"image")
-    read = storage.read_bytes
+    read = storage.read_entry
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "read_bytes", lambda uri: read(uri)[:-1] + b"!")
+        patch.setattr(storage, "read_entry", lambda root, entry: read(root, entry)[:-1] + b"!")
         with pytest.raises(UserError, match=r"1\.jpg: must be 5 bytes with sum [0-9a-f]{32}, but 5 bytes"):
             DatasetCache(str(tmp_path), GIB).fetch([f"{s3_bucket}/images"])
     usage = namedtuple("usage", "total used free")
