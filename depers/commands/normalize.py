@@ -52,6 +52,7 @@ from depers.runtime.local_pool import PoolPlan
 from depers.runtime.results import Failures, VerbResult
 from depers.runtime.takeover import FormerRows
 from depers.runtime.tasks import choose_share, run_file_tasks
+from depers.statuses import ProblemAction
 from depers.storage import tables
 
 _LOCAL_MODULES = ("depers.normalization.reading", "depers.normalization.twins", "depers.normalization.writing")
@@ -298,7 +299,8 @@ def _finish(
         problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
     refuse_mostly_dropped(index, catalog)  # once more: only the images say whether a box lies in them
     if not statistics.images.total():
-        first = min((first for _, _, _, first in kinds), default=None)
+        costly = [first for action, _, _, first in kinds if action != ProblemAction.ACCEPTED]
+        first = min(costly, default=None)
         example = f", such as {first.path}: {first.detail or first.kind}" if first else ""
         raise UserError(f"{options.raw}: no image can be used{example}")
     with storage.translated_write_errors(out):

@@ -125,7 +125,7 @@ def find_class_meanings(index: LabelIndex, catalog: Catalog, classes: Sequence[s
     }
     for label_set in catalog.sets:
         if not labelled[label_set.prefix] and label_set.prefix not in skipped_sets:
-            _refuse_unlabelled(label_set, [box for box in strange if box[2] == label_set.prefix], classes)
+            _refuse_unlabelled(index, label_set, [box for box in strange if box[2] == label_set.prefix], classes)
     partial = {prefix: names for prefix, names in labelled.items() if len(names) < len(classes)}
     return ClassMeanings(class_ids, frozenset(every), notes, partial)
 
@@ -149,12 +149,16 @@ def _find_labelled(
 
 
 def _refuse_unlabelled(
-    label_set: LabelSet, strange: Sequence[tuple[int, str, str]], classes: Sequence[str]
+    index: LabelIndex, label_set: LabelSet, strange: Sequence[tuple[int, str, str]], classes: Sequence[str]
 ) -> NoReturn:
     """Raise UserError for a set that labels none of the classes: all of its images would be backgrounds, or useless.
 
     `strange` are the numbers of its boxes by the names of their classes, which nobody asked for.
     """
+    if not strange and (orphan := index.first_problem(label_set.prefix, "label without image")):
+        raise UserError(
+            f"{label_set.uri}: labels must be those of its images, but none is, such as {orphan.path}: {orphan.detail}"
+        )
     if not strange:
         example = shlex.quote(f"{_escape((label_set.names or classes)[0])}=CLASS")
         raise UserError(

@@ -175,3 +175,10 @@ def test_corners_in_a_list_of_wider_are_refused(tmp_path: Path) -> None:
     lines = [f"i{n}.jpg\n1\n{x} {y} {x + w} {y + h} 0 0 0 0 0 0\n" for n, (x, y, w, h) in enumerate(BOXES)]
     with pytest.raises(UserError, match="4 of 4 could be two corners, x1 y1 x2 y2: convert them"):
         read_set(write_files(tmp_path / "raw", {**IMAGES, "wider_face_train_bbx_gt.txt": "".join(lines)}))
+
+
+def test_a_set_whose_every_label_is_of_an_image_that_is_not_there_says_so(tmp_path: Path) -> None:
+    content = coco(dict)
+    content["annotations/instances.json"] = content["annotations/instances.json"].replace(".jpg", ".png")
+    with pytest.raises(UserError, match=r"labels must be those of its images, but none is, such as .*: i0\.png"):
+        read_set(write_files(tmp_path / "raw", content))
