@@ -15,7 +15,7 @@ from typing import Any
 _WRITES = ("PutObject", "CreateMultipartUpload")
 _PAYING = (
     "PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload", "GetObject",
-    "HeadObject", "ListObjectsV2", "DeleteObject",
+    "HeadObject", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "DeleteObject",
 )  # fmt: skip
 """Operations that tell who pays for them."""
 _ARGUMENTS = {

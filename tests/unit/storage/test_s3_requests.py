@@ -45,7 +45,8 @@ SETTINGS = {
         ),
         ("UploadPart", {"ChecksumAlgorithm": "SHA256", "RequestPayer": "requester"}),
         ("GetObject", {"RequestPayer": "requester"}),
-        ("ListMultipartUploads", {}),
+        ("ListObjectVersions", {"RequestPayer": "requester"}),
+        ("GetBucketVersioning", {}),
     ],
 )  # fmt: skip
 def test_what_requests_carry(operation: str, expected: dict[str, str]) -> None:
