@@ -7,8 +7,6 @@ Ray Data repeats what a dead process or node was at work on. A file that itself 
 would so be tried for ever: the ledger of crashes (`runtime/crash_ledger.py`) knows what was begun too often.
 """
 
-import gc
-import io
 import itertools
 import logging
 import os
@@ -16,38 +14,38 @@ import pickle
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import pyarrow as pa
-
 from depers.archives.base import ArchiveEnd, Chunk
-from depers.errors import UserError
 from depers.observation.collector import collect
 from depers.observation.context import RunContext, current_context
 from depers.observation.meter import Measurement, Stage, count, stage
-from depers.observation.metrics import BYTES, RETRIES
-from depers.pipeline.archive_steps import ChunkHeading, assemble, discard, read_chunks
+from depers.observation.metrics import RETRIES
+from depers.pipeline.archive_steps import assemble, discard
 from depers.pipeline.box_tables import Row
-from depers.pipeline.isolation import run_isolated
+from depers.pipeline.ray_stages import (
+    CpuStages,
+    DetectActor,
+    FusedStage,
+    collect_measurements,
+    observe_call,
+    open_archive,
+    open_unit,
+    pack,
+    report,
+)
 from depers.pipeline.repetition import LOOK_SECONDS, Repetitions
 from depers.pipeline.row_join import RowPlace
 from depers.pipeline.steps import PassJob
 from depers.pipeline.workers import (
-    DetectStage,
-    FusedWorker,
     Work,
-    contain,
-    finish_stage,
     load_worker,
-    prepare_stage,
-    retry_failures,
 )
 from depers.resources import MIB
-from depers.runtime import capacity, time_budget
-from depers.runtime.crash_ledger import Attempt, LedgerClient, Position, start_ledger
+from depers.runtime import capacity
+from depers.runtime.crash_ledger import Attempt, start_ledger
 from depers.runtime.takeover import Source
 from depers.runtime.telemetry.observed_work import observe
 from depers.runtime.units import Unit
@@ -59,13 +57,11 @@ _CORE, _LIGHT = 0.9, 0.05  # CPUs of an actor, and of a task that mostly waits f
 _DEPTH = 2  # calls at a time in one actor: while one computes, the other waits for storage
 _QUEUED = 2  # further calls that an actor has at hand when those end, which they often do together
 _MAX_RETRIES = "RAY_TASK_MAX_RETRIES"
-_MOST_STARTS = 10  # per worker, since one started well
 _MOST_ASSEMBLIES = 5  # processes that may end over one archive
 _READERS = 4  # archives that are read at once
 _CHUNK_BYTES_PER_CORE = 96 * MIB  # that are read and not done: what actors work on, and as much again
 _MOST_SHARE = 0.5  # of the object stores, which Ray Data takes by itself
 _UPSCALING = 1.2  # calls in flight per call that runs, from which a pool grows: it doubles while there is more to do
-_WHOLE = -1  # the number of work that is all of its unit
 _BLOCK_BYTES = MIB  # Ray Data gathers rows up to this; a chunk is more, so it leaves its reader alone and at once
 
 
@@ -84,220 +80,6 @@ class PassRun(NamedTuple):
     """The units of which storage failed some files in an earlier run."""
     sources: Mapping[str, tuple[Source, ...]] = {}
     """Where the rows of those files of units are that are not to be done again, by the units' names."""
-
-
-_SCHEMA = pa.schema(
-    [(name, pa.large_binary()) for name in ("work", "chunk", "end", "measured")] + [("chunks", pa.int64())]
-)
-"""What travels between the stages: pickled `Work` with the `Chunk` that it is about, or the `ArchiveEnd`, and how many
-`chunks` of the archive were sent on before it; and the pickled `Measurement`s of the stages, one after another."""
-
-
-def _pack(work: Work, chunk: Chunk | None = None, end: ArchiveEnd | None = None, chunks: int = 0) -> Row:
-    """Return a row of `_SCHEMA`."""
-    chunk_bytes, end_bytes = (b"" if value is None else pickle.dumps(value, protocol=5) for value in (chunk, end))
-    return {
-        "work": pickle.dumps(work, protocol=5),
-        "chunk": chunk_bytes,
-        "end": end_bytes,
-        "chunks": chunks,
-        "measured": b"",
-    }
-
-
-def _unpack(row: Row) -> tuple[Work, Chunk | None]:
-    return pickle.loads(row["work"]), pickle.loads(row["chunk"]) if row["chunk"] else None
-
-
-def _open(
-    table: pa.Table, *, job: PassJob, ledger: Any, finished_chunks: Mapping[str, set[int]], context: RunContext
-) -> Iterator[pa.Table]:
-    """Yield a unit of loose files as it is; an archive as its chunks that are not finished, then its end."""
-    work: Work = pickle.loads(table["work"][0].as_py())
-    if work.unit.archive is None:
-        yield table
-        return
-    work = work.load_rows()
-    client, key = LedgerClient(ledger, job.file_seconds), ("open", work.unit.name)
-    with client.attempt(*key) as attempt:
-        rows = _open_archive(job, work, finished_chunks, attempt, partial(client.note, *key))
-        while True:
-            with observe(context, "open", work.unit.name) as measurement:
-                row = next(rows, None)
-            if row is None:
-                return
-            yield pa.Table.from_pylist([row | {"measured": pickle.dumps(measurement, protocol=5)}], _SCHEMA)
-
-
-def _open_archive(
-    job: PassJob,
-    work: Work,
-    finished_chunks: Mapping[str, set[int]],
-    attempt: Attempt,
-    note: Callable[[Position], None],
-) -> Iterator[Row]:
-    """Yield the rows of `_SCHEMA` for an archive; where reading on ends the process, its end comes before that."""
-    unit, chunk_count, following = work.unit, 0, Position(0)
-    if following in attempt.poisonous:
-        yield _pack(work, end=ArchiveEnd(0, 0, f"cannot be read: it {attempt.poisonous[following]}", b""))
-        return
-    heading = ChunkHeading(-1, (), b"")
-    note(following)
-    contents = read_chunks(job, unit, frozenset(finished_chunks.get(unit.name, ())))
-    while True:
-        with time_budget.watch((unit.name, following.offset)), stage(Stage.OPEN):
-            content = next(contents, None)
-        if content is None:
-            return
-        if isinstance(content, ChunkHeading):
-            heading = content
-            continue
-        if isinstance(content, ArchiveEnd):
-            yield _pack(work, end=content, chunks=chunk_count)
-            continue
-        count(BYTES, "read", sum(len(member.data or b"") for member in content.members))
-        path = unit.entries[0].path
-        rows = work.precomputed.get(path, {})
-        chunk_rows: dict[int | None, Row] = {number: rows[number] for number in heading.files if number in rows}
-        precomputed = {path: chunk_rows} if chunk_rows else {}
-        chunk_count += 1
-        yield _pack(Work(unit, heading.number, heading.layout, precomputed), content)
-        following = Position(content.number + 1)
-        if following in attempt.poisonous:
-            members = content.members[-1].number + 1
-            reason = f"cannot be read on: it {attempt.poisonous[following]}"
-            yield _pack(work, end=ArchiveEnd(following.offset, members, reason, heading.layout), chunks=chunk_count)
-            return
-        note(following)
-
-
-def _report(work: Work, statuses: Sequence[str]) -> Row:
-    """Return what the driver hears of work that is done: the statuses of its rows."""
-    number = _WHOLE if work.number is None else work.number
-    report = {"unit": work.unit.name, "number": number, "statuses": list(statuses)}
-    return report | {"end": b"", "chunks": 0, "measured": b""}
-
-
-def _report_end(row: Row) -> Row:
-    """Return what the driver hears of an archive that was read to its end."""
-    return _report(pickle.loads(row["work"]), []) | {name: row[name] for name in ("end", "chunks", "measured")}
-
-
-def _observe_call(context: RunContext, step: str, row: Row, call: Callable[[Work, Chunk | None], Row]) -> Row:
-    """Return the row that a stage makes of another, with what all stages have measured so far."""
-    work, chunk = _unpack(row)
-    name = work.unit.name if work.number is None else f"{work.unit.name}/{work.number}"
-    with observe(context, step, name) as measurement:
-        result = call(work, chunk)
-    return result | {"measured": row["measured"] + pickle.dumps(measurement, protocol=5)}
-
-
-def _collect_measurements(data: bytes) -> None:
-    """Add up what lies pickled in a row."""
-    stream = io.BytesIO(data)
-    while stream.tell() < len(data):
-        collect(pickle.load(stream))
-
-
-class _Fused:
-    """All steps, in an actor."""
-
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, context: RunContext) -> None:
-        self.ledger, self.context = LedgerClient(ledger, job.file_seconds), context
-        self.worker = _start_worker(self.ledger, lambda: FusedWorker(job, checkpoints))
-        self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
-        gc.freeze()  # collecting garbage would go through all of PyTorch and Ray again and again, 0.1 s each time
-
-    def __call__(self, row: Row) -> Row:
-        if row["end"]:
-            return _report_end(row)
-        return _observe_call(self.context, "work", row, self._work)
-
-    def _work(self, work: Work, chunk: Chunk | None) -> Row:
-        with self.ledger.attempt("work", work.key) as attempt:
-            if attempt.isolated:
-                return _report(work, self.run_isolated(work, chunk))
-            return _report(work, self.worker.work(work.load_rows().withhold(attempt.poisonous), chunk))
-
-
-@dataclass(frozen=True)
-class _CpuStages:
-    """The tasks before and after a GPU's actor; what was begun too often is done in isolation instead."""
-
-    job: PassJob
-    checkpoints: Any
-    ledger: Any
-    stride: int
-    context: RunContext
-
-    def prepare(self, row: Row) -> Row:
-        """Add the pickled `items` for the detector; none, but the `statuses`, where the work was isolated."""
-        row = row | {"items": b"", "statuses": []}
-        if row["end"]:
-            return row
-        return _observe_call(self.context, "prepare", row, partial(self._prepare, row))
-
-    def _prepare(self, row: Row, work: Work, chunk: Chunk | None) -> Row:
-        with self._attempt("prepare", work) as attempt:
-            if attempt.isolated:
-                return row | {"statuses": run_isolated(self.job, self.checkpoints, self.ledger, work, chunk)}
-            items: list[bytes] = []
-
-            def run() -> list[str]:
-                if (statuses := retry_failures(self.job, work.load_rows())) is not None:
-                    return statuses
-                prepared = prepare_stage(self.job, self.stride, work.load_rows().withhold(attempt.poisonous), chunk)
-                items.append(pickle.dumps(prepared, protocol=5))
-                return []
-
-            statuses = contain(self.job, work, chunk, run)
-            return row | {"items": b"".join(items), "statuses": statuses}
-
-    def finish(self, row: Row) -> Row:
-        """Finish and record the detected `items`."""
-        if row["end"]:
-            return _report_end(row)
-        return _observe_call(self.context, "finish", row, partial(self._finish, row))
-
-    def _finish(self, row: Row, work: Work, chunk: Chunk | None) -> Row:
-        if not row["items"]:
-            return _report(work, row["statuses"])
-        with self._attempt("finish", work) as attempt:
-            if attempt.isolated:
-                return _report(work, run_isolated(self.job, self.checkpoints, self.ledger, work, chunk))
-            work = work.withhold(attempt.poisonous)
-            return _report(work, finish_stage(self.job, pickle.loads(row["items"]), work, chunk))
-
-    def _attempt(self, stage: str, work: Work) -> AbstractContextManager[Attempt]:
-        return LedgerClient(self.ledger, self.job.file_seconds).attempt(stage, work.key)
-
-
-class _Detect:
-    """The step in between, in an actor with a GPU."""
-
-    def __init__(self, job: PassJob, checkpoints: Any, ledger: Any, context: RunContext) -> None:
-        self.job, self.ledger, self.context = job, LedgerClient(ledger, job.file_seconds), context
-        self.stage = _start_worker(self.ledger, lambda: DetectStage(job, checkpoints))
-        self.run_isolated = partial(run_isolated, job, checkpoints, ledger)
-
-    def __call__(self, row: Row) -> Row:
-        if not row["items"]:
-            return row
-        return _observe_call(self.context, "detect", row, partial(self._detect, row))
-
-    def _detect(self, row: Row, work: Work, chunk: Chunk | None) -> Row:
-        with self.ledger.attempt("detect", work.key) as attempt:
-            if attempt.isolated:
-                return row | {"items": b"", "statuses": self.run_isolated(work, chunk)}
-            items: list[bytes] = []
-
-            def run() -> list[str]:
-                detected = self.stage.detect(work.withhold(attempt.poisonous), pickle.loads(row["items"]))
-                items.append(pickle.dumps(detected, protocol=5))
-                return []
-
-            statuses = contain(self.job, work, chunk, run)
-            return row | {"items": b"".join(items), "statuses": statuses}
 
 
 @dataclass
@@ -323,18 +105,6 @@ class _OpenUnit:
         return (self.end is not None or self.unit.archive is None) and len(self.chunks_done) == self.chunks
 
 
-def _start_worker(ledger: LedgerClient, make: Callable[[], T]) -> T:
-    """Return the worker that `make` makes. Raise UserError where too many processes ended over it on this node."""
-    import ray
-
-    cpus = max(1, os.cpu_count() or 1)
-    with ledger.attempt("start", ray.get_runtime_context().get_node_id()) as attempt:
-        if attempt.losses > _MOST_STARTS * cpus:
-            problem = f"{attempt.losses} workers have ended while they started"
-            raise UserError(f"{problem}: where memory is short, fewer --workers need less")
-        return make()
-
-
 def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]:
     """Do the units; yield the statuses of the rows of each unit, chunk and archive as it is done."""
     import ray
@@ -358,7 +128,7 @@ def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]
             for row in rows:
                 if (unit := open_units.get(row["unit"])) is None:
                     continue
-                _collect_measurements(row["measured"])
+                collect_measurements(row["measured"])
                 if unit.take(row) and row["statuses"]:
                     yield row["statuses"]
                 if unit.is_done():
@@ -379,14 +149,14 @@ def run(plan: PassRun, todo: Sequence[Unit]) -> Generator[list[str], None, None]
 def _do_again(job: PassJob, checkpoints: Any, work: Work, finished_chunks: set[int], context: RunContext) -> list[Row]:
     """Do a unit, of an archive what is not finished, in this process alone; return what the driver hears of it."""
     worker = load_worker(job, checkpoints)
-    rows: Iterable[Row] = [_pack(work)]
+    rows: Iterable[Row] = [pack(work)]
     if work.unit.archive is not None:
-        rows = _open_archive(job, work, {work.unit.name: finished_chunks}, Attempt(False, {}), lambda position: None)
+        rows = open_archive(job, work, {work.unit.name: finished_chunks}, Attempt(False, {}), lambda position: None)
 
     def call(part: Work, chunk: Chunk | None) -> Row:
-        return _report(part, worker.work(part, chunk))
+        return report(part, worker.work(part, chunk))
 
-    return [_observe_call(context, "work", row, call) for row in rows if not row["end"]]
+    return [observe_call(context, "work", row, call) for row in rows if not row["end"]]
 
 
 class _RowReader:
@@ -525,11 +295,11 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
     context = current_context()
     job, checkpoints = plan.job, [plan.checkpoints]  # in a list: Ray would fetch a bare reference for every call
     ledger = start_ledger()
-    items = [_pack(_as_work(plan, unit)) for unit in todo]
+    items = [pack(_as_work(plan, unit)) for unit in todo]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if any(unit.archive for unit in todo):
         dataset = dataset.map_batches(
-            _open,
+            open_unit,
             fn_kwargs={"job": job, "ledger": ledger, "finished_chunks": plan.finished_chunks, "context": context},
             batch_size=1,
             batch_format="pyarrow",
@@ -541,17 +311,17 @@ def _dataset(plan: PassRun, todo: Sequence[Unit]) -> Any:
         limit = plan.workers or (None if any(unit.archive for unit in todo) else len(todo))
         size = min(capacity.count_cpus(), limit or capacity.count_cpus())
         return dataset.map(
-            _Fused,
+            FusedStage,
             fn_constructor_args=(job, checkpoints, ledger, context),
             compute=_actor_pool(size, limit),
             num_cpus=_CORE,
         )
-    stages = _CpuStages(job, checkpoints, ledger, plan.stride, context)
+    stages = CpuStages(job, checkpoints, ledger, plan.stride, context)
     size = plan.workers or max(1, int(ray.cluster_resources().get("GPU", 0)) if gpus else 1)
     resources = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 0.5}
     prepared = dataset.map(stages.prepare, num_cpus=1 if gpus else 0.5)  # one core has room for it beside the actor
     detected = prepared.map(
-        _Detect,
+        DetectActor,
         fn_constructor_args=(job, checkpoints, ledger, context),
         compute=_actor_pool(size, plan.workers or None if gpus else size),
         **resources,

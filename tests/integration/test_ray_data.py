@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray import cloudpickle
@@ -153,21 +154,25 @@ def test_what_takes_much_longer_is_given_out_again(
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def write_late(marker: str) -> str:
-    """Write a file after a while; without one, nothing."""
-    if marker:
-        time.sleep(1.5)
-        Path(marker).touch()
-    return marker
+def name_process(note: str, is_slow: bool) -> bool:
+    """Note which process this is, and take a minute; the other waits for the note."""
+    if is_slow:
+        Path(f"{note}.part").write_text(str(os.getpid()))
+        Path(f"{note}.part").rename(note)
+        time.sleep(60)
+    while not Path(note).exists():
+        time.sleep(0.05)
+    return is_slow
 
 
 def test_no_task_outlives_a_caller_who_stops(ray_local: None, tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    results = run_tasks(write_late, [(str(tmp_path / "late"),), ("",)])
-    assert next(results) == ""
+    note = tmp_path / "process"
+    results = run_tasks(name_process, [(str(note), True), (str(note), False)])
+    assert next(results) is False and psutil.pid_exists(int(note.read_text()))
     results.close()  # type: ignore[attr-defined]
-    time.sleep(2)
-    assert not (tmp_path / "late").exists()
+    process = int(note.read_text())
+    assert not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
