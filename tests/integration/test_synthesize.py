@@ -146,7 +146,7 @@ def test_s3_gives_the_same_bytes(tmp_path: Path, extracted: str, s3_bucket: str)
     )
     splits = read_splits(f"{s3_bucket}/out")
     assert len(splits.train) == 23 and storage.is_file(f"{s3_bucket}/out/index.parquet") and not splits.notes
-    with pytest.raises(UserError, match=r"--real .*/real: must be on S3 like OUT"):
+    with pytest.raises(UserError, match=r"--real .*/real: must be on S3 or a store like it, as OUT"):
         run(Options(extracted, f"{s3_bucket}/other", count=3))
 
 
