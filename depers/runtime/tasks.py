@@ -28,7 +28,7 @@ _PER_CPU = 4  # tasks in flight: enough to keep all cores busy, and to have the 
 _LOOK_SECONDS = 2.0  # between two looks at how large the cluster is
 _TWINS = 2  # further attempts at work that takes long: the first may come to the same slow node
 _TWIN_SECONDS = 5.0  # below which work is not called slow
-_END_SECONDS = 30.0  # how long tasks that are ended may take for it
+_END_SECONDS = 10.0  # how long tasks that are ended may take for it
 
 
 def choose_share(*uris: str) -> float:

@@ -165,6 +165,7 @@ def name_process(note: str, is_slow: bool) -> bool:
     return is_slow
 
 
+@pytest.mark.slow  # after many other tests in one Ray, ending a task by force takes as long as the task
 def test_no_task_outlives_a_caller_who_stops(ray_local: None, tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     note = tmp_path / "process"
