@@ -151,7 +151,7 @@ def _read_settings(uri: str, content: Any) -> Settings:
         precision=take("precision", str),
         iou_threshold=float(take("iou_threshold", int, float)),
         margin=float(take("margin", int, float)),
-        within=tuple(str(rule) for rule in content.get("within", [])),  # earlier versions knew none
+        within=tuple(str(rule) for rule in take("within", list)) if "within" in content else (),  # earlier: none
     )
 
 

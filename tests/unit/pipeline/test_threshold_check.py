@@ -1,6 +1,7 @@
 """Thresholds are taken for the detector that they were found with, as it was set, and for no other."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from threshold_files import SETTINGS, format_file
 
 from depers.commands import anonymize, detect
 from depers.detection.detections import SCHEMA
+from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
 from depers.pipeline.box_sources import BoxSource, find_previous_source
 from depers.pipeline.run import make_job
@@ -101,3 +103,16 @@ def test_boxes_of_people_need_none(tmp_path: Path) -> None:
     options = anonymize.Options("in", str(tmp_path / "out"), boxes="boxes", thresholds=str(file))
     job = make_job(options, SCHEMA, lambda out: lambda item, boxes: None, boxes=BoxSource("boxes"), device="cpu")  # type: ignore
     assert check_thresholds(options, job, [], []) == ()
+
+
+@pytest.mark.parametrize("within", ["human=car", None, {"human": "car"}, 7])
+def test_rules_that_are_no_list_are_refused(tmp_path: Path, within: Any) -> None:
+    file = tmp_path / "thresholds.json"
+    content = json.loads(format_file({"human": 0.2}, FOUND_WITH))
+    content["settings"]["within"] = within
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="settings must say within, but has "):
+        read_thresholds(str(file))
+    del content["settings"]["within"]  # as earlier versions wrote it
+    file.write_text(json.dumps(content))
+    assert read_thresholds(str(file)).settings.within == ()
