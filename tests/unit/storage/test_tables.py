@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depers.storage import tables
 from depers.storage.tables import TableWriter, column, description, plain_schema, schema, to_parquet
 
 LABEL = pa.struct([column("class_id", pa.int32(), "of the label"), column("x_min", pa.float32(), "pixels")])
@@ -37,3 +38,12 @@ def test_descriptions_do_not_change_the_files(tmp_path: Path) -> None:
         with TableWriter(str(tmp_path / name), columns) as writer:
             writer.write(described)
     assert (tmp_path / "described").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+def test_long_rows_do_not_wait_until_they_are_many(tmp_path: Path) -> None:
+    part = pa.table({"values": pa.array([[0.5] * 250_000] * 4, pa.list_(pa.float32()))})  # 4 MB
+    with tables.TableWriter(str(tmp_path / "t.parquet"), part.schema) as writer:
+        for _ in range(5):
+            writer.write(part)
+    metadata = pq.read_metadata(tmp_path / "t.parquet")
+    assert (metadata.num_rows, metadata.num_row_groups) == (20, 2)
