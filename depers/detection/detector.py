@@ -188,9 +188,9 @@ def select_candidates(
     if settings.multi_label:
         row, column = (scores > settings.confidence).nonzero(as_tuple=True)
     elif is_context.any():
-        is_best = scores == scores.masked_fill(is_context, -1).amax(dim=1, keepdim=True)
-        is_first = is_best & ~is_context & ((is_best & ~is_context).cumsum(dim=1) == 1)
-        row, column = ((scores > settings.confidence) & (is_first | is_context)).nonzero(as_tuple=True)
+        best_column = scores.masked_fill(is_context, -1).max(dim=1).indices
+        is_best = functional.one_hot(best_column, len(targets)).bool()
+        row, column = ((scores > settings.confidence) & (is_best | is_context)).nonzero(as_tuple=True)
     else:
         best, best_column = scores.max(dim=1)
         (row,) = (best > settings.confidence).nonzero(as_tuple=True)
