@@ -223,8 +223,8 @@ def _count_text(counts: Mapping[str, int], statuses: Sequence[str]) -> str:
 
 
 def plan_processes(options: Options) -> PoolPlan | None:
-    """Return the processes that do the work where INPUT is small; None where Ray shall do it."""
-    return local.plan_processes(options)
+    """Return the processes of this machine that do the work; None where Ray shall do it."""
+    return local.plan_processes(options, options.records or "")
 
 
 def run(options: Options) -> AnonymizeResult:

@@ -125,7 +125,7 @@ class DetectResult(VerbResult):
 
 
 def plan_processes(options: Options) -> PoolPlan | None:
-    """Return the processes that do the work where INPUT is small; None where Ray shall do it."""
+    """Return the processes of this machine that do the work; None where Ray shall do it."""
     return local.plan_processes(options)
 
 

@@ -113,8 +113,8 @@ class PassOptions(CheckedOptions):
     precision: str = precision_option(PRECISIONS)
     topology: str = option(
         "auto",
-        "auto: local where INPUT is small, in processes of this machine, without Ray; else with Ray, fused on CPUs,"
-        " staged around GPUs",
+        "auto: on one machine local, in its processes, without Ray, where INPUT is small, or a folder without archives"
+        " and no GPU is used; else with Ray, fused on CPUs, staged around GPUs",
         choices=("auto", "local", "fused", "staged"),
         group=RUNNING,
     )
