@@ -35,6 +35,7 @@ from torch import nn
 
 from depers.detection import yolo
 from depers.detection.checkpoint_files import CheckpointError, CheckpointFile
+from depers.detection.known_image import compute_reference
 from depers.errors import UserError
 
 LIMIT_SECONDS = 30
@@ -464,7 +465,10 @@ def check(data: bytes, watch: Watch, is_state: bool = True) -> str:
     if model is not None:
         try:
             with torch.inference_mode():
+                compute_reference(model, "w.pt")  # as every verb does first
                 yolo.fuse(model)(torch.zeros(1, 3, 64, 64))
+        except UserError:
+            return "refused"
         except Exception as error:
             return f"WRONG: in use {type(error).__name__}: {error}"
     return outcome

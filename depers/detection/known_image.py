@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depers.errors import UserError
+from depers.errors import UserError, one_line
 
 TOLERANCES = {torch.float32: 0.001, torch.bfloat16: 0.15, torch.float16: 0.15}
 """How far the features' part of the head's outputs may be off, as a share of it (root mean squares).
@@ -49,14 +49,20 @@ def compute_reference(model: nn.Module, source: str) -> list[Tensor]:
     """Return what the model as it was loaded says of the known image, layer by layer in float32, on the CPU.
 
     That is per level the head's outputs before the sigmoid, without the bias, float32 (1, anchors, H, W, 5 + C). Raise
-    UserError, which names `source`, for weights that hold or give a number that is not finite.
+    UserError, which names `source`, for weights that hold or give a number that is not finite, and for layers that do
+    not fit together: on the tiny image on which they were tried as they were read, one number can fit everywhere.
     """
     for name, values in model.state_dict().items():
         if values.is_floating_point() and not values.isfinite().all():
             raise UserError(f"{source}: weights must be finite, but {name} holds NaN or infinity")
     layers: Any = model.model
     *body, head = layers
-    outputs = run_layers(body, draw_known_image(int(head.stride.max())))
+    image = draw_known_image(int(head.stride.max()))
+    try:
+        outputs = run_layers(body, image)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        size = f"{image.shape[3]} × {image.shape[2]}"
+        raise UserError(f"{source}: layers must fit together on an image of {size}: {one_line(error)}") from None
     levels = []
     for convolution, index in zip(head.m, head.f, strict=True):
         logits = convolution(outputs[index]) - convolution.bias[:, None, None]

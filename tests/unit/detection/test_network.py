@@ -110,6 +110,14 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: bytes, tmp_path: Pa
         compute_reference(model, "0.pt")
 
 
+def test_layers_that_fit_a_tiny_image_alone_are_refused(checkpoint: bytes) -> None:
+    model: Any = yolo.load("best.pt", checkpoint)
+    model.model[2].m[0].cv2.conv.stride = (9, 1)
+    with pytest.raises(UserError, match=r"^best\.pt: layers must fit together on an image of 320 × 192: .* tensor"):
+        compute_reference(model, "best.pt")
+
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "chosen", "is_native", "expected"),
     [
