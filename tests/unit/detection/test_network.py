@@ -117,7 +117,6 @@ def test_layers_that_fit_a_tiny_image_alone_are_refused(checkpoint: bytes) -> No
         compute_reference(model, "best.pt")
 
 
-
 @pytest.mark.parametrize(
     ("device", "precision", "chosen", "is_native", "expected"),
     [
