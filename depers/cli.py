@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 
-from depers import __version__, api
+from depers import __version__, api, resources
 from depers.errors import UserError, as_user_error, describe, one_line, to_line
 from depers.observation.logs import JsonFormatter, LineFormatter
 from depers.options import parse_command
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in VERBS:
             raise UserError(f"VERB must be one of {', '.join(VERBS)}, but got {verb!r}")
         prog = f"depers {verb}"
+        resources.spare_memory()
         return _run(verb, argv[1:], prog)
     except KeyboardInterrupt:
         return fail(prog, "interrupted; the same command takes up the work again", INTERRUPTED)

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from depers.imaging.likeness import SIDE
 
@@ -56,6 +54,9 @@ def find_near_twins(thumbnails: NDArray[np.uint8], places: NDArray[np.int64]) ->
                 edges.append(np.stack([images[is_twin] + start, candidates[is_twin]]))
     pairs = np.concatenate(edges, axis=1)
     pairs = np.unique(np.concatenate([pairs, pairs[::-1]], axis=1), axis=1)  # by image, then by the other
+    from scipy.sparse import coo_matrix  # which takes longer to import than all else that reads thumbnails
+    from scipy.sparse.csgraph import connected_components
+
     matrix = coo_matrix((np.ones(pairs.shape[1], np.bool_), (pairs[0], pairs[1])), shape=(len(places), len(places)))
     groups = connected_components(matrix, directed=False)[1]
     firsts = np.unique(groups, return_index=True)[1]

@@ -25,7 +25,7 @@ SCHEMA = schema(
     column("split", pa.string(), "`train`, `val` or `calibration`"),
 )
 _NAME = "splits.parquet"
-_CHUNK = 32  # images of a unit, on average; a power of two
+_CHUNK = 64  # images of a unit, on average; a power of two
 _FOLDERS = ("images", "labels", FOLDER)
 
 

@@ -23,7 +23,7 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
-PRAGMA cache_size = -65536;
+PRAGMA cache_size = -8192;
 CREATE TABLE boxes (reading TEXT, block INTEGER, rows BLOB);
 CREATE INDEX boxes_in_order ON boxes (reading, block);
 CREATE TABLE sizes (image INTEGER PRIMARY KEY, width INTEGER, height INTEGER);
@@ -49,7 +49,7 @@ _STORED_BOX = np.dtype(
 )
 _DECIDED = ""  # the reading of boxes of which it is known what they are
 _BLOCK = 128  # images whose boxes lie together
-_WAITING = 2**18  # boxes that are cut into blocks at once: 13 MB
+_WAITING = 2**16  # boxes that are cut into blocks at once: 3 MB
 
 
 class IndexedBox(NamedTuple):

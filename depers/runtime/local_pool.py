@@ -21,6 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
+from depers import resources
 from depers.errors import typed_reason
 from depers.observation.collector import collect
 from depers.observation.meter import count, take
@@ -66,7 +67,7 @@ class _PoolProcess:
         is_debug = logging.getLogger("depers").isEnabledFor(logging.DEBUG)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, str(other_end.fileno()), str(os.getpid()), *modules],
-            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths},
+            env={"OMP_NUM_THREADS": "1", **resources.SPARING, **os.environ, "PYTHONPATH": paths},
             pass_fds=[other_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -287,6 +288,7 @@ def be_worker(descriptor: int, parent: int, modules: Sequence[str]) -> None:
     """Do what comes through the pipe with this descriptor, as long as the process `parent` is there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one hears of it, and ends this one
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    resources.keep_pandas_out()
     for module in modules:
         importlib.import_module(module)
     _work(Connection(descriptor))

@@ -91,7 +91,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 def _read_file(path: Path) -> Version:
     data, written = path.read_bytes(), path.stat().st_mtime
-    clock = local.make_partial(path)  # files of a server have the times of that
+    clock = Path(local.make_partial(path))  # files of a server have the times of that
     try:
         clock.touch()
         now = clock.stat().st_mtime

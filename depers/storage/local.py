@@ -138,9 +138,9 @@ def write(path: str, data: bytes, durable: bool = True) -> None:
         file.write(data)
 
 
-def make_partial(path: str | Path) -> Path:
+def make_partial(path: str | Path) -> str:
     """Return a neighbor of `path` to write first, with a name that no other process has, nor any other target."""
-    return Path(path).with_name(f".depers-{uuid.uuid4().hex}.partial")
+    return os.path.join(os.path.dirname(path), f".depers-{uuid.uuid4().hex}.partial")  # noqa: PTH118, PTH120 (3 × as fast)
 
 
 @contextmanager
@@ -153,24 +153,24 @@ def open_writer(path: str, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        partial.replace(path)
+        os.replace(partial, path)  # noqa: PTH105
     except BaseException:
         with suppress(OSError):
-            partial.unlink()
+            os.unlink(partial)  # noqa: PTH108
         raise
     if durable:
-        _sync_folder(partial.parent)
+        _sync_folder(os.path.dirname(path))  # noqa: PTH120
 
 
-def _create(path: Path) -> BinaryIO:
+def _create(path: str) -> BinaryIO:
     try:
-        return path.open("xb")
+        return open(path, "xb")  # noqa: PTH123
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "xb")  # noqa: PTH123
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     """Make sure that a name lasts; not every file system can."""
     with suppress(OSError):
         descriptor = os.open(folder, _DIRECTORY)

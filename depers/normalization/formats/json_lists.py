@@ -3,7 +3,7 @@
     {"info": …, "images": [{…}, {…}, …], "annotations": [{…}, …]}
 
 Brackets and quotes say where a list's objects begin and end, whatever is in them; so the file is cut there, and each
-piece given to Python's own reader, which is several times as fast as one that reads a file event by event. What is not
+piece given to a reader of whole texts, which is many times as fast as one that reads a file event by event. What is not
 as it should be is a `ValueError`, which a reader of events can explain.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 _BLOCK = 2**20  # bytes that are looked through at once, and about those of a piece
@@ -21,6 +22,8 @@ _BOM = b"\xef\xbb\xbf"
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _LONE_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character that takes two, of which readers make different things
 _KEY = re.compile(rb'(?<!\\)"([^"\\]*)"\s*:\s*\Z')
+_TO_DIGITS = bytes(48 if chr(character) in "0123456789" else 32 for character in range(256))
+_LONG_NUMBER = b"0" * 19
 _IS_MARK = np.isin(np.arange(256), [*b'"[]{}'])
 _OPENING, _CLOSING = b"[{", b"]}"
 
@@ -127,17 +130,27 @@ def _find_marks(data: bytes, in_text: bool) -> tuple[_Marks, bool]:
 def read_piece(stream: BinaryIO, piece: Piece) -> list[Any]:
     """Return what a piece of a file holds. Raise ValueError for what is no JSON."""
     stream.seek(piece.start)
-    text = _decode(stream.read(piece.end - piece.start)).strip(" \t\r\n")
+    text = stream.read(piece.end - piece.start).strip(b" \t\r\n")
     if not text:
         return []
     if not piece.is_first:
-        if not text.startswith(","):
+        if not text.startswith(b","):
             raise ValueError("no comma between objects")
         text = text[1:]
-    items: list[Any] = _READER.decode(f"[{text}]")
+    items = _read_list(b"[%b]" % text)
     if not items:
         raise ValueError("no object after a comma")
     return items
+
+
+def _read_list(text: bytes) -> list[Any]:
+    """Return the list that a text writes. Raise ValueError for what is no JSON."""
+    if _LONG_NUMBER in text.translate(_TO_DIGITS):  # orjson takes those beyond 64 bits for fractions
+        items: list[Any] = _READER.decode(_decode(text))
+        return items
+    if _LONE_HALF.search(text):
+        raise ValueError("characters in two halves")
+    return orjson.loads(text)  # type: ignore[no-any-return]
 
 
 def _decode(data: bytes) -> str:
