@@ -237,7 +237,8 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
             raise UserError(f"{out}: {reason}") from None
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
     row = _row(task, SourceStatus.USED, size_wh, labels, frame.problems + problems, len(ignored.class_ids))
-    indexed = image_index.describe(task.split, task.name, size_wh, image_file, labels_file, regions_file)
+    files = image_file, labels_file, regions_file
+    indexed = image_index.describe(task.split, task.name, size_wh, *files, said=(labels, ignored))
     return row | {"indexed": indexed}
 
 
