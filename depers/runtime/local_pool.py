@@ -6,6 +6,7 @@ that end a process or take too long: the `CrashLedger` lies here in the job's ow
 """
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -291,4 +292,5 @@ def be_worker(descriptor: int, parent: int, modules: Sequence[str]) -> None:
     resources.keep_pandas_out()
     for module in modules:
         importlib.import_module(module)
+    gc.freeze()  # what is loaded stays: collecting garbage goes through it no more
     _work(Connection(descriptor))

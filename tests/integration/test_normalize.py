@@ -435,8 +435,8 @@ def test_an_output_that_cannot_be_written_or_is_not_ours(tmp_path: Path, ray_loc
 
 
 def test_a_run_that_was_cut_off_is_taken_up(tmp_path: Path, ray_local: None) -> None:
-    names = [f"{index:03}.jpg" for index in range(70)]
-    raw = write_raw(str(tmp_path / "raw"), names, {f"{index:03}_car..txt": BOX for index in range(70)})
+    names = [f"{index:03}.jpg" for index in range(140)]
+    raw = write_raw(str(tmp_path / "raw"), names, {f"{index:03}_car..txt": BOX for index in range(140)})
     assert not run(Options(raw, str(tmp_path / "whole"))).partial
     assert not run(Options(raw, str(tmp_path / "cut"))).partial
     records = sorted((tmp_path / "cut" / "_depers" / "units").iterdir())

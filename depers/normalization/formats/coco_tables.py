@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from depers import resources
 from depers.normalization.formats.coco import AREA, HUGE, CocoBox, CocoFile, is_turned, read_key
 from depers.normalization.formats.json_lists import Piece, read_piece
 from depers.normalization.formats.remarks import find_region_flags, find_score, find_scores, is_region, is_set
@@ -66,7 +67,7 @@ def read_tables(
     places = {name: place for place, name in enumerate(dict.fromkeys(categories.values()))}
     class_places = {key: places[name] for key, name in categories.items()}
     tables: list[AnnotationTable | None] = []
-    with open_anew() as stream:
+    with open_anew() as stream, resources.collect_no_garbage():
         for piece in pieces:
             try:
                 tables.append(make_table(read_piece(stream, piece), class_places))

@@ -24,7 +24,7 @@ _LONE_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character that takes two,
 _KEY = re.compile(rb'(?<!\\)"([^"\\]*)"\s*:\s*\Z')
 _TO_DIGITS = bytes(48 if chr(character) in "0123456789" else 32 for character in range(256))
 _LONG_NUMBER = b"0" * 19
-_IS_MARK = np.isin(np.arange(256), [*b'"[]{}'])
+_IS_MARK = bytes(chr(character) in '"[]{}' for character in range(256))
 _OPENING, _CLOSING = b"[{", b"]}"
 
 
@@ -117,7 +117,7 @@ def _find_marks(data: bytes, in_text: bool) -> tuple[_Marks, bool]:
     """Return the marks, and whether the bytes end in a text; `in_text`: they begin in one."""
     plain = _ESCAPED.sub(b"__", data) if b"\\" in data else data
     codes = np.frombuffer(plain, np.uint8)
-    places = np.flatnonzero(_IS_MARK[codes])
+    places = np.flatnonzero(np.frombuffer(plain.translate(_IS_MARK), np.bool_))
     found = codes[places]
     is_quote = found == ord('"')
     parity = (np.cumsum(is_quote) + in_text) % 2 == 1
