@@ -335,17 +335,13 @@ def _train_as_worker(config: dict[str, Any]) -> None:
     from depers.training.processes.worker import work
 
     context = ray_train.get_context()
-    group = ProcessGroup(
-        context.get_world_rank(),
-        context.get_world_size(),
-        str(get_device()),
-        config["threads"],
-        context.get_local_rank(),
-        context.get_local_world_size(),
-    )
+    group = ProcessGroup(context.get_world_rank(), context.get_world_size(), str(get_device()), config["threads"])
+    node = ray.get_runtime_context().get_node_id()
+    nodes = group.gather(node)  # Ray Train counts by address, which nodes may have in common
+    group = group._replace(local_rank=nodes[: group.rank].count(node), local_world_size=nodes.count(node))
     actor, callback = config["actor"], ActorCallback(config["actor"])
     notices = NoticeBoard(_list_sources(actor if group.rank == 0 else None))
-    name = f"{config['name']}-{ray.get_runtime_context().get_node_id()}"  # nodes may share a disk
+    name = f"{config['name']}-{node}"  # nodes may share a disk
     with unpacked_files(Options(**config["options"]), config["files"]) as options:
         try:
             work(options, config["datasets"], group, callback, name, notices)
