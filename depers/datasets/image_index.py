@@ -92,14 +92,14 @@ def describe(
     image: WrittenFile,
     labels: WrittenFile,
     ignored: WrittenFile | None,
-    said: tuple[Labels, Labels] | None = None,
+    contents: tuple[Labels, Labels] | None = None,
 ) -> dict[str, Any]:
     """Return the row of an image whose files were written, `path` being that in its split's folder.
 
-    `said` is what the texts of labels and ignore regions say where that is known: numbers of six decimals.
+    `contents` are what the texts of labels and ignore regions say where that is known: numbers of six decimals.
     """
-    said = said or (_parse(labels.data, path), _parse(ignored.data if ignored else b"", path))
-    row = _describe_image(split, path, size_wh, image.data, *said)
+    contents = contents or (_parse(labels.data, path), _parse(ignored.data if ignored else b"", path))
+    row = _describe_image(split, path, size_wh, image.data, *contents)
     row |= {"file": parquet_text(image.path), "offset": 0}
     for prefix, file in (("file", image), ("labels", labels), ("ignore", ignored)):
         if file:
@@ -115,8 +115,8 @@ def describe_member(
     split: str, path: str, size_wh: tuple[int, int], data: bytes, labels: bytes, ignored: bytes, offset: int
 ) -> dict[str, Any]:
     """Return the row of an image that begins at `offset` in a tar, but for what `add_tar` says of that."""
-    said = _parse(labels, path), _parse(ignored, path)
-    return _describe_image(split, path, size_wh, data, *said) | {"offset": offset}
+    contents = _parse(labels, path), _parse(ignored, path)
+    return _describe_image(split, path, size_wh, data, *contents) | {"offset": offset}
 
 
 def add_tar(rows: list[dict[str, Any]], tar: WrittenFile) -> None:

@@ -238,7 +238,7 @@ def _write_image(out: str, exif_frame: str, task: ImageTask, has_regions: bool) 
         return _skip(out, task, [Problem(task.path, 0, UNUSABLE, ProblemAction.SKIPPED, reason)])
     row = _row(task, SourceStatus.USED, size_wh, labels, frame.problems + problems, len(ignored.class_ids))
     files = image_file, labels_file, regions_file
-    indexed = image_index.describe(task.split, task.name, size_wh, *files, said=(labels, ignored))
+    indexed = image_index.describe(task.split, task.name, size_wh, *files, contents=(labels, ignored))
     return row | {"indexed": indexed}
 
 

@@ -68,9 +68,9 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 def test_mend_gives_valid_labels_whatever_the_numbers(rows: list[Numbers], orientation: int, size: int) -> None:
     boxes = LabelBoxes.of([LabelBox("a", n, 0, *row) for n, row in enumerate(rows)])
     labels, _, problems = mend(boxes, (size, size), orientation)
-    said = parse_yolo(format_yolo(labels), 1, "it")  # index.parquet has these numbers without reading the text
-    assert said.class_ids.tolist() == labels.class_ids.tolist()
-    assert said.boxes_xywh.tolist() == labels.boxes_xywh.tolist()
+    parsed_labels = parse_yolo(format_yolo(labels), 1, "it")  # index.parquet has these numbers without reading the text
+    assert parsed_labels.class_ids.tolist() == labels.class_ids.tolist()
+    assert parsed_labels.boxes_xywh.tolist() == labels.boxes_xywh.tolist()
     assert len(labels.class_ids) + sum(
         problem.action in ("dropped", "skipped_with_image") for problem in problems
     ) == len(rows)
