@@ -11,7 +11,7 @@ The default for `anonymize` is 8 s, which a unit of 256 photographs takes at 31 
 that their reading does not keep the one machine busy); for `synthesize` 1 s, where a unit of 64 images takes 0.33 s.
 
 Units take from a fifth to nine fifths of that, by their names: where all took as long, all would be recorded at once.
-The rate is that of images from a half of the units to seven eighths, by when they are recorded: without the start of 64
+The rate is that of units from a half of the units to seven eighths, by when they are recorded: without the start of 64
 processes on the cores of one machine, and without the end, when some have nothing to do. Efficiency is against as many
 times the rate of one worker.
 """
@@ -81,7 +81,7 @@ def choose_unit_size(unit_count: int) -> int:
 
 
 def run_anonymize(work: Path, workers: int, unit_count: int, unit_seconds: float) -> float:
-    """Anonymize small images whose boxes are known, so that no detector computes; return images per second."""
+    """Anonymize small images whose boxes are known, so that no detector computes; return units per second."""
     source, boxes, out = (work / name for name in ("photos", "boxes", "safe"))
     (boxes / "labels").mkdir(parents=True)
     (boxes / "classes.txt").write_text("face\n")
@@ -99,11 +99,11 @@ def run_anonymize(work: Path, workers: int, unit_count: int, unit_seconds: float
         run_verb("anonymize", options)
     finally:
         anonymize.redact_item = original
-    return measure_rate(work / "safe-records" / "units")
+    return measure_rate(work / "safe-records" / "units") / size
 
 
 def run_synthesize(work: Path, workers: int, unit_count: int, unit_seconds: float) -> float:
-    """Plan images, and record them as if they were rendered; return images per second."""
+    """Plan images, and record them as if they were rendered; return units per second."""
     scenes, extracted, out = (work / name for name in ("scenes", "extracted", "synthetic"))
     draw_dataset(scenes, 16, (320, 180))
     run_verb("extract", extract.Options(str(scenes), str(extracted)))
@@ -115,7 +115,7 @@ def run_synthesize(work: Path, workers: int, unit_count: int, unit_seconds: floa
         run_verb("synthesize", synthesize.Options(str(extracted), str(out), count, objects=1, real="none"))
     finally:
         renderer.render_blocks, renderer.draw_sheet = original, sheet
-    return measure_rate(out / "_depers" / "units")
+    return measure_rate(out / "_depers" / "units") / renderer.plan_table.BLOCK
 
 
 def draw_nothing(*arguments: Any) -> Any:
@@ -152,7 +152,7 @@ def main() -> None:
                 ray.shutdown()
                 shutil.rmtree(work)
             single = single or rate / workers
-            figures = f"{rate:.2f} images/s, {rate / single / workers:.1%} of {workers} × one worker"
+            figures = f"{rate:.3f} units/s, {rate / single / workers:.1%} of {workers} × one worker"
             print(f"{verb}, {workers} workers: {figures}; load {os.getloadavg()[0]:.1f}", flush=True)
 
 
