@@ -17,7 +17,7 @@ test-unit: $(VENV)/installed
 
 # Whole runs: real Ray, S3 over HTTP, real YOLOv5. Three at a time, each with a Ray of its own: much of it is waiting.
 test-integration: $(VENV)/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" tests/integration
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow" tests/integration
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow tests/integration tests/slow

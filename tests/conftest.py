@@ -13,14 +13,6 @@ hypothesis.settings.register_profile("depers", deadline=None)
 hypothesis.settings.load_profile("depers")
 
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST = ("test_docs", "test_anonymize", "test_demo", "test_ray_data", "test_train", "test_reruns", "test_label")
-"""Modules that take longest, which begin first: one that begins last keeps the others waiting."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest modules first; all else stays in its order."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
