@@ -9,8 +9,6 @@ one core. Archives are left to Ray, which spreads their chunks; in a pass withou
 """
 
 import os
-import pickle
-import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +49,7 @@ def plan_processes(options: PassOptions, *further_places: str) -> PoolPlan | Non
         return None
     is_remote = any(storage.is_remote(place) for place in (options.input, options.out, *further_places))
     is_bounded = is_auto and (is_remote or (options.device == "auto" and _has_gpu()))
+    cores = options.workers or len(os.sched_getaffinity(0))
     count, size = 0, 0
     try:
         moment = parse_moment(options.s3_as_of) if options.s3_as_of else None
@@ -60,9 +59,10 @@ def plan_processes(options: PassOptions, *further_places: str) -> PoolPlan | Non
                 return None
             if is_bounded and (count > _MOST_FILES or size > _MOST_BYTES):
                 return None
+            if not is_auto and count >= cores * _FILES_PER_PROCESS:
+                break  # more change nothing
     except (OSError, UserError):
         count = 0  # the job will say what is wrong
-    cores = options.workers or len(os.sched_getaffinity(0))
     return PoolPlan(_MODULES, max(1, min(cores, count // _FILES_PER_PROCESS)))
 
 
@@ -111,17 +111,15 @@ def run(
         )
         for unit in units
     )
-    with tempfile.TemporaryDirectory(prefix="depers-") as folder:  # each process reads it once, not with every unit
-        file = Path(folder) / "checkpoints"
-        file.write_bytes(pickle.dumps(tuple(checkpoints)))
-        yield from pool.run(_do, ((job, file, work) for work in works), job.file_seconds, workers)
+    calls = ((job, tuple(checkpoints), work) for work in works)
+    yield from pool.run(_do, calls, job.file_seconds, workers)
 
 
 def _inspect(job: PassJob, checkpoints: tuple[bytes, ...], guard: FileGuard | None = None) -> DetectorFacts:
     return describe_detector(load_worker(job, checkpoints).detector)
 
 
-def _do(job: PassJob, checkpoints: Path, work: Work, guard: FileGuard) -> list[str]:
+def _do(job: PassJob, checkpoints: tuple[bytes, ...], work: Work, guard: FileGuard) -> list[str]:
     """Do a unit, file by file where its processes have ended too often; return the statuses of its rows."""
     worker, note, work = load_worker(job, checkpoints), guard.note, work.load_rows()
     if note is None:

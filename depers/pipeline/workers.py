@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from depers import resources
@@ -341,11 +340,9 @@ def finish_stage(job: PassJob, detected: Sequence[DetectedItem], work: Work, chu
 
 
 def _get(reference: Any) -> Any:
-    """Return the checkpoints: a tuple as it is, of a path what is pickled there, of a list what Ray's store has."""
+    """Return the checkpoints: a tuple of them as it is, in a list a reference to Ray's object store."""
     if isinstance(reference, tuple):
         return reference
-    if isinstance(reference, Path):
-        return pickle.loads(reference.read_bytes())
     import ray
 
     return ray.get(reference[0])

@@ -159,7 +159,7 @@ def open_writer(path: str, durable: bool = True) -> Iterator[BinaryIO]:
             os.unlink(partial)  # noqa: PTH108
         raise
     if durable:
-        _sync_folder(os.path.dirname(path))  # noqa: PTH120
+        _sync_folder(os.path.dirname(path) or ".")  # noqa: PTH120
 
 
 def _create(path: str) -> BinaryIO:
