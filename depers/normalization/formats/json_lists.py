@@ -148,15 +148,10 @@ def _read_list(text: bytes) -> list[Any]:
     if _LONG_NUMBER in text.translate(_TO_DIGITS):  # orjson takes those beyond 64 bits for fractions
         items: list[Any] = _READER.decode(_decode(text))
         return items
-    _refuse_halves(text)
     return orjson.loads(text)  # type: ignore[no-any-return]
 
 
 def _decode(data: bytes) -> str:
-    _refuse_halves(data)
-    return data.decode("utf-8")
-
-
-def _refuse_halves(data: bytes) -> None:
     if _LONE_HALF.search(data):
         raise ValueError("characters in two halves")
+    return data.decode("utf-8")

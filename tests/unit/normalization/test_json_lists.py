@@ -73,3 +73,14 @@ def test_what_is_damaged_is_refused_or_read_as_it_is(document: dict[str, Any], d
 )
 def test_what_is_odd_is_left_to_a_slower_reader(text: str) -> None:
     assert read(text.encode(), 30) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["18446744073709551616", "-9223372036854775809", "12345678901234567890123", "1e3", '"\\ud83d\\ude00"', "-0.0"],
+)
+def test_values_are_what_python_reads(value: str) -> None:
+    """Ids beyond 64 bits become no fractions, of which many are one."""
+    document = json.loads(text := f'{{"annotations": [{{"id": {value}}}, {{"id": 2}}]}}')
+    found = read(text.encode(), 1000)
+    assert found is not None and repr(found["annotations"]) == repr(document["annotations"])
