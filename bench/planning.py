@@ -90,8 +90,7 @@ def main() -> None:
         with phase("compare with what was known", seconds):
             known = inputs.read_inputs(records)
             inputs.refuse_another(out, source, listing, known)
-            assert not list(known.entries.without(listing))
-            del known
+            assert not list(known.without(listing))
         with phase("list OUT", seconds):
             results = Results.of(storage.list_sorted(out))
         some_units = [unit for unit in work_units if not unit.archive][: options.records]

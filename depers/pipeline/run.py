@@ -320,7 +320,7 @@ def _take_stock(
     inputs.refuse_another(job.out, place, listing, known)
     inputs.refuse_narrower(job.out, selection, known)
     finished_units = units.list_finished(job.records)
-    changed_names = changes.find_changed_inputs(job.records, all_units, finished_units, job.input, known.entries)
+    changed_names = changes.find_changed_inputs(job.records, all_units, finished_units, job.input, listing, known.parts)
     # Before the inputs are noted: a run that is killed in between must find them changed again.
     units.set_aside(job.records, {unit.name for unit in all_units} - changed_names)
     for name, numbers in units.find_chunks(job.records).items() if changed_names else ():
@@ -330,19 +330,18 @@ def _take_stock(
     fold = outputs.find_fold(job.out) if job.mirrors else None
     to_input_name = None
     if fold or job.rename:
-        former_paths = (entry.path for entry in known.entries if job.rename)
+        former_paths = (entry.path for entry in known.entries) if job.rename else ()
         to_input_name = outputs.make_namer(
             itertools.chain(former_paths, (entry.path for entry in listing)), fold, job.rename
         )
     # What a link that leads nowhere led to is not gone: a disk may be missing.
     shields = tuple(f"{entry.path}/" for entry in listing if entry.size < 0) if not storage.is_remote(job.input) else ()
-    absent = tuple(known.entries.without(listing))
+    absent = tuple(known.without(listing))
     if to_input_name:  # of which one has the place of another input now, nothing is left to be removed
         names = ((entry, to_input_name(job.locate(entry.path))) for entry in absent)
         absent = tuple(entry for entry, name in names if name is None or listing.get(name) is None)
     departed = tuple(entry for entry in absent if not entry.path.startswith(shields))
     inputs.write_inputs(job.records, place, listing, selection, absent)
-    del known
     has_results = job.mirrors and storage.is_dir(job.out)
     results = Results.of(storage.list_sorted(job.out) if has_results else (), to_input_name)
     if departed and not storage.is_remote(job.out):

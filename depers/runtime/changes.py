@@ -4,7 +4,7 @@ A record notes the stamp that storage gave each result, `inputs.parquet` those o
 is held against the record's digest: a copy, or a file whose rights were changed, is still what it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -122,17 +122,23 @@ def has_digest(root: str, entry: Entry, digest: str | None) -> bool:
 
 
 def find_changed_inputs(
-    records: str, all_units: Sequence[Unit], finished_units: Finished, root: str, former_entries: FileListing
+    records: str,
+    all_units: Sequence[Unit],
+    finished_units: Finished,
+    root: str,
+    listing: FileListing,
+    former_parts: Iterable[FileListing],
 ) -> frozenset[str]:
     """Return the names of the units of which an input is another one than before, though of equal size and time.
 
-    `former_entries` are the inputs of earlier runs. Raise OutageError.
+    `listing` has the inputs of all units, `former_parts` those of earlier runs. Raise OutageError.
     """
+    if storage.is_remote(root):  # whose tags say all
+        return frozenset()
+    suspect_paths = {entry.path for part in former_parts for entry in _list_suspects(listing, part)}
     suspects: list[tuple[Unit, list[Entry]]] = []
-    for unit in () if storage.is_remote(root) else all_units:  # whose tags say all
-        before = former_entries.near(unit.entries)
-        entries = [entry for entry in unit.entries if _is_suspect(entry, before.get(entry.path))]
-        if entries:
+    for unit in all_units if suspect_paths else ():
+        if entries := [entry for entry in unit.entries if entry.path in suspect_paths]:
             suspects.append((unit, entries))
     if not suspects:
         return frozenset()
@@ -157,8 +163,12 @@ def find_changed_inputs(
         )
 
 
-def _is_suspect(entry: Entry, before: Entry | None) -> bool:
-    """Return whether an input that looks as before may have been replaced."""
-    if before is None or entry.status or not before.change_time:
-        return False
-    return entry[:3] == before[:3] and entry.change_time != before.change_time
+def _list_suspects(listing: FileListing, former: FileListing) -> Iterator[Entry]:
+    """Yield the former inputs that look as before, but may have been replaced."""
+    present = listing.near(former)
+    for before in former:
+        entry = present.get(before.path)
+        if entry is None or entry.status or not before.change_time:
+            continue
+        if entry[:3] == before[:3] and entry.change_time != before.change_time:
+            yield before

@@ -4,14 +4,12 @@ It is written before the work begins, with what earlier runs that were not finis
 lie in OUT is known; and again at the end, with what INPUT holds alone.
 """
 
-import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depers import storage
 from depers.errors import UserError
@@ -28,16 +26,42 @@ SCHEMA = schema(
 )
 _NAME = "inputs.parquet"
 _PLACE = b"depers.input"
-_ROWS = 65_536  # that are compared at once
+_ROWS = 65_536  # that are read at once
 _SELECTION = b"depers.selection"
 
 
 class KnownInputs(NamedTuple):
-    """Where INPUT was, what it held, and which of it were inputs."""
+    """Where INPUT was, how much it held, and which of it were inputs.
+
+    The `parts` are what it held, each a sorted stretch: read when they are asked for, one at a time, since millions of
+    inputs are in memory as they are now. They are to be asked for before the next inputs are written in their place.
+    """
 
     place: str = ""
-    entries: FileListing = FileListing([])
+    total: int = 0
+    parts: Iterable[FileListing] = ()
     selection: Selection = Selection()
+
+    @property
+    def entries(self) -> Iterator[Entry]:
+        """All that INPUT held, one after another."""
+        return itertools.chain.from_iterable(self.parts)
+
+    def without(self, entries: FileListing) -> Iterator[Entry]:
+        """Yield what INPUT held, of which these have none of that path."""
+        return itertools.chain.from_iterable(part.without(entries) for part in self.parts)
+
+
+class _StoredParts:
+    """The parts of the inputs that are noted in a file."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def __iter__(self) -> Iterator[FileListing]:
+        with storage.translated_errors(self._uri), tables.open_table(self._uri) as file:
+            for batch in file.iter_batches(_ROWS, columns=SCHEMA.names):
+                yield from FileListing.from_batch(batch)
 
 
 def read_inputs(records: str) -> KnownInputs:
@@ -45,17 +69,10 @@ def read_inputs(records: str) -> KnownInputs:
     uri = storage.join(records, _NAME)
     if not storage.exists(uri):
         return KnownInputs()
-    with storage.translated_errors(uri):
-        file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
-    metadata = file.schema_arrow.metadata or {}
+    with storage.translated_errors(uri), tables.open_table(uri) as file:
+        metadata, total = file.schema_arrow.metadata or {}, file.metadata.num_rows
     place = metadata.get(_PLACE, b"").decode("utf-8", "surrogateescape")
-    return KnownInputs(place, FileListing.of(_read_entries(file)), _parse_selection(metadata))
-
-
-def _read_entries(file: pq.ParquetFile) -> Iterator[Entry]:
-    for batch in file.iter_batches(columns=SCHEMA.names):
-        for path, size, tag, time in zip(*(values.to_pylist() for values in batch.columns), strict=True):
-            yield Entry(path.decode("utf-8", "surrogateescape"), size, tag, change_time=time)
+    return KnownInputs(place, total, _StoredParts(uri), _parse_selection(metadata))
 
 
 def read_selection(records: str) -> Selection:
@@ -92,32 +109,31 @@ def refuse_another(out: str, place: str, entries: FileListing, known: KnownInput
     INPUT may grow, shrink and change, and it may be moved as it is. One that holds nothing of what was there before,
     and one at another place that holds less than half of it unchanged, is another INPUT, or a disk that is not there.
     """
-    if not len(known.entries):
+    if not known.total:
         return
-    total, hint = len(known.entries), "choose another OUT, or remove this one and its records if that is meant"
+    hint = "choose another OUT, or remove this one and its records if that is meant"
     if place == known.place:
-        if sum(1 for _ in known.entries.without(entries)) == total:
+        if all(sum(1 for _ in part.without(entries)) == len(part) for part in known.parts):
             requirement = f"must hold inputs of the earlier run in {out}"
-            raise UserError(f"{place}: {requirement}, but none of {total} is there: {hint}")
+            raise UserError(f"{place}: {requirement}, but none of {known.total} is there: {hint}")
         return
     unchanged = 0
-    for start in range(0, total, _ROWS):
-        part = known.entries[start : start + _ROWS]
+    for part in known.parts:
         present = entries.near(part)
         unchanged += sum(entry.path in present and present[entry.path][:3] == entry[:3] for entry in part)
-    if 2 * unchanged < total:
-        share = f"of its {total} inputs {unchanged} are there unchanged"
+    if 2 * unchanged < known.total:
+        share = f"of its {known.total} inputs {unchanged} are there unchanged"
         raise UserError(f"{out}: holds a run of {known.place}, but INPUT is now {place} ({share}): {hint}")
 
 
 def refuse_narrower(out: str, selection: Selection, known: KnownInputs) -> None:
     """Raise UserError where the selection leaves out inputs of earlier runs: their results would be removed."""
     limit, former_limit = selection.limit, known.selection.limit
-    if limit is not None and limit < len(known.entries) and (former_limit is None or limit < former_limit):
-        problem = f"--limit must be at least the {len(known.entries)} inputs of the earlier run, but is {limit}"
+    if limit is not None and limit < known.total and (former_limit is None or limit < former_limit):
+        problem = f"--limit must be at least the {known.total} inputs of the earlier run, but is {limit}"
         raise UserError(f"{out}: {problem}: the other results would be removed: raise it, or choose another OUT")
     has_patterns = selection.include or selection.exclude
-    entries = known.entries if has_patterns else ()
+    entries: Iterable[Entry] = known.entries if has_patterns else ()
     if lost_paths := [entry.path for entry in entries if not selection.admits(entry.path)]:
         problem = (
             f"--include and --exclude leave out {len(lost_paths)} inputs of the earlier run, such as {lost_paths[0]!r}"

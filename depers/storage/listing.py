@@ -5,16 +5,18 @@ import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, repeat
+from itertools import islice, pairwise, repeat
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from depers.storage.paths import Entry
 
 _ROWS = 65_536  # of a batch
-_MD5 = re.compile(r"[0-9a-f]{32}")  # most tags of S3, which take half the bytes without their digits
+_MD5 = re.compile(r"^[0-9a-f]{32}$")  # most tags of S3, which take half the bytes without their digits
+_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _SCHEMA = pa.schema(
     [
         ("path", pa.binary()),
@@ -141,12 +143,47 @@ class FileListing(Sequence[Entry]):
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield path, size, tag and time of change as batches, with the bytes of texts."""
         for batch in self._list_batches():
-            entries = list(_read_batch(batch))
-            tags, times = ([getattr(entry, name) for entry in entries] for name in ("etag", "change_time"))
-            yield pa.RecordBatch.from_arrays(
-                [batch.column(0), batch.column(1), pa.array(tags, pa.string()), pa.array(times, pa.string())],
-                ["path", "size", "tag", "change_time"],
-            )
+            path, size, tag, is_md5, _, _, change_time = batch.columns
+            digits = _to_hex(tag.filter(is_md5))
+            texts = pc.replace_with_mask(tag, is_md5, digits).cast(pa.string())
+            columns = [path, size, texts, change_time.cast(pa.string())]
+            yield pa.RecordBatch.from_arrays(columns, ["path", "size", "tag", "change_time"])
+
+    @classmethod
+    def from_batch(cls, batch: pa.RecordBatch) -> Iterator["FileListing"]:
+        """Yield the sorted stretches of a batch of `to_batches`, each as a listing."""
+        path, size, tag, change_time = (batch.column(name) for name in ("path", "size", "tag", "change_time"))
+        is_md5 = pc.match_substring_regex(tag, _MD5.pattern)
+        tag = tag.cast(pa.binary())
+        tags = pc.replace_with_mask(tag, is_md5, _from_hex(tag.filter(is_md5)))
+        empty = pa.repeat(pa.scalar(b"", pa.binary()), len(batch))
+        columns = [path, size, tags, is_md5, empty, empty, change_time.cast(pa.binary())]
+        rows = pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+        ends = np.flatnonzero(pc.greater(path[:-1], path[1:]).to_numpy(zero_copy_only=False)) + 1
+        for start, stop in pairwise([0, *ends.tolist(), len(rows)]):
+            if start < stop:
+                yield cls([rows.slice(start, stop - start)])
+
+
+def _to_hex(digests: pa.BinaryArray) -> pa.BinaryArray:
+    """Return digests of 16 bytes as hexadecimal digits."""
+    fixed = digests.cast(pa.binary(16))
+    values = np.frombuffer(fixed.buffers()[1] or b"", np.uint8)[16 * fixed.offset :][: 16 * len(fixed)]
+    digits = np.stack([_DIGITS[values >> 4], _DIGITS[values & 15]], axis=-1)
+    return _make_fixed(digits, 32, len(fixed))
+
+
+def _from_hex(texts: pa.BinaryArray) -> pa.BinaryArray:
+    """Return 32 hexadecimal digits as 16 bytes."""
+    fixed = texts.cast(pa.binary(32))
+    digits = np.frombuffer(fixed.buffers()[1] or b"", np.uint8)[32 * fixed.offset :][: 32 * len(fixed)]
+    values = np.where(digits < ord("a"), digits - ord("0"), digits - ord("a") + 10).astype(np.uint8)
+    return _make_fixed(values[0::2] * np.uint8(16) + values[1::2], 16, len(fixed))
+
+
+def _make_fixed(data: np.ndarray[Any, np.dtype[np.uint8]], width: int, count: int) -> pa.BinaryArray:
+    array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), count, [None, pa.py_buffer(data.tobytes())])
+    return array.cast(pa.binary())
 
 
 def _unpack(data: bytes) -> tuple[Entry, ...]:

@@ -145,8 +145,9 @@ def test_inputs_of_equal_size_and_time(tmp_path: Path, edits: dict[str, bytes], 
     assert [entry[:3] for entry in entries] == [entry[:3] for entry in known]
     now = units.cut(entries)
     assert [unit.name for unit in now] == [unit.name for unit in work]
-    names = changes.find_changed_inputs(records, now, units.list_finished(records), str(inputs), known)
+    listing = FileListing.of(entries)
+    names = changes.find_changed_inputs(records, now, units.list_finished(records), str(inputs), listing, [known])
     assert names == {now[find_unit(now, path)].name for path in changed}
     unfinished = units.Finished(frozenset(), frozenset())  # of an archive there may be chunks
-    names = changes.find_changed_inputs(records, now, unfinished, str(inputs), known)
+    names = changes.find_changed_inputs(records, now, unfinished, str(inputs), listing, [known[:2], known[2:]])
     assert len(names) == len({unit.name for unit in now if any(entry.path in edits for entry in unit.entries)})

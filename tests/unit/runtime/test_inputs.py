@@ -51,7 +51,7 @@ def changed(entries: list[Entry]) -> list[Entry]:
     ],
 )
 def test_another_input_is_refused(place: str, entries: list[Entry], message: str) -> None:
-    known = KnownInputs("/in", FileListing.of(ENTRIES))
+    known = KnownInputs("/in", len(ENTRIES), [FileListing.of(ENTRIES)])
     if not message:
         inputs.refuse_another("OUT", place, FileListing.of(entries), known)
         return
@@ -91,7 +91,7 @@ def test_patterns_may_let_in_more_and_not_less(tmp_path: Path) -> None:
     [(1, None, True), (1, 2, True), (1, 1, False), (len(ENTRIES), None, False), (None, None, False), (None, 2, False)],
 )
 def test_a_smaller_sample_removes_nothing(limit: int | None, former_limit: int | None, is_refused: bool) -> None:
-    known = KnownInputs("/in", FileListing.of(ENTRIES), Selection((), (), former_limit))
+    known = KnownInputs("/in", len(ENTRIES), [FileListing.of(ENTRIES)], Selection((), (), former_limit))
     if not is_refused:
         inputs.refuse_narrower("OUT", Selection((), (), limit), known)
         return

@@ -2,6 +2,7 @@
 
 import pickle
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,20 @@ def test_questions_about_two(first: list[Entry], second: list[Entry]) -> None:
         assert other.get(entry.path) == known.get(entry.path)
     near = other.near(one)
     assert all(near.get(entry.path) == known.get(entry.path) for entry in first)
+
+
+@given(ENTRIES, ENTRIES)
+def test_batches_are_read_in_sorted_stretches(first: list[Entry], second: list[Entry]) -> None:
+    made = [FileListing.of(entries) for entries in (first, second)]
+    batches = [batch for one in made for batch in one.to_batches()]
+    parts = [part for batch in batches for part in FileListing.from_batch(batch)]
+    plain = [[entry._replace(status="", reason="") for entry in one] for one in made]
+    assert [entry for part in parts for entry in part] == plain[0] + plain[1]
+    table = pa.Table.from_batches(batches, batches[0].schema).combine_chunks() if batches else pa.table({})
+    for batch in table.to_batches() if batches else ():  # in which the second begins anywhere
+        parts = list(FileListing.from_batch(batch))
+        assert len(parts) <= 2 and all(list(part) == by_bytes(list(part)) for part in parts)
+        assert [entry for part in parts for entry in part] == plain[0] + plain[1]
 
 
 @given(ENTRIES, st.data())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from depers.storage import tables
 from depers.storage.tables import TableWriter, column, description, plain_schema, schema, to_parquet
@@ -47,3 +48,14 @@ def test_long_rows_do_not_wait_until_they_are_many(tmp_path: Path) -> None:
             writer.write(part)
     metadata = pq.read_metadata(tmp_path / "t.parquet")
     assert (metadata.num_rows, metadata.num_row_groups) == (20, 2)
+
+
+def test_columns_are_read_that_are_there_once(tmp_path: Path) -> None:
+    uri = str(tmp_path / "t.parquet")
+    columns = [pa.array([1]), pa.array([[{"x": 2}]]), pa.array([3]), pa.array([4])]
+    tables.write_table(uri, pa.Table.from_arrays(columns, ["a", "boxes", "twice", "twice"]))
+    assert tables.read_table(uri, ["boxes", "a"]).to_pylist() == [{"a": 1, "boxes": [{"x": 2}]}]
+    assert tables.read_table(uri, []).num_rows == 1 and tables.read_table(uri).num_columns == 4
+    for name in ("b", "twice", "boxes.x"):
+        with pytest.raises(pa.ArrowInvalid, match=f"must have one column '{name}', but has a, boxes, twice, twice"):
+            tables.read_table(uri, [name])
