@@ -325,7 +325,7 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
     Raises UserError, perhaps wrapped by Ray, for what the user can put right.
     """
     from depers.runtime import capacity, local_pool, places
-    from depers.runtime.cluster import is_named, start_ray
+    from depers.runtime.cluster import explained_space, is_named, start_ray
     from depers.runtime.telemetry.observed_run import observe_run
 
     module = importlib.import_module(f"depers.commands.{verb}")
@@ -340,7 +340,7 @@ def run_verb(verb: str, options: Any, debug: bool = False) -> "VerbResult":
             return local_result
     has_started = start_ray(debug)
     try:
-        with warnings.catch_warnings(), capacity.announced_wait():
+        with warnings.catch_warnings(), capacity.announced_wait(), explained_space():
             if not debug:
                 warnings.filterwarnings("ignore", module=r"ray\.")  # advice on Ray Data's tuning
             places.warn_of_variables()

@@ -200,6 +200,19 @@ def _quiet_start(debug: bool) -> Iterator[None]:
                     os.write(2, line)
 
 
+@contextmanager
+def explained_space() -> Iterator[None]:
+    """Raise UserError where the block ends since there is room for no object more: in no store, and on no disk."""
+    import ray
+
+    try:
+        yield
+    except (ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError) as error:
+        full = "the cluster's object store is full, and so is the disk that it spills to"
+        hint = "end what else fills them, or give nodes more; the same command takes up the work again"
+        raise UserError(f"{full}: {hint}") from error
+
+
 def object_store_bytes() -> int:
     """Return the size of a local object store: an eighth of the machine's memory, 256 MiB to 2 GiB.
 
