@@ -15,7 +15,7 @@ from functools import partial
 from depers import __version__, api, resources
 from depers.errors import UserError, as_user_error, describe, one_line, to_line
 from depers.observation.logs import JsonFormatter, LineFormatter
-from depers.options import parse_command
+from depers.options.command_line import parse_command
 from depers.runtime import progress
 
 VERBS = {

@@ -22,7 +22,8 @@ from depers.detection import shipped
 from depers.detection.settings import parse_weights
 from depers.errors import UserError
 from depers.imaging.metadata import exif
-from depers.options import REDACTION, RUNNING, classes_option, option
+from depers.options import option
+from depers.options.shared import REDACTION, RUNNING, classes_option
 from depers.pipeline import clean_watch, local
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline

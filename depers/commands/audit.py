@@ -21,15 +21,13 @@ from depers.anonymization.manifest import MANIFEST, WrittenRows, open_manifest
 from depers.archives import registry
 from depers.detection import shipped
 from depers.errors import UserError
-from depers.options import (
-    CheckedOptions,
-    argument,
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import (
     batch_size_option,
     classes_option,
     confidence_option,
     device_option,
     imgsz_option,
-    option,
     tile_option,
     weights_option,
     workers_option,

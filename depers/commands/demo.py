@@ -27,7 +27,8 @@ from depers.commands import anonymize, evaluate, extract, normalize, synthesize,
 from depers.datasets import sprite_bank
 from depers.errors import UserError
 from depers.imaging.decoding import decode
-from depers.options import TRAINING, CheckedOptions, argument, imgsz_option, option
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import TRAINING, imgsz_option
 from depers.reports import drawing, page
 from depers.runtime import lease, progress, units
 from depers.runtime.results import VerbResult

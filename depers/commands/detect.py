@@ -18,7 +18,8 @@ from depers.datasets.labels import Labels, format_yolo
 from depers.detection.detections import SCHEMA, DetectionRow, to_array
 from depers.errors import UserError
 from depers.imaging import sniffing
-from depers.options import DETECTION, option
+from depers.options import option
+from depers.options.shared import DETECTION
 from depers.pipeline import local
 from depers.pipeline import options as pipeline_options
 from depers.pipeline import run as pipeline

@@ -40,16 +40,14 @@ from depers.evaluation.metrics import measure
 from depers.evaluation.metrics_by_size import measure_sizes
 from depers.evaluation.report import make_report
 from depers.evaluation.samples import judge, read_samples
-from depers.options import (
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import (
     DETECTION,
-    CheckedOptions,
-    argument,
     batch_size_option,
     confidence_option,
     device_option,
     imgsz_option,
     max_detections_option,
-    option,
     precision_option,
     tile_option,
     weights_option,

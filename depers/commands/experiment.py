@@ -46,15 +46,9 @@ from depers.evaluation.experiment_statistics import (
     read_matches,
 )
 from depers.extraction.training_images import list_images
-from depers.options import (
-    TRAINING,
-    CheckedOptions,
-    argument,
-    batch_size_option,
-    imgsz_option,
-    option,
-    parse,
-)
+from depers.options import CheckedOptions, argument, option
+from depers.options.command_line import parse
+from depers.options.shared import TRAINING, batch_size_option, imgsz_option
 from depers.runtime import capacity, claims, progress
 from depers.runtime.results import VerbResult
 from depers.runtime.tasks import run_tasks

@@ -11,7 +11,8 @@ from depers.boxes import letterbox, paint_on_canvas
 from depers.errors import UserError
 from depers.imaging import decoding
 from depers.imaging.headers import ImageError
-from depers.options import CheckedOptions, argument, imgsz_option, option
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import imgsz_option
 from depers.runtime.local_pool import PoolPlan
 from depers.runtime.results import VerbResult
 

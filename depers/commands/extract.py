@@ -27,14 +27,12 @@ from depers.extraction.steps import extract_unit, part_path
 from depers.extraction.take_apart import RECORD, ExtractionJob, background_path
 from depers.extraction.training_images import check_groups, find_training_folder, list_images
 from depers.imaging.headers import MAX_MEGAPIXELS
-from depers.options import (
-    CheckedOptions,
-    argument,
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import (
     confidence_option,
     device_option,
     imgsz_option,
     max_megapixels_option,
-    option,
     precision_option,
     seed_option,
     weights_option,

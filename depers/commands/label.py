@@ -34,14 +34,12 @@ from depers.extraction.training_images import list_images
 from depers.labelling.decisions import Rules
 from depers.labelling.report import make_report
 from depers.labelling.steps import RECORD, LabellingJob, label_unit
-from depers.options import (
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import (
     DETECTION,
-    CheckedOptions,
-    argument,
     batch_size_option,
     device_option,
     imgsz_option,
-    option,
     precision_option,
     tile_option,
     workers_option,

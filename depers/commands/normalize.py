@@ -45,7 +45,8 @@ from depers.normalization.suspicions import refuse_mostly_dropped
 from depers.normalization.twins import KINDS, count_shared, describe_twins, find_twins
 from depers.normalization.unlisted import UNLABELLED
 from depers.normalization.writing import ImageTask, TakenOver, make_unit_name, write_problems, write_unit
-from depers.options import CheckedOptions, argument, follow_links_option, option, seed_option
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import follow_links_option, seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.local_pool import PoolPlan

@@ -20,7 +20,8 @@ from depers.datasets import sprite_bank
 from depers.datasets.data_yaml import Dataset, read_dataset, write_joined_yaml
 from depers.datasets.image_index import write_index
 from depers.errors import UserError
-from depers.options import REQUIRED, CheckedOptions, argument, option, seed_option
+from depers.options import REQUIRED, CheckedOptions, argument, option
+from depers.options.shared import seed_option
 from depers.runtime import claims, progress, units
 from depers.runtime.lease import Lease
 from depers.runtime.progress import Speed

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depers.observation.meter import Stage, StageTime
-from depers.options import CORE_HOUR_PRICE, CURRENCY
+from depers.options.command_line import CORE_HOUR_PRICE, CURRENCY
 
 _LEAST_SECONDS = 1.0  # that a rate needs
 _BUSY_SHARE = 0.7  # of the cores, from which on there are too few of them

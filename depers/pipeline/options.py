@@ -11,12 +11,11 @@ from depers.detection.settings import PRECISIONS, parse_weights
 from depers.detection.thresholds import read_thresholds
 from depers.errors import UserError
 from depers.imaging.headers import MAX_MEGAPIXELS
-from depers.options import (
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import (
     DETECTION,
     RUNNING,
     SELECTION,
-    CheckedOptions,
-    argument,
     batch_size_option,
     classes_option,
     confidence_option,
@@ -26,7 +25,6 @@ from depers.options import (
     imgsz_option,
     max_detections_option,
     max_megapixels_option,
-    option,
     precision_option,
     tile_option,
     weights_option,

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from depers import storage
 from depers.errors import UserError
-from depers.options import S3_SETTINGS, flag
+from depers.options import flag
+from depers.options.command_line import S3_SETTINGS
 from depers.runtime import capacity, lease
 from depers.runtime.progress import report
 

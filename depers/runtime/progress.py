@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 
 from depers.errors import to_line
 from depers.observation.context import current_context
-from depers.options import PROGRESS_STYLES
+from depers.options.command_line import PROGRESS_STYLES
 
 AUTO, JSON, NONE = PROGRESS_STYLES
 _LEAST_SECONDS = 1.0  # that a rate needs: two units that end together say nothing about the next ones

@@ -10,15 +10,13 @@ from depers.datasets import labels
 from depers.datasets.digests import digest_dataset, digest_file
 from depers.detection.settings import find_weights
 from depers.errors import UserError
-from depers.options import (
+from depers.options import CheckedOptions, argument, option
+from depers.options.shared import (
     RUNNING,
     TRAINING,
-    CheckedOptions,
-    argument,
     batch_size_option,
     device_option,
     imgsz_option,
-    option,
     precision_option,
     seed_option,
     workers_option,

@@ -11,7 +11,7 @@ from depers.datasets.labels import CLASSES
 from depers.detection import detector, shipped
 from depers.detection.settings import InferenceSettings, Weights, describe_weights_uri, parse_weights, read_checkpoints
 from depers.detection.thresholds import read_thresholds
-from depers.options import parse
+from depers.options.command_line import parse
 from depers.pipeline.run import make_job
 from depers.pipeline.threshold_check import check_thresholds
 from depers.training import options as training_options

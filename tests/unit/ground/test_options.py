@@ -11,7 +11,8 @@ import pytest
 from depers import __version__
 from depers.commands.detect import Options as DetectOptions
 from depers.errors import UserError
-from depers.options import REQUIRED, CheckedOptions, argument, build, option, parse
+from depers.options import REQUIRED, CheckedOptions, argument, build, option
+from depers.options.command_line import parse
 
 
 @dataclass(frozen=True)

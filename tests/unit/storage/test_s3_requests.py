@@ -10,7 +10,7 @@ from pyarrow import fs
 
 from depers import storage
 from depers.errors import UserError
-from depers.options import parse_command
+from depers.options.command_line import parse_command
 from depers.storage import failures, s3, s3_requests
 from depers.storage.s3_requests import RateLimiter, choose_arguments, find_content_type
 
