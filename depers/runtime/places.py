@@ -34,14 +34,24 @@ _FORWARDED = (
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT",
     *(f"DEPERS_{name.upper()}" for name in S3_SETTINGS),
+    "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ANON", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+    "STORAGE_EMULATOR_HOST",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
 )  # fmt: skip
-_FILES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_RUNTIME_VARIABLES = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_EC2_METADATA_DISABLED")  # of one machine
+_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "GCSFS_", "OCIFS_", "OSS_")
+"""What the variables of stores' clients begin with."""
+_FILES = (
+    "AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CLIENT_CERTIFICATE_PATH",
+)  # fmt: skip
+_RUNTIME_VARIABLES = (
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_EC2_METADATA_DISABLED", "AZURE_FEDERATED_TOKEN_FILE",
+)  # fmt: skip
+"""Those that each machine has for itself."""
 
 
 def choose_variables(environment: Mapping[str, str], job_variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what of the driver's environment the workers get: how S3 is reached, and no secret.
+    """Return what of the driver's environment the workers get: how stores are reached, and no secret.
 
     What the job was given, the `job_variables`, they have. Secrets would be shown among the notes of the cluster.
     """
@@ -50,7 +60,7 @@ def choose_variables(environment: Mapping[str, str], job_variables: Mapping[str,
 
 def list_others(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what else matters on workers: credentials and files with certificates, as digests of what they are."""
-    names = {name for name in environment if name.startswith("AWS_")} | {*_FILES} & environment.keys()
+    names = {name for name in environment if name.startswith(_PREFIXES)} | {*_FILES} & environment.keys()
     names -= {*_FORWARDED, *_RUNTIME_VARIABLES}
     return {name: _digest(name, environment[name]) for name in sorted(names)}
 
@@ -83,7 +93,7 @@ def warn_of_variables() -> None:
             if names:
                 report(
                     f"warning: {', '.join(names)} of this machine {'is' if len(names) == 1 else 'are'} not what workers"
-                    " have: what S3 needs, give to all nodes, by roles or `ray job submit --runtime-env-json`"
+                    " have: what stores need, give to all nodes, by roles or `ray job submit --runtime-env-json`"
                 )
                 return
 

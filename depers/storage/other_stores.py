@@ -182,7 +182,12 @@ def read(uri: str, etag: str | None = None, start: int = 0, stop: int | None = N
     if stop is not None and stop <= start:
         return b""
     bounds = {name: value for name, value in (("start", start or None), ("end", stop)) if value is not None}
-    data = bytes(_ask(uri, lambda files, path: files.cat_file(path, **bounds)))
+    try:
+        data = bytes(_ask(uri, lambda files, path: files.cat_file(path, **bounds)))
+    except UnavailableError:
+        if not bounds or (size_of(uri) or 0) > start:
+            raise
+        data = b""  # some stores refuse a range that begins at the end, which every one of an empty object does
     if etag is not None and read_etag(uri) != etag:
         raise UnavailableError(errno.ESTALE, "changed since it was listed", uri)
     return data

@@ -2,8 +2,8 @@
 
 Below a local folder a path must be plain: parts between single slashes, none of them empty, `.` or `..`. A key on S3 is
 text that nobody resolves, so there any is allowed that S3 can hold. What lies between this and other stores may resolve
-keys in its own way, so there they must be plain as well. A backslash is a character like others: depers does not run on
-Windows.
+keys in its own way, so there they must be plain as well. On a disk and on S3 a backslash is a character like others:
+depers does not run on Windows.
 """
 
 import os
@@ -30,8 +30,11 @@ OTHER_STORES: Mapping[str, str] = {
 All of them are stores of objects, in which a write is there whole or not at all.
 """
 _REMOTE = ("s3://", *(f"{scheme}://" for scheme in OTHER_STORES))
-_RESOLVED = re.compile(r"[?\x00-\x1f\x7f]|\.(?:/|\Z)")
-"""What some stores, or their packages, would not keep in a key: what looks like a query, and a dot at a part's end."""
+_RESOLVED = re.compile(r"[?\\\x00-\x1f\x7f]|\.(?:/|\Z)")
+"""What some stores, or their packages, would not keep in a key.
+
+That is what looks like a query, a backslash, of which Azure makes a slash, and a dot at a part's end.
+"""
 _SAFE_LENGTH = 60  # characters that have fewer bytes than any limit
 
 

@@ -83,6 +83,24 @@ def test_local_paths_are_refused_where_nodes_do_not_share_them(
     assert not list(folder.glob(".depers-*"))
 
 
+def test_of_other_stores_workers_get_as_little(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "AZURE_STORAGE_CONNECTION_STRING": "AccountName=me;AccountKey=secret",
+        "AZURE_CLIENT_SECRET": "secret",
+        "GOOGLE_APPLICATION_CREDENTIALS": str(folder / "w.pt"),
+    }
+    reached = {"AZURE_STORAGE_ACCOUNT_NAME": "me", "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9023"}
+    environment = secrets | reached | {"AZURE_FEDERATED_TOKEN_FILE": "/each/machine/has/its/own"}
+    assert choose_variables(environment, {}) == reached
+    assert set(digests := list_others(environment)) == set(secrets)
+    assert find_differing(digests) == sorted(secrets)
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    assert find_differing(digests) == []
+    (folder / "w.pt").write_bytes(b"another key")
+    assert find_differing(digests) == ["GOOGLE_APPLICATION_CREDENTIALS"]
+
+
 def test_workers_get_how_s3_is_reached_and_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
         "AWS_ENDPOINT_URL": "http://minio:9000", "https_proxy": "http://proxy", "AWS_SECRET_ACCESS_KEY": "secret",
