@@ -16,7 +16,7 @@ from depers.errors import UserError, one_line
 from depers.options import REQUIRED, CheckedOptions, argument, build
 from depers.pipeline.options import find_records
 from depers.runtime import progress
-from depers.runtime.places import check_places
+from depers.runtime.places import announce_stores, check_places
 from depers.runtime.results import Failures, VerbResult
 from depers.training.processes.outputs import BEST
 from depers.yaml_files import parse_yaml, shorten
@@ -207,6 +207,7 @@ def check(options: Options) -> None:
 def run(options: Options) -> MissionResult:
     """Run the steps that are not complete, each with what the ones before have made. Raises UserError."""
     mission = read_mission(options.file)
+    announce_stores(*(step.options for step in mission.steps))  # of which FILE alone is an option of the mission
     for step in mission.steps:
         check_places(step.options)
     state_uri = storage.join(mission.out, STATE)

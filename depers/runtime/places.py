@@ -100,10 +100,9 @@ def warn_of_variables() -> None:
     threading.Thread(target=compare, daemon=True).start()
 
 
-def announce_stores(options: Any) -> None:
-    """Say what is not promised where an option names a place in another store than S3."""
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
+def announce_stores(*options: Any) -> None:
+    """Say once what is not promised where an option of one of these verbs names a place in another store than S3."""
+    for value in (getattr(each, field.name) for each in options for field in dataclasses.fields(each)):
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and storage.is_remote(text) and not storage.is_s3(text):
                 report(

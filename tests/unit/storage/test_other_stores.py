@@ -282,7 +282,9 @@ def test_what_is_not_promised_is_said_at_the_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(places, "report", lines.append)
     places.announce_stores(PassOptions("s3://b/in", "out"))
     assert not lines
-    places.announce_stores(PassOptions("in", f"{bucket}/out"))
+    places.announce_stores(
+        PassOptions("s3://b/in", "out"), PassOptions("in", f"{bucket}/out"), PassOptions(bucket, "out")
+    )
     assert len(lines) == 1 and lines[0].startswith("gs:// promises less than S3: ")
 
 
