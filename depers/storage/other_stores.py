@@ -137,14 +137,27 @@ def list_keys(uri: str) -> Iterator[tuple[str, int, str]]:
         return rows if isinstance(rows, Mapping) else {}  # of one file some give its name
 
     _, root = _locate(uri)
-    for name, info in _ask(uri, find).items():
+    rows = _ask(uri, find)
+    folders = {name.rpartition("/")[0] for name in rows}
+    for name, info in rows.items():
         if info.get("type", "file") != "file" or name.rstrip("/") == root:
             continue
         if not name.startswith(f"{root}/"):
             raise OSError(errno.EIO, f"its store lists {name!r}, which does not lie in it", uri)
-        size = int(info.get("size") or 0)
-        if size or not name.endswith("/"):
-            yield name[len(root) + 1 :], size, _tag(uri, info)
+        size, key = int(info.get("size") or 0), name[len(root) + 1 :]
+        is_suspect = name in folders or "." not in name.rpartition("/")[2]
+        if size or not (name.endswith("/") or (is_suspect and _is_marker(f"{uri.rstrip('/')}/{key}"))):
+            yield key, size, _tag(uri, info)
+
+
+def _is_marker(uri: str) -> bool:
+    """Return whether an empty key that was listed is no object: adlfs lists what marks a folder without its slash."""
+    try:
+        return size_of(uri) is None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a name that stays what it is, and fails where it is read
+            return False
+        raise
 
 
 def _describe(uri: str) -> Mapping[str, Any]:

@@ -113,6 +113,25 @@ def _parquet() -> Any:
     return io.BytesIO(tables.to_parquet(pa.table({"a": [1, 2]})))
 
 
+def test_what_marks_a_folder_is_no_file(folder_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("a/b/x.jpg", "labels.d/x.txt", "empty", "b.txt"):
+        storage.write_bytes(f"{folder_bucket}/in/{key}", b"x" if "x" in key else b"")
+    find = FolderStore.find
+
+    def find_marked(self: FolderStore, path: str, **settings: Any) -> Any:
+        """As adlfs does where `a/b/` and others are keys: their slashes are taken off."""
+        folder = Path(self._strip_protocol(path))
+        (folder / "nothing").mkdir(exist_ok=True)
+        markers = {
+            str(folder / name): {"type": "file", "size": 0, "etag": "x"} for name in ("a/b", "labels.d", "nothing")
+        }
+        return find(self, path, **settings) | markers
+
+    monkeypatch.setattr(FolderStore, "find", find_marked)
+    names = [entry.path for entry in storage.list_files(f"{folder_bucket}/in")]
+    assert sorted(names) == ["a/b/x.jpg", "b.txt", "empty", "labels.d/x.txt"]
+
+
 def test_ranges_beyond_the_end_are_what_there_is(folder_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read = FolderStore.cat_file
 
