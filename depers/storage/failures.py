@@ -47,6 +47,7 @@ _PASSING = {
     "TooManyRequests",
     "TooManyRequestsException",
 }
+_UNKNOWN = 501
 _GONE = ("NoSuchKey", "NoSuchVersion", "NotFound", "404")
 _DENIED = ("AccessDenied", "AllAccessDisabled", "Forbidden", "403")
 _CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
@@ -86,6 +87,10 @@ class OutageError(UserError, UnavailableError):
     def __str__(self) -> str:
         """Return it in a line."""
         return f"{self.filename}: storage fails ({self.strerror}): the same command takes up the work again"
+
+
+class UnsupportedError(OSError):
+    """The store does not know what was asked: asking again is of no use."""
 
 
 class Answer(NamedTuple):
@@ -139,6 +144,9 @@ CLOCK = Clock()
 
 def interpret(uri: str, code: str, status: int, message: str) -> Answer:
     """Return what S3's answer means: an error `code` and `message`, with an HTTP status, about `uri`."""
+    if code == "NotImplemented" or status == _UNKNOWN:  # of servers other than AWS: of encryption, tags, conditions, …
+        words = "this S3 does not know what is asked of it" + (f": {message}" if message else "")
+        return Answer(UnsupportedError(errno.ENOTSUP, " ".join(words.split())[:200], uri))
     if code in _PASSING or status >= 500 or status in (408, 429):
         return Answer(UnavailableError(errno.EAGAIN, f"S3 answers {code or status}", uri), passes=True)
     if code == "NoSuchBucket":

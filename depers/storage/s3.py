@@ -21,7 +21,7 @@ from urllib.parse import unquote_plus
 from depers.errors import REASON_LENGTH, UserError, one_line
 from depers.resources import MIB
 from depers.storage import failures, s3_requests
-from depers.storage.failures import CLOCK, Answer, OutageError, UnavailableError
+from depers.storage.failures import CLOCK, Answer, OutageError, UnavailableError, UnsupportedError
 
 T = TypeVar("T")
 
@@ -425,11 +425,11 @@ def delete(uri: str) -> None:
 def remove_partials(uri: str) -> None:
     """End uploads in parts that a killed process left unfinished below the folder `uri`: they would cost for ever.
 
-    Where that is not allowed, they stay.
+    Where that is not allowed, or the server does not know of it, they stay.
     """
     bucket, prefix = _folder(uri)
     marker: dict[str, str] = {}
-    with suppress(PermissionError, NotImplementedError):  # a role may be allowed to write and not to do this
+    with suppress(PermissionError, UnsupportedError):  # a role may be allowed to write and not to do this
         while True:
             arguments = {"Bucket": bucket, "Prefix": prefix} | marker
             page = with_retries(lambda arguments=arguments: client().list_multipart_uploads(**arguments), uri)  # type: ignore[misc]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from faulty_s3 import BROKEN, DENIED, EXPIRED, RESET, THROTTLE, Fault, FaultyS3
+from faulty_s3 import BROKEN, DENIED, EXPIRED, RESET, THROTTLE, UNKNOWN, Fault, FaultyS3
 
 from depers import storage
 from depers.archives import base as archives
@@ -182,6 +182,14 @@ def test_an_unfinished_upload_leaves_nothing(s3_bucket: str) -> None:
     s3.client().create_multipart_upload(Bucket=bucket, Key="killed.tar")
     storage.remove_partials(s3_bucket)
     assert not s3.client().list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
+def test_what_a_server_does_not_know_is_asked_once(s3_bucket: str, proxied: Any) -> None:
+    proxy = proxied(lambda method, place, time: UNKNOWN)
+    with pytest.raises(OSError, match="this S3 does not know what is asked of it: no"):
+        storage.write_bytes(f"{s3_bucket}/a.jpg", b"1")
+    storage.remove_partials(s3_bucket)  # some do not list uploads
+    assert proxy.seen == {"PUT": 1, "GET": 1}
 
 
 def test_an_archive_that_cannot_be_read_on_keeps_what_was_read(s3_bucket: str, proxied: Any) -> None:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 THROTTLE, BROKEN, RESET, DENIED = "503", "500", "reset", "403"
-EXPIRED, ARCHIVED, SKEWED = "expired", "archived", "skewed"
+EXPIRED, ARCHIVED, SKEWED, UNKNOWN = "expired", "archived", "skewed", "501"
 Fault = Callable[[str, str, int], str]
 """(method, key with its bucket, query and range of bytes, how often the key was asked for) → a fault, or empty."""
 
@@ -21,6 +21,7 @@ _CODES = {
     EXPIRED: (400, "ExpiredToken"),
     ARCHIVED: (403, "InvalidObjectState"),
     SKEWED: (403, "RequestTimeTooSkewed"),
+    UNKNOWN: (501, "NotImplemented"),
 }
 
 

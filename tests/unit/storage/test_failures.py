@@ -15,6 +15,8 @@ from depers.storage.failures import OutageError, UnavailableError
     [
         ("SlowDown", 503, "", "S3 answers SlowDown", True, False),
         ("", 502, "", "S3 answers 502", True, False),
+        ("", 501, "", "this S3 does not know what is asked of it", False, False),
+        ("NotImplemented", 501, "no\ntags", "does not know what is asked of it: no tags", False, False),
         ("TooManyRequests", 429, "", "S3 answers TooManyRequests", True, False),
         ("AccessDenied", 403, "", "access denied", False, False),
         ("403", 403, "Forbidden", "access denied", False, False),
