@@ -42,6 +42,16 @@ class Host(NamedTuple):
         [first] = psutil.Process(self.process.pid).children()
         return ["nsenter", "--all", f"--target={first.pid}", "--wd=/", "--", *command]
 
+    @contextmanager
+    def without_network(self) -> Iterator[None]:
+        """Cut the host off from all others for as long as the block takes."""
+        link = f"depers{self.address.rpartition('.')[2]}"
+        ip("link", "set", link, "down")
+        try:
+            yield
+        finally:
+            ip("link", "set", link, "up")
+
 
 class Cluster(NamedTuple):
     """A Ray cluster: its hosts, of which the first is the head, and the variables that its nodes were started with."""
