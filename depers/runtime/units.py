@@ -73,17 +73,24 @@ def cut(entries: Sequence[Entry]) -> list[Unit]:
     listing: Sequence[Entry] = entries if isinstance(entries, FileListing) else sorted(entries)
     size, units = choose_size(len(listing)), list[Unit]()
     batch, first, total, stretch = list[Entry](), 0, 0, 0
+    gaps = list[int]()  # where archives lie among the files of the batch
 
     def close(stop: int) -> None:
-        """Make a unit of the batch: a part of the listing, where that has nothing else there."""
-        if batch:
-            is_part = isinstance(listing, FileListing) and stop - first == len(batch)
-            units.append(Unit(_name(batch), listing[first:stop] if is_part else tuple(batch)))
-            batch.clear()
+        """Make a unit of the batch, which shares the listing's memory if that is in columns."""
+        if batch and isinstance(listing, FileListing):
+            starts, stops = [first, *(gap + 1 for gap in gaps)], [*gaps, stop]
+            parts = [listing[start:end] for start, end in zip(starts, stops, strict=True)]
+            units.append(Unit(_name(batch), parts[0] if len(parts) == 1 else FileListing.join(parts)))
+        elif batch:
+            units.append(Unit(_name(batch), tuple(batch)))
+        batch.clear()
+        gaps.clear()
 
     for index, entry in enumerate(listing):
         if _kind_of(entry) is not None:
             units.append(Unit(_name((entry,)), (entry,)))
+            if batch:
+                gaps.append(index)
             continue
         if batch and total + entry.size > _UNIT_BYTES:
             close(index)

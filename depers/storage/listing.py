@@ -29,6 +29,8 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_EMPTY = pa.repeat(pa.scalar(b"", pa.binary()), _ROWS)  # which the columns of texts share that have none
+
 
 class FileListing(Sequence[Entry]):
     """Entries in the order of the bytes of their paths, made when they are asked for; a slice shares what it is of."""
@@ -150,14 +152,18 @@ class FileListing(Sequence[Entry]):
             yield pa.RecordBatch.from_arrays(columns, ["path", "size", "tag", "change_time"])
 
     @classmethod
+    def join(cls, parts: Iterable["FileListing"]) -> "FileListing":
+        """Return parts of listings, in their order, as one that shares what they are of."""
+        return cls([batch for part in parts for batch in part._list_batches()])
+
+    @classmethod
     def from_batch(cls, batch: pa.RecordBatch) -> Iterator["FileListing"]:
         """Yield the sorted stretches of a batch of `to_batches`, each as a listing."""
         path, size, tag, change_time = (batch.column(name) for name in ("path", "size", "tag", "change_time"))
         is_md5 = pc.match_substring_regex(tag, _MD5.pattern)
         tag = tag.cast(pa.binary())
         tags = pc.replace_with_mask(tag, is_md5, _from_hex(tag.filter(is_md5)))
-        empty = pa.repeat(pa.scalar(b"", pa.binary()), len(batch))
-        columns = [path, size, tags, is_md5, empty, empty, change_time.cast(pa.binary())]
+        columns = [path, size, tags, is_md5, *(_make_texts([""] * len(batch)),) * 2, change_time.cast(pa.binary())]
         rows = pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
         ends = np.flatnonzero(pc.greater(path[:-1], path[1:]).to_numpy(zero_copy_only=False)) + 1
         for start, stop in pairwise([0, *ends.tolist(), len(rows)]):
@@ -256,13 +262,17 @@ def _make_batch(entries: Sequence[Entry]) -> pa.RecordBatch:
         [entry.size for entry in entries],
         [bytes.fromhex(e.etag) if md5 else _encode(e.etag) for e, md5 in zip(entries, is_md5, strict=True)],
         is_md5,
-        [_encode(entry.status) if entry.status else b"" for entry in entries],
-        [_encode(entry.reason) if entry.reason else b"" for entry in entries],
-        [_encode(entry.change_time) if entry.change_time else b"" for entry in entries],
     ]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
-    )
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=False)]
+    arrays += [_make_texts([getattr(entry, name) for entry in entries]) for name in _SCHEMA.names[4:]]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _make_texts(texts: Sequence[str]) -> pa.BinaryArray:
+    """Return texts as bytes; where all are empty, without memory of their own."""
+    if any(texts) or len(texts) > len(_EMPTY):
+        return pa.array([_encode(text) if text else b"" for text in texts], pa.binary())
+    return _EMPTY[: len(texts)]
 
 
 def _read_batch(batch: pa.RecordBatch) -> Iterator[Entry]:

@@ -1,5 +1,6 @@
 """Units of work: every input in exactly one, names that depend on content alone, and an honest account."""
 
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from depers.errors import UserError
 from depers.runtime import units
 from depers.runtime.units import RecordNotes
 from depers.storage import Entry, tables
+from depers.storage.listing import FileListing
 
 SCHEMA = pa.schema([("path", pa.string())])
 LISTINGS = st.lists(st.builds(Entry, st.text(min_size=1), st.integers(0, 9), st.text()), unique_by=lambda e: e.path)
@@ -173,3 +175,14 @@ def test_records_of_what_was_before_are_set_aside(tmp_path: Path) -> None:
     assert len(list(units.read_former(records))) == 3
     units.remove_former(records)
     assert not list(units.read_former(records)) and not (tmp_path / "former").exists()
+
+
+def test_units_around_archives_share_the_listing() -> None:
+    names = [f"{number:04}.{'tar' if number % 7 == 3 else 'jpg'}" for number in range(300)]
+    listing = FileListing.of(Entry(name, 1000, f"{name}") for name in names)
+    in_columns, plain = units.cut(listing), units.cut(list(listing))
+    assert [unit.name for unit in in_columns] == [unit.name for unit in plain]
+    assert all(list(ours.entries) == list(theirs.entries) for ours, theirs in zip(in_columns, plain, strict=True))
+    loose = [unit for unit in in_columns if unit.archive is None]
+    assert all(isinstance(unit.entries, FileListing) for unit in loose) and len(loose[0].entries) > 7
+    assert list(pickle.loads(pickle.dumps(loose[0].entries))) == list(loose[0].entries)
