@@ -139,6 +139,7 @@ def main() -> None:
                 print(f"{verb}, {workers} workers: left out, too little memory is free", flush=True)
                 continue
             ray.init(
+                "local",
                 num_cpus=workers,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
