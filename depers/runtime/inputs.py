@@ -7,12 +7,14 @@ lie in OUT is known; and again at the end, with what INPUT holds alone.
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from depers import storage
-from depers.errors import UserError
+from depers.errors import UserError, one_line
 from depers.storage import Entry, tables
 from depers.storage.listing import FileListing
 from depers.storage.selection import Selection
@@ -59,9 +61,24 @@ class _StoredParts:
         self._uri = uri
 
     def __iter__(self) -> Iterator[FileListing]:
-        with storage.translated_errors(self._uri), tables.open_table(self._uri) as file:
+        with _open(self._uri) as file:
             for batch in file.iter_batches(_ROWS, columns=SCHEMA.names):
+                if any(column.null_count for column in batch.columns):
+                    raise pa.ArrowInvalid("it has empty cells")
                 yield from FileListing.from_batch(batch)
+
+
+@contextmanager
+def _open(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open the inputs that are noted in a file. Raise UserError where it is damaged, also while it is read."""
+    try:
+        with storage.translated_errors(uri), tables.open_table(uri) as file:
+            if not file.schema_arrow.equals(tables.plain_schema(SCHEMA)):
+                raise pa.ArrowInvalid(f"its columns are {', '.join(file.schema_arrow.names)}")
+            yield file
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        damage = f"must say what INPUT held in the earlier run, but is damaged ({one_line(error, 100)})"
+        raise UserError(f"{uri}: {damage}: choose another OUT, or remove this one and its records") from None
 
 
 def read_inputs(records: str) -> KnownInputs:
@@ -69,7 +86,7 @@ def read_inputs(records: str) -> KnownInputs:
     uri = storage.join(records, _NAME)
     if not storage.exists(uri):
         return KnownInputs()
-    with storage.translated_errors(uri), tables.open_table(uri) as file:
+    with _open(uri) as file:
         metadata, total = file.schema_arrow.metadata or {}, file.metadata.num_rows
     place = metadata.get(_PLACE, b"").decode("utf-8", "surrogateescape")
     return KnownInputs(place, total, _StoredParts(uri), _parse_selection(metadata))

@@ -270,7 +270,7 @@ def _make_batch(entries: Sequence[Entry]) -> pa.RecordBatch:
 
 def _make_texts(texts: Sequence[str]) -> pa.BinaryArray:
     """Return texts as bytes; where all are empty, without memory of their own."""
-    if any(texts) or len(texts) > len(_EMPTY):
+    if any(texts):
         return pa.array([_encode(text) if text else b"" for text in texts], pa.binary())
     return _EMPTY[: len(texts)]
 

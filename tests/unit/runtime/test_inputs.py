@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,24 @@ def test_a_smaller_sample_removes_nothing(limit: int | None, former_limit: int |
         return
     with pytest.raises(UserError, match=rf"--limit must be at least the {len(ENTRIES)} inputs of the earlier run"):
         inputs.refuse_narrower("OUT", Selection((), (), limit), known)
+
+
+def test_one_part_that_is_there_is_enough() -> None:
+    known = KnownInputs("/in", len(ENTRIES), [FileListing.of(ENTRIES[:5]), FileListing.of(ENTRIES[5:])])
+    inputs.refuse_another("OUT", "/in", FileListing.of(ENTRIES[5:6]), known)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("path", pa.nulls(3, pa.binary())), ("tag", pa.nulls(3, pa.string())), ("path", pa.array([1, 2, 3])), ("", None)],
+)
+def test_damaged_notes_are_told_in_one_line(tmp_path: Path, name: str, column: pa.Array | None) -> None:
+    records, file = str(tmp_path), tmp_path / "inputs.parquet"
+    inputs.write_inputs(records, "/in", FileListing.of(ENTRIES[:3]), Selection())
+    if column is None:
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(table.schema.names.index(name), name, column), file)
+    with pytest.raises(UserError, match=r"inputs.parquet: must say what INPUT held in the earlier run, but is damaged"):
+        list(inputs.read_inputs(records).entries)

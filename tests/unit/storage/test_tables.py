@@ -59,3 +59,10 @@ def test_columns_are_read_that_are_there_once(tmp_path: Path) -> None:
     for name in ("b", "twice", "boxes.x"):
         with pytest.raises(pa.ArrowInvalid, match=f"must have one column '{name}', but has a, boxes, twice, twice"):
             tables.read_table(uri, [name])
+
+
+def test_names_of_columns_that_are_no_text_are_damage(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    file.write_bytes(to_parquet(pa.table({"wxyz": [1]})).replace(b"wxyz", b"w\xff\xfez"))
+    with pytest.raises((pa.ArrowException, OSError)):
+        tables.read_table(str(file), ["wxyz"])
