@@ -97,8 +97,8 @@ def read_selection(records: str) -> Selection:
     uri = storage.join(records, _NAME)
     if not storage.exists(uri):
         return Selection()
-    with storage.translated_errors(uri):
-        return _parse_selection(tables.read_table(uri, []).schema.metadata or {})
+    with _open(uri) as file:
+        return _parse_selection(file.schema_arrow.metadata or {})
 
 
 def _parse_selection(metadata: Mapping[bytes, bytes]) -> Selection:

@@ -120,3 +120,6 @@ def test_damaged_notes_are_told_in_one_line(tmp_path: Path, name: str, column: p
         pq.write_table(table.set_column(table.schema.names.index(name), name, column), file)
     with pytest.raises(UserError, match=r"inputs.parquet: must say what INPUT held in the earlier run, but is damaged"):
         list(inputs.read_inputs(records).entries)
+    if column is None:
+        with pytest.raises(UserError, match="but is damaged"):
+            inputs.read_selection(records)
