@@ -5,7 +5,7 @@ cannot be decoded whole is an ImageError, never a best effort.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from depers.imaging.headers import (
 
 Pixels = NDArray[Any]
 _MODES = ("1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16", "RGB;16", "RGBA;16")
+_MAX_HALVINGS = 3  # of a JPEG's blocks of 8, of which one pixel is left
 _BILEVEL = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 
 
@@ -92,6 +93,33 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS, header: ImageHea
         raise ImageError(f"must hold one frame, but holds {len(header.pages)}")
     [image] = decode_pages(data, max_megapixels, header)
     return image
+
+
+def decode_reduced(data: bytes, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the whole image, upright, as uint8 RGB (H, W, 3), resized to `size_wh`.
+
+    Where the image is at least twice as large, a JPEG is decoded at a half, a quarter or an eighth of its size, as
+    libjpeg does from the lowest frequencies alone: pixels differ a little from what `decode` and `resize_rgb` give.
+    Raises ImageError, as `decode`.
+    """
+    header = read_header(data)
+    target_wh = size_wh if header.upright_wh == header.size_wh else size_wh[::-1]  # as the pixels are stored
+    ratio = min(side // max(target, 1) for side, target in zip(header.size_wh, target_wh, strict=True))
+    halvings = min(max(ratio, 1).bit_length() - 1, _MAX_HALVINGS)
+    if halvings and header.format == "JPEG" and header.mode == "RGB" and len(header.pages) == 1:
+        with suppress(ValueError):  # also libjpeg's mere warnings: `decode` tells them from damage
+            return turn_upright(_reduce_jpeg(data, header.size_wh, target_wh, halvings), header.orientation)
+    return resize_rgb(decode(data, header=header).rgb(), size_wh)
+
+
+def _reduce_jpeg(data: bytes, size_wh: tuple[int, int], target_wh: tuple[int, int], halvings: int) -> NDArray[np.uint8]:
+    """Return a color JPEG of `size_wh` decoded at 1 / 2^halvings and resized to `target_wh`. Raises ValueError."""
+    width, height = (-(-side // 2**halvings) for side in size_wh)
+    reduced = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, strict=True)
+    # The last pixels may stand for more than the image has: the scale is the whole image's, not the quotient of sizes.
+    scales = (target * 2**halvings / side for target, side in zip(target_wh, size_wh, strict=True))
+    resized = cv2.resize(reduced, None, fx=next(scales), fy=next(scales), interpolation=cv2.INTER_AREA)
+    return np.asarray(resized)[: target_wh[1], : target_wh[0]]
 
 
 def decode_frames(

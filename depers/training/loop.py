@@ -168,7 +168,8 @@ def prepare_data(
     for name, examples in (("train", splits.train), ("val", splits.val)):
         sizes_wh = map_sizes(examples, partial(fit_size, imgsz=options.imgsz))
         threads = options.loaders or max(group.threads, 4)
-        split_images, message = cache_images(examples, sizes_wh, options.cache, group, f"{disk}-{name}.rgb", threads)
+        file, reduced = f"{disk}-{name}.rgb", name == "train"  # figures are of images decoded whole, as YOLOv5's are
+        split_images, message = cache_images(examples, sizes_wh, options.cache, group, file, threads, reduced)
         images.append(split_images)
         messages.append(f"{name} {message}")
     batches = Batches(

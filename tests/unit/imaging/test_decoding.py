@@ -5,10 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from depers.imaging import decoding, sixteen_bit
-from depers.imaging.decoding import decode
+from depers.imaging.decoding import decode, decode_reduced, resize_rgb
 from depers.imaging.encoding import encode
 from depers.imaging.formats import png
 from depers.imaging.formats.jpeg_tables import find_standard_quality
@@ -105,6 +107,54 @@ def test_sixteen_bit_gray_keeps_its_depth() -> None:
 def test_what_is_not_whole_fails_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         decode(data)
+
+
+@given(
+    size_wh=st.tuples(st.integers(160, 400), st.integers(160, 400)),
+    ratio=st.floats(0.5, 20),
+    orientation=st.integers(1, 8),
+    subsampling=st.integers(0, 2),
+    progressive=st.booleans(),
+)
+def test_a_jpeg_decoded_no_larger_than_needed_is_nearly_the_same(
+    size_wh: tuple[int, int], ratio: float, orientation: int, subsampling: int, progressive: bool
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 90, "subsampling": subsampling, "progressive": progressive, "exif": exif}
+    data = image_bytes("JPEG", size_wh=size_wh, **options)
+    whole = decode(data).rgb()
+    target_wh = max(round(whole.shape[1] / ratio), 1), max(round(whole.shape[0] / ratio), 1)
+    expected, reduced = resize_rgb(whole, target_wh), decode_reduced(data, target_wh)
+    assert reduced.shape == expected.shape and reduced.dtype == np.uint8 and reduced.flags.c_contiguous
+    luma_difference = (reduced.astype(float) - expected) @ [0.299, 0.587, 0.114]  # chroma may be smoothed
+    assert np.abs(luma_difference).mean() < 5
+
+
+def test_edges_stay_where_they_are_when_a_jpeg_is_decoded_at_an_eighth() -> None:
+    image = Image.new("RGB", (1607, 1007))  # one pixel short of a block
+    image.paste((255, 255, 255), (0, 0, 1200, 700))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    expected = resize_rgb(decode(buffer.getvalue()).rgb(), (200, 125)).astype(int)
+    reduced = decode_reduced(buffer.getvalue(), (200, 125)).astype(int)
+    for axis in (0, 1):  # sums of white along rows and columns: where the edge lies, to a part of a pixel
+        distances = np.abs(reduced[..., 0].sum(axis) - expected[..., 0].sum(axis)) / 255
+        assert np.median(distances) < 0.05
+
+
+@pytest.mark.parametrize(("kind", "mode"), [tuple(case.split()) for case in KINDS.split(", ")])
+def test_other_images_are_decoded_whole_and_then_resized(kind: str, mode: str) -> None:
+    data = image_bytes(kind, mode, size_wh=(80, 60))
+    expected = resize_rgb(decode(data).rgb(), (20, 15))
+    difference = np.abs(decode_reduced(data, (20, 15)).astype(int) - expected)
+    assert difference.max() <= (8 if (kind, mode) == ("JPEG", "RGB") else 0)
+
+
+def test_what_is_not_whole_fails_at_a_smaller_size_too() -> None:
+    data = image_bytes("JPEG", size_wh=(640, 480))
+    with pytest.raises(ImageError):
+        decode_reduced(data[: len(data) // 2], (80, 60))
 
 
 def test_several_frames_fail() -> None:

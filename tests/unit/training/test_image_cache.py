@@ -32,14 +32,15 @@ def test_images_that_do_not_fit_are_refused() -> None:
         plan_cache("ram", 3 * GIB, 2, 10 * GIB, 100 * GIB)
 
 
+@pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize("kind", ["ram", "disk", "none"])
-def test_images_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str) -> None:
+def test_images_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str, reduced: bool) -> None:
     root = write_dataset(tmp_path / "data")
     examples = read_splits(str(root)).train
     sizes = [(96, 60 if index % 2 else 96) for index in range(6)]
     file = str(tmp_path / "images.rgb")
     allocate(file, sum(3 * w * h for w, h in sizes))
-    first, second = (ScaledImages(examples, sizes, kind, file) for _ in range(2))
+    first, second = (ScaledImages(examples, sizes, kind, file, reduced) for _ in range(2))
     Path(file).unlink()
     first.fill([0, 2, 4], 2)
     second.fill([1, 3, 5], 2)
@@ -47,7 +48,7 @@ def test_images_are_the_same_wherever_they_are_kept(tmp_path: Path, kind: str) -
         for images in (first, second):
             image = images(index)
             assert image.shape == (sizes[index][1], sizes[index][0], 3)
-            assert (image == read_scaled(examples[index], sizes[index])).all()
+            assert (image == read_scaled(examples[index], sizes[index], reduced)).all()
 
 
 def test_a_full_disk_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
