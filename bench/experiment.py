@@ -5,9 +5,10 @@
     python bench/experiment.py OUT --seeds 1 --sizes 8       one cell, to see how long the rest will take
 
 Photographs, labels and the weights to start from are those of DEPERS_DATA (default ../shared/data): classroom cameras
-with heads, people with and without masks with faces, cars with licence plates, in the split that comes with them. The same command goes on where
-it was interrupted. It ends with each set's table, and with what was declared before: the mean of the sets' contrasts
-with its interval; sets are independent of one another. In a folder OUT other sizes, seeds or steps are refused.
+with heads, people with and without masks with faces, cars with licence plates, in the split that comes with them. The
+same command goes on where it was interrupted. It ends with each set's table, and with what was declared before: the
+mean of the sets' contrasts with its interval; sets are independent of one another. In a folder OUT other sizes, seeds
+or steps are refused.
 """
 
 import argparse

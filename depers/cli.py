@@ -3,6 +3,7 @@
 Verbs are imported by name when called for, so that `depers --help` costs neither torch nor Ray.
 """
 
+import atexit
 import importlib
 import itertools
 import logging
@@ -11,12 +12,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from typing import NoReturn
 
 from depers import __version__, api, resources
 from depers.errors import UserError, as_user_error, describe, one_line, to_line
 from depers.observation.logs import JsonFormatter, LineFormatter
 from depers.options.command_line import parse_command
-from depers.runtime import progress
+from depers.runtime import cluster, progress
 
 VERBS = {
     "normalize": "make one checked dataset of raw labels in the competition's, YOLO, VOC or COCO layout",
@@ -73,6 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(prog, f"unexpected error: {describe(error)}{hint}", FAILED)
 
 
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `depers` as the whole process, as `main`, and end it with the exit code.
+
+    What is registered with `atexit` is done, but Python does not take itself apart: threads of Ray, of S3 clients and
+    of Arrow still run then, and some processes that had done all their work crashed.
+    """
+    code = main(argv)
+    cluster.part()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # such as a pipe that nobody reads: what was said did not arrive
+            code = code or FAILED
+    os._exit(code)
+
+
 def usage() -> str:
     """Return what `depers --help` prints."""
     verbs = "\n".join(f"  {verb:<11} {summary}" for verb, summary in VERBS.items())
@@ -105,7 +124,7 @@ def _run(verb: str, argv: Sequence[str], prog: str) -> int:
                 print(to_line(line), file=sys.stderr)
             progress.report_lines(result.usage.lines(settings.core_hour_price))
     for line in result.summary():
-        print(to_line(line))
+        print(to_line(line), flush=True)
     return code
 
 
@@ -120,4 +139,4 @@ def _fail(is_json: bool, prog: str, message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -8,7 +8,7 @@ With RAY_API_SERVER_ADDRESS and RAY_AUTH_MODE=token in the environment, and the 
 
 import sys
 
-from depers.cli import main
+from depers.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["synthesize", *sys.argv[1:]]))
+    run(["synthesize", *sys.argv[1:]])

@@ -206,6 +206,37 @@ def test_results_are_printed_and_decide_the_exit_code(
     assert capsys.readouterr() == ("that is all\n", "under way\n")
 
 
+@pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
+def test_a_process_ends_without_being_taken_apart(address: str) -> None:
+    code = """if True:
+        import atexit, os, sys, types
+        from depers import cli
+
+        class Fragile:
+            def __del__(self, abort=os.abort): abort()
+
+        sys.modules["ray"] = types.ModuleType("ray")
+        sys.modules["ray"].shutdown = lambda: print("ray stops")
+        fragile = Fragile()
+        atexit.register(print, "at exit")
+        atexit.register(sys.modules["ray"].shutdown)
+        cli.run(["--version"])
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "RAY_ADDRESS": address}
+    )
+    own_ray = "" if address else "ray stops\n"  # a cluster that was joined sees that the process is gone
+    assert (result.returncode, result.stdout) == (0, f"depers {__version__}\n{own_ray}at exit\n")
+
+
+def test_what_could_not_be_said_is_no_success() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run([sys.executable, "-m", "depers.cli", "--version"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert process.returncode == cli.FAILED
+
+
 def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
     """A real Ctrl-C at a real local Ray, in a process of its own."""
     program = tmp_path / "program.py"
