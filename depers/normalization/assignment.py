@@ -18,6 +18,7 @@ from depers.normalization.index import LabelIndex
 from depers.normalization.rules import BOX_ROW, NO_BOXES, LabelBoxes, Problem
 from depers.normalization.writing import ImageTask
 from depers.statuses import ProblemAction
+from depers.storage.overlapped import read_ahead
 
 
 class Assignment(NamedTuple):
@@ -47,11 +48,11 @@ def find_copies(catalog: Catalog, skipped: set[int]) -> dict[int, int]:
         if len({catalog.images[number][0].prefix for number in numbers}) == 1:
             continue
         firsts: dict[bytes, int] = {}
-        for number in numbers:
-            label_set, image = catalog.images[number]
+        images = [catalog.images[number] for number in numbers]
+        uris = [storage.join(label_set.uri, image.path) for label_set, image in images]
+        for number, (label_set, _), read in zip(numbers, images, read_ahead(uris), strict=True):
             with suppress(OSError):
-                data = storage.read_bytes(storage.join(label_set.uri, image.path))
-                first = firsts.setdefault(hashlib.sha256(data).digest(), number)
+                first = firsts.setdefault(hashlib.sha256(read()).digest(), number)
                 if catalog.images[first][0] is not label_set:
                     copies[number] = first
     return copies

@@ -11,6 +11,7 @@ the labels of `train.jpg` if that is what stands in it. `matching` says which la
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from posixpath import splitext  # Path objects are slow for millions of files
 from typing import NamedTuple
@@ -136,7 +137,9 @@ def recognise(raw: str, paths: Sequence[str], classes: Sequence[str], head_of: H
     # `a_car.txt` may be that of `a_car.jpg`, or of `a.jpg`: what explains more of the files is right.
     del counts["competition" if counts["yolo"] >= counts["competition"] else "yolo"]
     if counts["yolo"]:
-        heads = {path: head_of(path) for path in _spread(targets)}
+        some = _spread(targets)
+        with ThreadPoolExecutor(_LOOKED_INTO) as pool:
+            heads = dict(zip(some, pool.map(head_of, some), strict=True))
         kind = recognise_text(heads.items())
         if kind == "yolo" and not any(map(holds_rows, heads.values())) and (advice := identify(list(heads), head_of)):
             raise UserError(f"{raw}: {advice}")

@@ -4,6 +4,7 @@ import hashlib
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from depers.imaging.decoding import decode
 from depers.normalization.rules import Problem
 from depers.reports import drawing, page, plots
 from depers.statuses import SourceStatus
+from depers.storage.overlapped import count_threads
 
 _EDGES = np.geomspace(1, 2**14, 57)  # of box sizes in pixels, four bins to a factor of 2
 _SHARES = np.geomspace(2**-10, 1, 41)  # of box sizes, as a share of the image's
@@ -24,6 +26,7 @@ _SHEET, _PER_CLASS, _BACKGROUNDS = 24, 5, 2  # images on the sheet: in all, at m
 _NONE, _ANY = -1, -2  # in place of a class id: no boxes, and any or none
 _CELL = (640, 480)  # pixels; boxes are drawn at this size, so that lines stay visible
 _SERIES = 6  # classes in one plot
+_READERS = 8  # samples at a time: each may be large
 _TEXTS = 12  # boxes of one image that are named
 
 Kinds = Sequence[tuple[str, str, int, Problem]]
@@ -170,12 +173,13 @@ def make_class_rows(statistics: LabelStatistics, classes: Sequence[str]) -> list
 
 def draw_samples(out: str, statistics: LabelStatistics, classes: Sequence[str]) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return (caption, image) of some images of the dataset at `out`, reduced, with the boxes of their label files."""
-    captioned = []
-    for split, name in statistics.select_samples():
+
+    def draw(sample: tuple[str, str]) -> tuple[str, NDArray[np.uint8]] | None:
+        split, name = sample
         try:
             data = storage.read_bytes(storage.join(out, "images", split, name))
         except OSError:  # a name that is not UTF-8 cannot be found by what the record shows
-            continue
+            return None
         stem = name.rpartition(".")[0]
         labels = read_labels(storage.join(out, "labels", split, f"{stem}.txt"), len(classes))
         image = drawing.fit(decode(data).rgb(), _CELL)
@@ -184,8 +188,10 @@ def draw_samples(out: str, statistics: LabelStatistics, classes: Sequence[str]) 
         texts = names if len(names) <= _TEXTS else [""] * len(names)  # else they hide what they name
         counts = ", ".join(f"{class_name} {count}" for class_name, count in Counter(names).items())
         colored = drawing.draw_boxes(image, boxes, texts, [drawing.color(class_name) for class_name in names])
-        captioned.append((f"{counts or 'no boxes'}: {split}/{name}", colored))
-    return captioned
+        return f"{counts or 'no boxes'}: {split}/{name}", colored
+
+    with ThreadPoolExecutor(min(count_threads(1, out), _READERS)) as pool:
+        return [sample for sample in pool.map(draw, statistics.select_samples()) if sample]
 
 
 def make_sheet(captioned: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:

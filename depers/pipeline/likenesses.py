@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from depers import storage
 from depers.imaging.likeness import SIDE, Likeness, read_likeness
 from depers.runtime.file_guard import FileGuard
 from depers.runtime.tasks import run_file_tasks
+from depers.storage.overlapped import read_ahead
 
 _IMAGES = 64  # per task
 
@@ -44,12 +44,12 @@ def look_at_some(start: int, uris: Sequence[str], guard: FileGuard | None = None
     guard = guard or FileGuard()
     shapes, digests = np.zeros(len(uris), SHAPE), np.zeros(len(uris), np.uint64)
     thumbnails = np.zeros((len(uris), SIDE, SIDE), np.uint8)
-    for offset, uri in enumerate(uris):
+    for offset, read in enumerate(read_ahead(uris)):
         if guard.find_reason(offset):
             continue
         with guard.watch(offset):
             try:
-                likeness = read_likeness(storage.read_bytes(uri))
+                likeness = read_likeness(read())
             except Exception:  # whatever it is, who writes the image meets it, too, and says so
                 continue
         digests[offset], thumbnails[offset] = likeness.digest, likeness.thumbnail

@@ -1,7 +1,9 @@
-"""Writes that do not wait for one another: to S3 each takes tens of milliseconds, in which a core could compute."""
+"""Reads and writes that do not wait for one another: on S3 each takes tens of milliseconds, enough to compute much."""
 
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from depers import storage
@@ -9,11 +11,26 @@ from depers.resources import MIB
 
 _THREADS = 32  # that wait for S3
 _MOST_BYTES = 64 * MIB  # that are on their way
+_AHEAD = 6  # files, of which nobody knows how large they are: enough for a core that decodes what it gets
 
 
 def count_threads(local: int, *uris: str) -> int:
     """Return how many threads are to wait for storage: `local`, or more where some of the places are on S3."""
     return max(local, _THREADS) if any(storage.is_remote(uri) for uri in uris) else local
+
+
+def read_ahead(uris: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+    """Yield for each file what returns all it holds, in order; of S3, some that follow are on their way by then."""
+    if not any(map(storage.is_remote, uris)):
+        yield from (partial(storage.read_bytes, uri) for uri in uris)
+        return
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        pending: deque[Callable[[], bytes]] = deque()
+        for uri in uris:
+            pending.append(pool.submit(storage.read_bytes, uri).result)
+            if len(pending) > _AHEAD:
+                yield pending.popleft()
+        yield from pending
 
 
 class OverlappedWriter:

@@ -25,6 +25,12 @@ _CODES = {
 }
 
 
+class _Server(ThreadingHTTPServer):
+    """A server at which many may knock at once: where the queue is full, the kernel tries again after seconds."""
+
+    request_queue_size = 1024
+
+
 class FaultyS3:
     """The proxy, on loopback, as a context; `seen` counts requests by method, `faults` what was done to them."""
 
@@ -89,7 +95,7 @@ class FaultyS3:
                     self.wfile.write(content[: len(content) if sent is None else sent])
                 self.wfile.flush()
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 

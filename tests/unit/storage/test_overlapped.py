@@ -9,7 +9,7 @@ import pytest
 from depers import storage
 from depers.resources import MIB
 from depers.storage import overlapped
-from depers.storage.overlapped import OverlappedWriter, count_threads
+from depers.storage.overlapped import OverlappedWriter, count_threads, read_ahead
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -70,3 +70,30 @@ def test_writes_overlap_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_more_threads_wait_for_s3() -> None:
     assert count_threads(4, "a", "b") == 4 < count_threads(4, "a", "s3://b")
+
+
+def test_files_are_read_in_order_and_what_is_not_there_is_said_of_that_one(root: str) -> None:
+    for number in range(20):
+        storage.write_below(root, f"{number}.txt", str(number).encode())
+    uris = [storage.join(root, f"{number}.txt") for number in range(21)]
+    *others, last = read_ahead(uris)
+    assert [read() for read in others] == [str(number).encode() for number in range(20)]
+    with pytest.raises(FileNotFoundError):
+        last()
+
+
+def test_of_s3_few_files_are_on_their_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def read_bytes(uri: str) -> bytes:
+        asked.append(uri)
+        time.sleep(0.05)
+        return uri.encode()
+
+    monkeypatch.setattr(storage, "read_bytes", read_bytes)
+    reads = read_ahead([f"s3://bucket/{number}" for number in range(50)])
+    start = time.monotonic()
+    assert next(reads)() == b"s3://bucket/0"
+    assert len(asked) <= 8
+    assert [read() for read in reads] == [f"s3://bucket/{number}".encode() for number in range(1, 50)]
+    assert time.monotonic() - start < 50 * 0.05
