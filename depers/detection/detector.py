@@ -118,27 +118,28 @@ class DetectorEnsemble:
         return [detections if detections is not None else Detections.none() for detections in results]
 
     @torch.inference_mode()
-    def detect_with_raw(self, batch: NDArray[np.uint8]) -> tuple[list[Detections], list[Tensor]]:
+    def detect_with_raw(self, batch: Tensor) -> tuple[list[Detections], list[Tensor]]:
         """Return detections of the only model for images of one shape, uint8 RGB (B, H, W, 3), and what its head says.
 
         That is for a loss: per level all outputs before the sigmoid, float32 (B, anchors, rows, columns, 5 + C).
         """
         (network,) = self._networks
-        outputs = network.compute_features(self._pixels(batch))
+        outputs = network.compute_features(self._to_pixels(batch))
         predictions = network.predict_rows(outputs, self.settings.confidence)
         split = select_candidates(predictions, len(batch), network.targets, self.settings)
         most = self.settings.max_detections
-        detections = [_as_detections(suppress(functional.pad(rows, (0, 1)), self.settings)[:most]) for rows in split]
-        return detections, [level.compute_raw(outputs[level.source]) for level in network.levels]
+        rows_by_image = [suppress(functional.pad(rows, (0, 1)), self.settings)[:most] for rows in split]
+        return _read_detections(rows_by_image), [level.compute_raw(outputs[level.source]) for level in network.levels]
 
-    def _pixels(self, batch: NDArray[np.uint8]) -> Tensor:
+    def _to_pixels(self, batch: Tensor) -> Tensor:
         dtypes = [network.dtype for network in self._networks]
         dtype = torch.float32 if torch.float32 in dtypes else dtypes[0]
-        return torch.from_numpy(batch).to(self._networks[0].device).permute(0, 3, 1, 2).to(dtype).div_(255)
+        on_device = batch.to(self._networks[0].device, non_blocking=True)
+        return on_device.permute(0, 3, 1, 2).to(dtype).div_(255)
 
     @torch.inference_mode()
     def _predict(self, batch: NDArray[np.uint8]) -> list[Detections]:
-        images = self._pixels(batch)
+        images = self._to_pixels(torch.from_numpy(batch))
         rows_by_image: list[list[Tensor]] = [[] for _ in batch]
         for index, network in enumerate(self._networks):
             if not len(network.targets):
@@ -150,10 +151,9 @@ class DetectorEnsemble:
             split = select_candidates(predictions, len(batch), network.targets, self.settings, len(self.class_names))
             for image, rows in enumerate(split):
                 rows_by_image[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
-        return [
-            _as_detections(suppress(torch.cat(rows), self.settings)) if rows else Detections.none()
-            for rows in rows_by_image
-        ]
+        if not any(rows_by_image):
+            return [Detections.none() for _ in batch]
+        return _read_detections([suppress(torch.cat(rows), self.settings) for rows in rows_by_image])
 
 
 def _take_or_load(models: list[nn.Module], source: str, data: bytes) -> nn.Module:
@@ -227,11 +227,16 @@ def _load_nms() -> Any:
     return torch.ops.torchvision.nms
 
 
-def _as_detections(rows: Tensor) -> Detections:
-    array = rows.float().cpu().numpy()
+def _read_detections(rows_by_image: Sequence[Tensor]) -> list[Detections]:
+    """Return each image's rows as detections; all are copied from the device at once, which would wait for each."""
+    array = torch.cat(list(rows_by_image)).float().cpu().numpy()
     if not np.isfinite(array).all():
         raise NonFiniteError
-    return Detections(array[:, :4], array[:, 4], array[:, 5].astype(np.int64), array[:, 6].astype(np.int64))
+    ends = np.cumsum([len(rows) for rows in rows_by_image])
+    return [
+        Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), rows[:, 6].astype(np.int64))
+        for rows in np.split(array, ends[:-1])
+    ]
 
 
 def detect_canvases(canvases: Sequence[NDArray[np.uint8]], detector: DetectorEnsemble) -> list[Detections | str]:

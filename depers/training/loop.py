@@ -29,6 +29,7 @@ from depers.training import report, validation
 from depers.training.callbacks import TrainingCallback
 from depers.training.images.batches import Batch, Batches
 from depers.training.images.data import Splits
+from depers.training.images.device_finish import finish_batch
 from depers.training.images.examples import map_sizes
 from depers.training.images.image_cache import cache_images, fit_size
 from depers.training.images.loader import Loader, choose_workers
@@ -39,7 +40,7 @@ from depers.training.processes.notices import NoticeBoard
 from depers.training.processes.process_group import ProcessGroup, synchronize_batch_norm
 from depers.training.schedule import Schedule
 from depers.training.state import TrainData, TrainState, build
-from depers.training.validation import ValidationResult
+from depers.training.validation import ValidationBatches, ValidationResult
 
 if TYPE_CHECKING:
     from depers.training.options import Options
@@ -182,13 +183,16 @@ def prepare_data(
         seed=options.seed,
         rectangular=hyp["mosaic"] == 0 if options.rectangular is None else options.rectangular,
         continuous=options.steps is not None,
+        is_finished=not group.device.startswith("cuda"),
     )
     image_weights = _weigh_images(options, splits, [0.0] * len(splits.names))
-    first_batch = batches.make_batch(batches.plan(0, image_weights)[: report.SAMPLE_COUNT])
-    batch_bytes = 3 * options.imgsz**2 * options.batch_size // group.world_size
-    loader = Loader(batches, *choose_workers(options.loaders, group, batch_bytes))
+    first_batch = batches.make_example(batches.plan(0, image_weights)[: report.SAMPLE_COUNT])
     canvases_wh = validation.choose_canvases(splits.val, options.imgsz, stride)
-    return TrainData(splits, images[1], canvases_wh, stride, batches, loader, first_batch)
+    val_batches = ValidationBatches(images[1], splits.val, canvases_wh, len(splits.names))
+    batch_bytes = 3 * options.imgsz**2 * options.batch_size // group.world_size
+    workers = choose_workers(options.loaders, group, batch_bytes)
+    loader, val_loader = Loader(batches, *workers), Loader(val_batches, *workers)
+    return TrainData(splits, images[1], canvases_wh, val_batches, stride, batches, loader, val_loader, first_batch)
 
 
 def _weigh_images(options: "Options", splits: Splits, average_precisions: list[float]) -> NDArray[np.float64] | None:
@@ -254,6 +258,9 @@ def train_epoch(
     for number, batch in enumerate(batches, state.batch):
         _set_rates(state.optimizer, state.schedule, number)
         images = torch.as_tensor(batch.images).to(device, non_blocking=True)
+        if batch.mirrored is not None:
+            tables = None if batch.tables is None else torch.as_tensor(batch.tables).to(device, non_blocking=True)
+            images = finish_batch(images, tables, torch.as_tensor(batch.mirrored).to(device, non_blocking=True))
         pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
         if options.multi_scale:
             rng = random_for(options.seed, Branch.SCALE, number)
@@ -352,14 +359,13 @@ def validate_epoch(state: TrainState, weights: bytes) -> tuple[dict[str, float],
 def validate(state: TrainState, weights: bytes) -> tuple[list[ValidationResult], list[float]]:
     """Detect in all validation images, each worker in its share; return the results, and the means of the losses."""
     options, data, group = state.options, state.data, state.group
-    indices = range(len(data.splits.val))[group.rank :: group.world_size]
+    plan = list(data.val_batches.plan(range(len(data.splits.val))[group.rank :: group.world_size], options.batch_size))
     worker_results, losses = validation.predict(
         weights,
-        indices,
-        data.val_images,
+        zip(plan, data.val_loader.load(plan), strict=True),
         data.splits.val,
+        data.val_images.sizes_wh,
         data.val_canvases_wh,
-        options.batch_size,
         options.imgsz,
         group.device,
         loss=state.val_loss,

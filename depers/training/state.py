@@ -17,7 +17,7 @@ from depers.training.moving_average import MovingAverage
 from depers.training.processes.process_group import ProcessGroup
 from depers.training.schedule import Schedule, make_schedule
 from depers.training.threads import ThreadChooser
-from depers.training.validation import ValidationResult
+from depers.training.validation import ValidationBatches, ValidationResult
 
 if TYPE_CHECKING:
     from depers.training.options import Options
@@ -30,9 +30,11 @@ class TrainData:
     splits: Splits
     val_images: ScaledImages
     val_canvases_wh: list[tuple[int, int]]
+    val_batches: ValidationBatches
     stride: int
     batches: Batches
     loader: Loader
+    val_loader: Loader
     first_batch: Batch
     """A few images of the first batch, for people to look at."""
 

@@ -4,7 +4,7 @@ Detections of a class that an image has no labels for, or that lie in an ignore 
 neither for nor against.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depers.boxes import grow, letterbox
+from depers.boxes import center, grow, letterbox
 from depers.datasets.ignore_regions import shares_ignored
 from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.evaluation.calibration import covered_from
 from depers.evaluation.metrics import MatchedImage
-from depers.training.images.augmentation import RGB, letterbox_sample
-from depers.training.images.batches import attach_labels, collate
+from depers.training.images.augmentation import RGB, LabelledImage, letterbox_sample
+from depers.training.images.batches import Batch, attach_labels, collate, scale_boxes
 from depers.training.images.data import find_unlabelled
 from depers.training.images.examples import Example, map_sizes
 from depers.training.loss import Loss
@@ -57,61 +57,81 @@ def choose_canvases(examples: Sequence[Example], imgsz: int, stride: int) -> lis
     return map_sizes(examples, lambda size_wh: letterbox(size_wh, imgsz, stride, half_stride_pad=True).canvas_wh)
 
 
+class ValidationBatches:
+    """The batches of validation, for a `Loader`: each is planned as indices of images that have one canvas."""
+
+    def __init__(
+        self,
+        images: Callable[[int], RGB],
+        examples: Sequence[Example],
+        canvases_wh: Sequence[tuple[int, int]],
+        class_count: int,
+    ) -> None:
+        """Take scaled images by the index of their example, and the canvas of each."""
+        self._images, self._examples, self._canvases_wh = images, examples, canvases_wh
+        self._unlabelled = find_unlabelled(examples, class_count)
+
+    def plan(self, indices: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+        """Yield the indices in batches of one canvas each."""
+        by_canvas = sorted(indices, key=lambda index: self._canvases_wh[index])
+        for _, group in groupby(by_canvas, key=lambda index: self._canvases_wh[index]):
+            members = list(group)
+            for start in range(0, len(members), batch_size):
+                yield members[start : start + batch_size]
+
+    def make_sample(self, spec: int) -> LabelledImage:
+        """Paint an image into the middle of its canvas."""
+        return letterbox_sample(attach_labels(self._images(spec), self._examples[spec]), self._canvases_wh[spec])
+
+    def collate(self, specs: Sequence[int], samples: Sequence[LabelledImage]) -> Batch:
+        """Join images into a batch."""
+        return collate(samples, list(self._unlabelled[list(specs)]))
+
+    def make_batch(self, specs: Sequence[int]) -> Batch:
+        """Make a batch in this thread."""
+        return self.collate(specs, [self.make_sample(spec) for spec in specs])
+
+
 def predict(
     checkpoint: bytes,
-    indices: Sequence[int],
-    images: Callable[[int], RGB],
+    batches: Iterable[tuple[Sequence[int], Batch]],
     examples: Sequence[Example],
+    sizes_wh: Sequence[tuple[int, int]],
     canvases_wh: Sequence[tuple[int, int]],
-    batch_size: int,
     imgsz: int,
     device: str,
     precision: str = "auto",
     loss: Loss | None = None,
 ) -> tuple[list[ValidationResult], Tensor]:
-    """Detect with a checkpoint in the images `indices`; return the results, and the sums of the losses (3,).
+    """Detect with a checkpoint in batches, each with the indices of its images; return results, and losses (3,).
 
-    The sums are over the images, of box, objectness and class loss, each the mean of its batch; zeros without `loss`,
-    which must be that of one worker.
+    Images have been scaled to `sizes_wh`, and painted on their canvases. Losses are sums over the images, of box,
+    objectness and class loss, each the mean of its batch; zeros without `loss`, which must be that of one worker.
     """
     settings = InferenceSettings(imgsz, 0.001, 0.6, 300, multi_label=True, device=device, precision=precision)
     detector = DetectorEnsemble([Weights("last.pt", {})], [checkpoint], [], settings)
     results, losses = [], torch.zeros(3, device=device)
-    unlabelled = find_unlabelled(examples, len(detector.class_names))
-    for members in _group_by_shape(indices, canvases_wh, batch_size):
-        sizes_wh, samples = [], []
-        for index in members:
-            sample = attach_labels(images(index), examples[index])
-            sizes_wh.append(sample.image.shape[1::-1])
-            samples.append(letterbox_sample(sample, canvases_wh[index]))
-        batch = collate(samples, list(unlabelled[members]))
-        detections, levels = detector.detect_with_raw(batch.images)
+    for members, batch in batches:
+        detections, levels = detector.detect_with_raw(torch.as_tensor(batch.images))
         if loss:
-            mask = torch.from_numpy(batch.unlabelled).to(device) if batch.unlabelled.any() else None
+            mask = torch.as_tensor(batch.unlabelled).to(device) if batch.unlabelled.any() else None
             with torch.inference_mode():
-                ignored = torch.from_numpy(batch.ignored).to(device) if len(batch.ignored) else None
-                losses += loss(levels, torch.from_numpy(batch.targets).to(device), mask, ignored)[1] * len(members)
-        for index, size_wh, sample, entry in zip(members, sizes_wh, samples, detections, strict=True):
-            counts = np.isin(entry.class_ids, sorted(examples[index].labelled))
-            low, high, offset = _locate(size_wh, canvases_wh[index])
+                targets = torch.as_tensor(batch.targets).to(device)
+                ignored = torch.as_tensor(batch.ignored).to(device) if len(batch.ignored) else None
+                losses += loss(levels, targets, mask, ignored)[1] * len(members)
+        for index, entry in zip(members, detections, strict=True):
+            example, size_wh, canvas_wh = examples[index], sizes_wh[index], canvases_wh[index]
+            counts = np.isin(entry.class_ids, sorted(example.labelled))
+            low, high, offset = _locate(size_wh, canvas_wh)
             boxes = entry.boxes_xyxy[counts].clip(low, high)
+            shift = np.tile(center(size_wh, canvas_wh), 2) + offset
             labels, regions = (
-                ((rows[:, 1:] + offset).astype(np.float32), rows[:, 0].astype(np.int64)) for rows in sample[1:]
+                ((rows[:, 1:] + shift).astype(np.float32), rows[:, 0].astype(np.int64))
+                for rows in scale_boxes(example, size_wh)
             )
             confidences, class_ids = entry.confidences[counts], entry.class_ids[counts]
             results.append(ValidationResult(index, boxes, confidences, class_ids, *labels, *regions))
     return results, losses
-
-
-def _group_by_shape(
-    indices: Sequence[int], canvases_wh: Sequence[tuple[int, int]], batch_size: int
-) -> Iterator[list[int]]:
-    """Yield the indices in batches of one canvas each."""
-    by_canvas = sorted(indices, key=lambda index: canvases_wh[index])
-    for _, group in groupby(by_canvas, key=lambda index: canvases_wh[index]):
-        members = list(group)
-        for start in range(0, len(members), batch_size):
-            yield members[start : start + batch_size]
 
 
 def _locate(size_wh: Sequence[int], canvas_wh: tuple[int, int]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from predictions import predict_images
 
 from depers.boxes import from_normalized_xywh, letterbox
 from depers.detection import yolo
@@ -18,7 +19,6 @@ from depers.detection.detector import DetectorEnsemble
 from depers.detection.settings import InferenceSettings, Weights
 from depers.evaluation import metrics
 from depers.imaging.decoding import decode
-from depers.training import validation
 from depers.training.images.data import read_splits
 from depers.training.images.image_cache import fit_size, read_scaled
 from depers.training.processes.checkpoints import serialize_weights
@@ -93,11 +93,8 @@ def test_the_package_finds_the_same(tmp_path: Path, data: Path) -> None:
 
     precision, recall, map50, map50_95 = json.loads((tmp_path / "val.json").read_text())
     examples = read_splits(str(tmp_path)).val
-    sizes = [fit_size(example.size_wh, IMGSZ) for example in examples]
-    canvases = validation.choose_canvases(examples, IMGSZ, 32)
-    load = lambda i: read_scaled(examples[i], sizes[i])  # noqa: E731
-    arguments = (checkpoint, range(8), load, examples, canvases, 4, IMGSZ, "cpu")
-    results, _ = validation.predict(*arguments, precision="float32")
+    images = [read_scaled(example, fit_size(example.size_wh, IMGSZ)) for example in examples]
+    results, _ = predict_images(checkpoint, images, examples, len(names), 4, IMGSZ, precision="float32")
     mean = metrics.measure([result.match() for result in results], list(names.values())).mean
     assert [mean.precision, mean.recall] == pytest.approx([precision, recall], abs=0.002)
     assert [mean.map50, mean.map50_95] == pytest.approx([map50, map50_95], abs=0.002) and map50 > 0.3

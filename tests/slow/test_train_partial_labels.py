@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from predictions import predict_images
 from runs import run_depers
 from training_sets import write_dataset
 
 from depers.commands.demo import HYPERPARAMETERS
-from depers.training import validation
 from depers.training.images.data import Splits, read_splits
 from depers.training.images.image_cache import fit_size, read_scaled
 from depers.training.loop import train
@@ -84,9 +84,7 @@ def measure_recall(splits: Splits, out: Path, weights: Path, hyperparameters: Pa
     writer.close()
     checkpoint = (out / "weights" / "last.pt").read_bytes()
     images = [read_scaled(example, fit_size(example.size_wh, 256)) for example in splits.val]
-    canvases = validation.choose_canvases(splits.val, 256, 32)
-    members = range(len(splits.val))
-    results, _ = validation.predict(checkpoint, members, images.__getitem__, splits.val, canvases, 8, 256, "cpu")
+    results, _ = predict_images(checkpoint, images, splits.val, len(splits.names), 8, 256)
     matches = [result.match() for result in results]
     hits = sum(int(match.correct[match.confidences > CONFIDENT, 0].sum()) for match in matches)
     return hits / sum(len(match.label_ids) for match in matches)

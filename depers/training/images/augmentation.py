@@ -21,15 +21,30 @@ Hyp = Mapping[str, float]
 """YOLOv5's hyperparameters by name."""
 
 
+class Finish(NamedTuple):
+    """What an image's pixels go through last: `tables` uint8 (256, 3), which say what each hue (0…179), saturation and
+    value becomes, or None where colors stay; `mirrored` bool (2,), upside down and left to right."""
+
+    tables: NDArray[np.uint8] | None
+    mirrored: NDArray[np.bool_]
+
+
 class LabelledImage(NamedTuple):
     """`image` uint8 RGB (H, W, 3), and `labels` float64 (N, 5): class id, then x_min, y_min, x_max, y_max in pixels.
 
-    `ignored` float64 (R, 5), the same: regions in which there may be objects of the class without a label.
+    `ignored` float64 (R, 5), the same: regions in which there may be objects of the class without a label. `finish`:
+    what is still to be done to the pixels; labels lie as they will then.
     """
 
     image: RGB
     labels: NDArray[np.float64]
     ignored: NDArray[np.float64] = np.zeros((0, 5))
+    finish: Finish | None = None
+
+    @property
+    def boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return labels and ignore regions."""
+        return self.labels, self.ignored
 
 
 class _Tile(NamedTuple):
@@ -45,14 +60,15 @@ def letterbox_sample(sample: LabelledImage, canvas_wh: tuple[int, int]) -> Label
     height, width = sample.image.shape[:2]
     x, y = center((width, height), canvas_wh)
     image = paint_on_canvas(sample.image, canvas_wh, (x, y))
-    return LabelledImage(image, *(_shift_labels(boxes, x, y) for boxes in sample[1:]))
+    labels, ignored = (_shift_labels(boxes, x, y) for boxes in sample.boxes)
+    return LabelledImage(image, labels, ignored)
 
 
 def augment(sample: LabelledImage, canvas_wh: tuple[int, int], rng: np.random.Generator, hyp: Hyp) -> LabelledImage:
-    """Rotate, shear, scale and move the image on its canvas, then mirror and recolor it, all at random."""
+    """Rotate, shear, scale and move the image on its canvas; its `finish` recolors and mirrors it. All is random."""
     height, width = sample.image.shape[:2]
     tile = _Tile(sample, *center((width, height), canvas_wh))
-    return _recolor_and_mirror(_warp([tile], canvas_wh, canvas_wh, rng, hyp), rng, hyp)
+    return _draw_finish(_warp([tile], canvas_wh, canvas_wh, rng, hyp), rng, hyp)
 
 
 def make_mosaic(
@@ -64,16 +80,17 @@ def make_mosaic(
 ) -> LabelledImage:
     """Lay four images around a random point, and warp them to `imgsz` squared (Bochkovskiy et al. 2020, YOLOv4).
 
-    With `mixed`, four more, a mosaic of those is mixed in (Zhang et al. 2017, mixup).
+    With `mixed`, four more, a mosaic of those is mixed in (Zhang et al. 2017, mixup). Its `finish` recolors and mirrors
+    it.
     """
     sample = _lay_out(samples, imgsz, rng, hyp)
     if mixed:
         second = _lay_out(mixed, imgsz, rng, hyp)
         share = rng.beta(32.0, 32.0)
         image = cv2.addWeighted(sample.image, share, second.image, 1 - share, 0)
-        boxes_of_both = (np.concatenate(boxes) for boxes in zip(sample[1:], second[1:], strict=True))
-        sample = LabelledImage(np.asarray(image, np.uint8), *boxes_of_both)
-    return _recolor_and_mirror(sample, rng, hyp)
+        labels, ignored = (np.concatenate(boxes) for boxes in zip(sample.boxes, second.boxes, strict=True))
+        sample = LabelledImage(np.asarray(image, np.uint8), labels, ignored)
+    return _draw_finish(sample, rng, hyp)
 
 
 def _lay_out(samples: Sequence[LabelledImage], imgsz: int, rng: np.random.Generator, hyp: Hyp) -> LabelledImage:
@@ -87,9 +104,8 @@ def _lay_out(samples: Sequence[LabelledImage], imgsz: int, rng: np.random.Genera
         y = center_y if number // 2 else center_y - height
         crop_x, crop_y = max(-x, 0), max(-y, 0)
         crop = image[crop_y : min(height, side - y), crop_x : min(width, side - x)]
-        sample = LabelledImage(
-            crop, *(_crop_labels(boxes, (x, y), (crop_x, crop_y), side) for boxes in samples[index][1:])
-        )
+        labels, ignored = (_crop_labels(boxes, (x, y), (crop_x, crop_y), side) for boxes in samples[index].boxes)
+        sample = LabelledImage(crop, labels, ignored)
         tiles.append(_Tile(sample, x + crop_x, y + crop_y))
     return _warp(tiles, (side, side), (imgsz, imgsz), rng, hyp)
 
@@ -199,28 +215,37 @@ def _warp_boxes(
     return corners.min(1).clip(0, out_wh), corners.max(1).clip(0, out_wh)
 
 
-def _recolor_and_mirror(sample: LabelledImage, rng: np.random.Generator, hyp: Hyp) -> LabelledImage:
-    image, labels, ignored = recolor(sample.image, rng, hyp), sample.labels.copy(), sample.ignored.copy()
-    height, width = image.shape[:2]
+def _draw_finish(sample: LabelledImage, rng: np.random.Generator, hyp: Hyp) -> LabelledImage:
+    """Draw how the image is finished, and mirror its labels."""
+    tables, labels, ignored = draw_tables(rng, hyp), sample.labels.copy(), sample.ignored.copy()
+    height, width = sample.image.shape[:2]
     upside_down, mirrored = rng.random(2) < [hyp["flipud"], hyp["fliplr"]]
-    if upside_down:
-        image = image[::-1]
-        for boxes in (labels, ignored):
+    for boxes in (labels, ignored):
+        if upside_down:
             boxes[:, [2, 4]] = height - boxes[:, [4, 2]]
-    if mirrored:
-        image = image[:, ::-1]
-        for boxes in (labels, ignored):
+        if mirrored:
             boxes[:, [1, 3]] = width - boxes[:, [3, 1]]
-    return LabelledImage(image, labels, ignored)
+    return LabelledImage(sample.image, labels, ignored, Finish(tables, np.array([upside_down, mirrored])))
 
 
-def recolor(image: RGB, rng: np.random.Generator, hyp: Hyp) -> RGB:
-    """Turn the hue, scale saturation and value, at random, through one table per channel."""
+def draw_tables(rng: np.random.Generator, hyp: Hyp) -> NDArray[np.uint8] | None:
+    """Draw by how much hues are turned, saturations and values scaled, uint8 (256, 3); None where none ever is."""
     gains = np.array([hyp["hsv_h"], hyp["hsv_s"], hyp["hsv_v"]])
     turn, saturate, light = 1 + rng.uniform(-1, 1, 3) * gains
     if not gains.any():
-        return image
+        return None
     levels = np.arange(256)
     tables = np.stack([levels * turn % 180, np.clip(levels * saturate, 0, 255), np.clip(levels * light, 0, 255)], -1)
-    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables.astype(np.uint8)[None])
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+    return tables.astype(np.uint8)
+
+
+def finish(sample: LabelledImage) -> LabelledImage:
+    """Return the sample with nothing left to do to its pixels; `device_finish.finish_batch` does the same on a GPU."""
+    if sample.finish is None:
+        return sample
+    image, (tables, (upside_down, mirrored)) = sample.image, sample.finish
+    if tables is not None:
+        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None])
+        image = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+    image = image[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    return sample._replace(image=image, finish=None)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depers.seeds import Branch, random_for
-from depers.training.images.augmentation import RGB, LabelledImage, augment, make_mosaic
+from depers.training.images.augmentation import RGB, LabelledImage, augment, finish, make_mosaic
 from depers.training.images.data import Splits, find_unlabelled, group_by_labels
 from depers.training.images.examples import Example, SizeWH, map_sizes
 from depers.training.images.image_cache import fit_size
@@ -24,13 +24,16 @@ class Batch(NamedTuple):
     """`images` uint8 RGB (B, H, W, 3); `targets` float32 (N, 6): image in the batch, class, cx, cy, w, h in 0…1.
 
     `unlabelled` bool (B, C): the classes that an image has no labels for. `ignored` float32 (R, 6), as `targets`: the
-    regions in which there may be objects of a class without a label.
+    regions in which there may be objects of a class without a label. `tables` and `mirrored`: what is still to be done
+    to the images, as `augmentation.Finish` for each; without `mirrored` nothing is.
     """
 
     images: RGB
     targets: NDArray[np.float32]
     unlabelled: NDArray[np.bool_]
     ignored: NDArray[np.float32]
+    tables: NDArray[np.uint8] | None = None
+    mirrored: NDArray[np.bool_] | None = None
 
 
 class SampleSpec(NamedTuple):
@@ -140,7 +143,12 @@ def round_up(size_wh: SizeWH, stride: int) -> SizeWH:
 
 def attach_labels(image: RGB, example: Example) -> LabelledImage:
     """Return a scaled image with its example's labels in its pixels."""
-    height, width = image.shape[:2]
+    return LabelledImage(image, *scale_boxes(example, (image.shape[1], image.shape[0])))
+
+
+def scale_boxes(example: Example, size_wh: SizeWH) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return an example's labels and ignore regions in pixels of an image of a size, as in `LabelledImage`."""
+    width, height = size_wh
 
     def to_pixels(class_ids: NDArray[np.int64], boxes_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
         boxes = boxes_xywh * [width, height, width, height]
@@ -148,7 +156,7 @@ def attach_labels(image: RGB, example: Example) -> LabelledImage:
         return np.column_stack([class_ids, boxes[:, :2] - half, boxes[:, :2] + half])
 
     labels = to_pixels(example.class_ids, example.boxes_xywh)
-    return LabelledImage(image, labels, to_pixels(example.ignored_ids, example.ignored_xywh))
+    return labels, to_pixels(example.ignored_ids, example.ignored_xywh)
 
 
 def normalize_labels(labels: NDArray[np.float64], image: RGB) -> NDArray[np.float32]:
@@ -161,17 +169,21 @@ def normalize_labels(labels: NDArray[np.float64], image: RGB) -> NDArray[np.floa
 
 
 def collate(samples: Sequence[LabelledImage], unlabelled: Sequence[NDArray[np.bool_]]) -> Batch:
-    """Join images of one shape and their labels into one batch."""
+    """Join images of one shape and their labels into one batch; all are finished, or none is."""
 
     def number_rows(labels: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
         rows = [normalize_labels(boxes, sample.image) for boxes, sample in zip(labels, samples, strict=True)]
         return np.concatenate([np.insert(boxes, 0, number, axis=1) for number, boxes in enumerate(rows)])
 
+    finishes = [sample.finish for sample in samples if sample.finish]
+    tables = [entry.tables for entry in finishes if entry.tables is not None]
     return Batch(
         np.stack([sample.image for sample in samples]),
         number_rows([sample.labels for sample in samples]),
         np.stack(unlabelled),
         number_rows([sample.ignored for sample in samples]),
+        np.stack(tables) if tables else None,
+        np.stack([entry.mirrored for entry in finishes]) if finishes else None,
     )
 
 
@@ -190,14 +202,17 @@ class Batches:
         seed: int,
         rectangular: bool,
         continuous: bool = False,
+        is_finished: bool = True,
     ) -> None:
         """Take `images` by the index of their example, and YOLOv5's hyperparameters, which say how to augment them.
 
         `rectangular`: batches of like-shaped images instead of mosaics. `continuous`: passes follow one another
         within batches, all of which are full, however few images a pass has; else a pass ends with what is left.
+        `is_finished`: whether images are, or their batch says what is still to be done, for a GPU.
         """
         self._splits, self._images, self._hyp = splits, images, hyp
         self._batch_size, self._seed, self._rectangular = batch_size, seed, rectangular
+        self._is_finished = is_finished
         canvases = [(imgsz, imgsz)] * len(splits.train)
         if rectangular:
             canvases = map_sizes(splits.train, lambda size_wh: round_up(fit_size(size_wh, imgsz), stride))
@@ -270,6 +285,10 @@ class Batches:
 
         Safe to call from several threads and processes.
         """
+        sample = self._make_unfinished(spec)
+        return finish(sample) if self._is_finished else sample
+
+    def _make_unfinished(self, spec: SampleSpec) -> LabelledImage:
         rng = random_for(self._seed, Branch.AUGMENTATION, spec.pass_number, spec.row)
         if self._rectangular or rng.random() >= self._hyp["mosaic"]:
             return augment(self._load(spec.indices[0]), spec.canvas_wh, rng, self._hyp)
@@ -287,3 +306,7 @@ class Batches:
     def make_batch(self, specs: Sequence[SampleSpec]) -> Batch:
         """Make a batch in this thread."""
         return self.collate(specs, [self.make_sample(spec) for spec in specs])
+
+    def make_example(self, specs: Sequence[SampleSpec]) -> Batch:
+        """Make a batch of finished images, for people to look at."""
+        return self.collate(specs, [finish(self._make_unfinished(spec)) for spec in specs])

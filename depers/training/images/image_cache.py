@@ -87,7 +87,7 @@ class ScaledImages:
 
         Once all workers of the node have the file mapped, it may be unlinked.
         """
-        self._examples, self._sizes_wh, self._kind = examples, sizes_wh, kind
+        self._examples, self.sizes_wh, self._kind = examples, sizes_wh, kind
         self._reduced = reduced
         self._memory: dict[int, RGB] = {}
         areas = (width * height for width, height in (sizes_wh if kind == "disk" else ()))
@@ -108,7 +108,7 @@ class ScaledImages:
             self._map[self._locate(index)] = image.ravel()
 
     def _read(self, index: int) -> RGB:
-        return read_scaled(self._examples[index], self._sizes_wh[index], self._reduced)
+        return read_scaled(self._examples[index], self.sizes_wh[index], self._reduced)
 
     def _locate(self, index: int) -> slice:
         """Return where in the file on disk an image is."""
@@ -118,7 +118,7 @@ class ScaledImages:
         """Return image `index`; from a file on disk only after `fill`. Raises UserError if it cannot be decoded."""
         if index in self._memory:
             return self._memory[index]
-        width, height = self._sizes_wh[index]
+        width, height = self.sizes_wh[index]
         if self._map is not None:
             pixels = self._map[self._locate(index)]
             return np.asarray(pixels).reshape(height, width, 3)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import torch
@@ -17,17 +17,33 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from depers import resources
 from depers.training.images.augmentation import LabelledImage
-from depers.training.images.batches import Batch, Batches, SampleSpec
+from depers.training.images.batches import Batch
 from depers.training.processes.process_group import ProcessGroup
 
 _AHEAD = 2  # batches, of all threads or of each process
 _SHARE = 0.8  # of the shared memory that is free
 
 
-class Loader:
-    """Makes the batches that `Batches` plans."""
+class BatchMaker(Protocol):
+    """What makes batches of what they are planned to have, one spec for each image: `Batches`, or those of validation.
 
-    def __init__(self, batches: Batches, num_workers: int, use_processes: bool) -> None:
+    Safe to call from several threads and processes.
+    """
+
+    def make_sample(self, spec: Any) -> LabelledImage:
+        """Make one image."""
+
+    def collate(self, specs: Sequence[Any], samples: Sequence[LabelledImage]) -> Batch:
+        """Join the images that have been made of `specs` into a batch."""
+
+    def make_batch(self, specs: Sequence[Any]) -> Batch:
+        """Make a batch in this thread."""
+
+
+class Loader:
+    """Makes planned batches."""
+
+    def __init__(self, batches: BatchMaker, num_workers: int, use_processes: bool) -> None:
         """Take how many threads, or processes, make images; processes start with the first plan, and stay."""
         self._batches, self._num_workers = batches, num_workers
         self._sampler = _PlanSampler()
@@ -45,7 +61,7 @@ class Loader:
                 worker_init_fn=_use_one_thread,
             )
 
-    def load(self, plan: Iterable[Sequence[SampleSpec]]) -> Iterator[Batch]:
+    def load(self, plan: Iterable[Sequence[Any]]) -> Iterator[Batch]:
         """Return the batches of a plan, in its order: of arrays by threads, of tensors by processes.
 
         The plan is asked for a batch when that is to be made, by this thread. Processes begin at once, threads with the
@@ -59,9 +75,9 @@ class Loader:
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             return iter(self._data_loader)
 
-    def _load_by_threads(self, plan: Iterable[Sequence[SampleSpec]]) -> Iterator[Batch]:
+    def _load_by_threads(self, plan: Iterable[Sequence[Any]]) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._num_workers) as pool:
-            pending: list[tuple[Sequence[SampleSpec], list[Future[LabelledImage]]]] = []
+            pending: list[tuple[Sequence[Any], list[Future[LabelledImage]]]] = []
             for specs in chain(plan, repeat((), _AHEAD)):
                 pending.append((specs, [pool.submit(self._batches.make_sample, spec) for spec in specs]))
                 if len(pending) > _AHEAD:
@@ -90,19 +106,19 @@ def _use_one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-class _PlanSampler(Sampler[Sequence[SampleSpec]]):
+class _PlanSampler(Sampler[Sequence[Any]]):
     """The plan of the coming epoch, batch by batch."""
 
-    plan: Iterable[Sequence[SampleSpec]] = ()
+    plan: Iterable[Sequence[Any]] = ()
 
-    def __iter__(self) -> Iterator[Sequence[SampleSpec]]:
+    def __iter__(self) -> Iterator[Sequence[Any]]:
         return iter(self.plan)
 
 
 class _PlannedBatches(Dataset[Batch]):
     """Batches by what they are made of."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: BatchMaker) -> None:
         self._batches = batches
 
     def __getitem__(self, specs: Any) -> Batch:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from depers.detection.yolo import read_hyperparameters
 from depers.seeds import Branch, random_for
-from depers.training.images.augmentation import LabelledImage, augment, letterbox_sample, make_mosaic
+from depers.training.images.augmentation import LabelledImage, augment, finish, letterbox_sample, make_mosaic
 
 CALM = read_hyperparameters("no-augmentation")
 PLAIN = CALM | {"scale": 0.3, "translate": 0.1, "fliplr": 0.5, "flipud": 0.5}
@@ -43,9 +43,10 @@ BOXES = (st.integers(20, 70), st.integers(20, 50), st.integers(10, 40), st.integ
 
 @given(st.integers(0, 10_000), *BOXES, st.booleans())
 def test_labels_follow_the_pixels(key: int, x: int, y: int, width: int, height: int, wild: bool) -> None:
-    sample = augment(
+    unfinished = augment(
         image(x, y, width, height), (128, 128), random_for(key, Branch.AUGMENTATION), WILD if wild else PLAIN
     )
+    sample = finish(unfinished)
     assert sample.image.shape == (128, 128, 3)
     assert_region_covers(sample)
     if not len(sample.labels):
@@ -61,9 +62,8 @@ def test_labels_follow_the_pixels(key: int, x: int, y: int, width: int, height: 
 @settings(max_examples=50)
 def test_labels_of_a_mosaic_follow_the_pixels(key: int, x: int, y: int, width: int, height: int) -> None:
     dark = LabelledImage(np.full((128, 96, 3), 30, np.uint8), np.zeros((0, 5)))
-    sample = make_mosaic(
-        [image(x, y, width, height), dark, dark, dark], 128, random_for(key, Branch.AUGMENTATION), PLAIN
-    )
+    tiles = [image(x, y, width, height), dark, dark, dark]
+    sample = finish(make_mosaic(tiles, 128, random_for(key, Branch.AUGMENTATION), PLAIN))
     assert sample.image.shape == (128, 128, 3) and len(sample.labels) <= 1
     assert_region_covers(sample)
     if len(sample.labels):
@@ -95,7 +95,7 @@ def test_mixup_shows_and_labels_both() -> None:
 def test_the_same_key_gives_the_same_image() -> None:
     hyp = read_hyperparameters("scratch-high")
     tiles = [image(10 * n, 10 * n, 20, 20) for n in range(1, 5)]
-    first, second = (make_mosaic(tiles, 96, random_for(7, Branch.AUGMENTATION), hyp) for _ in range(2))
+    first, second = (finish(make_mosaic(tiles, 96, random_for(7, Branch.AUGMENTATION), hyp)) for _ in range(2))
     assert (first.image == second.image).all() and (first.labels == second.labels).all()
 
 
@@ -109,13 +109,14 @@ def test_letterboxed_lies_in_the_middle() -> None:
 
 @pytest.mark.parametrize("name", ["scratch-low", "scratch-med", "scratch-high", "no-augmentation", "VOC", "Objects365"])
 def test_the_packages_hyperparameters_work(name: str) -> None:
-    sample = make_mosaic(
+    unfinished = make_mosaic(
         [image(40, 40, 30, 30)] * 4,
         64,
         random_for(0, Branch.AUGMENTATION),
         read_hyperparameters(name),
         [image(9, 9, 20, 20)] * 4,
     )
+    sample = finish(unfinished)
     assert sample.image.shape == (64, 64, 3)
 
 

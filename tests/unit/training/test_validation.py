@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from predictions import predict_images
 from training_sets import write_dataset
 
 from depers.detection import yolo
@@ -26,18 +27,8 @@ def test_validation_losses_are_those_of_the_package(tmp_path: Path) -> None:
     model.hyp = yolo.read_hyperparameters() | {"label_smoothing": 0.0}  # type: ignore[assignment]
     canvases = validation.choose_canvases(splits.val, 96, 32)
     images = [read_scaled(example, fit_size(example.size_wh, 96)) for example in splits.val]
-    results, losses = validation.predict(
-        checkpoint,
-        range(3),
-        images.__getitem__,
-        splits.val,
-        canvases,
-        3,
-        96,
-        "cpu",
-        "float32",
-        Loss(model, splits.names),
-    )
+    loss = Loss(model, splits.names)
+    results, losses = predict_images(checkpoint, images, splits.val, len(splits.names), 3, 96, "float32", loss)
     samples = [
         letterbox_sample(attach_labels(*pair), canvas)
         for pair, canvas in zip(zip(images, splits.val, strict=True), canvases, strict=True)
