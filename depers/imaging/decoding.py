@@ -103,7 +103,7 @@ def decode_reduced(data: bytes, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
     Raises ImageError, as `decode`.
     """
     header = read_header(data)
-    target_wh = size_wh if header.upright_wh == header.size_wh else size_wh[::-1]  # as the pixels are stored
+    target_wh = size_wh[::-1] if header.orientation >= 5 else size_wh  # as the pixels are stored
     ratio = min(side // max(target, 1) for side, target in zip(header.size_wh, target_wh, strict=True))
     halvings = min(max(ratio, 1).bit_length() - 1, _MAX_HALVINGS)
     if halvings and header.format == "JPEG" and header.mode == "RGB" and len(header.pages) == 1:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_PIXELS = 1 << 22  # at a time: each needs 60 bytes meanwhile
+_PIXELS = 1 << 21  # at a time: each needs some 120 bytes meanwhile
 _SHIFT = 12
 _HUES = 180  # as OpenCV's: half degrees
 

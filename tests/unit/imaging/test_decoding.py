@@ -131,6 +131,14 @@ def test_a_jpeg_decoded_no_larger_than_needed_is_nearly_the_same(
     assert np.abs(luma_difference).mean() < 5
 
 
+def test_a_turned_jpeg_may_change_its_shape() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = image_bytes("JPEG", size_wh=(200, 200), exif=exif)
+    expected = resize_rgb(decode(data).rgb(), (60, 40)).astype(int)
+    assert np.abs(decode_reduced(data, (60, 40)) - expected).mean() < 5
+
+
 def test_edges_stay_where_they_are_when_a_jpeg_is_decoded_at_an_eighth() -> None:
     image = Image.new("RGB", (1607, 1007))  # one pixel short of a block
     image.paste((255, 255, 255), (0, 0, 1200, 700))
