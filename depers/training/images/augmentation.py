@@ -21,7 +21,7 @@ Hyp = Mapping[str, float]
 """YOLOv5's hyperparameters by name."""
 
 
-class Finish(NamedTuple):
+class PixelFinish(NamedTuple):
     """What an image's pixels go through last: `tables` uint8 (256, 3), which say what each hue (0…179), saturation and
     value becomes, or None where colors stay; `mirrored` bool (2,), upside down and left to right."""
 
@@ -39,7 +39,7 @@ class LabelledImage(NamedTuple):
     image: RGB
     labels: NDArray[np.float64]
     ignored: NDArray[np.float64] = np.zeros((0, 5))
-    finish: Finish | None = None
+    finish: PixelFinish | None = None
 
     @property
     def boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -225,7 +225,7 @@ def _draw_finish(sample: LabelledImage, rng: np.random.Generator, hyp: Hyp) -> L
             boxes[:, [2, 4]] = height - boxes[:, [4, 2]]
         if mirrored:
             boxes[:, [1, 3]] = width - boxes[:, [3, 1]]
-    return LabelledImage(sample.image, labels, ignored, Finish(tables, np.array([upside_down, mirrored])))
+    return LabelledImage(sample.image, labels, ignored, PixelFinish(tables, np.array([upside_down, mirrored])))
 
 
 def draw_tables(rng: np.random.Generator, hyp: Hyp) -> NDArray[np.uint8] | None:

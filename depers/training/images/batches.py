@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     `unlabelled` bool (B, C): the classes that an image has no labels for. `ignored` float32 (R, 6), as `targets`: the
     regions in which there may be objects of a class without a label. `tables` and `mirrored`: what is still to be done
-    to the images, as `augmentation.Finish` for each; without `mirrored` nothing is.
+    to the images, as `augmentation.PixelFinish` for each; without `mirrored` nothing is.
     """
 
     images: RGB

@@ -9,7 +9,7 @@ import torch
 from training_sets import write_dataset
 
 from depers.detection import yolo
-from depers.training.images.augmentation import Finish, LabelledImage, draw_tables, finish
+from depers.training.images.augmentation import PixelFinish, LabelledImage, draw_tables, finish
 from depers.training.images.batches import Batches
 from depers.training.images.data import read_splits
 from depers.training.images.device_finish import finish_batch, to_hsv
@@ -36,7 +36,7 @@ def test_a_batch_is_finished_as_its_images(key: int, mirrored: tuple[bool, bool]
     none = np.zeros((0, 5))
     expected = np.stack(
         [
-            finish(LabelledImage(image, none, none, Finish(table, flip))).image
+            finish(LabelledImage(image, none, none, PixelFinish(table, flip))).image
             for image, table, flip in zip(images, tables, flips, strict=True)
         ]
     )
