@@ -9,7 +9,7 @@ import torch
 from training_sets import write_dataset
 
 from depers.detection import yolo
-from depers.training.images.augmentation import PixelFinish, LabelledImage, draw_tables, finish
+from depers.training.images.augmentation import LabelledImage, PixelFinish, draw_tables, finish
 from depers.training.images.batches import Batches
 from depers.training.images.data import read_splits
 from depers.training.images.device_finish import finish_batch, to_hsv
