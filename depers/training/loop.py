@@ -132,6 +132,8 @@ def train(
             resumption.save_epoch(state, weights, writer)
         if group.rank == 0:
             callback.on_epoch_end(row)
+        if notices and state.epoch < options.epochs:  # with few images every step ends an epoch
+            resumption.heed(state, notices, writer)
 
     results = state.best_results
     if results is None:  # of weights of an earlier run: once more, for the report

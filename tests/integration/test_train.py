@@ -20,6 +20,8 @@ from depers.runtime import progress
 from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options, resolve_paths
+from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.processes.notices import Notice, NoticeBoard, TrainingStoppedError
 from depers.training.processes.process_group import ProcessGroup
 
 
@@ -163,6 +165,17 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytes
     options = Options(str(root), str(tmp_path / "out"), imgsz=128, epochs=1, batch_size=4, cache="ram")
     with pytest.raises(UserError, match=r"--cache ram: .* of images do not fit"):
         train(options, read_splits(str(root)), ProcessGroup())
+
+
+def test_a_notice_is_heeded_where_every_step_ends_an_epoch(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", 2, 1)
+    options = Options(str(root), str(tmp_path / "out"), imgsz=64, epochs=3, batch_size=2, device="cpu")
+    writer, notices = CheckpointWriter(options.out), NoticeBoard([lambda: Notice.STOP], poll_seconds=0.01)
+    with pytest.raises(TrainingStoppedError):
+        train(options, read_splits(str(root)), ProcessGroup(), None, writer, notices=notices)
+    writer.close()
+    notices.close()
+    assert len(rows(tmp_path / "out")) == 1 and (tmp_path / "out" / "state" / "progress.json").exists()
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -43,7 +43,15 @@ class ProgressActor(TrainingCallback):
     def __init__(self) -> None:
         self._messages: list[str] = []
         self._progress: EpochProgress | None = None
-        self._must_stop = False
+        self._must_stop = self._is_training = False
+
+    def begin(self) -> None:
+        """Know that workers have been asked for, which do not train yet."""
+        self._is_training = False
+
+    def is_training(self) -> bool:
+        """Return whether workers train."""
+        return self._is_training
 
     def ask_to_stop(self) -> None:
         """Have the workers write their state and end, since there is room for more of them."""
@@ -64,6 +72,7 @@ class ProgressActor(TrainingCallback):
 
     def on_batch_end(self, epoch: int, batch: int, batch_count: int, losses: Sequence[float]) -> None:
         """Take the progress within an epoch."""
+        self._is_training = True
         self._progress = EpochProgress(epoch, batch, batch_count, losses)
 
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
@@ -237,22 +246,31 @@ def list_counts(options: "Options") -> list[int]:
 
 @contextmanager
 def _room_watched(options: "Options", workers: Workers, actor: Any) -> Iterator[None]:
-    """Within the block ask for the next larger group of workers, and have this one stop where there is room for it."""
+    """Within the block ask for the next larger group of workers, and have this one stop where there is room for it.
+
+    Not before it trains: what is asked for might take the place that its own workers are about to get.
+    """
     import ray
 
     larger = [count for count in list_counts(options) if count > workers.size]
     end = threading.Event()
 
     def watch() -> None:
-        group = ray.util.placement_group([workers.bundle] * (larger[-1] - workers.size), strategy="PACK")
+        group = None
         try:
             while not end.wait(_ROOM_SECONDS):
-                if group.wait(0.1):
-                    actor.ask_to_stop.remote()
-                    return
+                with suppress(ray.exceptions.RayError):  # of an actor that is just being restarted
+                    if group is None and ray.get(actor.is_training.remote()):
+                        bundles = [workers.bundle] * (larger[-1] - workers.size)
+                        group = ray.util.placement_group(bundles, strategy="PACK")
+                    if group is not None and group.wait(1):  # whole seconds: of less, Ray waits for none
+                        actor.ask_to_stop.remote()
+                        return
         finally:
-            ray.util.remove_placement_group(group)
+            if group is not None:
+                ray.util.remove_placement_group(group)
 
+    actor.begin.remote()
     thread = threading.Thread(target=watch, daemon=True)
     if larger:
         thread.start()
