@@ -84,7 +84,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     code = main(argv)
     cluster.part()
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # there is none where the caller has closed it
         try:
             stream.flush()
         except OSError:  # such as a pipe that nobody reads: what was said did not arrive

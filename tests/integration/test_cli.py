@@ -237,6 +237,14 @@ def test_what_could_not_be_said_is_no_success() -> None:
     assert process.returncode == cli.FAILED
 
 
+@pytest.mark.parametrize(("argv", "code"), [("--version >&-", cli.FINE), ("bogus 2>&-", cli.WRONG_USE)])
+def test_a_stream_that_the_caller_has_closed_changes_no_exit_code(argv: str, code: int) -> None:
+    result = subprocess.run(
+        ["sh", "-c", f'"$0" -m depers.cli {argv}', sys.executable], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == code and "Traceback" not in result.stderr
+
+
 def test_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
     """A real Ctrl-C at a real local Ray, in a process of its own."""
     program = tmp_path / "program.py"
