@@ -7,7 +7,8 @@ import pytest
 from training_sets import write_dataset
 
 from depers.detection.yolo import read_hyperparameters
-from depers.training.images.batches import Batches
+from depers.training.images.augmentation import letterbox_sample
+from depers.training.images.batches import Batches, attach_labels
 from depers.training.images.data import read_splits
 from depers.training.images.image_cache import ScaledImages, fit_size
 from depers.training.images.loader import Loader
@@ -36,11 +37,16 @@ def test_threads_and_processes_make_the_same(tmp_path: Path, is_finished: bool) 
 def test_images_of_validation_are_made_ahead_too(tmp_path: Path) -> None:
     splits = read_splits(str(write_dataset(tmp_path / "data", 1, 7)))
     images = ScaledImages(splits.val, [fit_size(example.size_wh, 96) for example in splits.val], "none")
-    batches = ValidationBatches(images, splits.val, choose_canvases(splits.val, 96, 32), len(splits.names))
+    canvases = choose_canvases(splits.val, 96, 32)
+    assert len(set(canvases)) > 1
+    batches = ValidationBatches(images, splits.val, canvases, len(splits.names))
     plan = list(batches.plan(range(7), 2))
     assert sorted(number for members in plan for number in members) == list(range(7))
     for loader in (Loader(batches, 2, use_processes=False), Loader(batches, 2, use_processes=True)):
         for members, made in zip(plan, loader.load(plan), strict=True):
-            expected = batches.make_batch(members)
-            assert (np.asarray(made.images) == expected.images).all()
-            assert (np.asarray(made.targets) == expected.targets).all()
+            samples = [
+                letterbox_sample(attach_labels(images(number), splits.val[number]), canvases[number])
+                for number in members
+            ]
+            assert (np.asarray(made.images) == np.stack([sample.image for sample in samples])).all()
+            assert len(made.targets) == sum(len(sample.labels) for sample in samples)
