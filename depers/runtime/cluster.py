@@ -137,8 +137,8 @@ def _read_given_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def part() -> None:
     """Have the end of this process be its leave of a cluster that it joined; a Ray of its own is stopped by Ray.
 
-    The cluster notices at once that a driver is gone. Ray's own way to say so ends one process in ten itself, with the
-    exit code 1 and without a word, after all work was done.
+    The cluster notices at once that a driver is gone. Ray's own way to say so ended some processes with the exit code 1
+    and without a word, after all work was done.
     """
     if "ray" in sys.modules and (os.environ.get("RAY_ADDRESS") or "local") != "local":
         atexit.unregister(sys.modules["ray"].shutdown)
