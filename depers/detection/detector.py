@@ -1,10 +1,8 @@
 """Prediction with one or more YOLOv5 models on letterboxed images; no yolov5 import beyond loading."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,9 @@ from depers.detection import contexts, yolo
 from depers.detection.detections import Detections
 from depers.detection.network import NonFiniteError, Predictions, make_network, name_arithmetic
 from depers.detection.settings import InferenceSettings, Weights
+from depers.detection.suppression import suppress_batch
 from depers.errors import UserError, typed_reason
 from depers.imaging.headers import ImageError
-
-MAX_CANDIDATES = 30_000
-"""How many boxes of an image go into suppression at most, as in YOLOv5."""
-_CLASS_STEP = 7680.0  # pixels, YOLOv5's
 
 
 def cpu_has_bfloat16() -> bool:
@@ -127,9 +122,9 @@ class DetectorEnsemble:
         outputs = network.compute_features(self._to_pixels(batch))
         predictions = network.predict_rows(outputs, self.settings.confidence)
         split = select_candidates(predictions, len(batch), network.targets, self.settings)
-        most = self.settings.max_detections
-        rows_by_image = [suppress(functional.pad(rows, (0, 1)), self.settings)[:most] for rows in split]
-        return _read_detections(rows_by_image), [level.compute_raw(outputs[level.source]) for level in network.levels]
+        rows_by_image = suppress_batch([functional.pad(rows, (0, 1)) for rows in split], self.settings)
+        kept = [rows[: self.settings.max_detections] for rows in rows_by_image]
+        return _read_detections(kept), [level.compute_raw(outputs[level.source]) for level in network.levels]
 
     def _to_pixels(self, batch: Tensor) -> Tensor:
         dtypes = [network.dtype for network in self._networks]
@@ -153,7 +148,7 @@ class DetectorEnsemble:
                 rows_by_image[image].append(torch.cat((rows, torch.full_like(rows[:, :1], index)), dim=1))
         if not any(rows_by_image):
             return [Detections.none() for _ in batch]
-        return _read_detections([suppress(torch.cat(rows), self.settings) for rows in rows_by_image])
+        return _read_detections(suppress_batch([torch.cat(rows) for rows in rows_by_image], self.settings))
 
 
 def _take_or_load(models: list[nn.Module], source: str, data: bytes) -> nn.Module:
@@ -199,32 +194,6 @@ def select_candidates(
     center, half = boxes[row, :2], boxes[row, 2:4] / 2
     rows = torch.cat((center - half, center + half, confidence[:, None], targets[column][:, None].float()), dim=1)
     return list(torch.split(rows, torch.bincount(image[row], minlength=count).tolist()))
-
-
-def suppress(rows: Tensor, settings: InferenceSettings) -> Tensor:
-    """Return the rows that greedy non-maximum suppression per class leaves, as `select_candidates` gives them.
-
-    Any further columns follow along. Raise ImageError where there are more rows than go in, and none may be left out.
-    """
-    if settings.withholds and len(rows) > MAX_CANDIDATES:
-        raise ImageError(f"has {len(rows)} boxes before suppression, more than {MAX_CANDIDATES}: raise --confidence")
-    rows = rows[rows[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
-    if not len(rows):
-        return rows
-    # Boxes of different classes are moved apart by as much as in YOLOv5, so that rounding decides ties as there.
-    step = (rows[:, :4].max() - rows[:, :4].min() + 1).clamp(min=_CLASS_STEP)
-    boxes = rows[:, :4] + rows[:, 5:6] * step
-    indices: Tensor = _load_nms()(boxes, rows[:, 4], settings.iou_threshold)
-    return rows[indices]
-
-
-def _load_nms() -> Any:
-    """Return torchvision's operator from its library file: importing the package itself would take 5 s."""
-    if not hasattr(torch.ops.torchvision, "nms"):
-        spec = importlib.util.find_spec("torchvision")
-        assert spec is not None and spec.origin is not None
-        torch.ops.load_library(Path(spec.origin).with_name("_C.so"))  # type: ignore[no-untyped-call]
-    return torch.ops.torchvision.nms
 
 
 def _read_detections(rows_by_image: Sequence[Tensor]) -> list[Detections]:

@@ -95,7 +95,7 @@ def _join(detections: Detections, settings: InferenceSettings) -> Detections:
     """Return detections that several views have in common as one, without doubles and fragments."""
     import torch
 
-    from depers.detection.detector import suppress
+    from depers.detection.suppression import suppress
 
     order = np.arange(len(detections.boxes_xyxy))
     numbers = (detections.boxes_xyxy, detections.confidences[:, None], detections.class_ids[:, None], order[:, None])

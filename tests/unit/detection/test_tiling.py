@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depers.detection import detector, tiling
+from depers.detection import suppression, tiling
 from depers.detection.detections import Detections
 from depers.detection.settings import InferenceSettings
 from depers.imaging.headers import ImageError
@@ -79,7 +79,7 @@ def test_more_boxes_than_are_kept_withhold_the_image() -> None:
 
 
 def test_candidates_that_do_not_all_go_in_withhold_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "MAX_CANDIDATES", 3)
+    monkeypatch.setattr(suppression, "MAX_CANDIDATES", 3)
     parts = [found([[0, 0, 9, 9]] * 2, [0.5, 0.4], [0, 0])] * 2
     assert len(tiling.merge(parts, InferenceSettings(), (500, 400)).confidences) == 1
     with pytest.raises(ImageError, match="has 4 boxes before suppression, more than 3"):
