@@ -69,6 +69,8 @@ class CheckpointWriter:
             self._condition.notify()
         self._thread.join()
         self._raise_failure()
+        if needed := [name for name in self._pending if name not in self._optional]:
+            raise UserError(f"{storage.join(self._root, needed[0])}: has not been written")
 
     def _raise_failure(self) -> None:
         for message in self._failures.values():
@@ -103,7 +105,7 @@ class CheckpointWriter:
                 del self._pending[name]
             if name not in self._optional:
                 self._failures[name] = message
-        self._warn(message if name in self._failures else f"{message}; the training goes on without it")
+        self._tell(message if name in self._failures else f"{message}; the training goes on without it")
 
     def _write(self, name: str, content: Content, data: bytes) -> bool:
         """Write one file, or learn that it is overtaken, or less needed than another; return False if time is up."""
@@ -122,16 +124,26 @@ class CheckpointWriter:
                     return True
                 if name in self._optional and not self._optional.issuperset(self._pending):
                     return True
-                if self._deadline is not None and time.monotonic() > self._deadline:
-                    message = f"{uri}: cannot be written ({type(failure).__name__}: {one_line(failure)})"
-                    if name in self._optional:
-                        self._warn(message)
-                    else:
-                        self._failures[name] = message
-                    return False
-                self._warn(f"{uri}: cannot be written ({one_line(failure)}); trying again in {pause:.1f} s")
-                self._condition.wait(pause)
+                is_over = self._deadline is not None and time.monotonic() > self._deadline
+                message = f"{uri}: cannot be written ({type(failure).__name__}: {one_line(failure)})"
+                if is_over and name not in self._optional:
+                    self._failures[name] = message
+            self._tell(message if is_over else f"{message}; trying again in {pause:.1f} s")
+            if is_over:
+                return False
+            with self._condition:
+                if self._pending.get(name) is content:
+                    self._condition.wait(pause)
+                if self._pending.get(name) is not content:  # overtaken meanwhile
+                    return True
             pause = min(2 * pause, _PAUSES[1])
+
+    def _tell(self, message: str) -> None:
+        """Tell people. Not with the lock: what takes the message may be a tracker, which is slow, or fails."""
+        try:
+            self._warn(message)
+        except Exception:  # the files are written whoever listens
+            log.exception("%s", message)
 
 
 def copy_to_cpu(item: Any) -> Any:

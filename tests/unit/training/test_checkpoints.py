@@ -111,6 +111,49 @@ def test_a_plot_that_cannot_be_made_is_left_out_and_later_epochs_are_written(tmp
     assert warning.startswith(f"{tmp_path}/plot.html: cannot be made (IndexError") and "goes on without" in warning
 
 
+def test_who_listens_does_not_end_the_writing(tmp_path: Path, store: Storage) -> None:
+    def refuse(message: str) -> None:
+        raise ConnectionError("no tracking server")
+
+    store.failures = 2
+    writer = CheckpointWriter(str(tmp_path), warn=refuse)
+    writer.put({"first.pt": b"0"}, {"plot.html": lambda: [][0]})
+    while "first.pt" not in store.names:
+        time.sleep(0.01)
+    writer.put({"state/last.pt": b"1"})
+    writer.close()
+    assert store.names == ["first.pt", "last.pt"]
+
+
+def test_a_slow_listener_holds_nothing_up(tmp_path: Path, store: Storage) -> None:
+    heard, answer = threading.Event(), threading.Event()
+
+    def wait(message: str) -> None:
+        heard.set()
+        answer.wait(10)
+
+    store.failures = 1
+    writer = CheckpointWriter(str(tmp_path), warn=wait)
+    writer.put({"last.pt": b"0"})
+    assert heard.wait(10)
+    started = time.monotonic()
+    writer.put({"last.pt": b"1"})
+    assert time.monotonic() - started < 1
+    answer.set()
+    writer.close()
+    assert (tmp_path / "last.pt").read_bytes() == b"1"
+
+
+def test_nothing_is_lost_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends the thread: what it has not written is an error."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(CheckpointWriter, "_choose", lambda _: [][0])
+    writer = CheckpointWriter(str(tmp_path))
+    writer.put({"state/last.pt": b"1"})
+    with pytest.raises(UserError, match=r"state/last.pt: has not been written"):
+        writer.close()
+
+
 def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
     weight = torch.ones(2)
     checkpoint = copy_to_cpu({"model": {"weight": weight}, "epoch": 3, "momentum": [weight]})
