@@ -18,6 +18,7 @@ from depers.training.images.image_cache import fit_size
 
 _PARTNER_COUNT = 7  # three for a mosaic, four for one to mix in
 _MOST_PASSES_IN_ONE = 1000
+_MOST_IMAGES_IN_ONE = 4_000_000  # some 300 MB of a plan
 
 
 class Batch(NamedTuple):
@@ -53,9 +54,11 @@ def count_images(size: int, weight: float) -> int:
 def share_exactly(parts: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """Return (size, weight) of each dataset, the weights all times the least whole number that makes shares exact.
 
-    A pass is then so many passes in one, and no dataset's count is off by more than a thousandth for being rounded.
+    A pass is then so many passes in one, and no dataset's count is off by more than a thousandth for being rounded;
+    where that would take more images than a plan may hold, as nearly so as they allow.
     """
-    for factor in range(1, _MOST_PASSES_IN_ONE + 1):
+    most = int(_MOST_IMAGES_IN_ONE / sum(size * weight for size, weight in parts))
+    for factor in range(1, max(1, min(most, _MOST_PASSES_IN_ONE)) + 1):
         counts = [size * weight * factor for size, weight in parts]
         if all(abs(count_images(1, count) - count) <= count / 1000 for count in counts):
             break

@@ -123,6 +123,18 @@ def test_the_share_of_a_pass_is_exact(size: int, share: float, variants: int) ->
     assert parts[0][1] == round(parts[0][1])
 
 
+@pytest.mark.parametrize(
+    ("parts", "factor"),
+    [
+        ([(1_000_000, 1.0), (10, 0.0137)], 4),  # 73 passes in one would be exact, and a plan of gigabytes
+        ([(10_000, 1.0), (10, 0.0137)], 73),
+        ([(9_000_000, 1.0), (10, 0.5)], 1),
+    ],
+)
+def test_a_pass_of_exact_shares_can_be_planned(parts: list[tuple[int, float]], factor: int) -> None:
+    assert share_exactly(parts) == [(size, weight * factor) for size, weight in parts]
+
+
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 20), st.sampled_from([32, 64]))
 def test_an_image_fits_the_canvas_of_its_shape(size_wh: tuple[int, int], strides: int, stride: int) -> None:
     scaled = fit_size(size_wh, strides * stride)
