@@ -42,13 +42,15 @@ class NoticeBoard:
         self._sources, self._poll_seconds = sources, poll_seconds
         self._heard = [Notice.NONE for _ in sources]
         self._new = Notice.NONE
+        self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="notices", daemon=True)
         self._thread.start()
 
     def take(self) -> Notice:
         """Return the most urgent notice since the last call; each source tells the same one once."""
-        notice, self._new = self._new, Notice.NONE
+        with self._lock:
+            notice, self._new = self._new, Notice.NONE
         return notice
 
     def close(self) -> None:
@@ -62,7 +64,8 @@ class NoticeBoard:
                 with suppress(Exception):  # a source that does not answer has nothing to say
                     notice = ask()
                 if notice > self._heard[index]:
-                    self._new = max(self._new, notice)
+                    with self._lock:
+                        self._new = max(self._new, notice)
                 self._heard[index] = notice
             if self._end.wait(self._poll_seconds):
                 return

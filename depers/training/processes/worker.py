@@ -19,6 +19,9 @@ from depers.training.processes.checkpoints import CheckpointWriter, read_state
 from depers.training.processes.notices import NoticeBoard, TrainingStoppedError
 from depers.training.processes.process_group import ProcessGroup
 
+_MEMORY_WORDS = ("out of memory", "ALLOC_FAILED")
+"""Of the driver, of cuBLAS and of cuDNN, whose errors are not torch's class for it."""
+
 
 def work(
     options: Options,
@@ -81,7 +84,8 @@ def _explain_memory(options: Options, group: ProcessGroup) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        is_of_device = group.device.startswith("cuda") and any(words in str(error) for words in _MEMORY_WORDS)
+        if isinstance(error, torch.OutOfMemoryError) or is_of_device:
             memory = f"the memory of {group.device} ({format_bytes(_count_bytes(group.device))})"
         elif "not enough memory" in str(error):  # of torch's allocator for CPUs, which has no class of its own
             memory = "the memory"
