@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,13 +120,17 @@ def test_a_dead_driver_is_started_again(tmp_path: Path) -> None:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands before an S3 server; of the uploads of weights and states, the first ones end as `faults` says."""
+    """Stands before an S3 server; of the uploads of weights and states, the first ones end as `faults` says.
+
+    While it is `away`, no request of any kind is answered.
+    """
 
     daemon_threads = True
 
     def __init__(self, endpoint: str, faults: list[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.endpoint, self.faults, self.lock = urlsplit(endpoint).netloc, faults, threading.Lock()
+        self.away, self.refused = threading.Event(), list[str]()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Broken connections are what this is for."""
@@ -137,6 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.server.away.is_set():
+            self.server.refused.append(f"{self.command} {self.path}")
+            self.close_connection = True
+            return
         fault = ""
         if self.command == "PUT" and self.path.split("?")[0].endswith(".pt"):
             with self.server.lock:
@@ -213,6 +222,29 @@ def test_training_completes_although_s3_fails(faulty_s3: tuple[str, Proxy], tmp_
     state = read_state(out)
     assert state is not None and state["epoch"] == EPOCHS
     assert yolo.load("best.pt", storage.read_bytes(f"{out}/weights/best.pt"))
+    assert_alike(read_results(out), train_undisturbed(root, tmp_path / "calm"))
+
+
+@pytest.mark.slow
+def test_a_training_outlives_two_epochs_without_s3(faulty_s3: tuple[str, Proxy], tmp_path: Path) -> None:
+    """S3 is gone as a whole, for whoever asks it for anything; the epochs are told of meanwhile, and written later."""
+    bucket, proxy = faulty_s3
+    root, out = write_dataset(tmp_path / "data", count=24), f"{bucket}/out"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    process = subprocess.Popen(command(make_options(root, out)), env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        epoch = re.match(r"epoch +(\d+) ", line)
+        if epoch and epoch[1] == "2":
+            proxy.away.set()
+        if epoch and epoch[1] == "4":
+            proxy.away.clear()
+    assert process.wait() == 0, "".join(lines)
+    assert any(request.startswith("PUT") for request in proxy.refused), lines
+    state = read_state(out)
+    assert state is not None and state["epoch"] == EPOCHS and read_progress(out).finished_epochs == EPOCHS
     assert_alike(read_results(out), train_undisturbed(root, tmp_path / "calm"))
 
 

@@ -46,8 +46,8 @@ class ProgressActor(TrainingCallback):
         self._must_stop = self._is_training = False
 
     def begin(self) -> None:
-        """Know that workers have been asked for, which do not train yet."""
-        self._is_training = False
+        """Know that workers have been asked for, which do not train yet, and are not to stop."""
+        self._must_stop = self._is_training = False
 
     def is_training(self) -> bool:
         """Return whether workers train."""
@@ -60,11 +60,6 @@ class ProgressActor(TrainingCallback):
     def is_to_stop(self) -> bool:
         """Return whether they are to."""
         return self._must_stop
-
-    def take_stop(self) -> bool:
-        """Return whether they were to; from here on they are not."""
-        must_stop, self._must_stop = self._must_stop, False
-        return must_stop
 
     def on_message(self, text: str) -> None:
         """Take a line."""
@@ -199,7 +194,8 @@ def fit(options: "Options", datasets: Sequence[tuple[str, float]], use_gpu: bool
                     raise
                 progress.report(f"workers died ({describe(error)}): going on from what was written last")
             else:
-                if not ray.get(actor.take_stop.remote()):
+                # Workers that were told to stop end before all is done. What they wrote says it: the board may be dead.
+                if read_progress(options.out).finished_epochs == options.epochs:
                     break
     with suppress(ray.exceptions.RayError):
         ray.kill(actor)
