@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def train(
             writer.put({}, {"train_batch.jpg": partial(report.draw_batch, data.first_batch, splits.names)})
 
     while state.epoch < options.epochs:
-        if state.epoch - state.best_epoch >= options.patience > 0:
+        if is_out_of_patience(state.rows, state.best_epoch, options.patience):
             if group.rank == 0:
                 callback.on_message(
                     f"stopped: epoch {state.best_epoch} was better than the {options.patience} after it"
@@ -107,8 +107,7 @@ def train(
         start = time.perf_counter()
         row = {"epoch": state.epoch + 1.0}
         losses, images_per_s = train_epoch(state, callback, writer, notices)
-        if not np.isfinite(sum(losses)):
-            raise UserError(f"the loss is no longer a number in epoch {state.epoch + 1}: lower --learning-rate")
+        resumption.check_numbers(state)
         row |= dict(zip(_LOSSES, losses, strict=True))
         if not options.image_weights and state.epoch + 1 < options.epochs:
             # Made while this epoch is judged; not where the judgement decides what comes next.
@@ -142,6 +141,15 @@ def train(
         contents = state.rows, splits, results, data.val_images, data.val_canvases_wh, data.first_batch
         files = {outputs.PROGRESS: outputs.format_progress(outputs.Progress(state.batch, options.epochs))}
         writer.put(files, {outputs.REPORT: partial(report.make_report, *contents)})
+
+
+def is_out_of_patience(rows: Sequence[Mapping[str, float]], best_epoch: int, patience: int) -> bool:
+    """Return whether `patience` epochs have brought nothing better than `best_epoch`, from the rows of results.csv.
+
+    Asked after each epoch, it can be told after those that were validated; with a patience of 0 it never is.
+    """
+    is_validated = bool(rows) and not math.isnan(rows[-1]["fitness"])
+    return is_validated and len(rows) - best_epoch >= patience > 0
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -191,7 +199,8 @@ def prepare_data(
     first_batch = batches.make_example(batches.plan(0, image_weights)[: report.SAMPLE_COUNT])
     canvases_wh = validation.choose_canvases(splits.val, options.imgsz, stride)
     val_batches = ValidationBatches(images[1], splits.val, canvases_wh, len(splits.names))
-    batch_bytes = 3 * options.imgsz**2 * options.batch_size // group.world_size
+    # Batches of the next epoch are made while validation's are.
+    batch_bytes = 2 * 3 * options.imgsz**2 * options.batch_size // group.world_size
     workers = choose_workers(options.loaders, group, batch_bytes)
     loader, val_loader = Loader(batches, *workers), Loader(val_batches, *workers)
     return TrainData(splits, images[1], canvases_wh, val_batches, stride, batches, loader, val_loader, first_batch)

@@ -174,7 +174,7 @@ class Options(CheckedOptions):
         1.0, "with --best-by recall: false boxes of each class per image", above=0, high=1000, group=TRAINING
     )
     patience: int = option(
-        100, "epochs without improvement after which training stops; 0: never", low=0, group=TRAINING
+        100, "epochs without a better validation, after which training stops; 0: never", low=0, group=TRAINING
     )
     loaders: int | None = option(
         None,

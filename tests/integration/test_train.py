@@ -3,10 +3,12 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 from indexed_sets import write_index, write_tars
 from training_sets import write_dataset
@@ -17,12 +19,16 @@ from depers.datasets.labels import CLASSES
 from depers.detection import yolo
 from depers.errors import UserError
 from depers.runtime import progress
+from depers.training import loop, validation
 from depers.training.images.data import read_splits
 from depers.training.loop import train
 from depers.training.options import Options, resolve_paths
-from depers.training.processes.checkpoints import CheckpointWriter
+from depers.training.processes import outputs, ray_train
+from depers.training.processes.checkpoints import CheckpointWriter, read_state
 from depers.training.processes.notices import Notice, NoticeBoard, TrainingStoppedError
+from depers.training.processes.outputs import Progress, read_progress
 from depers.training.processes.process_group import ProcessGroup
+from depers.training.state import TrainState
 
 
 @pytest.mark.parametrize(
@@ -176,6 +182,60 @@ def test_a_notice_is_heeded_where_every_step_ends_an_epoch(tmp_path: Path) -> No
     writer.close()
     notices.close()
     assert len(rows(tmp_path / "out")) == 1 and (tmp_path / "out" / "state" / "progress.json").exists()
+
+
+def test_patience_ends_with_a_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where --patience is shorter than --validate-every: an epoch that nobody has judged is not a worse one."""
+    root, fitnesses = write_dataset(tmp_path / "data", 2, 1), [0.5, 0.4, 0.3]
+    values = {"imgsz": 64, "epochs": 6, "batch_size": 2, "device": "cpu", "validate_every": 2, "patience": 1}
+    options = Options(str(root), str(tmp_path / "out"), **values)  # type: ignore[arg-type]
+    monkeypatch.setattr(validation, "compute_fitness", lambda _: fitnesses.pop(0))
+    writer = CheckpointWriter(options.out)
+    train(options, read_splits(str(root)), ProcessGroup(), None, writer)
+    writer.close()
+    assert len(rows(tmp_path / "out")) == 4 and read_progress(options.out).finished_epochs == 6
+    assert yolo.load("best.pt", (tmp_path / "out" / "weights" / "best.pt").read_bytes())
+
+
+def test_a_state_that_nothing_can_go_on_from_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, steps = write_dataset(tmp_path / "data", 10, 1), []
+    options = Options(
+        str(root), str(tmp_path / "out"), imgsz=64, epochs=1, batch_size=2, nominal_batch=2, device="cpu", save_every=1
+    )
+    step = loop._step
+
+    def break_weights(state: TrainState) -> None:
+        step(state)
+        steps.append(1)
+        if len(steps) == 3:
+            next(state.model.parameters()).data[0, 0, 0, 0] = np.nan
+
+    monkeypatch.setattr(loop, "_step", break_weights)
+    writer = CheckpointWriter(options.out)
+    with pytest.raises(UserError, match="the loss is no longer a number in epoch 1: lower --learning-rate"):
+        train(options, read_splits(str(root)), ProcessGroup(), None, writer)
+    writer.close()
+    assert read_progress(options.out).batches == 2
+    state = read_state(options.out)
+    assert state is not None and all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("written", [[Progress(6, 3)], [Progress(4), Progress(6, 3)]])
+def test_what_workers_have_written_says_whether_all_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[Progress]
+) -> None:
+    """They end with the last epoch, or for more of them: either way the board may die before it is asked."""
+    out = str(tmp_path / "out")
+
+    def finish(options: Options, datasets: object, workers: object, actor: Any) -> None:
+        storage.write_bytes(f"{out}/{outputs.PROGRESS}", outputs.format_progress(written.pop(0)))
+        actor.ask_to_stop.remote()
+        ray.kill(actor, no_restart=False)
+
+    monkeypatch.setattr(ray_train, "_fit_once", finish)
+    ray_train.fit(Options("data", out, epochs=3, device="cpu"), [("data", 1.0)], use_gpu=False)
+    assert not written and read_progress(out).finished_epochs == 3
 
 
 @pytest.mark.usefixtures("ray_local")

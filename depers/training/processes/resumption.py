@@ -46,12 +46,25 @@ def save_epoch(state: TrainState, weights: bytes, writer: CheckpointWriter) -> N
 
 
 def save_state(state: TrainState, writer: CheckpointWriter | None) -> None:
-    """Hand over the state to go on from, in the middle of an epoch; all workers call this, one has the writer."""
+    """Hand over the state to go on from, in the middle of an epoch; all workers call this, one has the writer.
+
+    Raise UserError, on all of them, where nothing can go on from it: the state that was written before stays.
+    """
+    check_numbers(state)
     losses = state.group.sum(state.losses)
     if writer:
         writer.put(_capture_files(state))
     if state.group.rank:
         losses.zero_()  # from here on they are among rank 0's
+
+
+@torch.no_grad()
+def check_numbers(state: TrainState) -> None:
+    """Raise UserError, on all workers, where losses or weights of any of them are no longer numbers."""
+    tensors = [tensor for tensor in (*state.model.state_dict().values(), state.losses) if tensor.is_floating_point()]
+    is_broken = ~torch.nn.utils.get_total_norm(tensors).isfinite()
+    if state.group.sum(is_broken.float().reshape(1)).item():
+        raise UserError(f"the loss is no longer a number in epoch {state.epoch + 1}: lower --learning-rate")
 
 
 def heed(state: TrainState, notices: NoticeBoard, writer: CheckpointWriter | None) -> None:
