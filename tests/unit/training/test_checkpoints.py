@@ -118,7 +118,8 @@ def test_who_listens_does_not_end_the_writing(tmp_path: Path, store: Storage) ->
     store.failures = 2
     writer = CheckpointWriter(str(tmp_path), warn=refuse)
     writer.put({"first.pt": b"0"}, {"plot.html": lambda: [][0]})
-    while "first.pt" not in store.names:
+    until = time.monotonic() + 10
+    while "first.pt" not in store.names and time.monotonic() < until:
         time.sleep(0.01)
     writer.put({"state/last.pt": b"1"})
     writer.close()
