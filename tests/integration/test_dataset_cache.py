@@ -1,9 +1,15 @@
-"""Datasets of S3 on a node: brought once, and again where they changed; with a limit, and on a full disk."""
+"""Datasets of S3 on a node: brought once, also by processes that are killed; with a limit, and on a full disk."""
 
+import signal
+import subprocess
+import sys
+import time
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_s3 import BROKEN, FaultyS3
 from training_sets import write_dataset
 
 from depers import resources, storage
@@ -139,3 +145,128 @@ def test_a_full_disk_and_damage_on_the_way_are_errors(
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(UserError, match=r"images needs .* MiB, but 0.0 MiB are free"):
         DatasetCache(str(tmp_path), GIB).fetch([f"{s3_bucket}/images"])
+
+
+_FETCHES = """
+import sys
+from depers.storage.cache import DatasetCache
+DatasetCache(sys.argv[1], 2**30).fetch([sys.argv[2]])
+"""
+_FILES, _PASSES, _READERS = 80, 30, 16  # of a folder; before the fetch is held and killed; that read at a time
+
+
+class Gate:
+    """What lets requests for images through to S3: for `passes` of them. S3 is broken for others, which tries patience.
+
+    `names` are those that were asked for, each as often as it was.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.passes = _FILES
+
+    def __call__(self, method: str, place: str, times: int) -> str:
+        if method == "GET" and ".jpg" in place and "list-type" not in place:
+            name = place.rpartition("/")[2].partition("?")[0]
+            self.names.append(name)
+            return BROKEN if name not in list(dict.fromkeys(self.names))[: self.passes] else ""
+        return ""
+
+
+@pytest.fixture
+def gate(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """In front of the S3 server, for this process and those that it starts."""
+    gate = Gate()
+    with FaultyS3(s3_endpoint, gate) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield gate
+
+
+def fetch_and_kill(folder: Path, uri: str, gate: Gate) -> None:
+    """Have a process fetch, and kill it when some files are here and all its threads try to have others."""
+    gate.names.clear()
+    gate.passes = _PASSES
+    process = subprocess.Popen([sys.executable, "-c", _FETCHES, str(folder), uri])
+    deadline = time.monotonic() + 120
+    while len(set(gate.names)) < _PASSES + _READERS:
+        assert process.poll() is None and time.monotonic() < deadline, gate.names
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    gate.names.clear()
+    gate.passes = _FILES
+
+
+def contents(place: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(place).iterdir()}
+
+
+def write_images(uri: str, version: bytes) -> dict[str, bytes]:
+    files = {f"{number:03}.jpg": version + b"%03d" % number for number in range(_FILES)}
+    for name, data in files.items():
+        storage.write_bytes(f"{uri}/{name}", data)
+    return files
+
+
+def test_what_a_killed_process_fetched_is_not_fetched_again(tmp_path: Path, s3_bucket: str, gate: Gate) -> None:
+    uri, folder = f"{s3_bucket}/set/images", tmp_path / "cache"
+    files = write_images(uri, b"one")
+    fetch_and_kill(folder, uri, gate)
+    fetched = {path.name for path in (folder / "data").rglob("*.jpg")}
+    assert len(fetched) == _PASSES
+    fetch_and_kill(folder, uri, gate)  # once more: what it fetches comes to that
+    assert not fetched & set(gate.names)
+    fetched = {path.name for path in (folder / "data").rglob("*.jpg")}
+    assert len(fetched) == 2 * _PASSES
+    # What was changed or removed on S3 meanwhile, and what was cut on the disk, is not believed.
+    changed, removed, cut, damaged = sorted(fetched)[:4]
+    storage.write_bytes(f"{uri}/{changed}", b"two" + files[changed][3:])
+    storage.delete(f"{uri}/{removed}")
+    next((folder / "data").rglob(cut)).write_bytes(files[cut][:-1])
+    [record] = (folder / "folders").glob("*.json")
+    record.write_bytes(record.read_bytes().replace(f'"{damaged}"'.encode(), f'"{damaged}#'.encode()))
+    next((folder / "data").rglob(damaged)).with_name(f".depers-{'0' * 32}.partial").write_bytes(b"half")
+    [place] = DatasetCache(str(folder), GIB).fetch([uri]).values()
+    assert sorted(gate.names) == sorted(files.keys() - fetched | {changed, cut, damaged})
+    files[changed] = b"two" + files[changed][3:]
+    del files[removed]
+    assert contents(place) == files
+    gate.names.clear()
+    DatasetCache(str(folder), GIB).fetch([uri])
+    assert not gate.names
+
+
+def test_a_process_killed_while_it_replaces_files_leaves_none_that_is_taken_for_another(
+    tmp_path: Path, s3_bucket: str, gate: Gate
+) -> None:
+    uri, folder = f"{s3_bucket}/set/images", tmp_path / "cache"
+    files = write_images(uri, b"one")
+    DatasetCache(str(folder), GIB).fetch([uri])
+    write_images(uri, b"two")
+    fetch_and_kill(folder, uri, gate)
+    write_images(uri, b"one")  # as it was noted first: of equal size and tag
+    [place] = DatasetCache(str(folder), GIB).fetch([uri]).values()
+    assert contents(place) == files
+
+
+def test_a_folder_around_another_does_not_take_its_files_for_those_of_before(tmp_path: Path, s3_bucket: str) -> None:
+    folder, uri, image = str(tmp_path / "cache"), f"{s3_bucket}/set", f"{s3_bucket}/set/images/1.jpg"
+    for name in ("images/1.jpg", "images/2.jpg", "labels/1.txt"):
+        storage.write_bytes(f"{uri}/{name}", b"one")
+    for first, second in ((uri, f"{uri}/images"), (f"{uri}/images", uri)):
+        DatasetCache(folder, GIB).fetch([first])
+        storage.write_bytes(image, b"two")
+        DatasetCache(folder, GIB).fetch([second])
+        storage.write_bytes(image, b"one")  # of equal size and tag as when the other folder was brought
+        [place] = DatasetCache(folder, GIB).fetch([first]).values()
+        assert next(Path(place).rglob("1.jpg")).read_bytes() == b"one"
+
+
+def test_room_is_counted_once_for_what_is_fetched_again(tmp_path: Path, s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/set/images"
+    for content in (b"one", b"two"):
+        storage.write_bytes(f"{uri}/1.jpg", content * 500)
+        cache = DatasetCache(str(tmp_path / "cache"), 2000)
+        [place] = cache.fetch([uri]).values()
+        cache.close()
+    assert Path(place, "1.jpg").read_bytes() == b"two" * 500
