@@ -111,7 +111,7 @@ class Detector:
         checkpoints = read_checkpoints(self._job.weights)
         detector = workers.make_detector(self._job, checkpoints)
         assert detector is not None  # there are weights
-        check_thresholds(checked, self._job, checkpoints, detector.class_names)
+        check_thresholds(checked, self._job, checkpoints, detector.class_names, detector.arithmetic)
         self._detector = detector
         on_cpu = device == "cpu"
         self._chooser = ThreadChooser(torch.get_num_threads(), window=_DECISIVE_IMAGES) if on_cpu else None

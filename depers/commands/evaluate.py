@@ -254,6 +254,11 @@ def _calibrate(
     progress.report_lines(result.summary())
     table = _images(tables.read_table(storage.join(detection.out, "detections.parquet")))
     readable = table.filter(pc.equal(table["status"], FileStatus.DETECTED))  # anonymization withholds the others
+    # What boxes were computed in, not what --precision says: `auto` is something else on another machine.
+    arithmetic = tuple(sorted(set(readable["arithmetic"].to_pylist()) - {None}))
+    if len(arithmetic) > 1:
+        parts = " and ".join(arithmetic)
+        progress.report(f"warning: images were looked at in {parts}: no other run has thresholds that hold for both")
     samples = read_samples(readable, folder, dataset)
     calibrations = calibration.calibrate(
         samples,
@@ -272,7 +277,7 @@ def _calibrate(
         imgsz=options.imgsz,
         tile=options.tile,
         augment=options.augment,
-        precision=options.precision,
+        arithmetic=arithmetic,
         iou_threshold=detection.iou_threshold,
         margin=options.margin,
         within=format_rules(parse_rules(detection.chosen_rules)),

@@ -25,7 +25,9 @@ class Settings(NamedTuple):
     """All that decides which boxes a detector finds and how large they are redacted; None is not known, or not said.
 
     `weights` are the digests of the checkpoints (SHA-256) with their class maps, `classes` the names of what is looked
-    for, sorted: a box counts for the best of these; `within` the rules of `contexts`.
+    for, sorted: a box counts for the best of these; `within` the rules of `contexts`. `arithmetic` has what boxes were
+    computed in, sorted, as rows of detections name it: several where workers differed, none where no image was looked
+    at. It is not what `--precision` says, of which `auto` is another arithmetic on another machine.
     """
 
     weights: tuple[tuple[str, Mapping[str, str]], ...]
@@ -33,7 +35,7 @@ class Settings(NamedTuple):
     imgsz: int
     tile: int | None
     augment: bool
-    precision: str
+    arithmetic: tuple[str, ...] | None
     iou_threshold: float
     margin: float | None = None
     within: tuple[str, ...] = ()
@@ -42,7 +44,8 @@ class Settings(NamedTuple):
         """Return the settings for JSON."""
         weights = [{"sha256": digest, "class_map": dict(class_map)} for digest, class_map in self.weights]
         lists = {"classes": list(self.classes or ()), "within": list(self.within)}
-        return {**self._asdict(), "weights": weights, **lists}
+        arithmetic = None if self.arithmetic is None else list(self.arithmetic)
+        return {**self._asdict(), "weights": weights, **lists, "arithmetic": arithmetic}
 
 
 class Thresholds(NamedTuple):
@@ -77,7 +80,10 @@ def _list_differences(found_with: Settings, now: Settings) -> Iterator[str]:
         yield f"classes {', '.join(found_with.classes)}, now {', '.join(now.classes)}"
     if set(found_with.within) != set(now.within):
         yield f"--within {', '.join(found_with.within) or 'none'}, now {', '.join(now.within) or 'none'}"
-    for name in ("imgsz", "tile", "augment", "precision", "iou_threshold", "margin"):
+    if now.arithmetic != () and (now.arithmetic is None or now.arithmetic != found_with.arithmetic):
+        names = [" and ".join(settings.arithmetic or ("that is not known",)) for settings in (found_with, now)]
+        yield f"arithmetic {names[0]}, now {names[1]} (--precision, --device)"
+    for name in ("imgsz", "tile", "augment", "iou_threshold", "margin"):
         value, other = getattr(found_with, name), getattr(now, name)
         if value != other and not (name == "margin" and other is None):  # what is not redacted has none
             yield f"--{name.replace('_', '-')} {_say(value)}, now {_say(other)}"
@@ -148,11 +154,24 @@ def _read_settings(uri: str, content: Any) -> Settings:
         imgsz=take("imgsz", int),
         tile=take("tile", int, type(None)),
         augment=take("augment", bool),
-        precision=take("precision", str),
+        arithmetic=_read_arithmetic(uri, content),
         iou_threshold=float(take("iou_threshold", int, float)),
         margin=float(take("margin", int, float)),
         within=tuple(str(rule) for rule in take("within", list)) if "within" in content else (),  # earlier: none
     )
+
+
+def _read_arithmetic(uri: str, settings: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return what settings say of the arithmetic. Raise UserError where it is no list of names.
+
+    Earlier versions noted `--precision` alone, which says nothing but for float32: all else depends on the machine.
+    """
+    if "arithmetic" not in settings:
+        return ("float32",) if settings.get("precision") == "float32" else None
+    names = [] if settings["arithmetic"] is None else settings["arithmetic"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{uri}: settings must say arithmetic as a list of names, but has {_shorten(names)} there")
+    return tuple(sorted(names)) or None
 
 
 def _shorten(value: Any) -> str:

@@ -38,7 +38,8 @@ def plan_processes(options: PassOptions, *further_places: str) -> PoolPlan | Non
     """Return the processes of this machine, which is in no cluster, that do a pass soonest; None where Ray shall do it.
 
     With `--topology auto` they do it where INPUT is small, or it, OUT and the `further_places` are on this machine's
-    disks; not where there are archives, or a GPU that may be used.
+    disks; not where there are archives, or a GPU that may be used, nor with thresholds beside a GPU: they hold for what
+    it computes, or what CPUs do, and which it is must not depend on how much INPUT holds.
     """
     if options.dry_run:
         return plan_one()
@@ -46,6 +47,8 @@ def plan_processes(options: PassOptions, *further_places: str) -> PoolPlan | Non
     if not (is_auto or options.topology == "local") or (is_auto and options.device == "cuda"):
         return None
     if registry.kind_of(options.input) and storage.is_file(options.input):
+        return None
+    if is_auto and options.thresholds is not None and options.device == "auto" and _has_gpu():
         return None
     is_remote = any(storage.is_remote(place) for place in (options.input, options.out, *further_places))
     is_bounded = is_auto and (is_remote or (options.device == "auto" and _has_gpu()))

@@ -249,7 +249,12 @@ def _run(
         all_units = [_mark(unit, marks) for unit in all_units]
     class_names, stride, warnings, arithmetic = finish_inspection()
     report_lines(warnings)
-    notes = check_thresholds(options, job, checkpoints, class_names)
+    is_local = local_pool.find_pool() is not None
+    is_detected = bool(job.weights) and job.boxes is None
+    if is_detected and not is_local:
+        arithmetic = _choose_arithmetic(job, arithmetic)
+        job = job._replace(settings=replace(job.settings, arithmetic=arithmetic))
+    notes = check_thresholds(options, job, checkpoints, class_names, arithmetic)
     decisive = options.decisive() | {"weights_sha256": digests, "boxes": describe_source(job.boxes), **secrets}
     decisive |= {"depers": __version__}
     with claims.hold(job.out, decisive, records=job.records_beside, secrets=secrets.keys()) as lease:
@@ -264,13 +269,9 @@ def _run(
         for name in finished_chunks.keys() - {unit.name for unit in open_units}:
             units.remove_chunks(job.records, name, finished_chunks[name])
         staged = options.topology == "staged" or (options.topology == "auto" and job.settings.device != "cpu")
-        is_local = local_pool.find_pool() is not None
         topology = "staged (CPU tasks around GPU actors)" if staged else "fused (one actor per core)"
         topology = "local (processes of this machine, without Ray)" if is_local else topology
-        if job.weights and job.boxes is None:
-            if not is_local:
-                arithmetic = _choose_arithmetic(job, arithmetic)
-                job = job._replace(settings=replace(job.settings, arithmetic=arithmetic))
+        if is_detected:
             topology += f"; detector on {job.settings.device} in {arithmetic}"
         units_before = len(all_units) - len(todo)
         report(f"{units.count_inputs(all_units)}, {units_before} of {len(all_units)} units done before; {topology}")

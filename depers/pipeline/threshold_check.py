@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.compute as pc
+
 from depers import storage
 from depers.detection.contexts import format_rules
 from depers.detection.thresholds import Settings, Thresholds, describe_weights, find_differences, read_thresholds
@@ -10,17 +12,20 @@ from depers.errors import UserError
 from depers.pipeline.options import PassOptions
 from depers.pipeline.steps import PassJob
 from depers.runtime import claims, units
+from depers.storage import tables
 
-_NOTED = ("class_maps", "classes", "imgsz", "tile", "augment", "precision", "iou_threshold", "confidence", "thresholds")
+_NOTED = ("class_maps", "classes", "imgsz", "tile", "augment", "iou_threshold", "confidence", "thresholds")
+_ARITHMETIC = "arithmetic"  # the column of tables of boxes
 
 
 def check_thresholds(
-    options: PassOptions, job: PassJob, checkpoints: Sequence[bytes], class_names: Sequence[str]
+    options: PassOptions, job: PassJob, checkpoints: Sequence[bytes], class_names: Sequence[str], arithmetic: str
 ) -> tuple[str, ...]:
     """Return what a summary says about thresholds that were taken though they were found with other settings.
 
-    `class_names` are those that the detector looks for. Raise UserError for such `--thresholds` without
-    `--thresholds-anyway`. Those of the default detector are taken: whoever sets another size did not choose them.
+    `class_names` are those that the detector looks for, `arithmetic` is what it computes in. Raise UserError for such
+    `--thresholds` without `--thresholds-anyway`. Those of the default detector are taken: whoever sets another size, or
+    has another machine, did not choose them.
     """
     if options.chosen_thresholds is None or (job.boxes is not None and not job.boxes.checked):
         return ()  # what --boxes names is taken as it is
@@ -35,7 +40,7 @@ def check_thresholds(
             imgsz=options.imgsz,
             tile=options.tile,
             augment=options.augment,
-            precision=options.precision,
+            arithmetic=(arithmetic,),
             iou_threshold=options.iou_threshold,
             margin=margin,
             within=format_rules(job.settings.within),
@@ -70,7 +75,7 @@ def _compare_earlier(thresholds: Thresholds, table: str, margin: float | None) -
         imgsz=note["imgsz"],
         tile=note["tile"],
         augment=note["augment"],
-        precision=note["precision"],
+        arithmetic=_list_arithmetics(table),
         iou_threshold=note["iou_threshold"],
         margin=margin,
         within=tuple(note.get("within", [])),
@@ -82,6 +87,17 @@ def _compare_earlier(thresholds: Thresholds, table: str, margin: float | None) -
         if limit > least:
             differences.append(f"boxes of {name} from {least:g} on, now {table} has them from {limit:g} on")
     return differences
+
+
+def _list_arithmetics(uri: str) -> tuple[str, ...] | None:
+    """Return what a table's boxes were computed in, sorted, None where it does not say; `auto` means what was there."""
+    names = set[str]()
+    with tables.open_table(uri) as file:
+        if _ARITHMETIC not in file.schema_arrow.names:
+            return None
+        for batch in file.iter_batches(columns=[_ARITHMETIC], use_threads=False):
+            names |= set(pc.unique(batch[_ARITHMETIC]).to_pylist()) - {None}
+    return tuple(sorted(names))
 
 
 def _find_note(table: str) -> dict[str, Any] | None:

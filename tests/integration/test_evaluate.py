@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     assert "groups" in reason and "are needed" in reason  # drawn scenes are so alike that some are twins
     found_with = detection_thresholds.read_thresholds(f"{out}/thresholds.json")
     assert found_with.by_class == {} and found_with.settings.classes == ("car", "human")
+    arithmetics = tables.read_table(f"{out}/detect-calibration/detections.parquet")["arithmetic"].to_pylist()
+    assert found_with.settings.arithmetic == tuple({*arithmetics} - {None})  # of this machine
+    same = detect.Options(
+        str(images), str(tmp_path / "same"), given.weights, imgsz=128, thresholds=f"{out}/thresholds.json"
+    )
+    assert detect.run(same).notes == ()
+    other = "float32" if found_with.settings.arithmetic == ("bfloat16",) else "bfloat16"
+    with pytest.raises(UserError, match=rf"was found with arithmetic {arithmetics[0]}, now {other} \(--precision"):
+        detect.run(replace(same, out=str(tmp_path / "other"), precision=other))
     assert "1 images failed" in page and "broken.jpg" in page and "data:image/jpeg" in page
 
     table = tables.read_table(f"{out}/detect/detections.parquet")

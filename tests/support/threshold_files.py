@@ -12,7 +12,7 @@ SETTINGS = Settings(
     imgsz=640,
     tile=None,
     augment=False,
-    precision="auto",
+    arithmetic=("bfloat16",),
     iou_threshold=0.5,
     margin=0.1,
 )

@@ -98,21 +98,18 @@ def test_a_name_may_hold_commas_in_python() -> None:
     assert detect.Options("in", "out", classes=("car, truck",)).chosen_classes == ("car, truck",)
 
 
-def test_another_size_is_told_and_fewer_classes_are_not() -> None:
+def test_another_size_or_arithmetic_is_told_and_fewer_classes_are_not() -> None:
     options = anonymize.Options("in", "out", topology="local", device="cpu")
-    for changes, names, expected in (
-        ({}, shipped.CLASSES, ()),
-        ({"classes": ("face",)}, ("face",), ()),
-        ({}, CLASSES, ()),
-        (
-            {"imgsz": 1280},
-            shipped.CLASSES,
-            (
-                "warning: the thresholds of the default detector were found with --imgsz 640, now 1280;"
-                " what they promise does not hold",
-            ),
-        ),
+    for changes, names, arithmetic, difference in (
+        ({}, shipped.CLASSES, "bfloat16", None),
+        ({"classes": ("face",)}, ("face",), "bfloat16", None),
+        ({}, CLASSES, "bfloat16", None),
+        ({"imgsz": 1280}, shipped.CLASSES, "bfloat16", "--imgsz 640, now 1280"),
+        ({}, shipped.CLASSES, "float32", "arithmetic bfloat16, now float32 (--precision, --device)"),
+        ({}, shipped.CLASSES, "float16", "arithmetic bfloat16, now float16 (--precision, --device)"),
     ):
         changed = replace(options, **changes)
         job = make_job(changed, anonymize.SCHEMA, lambda out: print, device="cpu")
-        assert check_thresholds(changed, job, read_checkpoints(job.weights), names) == expected
+        notes = check_thresholds(changed, job, read_checkpoints(job.weights), names, arithmetic)
+        text = f"warning: the thresholds of the default detector were found with {difference}"
+        assert notes == ((f"{text}; what they promise does not hold",) if difference else ())

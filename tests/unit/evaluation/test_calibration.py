@@ -119,7 +119,10 @@ def test_covered_from_equals_painting(seed: int, count: int, share: float) -> No
         ({"imgsz": 1280}, "--imgsz 640, now 1280"),
         ({"tile": 640}, "--tile none, now 640"),
         ({"augment": True}, "--augment False, now True"),
-        ({"precision": "float32"}, "--precision auto, now float32"),
+        ({"arithmetic": ("float32",)}, "arithmetic bfloat16, now float32 (--precision, --device)"),
+        ({"arithmetic": ("bfloat16", "float32")}, "arithmetic bfloat16, now bfloat16 and float32"),
+        ({"arithmetic": None}, "arithmetic bfloat16, now that is not known"),
+        ({"arithmetic": ()}, ""),  # nothing was computed
         ({"iou_threshold": 0.6}, "--iou-threshold 0.5, now 0.6"),
         ({"margin": 0.0}, "--margin 0.1, now 0"),
         ({"margin": None}, ""),  # what is only detected has none

@@ -23,6 +23,9 @@ FEW, MANY = 20, local._MOST_FILES + 1
         (MANY, (), {}, True, None),
         (FEW, (), {}, True, 2),
         (FEW, (), {"device": "cuda"}, False, None),
+        (FEW, (), {"thresholds": "t.json"}, False, 2),
+        (FEW, (), {"thresholds": "t.json"}, True, None),  # whose arithmetic must not depend on how many there are
+        (FEW, (), {"thresholds": "t.json", "device": "cpu"}, True, 2),
         (FEW, ("a.tar",), {}, False, None),
         (MANY, ("a.zip",), {}, False, None),
         (FEW, ("a.tar",), {"topology": "local"}, False, 2),
