@@ -3,6 +3,7 @@
 OUT      the program, and in it shape, stride and class names, as YOLOv5's own exports have them
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,10 @@ def run(options: Options) -> ExportResult:
     [checkpoint] = read_checkpoints([Weights(find_weights(options.weights), {})])
     images = _read_images(options)
     exported = export.export_model(options.weights, checkpoint, options.imgsz, options.kind)
-    if options.imgsz % exported.stride:
-        raise UserError(f"--imgsz must be a multiple of {exported.stride} for this model, but got {options.imgsz}")
     deviation = export.compare(options.weights, checkpoint, exported.data, images, options.kind)
+    if not math.isfinite(deviation.pixels):
+        problem = "but it gives numbers that are not finite, or another number of them"
+        raise UserError(f"{options.weights}: the program must find what the weights find, {problem}")
     if not deviation.is_small:
         differences = f"boxes differ by {deviation.pixels:.3f} pixels and confidences by {deviation.confidence:.4f}"
         raise UserError(f"{options.weights}: the program must find what the weights find, but {differences}")

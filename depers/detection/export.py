@@ -5,6 +5,7 @@ TorchScript is what libtorch runs, ONNX what nearly everything else does: ONNX R
 
 import io
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -40,14 +41,17 @@ class ExportedModel(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """The largest differences between a program and its weights: of boxes in pixels, and of confidences."""
+    """The largest differences between a program and its weights: of boxes in pixels, and of confidences.
+
+    Both are infinite where the program gives numbers that are not finite, or another number of them.
+    """
 
     pixels: float
     confidence: float
 
     @property
     def is_small(self) -> bool:
-        """Whether they are what arithmetic in another order may do."""
+        """Whether they are what arithmetic in another order may do; of NaN they are not."""
         return self.pixels <= MOST_PIXELS and self.confidence <= MOST_CONFIDENCE
 
 
@@ -55,10 +59,13 @@ def export_model(source: str, checkpoint: bytes, imgsz: int, kind: str) -> Expor
     """Return the weights as a program, `torchscript` or `onnx`, for images of one size, by torch's exporters.
 
     What describes it lies in it as YOLOv5's own exports have it: shape, stride and class names. Raise UserError as
-    `yolo.load` does, and for ONNX without the package that writes it.
+    `yolo.load` does, for a size that is no multiple of the model's stride, and for ONNX without the package that writes
+    it.
     """
     model = _load(source, checkpoint)
     names, stride = tuple(model.names.values()), int(model.stride.max())
+    if imgsz % stride:  # levels would not fit together
+        raise UserError(f"--imgsz must be a multiple of {stride} for {source}, but got {imgsz}")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what tracing cannot follow: shapes, which stay as they are here
         empty = torch.zeros(1, 3, imgsz, imgsz)
@@ -118,14 +125,23 @@ def compare(
     TorchScript is run by torch, ONNX by OpenCV.
     """
     model, run = _load(source, checkpoint), _RUNNERS[kind](data)
-    pixels, confidence = 0.0, 0.0
+    deviations = [Deviation(0.0, 0.0)]
     with torch.inference_mode():
         for image in images:
             batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-            difference = (model(batch)[0] - run(batch)).abs()
-            pixels = max(pixels, float(difference[..., :4].max()))
-            confidence = max(confidence, float(difference[..., 4:].max()))
-    return Deviation(pixels, confidence)
+            deviations.append(_measure_deviation(model(batch)[0], run(batch)))
+    return Deviation(*map(max, zip(*deviations, strict=True)))
+
+
+def _measure_deviation(expected: torch.Tensor, predictions: torch.Tensor) -> Deviation:
+    """Return by how much predictions (1, N, 5 + C) differ from those expected.
+
+    `max` would leave out NaN, and arrays of other shapes may be subtracted: neither may count as no difference.
+    """
+    if predictions.shape != expected.shape or not bool(predictions.isfinite().all() and expected.isfinite().all()):
+        return Deviation(math.inf, math.inf)
+    difference = (expected - predictions).abs()
+    return Deviation(float(difference[..., :4].max()), float(difference[..., 4:].max()))
 
 
 def _run_torchscript(data: bytes) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 from depers.commands import export as verb
 from depers.commands.export import Options
-from depers.detection import export
+from depers.detection import export, yolo
 from depers.detection.export import Deviation
 from depers.errors import UserError
 
@@ -86,3 +86,56 @@ def test_the_comparison_sees_other_weights(untrained: Callable[..., str]) -> Non
     buffer = io.BytesIO()
     torch.jit.save(model, buffer)  # type: ignore[no-untyped-call]
     assert not export.compare("first.pt", first, buffer.getvalue(), [image]).is_small
+
+
+class Constant(torch.nn.Module):
+    """Says the same of every image."""
+
+    def __init__(self, predictions: torch.Tensor) -> None:
+        super().__init__()
+        self.predictions = torch.nn.Parameter(predictions, requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.predictions + 0 * images.sum(),)
+
+
+def trace(predictions: torch.Tensor) -> bytes:
+    """Return a program that gives these predictions, whatever it sees."""
+    buffer = io.BytesIO()
+    program = torch.jit.trace(Constant(predictions), torch.zeros(1, 3, 64, 64))  # type: ignore[no-untyped-call]
+    torch.jit.save(program, buffer)
+    return buffer.getvalue()
+
+
+def test_a_program_that_gives_no_numbers_is_not_written(
+    tmp_path: Path, untrained: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, images = untrained("car"), write_images(tmp_path / "images")
+    checkpoint, image = Path(weights).read_bytes(), np.full((64, 64, 3), 9, np.uint8)
+    batch = torch.full((1, 3, 64, 64), 9 / 255)
+    with torch.no_grad():
+        expected = torch.jit.load(io.BytesIO(export.export_model(weights, checkpoint, 64, "torchscript").data))(batch)[
+            0
+        ]  # type: ignore[no-untyped-call]
+    assert export.compare(weights, checkpoint, trace(expected), [image]).is_small
+    for row, column, value in ((0, 0, np.nan), (5, 4, np.nan), (7, 2, np.inf), (None, None, np.nan)):
+        predictions = expected.clone()
+        predictions[0, slice(None) if row is None else row, slice(None) if column is None else column] = value
+        deviation = export.compare(weights, checkpoint, trace(predictions), [image, image])
+        assert deviation == (np.inf, np.inf) and not deviation.is_small
+    assert not Deviation(np.nan, 0).is_small and not Deviation(0, np.nan).is_small
+    assert export.compare(weights, checkpoint, trace(expected[:, :1]), [image]) == (np.inf, np.inf)  # broadcasts
+
+    program = export.ExportedModel(trace(torch.full_like(expected, np.nan)), ("car",), 32)
+    monkeypatch.setattr(export, "export_model", lambda *_: program)
+    with pytest.raises(UserError, match="must find what the weights find, but it gives numbers that are not finite"):
+        verb.run(Options(weights, str(images), str(tmp_path / "car.torchscript"), imgsz=64))
+    assert not (tmp_path / "car.torchscript").exists()
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+def test_a_size_that_the_model_has_no_levels_for_is_refused_before_the_work(tmp_path: Path, kind: str) -> None:
+    weights, images = tmp_path / "p6.pt", write_images(tmp_path / "images")
+    yolo.save(yolo.build("yolov5n6", ["car"]), weights)
+    with pytest.raises(UserError, match=rf"--imgsz must be a multiple of 64 for {weights}, but got 96"):
+        verb.run(Options(str(weights), str(images), str(tmp_path / f"p6.{kind}"), imgsz=96))
