@@ -20,7 +20,7 @@ from depers import storage
 from depers.commands import detect
 from depers.datasets.class_values import read_class_shares
 from depers.datasets.data_yaml import Dataset, check_labels, find_split_folder, read_dataset, without_machine_labels
-from depers.datasets.seen_images import count_seen, describe_seen
+from depers.datasets.seen_images import NOT_KNOWN, count_seen, describe_seen
 from depers.datasets.splits import group_names
 from depers.detection import shipped
 from depers.detection.contexts import format_rules, parse_rules
@@ -245,7 +245,7 @@ def _calibrate(
     dataset: Dataset,
     folder: str,
     targets: dict[str, float],
-    seen: Mapping[str, Mapping[str, int] | None],
+    seen: Mapping[str, Mapping[str, int] | str],
     groups: Mapping[str, str],
 ) -> list[Calibration]:
     """Detect as anonymization does, and write OUT/thresholds.json; `groups` has that of each image, by its path."""
@@ -336,9 +336,10 @@ def _evaluate(options: Options) -> EvaluateResult:
     figures |= {"weights": options.name_detectors()}
     figures |= {"imgsz": options.imgsz, "augment": options.augment, "failed": len(failed)}
     counts = count_seen([parse_weights(text).uri for text in options.detectors], folder)
-    seen = {describe_weights_uri(uri): by_split for uri, by_split in counts.items()}
+    counts = {describe_weights_uri(uri): by_split for uri, by_split in counts.items()}
+    seen = {name: NOT_KNOWN if by_split is None else by_split for name, by_split in counts.items()}
     figures["seen_in_training"] = seen
-    warnings = describe_seen(seen, len(measured))
+    warnings = describe_seen(counts, len(measured))
     figures |= metrics.as_dict() | {"sizes": [row._asdict() for row in sizes]}
     lines = [*warnings, metrics.format_text()]
     if options.submission:

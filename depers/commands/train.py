@@ -5,6 +5,7 @@ Reads dataset folders (data.yaml, images/, labels/). Writes below OUT
 options.json                        the options that decide what is learnt
 weights/best.pt, weights/last.pt    ordinary YOLOv5 checkpoints
 results.csv, tensorboard/           a row per epoch
+seen.parquet                        which images it uses, for `evaluate`
 report.html, train_batch.jpg        curves, confusion matrix, labelled and predicted images
 state/last.pt                       everything to go on with: the same command after an interruption does
 """
@@ -23,7 +24,7 @@ from depers.runtime.results import VerbResult
 from depers.storage import file_table
 from depers.training.images.data import read_sources
 from depers.training.options import Options, resolve_paths
-from depers.training.processes.outputs import BEST, REPORT, read_progress, read_results
+from depers.training.processes.outputs import BEST, LAST, REPORT, read_progress, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,15 @@ def run(options: Options) -> TrainResult:
 
 
 def _note_images(options: Options) -> None:
-    """Write OUT/seen.parquet, by which `evaluate` knows what taught and chose the weights; it costs no training."""
-    if storage.exists(storage.join(options.out, seen_images.NAME)):
+    """Write OUT/seen.parquet, by which `evaluate` knows what taught and chose the weights; it costs no training.
+
+    Before the first epoch, after which there are weights, whatever becomes of the training; until then, images may be
+    put right.
+    """
+    if all(storage.exists(storage.join(options.out, name)) for name in (seen_images.NAME, LAST)):
         return
     try:
-        seen_images.write_seen(options.out, [uri for uri, _ in options.list_datasets()])
+        seen_images.write_seen(options.out, [uri for uri, _ in options.list_datasets()], options.weights)
     except (UserError, OSError) as error:
         progress.report(f"warning: which images were used could not be noted: {short_reason(error)}")
 
@@ -85,8 +90,9 @@ def _train(options: Options, out: str) -> TrainResult:
     report = storage.join(options.out, REPORT)
     if read_progress(options.out).finished_epochs != options.epochs or not storage.exists(report):
         device = choose_device(options.device, options.least_train_workers or options.train_workers)
+        _note_images(options)
         fit(options, options.list_datasets(), device == "cuda")
-    _note_images(options)
+    _note_images(options)  # of a training that an earlier version has done
     rows = read_results(options.out)
     best = max((row for row in rows if not math.isnan(row["fitness"])), key=lambda row: row["fitness"])
     return TrainResult(

@@ -1,7 +1,8 @@
 """Which images a training has seen, by content: what chose the weights may not certify them.
 
-Beside its weights, a training leaves a table of the images that it learnt from and that it was validated with;
-measuring compares with it, wherever the images lie now and whatever they are called.
+As it begins, a training leaves a table of the images that it learns from and is validated with; measuring compares
+with it, wherever the images lie now and whatever they are called. Weights that lie with no such table, since they are
+a copy or others' work, may have seen any image: that is said, too.
 """
 
 import posixpath
@@ -30,7 +31,9 @@ SCHEMA = tables.schema(
 )
 """OUT/seen.parquet of a training: a row for every image."""
 _READERS = 16  # threads that mostly wait for storage
-_WEIGHTS = ("weights/best.pt", "weights/last.pt")
+_WEIGHTS = ("best.pt", "last.pt")  # in OUT/weights of a training
+NOT_KNOWN = "not known"
+"""What files of figures and thresholds say in place of numbers, where nothing says what taught the weights."""
 
 
 def digest_folder(folder: str) -> NDArray[np.uint64]:
@@ -81,13 +84,20 @@ def _digest_member(file: BinaryIO, member: TarImage) -> int:
     return image_index.digest_image(member.byte_count, file.read(tail))
 
 
-def write_seen(out: str, datasets: Sequence[str]) -> None:
-    """Write OUT/seen.parquet for a training on those datasets, the first of which has the images for validation."""
+def write_seen(out: str, datasets: Sequence[str], weights: str | None = None) -> None:
+    """Write OUT/seen.parquet for a training on those datasets, the first of which has the images for validation.
+
+    What taught and chose the `weights` that it starts from, as far as it is known, has taught its own. Raise UserError.
+    """
     places: dict[str | Shards, str] = dict(_list_places(datasets))
     digests = [digest_shards(place) if isinstance(place, Shards) else digest_folder(place) for place in places]
     splits = np.repeat(list(places.values()), [len(values) for values in digests])
     columns = {"split": splits, "digest": np.concatenate(digests)}
-    tables.write_table(storage.join(out, NAME), pa.Table.from_pydict(columns, schema=SCHEMA))
+    table = pa.Table.from_pydict(columns, schema=SCHEMA)
+    former = _read_seen(weights) if weights else None
+    if former is not None:
+        table = pa.concat_tables([table, former.select(SCHEMA.names).cast(SCHEMA)])
+    tables.write_table(storage.join(out, NAME), table)
 
 
 def _list_places(datasets: Sequence[str]) -> Iterator[tuple[str | Shards, str]]:
@@ -120,26 +130,44 @@ def count_seen(weights: Sequence[str], folder: str) -> dict[str, Mapping[str, in
 
 
 def describe_seen(counts: Mapping[str, Mapping[str, int] | None], total: int) -> list[str]:
-    """Return a warning for each of the weights whose training used some of the `total` images that are measured."""
+    """Return a line for each of the weights whose training used some of the `total` images, or may have."""
     lines = []
     for uri, by_split in counts.items():
         parts = [f"{count} in {split}" for split, count in (by_split or {}).items()]
-        if parts:
+        if by_split is None:
+            doubt = f"whether the training of {uri} used any of the {total} images, which makes figures and thresholds"
+            lines.append(f"{NOT_KNOWN}: {doubt} too good: no {NAME} lies with it")
+        elif parts:
             reason = "which taught or chose them: figures and thresholds are too good"
             lines.append(f"warning: of {total} images, the training of {uri} used {' and '.join(parts)}, {reason}")
     return lines
 
 
 def _read_seen(weights: str) -> Any:
-    """Return the table of the training that wrote these weights, None where they lie beside none."""
-    place = weights.rstrip("/")
-    for suffix in _WEIGHTS:
-        if place == suffix or place.endswith(f"/{suffix}"):
-            uri = storage.join(place.removesuffix(suffix).rstrip("/") or ".", NAME)
-            if not storage.exists(uri):
-                return None
+    """Return the table of the training that wrote these weights, None where they lie with none. Raise UserError."""
+    for uri in _locate_tables(weights):
+        try:
+            is_there = storage.exists(uri)
+        except UserError:  # whoever may read weights need not be allowed to look around
+            continue
+        if is_there:
             try:
                 return tables.read_table(uri, SCHEMA.names)
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"{uri}: must be a table of images that a training wrote, but {error}") from None
     return None
+
+
+def _locate_tables(weights: str) -> list[str]:
+    """Return where the table may be: in the OUT of their training, or beside weights that were moved with it.
+
+    Weights are where their path leads from the working folder, and where links lead from there.
+    """
+    uris = []
+    for place in (storage.absolute(weights), storage.real_place(weights)):
+        folder, _, name = place.rpartition("/")
+        out, _, folder_name = folder.rpartition("/")
+        if folder_name == "weights" and name in _WEIGHTS:
+            uris.append(storage.join(out or "/", NAME))
+        uris.append(storage.join(folder or "/", NAME))
+    return list(dict.fromkeys(uris))

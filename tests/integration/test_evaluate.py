@@ -145,6 +145,12 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     assert sum(len(one.boxes_xyxy) for one in found) == sum(len(row) for row in table["boxes"].to_pylist()) > 0
     assert evaluate.run(given).partial
     assert json.loads(storage.read_bytes(f"{out}/metrics.json")) == figures
+    (tmp_path / "run/seen.parquet").unlink()  # what is not known is said, not passed over
+    again = evaluate.run(given)
+    assert again.figures["seen_in_training"] == {str(best): "not known"}
+    assert again.text.startswith(f"not known: whether the training of {best} used any of the 6 images, which makes ")
+    thresholds = json.loads(storage.read_bytes(f"{out}/thresholds.json"))
+    assert thresholds["details"]["seen_in_training"] == {str(best): "not known"}
 
     result = evaluate.run(Options(str(dataset), f"{out}/score", score=file))
     assert not result.partial and result.report is None

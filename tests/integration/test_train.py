@@ -71,10 +71,22 @@ def rows(out: Path) -> list[dict[str, float]]:
 @pytest.mark.usefixtures("ray_local")
 def test_training_writes_weights_and_refuses_other_options(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "data"), tmp_path / "out"
-    options = Options(str(root), str(out), imgsz=128, epochs=2, batch_size=4, device="cpu")
+    (tmp_path / "watch.py").write_text(
+        "from pathlib import Path\n"
+        "from depers.training.callbacks import TrainingCallback\n"
+        "class Watch(TrainingCallback):\n"
+        "    def on_start(self, options):\n"
+        "        out = Path(options['out'])\n"
+        "        print('starts beside', *sorted(path.name for path in out.iterdir()), file=(out / 'names').open('w'))\n"
+    )
+    watch = f"{tmp_path / 'watch.py'}:Watch"
+    options = Options(str(root), str(out), imgsz=128, epochs=2, batch_size=4, device="cpu", callback=watch)
     stream = io.StringIO()
     with progress.shown_on(stream):
         result = run(options)
+    names = (out / "names").read_text().split()
+    assert "seen.parquet" in names and "weights" not in names  # also an interrupted training says what it has seen
+    assert len(pq.read_table(out / "seen.parquet")) == 6 + 3
     assert not result.partial and result.epochs == 2
     assert result.weights == f"{out}/weights/best.pt" and result.weights in result.summary()[0]
     assert "epoch   1" in stream.getvalue() and "epoch   2" in stream.getvalue()
