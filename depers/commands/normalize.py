@@ -28,6 +28,7 @@ from depers.normalization import account, growth, report
 from depers.normalization.assignment import (
     Assignment,
     describe_copies,
+    describe_shares,
     find_copies,
     make_tasks,
     split_at_random,
@@ -164,6 +165,9 @@ class Options(CheckedOptions):
         if self.val_fraction + self.calibration_fraction >= 1:
             shares = f"{self.val_fraction:g} and {self.calibration_fraction:g}"
             raise UserError(f"--val-fraction and --calibration-fraction must leave images to train, but are {shares}")
+        if self.keep_splits and (self.calibration_fraction or self.group_by is not None):
+            name = "--calibration-fraction" if self.calibration_fraction else "--group-by"
+            raise UserError(f"{name} is about a split at random, but with --keep-splits folders say the splits")
         self.sources()
 
     def sources(self) -> list[tuple[str, Mapping[str, str], bool]]:
@@ -295,7 +299,8 @@ def _finish(
 
     `shared` is how many of the problems are about twins that share a split, to which `--strict` does not object.
     """
-    out, kinds = storage.absolute(options.out), index.problem_kinds()
+    out, notes = storage.absolute(options.out), _note_shares(options, assignment, statistics.images, index)
+    kinds = index.problem_kinds()
     with storage.translated_write_errors(out):
         problem_count = write_problems(storage.join(out, "problems.parquet"), index.problems())
     refuse_mostly_dropped(index, catalog)  # once more: only the images say whether a box lies in them
@@ -309,13 +314,14 @@ def _finish(
             storage.join(out, "files.parquet"), catalog, assignment, skipped, statistics.skipped
         )
         account.check_sum(sums, catalog.sets, statistics.images.total())
-        _write_report(out, options.classes, statistics, meanings.labelled, kinds, sums)
+        _write_report(out, options.classes, statistics, meanings.labelled, kinds, sums, notes)
     complete = not (options.strict and problem_count > shared)
     if complete:
         write_data_yaml(out, options.classes, [name for name in SPLITS if statistics.images[name]], meanings.labelled)
     test_images = len(catalog.images) - assignment.total - len(skipped.not_understood | skipped.unlabelled)
     texts = [
         report.format_summary(statistics, options.classes, meanings.labelled),
+        *notes,
         account.format_account(sums),
         *meanings.notes,
     ]
@@ -336,6 +342,24 @@ def _finish(
         complete=complete,
         text="\n".join([*texts, report.format_problems(kinds)]).rstrip("\n"),
     )
+
+
+def _note_shares(options: Options, assignment: Assignment, counts: Mapping[str, int], index: LabelIndex) -> list[str]:
+    """Return lines about splits that have not the share of the images that was asked for; an empty one is a problem."""
+    if not any(counts.values()):
+        return []
+    if assignment.grouping is None:
+        empty_names = [name for name in SPLITS[:2] if not counts[name]]
+        return [f"{name} has no images: RAW has no folder of it with any (--keep-splits)" for name in empty_names]
+    fractions = {"val": options.val_fraction, "calibration": options.calibration_fraction}
+    notes = dict(describe_shares(counts, fractions, assignment.grouping, options.twins))
+    example = assignment.grouping.example
+    index.add_problems(
+        Problem(example, 0, "empty split", ProblemAction.ACCEPTED, text)
+        for name, text in notes.items()
+        if not counts[name]
+    )
+    return [f"warning: {text}" for text in notes.values()]
 
 
 def _assign(
@@ -408,10 +432,11 @@ def _write_report(
     labelled: Mapping[str, Sequence[str]],
     kinds: report.Kinds,
     sums: account.Sums,
+    notes: Sequence[str],
 ) -> None:
-    """Write OUT/report.html and OUT/sheet.jpg."""
+    """Write OUT/report.html and OUT/sheet.jpg; `notes` are lines about the splits."""
     samples = report.draw_samples(out, statistics, classes)
-    page = report.make_report(statistics, classes, labelled, kinds, samples, account.make_rows(sums))
+    page = report.make_report(statistics, classes, labelled, kinds, samples, account.make_rows(sums), notes)
     storage.write_bytes(storage.join(out, "report.html"), page.encode())
     sheet = np.ascontiguousarray(report.make_sheet(samples))
     storage.write_bytes(storage.join(out, "sheet.jpg"), simplejpeg.encode_jpeg(sheet, 88, "RGB"))

@@ -21,11 +21,28 @@ from depers.statuses import ProblemAction
 from depers.storage.overlapped import read_ahead
 
 
+class Grouping(NamedTuple):
+    """The groups of images that share a split: how many, and of the largest its size, an image, and what holds it.
+
+    `bond` is `twins` where twins, or the same images in several sets, have joined what names would part, `group-by`
+    where the names do not part it, "" where it is one image.
+    """
+
+    group_count: int
+    largest_size: int
+    example: str
+    bond: str
+
+
 class Assignment(NamedTuple):
-    """Where every image goes: names in the dataset and splits by the catalog's number, "" where it is skipped."""
+    """Where every image goes: names in the dataset and splits by the catalog's number, "" where it is skipped.
+
+    `grouping` is what kept images together, None where folders say the splits.
+    """
 
     names: list[str]
     splits: list[str]
+    grouping: Grouping | None = None
 
     @property
     def total(self) -> int:
@@ -106,7 +123,7 @@ def split_at_random(
     names = [label_set.prefix + image.name for label_set, image in catalog.images]
     groups = group_names([catalog.images[number][1].name for number in numbers], group_by)
     groups = [catalog.images[n][0].prefix + group for n, group in zip(numbers, groups, strict=True)]
-    groups = _join_groups(groups, numbers, copies)
+    own_groups, groups = groups, _join_groups(groups, numbers, copies)
     prefixes = [label_set.prefix for label_set, _ in catalog.images]
     of_set: dict[str, Strata] = {prefix: [(prefix, 1)] if prefix else [] for prefix in dict.fromkeys(prefixes)}
     strata: list[Strata] = [[("background", 1), *of_set[prefix]] for prefix in prefixes]
@@ -119,7 +136,50 @@ def split_at_random(
     chosen = split_into(groups, fractions, seed, [strata[number] for number in numbers], given_splits)
     for number, name in zip(numbers, chosen, strict=True):
         splits[number] = name
-    return Assignment(names, splits)
+    grouping = None
+    if numbers:
+        size_by_group = Counter(groups)
+        largest = max(size_by_group, key=lambda group: (size_by_group[group], group))
+        members = [place for place, group in enumerate(groups) if group == largest]
+        label_set, image = catalog.images[numbers[members[0]]]
+        is_joined = len({own_groups[place] for place in members}) > 1
+        bond = "twins" if is_joined else "group-by" if len(members) > 1 else ""
+        example = label_set.prefix + image.path
+        grouping = Grouping(len(size_by_group), len(members), example, bond)
+    return Assignment(names, splits, grouping)
+
+
+_BONDS = {
+    ("twins", "near"): "are near twins: --twins identical parts them, in another OUT, but figures are then too good",
+    ("twins", "identical"): "are identical: --twins none parts them, in another OUT, but figures are then too good",
+    ("twins", "none"): "are the same in several sets",
+}
+"""What holds a group together, by its bond and `--twins`."""
+
+
+def describe_shares(
+    counts: Mapping[str, int], fractions: Mapping[str, float], grouping: Grouping, twins: str
+) -> Iterator[tuple[str, str]]:
+    """Yield each split of which the share of the images is not what was asked for, and a line that says why.
+
+    `counts` are the images by split, `fractions` the shares asked for (0: none), `twins` is the option. A split has its
+    share where it differs by one image, or by half of what it should have, and is not empty.
+    """
+    total = sum(counts.values())
+    for split_name, fraction in fractions.items():
+        count, expected = counts.get(split_name, 0), fraction * total
+        if not expected or (count and abs(count - expected) <= max(1, expected / 2)):
+            continue
+        text = f"{split_name} has {count} of {total} images, a share of {count / total:.2g} for {fraction:g}"
+        if grouping.bond:
+            bond = _BONDS.get((grouping.bond, twins), "have the same in what --group-by finds in their names")
+            example = f"the largest of {grouping.largest_size} images, such as {grouping.example}, that {bond}"
+            text += f": they are {grouping.group_count} groups that stay whole, {example}"
+        elif expected < 2:
+            text += ": there are so few"
+        else:  # whichever it is: a run that is taken up again says what one clean run says
+            text += ": others could not be used, or had their splits before"
+        yield split_name, text
 
 
 def _keep_splits(groups: Sequence[str], names: Sequence[str], former_splits: Mapping[str, str]) -> dict[str, str]:

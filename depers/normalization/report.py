@@ -206,8 +206,12 @@ def make_report(
     kinds: Kinds,
     captioned: Sequence[tuple[str, NDArray[np.uint8]]],
     account: Sequence[Sequence[object]],
+    notes: Sequence[str] = (),
 ) -> str:
-    """Return the HTML page; `account` are numbers of files of the input, each with kind, status and detail."""
+    """Return the HTML page; `account` are numbers of files of the input, each with kind, status and detail.
+
+    `notes` are lines about the splits, which come first.
+    """
     splits = list_splits(statistics)
     lead = ", ".join(f"{statistics.images[split]} images in {split}" for split in splits)
     header = ["Class", *(f"Boxes in {split}" for split in splits), *(f"Images in {split}" for split in splits)]
@@ -226,7 +230,7 @@ def make_report(
     sections.append(("What was wrong", problems))
     note = page.paragraph("Every file of the input, by what became of it; files.parquet names each.")
     sections.append(("Files", page.table(("Files", "Kind", "Status", "Detail"), account) + note))
-    return page.render("Dataset", f"{lead}; {len(statistics.skipped)} skipped.", sections)
+    return page.render("Dataset", " ".join([f"{lead}; {len(statistics.skipped)} skipped.", *notes]), sections)
 
 
 def _plots(statistics: LabelStatistics, classes: Sequence[str]) -> list[Markup]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def problems_of(out: Path) -> list[dict[str, Any]]:
         ({"val_fraction": 1.0}, r"--val-fraction must be .* got 1"),
         ({"val_fraction": -0.1}, r"--val-fraction must be .* got -0.1"),
         ({"group_by": "("}, r"--group-by must be a regular expression"),
+        (
+            {"keep_splits": True, "calibration_fraction": 0.2},
+            "--calibration-fraction is about a split at random, but with",
+        ),
+        (
+            {"keep_splits": True, "group_by": "^a"},
+            "--group-by is about a split at random, but with --keep-splits folders",
+        ),
         ({"classes": ("car", "car")}, r"--classes must be different"),
         ({"classes": ("a/b",)}, r"--classes must be names without '/'"),
         ({"class_map": ("person",)}, r"--class-map must be source_class=class,…, but got 'person'"),
@@ -418,6 +427,46 @@ def test_own_splits_are_kept(tmp_path: Path, ray_local: None) -> None:
     storage.write_bytes(f"{raw}/labels/other.txt", BOX.encode())
     with pytest.raises(UserError, match=r"--keep-splits needs folders named train, .* 'other.jpg' lies in none"):
         run(Options(str(raw), str(out), keep_splits=True))
+
+
+def test_given_splits_without_one_for_validation_say_so(tmp_path: Path, ray_local: None) -> None:
+    storage.write_bytes(f"{tmp_path}/raw/train/images/a.jpg", jpeg())
+    storage.write_bytes(f"{tmp_path}/raw/train/labels/a.txt", BOX.encode())
+    storage.write_bytes(f"{tmp_path}/raw/data.yaml", b"names: [car]")
+    result = run(Options(str(tmp_path / "raw"), str(tmp_path / "out"), keep_splits=True))
+    assert not result.partial and not problems_of(tmp_path / "out")
+    assert "val has no images: RAW has no folder of it with any (--keep-splits)" in result.summary()
+
+
+def test_frames_of_one_camera_that_fill_no_split_say_so(tmp_path: Path, ray_local: None) -> None:
+    rng, raw = np.random.default_rng(0), tmp_path / "raw"
+    scene = np.array(
+        Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8)).resize((96, 72), Image.Resampling.BICUBIC)
+    )
+    for number in range(20):
+        frame = scene.copy()
+        frame[30:36, 4 * number : 4 * number + 6] = 255
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG", quality=95)
+        storage.write_bytes(f"{raw}/images/{number:02}.jpg", buffer.getvalue())
+        storage.write_bytes(f"{raw}/labels/{number:02}.txt", BOX.encode())
+    storage.write_bytes(f"{raw}/data.yaml", b"names: [car]")
+    options = Options(str(raw), str(tmp_path / "out"), calibration_fraction=0.2)
+    result = run(options)
+    assert result.images == {"train": 20, "val": 0} and not result.partial
+    why = "they are 1 groups that stay whole, the largest of 20 images, such as images/00.jpg, that are near twins:"
+    for name in ("val", "calibration"):
+        [line] = [
+            line for line in result.summary() if line.startswith(f"warning: {name} has 0 of 20 images, a share of 0 ")
+        ]
+        assert f"for 0.2: {why} --twins identical parts them, in another OUT" in line
+        assert line.removeprefix("warning: ") in (tmp_path / "out/report.html").read_text()
+    rows = [row for row in problems_of(tmp_path / "out") if row["kind"] == "empty split"]
+    assert [row["path"] for row in rows] == ["images/00.jpg"] * 2 and all(row["action"] == "accepted" for row in rows)
+    assert run(replace(options, out=str(tmp_path / "strict"), strict=True)).partial
+    result = run(replace(options, out=str(tmp_path / "apart"), twins="identical"))
+    assert result.images == {"train": 12, "val": 4, "calibration": 4}
+    assert "warning" not in result.text and not problems_of(tmp_path / "apart")
 
 
 def test_an_output_that_cannot_be_written_or_is_not_ours(tmp_path: Path, ray_local: None) -> None:

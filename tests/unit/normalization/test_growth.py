@@ -88,11 +88,11 @@ def test_images_keep_their_splits_and_leave_with_their_source(tmp_path: Path) ->
     first = Assignment(names, split_into(names, fractions, 0))
     assert growth.read_former(out) == []
     growth.write_images(out, first)
-    for name, split in zip(*first, strict=True):
+    for name, split in zip(first.names, first.splits, strict=True):
         storage.write_bytes(f"{out}/images/{split}/{name}", b"")
         storage.write_bytes(f"{out}/labels/{split}/{name[:-4]}.txt", b"")
     former = growth.read_former(out)
-    assert [*map(tuple, former)] == [*zip(*first, strict=True)]
+    assert [*map(tuple, former)] == [*zip(first.names, first.splits, strict=True)]
     more = [*names[5:], *(f"{number}.png" for number in range(100, 160))]
     grown = Assignment(more, split_into(more, fractions, 0, given_splits=dict(former)))
     assert grown.splits[:35] == first.splits[5:] and 16 <= grown.splits.count("val") <= 22

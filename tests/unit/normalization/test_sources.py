@@ -11,7 +11,14 @@ from label_sets import make_image, write_files
 
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
-from depers.normalization.assignment import describe_copies, find_copies, read_split, split_at_random
+from depers.normalization.assignment import (
+    Grouping,
+    describe_copies,
+    describe_shares,
+    find_copies,
+    read_split,
+    split_at_random,
+)
 from depers.normalization.catalog import Catalog
 from depers.normalization.index import IndexedBox, LabelIndex
 from depers.normalization.rules import Problem
@@ -200,3 +207,65 @@ def test_an_image_of_two_sets_goes_one_way_and_is_on_record(tmp_path: Path, inde
         )
         assert all(assignment.splits[number] == assignment.splits[first] for number, first in copies.items())
         assert {"train", "val"} <= set(assignment.splits)
+        assert assignment.grouping is not None and assignment.grouping.bond == "twins"
+
+
+NEAR = "that are near twins: --twins identical parts them, in another OUT, but figures are then too good"
+
+
+@pytest.mark.parametrize(
+    ("counts", "fractions", "grouping", "lines"),
+    [
+        ({"train": 8, "val": 2}, {"val": 0.2, "calibration": 0}, Grouping(10, 1, "a.jpg", ""), []),
+        ({"train": 10}, {"val": 0, "calibration": 0}, Grouping(10, 1, "a.jpg", ""), []),
+        ({"train": 3, "val": 1}, {"val": 0.01}, Grouping(4, 1, "a.jpg", ""), []),  # one is the least there is
+        ({"train": 9, "val": 3}, {"val": 0.2}, Grouping(4, 3, "a.jpg", "twins"), []),  # near it
+        (
+            {"train": 1},
+            {"val": 0.2},
+            Grouping(1, 1, "a.jpg", ""),
+            ["val has 0 of 1 images, a share of 0 for 0.2: there are so few"],
+        ),
+        (
+            {"train": 1, "val": 1},
+            {"val": 0.2, "calibration": 0.2},
+            Grouping(2, 1, "a.jpg", ""),
+            ["calibration has 0 of 2 images, a share of 0 for 0.2: there are so few"],
+        ),
+        (
+            {"train": 38, "val": 2},
+            {"val": 0.2},
+            Grouping(2, 38, "a.jpg", "twins"),
+            [
+                "val has 2 of 40 images, a share of 0.05 for 0.2: they are 2 groups that stay whole, the largest of 38"
+                f" images, such as a.jpg, {NEAR}"
+            ],
+        ),
+        (
+            {"train": 20, "val": 20},
+            {"val": 0.2},
+            Grouping(2, 20, "a.jpg", "group-by"),
+            [
+                "val has 20 of 40 images, a share of 0.5 for 0.2: they are 2 groups that stay whole, the largest of 20"
+                " images, such as a.jpg, that have the same in what --group-by finds in their names"
+            ],
+        ),
+        (
+            {"train": 40},
+            {"val": 0.2},
+            Grouping(50, 1, "a.jpg", ""),  # those of val were damaged
+            ["val has 0 of 40 images, a share of 0 for 0.2: others could not be used, or had their splits before"],
+        ),
+    ],
+)
+def test_a_split_without_its_share_says_why(
+    counts: dict[str, int], fractions: dict[str, float], grouping: Grouping, lines: list[str]
+) -> None:
+    assert [line for _, line in describe_shares(counts, fractions, grouping, "near")] == lines
+
+
+def test_what_holds_the_largest_group_is_known() -> None:
+    grouping = Grouping(1, 9, "a.jpg", "twins")
+    for twins, words in (("identical", "identical: --twins none parts"), ("none", "the same in several sets")):
+        [(split_name, line)] = describe_shares({"train": 9}, {"val": 0.2}, grouping, twins)
+        assert split_name == "val" and words in line
