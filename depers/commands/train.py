@@ -50,7 +50,7 @@ class TrainResult(VerbResult):
 def check(options: Options) -> None:
     """Raise UserError for datasets that cannot be trained on, as far as their folders say, before Ray starts."""
     (uri, weight), *further = options.list_datasets()
-    for dataset, source, _ in read_sources(uri, further, weight):
+    for dataset, source, _ in read_sources(uri, further, weight, options.share):
         for tars in dataset.shards:
             list_shards(tars)
         check_labels(source, *dataset.list_training_folders(), dataset.val if source == uri else None)

@@ -54,7 +54,7 @@ class Options(CheckedOptions):
     share: float | None = option(
         None,
         "how much of what training sees of DATASET comes from the further folders of its data.yaml, such as synthetic"
-        " images (default: what data.yaml says, else all images equally often), 0…1",
+        " images (default: what data.yaml says, else all images equally often); of --data, weights say it, 0…1",
         above=0,
         below=1,
         group=_IMAGES,

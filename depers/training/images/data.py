@@ -42,9 +42,10 @@ def read_splits(
     `further` are datasets with their weights: they add their training images, for those of the classes that they
     name. `share` is how much of DATASET's comes from the further folders of its data.yaml. `cache` brings to this node
     what is on S3. Raises UserError for what cannot be trained on: a missing or empty split, one that validates on its
-    own training images, no labels at all, a faulty label file, a file that is no image, an unknown class.
+    own training images, no labels at all, a faulty label file, a file that is no image, an unknown class, a `share`
+    without further folders.
     """
-    sources = read_sources(dataset, further, weight)
+    sources = read_sources(dataset, further, weight, share)
     main = sources[0].dataset
     assert main.val is not None
     reader = ExampleReader(main.names, cache)
@@ -57,6 +58,9 @@ def read_splits(
         tables += part_tables
         first, rest = len(part_tables[0]), sum(map(len, part_tables[1:]))
         additional_share = share if share is not None and uri == dataset else source.additional_share
+        if share is not None and uri == dataset and not (first and rest):
+            places = f"{first} in its first folder and {rest} in further ones"
+            raise UserError(f"{uri}: --share needs images of both kinds, but there are {places}")
         if additional_share is not None and first and rest:
             rest_weight = part_weight * additional_share / (1 - additional_share) * first / rest
             parts.extend([(first, part_weight), (rest, rest_weight)])
@@ -79,16 +83,21 @@ class TrainingSource(NamedTuple):
     weight: float
 
 
-def read_sources(uri: str, further: Sequence[tuple[str, float]] = (), weight: float = 1.0) -> list[TrainingSource]:
+def read_sources(
+    uri: str, further: Sequence[tuple[str, float]] = (), weight: float = 1.0, share: float | None = None
+) -> list[TrainingSource]:
     """Return the dataset at `uri`, and the further ones with their weights.
 
     Raises UserError for what cannot be trained on, as far as data.yaml says it: a missing split, one that validates on
-    its own training images, an unknown class.
+    its own training images, an unknown class; and for a `share` of folders that the first data.yaml has not.
     """
     main = read_dataset(uri)
     val = find_split_folder(main, "val", uri)
     if not main.shards:
         find_split_folder(main, "train", uri)
+    if share is not None and len(main.list_training_folders()) + len(main.shards) < 2:
+        hint = "how much of --data is seen, its weight says (--data DATASET=WEIGHT)"
+        raise UserError(f"{uri}: --share is about its further folders of training images, but it has none: {hint}")
     sources = [
         TrainingSource(main, uri, weight),
         *(TrainingSource(read_dataset(other), other, part) for other, part in further),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_sets import write_dataset
 
+from depers.commands.train import check
 from depers.datasets.data_yaml import read_dataset, write_data_yaml, write_joined_yaml
 from depers.datasets.labels import CLASSES
 from depers.errors import UserError
@@ -18,6 +19,7 @@ from depers.training.images.batches import Batches, choose_partners, order_pass,
 from depers.training.images.data import Splits, find_unlabelled, read_splits
 from depers.training.images.examples import Example
 from depers.training.images.image_cache import fit_size
+from depers.training.options import Options
 from depers.training.schedule import make_schedule
 
 
@@ -197,6 +199,26 @@ def test_synthetic_images_are_the_share_that_data_yaml_or_the_option_says(tmp_pa
         read_splits(str(root))
     file.write_text(file.read_text().replace("share: 1", ""))
     assert read_splits(str(root)).parts == ((8, 1.0),)
+
+
+def test_a_share_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    real, other = write_dataset(tmp_path / "real", count=3), write_dataset(tmp_path / "other", count=2)
+    problem = "real: --share is about its further folders of training images, but it has none: how much of --data"
+    for further in ((), ((str(other), 1.0),)):
+        with pytest.raises(UserError, match=problem):
+            read_splits(str(real), further, share=0.5)
+    with pytest.raises(UserError, match=problem):  # before any cluster is asked for
+        check(Options(str(real), str(tmp_path / "out"), data=(str(other),), share=0.5))
+    empty = tmp_path / "more/images/train"
+    empty.mkdir(parents=True)
+    (real / "data.yaml").write_text(
+        f"names: [{', '.join(CLASSES)}]\ntrain: [images/train, {empty}]\nval: images/val\n", encoding="utf-8"
+    )
+    with pytest.raises(
+        UserError, match="--share needs images of both kinds, but there are 3 in its first folder and 0 in"
+    ):
+        read_splits(str(real), share=0.5)
+    assert read_splits(str(real), ((str(other), 1.0),)).parts == ((3, 1.0), (2, 1.0))
 
 
 def test_joined_datasets_must_agree(tmp_path: Path) -> None:
