@@ -35,9 +35,10 @@ class Calibration(NamedTuple):
 
     `found` of `labels` are found, in `images` that have any, of so many `groups`; so the recall is at least `bound`
     with the certainty asked for. In `whole_images` of the images nothing is missed, and their share is at least
-    `whole_bound` with the same certainty. All of these with every box at hand where there is no threshold. `precision`
-    is the share of the boxes at the threshold that are right at IoU 0.5, `false_per_image` the number of others; None
-    where there is no threshold.
+    `whole_bound`, with the certainty that a given threshold would have: that it was chosen on the same images, by the
+    recall, is left out of account (`bench/thresholds.py --chosen` measures what that does). All of these with every box
+    at hand where there is no threshold. `precision` is the share of the boxes at the threshold that are right at IoU
+    0.5, `false_per_image` the number of others; None where there is no threshold.
     """
 
     name: str
@@ -71,7 +72,7 @@ def covered_from(labels_xyxy: Boxes, boxes_xyxy: Boxes, confidences: NDArray[np.
     return result
 
 
-class _ClassLabels(NamedTuple):
+class ClassLabels(NamedTuple):
     """A class's labels, each with the confidence from which it is found, its image and its group, counted from 0."""
 
     from_confidence: NDArray[np.float32]
@@ -148,7 +149,7 @@ def _calibrate_class(
         confidences.append(scores[counted])
         correct.append(right[counted, 0])
     images = np.concatenate(image_ids)
-    class_labels = _ClassLabels(np.concatenate(from_confidence), images, group_ids[images])
+    class_labels = ClassLabels(np.concatenate(from_confidence), images, group_ids[images])
     reachable, bound, whole_count, whole_bound = class_labels.bounds_above(0, certainty)
     group_sizes = np.unique(class_labels.groups, return_counts=True)[1]
     counts = len(group_sizes), len(np.unique(images)), len(images)
@@ -161,7 +162,7 @@ def _calibrate_class(
         units = f"{kind} like these with labels of the class" if len(images) else f"{kind} with a label of the class"
         number = f"more than {MOST_CLUSTERS}" if least is None else f"at least {least}"
         return refused._replace(reason=f"{number} {units} are needed to show it, but there are {len(group_sizes)}")
-    threshold = _choose_threshold(class_labels, target, certainty)
+    threshold = choose_threshold(class_labels, target, certainty)
     if threshold is None:
         share = f"{reachable} of {len(images)} labels are found with every box at hand"
         return refused._replace(reason=f"{share}, which shows a recall of {bound:.4f} only")
@@ -184,7 +185,7 @@ def _calibrate_class(
     )
 
 
-def _choose_threshold(class_labels: _ClassLabels, target: float, certainty: float) -> float | None:
+def choose_threshold(class_labels: ClassLabels, target: float, certainty: float) -> float | None:
     """Return the highest threshold up to which every one shows the target, rounded down; None where none does."""
     order = np.argsort(class_labels.from_confidence, kind="stable")
     rising = class_labels.from_confidence[order]
