@@ -135,8 +135,8 @@ def describe_seen(counts: Mapping[str, Mapping[str, int] | None], total: int) ->
     for uri, by_split in counts.items():
         parts = [f"{count} in {split}" for split, count in (by_split or {}).items()]
         if by_split is None:
-            doubt = f"whether the training of {uri} used any of the {total} images, which makes figures and thresholds"
-            lines.append(f"{NOT_KNOWN}: {doubt} too good: no {NAME} lies with it")
+            doubt = f"whether the training of {uri} used any of the {total} images: no {NAME} lies with it"
+            lines.append(f"{NOT_KNOWN}: {doubt}; if so, figures and thresholds are too good")
         elif parts:
             reason = "which taught or chose them: figures and thresholds are too good"
             lines.append(f"warning: of {total} images, the training of {uri} used {' and '.join(parts)}, {reason}")
