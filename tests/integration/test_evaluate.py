@@ -148,7 +148,7 @@ def test_evaluation_of_a_small_dataset(tmp_path: Path, weights: str, s3_bucket: 
     (tmp_path / "run/seen.parquet").unlink()  # what is not known is said, not passed over
     again = evaluate.run(given)
     assert again.figures["seen_in_training"] == {str(best): "not known"}
-    assert again.text.startswith(f"not known: whether the training of {best} used any of the 6 images, which makes ")
+    assert again.text.startswith(f"not known: whether the training of {best} used any of the 6 images: no ")
     thresholds = json.loads(storage.read_bytes(f"{out}/thresholds.json"))
     assert thresholds["details"]["seen_in_training"] == {str(best): "not known"}
 

@@ -39,7 +39,7 @@ def test_images_are_known_again_wherever_they_lie(tmp_path: Path) -> None:
     )
     assert describe_seen({best: {}}, 5) == []
     [line] = describe_seen({best: {}, foreign: None}, 5)
-    assert line.startswith(f"not known: whether the training of {foreign} used any of the 5 images, which makes ")
+    assert line.startswith(f"not known: whether the training of {foreign} used any of the 5 images: no ")
 
 
 def test_weights_are_known_from_wherever_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
