@@ -31,6 +31,7 @@ SCHEMA = tables.schema(
 )
 """OUT/seen.parquet of a training: a row for every image."""
 _READERS = 16  # threads that mostly wait for storage
+_SPLITS = ("train", "val")
 _WEIGHTS = ("best.pt", "last.pt")  # in OUT/weights of a training
 NOT_KNOWN = "not known"
 """What files of figures and thresholds say in place of numbers, where nothing says what taught the weights."""
@@ -96,7 +97,7 @@ def write_seen(out: str, datasets: Sequence[str], weights: str | None = None) ->
     table = pa.Table.from_pydict(columns, schema=SCHEMA)
     former = _read_seen(weights) if weights else None
     if former is not None:
-        table = pa.concat_tables([table, former.select(SCHEMA.names).cast(SCHEMA)])
+        table = pa.concat_tables([table, former])
     tables.write_table(storage.join(out, NAME), table)
 
 
@@ -124,7 +125,7 @@ def count_seen(weights: Sequence[str], folder: str) -> dict[str, Mapping[str, in
         digests = digest_folder(folder) if digests is None else digests
         splits, seen = table["split"].to_numpy(zero_copy_only=False), table["digest"].to_numpy()
         counts[uri] = {
-            split: count for split in ("train", "val") if (count := int(np.isin(digests, seen[splits == split]).sum()))
+            split: count for split in _SPLITS if (count := int(np.isin(digests, seen[splits == split]).sum()))
         }
     return counts
 
@@ -152,10 +153,20 @@ def _read_seen(weights: str) -> Any:
             continue
         if is_there:
             try:
-                return tables.read_table(uri, SCHEMA.names)
+                return _check(tables.read_table(uri, SCHEMA.names))
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"{uri}: must be a table of images that a training wrote, but {error}") from None
     return None
+
+
+def _check(table: pa.Table) -> pa.Table:
+    """Return a table as `SCHEMA` has it. Raise ArrowInvalid for other content, which would count as no image used."""
+    table = table.cast(SCHEMA)
+    if odd_names := set(table["split"].to_pylist()) - set(_SPLITS):
+        raise pa.ArrowInvalid(f"splits must be {' or '.join(_SPLITS)}, but it has {sorted(map(repr, odd_names))[0]}")
+    if table["digest"].null_count:
+        raise pa.ArrowInvalid("images without a digest are in it")
+    return table
 
 
 def _locate_tables(weights: str) -> list[str]:

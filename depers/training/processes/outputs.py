@@ -44,5 +44,5 @@ def read_progress(root: str) -> Progress:
     try:
         content = json.loads(storage.read_bytes(uri))
         return Progress(int(content["batches"]), int(content["finished_epochs"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return Progress()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from depers.datasets.data_yaml import write_data_yaml
@@ -94,7 +96,26 @@ def test_what_differs_in_length_or_at_its_end_is_another_image(tmp_path: Path) -
     assert len(set(digest_folder(str(root / "images/val")).tolist())) == 5
 
 
-def test_a_table_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b"no table")
-    with pytest.raises(UserError, match=f"{tmp_path}/{NAME}: must be a table of images that a training wrote"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no table",
+        pa.table({"a": [1]}),
+        pa.table({"split": ["train"], "digest": ["zz"]}),
+        pa.table({"split": ["train"], "digest": [1.5]}),
+        pa.table({"split": ["train"], "digest": pa.array([None], pa.uint64())}),
+        pa.table({"split": pa.array([None], pa.string()), "digest": pa.array([1], pa.uint64())}),
+        pa.table({"split": ["\x1b[31m"], "digest": pa.array([1], pa.uint64())}),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path: Path, content: bytes | pa.Table) -> None:
+    """Content that nothing can equal would say that no image was used."""
+    if isinstance(content, bytes):
+        (tmp_path / NAME).write_bytes(content)
+    else:
+        pq.write_table(content, tmp_path / NAME)
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/{NAME}: must be a table of images that a training wrote"
+    ) as caught:
         count_seen([f"{tmp_path}/weights/last.pt"], str(tmp_path))
+    assert str(caught.value).isprintable()
