@@ -130,16 +130,19 @@ def test_boxes_of_people_need_none(tmp_path: Path) -> None:
     assert check_thresholds(options, job, [], [], "") == ()
 
 
+def write_settings(file: Path, settings: dict[str, Any], absent: str | None = None) -> Path:
+    content = json.loads(format_file({"human": 0.2}, FOUND_WITH))
+    content["settings"] = {k: v for k, v in content["settings"].items() if k != absent} | settings
+    file.write_text(json.dumps(content))
+    return file
+
+
 @pytest.mark.parametrize("within", ["human=car", None, {"human": "car"}, 7])
 def test_rules_that_are_no_list_are_refused(tmp_path: Path, within: Any) -> None:
-    file = tmp_path / "thresholds.json"
-    content = json.loads(format_file({"human": 0.2}, FOUND_WITH))
-    content["settings"]["within"] = within
-    file.write_text(json.dumps(content))
+    file = write_settings(tmp_path / "thresholds.json", {"within": within})
     with pytest.raises(UserError, match="settings must say within, but has "):
         read_thresholds(str(file))
-    del content["settings"]["within"]  # as earlier versions wrote it
-    file.write_text(json.dumps(content))
+    write_settings(file, {}, "within")  # as earlier versions wrote it
     assert read_thresholds(str(file)).settings.within == ()
 
 
@@ -157,19 +160,12 @@ def test_rules_that_are_no_list_are_refused(tmp_path: Path, within: Any) -> None
 def test_what_a_file_says_of_the_arithmetic(
     tmp_path: Path, noted: dict[str, Any], arithmetic: tuple[str, ...] | None
 ) -> None:
-    file = tmp_path / "thresholds.json"
-    content = json.loads(format_file({"human": 0.2}, FOUND_WITH))
-    del content["settings"]["arithmetic"]
-    content["settings"] |= noted
-    file.write_text(json.dumps(content))
+    file = write_settings(tmp_path / "thresholds.json", noted, "arithmetic")
     assert read_thresholds(str(file)).settings.arithmetic == arithmetic
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", ["float32", 7], {}])
 def test_an_arithmetic_that_is_no_list_of_names_is_refused(tmp_path: Path, arithmetic: Any) -> None:
-    file = tmp_path / "thresholds.json"
-    content = json.loads(format_file({"human": 0.2}, FOUND_WITH))
-    content["settings"]["arithmetic"] = arithmetic
-    file.write_text(json.dumps(content))
+    file = write_settings(tmp_path / "thresholds.json", {"arithmetic": arithmetic})
     with pytest.raises(UserError, match="settings must say arithmetic as a list of names, but has "):
         read_thresholds(str(file))

@@ -11,7 +11,7 @@ import torch
 
 from depers import storage
 from depers.errors import UserError
-from depers.training.processes import checkpoints
+from depers.training.processes import checkpoints, outputs
 from depers.training.processes.checkpoints import CheckpointWriter, copy_to_cpu, read_state, serialize_state
 
 
@@ -153,6 +153,12 @@ def test_nothing_is_lost_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     writer.put({"state/last.pt": b"1"})
     with pytest.raises(UserError, match=r"state/last.pt: has not been written"):
         writer.close()
+
+
+@pytest.mark.parametrize("note", [b"", b"null", b'{"batches": 1e400, "finished_epochs": 1}', b"[" * 100_000, b"\xff"])
+def test_a_damaged_note_of_progress_is_none(tmp_path: Path, note: bytes) -> None:
+    storage.write_bytes(f"{tmp_path}/{outputs.PROGRESS}", note)
+    assert outputs.read_progress(str(tmp_path)) == outputs.Progress()
 
 
 def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
